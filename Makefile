@@ -1,0 +1,39 @@
+# Two commands do everything: `make quickstart` and `make test`. Both set .venv up by themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= results/quickstart
+
+.PHONY: quickstart test test-slow lint clean
+.DEFAULT_GOAL := help
+help:
+	@echo "make quickstart  set up .venv, run the study on the embedded digits, write $(OUT)/report/report.html"
+	@echo "make test        set up .venv, lint, check types and run the tests"
+	@echo "make test-slow   the tests that take more than a minute each"
+
+$(VENV)/.core: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"jaxfair needs Python 3.11 or newer, this is {v[0]}.{v[1]}; set another with: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.core
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+quickstart: $(VENV)/.core
+	$(BIN)/python -m experiments.linearization --preset quickstart --out $(OUT)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+test: lint
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow
+
+clean:
+	rm -rf $(VENV) results

@@ -1,0 +1,18 @@
+"""The one exception that a user's mistake or a failed run raises, and the nearest-name hint."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class JaxfairError(ValueError):
+    """What went wrong, as one sentence: what was given, what was expected, what to do.
+
+    Command lines print the sentence and exit with status 1; a traceback of any other exception is a bug of ours.
+    """
+
+
+def did_you_mean(name: str, options: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the option nearest to ``name``, or the list of options."""
+    options = list(options)
+    close = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else f"; choose from {', '.join(options)}"
