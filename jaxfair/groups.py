@@ -1,0 +1,105 @@
+"""Groups as weights over examples, and intervals for what is measured on them."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jaxfair.errors import JaxfairError
+
+
+class Interval(NamedTuple):
+    """Lower and upper ends, of the same shape; NaN where an interval cannot be had (one seed)."""
+
+    low: np.ndarray
+    high: np.ndarray
+
+
+def group_weights(group: Int[Array, " n"] | Int[np.ndarray, " n"], num_groups: int) -> Float[Array, "g n"]:
+    """Return ``w[g, i] = [group_i = g] / n_g``, so that ``w @ values`` are the groups' means.
+
+    Raises:
+        JaxfairError: a group has no sample; its mean does not exist.
+    """
+    counts = np.bincount(np.asarray(group), minlength=num_groups)
+    if (counts == 0).any():
+        raise JaxfairError(f"Group {np.flatnonzero(counts == 0).tolist()} has no sample; leave it out or merge it.")
+    member = jnp.asarray(group)[None] == jnp.arange(num_groups)[:, None]
+    return member / jnp.asarray(counts, jnp.float32)[:, None]
+
+
+def relative_drop(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Return ``(before - after) / before`` in percent; negative means improved (Das et al. 2024, 5.1).
+
+    NaN where ``before`` is 0: nothing can be lost.
+    """
+    before, after = np.asarray(before, float), np.asarray(after, float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(before > 0, 100 * (before - after) / before, np.nan)
+
+
+def wilson(proportion: np.ndarray, count: np.ndarray, level: float = 0.95) -> Interval:
+    """Return Wilson's score interval of a proportion seen on ``count`` samples (Wilson 1927)."""
+    from scipy.stats import norm
+
+    z2 = norm.ppf((1 + level) / 2) ** 2
+    p, n = np.asarray(proportion, float), np.asarray(count, float)
+    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = np.sqrt(z2 * (p * (1 - p) / n + z2 / (4 * n**2))) / (1 + z2 / n)
+    return Interval(np.maximum(centre - half, 0.0), np.minimum(centre + half, 1.0))
+
+
+def seed_interval(values: np.ndarray, level: float = 0.95) -> Interval:
+    """Return Student's t interval of the mean over seeds, the first axis of ``values``.
+
+    With three to ten seeds a bootstrap over seeds is far too narrow; t is exact for normal values. NaN for one seed.
+    """
+    from scipy.stats import t
+
+    values = np.asarray(values, float)
+    n = values.shape[0]
+    mean = values.mean(axis=0)
+    if n < 2:
+        return Interval(np.full_like(mean, np.nan), np.full_like(mean, np.nan))
+    half = t.ppf((1 + level) / 2, n - 1) * values.std(axis=0, ddof=1) / np.sqrt(n)
+    return Interval(mean - half, mean + half)
+
+
+def drop_interval(
+    correct_before: np.ndarray,
+    correct_after: np.ndarray,
+    group: np.ndarray | None = None,
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """Return a bootstrap interval of the relative accuracy drop in percent, meaned over groups and seeds.
+
+    Seeds and test examples are both resampled with replacement and independently (the pigeonhole bootstrap,
+    Owen 2007), examples within their group, so the interval shows the noise of training and of a small test set
+    together. Before and after are paired: one resample uses the same seeds and examples for both.
+
+    Args:
+        correct_before: 1.0 where the full network is right, shape (seeds, examples).
+        correct_after: the same for the linearized network of each seed.
+        group: of each example; None for one group. Every group counts the same, whatever its size.
+        resamples: number of bootstrap resamples.
+        seed: of the resampling.
+        level: confidence level.
+    """
+    num_seeds, num_examples = correct_before.shape
+    group = np.zeros(num_examples, int) if group is None else np.asarray(group)
+    rng = np.random.default_rng(seed)
+    chosen_seeds = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=resamples) / num_seeds
+    per_group = []
+    for value in np.unique(group):
+        members = group == value
+        count = members.sum()
+        examples = rng.multinomial(count, np.full(count, 1 / count), size=resamples) / count
+        before = examples @ np.asarray(correct_before[:, members], float).T
+        after = examples @ np.asarray(correct_after[:, members], float).T
+        per_group.append(np.nansum(relative_drop(before, after) * chosen_seeds, axis=1))
+    low, high = np.quantile(np.mean(per_group, axis=0), [(1 - level) / 2, (1 + level) / 2])
+    return Interval(low, high)

@@ -1,0 +1,109 @@
+"""Masks: which units of a network are ReLUs and which are linear.
+
+A masks pytree holds one array of shape (H, W, C) for each gate, shared over the batch: 1 is a ReLU, 0 is the identity.
+Values between occur only while a method is still choosing. Every function here is pure and keeps the tree's structure.
+"""
+
+import re
+from collections.abc import Collection
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Key
+
+from jaxfair.errors import JaxfairError
+
+Masks = Any  # nested dict of Float[Array, "h w c"]
+
+
+def unit_count(masks: Masks) -> int:
+    """Return the number of units, ReLU or not."""
+    return sum(leaf.size for leaf in jax.tree.leaves(masks))
+
+
+def relu_count(masks: Masks, *, threshold: float = 0.0) -> int:
+    """Return the number of units whose value exceeds ``threshold`` (Cho et al. 2022 count alpha > 1e-2)."""
+    return sum(int(jnp.sum(leaf > threshold)) for leaf in jax.tree.leaves(masks))
+
+
+def full(masks: Masks, value: float) -> Masks:
+    """Return masks of the same shapes, every unit set to ``value`` (1: the ReLU network, 0: affine in its input)."""
+    return jax.tree.map(lambda leaf: jnp.full_like(leaf, value), masks)
+
+
+def keep_largest(masks: Masks, budget: int) -> Masks:
+    """Return the 0/1 mask that keeps exactly the ``budget`` largest values.
+
+    Ties are broken by position (earlier in the flattened tree first), so the result is the same on every device.
+
+    Raises:
+        JaxfairError: ``budget`` is not between 1 and the number of units.
+    """
+    flat, unravel = ravel_pytree(masks)
+    _check_budget(budget, flat.size)
+    order = np.argsort(-np.asarray(flat), kind="stable")[:budget]
+    return unravel(jnp.zeros_like(flat).at[order].set(1.0))
+
+
+def keep_random(masks: Masks, budget: int, key: Key[Array, ""]) -> Masks:
+    """Return a 0/1 mask with exactly ``budget`` units chosen uniformly at random: the baseline for any method."""
+    flat, unravel = ravel_pytree(masks)
+    _check_budget(budget, flat.size)
+    return keep_largest(unravel(jax.random.uniform(key, flat.shape)), budget)
+
+
+def above(masks: Masks, threshold: float = 1e-2) -> Masks:
+    """Return the 0/1 mask of the units above ``threshold``: the authors' rule, which overshoots below the budget."""
+    return jax.tree.map(lambda leaf: (leaf > threshold).astype(leaf.dtype), masks)
+
+
+def resolve_budget(budget: float, units: int) -> int:
+    """Return a budget as a number of units: below 1 it is a fraction of ``units``, from 1 on a whole count.
+
+    Raises:
+        JaxfairError: not a number, zero or negative, a fractional count, or more than ``units``.
+    """
+    if not np.isfinite(budget):
+        raise JaxfairError(f"The ReLU budget is {budget}; give a fraction below 1 or a whole number of units.")
+    if budget >= 1 and budget != int(budget):
+        raise JaxfairError(f"The ReLU budget {budget} is neither a fraction below 1 nor a whole number of units.")
+    if budget <= 0:
+        raise JaxfairError(
+            f"The ReLU budget is {budget:g}; give at least one unit "
+            "(for a network without ReLUs, cull every stage by DeepReDuce)."
+        )
+    count = int(budget) if budget >= 1 else round(budget * units)
+    _check_budget(count, units)
+    return count
+
+
+def without_stages(masks: Masks, culled: Collection[int]) -> Masks:
+    """Return the masks with every gate of the ``culled`` stages set to 0 (Jha et al. 2021, "culling")."""
+    return _where(masks, lambda path: _stage(path) in culled)
+
+
+def without_second_gates(masks: Masks) -> Masks:
+    """Return the masks with the second gate of every block set to 0 (Jha et al. 2021, "thinning")."""
+    return _where(masks, lambda path: "gate2" in path)
+
+
+def _where(masks: Masks, zero) -> Masks:
+    def leaf(path, value: Float[Array, "h w c"]):
+        return jnp.zeros_like(value) if zero(jax.tree_util.keystr(path, simple=True, separator="/")) else value
+
+    return jax.tree_util.tree_map_with_path(leaf, masks)
+
+
+def _stage(path: str) -> int:
+    match = re.search(r"stage(\d+)_", path)
+    if match is None:
+        raise JaxfairError(f"The mask '{path}' is in no stage; masks are named stage<n>_block<m>/gate<k>.")
+    return int(match.group(1))
+
+
+def _check_budget(budget: int, units: int) -> None:
+    if not 1 <= budget <= units:
+        raise JaxfairError(f"The ReLU budget is {budget}, but the network has {units} units; give 1 to {units}.")
