@@ -1,0 +1,91 @@
+"""Checkpoints: save and restore a pytree of arrays by Orbax, atomically.
+
+A folder holds one finished checkpoint, in a sub-folder named by its step. A process killed while it saves leaves the
+previous one whole, since Orbax renames a checkpoint into place when all of it is written.
+"""
+
+import shutil
+from pathlib import Path
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxfair.errors import JaxfairError
+
+Tree = TypeVar("Tree")
+
+
+def save(directory: Path, step: int, tree: object) -> None:
+    """Write ``tree`` as the checkpoint of ``step`` and remove the earlier ones.
+
+    Raises:
+        JaxfairError: the folder cannot be written or the disk is full; the previous checkpoint is kept.
+    """
+    import orbax.checkpoint as ocp
+
+    directory = Path(directory).absolute()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(directory / str(step), {k: jnp.asarray(v) for k, v in _flat(tree).items()}, force=True)
+            checkpointer.wait_until_finished()
+    except Exception as error:
+        if not isinstance(error, OSError) and "No space left" not in str(error):
+            raise
+        raise JaxfairError(
+            f"The checkpoint cannot be written to '{directory}': {error}; earlier results are kept."
+        ) from error
+    for other in directory.iterdir():
+        if other.name != str(step):
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def latest_step(directory: Path) -> int | None:
+    """Return the step of the newest finished checkpoint, or None."""
+    directory = Path(directory)
+    steps = [int(d.name) for d in directory.iterdir() if d.name.isdigit()] if directory.is_dir() else []
+    return max(steps, default=None)
+
+
+def restore(directory: Path, like: Tree) -> Tree:
+    """Read the newest checkpoint into the structure, shapes and types of ``like`` (arrays or shape structs).
+
+    Raises:
+        JaxfairError: there is no checkpoint, it is damaged, or it holds the arrays of another model.
+    """
+    import orbax.checkpoint as ocp
+
+    directory = Path(directory).absolute()
+    step = latest_step(directory)
+    if step is None:
+        raise JaxfairError(f"There is no finished checkpoint in '{directory}'; run the stage that writes it first.")
+    wanted = {k: jax.ShapeDtypeStruct(np.shape(v), jnp.result_type(v)) for k, v in _flat(like).items()}
+    with ocp.StandardCheckpointer() as checkpointer:
+        try:
+            stored = checkpointer.metadata(directory / str(step)).item_metadata.tree  # pyright: ignore
+            found = {name: jax.ShapeDtypeStruct(meta.shape, meta.dtype) for name, meta in stored.items()}
+        except Exception as error:
+            raise JaxfairError(
+                f"The checkpoint '{directory / str(step)}' is damaged ({error}); delete it and rerun."
+            ) from error
+        for name in [*wanted, *found]:
+            if wanted.get(name) != found.get(name):
+                raise JaxfairError(
+                    f"The checkpoint '{directory}' belongs to another model: {name} is {_describe(found.get(name))} "
+                    f"there and {_describe(wanted.get(name))} here; use the configuration that it was written with."
+                )
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        target = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=device) for k, v in wanted.items()}
+        arrays = checkpointer.restore(directory / str(step), target)
+    return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in wanted])
+
+
+def _flat(tree: object) -> dict[str, jax.Array]:
+    pairs, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in pairs}
+
+
+def _describe(struct: jax.ShapeDtypeStruct | None) -> str:
+    return "absent" if struct is None else f"{struct.dtype}{list(struct.shape)}"

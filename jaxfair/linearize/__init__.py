@@ -1,0 +1,1 @@
+"""Linearization methods: a network in, the same network with masks out."""

@@ -1,0 +1,105 @@
+"""DeepReDuce (Jha et al. 2021): ReLUs removed by stage and by layer, and smaller networks."""
+
+import dataclasses
+import re
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from jaxfair import masks
+from jaxfair.errors import JaxfairError
+from jaxfair.models import Network, ResNet, init
+
+CULLED_SETS = ((1,), (1, 4), (1, 2), (1, 2, 3), (2, 3), (1, 2, 4), (3, 4), (2, 3, 4), (1, 3), (1, 3, 4), (1, 2, 3, 4))
+"""The sets of stages that Das et al. 2024 cull."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DeepReduceConfig:
+    """One DeepReDuce configuration.
+
+    Attributes:
+        culled: stages, counted from 1, that lose all their ReLUs.
+        thinned: whether the second ReLU of every remaining block goes too.
+        channel_scale: alpha of the paper, a factor on the width.
+        resolution_scale: rho of the paper; the stem's stride is multiplied by 1 / rho.
+        start: ``fresh`` trains the student from new weights, as the paper does; ``base`` starts from the full
+            network's, which needs both scales to be 1.
+    """
+
+    culled: tuple[int, ...] = (1,)
+    thinned: bool = False
+    channel_scale: float = 1.0
+    resolution_scale: float = 1.0
+    start: Literal["fresh", "base"] = "fresh"
+
+    @property
+    def name(self) -> str:
+        """Short name: culled stages, T for thinning, scales where they are not 1."""
+        parts = ["C" + "".join(map(str, self.culled)) if self.culled else "", "T" if self.thinned else ""]
+        parts += [f"a{self.channel_scale:g}" if self.channel_scale != 1 else ""]
+        parts += [f"r{self.resolution_scale:g}" if self.resolution_scale != 1 else ""]
+        return "+".join(part for part in parts if part) or "full"
+
+    @classmethod
+    def parse(cls, name: str, start: Literal["fresh", "base"] = "fresh") -> "DeepReduceConfig":
+        """Read a short name such as ``C12``, ``C14+T`` or ``C1+a0.5+r0.5``.
+
+        Raises:
+            JaxfairError: a part is not of this form.
+        """
+        match = re.fullmatch(r"(?:C(\d+))?\+?(T)?\+?(?:a([\d.]+))?\+?(?:r([\d.]+))?", name)
+        if not name or match is None or match.group(0).strip("+") != name:
+            raise JaxfairError(
+                f"'{name}' is no DeepReDuce configuration; write C and the stages to cull, +T to thin, "
+                "+a and +r with the channel and resolution scale, for example C12+T+a0.5."
+            )
+        culled, thinned, channel, resolution = match.groups()
+        stages = tuple(int(digit) for digit in culled or "")
+        return cls(stages, thinned is not None, float(channel or 1), float(resolution or 1), start)
+
+
+def student_module(base: ResNet, config: DeepReduceConfig) -> ResNet:
+    """Return the student's architecture.
+
+    Raises:
+        JaxfairError: a stage that does not exist, a scale that gives no whole width or stride, or ``start="base"``
+            with a network of another size.
+    """
+    stages = len(base.stage_sizes)
+    if not set(config.culled) <= set(range(1, stages + 1)):
+        raise JaxfairError(f"DeepReDuce culls stages {config.culled}, but the network has stages 1 to {stages}.")
+    width, stride = base.width * config.channel_scale, base.stem_stride / config.resolution_scale
+    if width < 1 or width != int(width) or stride < 1 or stride != int(stride):
+        raise JaxfairError(
+            f"Channel scale {config.channel_scale} and resolution scale {config.resolution_scale} give width {width:g} "
+            f"and stem stride {stride:g}; both must be whole numbers of at least 1."
+        )
+    module = base.clone(width=int(width), stem_stride=int(stride))
+    if config.start == "base" and module != base:
+        raise JaxfairError(f"DeepReDuce '{config.name}' changes the network's size; start it fresh, not from the base.")
+    return module
+
+
+def student(base: Network, image_shape: tuple[int, int, int], config: DeepReduceConfig, seed: int) -> Network:
+    """Build the student to be trained by distillation from ``base``.
+
+    Args:
+        base: the trained full network.
+        image_shape: (height, width, channels) of the images.
+        config: what to remove.
+        seed: of fresh weights.
+
+    Raises:
+        JaxfairError: as ``student_module``, or the images are too small for it.
+    """
+    module = student_module(base.module, config)
+    network = init(module, image_shape, seed) if config.start == "fresh" else jax.tree.map(jnp.copy, base)
+    return network.replace(masks=choose(network.masks, config))
+
+
+def choose(full: masks.Masks, config: DeepReduceConfig) -> masks.Masks:
+    """Return the 0/1 masks of a configuration, given masks of the right shapes."""
+    chosen = masks.without_stages(masks.full(full, 1.0), config.culled)
+    return masks.without_second_gates(chosen) if config.thinned else chosen
