@@ -1,0 +1,135 @@
+"""The linearization study (Das et al. 2024): who loses accuracy when ReLUs are removed, and what foretells it.
+
+    python -m experiments.linearization --preset quickstart
+
+Trains a full network for each seed, linearizes it by SNL (one descent, several budgets) and DeepReDuce, fine-tunes by
+distillation, measures every group, and writes a report. Finished runs are kept: the same command goes on where it was
+interrupted, and another one shares the runs that it has in common.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from experiments import entry, report, stages
+from experiments.measure import AnalysisConfig
+from experiments.progress import Progress
+from experiments.stages import DataConfig, ModelConfig
+from jaxfair.errors import JaxfairError
+from jaxfair.linearize.deepreduce import DeepReduceConfig
+from jaxfair.linearize.snl import SnlConfig
+from jaxfair.train import DEEPREDUCE_TRAIN, SNL_FINETUNE, TrainConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A whole study; the defaults are the papers' settings.
+
+    Attributes:
+        out: folder of the runs and the report.
+        seeds: number of training seeds, 0 to seeds - 1.
+        budgets: ReLUs that SNL keeps, as fractions below 1 of all units or as whole counts.
+        deepreduce: DeepReDuce configurations: C and the culled stages, +T thinned, +a and +r scales (C12+T+a0.5).
+        deepreduce_start: whether their students start from new weights or from the full network's.
+        data: which data, and how it is split.
+        model: the full network.
+        train: of the full network.
+        snl: of the SNL descent.
+        snl_finetune: of the networks that SNL linearized.
+        deepreduce_train: of the DeepReDuce students.
+        analysis: what is measured on each group.
+    """
+
+    out: Path = Path("results/linearization")
+    seeds: int = 10
+    budgets: tuple[float, ...] = (0.5, 0.2, 0.1, 0.03)
+    deepreduce: tuple[str, ...] = ("C1", "C12", "C123")
+    deepreduce_start: Literal["fresh", "base"] = "fresh"
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    snl: SnlConfig = SnlConfig()
+    snl_finetune: TrainConfig = SNL_FINETUNE
+    deepreduce_train: TrainConfig = DEEPREDUCE_TRAIN
+    analysis: AnalysisConfig = AnalysisConfig()
+
+
+QUICKSTART = Study(
+    out=Path("results/quickstart"),
+    seeds=5,
+    budgets=(0.2, 0.05, 0.01),
+    deepreduce=("C12", "C123"),
+    deepreduce_start="base",
+    data=DataConfig("digits", test_fraction=0.25, keep=(0.9,) * 5 + (0.1,) * 5),
+    model=ModelConfig((1, 1, 1), width=8),
+    train=TrainConfig(epochs=40, batch_size=64, learning_rate=0.05, schedule="cosine"),
+    snl=SnlConfig(batch_size=64, kappa=1e-3),
+    snl_finetune=dataclasses.replace(SNL_FINETUNE, epochs=30, batch_size=64, learning_rate=1e-2),
+    deepreduce_train=dataclasses.replace(DEEPREDUCE_TRAIN, epochs=30, batch_size=64, learning_rate=1e-2),
+)
+"""Handwritten digits, 90 % of 0-4 and 10 % of 5-9 (Das et al.'s CIFAR-10 imbalance), a small ResNet: about a minute."""
+
+PRESETS = {"quickstart": QUICKSTART}
+
+
+def run(study: Study) -> None:
+    """Make every run that is not finished yet, then the report; print the table and where the report lies."""
+    if study.seeds < 1 or not (study.budgets or study.deepreduce):
+        raise JaxfairError(
+            f"The study has {study.seeds} seeds, {len(study.budgets)} SNL budgets and {len(study.deepreduce)} DeepReDuce "
+            "configurations; give at least one seed, and one budget or configuration."
+        )
+    configurations = reductions(study)
+    train_set, test_set, record = stages.prepare(study.data)
+    stages.check(train_set, study.model, study.budgets, configurations)
+    seeds = range(study.seeds)
+    with Progress() as progress:
+        space = stages.Workspace(study.out / "runs", train_set, test_set, record, progress)
+        progress.expect(study.seeds * (2 + 3 * (len(study.budgets) + len(configurations))))
+        full = stages.train_full(space, study.model, study.train, seeds)
+        linearized = [stages.linearize_snl(space, base, study.snl, study.budgets) for base in full]
+        groups = [(list(starts), study.snl_finetune) for starts in zip(*linearized, strict=True)]
+        for config in configurations:
+            starts = [stages.linearize_deepreduce(space, base, config) for base in full]
+            groups.append((starts, study.deepreduce_train))
+        tuned = [stages.finetune(space, starts, full, config) for starts, config in groups]
+        analysed = [
+            stages.analyse(space, network, base, study.analysis)
+            for networks in [full, *tuned]
+            for network, base in zip(networks, full, strict=True)
+        ]
+    if progress.kept:
+        print(f"{progress.kept} runs were finished before and are kept.", file=sys.stderr)
+    folder = study.out / "report"
+    title = f"Linearization of a ResNet on {record['name']}: who loses accuracy"
+    results = report.write(
+        analysed, folder, title=title, command=["python -m experiments.linearization", *sys.argv[1:]]
+    )
+    report.print_summary(results, title)
+    print(f"\nReport: {folder / 'report.html'}")
+
+
+def reductions(study: Study) -> list[DeepReduceConfig]:
+    """Return the study's different DeepReDuce configurations.
+
+    Raises:
+        JaxfairError: a name is no configuration.
+    """
+    return [DeepReduceConfig.parse(name, study.deepreduce_start) for name in dict.fromkeys(study.deepreduce)]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line."""
+    return entry.main(
+        PRESETS,
+        run,
+        program="python -m experiments.linearization",
+        description=(__doc__ or "").split("\n\n")[0],
+        arguments=arguments,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""What is measured on each group of a network, and on each test image. Knows no run records."""
+
+import dataclasses
+from typing import Any, Literal
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxfair import groups, losses, margins, masks, train
+from jaxfair.curvature import group_curvature
+from jaxfair.data import Dataset
+from jaxfair.models import Network, frozen
+
+
+@dataclasses.dataclass(frozen=True)
+class AnalysisConfig:
+    """What is measured on each group.
+
+    Attributes:
+        split: whose loss the gradient and Hessian are of; accuracies are always of the test set.
+        tolerance: relative residual of the eigenvalues.
+        max_steps: Hessian-vector products at most, for each group.
+        chunk_size: images differentiated at once; bounds memory.
+    """
+
+    split: Literal["test", "train"] = "test"
+    tolerance: float = 1e-2
+    max_steps: int = 100
+    chunk_size: int = 512
+
+
+def measure(
+    network: Network, full: Network, train_set: Dataset, test: Dataset, config: AnalysisConfig
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, Any]]:
+    """Measure a network against the full one it came from.
+
+    Returns:
+        Arrays of each test image; Lanczos coefficients of each group; the numbers of ``result.json``.
+    """
+    logits = train.predict(network, test)
+    label = np.asarray(test.label)
+    examples = {
+        "index": np.arange(len(test)),
+        "label": label,
+        "group": np.asarray(test.group),
+        "loss": np.asarray(losses.cross_entropy(jnp.asarray(logits), test.label)),
+        "logits": logits,
+        "softmax_gap": np.asarray(margins.softmax_gap(jnp.asarray(logits))),
+    }
+    num_groups = len(test.group_names)
+    measured = test if config.split == "test" else train_set
+    curvature = group_curvature(
+        frozen(network),
+        network.params,
+        measured.normalize(measured.images),
+        measured.label,
+        groups.group_weights(measured.group, num_groups),
+        tolerance=config.tolerance,
+        max_steps=config.max_steps,
+        chunk_size=config.chunk_size,
+    )
+    means = np.asarray(groups.group_weights(test.group, num_groups))
+    correct = (logits.argmax(-1) == label).astype(np.float64)
+    full_correct = (train.predict(full, test).argmax(-1) == label).astype(np.float64)
+    accuracy, full_accuracy = means @ correct, means @ full_correct
+    result = {
+        "relu_count": masks.relu_count(network.masks),
+        "unit_count": masks.unit_count(network.masks),
+        "parameter_distance": _distance(network, full),
+        "accuracy": correct.mean(),
+        "groups": {
+            "name": test.group_names,
+            "train_count": train_set.group_counts,
+            "test_count": test.group_counts,
+            "curvature_count": measured.group_counts,
+            "accuracy": accuracy,
+            "accuracy_full": full_accuracy,
+            "relative_drop_percent": groups.relative_drop(full_accuracy, accuracy),
+            "loss": means @ examples["loss"].astype(np.float64),
+            "softmax_gap": means @ examples["softmax_gap"].astype(np.float64),
+            "gradient_norm": curvature.gradient_norm,
+            "top_eigenvalue": curvature.top_eigenvalue,
+            "top_eigenvalue_residual": curvature.top_eigenvalue_residual,
+            "top_eigenvalue_converged": curvature.converged,
+            "hessian_products": curvature.steps,
+        },
+        "checks": {
+            "deterministic": bool(np.array_equal(logits, train.predict(network, test))),
+            "worst_relative_residual": np.max(curvature.top_eigenvalue_residual / np.abs(curvature.top_eigenvalue)),
+            "precision": "highest",
+        },
+    }
+    return examples, {"alphas": curvature.alphas, "betas": curvature.betas}, result
+
+
+def _distance(network: Network, full: Network) -> float:
+    """``||theta_r - theta||`` over all parameters; NaN where the two networks differ in size."""
+    if network.module != full.module:
+        return float("nan")
+    return float(optax.tree.norm(optax.tree.sub(network.params, full.params)))

@@ -1,0 +1,80 @@
+"""Progress of a study: a bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from types import TracebackType
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class Progress:
+    """Shows which run of how many is being made, how far it is, its rate and the time left.
+
+    Use as a context manager; ``begin`` announces a run, ``update`` its state, ``skip`` one that was finished before.
+    """
+
+    def __init__(self, *, terminal: bool | None = None) -> None:
+        """Decide between bar and lines; by default by whether standard error is a terminal."""
+        self._terminal = sys.stderr.isatty() if terminal is None else terminal
+        self._bar = None
+        self._task = None
+        self._total = self._index = self._kept = 0
+        self._title = ""
+        self._began = self._printed = 0.0
+
+    def __enter__(self) -> "Progress":
+        """Start the display."""
+        if self._terminal:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
+            more = (TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.fields[state]}"))
+            self._bar = Bar(*columns, *more, console=Console(stderr=True), transient=False)
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Stop the display."""
+        if self._bar is not None:
+            self._bar.stop()
+
+    def expect(self, runs: int) -> None:
+        """Say how many runs the study has in all."""
+        self._total = runs
+
+    def skip(self) -> None:
+        """Count a run that an earlier call finished."""
+        self._index += 1
+        self._kept += 1
+
+    @property
+    def kept(self) -> int:
+        """Number of runs that were finished before."""
+        return self._kept
+
+    def begin(self, title: str, runs: int = 1) -> None:
+        """Announce one run, or several that are made together."""
+        self._index += runs
+        self._title = f"[{self._index}/{self._total}] {title}"
+        self._began = self._printed = time.monotonic()
+        if self._bar is None:
+            print(self._title, file=sys.stderr, flush=True)
+            return
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+        # Escaped: the counter in brackets is not markup.
+        self._task = self._bar.add_task(self._title.replace("[", r"\["), total=None, rate="", state="")
+
+    def update(self, done: int, total: int | None, unit: str, state: str = "") -> None:
+        """Show that ``done`` of ``total`` (None: unknown) units of the run are finished."""
+        now = time.monotonic()
+        rate = done / max(now - self._began, 1e-9)
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done, total=total, rate=f"{rate:.3g} {unit}/s", state=state)
+        elif now - self._printed > SECONDS_BETWEEN_LINES:
+            self._printed = now
+            left = f", {(total - done) / rate:.0f} s left" if total is not None else ""
+            of = f" of {total}" if total is not None else ""
+            print(f"{self._title}: {unit} {done}{of}, {rate:.3g}/s{left} {state}", file=sys.stderr, flush=True)

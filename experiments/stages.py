@@ -1,0 +1,308 @@
+"""Stages: a configuration in, a finished run directory out. The only place where library and run records meet."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+
+from experiments.measure import AnalysisConfig, measure
+from experiments.progress import Progress
+from jaxfair import checkpoints, data, hardware, masks, runs, sources, train
+from jaxfair.data import Dataset
+from jaxfair.linearize import deepreduce, snl
+from jaxfair.models import Network, ResNet, init
+from jaxfair.runs import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Which data, and how it is split.
+
+    Attributes:
+        name: of the data set.
+        test_fraction: share held out, stratified by class and group.
+        seed: of the split and of what is kept; shared by all training seeds.
+        keep: share of each class (or group) kept in training, in order; empty keeps everything.
+        keep_by: whether ``keep`` lists classes or groups.
+        keep_in_test: whether the test set is thinned too, as the code of Das et al. does.
+    """
+
+    name: str = "digits"
+    test_fraction: float = 0.2
+    seed: int = 0
+    keep: tuple[float, ...] = ()
+    keep_by: Literal["label", "group"] = "label"
+    keep_in_test: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The full network.
+
+    Attributes:
+        stage_sizes: blocks in each stage: (1, 1, 1, 1) is ResNet-9, (2, 2, 2, 2) ResNet-18, (3, 4, 6, 3) ResNet-34.
+        width: channels of the first stage.
+        stem_stride: stride of the first convolution.
+    """
+
+    stage_sizes: tuple[int, ...] = (2, 2, 2, 2)
+    width: int = 64
+    stem_stride: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Workspace:
+    """What all stages of a study share."""
+
+    root: Path
+    train: Dataset
+    test: Dataset
+    record: dict[str, Any]
+    progress: Progress
+
+
+def prepare(config: DataConfig) -> tuple[Dataset, Dataset, dict[str, Any]]:
+    """Load and split the data; return train, test and the record that goes into every configuration."""
+    train_set, test_set = data.split(sources.load(config.name), config.test_fraction, config.seed)
+    if config.keep:
+        train_set = data.thin(train_set, config.keep, config.seed, config.keep_by)
+        if config.keep_in_test:
+            test_set = data.thin(test_set, config.keep, config.seed, config.keep_by)
+        train_set, test_set = data.with_training_statistics(train_set, test_set)
+    record = {
+        **dataclasses.asdict(config),
+        "class_names": train_set.class_names,
+        "group_names": train_set.group_names,
+        "train_count": train_set.group_counts,
+        "test_count": test_set.group_counts,
+        "image_shape": train_set.image_shape,
+        "fingerprint": {"train": train_set.fingerprint(), "test": test_set.fingerprint()},
+    }
+    return train_set, test_set, record
+
+
+def full_module(train_set: Dataset, model: ModelConfig) -> ResNet:
+    """Return the full network's architecture for this data."""
+    return ResNet(model.stage_sizes, len(train_set.class_names), model.width, model.stem_stride)
+
+
+def check(
+    train_set: Dataset, model: ModelConfig, budgets: Sequence[float], reductions: Sequence[deepreduce.DeepReduceConfig]
+) -> None:
+    """Find what cannot be run before anything is trained.
+
+    Raises:
+        JaxfairError: the images are too small for the network, a budget or a DeepReDuce configuration is impossible.
+    """
+    module = full_module(train_set, model)
+    units = masks.unit_count(_shapes(module, train_set.image_shape).masks)
+    for budget in budgets:
+        masks.resolve_budget(budget, units)
+    for config in reductions:
+        _shapes(deepreduce.student_module(module, config), train_set.image_shape)
+
+
+def train_full(space: Workspace, model: ModelConfig, config: train.TrainConfig, seeds: Sequence[int]) -> list[Run]:
+    """Train the full network, once for each seed."""
+    module = full_module(space.train, model)
+    found = [
+        _open(space, "train", f"{space.record['name']}-seed{seed}", seed, module, FULL, {"train": _settings(config)})
+        for seed in seeds
+    ]
+    title = "train the full network"
+    return _fit(space, found, config, title, lambda i: init(module, space.train.image_shape, seeds[i]), None)
+
+
+def linearize_snl(space: Workspace, base: Run, config: snl.SnlConfig, budgets: Sequence[float]) -> list[Run]:
+    """Linearize by SNL: one descent, one run for each different budget, in the order of ``budgets``."""
+    seed, units = base.config["seed"], base.json("result.json")["unit_count"]
+    counts = list(dict.fromkeys(masks.resolve_budget(budget, units) for budget in budgets))
+    found = {}
+    for count in counts:
+        settings = {"parents": {"full": base.digest}, "snl": {**_settings(config), "budget": count}}
+        variant = {"method": "snl", "label": f"SNL {count}"}
+        name = f"{space.record['name']}-snl{count}-seed{seed}"
+        found[count] = _open(space, "linearize", name, seed, _module(base), variant, settings)
+    pending = {count: run for count, run in found.items() if not run.done}
+    _skip(space, len(found) - len(pending))
+    if pending:
+        space.progress.begin(f"SNL descent, seed {seed}", len(pending))
+        started = _now()
+
+        def on_epoch(epoch: int, count: int) -> None:
+            space.progress.update(epoch, None, "epoch", f"{count} ReLUs")
+
+        # The tightest budget is reached last, so the unfinished descent lies with it.
+        progress_dir = pending[min(pending)].progress_dir
+        descent = snl.descend(
+            load_network(base),
+            space.train,
+            config,
+            budgets=list(pending),
+            seed=seed,
+            progress_dir=progress_dir,
+            on_epoch=on_epoch,
+        )
+        for snapshot in descent:
+            run = pending[snapshot.budget]
+            if not run.done:
+                _finish(run, snapshot.network, started, {"epochs": snapshot.epoch})
+    return [found[count] for count in counts]
+
+
+def linearize_deepreduce(space: Workspace, base: Run, config: deepreduce.DeepReduceConfig) -> Run:
+    """Build the untrained DeepReDuce student."""
+    seed = base.config["seed"]
+    module = deepreduce.student_module(_module(base), config)
+    settings = {"parents": {"full": base.digest}, "deepreduce": _settings(config)}
+    name = f"{space.record['name']}-{config.name}-seed{seed}"
+    variant = {"method": "deepreduce", "label": f"DeepReDuce {config.name}"}
+    run = _open(space, "linearize", name, seed, module, variant, settings)
+    if run.done:
+        _skip(space, 1)
+        return run
+    space.progress.begin(f"DeepReDuce {config.name}, seed {seed}")
+    network = deepreduce.student(load_network(base), space.train.image_shape, config, seed)
+    return _finish(run, network, _now(), {})
+
+
+def finetune(space: Workspace, starts: Sequence[Run], bases: Sequence[Run], config: train.TrainConfig) -> list[Run]:
+    """Train linearized networks by distillation from their full networks, one of each seed."""
+    found = []
+    for begin, base in zip(starts, bases, strict=True):
+        variant, seed = begin.config["variant"], begin.config["seed"]
+        settings = {"parents": {"start": begin.digest, "teacher": base.digest}, "train": _settings(config)}
+        name = f"{space.record['name']}-{variant['label']}-seed{seed}"
+        found.append(_open(space, "finetune", name, seed, _module(begin), variant, settings))
+    title = f"fine-tune {starts[0].config['variant']['label']}"
+    return _fit(space, found, config, title, lambda i: load_network(starts[i]), lambda i: load_network(bases[i]))
+
+
+def analyse(space: Workspace, run: Run, base: Run, config: AnalysisConfig) -> Run:
+    """Measure every group: accuracy, loss, gradient, curvature, distances, and the change from the full network."""
+    variant, seed = run.config["variant"], run.config["seed"]
+    settings = {"parents": {"network": run.digest, "full": base.digest}, "analysis": _settings(config)}
+    name = f"{space.record['name']}-{variant['label']}-seed{seed}"
+    found = _open(space, "analyse", name, seed, _module(run), variant, settings)
+    if found.done:
+        _skip(space, 1)
+        return found
+    space.progress.begin(f"analyse {variant['label']}, seed {seed}")
+    started = _now()
+    examples, spectrum, result = measure(load_network(run), load_network(base), space.train, space.test, config)
+    found.write_arrays("examples.npz", examples)
+    found.write_arrays("spectrum.npz", spectrum)
+    return _finish(found, None, started, result)
+
+
+def load_network(run: Run) -> Network:
+    """Read the network of a finished run.
+
+    Raises:
+        JaxfairError: the run is not finished, or its checkpoint does not fit its configuration.
+    """
+    runs.read(run.path)
+    return checkpoints.restore(run.checkpoint_dir, _shapes(_module(run), tuple(run.config["data"]["image_shape"])))
+
+
+_shape_cache: dict[tuple[Any, ...], Network] = {}
+
+
+def _shapes(module: ResNet, image_shape: tuple[int, int, int]) -> Network:
+    """Return a network of shapes, not arrays; tracing one takes longer than reading a small checkpoint."""
+    key = (module, image_shape)
+    if key not in _shape_cache:
+        _shape_cache[key] = jax.eval_shape(lambda: init(module, image_shape, 0))
+    return _shape_cache[key]
+
+
+FULL = {"method": "full", "label": "Full network"}
+
+
+def _open(
+    space: Workspace,
+    stage: str,
+    name: str,
+    seed: int,
+    module: ResNet,
+    variant: Mapping[str, str],
+    settings: Mapping[str, Any],
+) -> Run:
+    model = {field: getattr(module, field) for field in ("stage_sizes", "num_classes", "width", "stem_stride")}
+    shared = {"stage": stage, "name": name, "seed": seed, "variant": variant, "data": space.record, "model": model}
+    return runs.start(space.root, {**shared, **settings})
+
+
+def _module(run: Run) -> ResNet:
+    model = run.config["model"]
+    return ResNet(tuple(model["stage_sizes"]), model["num_classes"], model["width"], model["stem_stride"])
+
+
+def _settings(config: Any) -> dict[str, Any]:
+    """Return what decides the result; how often it is saved does not."""
+    return {key: value for key, value in dataclasses.asdict(config).items() if key != "checkpoint_seconds"}
+
+
+def _fit(
+    space: Workspace,
+    found: list[Run],
+    config: train.TrainConfig,
+    title: str,
+    network_of: Callable[[int], Network],
+    teacher_of: Callable[[int], Network] | None,
+) -> list[Run]:
+    pending = [i for i, run in enumerate(found) if not run.done]
+    _skip(space, len(found) - len(pending))
+    if not pending:
+        return found
+    started = _now()
+    space.progress.begin(f"{title}, {len(pending)} seed{'s' * (len(pending) > 1)}", len(pending))
+    done = 0
+
+    def on_epoch(epoch: int, epochs: int, metrics: Mapping[str, float]) -> None:
+        state = f"loss {metrics['loss']:.3f}, accuracy {metrics['accuracy']:.3f}"
+        space.progress.update(done * epochs + epoch, runs_at_once * epochs, "epoch", state)
+
+    runs_at_once = len(pending) if jax.default_backend() == "cpu" else 1
+    fitted = train.fit(
+        [network_of(i) for i in pending],
+        space.train,
+        config,
+        seeds=[found[i].config["seed"] for i in pending],
+        teachers=None if teacher_of is None else [teacher_of(i) for i in pending],
+        progress_dirs=[found[i].progress_dir for i in pending],
+        on_epoch=on_epoch,
+    )
+    for i, (_, network, history) in zip(pending, fitted, strict=True):
+        columns = {name: values.tolist() for name, values in history.items()}
+        rows = ({"epoch": e + 1, **{n: c[e] for n, c in columns.items()}} for e in range(config.epochs))
+        found[i].write_rows("metrics.jsonl", rows)
+        final = {name: values[-1] for name, values in history.items()} if config.epochs else {}
+        _finish(found[i], network, started, {"final": final})
+        done, started = done + 1, _now()
+    return found
+
+
+def _finish(run: Run, network: Network | None, started: dict[str, Any], result: Mapping[str, Any]) -> Run:
+    if network is not None:
+        checkpoints.save(run.checkpoint_dir, 0, network)
+        counts = {"relu_count": masks.relu_count(network.masks), "unit_count": masks.unit_count(network.masks)}
+        result = {**counts, **result}
+    run.write_json("result.json", result)
+    seconds = time.time() - started["clock"]
+    finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    environment = {**started["environment"], **hardware.describe(), "finished": finished, "seconds": round(seconds, 2)}
+    run.write_json("environment.json", environment)
+    return run.finish()
+
+
+def _now() -> dict[str, Any]:
+    return {"clock": time.time(), "environment": runs.environment()}
+
+
+def _skip(space: Workspace, count: int) -> None:
+    for _ in range(count):
+        space.progress.skip()
