@@ -4,7 +4,7 @@ A group is a weight vector over examples, so one compiled function serves all gr
 data, never means of means, so results do not depend on the chunk size beyond rounding.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -76,28 +76,37 @@ def group_curvature(
     """
     if not len(x) == len(y) == weights.shape[1]:
         raise JaxfairError(f"There are {len(x)} inputs, {len(y)} labels and weights for {weights.shape[1]}.")
+    if chunk_size < 1 or max_steps < 1:
+        raise JaxfairError(f"chunk_size is {chunk_size} and max_steps is {max_steps}; both must be at least 1.")
     if not isinstance(logits_fn, Partial):
         logits_fn = Partial(logits_fn)
-    chunks = _chunks(x, y, weights, chunk_size)
+    weights = np.asarray(weights)
+    if not (weights != 0).any(axis=1).all():
+        raise JaxfairError(
+            f"Group {np.flatnonzero(~(weights != 0).any(axis=1)).tolist()} has no example of any weight."
+        )
+    size = min(chunk_size, int((weights != 0).sum(axis=1).max()))
     rng = np.random.default_rng(seed)
     flat, unravel = ravel_pytree(params)
     noise = rng.standard_normal(flat.size).astype(flat.dtype)
     rows = []
     with jax.default_matmul_precision(precision):
-        for group in range(weights.shape[0]):
-            loss, gradient = _sum(_loss_and_gradient(logits_fn, params, x, y, w[group]) for x, y, w in chunks)
+        for group, group_weight in enumerate(weights):
+            chunks = list(_chunks(x, y, group_weight, size))
+            loss, gradient = _sum(_loss_and_gradient(logits_fn, params, *chunk) for chunk in chunks)
             norm = np.linalg.norm(np.asarray(gradient, np.float64))
             if not np.isfinite(loss) or not np.isfinite(norm):
                 raise JaxfairError(f"The loss or gradient of group {group} is not finite; check data and parameters.")
 
-            def product(vector: np.ndarray, group: int = group) -> np.ndarray:
+            def product(vector: np.ndarray, chunks: list = chunks) -> np.ndarray:
                 v = unravel(jnp.asarray(vector))
-                (value,) = _sum((_hessian_product(logits_fn, params, v, x, y, w[group]),) for x, y, w in chunks)
+                (value,) = _sum((_hessian_product(logits_fn, params, v, *chunk),) for chunk in chunks)
                 return np.asarray(value)
 
-            # The gradient lies close to the outlier eigenvectors; noise keeps a component along everything else.
-            start = np.asarray(gradient) / max(norm, np.finfo(flat.dtype).tiny)
-            start = start + 0.1 * noise / np.linalg.norm(noise)
+            # The gradient lies close to the outlier eigenvectors. Noise of the same length keeps Lanczos from settling
+            # on an eigenvector that the gradient happens to lie along: its residual falls only once the noise is
+            # resolved too.
+            start = np.asarray(gradient) / max(norm, np.finfo(flat.dtype).tiny) + noise / np.linalg.norm(noise)
             rows.append(
                 (loss, norm, lanczos.largest_eigenvalues(product, start, tolerance=tolerance, max_steps=max_steps))
             )
@@ -121,14 +130,18 @@ def _collect(rows: list[tuple[Any, Any, lanczos.EigenResult]]) -> GroupCurvature
     )
 
 
-def _chunks(x: Array, y: Array, weights: Array, size: int) -> list[tuple[Array, Array, Array]]:
-    """Cut into equal chunks, the last padded by examples of weight 0, so that one program serves all."""
-    n = len(x)
-    size = min(size, n)
-    pad = -n % size
-    index = np.concatenate([np.arange(n), np.zeros(pad, int)]).reshape(-1, size)
-    weights = jnp.pad(weights, ((0, 0), (0, pad)))
-    return [(x[i], y[i], weights[:, k * size : (k + 1) * size]) for k, i in enumerate(index)]
+def _chunks(x: Array, y: Array, weight: np.ndarray, size: int) -> Iterator[tuple[Array, Array, Array]]:
+    """Cut the examples whose weight is not 0 into chunks of one size, so that one program serves all groups.
+
+    The last chunk is padded by an example of weight 0. Examples of other groups would cost full price for nothing.
+    """
+    members = np.flatnonzero(weight)
+    for start in range(0, len(members), size):
+        index = members[start : start + size]
+        pad = size - len(index)
+        w = np.pad(weight[index], (0, pad))
+        index = np.pad(index, (0, pad), mode="edge")
+        yield x[index], y[index], jnp.asarray(w)
 
 
 def _sum(parts: Any) -> Any:
