@@ -78,8 +78,8 @@ def run(study: Study) -> None:
     """Make every run that is not finished yet, then the report; print the table and where the report lies."""
     if study.seeds < 1 or not (study.budgets or study.deepreduce):
         raise JaxfairError(
-            f"The study has {study.seeds} seeds, {len(study.budgets)} SNL budgets and {len(study.deepreduce)} DeepReDuce "
-            "configurations; give at least one seed, and one budget or configuration."
+            f"The study has {study.seeds} seeds, {len(study.budgets)} SNL budgets and {len(study.deepreduce)} "
+            "DeepReDuce configurations; give at least one seed, and one budget or configuration."
         )
     configurations = reductions(study)
     train_set, test_set, record = stages.prepare(study.data)

@@ -4,9 +4,10 @@ A folder holds one finished checkpoint, in a sub-folder named by its step. A pro
 previous one whole, since Orbax renames a checkpoint into place when all of it is written.
 """
 
+import re
 import shutil
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -26,11 +27,16 @@ def save(directory: Path, step: int, tree: object) -> None:
     import orbax.checkpoint as ocp
 
     directory = Path(directory).absolute()
+    # Orbax would delete a checkpoint of the same step before it writes the new one.
+    written, final = directory / f"{step}.new", directory / str(step)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(directory / str(step), {k: jnp.asarray(v) for k, v in _flat(tree).items()}, force=True)
+            checkpointer.save(written, {k: jnp.asarray(v) for k, v in _flat(tree).items()}, force=True)
             checkpointer.wait_until_finished()
+        if final.exists():
+            shutil.rmtree(final)
+        written.rename(final)
     except Exception as error:
         if not isinstance(error, OSError) and "No space left" not in str(error):
             raise
@@ -38,7 +44,7 @@ def save(directory: Path, step: int, tree: object) -> None:
             f"The checkpoint cannot be written to '{directory}': {error}; earlier results are kept."
         ) from error
     for other in directory.iterdir():
-        if other.name != str(step):
+        if re.fullmatch(r"\d+(\.new)?(\.orbax-checkpoint-tmp.*)?", other.name) and other != final:
             shutil.rmtree(other, ignore_errors=True)
 
 
@@ -78,11 +84,16 @@ def restore(directory: Path, like: Tree) -> Tree:
                 )
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         target = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=device) for k, v in wanted.items()}
-        arrays = checkpointer.restore(directory / str(step), target)
+        try:
+            arrays = checkpointer.restore(directory / str(step), target)
+        except Exception as error:
+            raise JaxfairError(
+                f"The checkpoint '{directory / str(step)}' is damaged ({error}); delete it and rerun."
+            ) from error
     return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in wanted])
 
 
-def _flat(tree: object) -> dict[str, jax.Array]:
+def _flat(tree: object) -> dict[str, Any]:
     pairs, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in pairs}
 

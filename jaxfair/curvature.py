@@ -68,7 +68,7 @@ def group_curvature(
         tolerance: relative residual at which Lanczos stops.
         max_steps: Hessian-vector products at most, for each group.
         chunk_size: examples differentiated at once; bounds memory.
-        seed: of the random part of the start vectors.
+        seed: of the random start vector.
         precision: of matrix products on accelerators; ``highest`` is full float32.
 
     Raises:
@@ -80,18 +80,19 @@ def group_curvature(
         raise JaxfairError(f"chunk_size is {chunk_size} and max_steps is {max_steps}; both must be at least 1.")
     if not isinstance(logits_fn, Partial):
         logits_fn = Partial(logits_fn)
-    weights = np.asarray(weights)
-    if not (weights != 0).any(axis=1).all():
+    group_rows = np.asarray(weights)
+    if not (group_rows != 0).any(axis=1).all():
         raise JaxfairError(
-            f"Group {np.flatnonzero(~(weights != 0).any(axis=1)).tolist()} has no example of any weight."
+            f"Group {np.flatnonzero(~(group_rows != 0).any(axis=1)).tolist()} has no example of any weight."
         )
-    size = min(chunk_size, int((weights != 0).sum(axis=1).max()))
+    size = min(chunk_size, int((group_rows != 0).sum(axis=1).max()))
     rng = np.random.default_rng(seed)
     flat, unravel = ravel_pytree(params)
+    # Random, not the gradient: along a lesser eigenvector the residual is small at once, and Lanczos would stop there.
     noise = rng.standard_normal(flat.size).astype(flat.dtype)
     rows = []
     with jax.default_matmul_precision(precision):
-        for group, group_weight in enumerate(weights):
+        for group, group_weight in enumerate(group_rows):
             chunks = list(_chunks(x, y, group_weight, size))
             loss, gradient = _sum(_loss_and_gradient(logits_fn, params, *chunk) for chunk in chunks)
             norm = np.linalg.norm(np.asarray(gradient, np.float64))
@@ -103,12 +104,8 @@ def group_curvature(
                 (value,) = _sum((_hessian_product(logits_fn, params, v, *chunk),) for chunk in chunks)
                 return np.asarray(value)
 
-            # The gradient lies close to the outlier eigenvectors. Noise of the same length keeps Lanczos from settling
-            # on an eigenvector that the gradient happens to lie along: its residual falls only once the noise is
-            # resolved too.
-            start = np.asarray(gradient) / max(norm, np.finfo(flat.dtype).tiny) + noise / np.linalg.norm(noise)
             rows.append(
-                (loss, norm, lanczos.largest_eigenvalues(product, start, tolerance=tolerance, max_steps=max_steps))
+                (loss, norm, lanczos.largest_eigenvalues(product, noise, tolerance=tolerance, max_steps=max_steps))
             )
     return _collect(rows)
 

@@ -22,6 +22,9 @@ def group_weights(group: Int[Array, " n"] | Int[np.ndarray, " n"], num_groups: i
     Raises:
         JaxfairError: a group has no sample; its mean does not exist.
     """
+    group = np.asarray(group)
+    if group.size and (group.min() < 0 or group.max() >= num_groups):
+        raise JaxfairError(f"The groups run from {group.min()} to {group.max()}; expected 0 to {num_groups - 1}.")
     counts = np.bincount(np.asarray(group), minlength=num_groups)
     if (counts == 0).any():
         raise JaxfairError(f"Group {np.flatnonzero(counts == 0).tolist()} has no sample; leave it out or merge it.")
@@ -100,6 +103,8 @@ def drop_interval(
         examples = rng.multinomial(count, np.full(count, 1 / count), size=resamples) / count
         before = examples @ np.asarray(correct_before[:, members], float).T
         after = examples @ np.asarray(correct_after[:, members], float).T
-        per_group.append(np.nansum(relative_drop(before, after) * chosen_seeds, axis=1))
-    low, high = np.quantile(np.mean(per_group, axis=0), [(1 - level) / 2, (1 + level) / 2])
+        drops = relative_drop(before, after)
+        known = chosen_seeds * ~np.isnan(drops)
+        per_group.append(np.nansum(drops * known, axis=1) / known.sum(axis=1))
+    low, high = np.nanquantile(np.mean(per_group, axis=0), [(1 - level) / 2, (1 + level) / 2])
     return Interval(low, high)

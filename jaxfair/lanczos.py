@@ -52,6 +52,8 @@ def largest_eigenvalues(
     size = start.size
     if not 1 <= k <= size:
         raise JaxfairError(f"{k} eigenvalues were asked of an operator of size {size}; ask for 1 to {size}.")
+    if max_steps < 1:
+        raise JaxfairError(f"At most {max_steps} Lanczos steps were allowed; allow at least 1.")
     norm = float(np.linalg.norm(start.astype(np.float64)))
     if not np.isfinite(norm) or norm == 0:
         raise JaxfairError(f"The Lanczos start vector has norm {norm}; give a finite vector that is not zero.")
@@ -71,9 +73,9 @@ def largest_eigenvalues(
         values, residuals = _ritz(alphas, betas, k)
         # An invariant subspace: nothing is left but rounding of the product.
         scale = max(np.abs(alphas).max(), max(betas), np.finfo(start.dtype).tiny)
-        exhausted = betas[-1] <= 10 * epsilon * scale or step + 1 == size
-        converged = exhausted or (len(values) == k and bool((residuals <= tolerance * np.abs(values)).all()))
-        if converged or step + 1 == len(basis):
+        exhausted = len(values) == k and (betas[-1] <= 10 * epsilon * scale or step + 1 == size)
+        converged = len(values) == k and bool(exhausted or (residuals <= tolerance * np.abs(values)).all())
+        if converged or betas[-1] <= 10 * epsilon * scale or step + 1 == len(basis):
             break
         basis[step + 1] = rest / betas[-1]
     return EigenResult(values, residuals, len(alphas), converged, np.array(alphas), np.array(betas))

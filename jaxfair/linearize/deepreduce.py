@@ -1,6 +1,7 @@
 """DeepReDuce (Jha et al. 2021): ReLUs removed by stage and by layer, and smaller networks."""
 
 import dataclasses
+import math
 import re
 from typing import Literal
 
@@ -49,7 +50,7 @@ class DeepReduceConfig:
         Raises:
             JaxfairError: a part is not of this form.
         """
-        match = re.fullmatch(r"(?:C(\d+))?\+?(T)?\+?(?:a([\d.]+))?\+?(?:r([\d.]+))?", name)
+        match = re.fullmatch(r"(?:C(\d+))?\+?(T)?\+?(?:a(\d+(?:\.\d+)?))?\+?(?:r(\d+(?:\.\d+)?))?", name)
         if not name or match is None or match.group(0).strip("+") != name:
             raise JaxfairError(
                 f"'{name}' is no DeepReDuce configuration; write C and the stages to cull, +T to thin, "
@@ -70,8 +71,9 @@ def student_module(base: ResNet, config: DeepReduceConfig) -> ResNet:
     stages = len(base.stage_sizes)
     if not set(config.culled) <= set(range(1, stages + 1)):
         raise JaxfairError(f"DeepReDuce culls stages {config.culled}, but the network has stages 1 to {stages}.")
-    width, stride = base.width * config.channel_scale, base.stem_stride / config.resolution_scale
-    if width < 1 or width != int(width) or stride < 1 or stride != int(stride):
+    width = base.width * config.channel_scale
+    stride = base.stem_stride / config.resolution_scale if config.resolution_scale else math.inf
+    if not all(side >= 1 and side % 1 == 0 for side in (width, stride)):
         raise JaxfairError(
             f"Channel scale {config.channel_scale} and resolution scale {config.resolution_scale} give width {width:g} "
             f"and stem stride {stride:g}; both must be whole numbers of at least 1."

@@ -1,0 +1,135 @@
+"""A study small enough to be run many times in tests, and analyses made by hand. Not a test itself."""
+
+import functools
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from experiments import linearization
+from jaxfair import runs
+from jaxfair.runs import Run
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# One seed, one budget, one DeepReDuce student. Later options win over earlier ones.
+TINY = (
+    *("--seeds=1", "--budgets", "0.5", "--deepreduce", "C12"),
+    *("--model.stage-sizes", "1", "1", "--model.width=4"),
+    *("--train.epochs=3", "--snl-finetune.epochs=1", "--deepreduce-train.epochs=1"),
+    *("--snl.learning-rate=0.02", "--snl.kappa=1e-2"),
+    *("--analysis.max-steps=4", "--analysis.chunk-size=1024"),
+)
+RUNS = {"train": 1, "linearize": 2, "finetune": 2, "analyse": 3}  # of the tiny study, by stage
+CONFIGURED = (
+    "jax_default_matmul_precision",
+    "jax_compilation_cache_dir",
+    "jax_persistent_cache_min_compile_time_secs",
+)
+
+
+def call(out: Path, *options: str) -> int:
+    """Run the tiny study in this process and return the exit status."""
+    return linearization.main([*TINY, "--out", str(out), *options])
+
+
+@contextmanager
+def command_line(cache: Path) -> Iterator[None]:
+    """Let command lines configure JAX, with their compilation cache in ``cache``, and undo it afterwards."""
+    before = {name: jax.config.values[name] for name in CONFIGURED}
+    home = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = str(cache)
+    try:
+        yield
+    finally:
+        os.environ.pop("XDG_CACHE_HOME")
+        if home is not None:
+            os.environ["XDG_CACHE_HOME"] = home
+        for name, value in before.items():
+            jax.config.update(name, value)
+
+
+@functools.cache
+def made_once(folder: Path) -> Path:
+    """Make the tiny study in ``folder`` when it is asked for first, and return where it lies; tests only read it."""
+    assert call(folder / "tiny") == 0
+    return folder / "tiny"
+
+
+def finished(out: Path) -> dict[str, Run]:
+    """Return the finished runs of a study by folder name, each checked against its digests."""
+    return {path.parent.name: runs.read(path.parent) for path in sorted((out / "runs").glob("*/DONE"))}
+
+
+def of_stage(found: dict[str, Run], stage: str) -> list[Run]:
+    """Return the runs of one stage."""
+    return [run for run in found.values() if run.config["stage"] == stage]
+
+
+def make_analyses(
+    root: Path,
+    *,
+    group_names: Sequence[str] = ("a", "b", "c"),
+    train_count: Sequence[int] = (400, 300, 20),
+    test_count: Sequence[int] = (40, 60, 13),
+    seeds: int = 3,
+    networks: Sequence[tuple[str, str, int]] = (
+        ("Full network", "full", 768),
+        ("SNL 200", "snl", 200),
+        ("SNL 50", "snl", 50),
+        ("DeepReDuce C12", "deepreduce", 0),
+    ),
+    never_right: Sequence[int] = (),
+) -> list[Run]:
+    """Write finished analyses of random networks, networks outermost, as ``stages.analyse`` does.
+
+    ``never_right`` are groups on which no network predicts anything right; everywhere else some predictions are right.
+    """
+    rng = np.random.default_rng(0)
+    group = rng.permutation(np.repeat(np.arange(len(group_names)), test_count))
+    label = rng.integers(0, 4, len(group))
+    made, full_accuracy = [], {}
+    for network, method, relus in networks:
+        for seed in range(seeds):
+            logits = rng.normal(size=(len(label), 4)).astype(np.float32)
+            right = rng.random(len(label)) < 0.6
+            right[[np.flatnonzero(group == g)[0] for g in range(len(group_names))]] = True
+            right &= ~np.isin(group, never_right)
+            logits[np.arange(len(label)), (label + ~right) % 4] = 5.0
+            accuracy = np.array([right[group == g].mean() for g in range(len(group_names))])
+            full = full_accuracy.setdefault(seed, accuracy)
+            with np.errstate(invalid="ignore"):
+                drop = 100 * (full - accuracy) / full
+            numbers = ("loss", "softmax_gap", "gradient_norm", "top_eigenvalue", "top_eigenvalue_residual")
+            groups = {name: rng.gamma(2.0, size=len(group_names)) for name in numbers}
+            groups |= {"name": group_names, "train_count": train_count, "test_count": test_count}
+            groups |= {"accuracy": accuracy, "accuracy_full": full, "relative_drop_percent": drop}
+            groups |= {"top_eigenvalue_converged": np.full(len(group_names), True)}
+            result = {
+                "relu_count": relus,
+                "unit_count": 768,
+                "parameter_distance": np.nan if method == "deepreduce" else float(relus + seed),
+                "accuracy": right.mean(),
+                "groups": groups,
+                "checks": {"deterministic": True, "worst_relative_residual": 0.01, "precision": "highest"},
+            }
+            config = {
+                "stage": "analyse",
+                "name": f"{network}-seed{seed}",
+                "seed": seed,
+                "variant": {"label": network, "method": method},
+                "data": {"name": "handmade", "fingerprint": {"train": "1", "test": "2"}},
+                "model": {"width": 4},
+                "analysis": {"split": "test"},
+            }
+            run = runs.start(root, config)
+            run.write_arrays("examples.npz", {"logits": logits, "label": label, "group": group})
+            run.write_json("result.json", result)
+            described = {"backend": "cpu", "device_kind": "cpu", "device_count": 1}
+            described |= {"default_matmul_precision": "highest", "finished": "2024-01-01T00:00:00Z"}
+            run.write_json("environment.json", {**runs.environment(), **described})
+            made.append(run.finish())
+    return made

@@ -1,0 +1,189 @@
+"""Checkpoints: exact, one at a time, never half a one, and refused where they do not fit."""
+
+import errno
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from jaxfair import checkpoints
+from jaxfair.errors import JaxfairError
+
+
+def make_tree(seed: int = 0) -> Any:
+    """Make a tree like that of training: nested, several types, a scalar, values that no decimal holds."""
+    rng = np.random.default_rng(seed)
+    special = jnp.array([np.pi, -0.0, np.inf, np.nan, 1e-45, seed], jnp.float32)
+    return {
+        "params": {"conv": jnp.asarray(rng.normal(size=(64, 64)), jnp.float32), "special": special},
+        "history": (np.arange(3, dtype=np.float32), [jnp.ones((2, 3), jnp.bfloat16)]),
+        "step": jnp.int32(2**31 - 1),
+        "images": rng.integers(0, 256, (2, 3), dtype=np.uint8),
+    }
+
+
+def same_bits(a: Any, b: Any) -> bool:
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(x.dtype == y.dtype and np.asarray(x).tobytes() == np.asarray(y).tobytes() for x, y in pairs)
+
+
+def shapes(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_roundtrip_keeps_every_bit_and_the_structure(tmp_path: Path) -> None:
+    """Into arrays and into shape structs."""
+    tree = make_tree()
+    checkpoints.save(tmp_path / "new" / "folder", 3, tree)
+    for like in (make_tree(seed=1), shapes(tree)):
+        restored = checkpoints.restore(tmp_path / "new" / "folder", like)
+        assert jax.tree.structure(restored) == jax.tree.structure(tree)
+        assert same_bits(restored, tree)
+
+
+def test_the_newest_is_kept_and_earlier_ones_are_removed(tmp_path: Path) -> None:
+    assert checkpoints.latest_step(tmp_path / "absent") is None
+    assert checkpoints.latest_step(tmp_path) is None
+    for step in (1, 9, 10):
+        checkpoints.save(tmp_path, step, make_tree(step))
+        assert names(tmp_path) == [str(step)]
+        assert checkpoints.latest_step(tmp_path) == step
+    assert same_bits(checkpoints.restore(tmp_path, make_tree()), make_tree(10))
+
+
+def test_the_latest_of_two_counts(tmp_path: Path) -> None:
+    """A process killed before it removes the earlier checkpoint leaves both; 10 comes after 9, as numbers."""
+    for step in (9, 10):
+        checkpoints.save(tmp_path / str(step), step, make_tree(step))
+        shutil.copytree(tmp_path / str(step) / str(step), tmp_path / "both" / str(step))
+    assert checkpoints.latest_step(tmp_path / "both") == 10
+    assert same_bits(checkpoints.restore(tmp_path / "both", make_tree()), make_tree(10))
+
+
+def test_a_step_can_be_written_again(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        checkpoints.save(tmp_path, 5, make_tree(seed))
+    assert same_bits(checkpoints.restore(tmp_path, make_tree()), make_tree(1))
+
+
+def test_other_files_and_folders_are_left_alone(tmp_path: Path) -> None:
+    """A user may keep things beside checkpoints; only steps and unfinished ones are ours to remove."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep")
+    (tmp_path / "3.orbax-checkpoint-tmp").mkdir()
+    checkpoints.save(tmp_path, 1, make_tree())
+    checkpoints.save(tmp_path, 2, make_tree())
+    assert names(tmp_path) == ["2", "mine"]
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"
+
+
+def test_an_unfinished_checkpoint_is_not_the_latest(tmp_path: Path) -> None:
+    """Orbax renames a folder into place when all of it is written; a kill before that leaves this name."""
+    checkpoints.save(tmp_path, 1, make_tree())
+    shutil.copytree(tmp_path / "1", tmp_path / "2.orbax-checkpoint-tmp")
+    assert checkpoints.latest_step(tmp_path) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: {**t, "step": jnp.zeros(2, jnp.int32)}, r"step is int32\[\] there and int32\[2\] here"),
+        (lambda t: {**t, "step": jnp.float32(0)}, r"step is int32\[\] there and float32\[\] here"),
+        (lambda t: {**t, "extra": jnp.zeros(2)}, r"extra is absent there and float32\[2\] here"),
+        (lambda t: {k: v for k, v in t.items() if k != "step"}, r"step is int32\[\] there and absent here"),
+        (
+            lambda t: {**t, "params": {**t["params"], "conv": jnp.zeros((64, 32))}},
+            r"params/conv is float32\[64, 64\] there and float32\[64, 32\] here",
+        ),
+    ],
+)
+def test_the_checkpoint_of_another_model_is_refused(tmp_path: Path, change: Callable[[Any], Any], words: str) -> None:
+    checkpoints.save(tmp_path, 1, make_tree())
+    with pytest.raises(JaxfairError, match=f"belongs to another model: {words}"):
+        checkpoints.restore(tmp_path, change(make_tree()))
+
+
+def test_an_absent_checkpoint_is_refused(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(JaxfairError, match=f"no finished checkpoint in '{folder}'"):
+            checkpoints.restore(folder, make_tree())
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def outcome(folder: Path) -> str:
+    """Say what restoring leads to: the values of ``make_tree``, others, or an error."""
+    try:
+        restored = checkpoints.restore(folder, make_tree())
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "exact" if same_bits(restored, make_tree()) else "wrong values"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax closes its event loop early
+@pytest.mark.parametrize("damage", [Path.unlink, cut])
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    """Any one file is lost or cut: the values are the right ones all the same, or one sentence says what is wrong."""
+    whole = tmp_path / "whole"
+    checkpoints.save(whole, 1, make_tree())
+    outcomes = {}
+    for i, file in enumerate(path.relative_to(whole) for path in whole.rglob("*") if path.is_file()):
+        folder = tmp_path / str(i)
+        shutil.copytree(whole, folder)
+        damage(folder / file)
+        outcomes[str(file)] = outcome(folder)
+    refused = {file: text for file, text in outcomes.items() if text != "exact"}
+    assert len(refused) >= 2
+    assert not {file: text for file, text in refused.items() if not re.match("JaxfairError: .*/1' is damaged", text)}
+
+
+def full_disk(*_: Any, **__: Any) -> NoReturn:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("step", [1, 2], ids=["same step", "next step"])
+@pytest.mark.parametrize(
+    ("owner", "method"),
+    [(ocp.StandardCheckpointer, "save"), (ocp.type_handlers.ArrayHandler, "serialize")],
+    ids=["at once", "while writing arrays"],
+)
+def test_a_full_disk_keeps_the_previous_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: type, method: str, step: int
+) -> None:
+    """Also where the same step is written again; and the next save works."""
+    checkpoints.save(tmp_path, 1, make_tree())
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, method, full_disk)
+        with pytest.raises(JaxfairError, match=r"cannot be written .*No space left on device; earlier results"):
+            checkpoints.save(tmp_path, step, make_tree(1))
+    assert same_bits(checkpoints.restore(tmp_path, make_tree()), make_tree())
+    checkpoints.save(tmp_path, 3, make_tree(1))
+    assert names(tmp_path) == ["3"]
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(JaxfairError, match=f"cannot be written to '{tmp_path / 'file'}'"):
+        checkpoints.save(tmp_path / "file", 1, make_tree())
+
+
+def test_other_exceptions_are_not_disguised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> NoReturn:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(ocp.StandardCheckpointer, "save", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        checkpoints.save(tmp_path, 1, make_tree())
