@@ -1,5 +1,6 @@
 """Figures of a study, from finished analyses only. Every point has its interval where there are several seeds."""
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "grid.color": "#e6e6e6",
     "legend.frameon": False,
+    "text.parse_math": False,  # a group may be called $x$
     "svg.fonttype": "path",
     "svg.hashsalt": "jaxfair",  # equal figures give equal files
 }
@@ -152,9 +154,16 @@ def _errorbar(
 
 
 def _label_groups(axes: "Axes", results: Results) -> None:
-    names = [f"{results.group_names[g]}\n{results.train_count[g]}" for g in results.order]
-    long = max(len(results.group_names[g]) for g in results.order) > 6
-    axes.set_xticks(range(len(names)), names, fontsize=8, rotation=30 if long else 0)
+    shown = [textwrap.shorten(name, 18, placeholder="...") if " " in name else name for name in results.group_names]
+    shown = [name if len(name) <= 18 else name[:15] + "..." for name in shown]
+    names = [f"{shown[g]}\n{results.train_count[g]}" for g in results.order]
+    long = max(map(len, shown)) > 6
+    axes.set_xticks(range(len(names)), names, fontsize=8)
+    if long:
+        axes.tick_params(axis="x", labelrotation=30)
+        for label in axes.get_xticklabels():
+            label.set(ha="right", rotation_mode="anchor")
+    axes.set_xlim(-0.5, len(names) - 0.5)
     axes.grid(visible=False, axis="x")
     axes.set_xlabel("group, and its number of training images", fontsize=8.5)
 

@@ -13,14 +13,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from experiments import entry, report, stages
+from experiments import entry, measure, report, stages
 from experiments.measure import AnalysisConfig
 from experiments.progress import Progress
 from experiments.stages import DataConfig, ModelConfig
 from jaxfair.errors import JaxfairError
+from jaxfair.linearize import snl
 from jaxfair.linearize.deepreduce import DeepReduceConfig
 from jaxfair.linearize.snl import SnlConfig
-from jaxfair.train import DEEPREDUCE_TRAIN, SNL_FINETUNE, TrainConfig
+from jaxfair.train import DEEPREDUCE_TRAIN, SNL_FINETUNE, TrainConfig, check_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,20 +77,16 @@ PRESETS = {"quickstart": QUICKSTART}
 
 def run(study: Study) -> None:
     """Make every run that is not finished yet, then the report; print the table and where the report lies."""
-    if study.seeds < 1 or not (study.budgets or study.deepreduce):
-        raise JaxfairError(
-            f"The study has {study.seeds} seeds, {len(study.budgets)} SNL budgets and {len(study.deepreduce)} "
-            "DeepReDuce configurations; give at least one seed, and one budget or configuration."
-        )
     configurations = reductions(study)
     train_set, test_set, record = stages.prepare(study.data)
-    stages.check(train_set, study.model, study.budgets, configurations)
+    budgets = stages.check(train_set, study.model, study.budgets, configurations)
+    check(study, len(train_set))
     seeds = range(study.seeds)
     with Progress() as progress:
         space = stages.Workspace(study.out / "runs", train_set, test_set, record, progress)
-        progress.expect(study.seeds * (2 + 3 * (len(study.budgets) + len(configurations))))
+        progress.expect(study.seeds * (2 + 3 * (len(budgets) + len(configurations))))
         full = stages.train_full(space, study.model, study.train, seeds)
-        linearized = [stages.linearize_snl(space, base, study.snl, study.budgets) for base in full]
+        linearized = [stages.linearize_snl(space, base, study.snl, budgets) for base in full]
         groups = [(list(starts), study.snl_finetune) for starts in zip(*linearized, strict=True)]
         for config in configurations:
             starts = [stages.linearize_deepreduce(space, base, config) for base in full]
@@ -111,13 +108,31 @@ def run(study: Study) -> None:
     print(f"\nReport: {folder / 'report.html'}")
 
 
+def check(study: Study, num_examples: int) -> None:
+    """Find settings that some stage would refuse, before the first one runs.
+
+    Raises:
+        JaxfairError: there is nothing to run, or a number is impossible.
+    """
+    if study.seeds < 1 or not (study.budgets or study.deepreduce):
+        raise JaxfairError(
+            f"The study has {study.seeds} seeds, {len(study.budgets)} SNL budgets and {len(study.deepreduce)} "
+            "DeepReDuce configurations; give at least one seed, and one budget or configuration."
+        )
+    for config in (study.train, study.snl_finetune, study.deepreduce_train):
+        check_config(config, num_examples)
+    snl.check_config(study.snl, num_examples)
+    measure.check_config(study.analysis)
+
+
 def reductions(study: Study) -> list[DeepReduceConfig]:
     """Return the study's different DeepReDuce configurations.
 
     Raises:
         JaxfairError: a name is no configuration.
     """
-    return [DeepReduceConfig.parse(name, study.deepreduce_start) for name in dict.fromkeys(study.deepreduce)]
+    parsed = (DeepReduceConfig.parse(name, study.deepreduce_start) for name in study.deepreduce)
+    return list(dict.fromkeys(parsed))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

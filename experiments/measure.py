@@ -1,6 +1,7 @@
 """What is measured on each group of a network, and on each test image. Knows no run records."""
 
 import dataclasses
+from functools import partial
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import optax
 from jaxfair import groups, losses, margins, masks, train
 from jaxfair.curvature import group_curvature
 from jaxfair.data import Dataset
+from jaxfair.errors import JaxfairError
 from jaxfair.models import Network, frozen
 
 
@@ -28,6 +30,15 @@ class AnalysisConfig:
     tolerance: float = 1e-2
     max_steps: int = 100
     chunk_size: int = 512
+
+
+def check_config(config: AnalysisConfig) -> None:
+    """Raise a JaxfairError if nothing can be measured by this configuration."""
+    if config.max_steps < 1 or config.chunk_size < 1 or not config.tolerance > 0:
+        raise JaxfairError(
+            f"The analysis has max_steps {config.max_steps}, chunk_size {config.chunk_size} and tolerance "
+            f"{config.tolerance}; give numbers of at least 1, and a positive tolerance."
+        )
 
 
 def measure(
@@ -60,10 +71,10 @@ def measure(
         max_steps=config.max_steps,
         chunk_size=config.chunk_size,
     )
-    means = np.asarray(groups.group_weights(test.group, num_groups))
+    by_group = partial(groups.group_means, group=np.asarray(test.group), num_groups=num_groups)
     correct = (logits.argmax(-1) == label).astype(np.float64)
     full_correct = (train.predict(full, test).argmax(-1) == label).astype(np.float64)
-    accuracy, full_accuracy = means @ correct, means @ full_correct
+    accuracy, full_accuracy = by_group(correct), by_group(full_correct)
     result = {
         "relu_count": masks.relu_count(network.masks),
         "unit_count": masks.unit_count(network.masks),
@@ -77,8 +88,8 @@ def measure(
             "accuracy": accuracy,
             "accuracy_full": full_accuracy,
             "relative_drop_percent": groups.relative_drop(full_accuracy, accuracy),
-            "loss": means @ examples["loss"].astype(np.float64),
-            "softmax_gap": means @ examples["softmax_gap"].astype(np.float64),
+            "loss": by_group(examples["loss"]),
+            "softmax_gap": by_group(examples["softmax_gap"]),
             "gradient_norm": curvature.gradient_norm,
             "top_eigenvalue": curvature.top_eigenvalue,
             "top_eigenvalue_residual": curvature.top_eigenvalue_residual,

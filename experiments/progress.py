@@ -75,6 +75,6 @@ class Progress:
             self._bar.update(self._task, completed=done, total=total, rate=f"{rate:.3g} {unit}/s", state=state)
         elif now - self._printed > SECONDS_BETWEEN_LINES:
             self._printed = now
-            left = f", {(total - done) / rate:.0f} s left" if total is not None else ""
+            left = f", {(total - done) / rate:.0f} s left" if total is not None and rate > 0 else ""
             of = f" of {total}" if total is not None else ""
             print(f"{self._title}: {unit} {done}{of}, {rate:.3g}/s{left} {state}", file=sys.stderr, flush=True)

@@ -2,7 +2,6 @@
 
 import html
 import json
-import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -82,9 +81,7 @@ def write(analysed: Sequence[Run], folder: Path, *, title: str, command: Sequenc
             tables.write_csv(made / "groups.csv", tables.group_rows(results))
             page = _page(results, analysed, drawn, title, command)
             (made / "report.html").write_text(page, encoding="utf-8")
-            if folder.exists():
-                folder.rename(Path(scratch) / "old")
-            shutil.move(made, folder)
+            _replace(folder, made, Path(scratch) / "old")
     except OSError as error:
         raise JaxfairError(
             f"The report cannot be written to '{folder}': {error.strerror or error}; all runs are kept, "
@@ -93,20 +90,33 @@ def write(analysed: Sequence[Run], folder: Path, *, title: str, command: Sequenc
     return results
 
 
+def _replace(folder: Path, made: Path, old: Path) -> None:
+    """Put ``made`` in the place of ``folder``, or leave that as it was."""
+    if folder.exists():
+        folder.rename(old)
+    try:
+        made.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
+
+
 def print_summary(results: Results, title: str) -> None:
     """Print the table of results."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     seeds = len(results.variants[0].seeds)
-    table = Table(title=title, caption=_seeds_sentence(seeds), caption_justify="left")
+    table = Table(title=Text(title), caption=_seeds_sentence(seeds), caption_justify="left")
     table.add_column("network")
     for column in ("ReLUs", "accuracy", "large groups", "small groups", "drop, large (%)", "drop, small (%)"):
         table.add_column(column, justify="right")
     for row in tables.summary_rows(results):
         cells = [_plus_minus(row, name, 3) for name in ("accuracy", "large_groups", "small_groups")]
         cells += [_between(row, name, 1) for name in ("large_drop_percent", "small_drop_percent")]
-        table.add_row(row["network"], f"{row['relus']:,}", *cells)
+        table.add_row(Text(row["network"]), f"{row['relus']:,}", *cells)
     # A file or a pipe has no width to fit into.
     console = Console()
     (console if console.is_terminal else Console(width=120)).print(table)
@@ -146,7 +156,7 @@ def _page(results: Results, analysed: Sequence[Run], drawn: dict[str, Path], tit
     ]
     for name, caption in CAPTIONS.items():
         # The XML prologue of a stand-alone file has no place inside a page.
-        svg = drawn[name].read_text()
+        svg = drawn[name].read_text(encoding="utf-8")
         svg = svg[svg.index("<svg") :]
         parts.append(f"<figure>{svg}<figcaption>{html.escape(caption)}</figcaption></figure>")
     parts.append("<h2>Groups</h2>")
@@ -201,7 +211,7 @@ def _group_table(results: Results, index: int) -> str:
         ("test images", lambda row: f"{row['test_count']:,}"),
     ]
     columns += [(head, lambda row, n=name, d=digits: _cell(row, n, d)) for head, name, digits in names]
-    columns.append(("worst residual", lambda row: f"{row['top_eigenvalue_residual_max']:.2g}"))
+    columns.append(("worst residual", lambda row: f"{row['top_eigenvalue_residual_max']:.2g}".replace("nan", "")))
     rows = [row for row in tables.group_rows(results) if row["network"] == variant.label]
     summary = f"<summary>{html.escape(variant.label)}: {variant.relu_count:,} of {variant.unit_count:,} units</summary>"
     return f"<details {'open' if index == 0 else ''}>{summary}{_table(columns, rows)}</details>"
@@ -233,7 +243,9 @@ def _provenance(analysed: Sequence[Run], command: Sequence[str]) -> str:
         "versions": environments[-1]["versions"] | {"python": environments[-1]["python"]},
         "finished": max(e["finished"] for e in environments),
         "predictions repeated bit for bit": all(c["deterministic"] for c in checks),
-        "worst relative residual of an eigenvalue": max(c["worst_relative_residual"] for c in checks),
+        "worst relative residual of an eigenvalue": max(
+            (c["worst_relative_residual"] for c in checks if c["worst_relative_residual"] is not None), default=None
+        ),
         "data": first.config["data"],
         "full network": first.config["model"],
         "analysis": first.config["analysis"],

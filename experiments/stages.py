@@ -91,18 +91,17 @@ def full_module(train_set: Dataset, model: ModelConfig) -> ResNet:
 
 def check(
     train_set: Dataset, model: ModelConfig, budgets: Sequence[float], reductions: Sequence[deepreduce.DeepReduceConfig]
-) -> None:
-    """Find what cannot be run before anything is trained.
+) -> list[int]:
+    """Find networks that cannot be made before anything is trained; return the different budgets as counts.
 
     Raises:
         JaxfairError: the images are too small for the network, a budget or a DeepReDuce configuration is impossible.
     """
     module = full_module(train_set, model)
     units = masks.unit_count(_shapes(module, train_set.image_shape).masks)
-    for budget in budgets:
-        masks.resolve_budget(budget, units)
     for config in reductions:
         _shapes(deepreduce.student_module(module, config), train_set.image_shape)
+    return list(dict.fromkeys(masks.resolve_budget(budget, units) for budget in budgets))
 
 
 def train_full(space: Workspace, model: ModelConfig, config: train.TrainConfig, seeds: Sequence[int]) -> list[Run]:
@@ -116,10 +115,9 @@ def train_full(space: Workspace, model: ModelConfig, config: train.TrainConfig, 
     return _fit(space, found, config, title, lambda i: init(module, space.train.image_shape, seeds[i]), None)
 
 
-def linearize_snl(space: Workspace, base: Run, config: snl.SnlConfig, budgets: Sequence[float]) -> list[Run]:
-    """Linearize by SNL: one descent, one run for each different budget, in the order of ``budgets``."""
-    seed, units = base.config["seed"], base.json("result.json")["unit_count"]
-    counts = list(dict.fromkeys(masks.resolve_budget(budget, units) for budget in budgets))
+def linearize_snl(space: Workspace, base: Run, config: snl.SnlConfig, counts: Sequence[int]) -> list[Run]:
+    """Linearize by SNL: one descent, one run for each of the different budgets, in their order."""
+    seed = base.config["seed"]
     found = {}
     for count in counts:
         settings = {"parents": {"full": base.digest}, "snl": {**_settings(config), "budget": count}}
@@ -204,7 +202,7 @@ def load_network(run: Run) -> Network:
     Raises:
         JaxfairError: the run is not finished, or its checkpoint does not fit its configuration.
     """
-    runs.read(run.path)
+    runs.read(run.path).check_checkpoint()
     return checkpoints.restore(run.checkpoint_dir, _shapes(_module(run), tuple(run.config["data"]["image_shape"])))
 
 

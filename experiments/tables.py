@@ -110,7 +110,9 @@ def drops(results: Results, variant: Variant) -> tuple[np.ndarray, Interval]:
     ends = []
     for group in range(len(results.group_names)):
         members = results.group == group
-        ends.append(drop_interval(full.correct[:, members], variant.correct[:, members]))
+        interval = drop_interval(full.correct[:, members], variant.correct[:, members])
+        # No mean where some seed of the full network is never right, so no interval either.
+        ends.append(interval if np.isfinite(mean[group]) else Interval(np.asarray(np.nan), np.asarray(np.nan)))
     return mean, Interval(np.array([end.low for end in ends]), np.array([end.high for end in ends]))
 
 
@@ -140,7 +142,7 @@ def _joint_drop(results: Results, variant: Variant, name: str, members: np.ndarr
     """Mean relative drop of groups chosen beforehand, by size: the worst one seen is always the unluckiest too."""
     values = variant.groups["relative_drop_percent"][:, members]
     images = np.isin(results.group, members)
-    if not len(members) or variant.method == "full":
+    if not np.isfinite(values).all() or not len(members) or variant.method == "full":
         return {name: np.nan, f"{name}_low": np.nan, f"{name}_high": np.nan}
     full = results.variants[0]
     interval = drop_interval(full.correct[:, images], variant.correct[:, images], results.group[images])
@@ -181,7 +183,7 @@ def group_rows(results: Results) -> list[dict[str, Any]]:
 def write_csv(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write rows as CSV, the first row's keys as the header; NaN is an empty cell."""
     rows = list(rows)
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         for row in rows:

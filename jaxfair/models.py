@@ -121,8 +121,14 @@ def init(module: ResNet, image_shape: tuple[int, int, int], seed: int) -> Networ
         seed: of the He-normal weights; the same on every backend.
 
     Raises:
-        JaxfairError: the images are too small for the number of stages.
+        JaxfairError: a size is not positive, or the images are too small for the number of stages.
     """
+    sizes = (*module.stage_sizes, module.width, module.stem_stride, module.num_classes)
+    if not module.stage_sizes or min(sizes) < 1:
+        raise JaxfairError(
+            f"The network has stage sizes {module.stage_sizes}, width {module.width}, stem stride {module.stem_stride} "
+            f"and {module.num_classes} classes; give at least one stage, and whole numbers of at least 1."
+        )
     halvings = module.stem_stride * 2 ** (len(module.stage_sizes) - 1)
     if min(image_shape[:2]) < halvings:
         raise JaxfairError(

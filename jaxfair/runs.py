@@ -101,8 +101,16 @@ class Run:
         with np.load(self._checked(name), allow_pickle=False) as stored:
             return dict(stored)
 
+    def check_checkpoint(self) -> None:
+        """Raise a JaxfairError if a file of the checkpoint was changed after the run."""
+        for path in sorted(p for p in self.checkpoint_dir.rglob("*") if p.is_file()):
+            self._checked(path.relative_to(self.path).as_posix())
+
     def _checked(self, name: str) -> Path:
-        digests = json.loads((self.path / "DONE").read_text()) if self.done else {}
+        try:
+            digests = json.loads((self.path / "DONE").read_text()) if self.done else {}
+        except ValueError:
+            digests = {}
         path = self.path / name
         if name not in digests or not path.is_file() or _file_digest(path) != digests[name]:
             state = "was changed after the run" if self.done else "belongs to an unfinished run"

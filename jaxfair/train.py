@@ -155,6 +155,16 @@ class TrainStep:
         return Carry(network, opt_state), {"loss": loss, "accuracy": accuracy}
 
 
+def check_config(config: TrainConfig, num_examples: int) -> None:
+    """Raise a JaxfairError if nothing can be trained by this configuration."""
+    if config.epochs < 1 or not config.learning_rate > 0:
+        raise JaxfairError(
+            f"Training is to last {config.epochs} epochs at learning rate {config.learning_rate}; "
+            "give at least one epoch, and a positive rate."
+        )
+    epoch_order(num_examples, config.batch_size, 0, 0)
+
+
 def check_finite(loss: np.ndarray, first_step: int, what: str) -> None:
     """Raise a JaxfairError that names the first step whose loss (steps, ...) is not finite."""
     bad = ~np.isfinite(loss).reshape(len(loss), -1).all(axis=1)
@@ -164,6 +174,12 @@ def check_finite(loss: np.ndarray, first_step: int, what: str) -> None:
             f"The loss of {what} is {loss[step]} at step {first_step + step}; lower the learning rate, "
             "or look at the images of that step."
         )
+
+
+def check_network(network: Network, what: str) -> None:
+    """Raise a JaxfairError if a weight is not finite: a loss shows that only one step later."""
+    if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(network)):
+        raise JaxfairError(f"The network of {what} is not finite after its last step; lower the learning rate.")
 
 
 def fit(
@@ -197,7 +213,7 @@ def fit(
     Raises:
         JaxfairError: a loss is not finite, the batch is larger than the set, or images do not suit the network.
     """
-    _check(networks, data, seeds, teachers)
+    _check(networks, data, config, seeds, teachers)
     together = together if together is not None else jax.default_backend() != "cpu"
     chunks = [list(range(len(seeds)))] if together and len(seeds) > 1 else [[i] for i in range(len(seeds))]
     for chunk in chunks:
@@ -233,7 +249,7 @@ def _fit_chunk(
     if folder is not None and checkpoints.latest_step(folder) is not None:
         first = checkpoints.latest_step(folder) or 0
         carry, history = checkpoints.restore(folder, (carry, history))
-        history = {name: np.array(values) for name, values in history.items()}
+        history = {name: np.array(history[name]) for name in ("loss", "accuracy")}
     saved = time.monotonic()
     for epoch in range(first, config.epochs):
         orders = [epoch_order(len(fixed.data), config.batch_size, seed, epoch) for seed in seeds]
@@ -248,17 +264,23 @@ def _fit_chunk(
         if folder is not None and time.monotonic() - saved > config.checkpoint_seconds:
             checkpoints.save(folder, epoch + 1, (carry, history))
             saved = time.monotonic()
+    check_network(carry.network, f"seed {', '.join(map(str, seeds))}")
     return carry, history
 
 
 def _check(
-    networks: Sequence[Network], data: Dataset, seeds: Sequence[int], teachers: Sequence[Network] | None
+    networks: Sequence[Network],
+    data: Dataset,
+    config: TrainConfig,
+    seeds: Sequence[int],
+    teachers: Sequence[Network] | None,
 ) -> None:
     lengths = {len(seeds), len(networks), len(teachers or networks)}
     if len(lengths) != 1 or not seeds:
         raise JaxfairError(f"fit got {len(seeds)} seeds for {len(networks)} networks; give one network a seed.")
     for network in [*networks, *(teachers or [])]:
         check_images(network, data)
+    check_config(config, len(data))
 
 
 def check_images(network: Network, data: Dataset) -> None:

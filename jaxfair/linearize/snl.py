@@ -21,7 +21,7 @@ from jaxfair.data import Augmentation, Dataset, epoch_order
 from jaxfair.errors import JaxfairError
 from jaxfair.loops import run_epoch
 from jaxfair.models import Network, apply_train
-from jaxfair.train import Fixed, batch, check_finite, check_images
+from jaxfair.train import Fixed, batch, check_finite, check_images, check_network
 
 OnEpoch = Callable[[int, int], None]
 """Called after each epoch of the descent with the epoch and the number of ReLUs left."""
@@ -118,6 +118,16 @@ class SnlStep:
         return Descent(network.replace(params=params, masks=alphas, batch_stats=batch_stats), opt_state, kappa), loss
 
 
+def check_config(config: SnlConfig, num_examples: int) -> None:
+    """Raise a JaxfairError if no descent can be made by this configuration."""
+    if config.max_epochs < 1 or not config.learning_rate > 0:
+        raise JaxfairError(
+            f"The SNL descent is to last {config.max_epochs} epochs at learning rate {config.learning_rate}; "
+            "give at least one epoch, and a positive rate."
+        )
+    epoch_order(num_examples, config.batch_size, 0, 0)
+
+
 def descend(
     network: Network,
     data: Dataset,
@@ -144,6 +154,7 @@ def descend(
         JaxfairError: a budget is impossible, the loss is not finite, or ``max_epochs`` did not reach a budget.
     """
     check_images(network, data)
+    check_config(config, len(data))
     counts = sorted({masks.resolve_budget(b, masks.unit_count(network.masks)) for b in budgets}, reverse=True)
     step = SnlStep(dataclasses.replace(config, checkpoint_seconds=0, max_epochs=0, rule="exact", kappa=0))
     fixed = Fixed(jax.tree.map(jnp.copy, network), data, jnp.int32(seed))
@@ -152,7 +163,11 @@ def descend(
     lowest, first = np.int32(masks.unit_count(network.masks)), 0
     if progress_dir is not None and checkpoints.latest_step(progress_dir) is not None:
         first = checkpoints.latest_step(progress_dir) or 0
-        carry, lowest = checkpoints.restore(progress_dir, (carry, lowest))
+        fresh = carry, lowest
+        carry, lowest = checkpoints.restore(progress_dir, fresh)
+        if lowest <= counts[0]:
+            # That descent passed a budget that is asked for only now: its snapshot has to be taken from the start.
+            (carry, lowest), first = fresh, 0
     saved = time.monotonic()
     for epoch in range(first, config.max_epochs):
         index = epoch_order(len(data), config.batch_size, seed, epoch)
@@ -166,6 +181,8 @@ def descend(
             carry = carry._replace(kappa=carry.kappa * config.kappa_growth)
         if on_epoch is not None:
             on_epoch(epoch + 1, count)
+        if count <= counts[0]:
+            check_network(carry.network, f"the SNL descent of seed {seed}")
         while counts and count <= counts[0]:
             yield Snapshot(counts[0], epoch + 1, _binarise(carry.network, config, counts.pop(0)))
         if not counts:
