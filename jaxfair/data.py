@@ -133,7 +133,7 @@ def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     A constant channel gets deviation 1, so that it normalizes to 0.
     """
     # Exact integer moments by histogram: no rounding that would depend on the order of summation.
-    count = images[..., 0].size
+    count = max(images[..., 0].size, 1)
     levels = np.arange(256, dtype=np.float64) / 255
     histograms = [np.bincount(images[..., c].reshape(-1), minlength=256) / count for c in range(images.shape[-1])]
     mean = np.array([h @ levels for h in histograms])
