@@ -34,6 +34,7 @@ class Study:
         budgets: ReLUs that SNL keeps, as fractions below 1 of all units or as whole counts.
         deepreduce: DeepReDuce configurations: C and the culled stages, +T thinned, +a and +r scales (C12+T+a0.5).
         deepreduce_start: whether their students start from new weights or from the full network's.
+        seeds_at_once: seeds trained in one program; by default 1 on CPU and all elsewhere. Fewer take less memory.
         data: which data, and how it is split.
         model: the full network.
         train: of the full network.
@@ -48,6 +49,7 @@ class Study:
     budgets: tuple[float, ...] = (0.5, 0.2, 0.1, 0.03)
     deepreduce: tuple[str, ...] = ("C1", "C12", "C123")
     deepreduce_start: Literal["fresh", "base"] = "fresh"
+    seeds_at_once: int | None = None
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
@@ -83,7 +85,7 @@ def run(study: Study) -> None:
     check(study, len(train_set))
     seeds = range(study.seeds)
     with Progress() as progress:
-        space = stages.Workspace(study.out / "runs", train_set, test_set, record, progress)
+        space = stages.Workspace(study.out / "runs", train_set, test_set, record, progress, study.seeds_at_once)
         progress.expect(study.seeds * (2 + 3 * (len(budgets) + len(configurations))))
         full = stages.train_full(space, study.model, study.train, seeds)
         linearized = [stages.linearize_snl(space, base, study.snl, budgets) for base in full]
@@ -114,6 +116,8 @@ def check(study: Study, num_examples: int) -> None:
     Raises:
         JaxfairError: there is nothing to run, or a number is impossible.
     """
+    if study.seeds_at_once is not None and study.seeds_at_once < 1:
+        raise JaxfairError(f"seeds_at_once is {study.seeds_at_once}; give at least 1, or leave it out.")
     if study.seeds < 1 or not (study.budgets or study.deepreduce):
         raise JaxfairError(
             f"The study has {study.seeds} seeds, {len(study.budgets)} SNL budgets and {len(study.deepreduce)} "

@@ -7,10 +7,12 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.tree_util import Partial
+from jaxtyping import Array
 
 from jaxfair import groups, losses, margins, masks, train
 from jaxfair.curvature import group_curvature
-from jaxfair.data import Dataset
+from jaxfair.data import Dataset, normalize
 from jaxfair.errors import JaxfairError
 from jaxfair.models import Network, frozen
 
@@ -24,20 +26,22 @@ class AnalysisConfig:
         tolerance: relative residual of the eigenvalues.
         max_steps: Hessian-vector products at most, for each group.
         chunk_size: images differentiated at once; bounds memory.
+        precision: of matrix products on accelerators: highest is full float32, default may be TF32 or bfloat16.
     """
 
     split: Literal["test", "train"] = "test"
     tolerance: float = 1e-2
     max_steps: int = 100
     chunk_size: int = 512
+    precision: Literal["highest", "default"] = "highest"
 
 
 def check_config(config: AnalysisConfig) -> None:
     """Raise a JaxfairError if nothing can be measured by this configuration."""
-    if config.max_steps < 1 or config.chunk_size < 1 or not config.tolerance > 0:
+    if config.max_steps < 1 or config.chunk_size < 1 or not 0 < config.tolerance < 1:
         raise JaxfairError(
             f"The analysis has max_steps {config.max_steps}, chunk_size {config.chunk_size} and tolerance "
-            f"{config.tolerance}; give numbers of at least 1, and a positive tolerance."
+            f"{config.tolerance}; give numbers of at least 1, and a tolerance between 0 and 1."
         )
 
 
@@ -62,14 +66,15 @@ def measure(
     num_groups = len(test.group_names)
     measured = test if config.split == "test" else train_set
     curvature = group_curvature(
-        frozen(network),
+        Partial(_logits_of_images, network, measured.mean, measured.std),
         network.params,
-        measured.normalize(measured.images),
+        measured.images,
         measured.label,
         groups.group_weights(measured.group, num_groups),
         tolerance=config.tolerance,
         max_steps=config.max_steps,
         chunk_size=config.chunk_size,
+        precision=config.precision,
     )
     by_group = partial(groups.group_means, group=np.asarray(test.group), num_groups=num_groups)
     correct = (logits.argmax(-1) == label).astype(np.float64)
@@ -99,10 +104,15 @@ def measure(
         "checks": {
             "deterministic": bool(np.array_equal(logits, train.predict(network, test))),
             "worst_relative_residual": np.max(curvature.top_eigenvalue_residual / np.abs(curvature.top_eigenvalue)),
-            "precision": "highest",
+            "precision": config.precision,
         },
     }
     return examples, {"alphas": curvature.alphas, "betas": curvature.betas}, result
+
+
+def _logits_of_images(network: Network, mean: Array, std: Array, params: Any, images: Array) -> Array:
+    """Normalize inside the program: a whole split in float32 would take four times the memory of its images."""
+    return frozen(network)(params, normalize(images, mean, std))
 
 
 def _distance(network: Network, full: Network) -> float:

@@ -77,9 +77,10 @@ def write(analysed: Sequence[Run], folder: Path, *, title: str, command: Sequenc
             made = Path(scratch) / "report"
             made.mkdir()
             drawn = figures.draw_all(results, made)
-            tables.write_csv(made / "summary.csv", tables.summary_rows(results))
-            tables.write_csv(made / "groups.csv", tables.group_rows(results))
-            page = _page(results, analysed, drawn, title, command)
+            summary, rows = tables.summary_rows(results), tables.group_rows(results)
+            tables.write_csv(made / "summary.csv", summary)
+            tables.write_csv(made / "groups.csv", rows)
+            page = _page(results, summary, rows, analysed, drawn, title, command)
             (made / "report.html").write_text(page, encoding="utf-8")
             _replace(folder, made, Path(scratch) / "old")
     except OSError as error:
@@ -140,7 +141,15 @@ def _between(row: dict[str, Any], name: str, digits: int) -> str:
     return f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})" if np.isfinite(value) else ""
 
 
-def _page(results: Results, analysed: Sequence[Run], drawn: dict[str, Path], title: str, command: Sequence[str]) -> str:
+def _page(
+    results: Results,
+    summary: Sequence[dict[str, Any]],
+    rows: Sequence[dict[str, Any]],
+    analysed: Sequence[Run],
+    drawn: dict[str, Path],
+    title: str,
+    command: Sequence[str],
+) -> str:
     data = analysed[0].config["data"]
     seeds = len(results.variants[0].seeds)
     groups = len(results.group_names)
@@ -152,7 +161,7 @@ def _page(results: Results, analysed: Sequence[Run], drawn: dict[str, Path], tit
         f"<h1>{html.escape(title)}</h1><p>{html.escape(intro)}</p>",
         _warnings(results),
         "<h2>Networks</h2>",
-        _summary_table(results),
+        _summary_table(summary),
     ]
     for name, caption in CAPTIONS.items():
         # The XML prologue of a stand-alone file has no place inside a page.
@@ -160,7 +169,7 @@ def _page(results: Results, analysed: Sequence[Run], drawn: dict[str, Path], tit
         svg = svg[svg.index("<svg") :]
         parts.append(f"<figure>{svg}<figcaption>{html.escape(caption)}</figcaption></figure>")
     parts.append("<h2>Groups</h2>")
-    parts += [_group_table(results, index) for index in range(len(results.variants))]
+    parts += [_group_table(results, rows, index) for index in range(len(results.variants))]
     meanings = "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in MEANINGS.items())
     parts += [f"<h2>What each number means</h2><dl>{meanings}</dl>", _provenance(analysed, command)]
     head = (
@@ -181,7 +190,7 @@ def _warnings(results: Results) -> str:
     return "".join(f'<p class="warning">{html.escape(text)}</p>' for text in found)
 
 
-def _summary_table(results: Results) -> str:
+def _summary_table(rows: Sequence[dict[str, Any]]) -> str:
     columns: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
         ("network", lambda row: html.escape(row["network"])),
         ("ReLUs", lambda row: f"{row['relus']:,}"),
@@ -192,10 +201,10 @@ def _summary_table(results: Results) -> str:
         ("relative drop, small groups (%)", lambda row: _cell(row, "small_drop_percent", 1)),
         ("parameter distance", lambda row: _plus_minus(row, "parameter_distance", 2)),
     ]
-    return _table(columns, tables.summary_rows(results))
+    return _table(columns, rows)
 
 
-def _group_table(results: Results, index: int) -> str:
+def _group_table(results: Results, rows: Sequence[dict[str, Any]], index: int) -> str:
     variant = results.variants[index]
     names = [
         ("accuracy", "accuracy", 3),
@@ -212,7 +221,7 @@ def _group_table(results: Results, index: int) -> str:
     ]
     columns += [(head, lambda row, n=name, d=digits: _cell(row, n, d)) for head, name, digits in names]
     columns.append(("worst residual", lambda row: f"{row['top_eigenvalue_residual_max']:.2g}".replace("nan", "")))
-    rows = [row for row in tables.group_rows(results) if row["network"] == variant.label]
+    rows = [row for row in rows if row["network"] == variant.label]
     summary = f"<summary>{html.escape(variant.label)}: {variant.relu_count:,} of {variant.unit_count:,} units</summary>"
     return f"<details {'open' if index == 0 else ''}>{summary}{_table(columns, rows)}</details>"
 

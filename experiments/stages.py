@@ -62,6 +62,7 @@ class Workspace:
     test: Dataset
     record: dict[str, Any]
     progress: Progress
+    seeds_at_once: int | None = None
 
 
 def prepare(config: DataConfig) -> tuple[Dataset, Dataset, dict[str, Any]]:
@@ -147,7 +148,8 @@ def linearize_snl(space: Workspace, base: Run, config: snl.SnlConfig, counts: Se
         for snapshot in descent:
             run = pending[snapshot.budget]
             if not run.done:
-                _finish(run, snapshot.network, started, {"epochs": snapshot.epoch})
+                _write(run, snapshot.network, started, {"epochs": snapshot.epoch}, shared_by=len(pending))
+                run.finish()
     return [found[count] for count in counts]
 
 
@@ -240,8 +242,9 @@ def _module(run: Run) -> ResNet:
 
 
 def _settings(config: Any) -> dict[str, Any]:
-    """Return what decides the result; how often it is saved does not."""
-    return {key: value for key, value in dataclasses.asdict(config).items() if key != "checkpoint_seconds"}
+    """Return what decides the result; how often it is saved, and when a descent gives up, do not."""
+    undecisive = ("checkpoint_seconds", "max_epochs")
+    return {key: value for key, value in dataclasses.asdict(config).items() if key not in undecisive}
 
 
 def _fit(
@@ -258,13 +261,14 @@ def _fit(
         return found
     started = _now()
     space.progress.begin(f"{title}, {len(pending)} seed{'s' * (len(pending) > 1)}", len(pending))
+    at_once = space.seeds_at_once or train.seeds_at_once(pending)
     done = 0
 
     def on_epoch(epoch: int, epochs: int, metrics: Mapping[str, float]) -> None:
         state = f"loss {metrics['loss']:.3f}, accuracy {metrics['accuracy']:.3f}"
-        space.progress.update(done * epochs + epoch, runs_at_once * epochs, "epoch", state)
+        calls = -(-len(pending) // at_once)
+        space.progress.update(done // at_once * epochs + epoch, calls * epochs, "epoch", state)
 
-    runs_at_once = len(pending) if jax.default_backend() == "cpu" else 1
     fitted = train.fit(
         [network_of(i) for i in pending],
         space.train,
@@ -273,18 +277,30 @@ def _fit(
         teachers=None if teacher_of is None else [teacher_of(i) for i in pending],
         progress_dirs=[found[i].progress_dir for i in pending],
         on_epoch=on_epoch,
+        at_once=at_once,
     )
-    for i, (_, network, history) in zip(pending, fitted, strict=True):
-        columns = {name: values.tolist() for name, values in history.items()}
-        rows = ({"epoch": e + 1, **{n: c[e] for n, c in columns.items()}} for e in range(config.epochs))
-        found[i].write_rows("metrics.jsonl", rows)
-        final = {name: values[-1] for name, values in history.items()} if config.epochs else {}
-        _finish(found[i], network, started, {"final": final})
-        done, started = done + 1, _now()
+    for first in range(0, len(pending), at_once):
+        members = [found[i] for i in pending[first : first + at_once]]
+        # All are written before the first is finished, which removes what they were trained from together.
+        for run, (_, network, history) in zip(members, fitted, strict=False):
+            columns = {name: values.tolist() for name, values in history.items()}
+            rows = ({"epoch": e + 1, **{n: c[e] for n, c in columns.items()}} for e in range(config.epochs))
+            run.write_rows("metrics.jsonl", rows)
+            _write(run, network, started, {"final": {n: v[-1] for n, v in history.items()}}, shared_by=len(members))
+        for run in members:
+            run.finish()
+        done, started = done + len(members), _now()
     return found
 
 
 def _finish(run: Run, network: Network | None, started: dict[str, Any], result: Mapping[str, Any]) -> Run:
+    _write(run, network, started, result)
+    return run.finish()
+
+
+def _write(
+    run: Run, network: Network | None, started: dict[str, Any], result: Mapping[str, Any], *, shared_by: int = 1
+) -> None:
     if network is not None:
         checkpoints.save(run.checkpoint_dir, 0, network)
         counts = {"relu_count": masks.relu_count(network.masks), "unit_count": masks.unit_count(network.masks)}
@@ -292,9 +308,9 @@ def _finish(run: Run, network: Network | None, started: dict[str, Any], result: 
     run.write_json("result.json", result)
     seconds = time.time() - started["clock"]
     finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    environment = {**started["environment"], **hardware.describe(), "finished": finished, "seconds": round(seconds, 2)}
+    environment = {**started["environment"], **hardware.describe(), "finished": finished}
+    environment |= {"seconds": round(seconds, 2), "seconds_shared_by_runs": shared_by}
     run.write_json("environment.json", environment)
-    return run.finish()
 
 
 def _now() -> dict[str, Any]:

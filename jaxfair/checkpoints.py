@@ -4,6 +4,7 @@ A folder holds one finished checkpoint, in a sub-folder named by its step. A pro
 previous one whole, since Orbax renames a checkpoint into place when all of it is written.
 """
 
+import hashlib
 import re
 import shutil
 from pathlib import Path
@@ -46,6 +47,11 @@ def save(directory: Path, step: int, tree: object) -> None:
     for other in directory.iterdir():
         if re.fullmatch(r"\d+(\.new)?(\.orbax-checkpoint-tmp.*)?", other.name) and other != final:
             shutil.rmtree(other, ignore_errors=True)
+
+
+def key(*parts: object) -> str:
+    """Return a folder name made of the parts' text, so that progress is only ever continued by what began it."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
 
 def latest_step(directory: Path) -> int | None:

@@ -64,7 +64,7 @@ class Dataset:
 
     def normalize(self, images: UInt8[Array, "n h w c"]) -> Float[Array, "n h w c"]:
         """Scale to [0, 1], subtract the mean and divide by the deviation of each channel; float32."""
-        return (images.astype(jnp.float32) / 255.0 - self.mean) / self.std
+        return normalize(images, self.mean, self.std)
 
     def fingerprint(self) -> str:
         """Return a digest of images, labels, groups and statistics: equal content, equal digest, on any machine."""
@@ -74,6 +74,13 @@ class Dataset:
             digest.update(f"{value.dtype.str}{value.shape}".encode())
             digest.update(value.tobytes())
         return digest.hexdigest()[:16]
+
+
+def normalize(
+    images: UInt8[Array, "n h w c"], mean: Float[Array, " c"], std: Float[Array, " c"]
+) -> Float[Array, "n h w c"]:
+    """Scale to [0, 1], subtract the mean and divide by the deviation of each channel; float32."""
+    return (images.astype(jnp.float32) / 255.0 - mean) / std
 
 
 def make_dataset(
@@ -149,8 +156,11 @@ def split(dataset: Dataset, test_fraction: float, seed: int) -> tuple[Dataset, D
     """
     from sklearn.model_selection import train_test_split
 
-    if not 0 < test_fraction < 1:
-        raise JaxfairError(f"The test fraction is {test_fraction}; give a number between 0 and 1.")
+    if not 0 < test_fraction < 1 or seed < 0:
+        raise JaxfairError(
+            f"The test fraction is {test_fraction} and the seed {seed}; give a fraction between 0 and 1, "
+            "and a seed that is not negative."
+        )
     cell = np.asarray(dataset.label) * len(dataset.group_names) + np.asarray(dataset.group)
     try:
         train, test = train_test_split(
@@ -158,7 +168,10 @@ def split(dataset: Dataset, test_fraction: float, seed: int) -> tuple[Dataset, D
         )
     except ValueError as error:
         raise JaxfairError(f"The data set '{dataset.name}' cannot be split by class and group: {error}") from error
-    return with_training_statistics(dataset.take(np.sort(train)), dataset.take(np.sort(test)))
+    parts = dataset.take(np.sort(train)), dataset.take(np.sort(test))
+    for part, name in zip(parts, ("training", "test"), strict=True):
+        check_groups(part, f"{name} split of")
+    return with_training_statistics(*parts)
 
 
 def with_training_statistics(train: Dataset, test: Dataset) -> tuple[Dataset, Dataset]:

@@ -26,7 +26,7 @@ def unit_count(masks: Masks) -> int:
 
 def relu_count(masks: Masks, *, threshold: float = 0.0) -> int:
     """Return the number of units whose value exceeds ``threshold`` (Cho et al. 2022 count alpha > 1e-2)."""
-    return sum(int(jnp.sum(leaf > threshold)) for leaf in jax.tree.leaves(masks))
+    return int(sum(jnp.sum(leaf > threshold) for leaf in jax.tree.leaves(masks)))
 
 
 def full(masks: Masks, value: float) -> Masks:

@@ -28,7 +28,7 @@ OnEpoch = Callable[[int, int, Mapping[str, float]], None]
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """How to train; the defaults are those of the base network in Cho et al. 2022 and Das et al. 2024.
+    """How to train; the defaults are those of the base network in Cho et al. 2022 and Das et al. 2024, not augmented.
 
     Attributes:
         epochs: passes over the training set.
@@ -42,7 +42,8 @@ class TrainConfig:
         label_weight: of the cross-entropy with the labels.
         distillation_weight: of the distillation from a teacher; 0 without one.
         temperature: of the distillation.
-        checkpoint_seconds: at most so much work is lost when the run is killed.
+        checkpoint_seconds: between checkpoints, which are written after an epoch: a killed run loses at most this and
+            one epoch.
     """
 
     epochs: int = 160
@@ -157,10 +158,16 @@ class TrainStep:
 
 def check_config(config: TrainConfig, num_examples: int) -> None:
     """Raise a JaxfairError if nothing can be trained by this configuration."""
-    if config.epochs < 1 or not config.learning_rate > 0:
+    if not 1 <= config.epochs <= 1_000_000 or not config.learning_rate > 0:
         raise JaxfairError(
             f"Training is to last {config.epochs} epochs at learning rate {config.learning_rate}; "
-            "give at least one epoch, and a positive rate."
+            "give at least one epoch (at most a million), and a positive rate."
+        )
+    others = (config.weight_decay, config.label_weight, config.distillation_weight)
+    if not (0 <= config.momentum < 1 and config.temperature > 0 and all(0 <= v < np.inf for v in others)):
+        raise JaxfairError(
+            f"Momentum is {config.momentum}, temperature {config.temperature}, weight decay and loss weights {others}; "
+            "give a momentum in [0, 1), a positive temperature, and finite values that are not negative."
         )
     epoch_order(num_examples, config.batch_size, 0, 0)
 
@@ -191,13 +198,13 @@ def fit(
     teachers: Sequence[Network] | None = None,
     progress_dirs: Sequence[Path] | None = None,
     on_epoch: OnEpoch | None = None,
-    together: bool | None = None,
+    at_once: int | None = None,
 ) -> Iterator[Fitted]:
     """Train one network for each seed and yield each when it is ready.
 
     On CPU the seeds run one after another (vmapped they are three times slower there); on other backends all of
-    them are one vmapped program. A run killed and started again with the same ``progress_dirs`` goes on from its last
-    checkpoint and ends with the same bits.
+    them are one vmapped program. A run killed and started again with the same arguments goes on from its last
+    checkpoint and, on CPU, ends with the same bits.
 
     Args:
         networks: initial networks of one module, one for each seed.
@@ -208,21 +215,43 @@ def fit(
         progress_dirs: for each seed, where checkpoints of unfinished training lie (seeds trained together use the
             first one's); None keeps none. The caller removes them.
         on_epoch: called after every epoch.
-        together: whether all seeds are one program; by default on every backend but the CPU.
+        at_once: seeds in one program; by default 1 on CPU and all of them elsewhere. Fewer take less memory.
 
     Raises:
         JaxfairError: a loss is not finite, the batch is larger than the set, or images do not suit the network.
     """
     _check(networks, data, config, seeds, teachers)
-    together = together if together is not None else jax.default_backend() != "cpu"
-    chunks = [list(range(len(seeds)))] if together and len(seeds) > 1 else [[i] for i in range(len(seeds))]
-    for chunk in chunks:
+    return _fit_chunks(
+        networks, data, config, seeds, teachers, progress_dirs, on_epoch, at_once or seeds_at_once(seeds)
+    )
+
+
+def seeds_at_once(seeds: Sequence[int]) -> int:
+    """Return how many seeds ``fit`` trains in one program by default."""
+    return 1 if jax.default_backend() == "cpu" else len(seeds)
+
+
+def _fit_chunks(
+    networks: Sequence[Network],
+    data: Dataset,
+    config: TrainConfig,
+    seeds: Sequence[int],
+    teachers: Sequence[Network] | None,
+    progress_dirs: Sequence[Path] | None,
+    on_epoch: OnEpoch | None,
+    at_once: int,
+) -> Iterator[Fitted]:
+    decisive = dataclasses.replace(config, checkpoint_seconds=0)
+    for start in range(0, len(seeds), at_once):
+        chunk = list(range(len(seeds)))[start : start + at_once]
         pick = partial(_stack_or_only, chunk=chunk)
         teacher = None if teachers is None else pick(teachers)
         fixed = Fixed(teacher, data, jnp.asarray(pick([np.int32(seed) for seed in seeds])))
         chunk_seeds = [seeds[i] for i in chunk]
-        name = "-".join(f"seed{seed}" for seed in chunk_seeds)
-        folder = None if progress_dirs is None else Path(progress_dirs[chunk[0]]) / name
+        folder = None
+        if progress_dirs is not None:
+            name = checkpoints.key(chunk_seeds, decisive, networks[0].module, data.fingerprint())
+            folder = Path(progress_dirs[chunk[0]]) / name
         carry, history = _fit_chunk(pick(networks), fixed, config, chunk_seeds, folder, on_epoch)
         for row, seed in enumerate(chunk_seeds):
             network = carry.network if len(chunk) == 1 else jax.tree.map(lambda a, row=row: a[row], carry.network)
@@ -256,12 +285,15 @@ def _fit_chunk(
         index = orders[0] if len(seeds) == 1 else np.stack(orders, axis=1)
         numbers = np.arange(epoch * steps, (epoch + 1) * steps, dtype=np.int32)
         carry, metrics = run_epoch(step, carry, fixed, (numbers, index))
-        check_finite(metrics["loss"], epoch * steps, f"seed {', '.join(map(str, seeds))}")
+        per_seed = metrics["loss"].reshape(steps, len(seeds))
+        for row, seed in enumerate(seeds):
+            check_finite(per_seed[:, row], epoch * steps, f"seed {seed}")
         for name, values in metrics.items():
             history[name][epoch] = values.reshape(steps, len(seeds)).mean(axis=0)
         if on_epoch is not None:
             on_epoch(epoch + 1, config.epochs, {name: float(v[epoch].mean()) for name, v in history.items()})
-        if folder is not None and time.monotonic() - saved > config.checkpoint_seconds:
+        last = epoch + 1 == config.epochs and len(seeds) > 1  # kept until all of them are recorded
+        if folder is not None and (last or time.monotonic() - saved > config.checkpoint_seconds):
             checkpoints.save(folder, epoch + 1, (carry, history))
             saved = time.monotonic()
     check_network(carry.network, f"seed {', '.join(map(str, seeds))}")
@@ -278,6 +310,10 @@ def _check(
     lengths = {len(seeds), len(networks), len(teachers or networks)}
     if len(lengths) != 1 or not seeds:
         raise JaxfairError(f"fit got {len(seeds)} seeds for {len(networks)} networks; give one network a seed.")
+    if any(network.module != networks[0].module for network in networks):
+        raise JaxfairError("fit got networks of different modules; train each module in a call of its own.")
+    if config.distillation_weight and teachers is None:
+        raise JaxfairError(f"The distillation weight is {config.distillation_weight}, but there are no teachers.")
     for network in [*networks, *(teachers or [])]:
         check_images(network, data)
     check_config(config, len(data))
@@ -306,11 +342,13 @@ def predict(network: Network, data: Dataset, *, batch_size: int = 1024) -> Float
     """Compute evaluation-mode logits of a whole data set.
 
     Args:
-        network: of any module.
+        network: a ResNet of any size.
         data: images and their statistics.
         batch_size: images at once; the last batch is padded, so one program serves all.
     """
     check_images(network, data)
+    if batch_size < 1:
+        raise JaxfairError(f"The batch size is {batch_size}; give at least 1.")
     size = min(batch_size, len(data))
     batches = []
     for start in range(0, len(data), size):

@@ -107,7 +107,7 @@ def assert_same_study(left: Path, right: Path) -> None:
 
 @pytest.mark.parametrize(("saves", "stage"), [(2, "train"), (7, "linearize"), (None, "")])
 def test_a_killed_study_ends_with_the_same_bits(
-    out: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, saves: int | None, stage: str
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: int | None, stage: str
 ) -> None:
     """Killed inside a stage after so many checkpoints, or at some moment after the first run is finished."""
     study = tmp_path / "killed"
@@ -115,7 +115,7 @@ def test_a_killed_study_ends_with_the_same_bits(
     process = subprocess.Popen(
         [sys.executable, *command, *TINY, "--out", str(study), *ALWAYS_SAVE],
         cwd=ROOT,
-        env={**os.environ, "XDG_CACHE_HOME": str(cache)},
+        env={**os.environ, "XDG_CACHE_HOME": os.environ["XDG_CACHE_HOME"]},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

@@ -87,7 +87,8 @@ def test_an_interrupted_descent_resumes_to_the_same_bits(
     seen = []
     with pytest.raises(KeyboardInterrupt):
         seen.extend(snl.descend(network, make_data(), config, on_epoch=interrupt, **options))
-    assert checkpoints.latest_step(tmp_path) == stop - 1
+    (only,) = tmp_path.iterdir()
+    assert checkpoints.latest_step(only) == stop - 1
     rest = list(snl.descend(network, make_data(), config, **options))
     for resumed, straight in zip(rest[-2:], snapshots[-2:], strict=True):
         assert (resumed.budget, resumed.epoch) == (straight.budget, straight.epoch)
@@ -103,3 +104,31 @@ def test_impossible_budgets_are_refused(network: models.Network, budget: float) 
 def test_a_diverging_descent_names_its_step(network: models.Network) -> None:
     with pytest.raises(JaxfairError, match=r"SNL descent of seed 0 is (nan|inf) at step \d+"):
         list(snl.descend(network, make_data(), replace(CONFIG, learning_rate=1e30), budgets=[7], seed=0))
+
+
+def test_a_descent_that_gave_up_goes_on_when_it_may_last_longer(network: models.Network, tmp_path: Path) -> None:
+    options = {"budgets": [100], "seed": 0}
+    (straight,) = snl.descend(network, make_data(), CONFIG, **options)
+    short = replace(CONFIG, max_epochs=straight.epoch - 1)
+    with pytest.raises(JaxfairError, match="raise kappa or max_epochs"):
+        list(snl.descend(network, make_data(), short, progress_dir=tmp_path, **options))
+    epochs = []
+    (longer,) = snl.descend(
+        network, make_data(), CONFIG, progress_dir=tmp_path, on_epoch=lambda epoch, _: epochs.append(epoch), **options
+    )
+    assert epochs == [straight.epoch]
+    assert_same_bits(longer.network, straight.network)
+
+
+def test_the_progress_of_another_descent_is_not_continued(network: models.Network, tmp_path: Path) -> None:
+    config = replace(CONFIG, checkpoint_seconds=0.0)
+    list(snl.descend(network, make_data(), config, budgets=[100], seed=0, progress_dir=tmp_path))
+    (straight,) = snl.descend(network, make_data(), config, budgets=[100], seed=1)
+    (shared,) = snl.descend(network, make_data(), config, budgets=[100], seed=1, progress_dir=tmp_path)
+    assert_same_bits(straight.network, shared.network)
+
+
+@pytest.mark.parametrize("change", [{"threshold": 1.5}, {"kappa": 0.0}, {"kappa": float("nan")}, {"temperature": 0.0}])
+def test_settings_that_would_mean_nothing_are_refused(network: models.Network, change: dict) -> None:
+    with pytest.raises(JaxfairError, match="give a positive kappa"):
+        snl.descend(network, make_data(), replace(CONFIG, **change), budgets=[7], seed=0)

@@ -35,6 +35,11 @@ def fit_one(seed: int = 0, config: train.TrainConfig = CONFIG, **options) -> tra
     return next(train.fit([network], make_data(), config, seeds=[seed], **options))
 
 
+def saved_step(folder: Path) -> int | None:
+    (only,) = folder.iterdir()
+    return checkpoints.latest_step(only)
+
+
 def leaves(network: models.Network) -> list[np.ndarray]:
     return [np.asarray(leaf) for leaf in jax.tree.leaves(network)]
 
@@ -76,8 +81,8 @@ def test_seeds_together_equal_single_runs_after_one_step() -> None:
     teachers = [models.init(MODULE, (8, 8, 3), seed + 10) for seed in seeds]
     config = replace(config, distillation_weight=1.0)
     options = {"seeds": seeds, "teachers": teachers}
-    single = list(train.fit(networks, dataset, config, together=False, **options))
-    joint = list(train.fit(networks, dataset, config, together=True, **options))
+    single = list(train.fit(networks, dataset, config, at_once=1, **options))
+    joint = list(train.fit(networks, dataset, config, at_once=3, **options))
     assert [f.seed for f in joint] == seeds
     for one, other, start in zip(single, joint, networks, strict=True):
         for a, b, c in zip(leaves(one.network), leaves(other.network), leaves(start), strict=True):
@@ -182,7 +187,7 @@ def test_resuming_gives_the_bits_of_an_uninterrupted_run(tmp_path: Path) -> None
         options = {"progress_dirs": [tmp_path / str(stop)], "config": replace(CONFIG, checkpoint_seconds=0.0)}
         with pytest.raises(KeyboardInterrupt):
             fit_one(on_epoch=interrupt, **options)
-        assert checkpoints.latest_step(tmp_path / str(stop) / "seed0") == stop
+        assert saved_step(tmp_path / str(stop)) == stop
         resumed = fit_one(**options)
         assert_same_bits(straight.network, resumed.network)
         for name in ("loss", "accuracy"):
@@ -215,7 +220,7 @@ def test_a_killed_process_resumes_to_the_same_bits(tmp_path: Path) -> None:
     assert run("straight", "straight.npz", kill=False) == 0
     assert run("killed", "killed.npz", kill=True) == -signal.SIGKILL
     assert not (tmp_path / "killed.npz").exists()
-    assert checkpoints.latest_step(tmp_path / "killed" / "seed0") == 2
+    assert saved_step(tmp_path / "killed") == 2
     assert run("killed", "killed.npz", kill=False) == 0
     with np.load(tmp_path / "straight.npz") as a, np.load(tmp_path / "killed.npz") as b:
         assert sorted(a) == sorted(b)
@@ -265,9 +270,29 @@ def test_seeds_and_networks_must_match_in_number() -> None:
         fit_one(config=replace(CONFIG, batch_size=100))
 
 
-def test_resuming_with_another_model_says_so(tmp_path: Path) -> None:
+def test_progress_of_another_run_is_not_continued(tmp_path: Path) -> None:
+    """Another rate, seed or data set in the same folder starts from its own beginning."""
     config = replace(CONFIG, checkpoint_seconds=0.0)
     fit_one(config=config, progress_dirs=[tmp_path])
-    wider = models.init(models.ResNet((1,), num_classes=3, width=8), (8, 8, 3), 0)
-    with pytest.raises(JaxfairError, match="belongs to another model"):
-        next(train.fit([wider], make_data(), config, seeds=[0], progress_dirs=[tmp_path]))
+    other = replace(config, learning_rate=0.01)
+    straight, shared = fit_one(config=other), fit_one(config=other, progress_dirs=[tmp_path])
+    assert_same_bits(straight.network, shared.network)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_mistakes_are_found_when_fit_is_called_not_when_it_is_read() -> None:
+    networks = [models.init(MODULE, (8, 8, 3), 0), models.init(models.ResNet((1,), 3, 8), (8, 8, 3), 0)]
+    with pytest.raises(JaxfairError, match="networks of different modules"):
+        train.fit(networks, make_data(), CONFIG, seeds=[0, 1])
+    with pytest.raises(JaxfairError, match="there are no teachers"):
+        train.fit(networks[:1], make_data(), replace(CONFIG, distillation_weight=1.0), seeds=[0])
+    for change in ({"momentum": 1.0}, {"temperature": 0.0}, {"weight_decay": float("nan")}, {"epochs": 0}):
+        with pytest.raises(JaxfairError, match=r"give (a momentum|at least one epoch)"):
+            train.fit(networks[:1], make_data(), replace(CONFIG, **change), seeds=[0])
+
+
+def test_seeds_in_one_program_name_the_one_that_diverges() -> None:
+    good = models.init(MODULE, (8, 8, 3), 0)
+    bad = good.replace(params=jax.tree.map(lambda p: p * np.nan, good.params))
+    with pytest.raises(JaxfairError, match="The loss of seed 7 is nan at step 0;"):
+        list(train.fit([good, bad], make_data(), CONFIG, seeds=[3, 7], at_once=2))

@@ -7,6 +7,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxfair import masks
 from jaxfair.errors import JaxfairError
@@ -57,7 +58,7 @@ class DeepReduceConfig:
                 "+a and +r with the channel and resolution scale, for example C12+T+a0.5."
             )
         culled, thinned, channel, resolution = match.groups()
-        stages = tuple(int(digit) for digit in culled or "")
+        stages = tuple(sorted({int(digit) for digit in culled or ""}))
         return cls(stages, thinned is not None, float(channel or 1), float(resolution or 1), start)
 
 
@@ -91,13 +92,15 @@ def student(base: Network, image_shape: tuple[int, int, int], config: DeepReduce
         base: the trained full network.
         image_shape: (height, width, channels) of the images.
         config: what to remove.
-        seed: of fresh weights.
+        seed: fresh weights are drawn from it, other ones than ``models.init`` draws from the same seed.
 
     Raises:
         JaxfairError: as ``student_module``, or the images are too small for it.
     """
     module = student_module(base.module, config)
-    network = init(module, image_shape, seed) if config.start == "fresh" else jax.tree.map(jnp.copy, base)
+    # Another stream than the base network's seed, which would give the student the base's own initial weights.
+    fresh = int(np.random.SeedSequence([seed, 1]).generate_state(1)[0] % 2**31)
+    network = init(module, image_shape, fresh) if config.start == "fresh" else jax.tree.map(jnp.copy, base)
     return network.replace(masks=choose(network.masks, config))
 
 

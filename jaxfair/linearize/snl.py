@@ -44,7 +44,8 @@ class SnlConfig:
         rule: ``exact`` keeps the budget's number of largest masks; ``threshold`` keeps those above the threshold, at
             most the budget, as the authors' code does.
         augment: of the training images.
-        checkpoint_seconds: at most so much work is lost when the run is killed.
+        checkpoint_seconds: between checkpoints, which are written after an epoch: a killed descent loses at most this
+            and one epoch.
     """
 
     batch_size: int = 256
@@ -61,7 +62,10 @@ class SnlConfig:
 
 
 class Snapshot(NamedTuple):
-    """The network when the descent reached a budget: its weights at that moment, and 0/1 masks."""
+    """The network when the descent reached a budget: its weights at that moment, and 0/1 masks.
+
+    Its accuracy is low until it is fine-tuned (Alg. 1, line 12; ``train.SNL_FINETUNE``).
+    """
 
     budget: int
     epoch: int
@@ -120,10 +124,17 @@ class SnlStep:
 
 def check_config(config: SnlConfig, num_examples: int) -> None:
     """Raise a JaxfairError if no descent can be made by this configuration."""
-    if config.max_epochs < 1 or not config.learning_rate > 0:
+    if not 1 <= config.max_epochs <= 1_000_000 or not config.learning_rate > 0:
         raise JaxfairError(
             f"The SNL descent is to last {config.max_epochs} epochs at learning rate {config.learning_rate}; "
-            "give at least one epoch, and a positive rate."
+            "give at least one epoch (at most a million), and a positive rate."
+        )
+    pulls = 0 < config.kappa < np.inf and 1 <= config.kappa_growth < np.inf
+    if not (pulls and 0 < config.threshold < 1 and config.temperature > 0):
+        raise JaxfairError(
+            f"SNL has kappa {config.kappa}, kappa_growth {config.kappa_growth}, threshold {config.threshold} and "
+            f"temperature {config.temperature}; give a positive kappa, a growth of at least 1, a threshold between 0 "
+            "and 1 (masks start at 1), and a positive temperature."
         )
     epoch_order(num_examples, config.batch_size, 0, 0)
 
@@ -155,12 +166,28 @@ def descend(
     """
     check_images(network, data)
     check_config(config, len(data))
+    return _descend(network, data, config, budgets, seed, progress_dir, on_epoch)
+
+
+def _descend(
+    network: Network,
+    data: Dataset,
+    config: SnlConfig,
+    budgets: Sequence[float],
+    seed: int,
+    progress_dir: Path | None,
+    on_epoch: OnEpoch | None,
+) -> Iterator[Snapshot]:
     counts = sorted({masks.resolve_budget(b, masks.unit_count(network.masks)) for b in budgets}, reverse=True)
     step = SnlStep(dataclasses.replace(config, checkpoint_seconds=0, max_epochs=0, rule="exact", kappa=0))
     fixed = Fixed(jax.tree.map(jnp.copy, network), data, jnp.int32(seed))
     opt_state = optax.adam(config.learning_rate).init((network.params, network.masks))  # pyright: ignore
     carry = Descent(jax.tree.map(jnp.copy, network), opt_state, jnp.float32(config.kappa))
     lowest, first = np.int32(masks.unit_count(network.masks)), 0
+    if progress_dir is not None:
+        progress_dir = Path(progress_dir) / checkpoints.key(
+            seed, step, config.kappa, config.kappa_growth, data.fingerprint()
+        )
     if progress_dir is not None and checkpoints.latest_step(progress_dir) is not None:
         first = checkpoints.latest_step(progress_dir) or 0
         fresh = carry, lowest
@@ -169,6 +196,7 @@ def descend(
             # That descent passed a budget that is asked for only now: its snapshot has to be taken from the start.
             (carry, lowest), first = fresh, 0
     saved = time.monotonic()
+    epoch = first - 1
     for epoch in range(first, config.max_epochs):
         index = epoch_order(len(data), config.batch_size, seed, epoch)
         numbers = np.arange(epoch * len(index), (epoch + 1) * len(index), dtype=np.int32)
@@ -190,6 +218,8 @@ def descend(
         if progress_dir is not None and time.monotonic() - saved > config.checkpoint_seconds:
             checkpoints.save(progress_dir, epoch + 1, (carry, lowest))
             saved = time.monotonic()
+    if progress_dir is not None and epoch >= first:
+        checkpoints.save(progress_dir, epoch + 1, (carry, lowest))
     raise JaxfairError(
         f"SNL still had {int(lowest)} ReLUs after {config.max_epochs} epochs, above the budget {counts[0]}; "
         "raise kappa or max_epochs, and keep the learning rate well below the threshold."
