@@ -1,8 +1,65 @@
-"""Distances to the decision boundary."""
+"""Distances to the decision boundary.
+
+A distance is positive for a correctly classified example: how far the nearest point is where its label is no longer the
+prediction. It is negative for a misclassified one: minus how far the nearest point is where its label becomes the
+prediction. Both are distances to the boundary of the label's region, ``z_label = max_{k != label} z_k``; the sign is
+the side. They are L2 norms in the network's input; for normalised images, in units of the normalisation.
+
+``logits_fn(x)`` has its parameters bound (``bind``), and each example's logits depend on that example alone, as they do
+in evaluation mode. Its matrix products run in full float32 on every device. NaN in logits makes a distance NaN.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jax.core import Tracer
+from jax.tree_util import Partial, all_leaves
+from jaxtyping import Array, Float, Int
+
+from jaxfair.errors import JaxfairError
+
+LogitsFn = Callable[[Any], Float[Array, "n c"]]
+Inputs = Float[Array, "n *shape"] | Float[np.ndarray, "n *shape"]
+Labels = Int[Array, " n"] | Int[np.ndarray, " n"]
+
+GROWTH = 1.25  # of the bracketing points' distances; nearer to 1 misses fewer crossings and costs more forward passes
+
+_logits = jax.jit(lambda logits_fn, x: logits_fn(x))
+_scale, _select = jax.vmap(jnp.multiply), jax.vmap(jnp.where)  # the first argument is one number for each example
+_call = jax.jit(lambda step, carry, fixed: step(carry, fixed), static_argnums=0)
+
+
+class LinearizedDistance(NamedTuple):
+    """Distances to the boundary of the network linearised at each example.
+
+    Attributes:
+        distance: signed, in L2 of the input, shape (n,).
+        nearest: the class whose boundary with the label is meant, shape (n,).
+    """
+
+    distance: Array
+    nearest: Array
+
+
+class DeepFool(NamedTuple):
+    """Points across the boundary, and how far they are.
+
+    Attributes:
+        distance: signed L2 norm of the perturbation, shape (n,); infinite where no boundary was crossed.
+        perturbed: the points where the search ended, shape (n, *shape).
+        steps: linearisations used, shape (n,).
+        success: whether the point is across the boundary, shape (n,).
+    """
+
+    distance: Array
+    perturbed: Array
+    steps: Array
+    success: Array
 
 
 def softmax_gap(logits: Float[Array, "n c"]) -> Float[Array, " n"]:
@@ -10,6 +67,233 @@ def softmax_gap(logits: Float[Array, "n c"]) -> Float[Array, " n"]:
 
     The distance to the decision boundary as the code of Das et al. 2024 has it. It ignores the label: a confidently
     wrong example is far from the boundary.
+
+    Raises:
+        JaxfairError: there are fewer than two classes.
     """
+    _check_classes(logits.shape)
     top = jax.lax.top_k(jax.nn.softmax(logits), 2)[0]
     return jnp.asarray(top[:, 0] - top[:, 1])
+
+
+def signed_softmax_gap(logits: Float[Array, "n c"], label: Labels) -> Float[Array, " n"]:
+    """Return the label's softmax score minus the largest other, in [-1, 1]; negative where misclassified.
+
+    Equals ``softmax_gap`` for a correctly classified example. Differentiable.
+
+    Raises:
+        JaxfairError: there are fewer than two classes, or a label is not one of them.
+    """
+    _check_classes(logits.shape, label)
+    return _margin(jax.nn.softmax(logits), jnp.asarray(label))
+
+
+def bind(logits_fn: Callable[[Any, Any], Array], params: Any) -> Partial:
+    """Return ``x -> logits_fn(params, x)`` as a pytree, for ``models.frozen`` and functions like it.
+
+    Networks of one module bound this way share the compiled functions of this file; a lambda is compiled for itself.
+    """
+    # A Partial of a Partial would hide the inner one's arrays from jit.
+    inner = logits_fn if isinstance(logits_fn, Partial) else Partial(logits_fn)
+    return Partial(inner.func, *inner.args, params, **inner.keywords)
+
+
+def linearized_distance(logits_fn: LogitsFn, x: Inputs, label: Labels, *, chunk_size: int = 128) -> LinearizedDistance:
+    """Compute ``min_{k != label} (z_label - z_k) / ||grad_x (z_label - z_k)||``, over all classes.
+
+    For an affine network this is exact where the label is predicted: the label's region is a polyhedron and the example
+    inside it. For a misclassified one the minimum is minus the largest distance to a half-space ``z_label > z_k`` that
+    it is not in. All those classes have to be overcome: a lower bound of the distance to the label's region, exact
+    where overcoming one overcomes all, as with two classes. Where a gap has no gradient it is infinite, with its sign.
+
+    Args:
+        logits_fn: ``x -> logits``, parameters bound.
+        x: inputs, floating point.
+        label: in 0..C-1.
+        chunk_size: examples at once; memory is that of ``chunk_size * C`` examples' gradients.
+
+    Raises:
+        JaxfairError: no example, fewer than two classes, a label that is not one of them, or shapes that do not match.
+    """
+    return LinearizedDistance(*_over_chunks(lambda *chunk: _linearize(*chunk)[:2], logits_fn, x, label, chunk_size))
+
+
+def distance_along_gradient(
+    logits_fn: LogitsFn, x: Inputs, label: Labels, max_distance: float, tolerance: float, *, chunk_size: int = 128
+) -> Float[Array, " n"]:
+    """Find how far the boundary is along the gradient of the gap to the nearest class, by bracketing and bisection.
+
+    A straight line leaves a correctly classified example down the gradient of ``z_label - z_k``, ``k`` the nearest
+    class of ``linearized_distance``, and a misclassified one up that gradient, until the prediction stops being, or
+    becomes, the label. Points at ``tolerance * 1.25^i`` bracket the change; bisection keeps one end of the bracket on
+    either side of it. The far end is returned: its magnitude is at least the distance to the boundary, and at most
+    ``tolerance`` (or rounding of ``x``, where that is larger) above that of a crossing. A line that crosses and comes
+    back between two of those points is taken not to have crossed.
+
+    Args:
+        logits_fn: ``x -> logits``, parameters bound.
+        x: inputs, floating point.
+        label: in 0..C-1.
+        max_distance: where to give up, in L2 of the input; the result is then infinite, with the example's sign.
+        tolerance: width of the final bracket, in L2 of the input.
+        chunk_size: examples at once, as for ``linearized_distance``.
+
+    Raises:
+        JaxfairError: as ``linearized_distance``; or not ``0 < tolerance <= max_distance < inf``.
+    """
+    if not 0 < tolerance <= max_distance < math.inf:
+        raise JaxfairError(f"tolerance is {tolerance} and max_distance {max_distance}; give 0 < tolerance <= distance.")
+    range_ = math.log(max_distance / tolerance)
+    max_steps = math.ceil(range_ / math.log(GROWTH)) + math.ceil(range_ / math.log(2)) + 2
+    return _over_chunks(_line_chunk, logits_fn, x, label, chunk_size, max_steps, tolerance, max_distance)
+
+
+def deepfool(
+    logits_fn: LogitsFn,
+    x: Inputs,
+    label: Labels | None = None,
+    *,
+    max_steps: int = 50,
+    overshoot: float = 0.02,
+    chunk_size: int = 128,
+) -> DeepFool:
+    """Walk to the boundary by repeated linearisation (Moosavi-Dezfooli et al. 2016, Alg. 2, L2, all classes).
+
+    Each step adds the projection onto the nearest boundary of the network linearised at
+    ``x + (1 + overshoot) * (sum of the steps so far)``, the point that is also tested and returned, as in the authors'
+    code and in Foolbox; their 1e-4 added to each step's length is left out, so distances scale with the input.
+    A misclassified example is led to its label: each step projects onto the most violated boundary ``z_label = z_k``;
+    at a sharp corner of the label's region that takes many. In both cases the point ends across the label's boundary,
+    so the norm is an upper bound of the distance to it; for an affine network and a correct example it is
+    ``1 + overshoot`` times the distance, after one step.
+
+    Args:
+        logits_fn: ``x -> logits``, parameters bound.
+        x: inputs, floating point; no range of pixels confines the search.
+        label: in 0..C-1; None takes each example's prediction, as published, and no distance is negative.
+        max_steps: linearisations at most (50 in the authors' code).
+        overshoot: share added to the perturbation, so that the boundary is crossed (0.02 in the authors' code).
+        chunk_size: examples at once, as for ``linearized_distance``.
+
+    Raises:
+        JaxfairError: as ``linearized_distance``; ``max_steps`` below 1, or ``overshoot`` negative.
+    """
+    if max_steps < 1 or not 0 <= overshoot < math.inf:
+        raise JaxfairError(f"max_steps is {max_steps} and overshoot {overshoot}; give at least 1 and at least 0.")
+    return _over_chunks(_deepfool_chunk, logits_fn, x, label, chunk_size, max_steps, overshoot)
+
+
+def _over_chunks(function: Callable, logits_fn: LogitsFn, x: Any, label: Any, chunk_size: int, *options: Any) -> Any:
+    """Apply ``function(logits_fn, x, label, *options)`` to chunks of one size, the last padded."""
+    if len(x) == 0 or chunk_size < 1:
+        raise JaxfairError(f"There are {len(x)} examples and chunk_size is {chunk_size}; both must be at least 1.")
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise JaxfairError(f"Inputs are {x.dtype}; distances need the floating-point input that the network is given.")
+    if label is not None and len(label) != len(x):
+        raise JaxfairError(f"There are {len(x)} inputs and {len(label)} labels.")
+    logits_fn = Partial(logits_fn) if all_leaves([logits_fn]) else logits_fn  # a plain function is a leaf
+    size, results = min(chunk_size, len(x)), []
+    with jax.default_matmul_precision("highest"):
+        _check_classes(jax.eval_shape(_logits, logits_fn, x[:size]).shape, label)
+        for start in range(0, len(x), size):
+            index = np.minimum(np.arange(start, start + size), len(x) - 1)
+            points = jnp.asarray(x[index])
+            own = _logits(logits_fn, points).argmax(axis=1) if label is None else jnp.asarray(label[index])
+            results.append(function(logits_fn, points, own, *options))
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts)[: len(x)], *results)
+
+
+def _check_classes(shape: tuple[int, ...], label: Any = None) -> None:
+    if len(shape) != 2 or shape[1] < 2:
+        raise JaxfairError(f"Logits have shape {shape}; a boundary needs (examples, classes) with at least 2 classes.")
+    traced = label is None or isinstance(label, Tracer)
+    if not traced and (wrong := np.setdiff1d(np.asarray(label), np.arange(shape[1]))).size:
+        raise JaxfairError(f"Labels {wrong[:5].tolist()} are not among the {shape[1]} classes, which count from 0.")
+
+
+def _margin(scores: Float[Array, "n c"], label: Int[Array, " n"]) -> Float[Array, " n"]:
+    """Return the label's score minus the largest other."""
+    own = jax.nn.one_hot(label, scores.shape[1], dtype=bool)
+    return jnp.take_along_axis(scores, label[:, None], axis=1)[:, 0] - jnp.where(own, -jnp.inf, scores).max(axis=1)
+
+
+@jax.jit
+def _linearize(logits_fn: LogitsFn, x: Float[Array, "n *shape"], label: Int[Array, " n"]) -> tuple[Array, Array, Array]:
+    """Return signed distance and nearest class, shape (n,), and the gap's unit gradient (0 where it vanishes)."""
+    logits, pull_back = jax.vjp(logits_fn, x)
+    own = jax.nn.one_hot(label, logits.shape[1], dtype=logits.dtype)
+    gap = (jnp.take_along_axis(logits, label[:, None], axis=1) - logits).T
+    # Gradients of the gaps, shape (classes, n, *shape), by their cotangents: differences of gradients would cancel.
+    cotangents = own - jnp.eye(logits.shape[1], dtype=own.dtype)[:, None]
+    gradients = jax.vmap(lambda cotangent: pull_back(cotangent)[0])(cotangents)
+    norms = jnp.sqrt((gradients**2).sum(axis=tuple(range(2, gradients.ndim))))
+    distances = jnp.where(own.T == 1, jnp.inf, jnp.where(gap == 0, 0, gap / norms))
+    nearest = jnp.argmin(distances, axis=0)
+    chosen = (nearest, jnp.arange(len(x)))
+    length = norms[chosen]
+    return distances[chosen], nearest, _scale(jnp.where(length > 0, 1 / length, 0), gradients[chosen])
+
+
+def _side(logits_fn: LogitsFn, x: Array, label: Array) -> Float[Array, " n"]:
+    """Return 1 where the label is the prediction, -1 where it is not, 0 on the boundary; NaN stays NaN."""
+    return jnp.sign(_margin(_logits(logits_fn, x), label)).astype(x.dtype)
+
+
+def _line_chunk(logits_fn: LogitsFn, x: Array, label: Array, max_steps: int, tolerance: float, limit: float) -> Array:
+    side = _side(logits_fn, x, label)
+    direction = _scale(-side, _linearize(logits_fn, x, label)[2])
+    far = jnp.where(side == 0, 0, jnp.full_like(side, jnp.inf))
+    carry = (jnp.abs(side) != 1, jnp.zeros_like(side), far, jnp.full_like(side, tolerance))
+    fixed = (logits_fn, x, label, side, direction, tolerance, limit)
+    return side * _iterate(_line_step, carry, fixed, max_steps)[2]
+
+
+def _line_step(carry: tuple[Array, ...], fixed: tuple) -> tuple[Array, ...]:
+    """Halve the bracket ``(near, far]`` of each example that has one; look further out for one that has not."""
+    done, near, far, probe = carry
+    logits_fn, x, label, side, direction, tolerance, limit = fixed
+    t = jnp.where(jnp.isfinite(far), (near + far) / 2, probe)
+    crossed = side * _margin(logits_fn(x + _scale(t, direction)), label) <= 0
+    near, far = jnp.where(crossed, near, t), jnp.where(crossed & ~done, t, far)
+    done = done | (far - near <= tolerance) | (jnp.isinf(far) & (probe >= limit))
+    return done, near, far, jnp.minimum(GROWTH * probe, limit)
+
+
+def _deepfool_chunk(logits_fn: LogitsFn, x: Array, label: Array, max_steps: int, overshoot: float) -> DeepFool:
+    side = _side(logits_fn, x, label)
+    carry = (jnp.abs(side) != 1, jnp.zeros_like(x), jnp.zeros(len(x), jnp.int32))
+    done, total, steps = _iterate(_deepfool_step, carry, (logits_fn, x, label, side, overshoot), max_steps)
+    success = done & ~jnp.isnan(side)
+    perturbation = (1 + overshoot) * total
+    norm = jnp.sqrt((perturbation**2).sum(axis=tuple(range(1, x.ndim))))
+    return DeepFool(side * jnp.where(success, norm, jnp.inf), x + perturbation, steps, success)
+
+
+def _deepfool_step(carry: tuple[Array, ...], fixed: tuple) -> tuple[Array, ...]:
+    done, total, steps = carry
+    logits_fn, x, label, side, overshoot = fixed
+    distance, _, direction = _linearize(logits_fn, x + (1 + overshoot) * total, label)
+    total = _select(done | ~jnp.isfinite(distance), total, total - _scale(distance, direction))
+    crossed = side * _margin(logits_fn(x + (1 + overshoot) * total), label) <= 0
+    return done | crossed, total, steps + ~done
+
+
+def _iterate(step: Callable[[Any, Any], Any], carry: Any, fixed: Any, max_steps: int) -> Any:
+    """Repeat ``carry = step(carry, fixed)`` until its first array, of booleans, is all true.
+
+    On CPU each step is a call of its own (see ``loops``); elsewhere, or where a caller traces, one ``while_loop``.
+    """
+    traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((carry, fixed)))
+    if traced or jax.default_backend() != "cpu":
+        return _while(step, carry, fixed, max_steps)
+    for _ in range(max_steps):
+        if carry[0].all():
+            break
+        carry = _call(step, carry, fixed)
+    return carry
+
+
+@partial(jax.jit, static_argnames=("step",))
+def _while(step: Callable, carry: Any, fixed: Any, max_steps: int | Array) -> Any:
+    start = (jnp.asarray(max_steps), carry)
+    return jax.lax.while_loop(lambda s: (s[0] > 0) & ~s[1][0].all(), lambda s: (s[0] - 1, step(s[1], fixed)), start)[1]

@@ -1,0 +1,259 @@
+"""The theorems' terms for each group, against what happened.
+
+Theorem 4.4 of Das et al. 2024 and Theorem 4.1 of Nelaturu et al. 2024 expand a group's loss to second order around the
+parameters ``theta`` at which its gradient and Hessian were taken. They leave out a term of third order, so a bound that
+does not hold is no contradiction: it says that the parameters moved too far for the expansion.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jax.tree_util import Partial
+from jaxtyping import Array, Float, Int
+
+from jaxfair import lanczos
+from jaxfair.errors import JaxfairError
+
+LogitsFn = Callable[[Any, Any], Float[Array, "n c"]]
+Values = float | Float[np.ndarray, " g"] | Float[Array, " g"]
+Form = Literal["logit", "printed"]
+
+
+class TaylorBound(NamedTuple):
+    """The terms of a second-order bound and the loss difference it bounds; arrays of length num_groups, losses in nats.
+
+    Attributes:
+        first: ``||g_a|| d``.
+        second: ``1/2 lambda d^2``; negative where the loss curves down in every direction.
+        bound: their sum.
+        actual: the loss difference that was seen.
+        holds: whether ``actual <= bound``; False where either is NaN.
+        tightness: ``actual / bound``, 1 for a bound that is met exactly; NaN where the bound is not positive or either
+            is NaN, which tells a bound that does not hold from one that is not known.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    bound: np.ndarray
+    actual: np.ndarray
+    holds: np.ndarray
+    tightness: np.ndarray
+
+
+class HessianBound(NamedTuple):
+    """Proposition 4.5: a bound of a group's largest Hessian eigenvalue; arrays of length num_groups.
+
+    Attributes:
+        bound: the sum of the two terms.
+        gradient_term: the share of the scores' gradients, largest for examples near the decision boundary.
+        curvature_term: the share of the scores' Hessians.
+        converged: whether Lanczos met its tolerance for every example; do not trust the bound where it did not.
+    """
+
+    bound: np.ndarray
+    gradient_term: np.ndarray
+    curvature_term: np.ndarray
+    converged: np.ndarray
+
+
+def parameter_distance(params: Any, other: Any) -> float:
+    """Compute ``||other - params||_2`` over all leaves, in float64.
+
+    Between two networks trained apart it ignores the symmetries of the parametrisation: permuted units compute the same
+    function at a distance.
+
+    Raises:
+        JaxfairError: the two do not have the same structure and shapes.
+    """
+    leaves, others = jax.tree.leaves(params), jax.tree.leaves(other)
+    same = jax.tree.structure(params) == jax.tree.structure(other)
+    if not same or any(np.shape(a) != np.shape(b) for a, b in zip(leaves, others, strict=True)):
+        raise JaxfairError("The two parameter trees differ in structure or shapes; compare networks of one module.")
+    squares = [((np.asarray(a, float) - np.asarray(b, float)) ** 2).sum() for a, b in zip(leaves, others, strict=True)]
+    return float(np.sqrt(sum(squares)))
+
+
+def excess_loss_bound(
+    gradient_norm: Values, top_eigenvalue: Values, distance: Values, excess_loss: Values
+) -> TaylorBound:
+    """Compare a group's excess loss with ``||g_a|| d + 1/2 lambda(H_a) d^2`` (Das et al. 2024, Theorem 4.4).
+
+    ``lambda`` is the largest algebraic eigenvalue, which suffices for this one-sided bound, and exact for a quadratic
+    loss. Lanczos approaches it from below: add the residual to be on the safe side.
+
+    Args:
+        gradient_norm: ``||g_a||`` of each group, at the parameters before the change.
+        top_eigenvalue: ``lambda(H_a)`` of each group, there.
+        distance: ``d = ||theta_r - theta||``, L2; one number, or one for each group.
+        excess_loss: ``J(theta_r; D_a) - J(theta; D_a)``, in nats; negative where the loss fell.
+
+    Raises:
+        JaxfairError: shapes do not match, or a norm or distance is negative.
+    """
+    return _taylor(gradient_norm, top_eigenvalue, distance, excess_loss)
+
+
+def sensitivity_bound(
+    gradient_norm: Values,
+    top_eigenvalue: Values,
+    distance: Values,
+    sensitivity: Values,
+    *,
+    bottom_eigenvalue: Values | None = None,
+) -> TaylorBound:
+    """Compare a group's hardware sensitivity with the bound of Nelaturu et al. 2024, Theorem 4.1.
+
+    The sensitivity is an absolute difference, ``max_m' |J(theta_m; D_a) - J(theta_m'; D_a)|``, and a loss can fall as
+    well as rise. The theorem as printed, with the largest algebraic eigenvalue, bounds only the rise: where the Hessian
+    has a negative eigenvalue of larger magnitude it can fail even for a quadratic loss. With ``bottom_eigenvalue`` the
+    second term is ``1/2 max(lambda_max, -lambda_min) rho^2``, which bounds both.
+
+    Args:
+        gradient_norm: ``||g_a||`` of each group, at the reference hardware's parameters.
+        top_eigenvalue: the largest eigenvalue of ``H_a`` of each group, there.
+        distance: ``rho``, the largest L2 distance to another hardware's parameters; one number, or one for each group.
+        sensitivity: of each group, in nats.
+        bottom_eigenvalue: the smallest (most negative) eigenvalue of ``H_a``; None for the theorem as printed.
+
+    Raises:
+        JaxfairError: shapes do not match, or a norm, distance or sensitivity is negative.
+    """
+    if (np.asarray(sensitivity) < 0).any():
+        raise JaxfairError(f"A sensitivity is {np.nanmin(sensitivity)}; it is an absolute difference, at least 0.")
+    if bottom_eigenvalue is not None:
+        top_eigenvalue = np.maximum(np.asarray(top_eigenvalue, float), -np.asarray(bottom_eigenvalue, float))
+    return _taylor(gradient_norm, top_eigenvalue, distance, sensitivity)
+
+
+def binary_hessian_bound(
+    logits_fn: LogitsFn,
+    params: Any,
+    x: Float[Array, "n *shape"],
+    y: Int[Array, " n"] | Int[np.ndarray, " n"],
+    weights: Float[Array, "g n"] | Float[np.ndarray, "g n"],
+    *,
+    form: Form = "logit",
+    dense_size: int = 256,
+    tolerance: float = 1e-3,
+    max_steps: int = 50,
+    seed: int = 0,
+) -> HessianBound:
+    """Bound the largest Hessian eigenvalue of a binary classifier's cross-entropy (Das et al. 2024, Prop. 4.5).
+
+    With ``z = logit_1 - logit_0``, ``h = sigmoid(z)`` and derivatives in the parameters, an example's Hessian is::
+
+        h (1 - h) grad z grad z^T + (h - y) hess z
+          = (y / h^2 + (1 - y) / (1 - h)^2) grad h grad h^T + (h - y) / (h (1 - h)) hess h
+
+    ``form="logit"`` is the sum of the first line's largest eigenvalues, an upper bound of ``lambda(H_a)``::
+
+        sum_i w_i [ h (1 - h) ||grad z||^2 + |h - y| lambda(sign(h - y) hess z) ]
+
+    ``form="printed"`` is the proposition as printed, with the probability in every place,
+    ``sum_i w_i [ h (1 - h) ||grad h||^2 + |h - y| lambda(hess h) ]``. That is NOT an upper bound: its weights belong to
+    derivatives of ``z``, not of ``h`` (for ``z = theta`` at 0 it gives 1/64 for a Hessian of 1/4), and for ``y = 1``,
+    whichever of the two is derived, it is the lowest eigenvalue of the score's Hessian that counts (for
+    ``z = -theta^2`` at 0 it gives -1/4 for a Hessian of 1). It is offered for comparison.
+
+    Args:
+        logits_fn: ``(params, x) -> logits`` of two classes, in evaluation mode.
+        params: pytree of floating-point arrays.
+        x: inputs.
+        y: labels, 0 or 1.
+        weights: ``groups.group_weights(group, num_groups)``; examples of weight 0 cost nothing.
+        form: see above.
+        dense_size: up to so many parameters ``lambda`` comes from the dense Hessian of each example's score; above, it
+            is the Lanczos value plus its residual, within which lies an eigenvalue: the largest, unless Lanczos stopped
+            before it saw that one.
+        tolerance: relative residual at which Lanczos stops.
+        max_steps: Hessian-vector products at most, for each example.
+        seed: of Lanczos' start vector.
+
+    Raises:
+        JaxfairError: shapes do not match, there are not two classes, or a value is not finite.
+    """
+    from scipy.special import expit
+
+    logits_fn = logits_fn if isinstance(logits_fn, Partial) else Partial(logits_fn)
+    weights = np.asarray(weights, float)
+    _check(logits_fn, params, x, y, weights, form)
+    flat, unravel = ravel_pytree(params)
+    start = np.random.default_rng(seed).standard_normal(flat.size).astype(flat.dtype)
+    terms, converged = np.zeros((2, len(x))), np.ones(len(x), bool)
+    with jax.default_matmul_precision("highest"):
+        for i in np.flatnonzero((weights != 0).any(axis=0)):
+            score = Partial(_score, logits_fn, x[i : i + 1])
+            z, squared_norm = map(float, _logit_and_squared_norm(score, params, form))
+            if not (np.isfinite(z) and np.isfinite(squared_norm)):
+                raise JaxfairError(f"The score or gradient of example {i} is not finite; check data and parameters.")
+            h, miss = expit(z), expit(-z if y[i] else z)  # miss = |h - y|, without cancellation
+            sign = -1 if form == "logit" and y[i] else 1
+            if flat.size <= dense_size:
+                top = np.linalg.eigvalsh(sign * np.asarray(_hessian(score, params, form), float))[-1]
+            else:
+                product = partial(_product, score, params, form=form)
+                found = lanczos.extreme_eigenvalues(
+                    lambda v, product=product, sign=sign: sign * product(unravel(jnp.asarray(v))),
+                    start,
+                    tolerance=tolerance,
+                    max_steps=max_steps,
+                )
+                top, converged[i] = found.values[0] + found.residuals[0], found.converged
+            terms[:, i] = h * expit(-z) * squared_norm, miss * top
+    gradient_term, curvature_term = terms @ weights.T
+    settled = ~((weights != 0) & ~converged).any(axis=1)
+    return HessianBound(gradient_term + curvature_term, gradient_term, curvature_term, settled)
+
+
+def _taylor(gradient_norm: Values, eigenvalue: Values, distance: Values, actual: Values) -> TaylorBound:
+    values = [np.atleast_1d(np.asarray(value, float)) for value in (gradient_norm, eigenvalue, distance, actual)]
+    shapes = [value.shape for value in values]
+    if len({shape for shape in shapes if shape != (1,)}) > 1 or any(len(shape) > 1 for shape in shapes):
+        raise JaxfairError(f"Gradient norms, eigenvalues, distances and losses have shapes {shapes}; give one a group.")
+    g, top, d, seen = np.broadcast_arrays(*values)
+    if (g < 0).any() or (d < 0).any():
+        raise JaxfairError("A gradient norm or a distance is negative; give L2 norms.")
+    first, second = g * d, 0.5 * top * d**2
+    bound = first + second
+    tightness = np.divide(seen, bound, out=np.full(bound.shape, np.nan), where=bound > 0)
+    return TaylorBound(first, second, bound, np.array(seen), seen <= bound, tightness)
+
+
+def _check(logits_fn: Partial, params: Any, x: Any, y: Any, weights: np.ndarray, form: Form) -> None:
+    if not len(x) == len(y) == weights.shape[1] > 0:
+        raise JaxfairError(f"There are {len(x)} inputs, {len(y)} labels and weights for {weights.shape[1]}.")
+    shape = jax.eval_shape(logits_fn, params, x[:1]).shape
+    if shape != (1, 2) or not np.isin(np.asarray(y), (0, 1)).all():
+        raise JaxfairError(
+            f"An example's logits have shape {shape}; the proposition is for two classes, labels 0 and 1."
+        )
+    if form not in get_args(Form):
+        raise JaxfairError(f"form is {form!r}; choose from {', '.join(get_args(Form))}.")
+
+
+def _score(logits_fn: Partial, x: Float[Array, "1 *shape"], params: Any, form: Form) -> Float[Array, ""]:
+    logits = logits_fn(params, x)[0]
+    z = logits[1] - logits[0]
+    return z if form == "logit" else jax.nn.sigmoid(z)
+
+
+@partial(jax.jit, static_argnames=("form",))
+def _logit_and_squared_norm(score: Partial, params: Any, form: Form) -> tuple[Array, Array]:
+    gradient = ravel_pytree(jax.grad(score)(params, form))[0]
+    return score(params, "logit"), jnp.vdot(gradient, gradient)
+
+
+@partial(jax.jit, static_argnames=("form",))
+def _hessian(score: Partial, params: Any, form: Form) -> Float[Array, "p p"]:
+    flat, unravel = ravel_pytree(params)
+    return jax.hessian(lambda p: score(unravel(p), form))(flat)
+
+
+@partial(jax.jit, static_argnames=("form",))
+def _product(score: Partial, params: Any, v: Any, *, form: Form) -> Float[Array, " p"]:
+    return ravel_pytree(jax.jvp(lambda p: jax.grad(score)(p, form), (params,), (v,))[1])[0]

@@ -1,0 +1,459 @@
+"""Distances to the decision boundary: closed forms, polyhedra, properties, and Foolbox's DeepFool."""
+
+import itertools
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from jax.tree_util import Partial
+from scipy.special import softmax
+
+from jaxfair import margins, models
+from jaxfair.errors import JaxfairError
+
+logits = arrays(np.float32, (3, 4), elements=st.floats(-20, 20, width=32))
+# Scores are at most 1; exponentials of float32 logits of size 20 are off by up to 20 * 6e-8.
+ATOL = 4e-6
+# Closed forms in float64: some tens of roundings of numbers of size 1 to 100.
+EXACT: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-9}
+N, SHAPE, CLASSES = 40, (2, 2), 4
+OVERSHOOT, TOLERANCE, FAR = 0.02, 1e-6, 1e4
+seeds = st.integers(0, 2**32 - 1)
+few = hypothesis_settings(max_examples=25)
+
+
+def affine(params: tuple[jax.Array, jax.Array], x: jax.Array) -> jax.Array:
+    weights, bias = params
+    return x.reshape(len(x), -1) @ weights.T + bias
+
+
+def disc(radius: jax.Array, x: jax.Array) -> jax.Array:
+    """Return logits whose class 0 is the inside of a disc."""
+    inside = radius**2 - (x**2).sum(axis=1)
+    return jnp.stack([inside, jnp.zeros_like(inside)], axis=1)
+
+
+def convolutional(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+    """Compute the network of ``make_deepfool_reference.py``."""
+    conv = partial(jax.lax.conv_general_dilated, padding=[(1, 1), (1, 1)], dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    x = jax.nn.relu(conv(x, params["conv1"], (1, 1)) + params["bias1"])
+    x = jax.nn.relu(conv(x, params["conv2"], (2, 2)) + params["bias2"])
+    x = jax.nn.relu(x.reshape(len(x), -1) @ params["dense3"] + params["bias3"])
+    return x @ params["dense4"] + params["bias4"]
+
+
+def line(logits_fn: Any, x: Any, label: Any, **options: Any) -> jax.Array:
+    return margins.distance_along_gradient(logits_fn, x, label, FAR, TOLERANCE, **options)
+
+
+def affine_case(seed: int, classes: int = CLASSES) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray, np.ndarray]:
+    """Return parameters, inputs and labels; with random labels most examples are misclassified."""
+    rng = np.random.default_rng(seed)
+    params = rng.normal(size=(classes, int(np.prod(SHAPE)))), rng.normal(size=classes)
+    x = 2 * rng.normal(size=(N, *SHAPE))
+    label = np.asarray(affine(params, x)).argmax(axis=1)  # pyright: ignore[reportArgumentType]
+    return params, x, np.where(rng.random(N) < 0.5, label, rng.integers(classes, size=N))
+
+
+def half_spaces(params: tuple[np.ndarray, np.ndarray], label: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return unit normals and offsets of the half-spaces ``a x + b >= 0`` that make the label's region."""
+    weights, bias = params
+    others = np.arange(len(bias)) != label
+    normals, offsets = weights[label] - weights[others], bias[label] - bias[others]
+    lengths = np.linalg.norm(normals, axis=1)
+    return normals / lengths[:, None], offsets / lengths
+
+
+def polyhedron_distance(normals: np.ndarray, offsets: np.ndarray, x: np.ndarray) -> float:
+    """Return the distance of ``x`` to ``{z : a z + b >= 0}``: the nearest projection on any face that lies in it."""
+    best = np.inf
+    for size in range(len(offsets) + 1):
+        for active in map(list, itertools.combinations(range(len(offsets)), size)):
+            step = np.linalg.pinv(normals[active]) @ -(normals[active] @ x + offsets[active])
+            if (normals @ (x + step) + offsets >= -1e-9).all():
+                best = min(best, float(np.linalg.norm(step)))
+    return best
+
+
+def signed_distances(params: tuple[np.ndarray, np.ndarray], x: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Return the true signed distances of an affine network."""
+    result = []
+    for point, own in zip(x.reshape(len(x), -1), label, strict=True):
+        normals, offsets = half_spaces(params, own)
+        inside = (normals @ point + offsets).min()
+        result.append(inside if inside >= 0 else -polyhedron_distance(normals, offsets, point))
+    return np.array(result)
+
+
+def test_two_classes() -> None:
+    """The gap is ``tanh(|z_1 - z_2| / 2)``, and signed, ``tanh((z_label - z_other) / 2)``."""
+    z = jnp.array([[0.0, 0.0], [1.0, 0.0], [-3.0, 1.0], [0.0, 100.0]])
+    np.testing.assert_allclose(margins.softmax_gap(z), np.tanh([0, 0.5, 2, 50]), atol=ATOL)
+    signed = margins.signed_softmax_gap(z, jnp.zeros(4, int))
+    np.testing.assert_allclose(signed, np.tanh([0, 0.5, -2, -50]), atol=ATOL)
+
+
+@given(logits)
+def test_against_sorted_scores(z: np.ndarray) -> None:
+    scores = np.sort(softmax(z.astype(np.float64), axis=1))
+    found = np.asarray(margins.softmax_gap(jnp.asarray(z)))
+    np.testing.assert_allclose(found, scores[:, -1] - scores[:, -2], atol=ATOL)
+    assert ((found >= 0) & (found <= 1)).all()
+
+
+@given(logits, st.permutations(range(4)), st.floats(-20, 20, width=32))
+def test_order_of_classes_and_a_common_shift_do_not_matter(z: np.ndarray, order: list[int], shift: float) -> None:
+    moved = z[:, order] + np.float32(shift)
+    np.testing.assert_allclose(margins.softmax_gap(jnp.asarray(moved)), margins.softmax_gap(jnp.asarray(z)), atol=ATOL)
+
+
+@given(logits)
+def test_a_tie_is_on_the_boundary(z: np.ndarray) -> None:
+    z[:, 2] = z.max(axis=1)
+    z[:, 0] = z[:, 2]
+    np.testing.assert_array_equal(margins.softmax_gap(jnp.asarray(z)), 0)
+    np.testing.assert_array_equal(margins.signed_softmax_gap(jnp.asarray(z), np.full(3, 2)), 0)
+
+
+@given(logits)
+def test_signed_gap_is_the_gap_of_a_correct_example_and_negative_of_a_wrong_one(z: np.ndarray) -> None:
+    scores = softmax(z.astype(np.float64), axis=1)
+    signed = np.stack([margins.signed_softmax_gap(jnp.asarray(z), np.full(3, k)) for k in range(4)], axis=1)
+    np.testing.assert_allclose(signed.max(axis=1), margins.softmax_gap(jnp.asarray(z)), atol=ATOL)
+    for k in range(4):
+        np.testing.assert_allclose(signed[:, k], scores[:, k] - np.delete(scores, k, axis=1).max(axis=1), atol=ATOL)
+
+
+@few
+@given(seeds, st.sampled_from([2, CLASSES]))
+def test_affine_networks(seed: int, classes: int) -> None:
+    """Exact inside the label's region; outside a lower bound, exact where one projection reaches the region."""
+    params, x, label = affine_case(seed, classes)
+    true = signed_distances(params, x, label)
+    with jax.enable_x64(True):
+        found, nearest = map(np.asarray, margins.linearized_distance(margins.bind(affine, params), x, label))
+    np.testing.assert_allclose(found[true >= 0], true[true >= 0], **EXACT)
+    assert (found[true < 0] < 0).all()
+    assert (found >= true - 1e-9).all()
+    assert (nearest != label).all()
+    for i in np.flatnonzero(true < 0):
+        normals, offsets = half_spaces(params, label[i])
+        signed = normals @ x[i].ravel() + offsets
+        assert found[i] == pytest.approx(signed.min(), abs=1e-9)
+        assert np.delete(np.arange(classes), label[i])[signed.argmin()] == nearest[i]
+        reached = x[i].ravel() - signed.min() * normals[signed.argmin()]
+        if classes == 2 or (normals @ reached + offsets >= 0).all():
+            assert found[i] == pytest.approx(true[i], abs=1e-9)
+
+
+@few
+@given(seeds, st.sampled_from([2, CLASSES]))
+def test_along_the_gradient_of_affine_networks(seed: int, classes: int) -> None:
+    """The linearised distance for a correct example; for a wrong one, where the line enters the label's region."""
+    params, x, label = affine_case(seed, classes)
+    expected = []
+    for point, own in zip(x.reshape(N, -1), label, strict=True):
+        normals, offsets = half_spaces(params, own)
+        signed = normals @ point + offsets
+        speed = normals @ normals[signed.argmin()]
+        if signed.min() > 0:
+            expected.append(signed.min())
+            continue
+        with np.errstate(divide="ignore"):
+            crossing = -signed / speed
+        enter = crossing[signed < 0].max() if (speed[signed < 0] > 0).all() else np.inf
+        leave = crossing[speed < 0].min(initial=np.inf, where=signed[speed < 0] >= 0)
+        expected.append(-enter if enter < leave else -np.inf)
+    with jax.enable_x64(True):
+        found = np.asarray(line(margins.bind(affine, params), x, label))
+    # A stay inside the region that is shorter than the bracket may be overlooked, and found is then infinite.
+    met = np.isfinite(found)
+    error = np.abs(found[met]) - np.abs(np.array(expected)[met])
+    assert (error >= -1e-9).all()
+    assert (error <= TOLERANCE).all()
+    np.testing.assert_array_equal(np.sign(found), np.sign(expected))
+    assert met[np.array(expected) > 0].all()
+    assert classes > 2 or met.all()
+
+
+@pytest.mark.usefixtures("float64")
+def test_disc() -> None:
+    """A radial network, on both sides of its boundary: its gradient points along the radius."""
+    radius, r = 2.0, np.array([0.01, 0.5, 1.5, 1.999, 2.001, 3.0, 9.0])
+    angle = np.arange(7)
+    x = r[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    network, label = margins.bind(disc, jnp.asarray(radius)), np.zeros(7, int)
+    found = np.asarray(line(network, x, label))
+    np.testing.assert_array_equal(np.sign(found), np.sign(radius - r))
+    error = np.abs(found) - np.abs(radius - r)
+    assert (error >= -1e-12).all()
+    assert (error <= TOLERANCE).all()
+    np.testing.assert_allclose(line(network, x, label + 1), -found, atol=TOLERANCE)
+    linear = margins.linearized_distance(network, x, label).distance
+    np.testing.assert_allclose(linear, (radius**2 - r**2) / (2 * r), **EXACT)
+    walked = margins.deepfool(network, x, label)
+    assert walked.success.all()
+    assert (np.abs(walked.distance) >= np.abs(radius - r)).all()
+    np.testing.assert_array_equal((np.linalg.norm(walked.perturbed, axis=1) > radius), r < radius)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("tolerance", [1.0, 1e-2, 1e-5, 1e-10])
+def test_bisection_meets_its_tolerance(tolerance: float) -> None:
+    r = np.linspace(0.1, 3.7, 11)
+    x, network = np.stack([r, np.zeros(11)], axis=1), margins.bind(disc, jnp.asarray(2.0))
+    found = np.asarray(margins.distance_along_gradient(network, x, np.zeros(11, int), 10.0, tolerance))
+    error = np.abs(found) - np.abs(2 - r)
+    assert (error >= -1e-12).all()
+    assert (error <= tolerance).all()
+
+
+@pytest.mark.usefixtures("float64")
+def test_no_boundary_within_reach() -> None:
+    """Infinite, with the example's sign; the distance itself is still within reach of itself."""
+    x, label, network = np.array([[1.0, 0.0], [3.5, 0.0]]), np.zeros(2, int), margins.bind(disc, jnp.asarray(2.0))
+    reach = partial(margins.distance_along_gradient, network, x, label)
+    np.testing.assert_array_equal(reach(0.99, 1e-3), [np.inf, -np.inf])
+    np.testing.assert_allclose(reach(1.0, 1e-3), [1.0, -np.inf])
+    np.testing.assert_array_equal(reach(1e-3, 1e-3), [np.inf, -np.inf])
+
+
+@few
+@given(seeds, st.sampled_from([2, CLASSES]))
+def test_deepfool_of_affine_networks(seed: int, classes: int) -> None:
+    """The overshoot times the distance, in one step; on the way to the label never less than the distance."""
+    params, x, label = affine_case(seed, classes)
+    true = signed_distances(params, x, label)
+    with jax.enable_x64(True):
+        network = margins.bind(affine, params)
+        distance, perturbed, steps, success = map(np.asarray, margins.deepfool(network, x, label))
+        predicted = np.asarray(network(jnp.asarray(perturbed))).argmax(axis=1)
+    one = (true > 0) | (classes == 2)
+    np.testing.assert_allclose(distance[one], (1 + OVERSHOOT) * true[one], **EXACT)
+    np.testing.assert_array_equal(steps[one], 1)
+    # A class that is never predicted has no region to reach; a sharp corner between two others takes many steps.
+    assert not (success & ~np.isfinite(true)).any()
+    assert success[true > -np.inf].mean() >= 0.8
+    assert (np.abs(distance) >= np.abs(true) - 1e-9).all()
+    np.testing.assert_array_equal(predicted == label, (true < 0) & success)
+    norms = np.linalg.norm((perturbed - x).reshape(N, -1), axis=1)
+    np.testing.assert_allclose(np.abs(distance[success]), norms[success], **EXACT)
+
+
+@pytest.fixture(scope="module")
+def reference() -> dict[str, np.ndarray]:
+    """Foolbox's stored inputs and distances."""
+    with np.load(Path(__file__).with_name("references") / "deepfool.npz") as stored:
+        return dict(stored)
+
+
+def reference_network(reference: dict[str, np.ndarray], dtype: Any) -> tuple[Partial, jax.Array]:
+    params = {name[7:]: jnp.asarray(v, dtype) for name, v in reference.items() if name.startswith("params/")}
+    return margins.bind(convolutional, params), jnp.asarray(reference["images"], dtype)
+
+
+# Foolbox adds 1e-8 to the norms of gradients, which here are about 1; the measured difference is 5e-9.
+@pytest.mark.usefixtures("float64")
+def test_foolbox(reference: dict[str, np.ndarray]) -> None:
+    network, x = reference_network(reference, np.float64)
+    np.testing.assert_allclose(network(x), reference["logits"], rtol=1e-12, atol=1e-12)
+    found = margins.deepfool(network, x, reference["label"])
+    np.testing.assert_allclose(found.distance, reference["exact"], rtol=1e-7)
+    # As it is, Foolbox adds 1e-4 to every step; the overshoot multiplies it, and later steps correct for earlier ones.
+    difference = reference["stock"] - np.asarray(found.distance)
+    assert (np.abs(difference) <= (1 + OVERSHOOT) * 1e-4 * np.asarray(found.steps) + 1e-6).all()
+    assert (np.abs(difference) > 1e-5).all(), "the two stored distances should differ"
+    assert int(found.steps.max()) > 2, "a reference of one or two steps tests little"
+
+
+# Float32: logits and gradients are right to some 1e-6 (measured: 2e-6), ten times that on other devices.
+def test_foolbox_in_float32(reference: dict[str, np.ndarray]) -> None:
+    network, x = reference_network(reference, np.float32)
+    found = margins.deepfool(network, x)
+    assert found.distance.dtype == np.float32
+    np.testing.assert_allclose(found.distance, reference["exact"], rtol=3e-5)
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "linearized": margins.linearized_distance,
+    "line": line,
+    "deepfool": margins.deepfool,
+}
+each_function = pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
+
+
+def assert_close(found: Any, expected: Any, **tolerance: Any) -> None:
+    jax.tree.map(partial(np.testing.assert_allclose, **(EXACT | tolerance)), found, expected)
+
+
+@pytest.mark.usefixtures("float64")
+@each_function
+def test_chunks_order_scale_and_shift_of_logits_do_not_matter(
+    function: Callable[..., Any], reference: dict[str, np.ndarray]
+) -> None:
+    network, x = reference_network(reference, np.float64)
+    x, label = x[:20], (reference["label"][:20] + np.arange(20) % 2) % 6
+    whole = function(network, x, label)
+    assert_close(function(network, x, label, chunk_size=7), whole)
+    assert_close(function(network, x, label, chunk_size=1000), whole)
+    assert_close(function(network, np.asarray(x), label), whole)
+    order = np.random.default_rng(0).permutation(20)
+    assert_close(function(network, x[order], label[order]), jax.tree.map(lambda a: a[order], whole))
+    # The last bisection may fall on the other side of a boundary that scaling has moved by a rounding.
+    loose: dict[str, Any] = {"atol": 2 * TOLERANCE} if function is line else {}
+    assert_close(function(margins.bind(rescaled, (network, 1e-3, 5.0)), x, label), whole, **loose)
+
+
+def rescaled(params: Any, x: jax.Array) -> jax.Array:
+    network, scale, shift = params
+    return scale * network(x) + shift * x.mean(axis=(1, 2, 3))[:, None]
+
+
+@pytest.mark.usefixtures("float64")
+@each_function
+def test_under_jit_and_vmap(function: Callable[..., Any], reference: dict[str, np.ndarray]) -> None:
+    """One program (the loop of accelerators) finds what the steps one by one find; seeds may be stacked."""
+    network, x = reference_network(reference, np.float64)
+    x, label = x[:6], jnp.arange(6) % 6
+    expected = function(network, x, label)
+    assert_close(jax.jit(function)(network, x, label), expected)
+    double = jax.tree.map(lambda leaf: jnp.stack([leaf, 1.1 * leaf]), network)
+    both = jax.vmap(lambda one: function(one, x, label))(double)
+    assert_close(jax.tree.map(lambda a: a[0], both), expected)
+    assert_close(jax.tree.map(lambda a: a[1], both), function(jax.tree.map(lambda leaf: 1.1 * leaf, network), x, label))
+
+
+@each_function
+def test_lowers_for_every_backend_without_float64(
+    function: Callable[..., Any], reference: dict[str, np.ndarray]
+) -> None:
+    network, x = reference_network(reference, np.float32)
+    program = jax.jit(partial(function, network))
+    exported = jax.export.export(program, platforms=("cpu", "cuda", "tpu"))(x[:2], jnp.zeros(2, jnp.int32))
+    assert "f64" not in exported.mlir_module()
+
+
+def test_networks_of_one_kind_share_a_program() -> None:
+    traces = []
+
+    def counted(params: Any, x: jax.Array) -> jax.Array:
+        traces.append(x.shape)
+        return affine(params, x)
+
+    first, x, label = affine_case(0)
+    second, *_ = affine_case(1)
+    for function in FUNCTIONS.values():
+        function(margins.bind(counted, first), x, label)
+    seen = len(traces)
+    for function in FUNCTIONS.values():
+        function(margins.bind(counted, second), x, label)
+    # Shapes are asked for once a call, by evaluating nothing.
+    assert len(traces) - seen <= len(FUNCTIONS)
+    traces.clear()
+    for function in FUNCTIONS.values():
+        function(margins.bind(counted, second), x, label, chunk_size=N // 2 + 1)
+    assert set(traces) == {(N // 2 + 1, *SHAPE)}, "the last chunk has a shape of its own"
+
+
+def test_a_network_its_bound_form_and_a_plain_function_agree() -> None:
+    network = models.init(models.ResNet((1,), 3, width=4), (6, 6, 1), seed=0)
+    x, label = np.random.default_rng(0).normal(size=(5, 6, 6, 1)).astype(np.float32), np.arange(5) % 3
+    bound = margins.bind(models.frozen(network), network.params)
+    assert len(jax.tree.leaves(bound)) == len(jax.tree.leaves(network)) + len(jax.tree.leaves(network.params))
+    expected = margins.linearized_distance(network, x, label)
+    assert_close(margins.linearized_distance(bound, x, label), expected, rtol=1e-5)
+    assert_close(margins.linearized_distance(lambda z: network(z), x, label), expected, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("float64")
+def test_without_labels_deepfool_leaves_the_prediction() -> None:
+    """As published: never negative, and the same as with the predictions for labels."""
+    params, x, label = affine_case(5)
+    network = margins.bind(affine, params)
+    prediction = network(jnp.asarray(x)).argmax(axis=1)
+    published = margins.deepfool(network, x, chunk_size=16)
+    assert_close(published, margins.deepfool(network, x, prediction))
+    assert (published.distance > 0).all()
+    assert (np.asarray(margins.deepfool(network, x, label).distance) < 0).any()
+
+
+@pytest.mark.usefixtures("float64")
+def test_overshoot_and_step_limit() -> None:
+    """Without reaching the boundary there is no distance: infinite, with the point where the search stopped."""
+    network, label = margins.bind(disc, jnp.asarray(2.0)), np.zeros(2, int)
+    x = np.array([[20.0, 0.0], [1.9, 0.0]])
+    stopped = margins.deepfool(network, x, label, max_steps=1, overshoot=0.0)
+    np.testing.assert_array_equal(stopped.success, [False, True])
+    np.testing.assert_array_equal(stopped.steps, 1)
+    assert stopped.distance[0] == -np.inf
+    np.testing.assert_allclose(stopped.perturbed[0], [10.1, 0], **EXACT)
+    more = margins.deepfool(network, x[1:], label[1:], overshoot=0.5).distance
+    np.testing.assert_allclose(more, 1.5 * stopped.distance[1:], **EXACT)
+
+
+@each_function
+def test_constant_tied_and_nan(function: Callable[..., Any]) -> None:
+    """No gradient: infinitely far, with the gap's sign; a tie: 0; NaN: NaN, and only in its own example."""
+    bias = np.array([1.0, 0.0], np.float32)
+    x, label = np.ones((2, 3), np.float32), np.array([0, 1])
+    distance = jax.tree.leaves(function(margins.bind(affine, (np.zeros((2, 3), np.float32), bias)), x, label))[0]
+    np.testing.assert_array_equal(distance, [np.inf, -np.inf])
+    distance = jax.tree.leaves(function(margins.bind(affine, (np.zeros((2, 3), np.float32), 0 * bias)), x, label))[0]
+    np.testing.assert_array_equal(distance, 0)
+    x[0, 0] = np.nan
+    weights = np.array([[1, 0, 0], [0, 0, 1]], np.float32)
+    found = function(margins.bind(affine, (weights, bias)), x, label)
+    distance = jax.tree.leaves(found)[0]
+    assert np.isnan(distance[0])
+    assert distance[1] < 0
+    if isinstance(found, margins.DeepFool):
+        np.testing.assert_array_equal(found.success, [False, True])
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x": np.zeros((0, 3), np.float32), "label": np.zeros(0, int)}, "There are 0 examples"),
+        ({"label": np.array([0, 1, 4])}, r"Labels \[4\] are not among the 4 classes"),
+        ({"label": np.array([0, -1, 2])}, r"Labels \[-1\] are not among"),
+        ({"label": np.zeros(2, int)}, "3 inputs and 2 labels"),
+        ({"classes": 1}, r"Logits have shape \(3, 1\)"),
+        ({"x": np.zeros((3, 3), np.uint8)}, "Inputs are uint8"),
+        ({"chunk_size": 0}, "chunk_size is 0"),
+    ],
+)
+@each_function
+def test_bad_input(function: Callable[..., Any], changes: dict[str, Any], message: str) -> None:
+    given = {"x": np.zeros((3, 3), np.float32), "label": np.zeros(3, int), "classes": 4, "chunk_size": 8} | changes
+    params = np.ones((given.pop("classes"), 3), np.float32), np.float32(0)
+    with pytest.raises(JaxfairError, match=message):
+        function(margins.bind(affine, params), **given)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_bad_options() -> None:
+    params, x, label = affine_case(0)
+    network = margins.bind(affine, params)
+    for tolerance, limit in [(0.0, 1.0), (2.0, 1.0), (1e-3, np.inf), (np.nan, 1.0), (-1.0, 1.0)]:
+        with pytest.raises(JaxfairError, match="tolerance is"):
+            margins.distance_along_gradient(network, x, label, limit, tolerance)
+    for options in [{"max_steps": 0}, {"overshoot": -0.1}, {"overshoot": np.nan}]:
+        with pytest.raises(JaxfairError, match="max_steps is"):
+            margins.deepfool(network, x, label, **options)
+    for z in (jnp.zeros((3, 1)), jnp.zeros(3)):
+        with pytest.raises(JaxfairError, match="at least 2 classes"):
+            margins.softmax_gap(z)
+        with pytest.raises(JaxfairError, match="at least 2 classes"):
+            margins.signed_softmax_gap(z, np.zeros(3, int))
+    with pytest.raises(JaxfairError, match=r"Labels \[2\]"):
+        margins.signed_softmax_gap(jnp.zeros((1, 2)), np.array([2]))
