@@ -1,25 +1,35 @@
-"""Lanczos: from a symmetric matrix-vector product to extreme eigenvalues with error bounds. Knows no networks."""
+"""Lanczos: from symmetric matrix-vector products to eigenvalues with error bounds.
 
-from collections.abc import Callable
-from typing import NamedTuple
+Knows no networks. An operator is a function of one vector; vectors are NumPy or JAX arrays of shape (p,), and stay
+where the start vector is: on the host in NumPy, on the device in JAX.
+"""
 
+from collections.abc import Callable, Generator, Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from jaxfair.errors import JaxfairError
 
-MatVec = Callable[[np.ndarray], np.ndarray]
+Vector = Any  # Float[Array, " p"] | Float[np.ndarray, " p"]
+MatVec = Callable[[Vector], Vector]
+Stop = Literal["residual", "error"]
 
 
 class EigenResult(NamedTuple):
-    """Largest eigenvalues and whether to believe them.
+    """Extreme eigenvalues and whether to believe them.
 
     Attributes:
-        values: the k largest (algebraic) Ritz values, largest first, shape (k,).
+        values: Ritz values: the largest (algebraic) first, in falling order, then the smallest, in rising order.
         residuals: ``||A v - value v||`` of each Ritz pair; an eigenvalue lies within this distance of the value.
         steps: matrix-vector products used.
-        converged: whether every residual is at most ``tolerance * |value|``, or the space was exhausted.
-        alphas, betas: the tridiagonal matrix, shapes (steps,) and (steps,); the last beta is the next coupling.
+        converged: whether the stopping rule was met for every value that was asked for.
+        alphas, betas: diagonal and next off-diagonal of every step, shapes (steps,); the tridiagonal matrix of the
+            Krylov space as long as the basis was not restarted.
+        vectors: Ritz vectors of ``values``, shape (values, p); None unless asked for.
     """
 
     values: np.ndarray
@@ -28,61 +38,241 @@ class EigenResult(NamedTuple):
     converged: bool
     alphas: np.ndarray
     betas: np.ndarray
+    vectors: Any = None
 
 
-def largest_eigenvalues(
-    matvec: MatVec, start: Float[np.ndarray, " p"], *, k: int = 1, tolerance: float = 1e-3, max_steps: int = 100
+def extreme_eigenvalues(
+    matvec: MatVec,
+    start: Vector,
+    *,
+    largest: int = 1,
+    smallest: int = 0,
+    tolerance: float = 1e-3,
+    stop: Stop = "residual",
+    max_steps: int = 100,
+    max_basis: int = 100,
+    vectors: bool = False,
 ) -> EigenResult:
-    """Find the ``k`` largest (algebraic) eigenvalues of a symmetric operator.
+    """Find the largest and smallest (algebraic) eigenvalues of a symmetric operator.
 
-    Vectors are kept in the precision of ``start`` and orthogonalised twice against all earlier ones; coefficients are
-    float64. The residual of a Ritz pair is ``beta_m |s_m|``, s_m the last component of the tridiagonal matrix's
-    eigenvector (Parlett 1998, ch. 13).
+    Thick-restart Lanczos (Wu and Simon 2000) with full orthogonalisation, done twice. The residual of a Ritz pair is
+    ``beta_m |s_m|``, s_m the last component of the projected matrix's eigenvector (Parlett 1998, ch. 13): a bound on
+    the distance to some eigenvalue. That no larger one was missed follows from a start vector with a component along
+    it, so start at random unless you know better.
 
     Args:
         matvec: the operator; must return the same result for the same vector.
-        start: any vector with a component along what is sought.
-        k: number of eigenvalues.
-        tolerance: relative residual to reach.
-        max_steps: products at most; the basis takes ``max_steps * p`` numbers of memory.
+        start: any vector that is not zero.
+        largest: number of largest eigenvalues.
+        smallest: number of smallest eigenvalues.
+        tolerance: to reach for each value, relative to the value itself at the upper end, and at the lower end, where
+            values may be near zero, to the largest magnitude seen.
+        stop: ``residual`` compares the residual, a bound, with the tolerance; ``error`` compares
+            ``residual^2 / gap``, an estimate of the error that needs about half the digits.
+        max_steps: products at most.
+        max_basis: basis vectors kept, ``max_basis * p`` numbers of memory; beyond it the basis is restarted.
+        vectors: whether to return the Ritz vectors.
 
     Raises:
-        JaxfairError: the start vector is zero or not finite, a product is not finite, or k exceeds the size.
+        JaxfairError: the start vector is zero or not finite, a product is not finite, a number is impossible.
     """
-    size = start.size
-    if not 1 <= k <= size:
-        raise JaxfairError(f"{k} eigenvalues were asked of an operator of size {size}; ask for 1 to {size}.")
+    process = _process(start, largest, smallest, tolerance, stop, max_steps, max_basis, vectors)
+    product = None
+    while True:
+        try:
+            vector = process.send(product)
+        except StopIteration as finished:
+            return finished.value
+        product = matvec(vector)
+
+
+def extreme_eigenvalues_together(
+    matmat: Callable[[list[Vector]], Sequence[Vector]], starts: Sequence[Vector], **options: Any
+) -> list[EigenResult]:
+    """Run several operators or start vectors in step, so that one program can compute all products of a step.
+
+    Args:
+        matmat: takes one vector for each start and returns ``A_i v_i`` for each; the shape never changes. A process
+            that has converged goes on passing its last vector, whose product is ignored.
+        starts: start vectors.
+        **options: the keyword arguments of ``extreme_eigenvalues``.
+    """
+    defaults = {"largest": 1, "smallest": 0, "tolerance": 1e-3, "stop": "residual"}
+    defaults |= {"max_steps": 100, "max_basis": 100, "vectors": False}
+    unknown = set(options) - set(defaults)
+    if unknown:
+        raise JaxfairError(f"extreme_eigenvalues has no option {', '.join(sorted(unknown))}; see its arguments.")
+    processes = [_process(start, *(defaults | options).values()) for start in starts]
+    current = [next(process) for process in processes]
+    results: list[EigenResult | None] = [None] * len(processes)
+    while any(result is None for result in results):
+        products = matmat(current)
+        for i, process in enumerate(processes):
+            if results[i] is None:
+                try:
+                    current[i] = process.send(products[i])
+                except StopIteration as finished:
+                    results[i] = finished.value
+    return [result for result in results if result is not None]
+
+
+def _process(
+    start: Vector,
+    largest: int,
+    smallest: int,
+    tolerance: float,
+    stop: Stop,
+    max_steps: int,
+    max_basis: int,
+    vectors: bool,
+) -> Generator[Vector, Vector, EigenResult]:
+    """Yield the vectors to be multiplied, receive their products, return the result."""
+    wanted = largest + smallest
+    rows = _checked(start, largest, smallest, max_steps, max_basis)
+    basis = _Basis(start, rows)
+    projected = np.zeros((rows, rows))
+    alphas, betas = [], []
+    while True:
+        product = yield basis.last
+        coefficients, beta = basis.split(product)
+        if not (np.isfinite(coefficients).all() and np.isfinite(beta)):
+            raise JaxfairError(
+                f"The matrix-vector product of Lanczos step {len(alphas) + 1} has values that are not finite."
+            )
+        m = basis.count
+        projected[:m, m - 1] = projected[m - 1, :m] = coefficients
+        alphas.append(float(coefficients[-1]))
+        betas.append(beta)
+        values, rotation = np.linalg.eigh(projected[:m, :m])
+        index = np.concatenate([np.arange(m)[::-1][:largest], np.arange(m)[:smallest]]).astype(int)
+        residuals = beta * np.abs(rotation[-1])
+        # Nothing is left but rounding of the product: the Krylov space is invariant.
+        exhausted = beta <= 10 * basis.epsilon * max(np.abs(values).max(), beta, basis.tiny) or m == start.size
+        enough = m >= min(wanted, start.size)
+        met = exhausted or _met(values, residuals, index, largest, tolerance, stop)
+        if exhausted or (enough and met) or len(alphas) == max_steps:
+            found = basis.combine(rotation[:, index]) if vectors else None
+            converged = bool(enough and met)
+            return EigenResult(
+                values[index], residuals[index], len(alphas), converged, np.array(alphas), np.array(betas), found
+            )
+        if m == rows:
+            # Keep the Ritz vectors nearest to the ends that are wanted; the remainder couples to them all.
+            spare = (rows - wanted) // 3
+            keep = np.zeros(m, bool)
+            keep[m - (largest + spare if largest else 0) :] = True
+            keep[: smallest + spare if smallest else 0] = True
+            basis.restart(rotation[:, keep])
+            projected[:] = 0
+            np.fill_diagonal(projected[: keep.sum(), : keep.sum()], values[keep])
+        basis.append()
+
+
+def _met(
+    values: np.ndarray, residuals: np.ndarray, index: np.ndarray, largest: int, tolerance: float, stop: Stop
+) -> bool:
+    scale = np.where(np.arange(len(index)) < largest, np.abs(values[index]), np.abs(values).max())
+    error = residuals[index]
+    if stop == "error":
+        if len(values) < 2:
+            return False
+        distances = np.abs(values[index][:, None] - values[None]) + np.where(
+            index[:, None] == np.arange(len(values)), np.inf, 0
+        )
+        error = np.minimum(error, error**2 / np.maximum(distances.min(axis=1), np.finfo(float).tiny))
+    return bool((error <= tolerance * scale).all())
+
+
+def _checked(start: Vector, largest: int, smallest: int, max_steps: int, max_basis: int) -> int:
+    """Return the number of rows of the basis."""
+    size, wanted = start.size, largest + smallest
+    if min(largest, smallest) < 0 or not 1 <= wanted <= size:
+        raise JaxfairError(f"{wanted} eigenvalues were asked of an operator of size {size}; ask for 1 to {size}.")
     if max_steps < 1:
         raise JaxfairError(f"At most {max_steps} Lanczos steps were allowed; allow at least 1.")
-    norm = float(np.linalg.norm(start.astype(np.float64)))
+    rows = min(max_steps, max_basis, size)
+    if max_basis < wanted + 3 and rows < min(max_steps, size):
+        raise JaxfairError(f"A basis of {max_basis} vectors is too small for {wanted} eigenvalues; allow {wanted + 3}.")
+    norm = float(np.linalg.norm(np.asarray(start, np.float64)))
     if not np.isfinite(norm) or norm == 0:
         raise JaxfairError(f"The Lanczos start vector has norm {norm}; give a finite vector that is not zero.")
-    basis = np.empty((min(max_steps, size), size), start.dtype)
-    basis[0] = start / norm
-    alphas, betas = [], []
-    epsilon = np.finfo(start.dtype).eps
-    for step in range(len(basis)):
-        product = np.asarray(matvec(basis[step]))
-        if not np.isfinite(product).all():
-            raise JaxfairError(f"The matrix-vector product of Lanczos step {step + 1} has values that are not finite.")
-        alphas.append(float(np.vdot(basis[step].astype(np.float64), product.astype(np.float64))))
-        rest = product
+    return rows
+
+
+class _Basis:
+    """Orthonormal rows, in NumPy or on the device, and the last product's remainder."""
+
+    def __init__(self, start: Vector, rows: int) -> None:
+        self.count = 1
+        self.device = isinstance(start, jax.Array)
+        info = jnp.finfo(start.dtype) if self.device else np.finfo(start.dtype)
+        self.epsilon, self.tiny = float(info.eps), float(info.tiny)
+        xp = jnp if self.device else np
+        self.rows = xp.zeros((rows, start.size), start.dtype)
+        self._rest = start
+        self._beta = float(np.linalg.norm(np.asarray(start, np.float64)))
+        self._put(0)
+
+    @property
+    def last(self) -> Vector:
+        return self.rows[self.count - 1]
+
+    def split(self, product: Vector) -> tuple[np.ndarray, float]:
+        """Return the product's coefficients in the basis and the length of what remains."""
+        if self.device:
+            coefficients, self._rest, beta = _orthogonalise(self.rows, product)
+            self._beta = float(beta)
+            return np.asarray(coefficients, np.float64)[: self.count], self._beta
+        rows = self.rows[: self.count]
+        rest, coefficients = np.asarray(product), np.zeros(self.count)
         for _ in range(2):
-            rest = rest - basis[: step + 1].T @ (basis[: step + 1] @ rest)
-        betas.append(float(np.linalg.norm(rest.astype(np.float64))))
-        values, residuals = _ritz(alphas, betas, k)
-        # An invariant subspace: nothing is left but rounding of the product.
-        scale = max(np.abs(alphas).max(), max(betas), np.finfo(start.dtype).tiny)
-        exhausted = len(values) == k and (betas[-1] <= 10 * epsilon * scale or step + 1 == size)
-        converged = len(values) == k and bool(exhausted or (residuals <= tolerance * np.abs(values)).all())
-        if converged or betas[-1] <= 10 * epsilon * scale or step + 1 == len(basis):
-            break
-        basis[step + 1] = rest / betas[-1]
-    return EigenResult(values, residuals, len(alphas), converged, np.array(alphas), np.array(betas))
+            part = rows @ rest
+            rest = rest - part @ rows
+            coefficients += part
+        self._rest, self._beta = rest, float(np.linalg.norm(rest.astype(np.float64)))
+        return coefficients, self._beta
+
+    def append(self) -> None:
+        self._put(self.count)
+        self.count += 1
+
+    def combine(self, rotation: np.ndarray) -> Vector:
+        rows = self.rows[: self.count]
+        return (
+            _combine(jnp.asarray(rotation, rows.dtype), rows) if self.device else rotation.T.astype(rows.dtype) @ rows
+        )
+
+    def restart(self, rotation: np.ndarray) -> None:
+        kept = self.combine(rotation)
+        self.count = len(kept)
+        if self.device:
+            self.rows = jnp.zeros_like(self.rows).at[: self.count].set(kept)
+        else:
+            self.rows[: self.count] = kept
+
+    def _put(self, row: int) -> None:
+        if self.device:
+            self.rows = _set_row(self.rows, row, self._rest / self._beta)
+        else:
+            self.rows[row] = self._rest / self._beta
 
 
-def _ritz(alphas: list[float], betas: list[float], k: int) -> tuple[np.ndarray, np.ndarray]:
-    from scipy.linalg import eigh_tridiagonal
+@jax.jit
+def _orthogonalise(rows: jax.Array, product: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    # Rows that are not used yet are zero and change nothing. Full precision: TF32 would spoil orthogonality.
+    dot = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+    first = dot(rows, product)
+    rest = product - dot(first, rows)
+    second = dot(rows, rest)
+    rest = rest - dot(second, rows)
+    return first + second, rest, jnp.linalg.norm(rest)
 
-    values, vectors = eigh_tridiagonal(np.array(alphas), np.array(betas[:-1]))
-    return values[::-1][:k], betas[-1] * np.abs(vectors[-1, ::-1][:k])
+
+@jax.jit
+def _combine(rotation: jax.Array, rows: jax.Array) -> jax.Array:
+    return jnp.matmul(rotation.T, rows, precision=jax.lax.Precision.HIGHEST)
+
+
+@partial(jax.jit, donate_argnums=0)
+def _set_row(rows: jax.Array, row: jax.Array | int, value: jax.Array) -> jax.Array:
+    return rows.at[row].set(value)

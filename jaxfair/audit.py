@@ -1,0 +1,299 @@
+"""One call for a user's own model: what is known of every group."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from jaxfair import groups, lanczos, losses, margins
+from jaxfair.curvature import Start, group_curvature
+from jaxfair.errors import JaxfairError
+from jaxfair.operators import GIGABYTE, GroupOperator, LogitsFn, as_pytree, make_plan
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupReport:
+    """Numbers of each group; arrays of length num_groups. ``print`` shows a table.
+
+    Attributes:
+        names: of the groups.
+        count: examples.
+        accuracy: share of the examples classified correctly.
+        loss: mean cross-entropy, in nats.
+        gradient_norm: L2 norm of the mean loss's gradient.
+        top_eigenvalue: largest (algebraic) eigenvalue of its Hessian.
+        top_eigenvalue_residual: an eigenvalue lies within this distance of it.
+        bottom_eigenvalue: smallest (algebraic) eigenvalue; NaN unless asked for.
+        bottom_eigenvalue_residual: an eigenvalue lies within this distance of it.
+        softmax_gap: mean of the largest minus the second largest softmax score.
+        converged: whether the eigenvalues met the tolerance.
+        asymmetry: ``|u.Hv - v.Hu| / (|Hu| |v| + |Hv| |u|)`` of the first group for random u and v: rounding.
+        precision: of matrix products on accelerators.
+    """
+
+    names: tuple[str, ...]
+    count: np.ndarray
+    accuracy: np.ndarray
+    loss: np.ndarray
+    gradient_norm: np.ndarray
+    top_eigenvalue: np.ndarray
+    top_eigenvalue_residual: np.ndarray
+    bottom_eigenvalue: np.ndarray
+    bottom_eigenvalue_residual: np.ndarray
+    softmax_gap: np.ndarray
+    converged: np.ndarray
+    asymmetry: float
+    precision: str
+
+    def columns(self) -> dict[str, Any]:
+        """Return the columns of the table by name."""
+        single = ("asymmetry", "precision")
+        fields = (field.name for field in dataclasses.fields(self))
+        return {name.replace("names", "group"): getattr(self, name) for name in fields if name not in single}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as lists and numbers, as JSON takes them (NaN stays NaN)."""
+        columns = {name: np.asarray(values).tolist() for name, values in self.columns().items()}
+        return {**columns, "asymmetry": self.asymmetry, "precision": self.precision}
+
+    def to_frame(self) -> Any:
+        """Return a pandas frame, one row a group; pandas has to be installed."""
+        import pandas as pd  # pyright: ignore[reportMissingImports]
+
+        return pd.DataFrame(self.columns()).set_index("group")
+
+    def __str__(self) -> str:
+        """Return a table of text."""
+        rows = [list(self.columns()), *zip(*(map(_cell, values) for values in self.columns().values()), strict=True)]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+
+
+def group_report(
+    logits_fn: LogitsFn,
+    params: Any,
+    x: Any,
+    y: Any,
+    group: Any,
+    *,
+    group_names: Sequence[str] | None = None,
+    bottom: bool = False,
+    tolerance: float = 1e-2,
+    stop: lanczos.Stop = "residual",
+    start: Start = "random",
+    max_steps: int = 100,
+    chunk_size: int | None = None,
+    memory: int = GIGABYTE,
+    seed: int = 0,
+    precision: str = "highest",
+) -> GroupReport:
+    """Measure every group of a data set on any model.
+
+    The model is run twice before anything is trusted: a difference means dropout, shuffling or batch norm in training
+    mode, under which curvature has no meaning.
+
+    Args:
+        logits_fn: ``(params, x) -> logits`` of shape (n, classes), in evaluation mode. From Linen:
+            ``lambda p, x: model.apply({"params": p, ...}, x, train=False)``; from NNX or Equinox: split the model
+            into its parameters and the rest, and merge them inside.
+        params: pytree of floating-point arrays.
+        x: inputs, a pytree of arrays with n examples along the first axis.
+        y: labels, integers of shape (n,).
+        group: group of each example, integers 0..G-1, shape (n,).
+        group_names: one for each group; by default their numbers.
+        bottom: whether to find the smallest eigenvalue too.
+        tolerance: relative residual of the eigenvalues (see ``stop``).
+        stop: see ``lanczos.extreme_eigenvalues``.
+        start: see ``curvature.group_curvature``.
+        max_steps: Hessian-vector products at most, for each group.
+        chunk_size: examples differentiated at once; None chooses.
+        memory: bytes that kept primal passes may take.
+        seed: of the random vectors.
+        precision: of matrix products on accelerators.
+
+    Raises:
+        JaxfairError: shapes or types do not match, a group is empty, the model is not deterministic or depends on the
+            rest of its batch, its Hessian is not symmetric, or a value is not finite.
+    """
+    group = np.asarray(group)
+    count = int(group.max(initial=0)) + 1 if group_names is None else len(group_names)
+    names = tuple(map(str, range(count))) if group_names is None else tuple(group_names)
+    weights = groups.group_weights(group, count)
+    logits_fn = as_pytree(logits_fn)
+    logits = _trusted_logits(logits_fn, params, x, y, precision, chunk_size or 256)
+    per_example = np.asarray(losses.cross_entropy(jnp.asarray(logits), jnp.asarray(y)), np.float64)
+    if not np.isfinite(per_example).all():
+        bad = int(np.argmin(np.isfinite(per_example)))
+        raise JaxfairError(
+            f"The loss of example {bad}, in group '{names[group[bad]]}', is {per_example[bad]}; check its input and "
+            "the parameters."
+        )
+    curvature = group_curvature(
+        logits_fn,
+        params,
+        x,
+        y,
+        weights,
+        bottom=bottom,
+        tolerance=tolerance,
+        stop=stop,
+        start=start,
+        max_steps=max_steps,
+        chunk_size=chunk_size,
+        memory=memory,
+        seed=seed,
+        precision=precision,
+    )
+    return GroupReport(
+        names=names,
+        count=np.bincount(group, minlength=count),
+        accuracy=groups.group_means(logits.argmax(-1) == np.asarray(y), group, count),
+        loss=groups.group_means(per_example, group, count),
+        gradient_norm=curvature.gradient_norm,
+        top_eigenvalue=curvature.top_eigenvalue,
+        top_eigenvalue_residual=curvature.top_eigenvalue_residual,
+        bottom_eigenvalue=curvature.bottom_eigenvalue,
+        bottom_eigenvalue_residual=curvature.bottom_eigenvalue_residual,
+        softmax_gap=groups.group_means(np.asarray(margins.softmax_gap(jnp.asarray(logits))), group, count),
+        converged=curvature.converged,
+        asymmetry=_asymmetry(logits_fn, params, x, y, np.asarray(weights[0]), seed, chunk_size, memory, precision),
+        precision=precision,
+    )
+
+
+class MinibatchCurvature(NamedTuple):
+    """The estimator of Das et al.'s code: it depends on the batch size and on the order of the examples.
+
+    Attributes:
+        gradient_norm: for each group the mean over batches of the norm of the batch's group gradient, shape (groups,).
+        eigenvalues: for each group the eigenvalue of largest magnitude of each batch that holds the group.
+    """
+
+    gradient_norm: np.ndarray
+    eigenvalues: tuple[np.ndarray, ...]
+
+
+def minibatch_curvature(
+    logits_fn: LogitsFn,
+    params: Any,
+    x: Any,
+    y: Any,
+    group: Any,
+    *,
+    batch_size: int = 256,
+    tolerance: float = 1e-2,
+    max_steps: int = 100,
+    seed: int = 0,
+    precision: str = "highest",
+) -> MinibatchCurvature:
+    """Compute group gradient norms and eigenvalues batch by batch, as the code of Das et al. 2024 does.
+
+    Use ``group_report`` unless you reproduce their figures. Arguments as there; batches are taken in order.
+    """
+    group, y = np.asarray(group), jnp.asarray(y)
+    if batch_size < 1:
+        raise JaxfairError(f"The batch size is {batch_size}; give at least 1.")
+    count = int(group.max(initial=0)) + 1
+    logits_fn = as_pytree(logits_fn)
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    first = jax.random.normal(jax.random.key(seed), (size,), jnp.result_type(*jax.tree.leaves(params)))
+    plan = make_plan(
+        logits_fn,
+        params,
+        x,
+        y,
+        count=min(batch_size, len(group)),
+        chunk_size=None,
+        memory=GIGABYTE,
+        precision=precision,
+    )
+    norms, values = [[[] for _ in range(count)] for _ in range(2)]
+    for begin in range(0, len(group), batch_size):
+        inside = (np.arange(len(group)) >= begin) & (np.arange(len(group)) < begin + batch_size)
+        for g in np.unique(group[inside]):
+            member = (inside & (group == g)).astype(first.dtype)
+            operator = GroupOperator(logits_fn, params, x, y, member / member.sum(), plan, precision=precision)
+            norms[g].append(float(jnp.linalg.norm(operator.loss_and_gradient()[1])))
+            ends = lanczos.extreme_eigenvalues(
+                operator, first, largest=1, smallest=int(size > 1), tolerance=tolerance, max_steps=max_steps
+            ).values
+            values[g].append(ends[np.argmax(np.abs(ends))])
+    means = [np.mean(found) if found else np.nan for found in norms]
+    return MinibatchCurvature(np.array(means), tuple(np.array(found) for found in values))
+
+
+@jax.jit
+def _logits(logits_fn: Partial, params: Any, x: Any) -> Any:
+    return logits_fn(params, x)
+
+
+def _trusted_logits(logits_fn: Partial, params: Any, x: Any, y: Any, precision: str, size: int) -> np.ndarray:
+    """Return the logits of all examples, computed twice, in batches cut differently."""
+    count = len(y)
+
+    def run(start: int) -> np.ndarray:
+        # The second time the batches are shifted, so that every example sees other neighbours.
+        order = np.roll(np.arange(count), -start)
+        found = []
+        for begin in range(0, count, min(size, count)):
+            index = np.pad(order[begin : begin + size], (0, max(0, min(size, count) - (count - begin))), mode="wrap")
+            with jax.default_matmul_precision(precision):
+                found.append(np.asarray(_logits(logits_fn, params, jax.tree.map(lambda leaf, i=index: leaf[i], x))))
+        return np.roll(np.concatenate(found)[:count], start, axis=0)
+
+    first, again, shifted = run(0), run(0), run(max(1, min(size, count) // 3))
+    if first.ndim != 2 or len(first) != count:
+        raise JaxfairError(f"logits_fn returned shape {first.shape} for {count} examples; expected (n, classes).")
+    if not np.array_equal(first, again, equal_nan=True):
+        raise JaxfairError(
+            "logits_fn gave two results for the same input; switch dropout and other randomness off (evaluation mode)."
+        )
+    scale = np.nanmax(np.abs(first), initial=0.0) + 1e-30
+    difference = np.nanmax(np.abs(first - shifted), initial=0.0) / scale
+    # Another batch position may change the rounding, by far less than this; training-mode batch norm changes percents.
+    if difference > 1e-3:
+        raise JaxfairError(
+            f"The logits of an example changed by {difference:.1e} of their size with the rest of its batch; put batch "
+            "norm into evaluation mode."
+        )
+    return first
+
+
+def _asymmetry(
+    logits_fn: Partial,
+    params: Any,
+    x: Any,
+    y: Any,
+    weight: np.ndarray,
+    seed: int,
+    chunk_size: int | None,
+    memory: int,
+    precision: str,
+) -> float:
+    count = int((weight != 0).sum())
+    y = jnp.asarray(y)
+    plan = make_plan(logits_fn, params, x, y, count=count, chunk_size=chunk_size, memory=memory, precision=precision)
+    dtype = jnp.result_type(*jax.tree.leaves(params))
+    operator = GroupOperator(logits_fn, params, x, y, weight.astype(dtype), plan, memory=memory, precision=precision)
+    u, v = jax.random.normal(jax.random.key(seed + 1), (2, operator.size), dtype)
+    hu, hv = (np.asarray(operator(w), np.float64) for w in (u, v))
+    u, v = np.asarray(u, np.float64), np.asarray(v, np.float64)
+    norm = np.linalg.norm
+    scale = norm(hu) * norm(v) + norm(hv) * norm(u)
+    found = float(abs(u @ hv - v @ hu) / scale) if scale else 0.0
+    if found > 1e-3:
+        raise JaxfairError(
+            f"The Hessian is not symmetric (by {found:.1e} of its size): a custom derivative in the model is wrong, or "
+            "its arithmetic too coarse; eigenvalues would mean nothing."
+        )
+    return found
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float | np.floating):
+        return "" if np.isnan(value) else f"{value:.4g}"
+    return str(value)
