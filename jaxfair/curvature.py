@@ -91,6 +91,8 @@ def group_curvature(
     logits_fn, y = as_pytree(logits_fn), jnp.asarray(y)
     flat, _ = ravel_pytree(params)
     noise = jax.random.normal(jax.random.key(seed), flat.shape, flat.dtype)
+    if jax.default_backend() == "cpu":
+        noise = np.asarray(noise)  # Lanczos in NumPy, whose products take the basis as it is, without a copy
     count = int((group_rows != 0).sum(axis=1).max())
     plan = make_plan(logits_fn, params, x, y, count=count, chunk_size=chunk_size, memory=memory, precision=precision)
     rows = []
@@ -103,7 +105,8 @@ def group_curvature(
             raise JaxfairError(f"The loss or gradient of group {group} is not finite; check data and parameters.")
         first = noise
         if start == "gradient" and norm > 0:
-            first = gradient / norm + noise / jnp.linalg.norm(noise)
+            along = np.asarray(gradient) if isinstance(noise, np.ndarray) else gradient
+            first = along / norm + noise / float(jnp.linalg.norm(noise))
         result = lanczos.extreme_eigenvalues(
             operator,
             first,

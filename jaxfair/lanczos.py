@@ -207,8 +207,13 @@ class _Basis:
         self.device = isinstance(start, jax.Array)
         info = jnp.finfo(start.dtype) if self.device else np.finfo(start.dtype)
         self.epsilon, self.tiny = float(info.eps), float(info.tiny)
-        xp = jnp if self.device else np
-        self.rows = xp.zeros((rows, start.size), start.dtype)
+        self._most = rows
+        # On the host, zeros take no memory before they are written; on the device the basis grows as it is needed.
+        self.rows = (
+            jnp.zeros((min(rows, 8), start.size), start.dtype)
+            if self.device
+            else np.zeros((rows, start.size), start.dtype)
+        )
         self._rest = start
         self._beta = float(np.linalg.norm(np.asarray(start, np.float64)))
         self._put(0)
@@ -252,6 +257,9 @@ class _Basis:
 
     def _put(self, row: int) -> None:
         if self.device:
+            if row == len(self.rows):
+                more = min(2 * len(self.rows), self._most) - len(self.rows)
+                self.rows = jnp.pad(self.rows, ((0, more), (0, 0)))
             self.rows = _set_row(self.rows, row, self._rest / self._beta)
         else:
             self.rows[row] = self._rest / self._beta

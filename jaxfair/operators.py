@@ -94,9 +94,10 @@ def make_plan(
         each, shared = max(two - one, 1), max(2 * one - two, 0)
         cpu = jax.default_backend() == "cpu"
         target = max(32 * 1024**2, shared) if cpu else memory / 4
-        share = -(-count // _threads())
-        chunk_size = int(np.clip(2 ** round(np.log2(max(target / each, 1))), 8, 1024))
-        chunk_size = min(chunk_size, share)
+        wished = int(np.clip(target // each, 8, 1024))
+        # As many chunks as threads, or a multiple of that: no thread waits for the last one, and little is padded.
+        rounds = -(-count // (wished * _threads()))
+        chunk_size = -(-count // (rounds * _threads()))
     chunk_size = min(chunk_size, count)
     return Plan(chunk_size, size_of(chunk_size))
 
@@ -145,21 +146,31 @@ class GroupOperator:
         self._passes: list[Any] | None = None
 
     def loss_and_gradient(self) -> tuple[float, Float[Array, " p"]]:
-        """Return the weighted loss and its flat gradient."""
+        """Return the weighted loss and its flat gradient; the passes that are kept for products give it for nothing."""
         program = self._programs.loss_and_gradient
-        loss, gradient = _sum(_map(lambda chunk: program(self._logits_fn, self._params, chunk), self._chunks))
+        parts = []
+        if self._kind == "hessian":
+            parts = [(loss, gradient) for _, loss, gradient in self._keep()]
+        rest = self._chunks[len(parts) :]
+        parts += _map(lambda chunk: program(self._logits_fn, self._params, chunk), rest)
+        loss, gradient = _sum(parts)
         return float(loss), gradient
+
+    def _keep(self) -> list[tuple[Any, Any, Any]]:
+        """Return linear map, loss and gradient of every chunk whose pass is kept."""
+        if self._passes is None:
+            first = self._chunks[: self.kept]
+            keep = self._programs.keep
+            self._passes = _map(lambda chunk: keep(self._kind, self._logits_fn, self._params, chunk), first)
+        return self._passes
 
     def __call__(self, vector: Any) -> Float[Array, "*b p"]:
         """Return the product with a vector, or with each row of a block."""
         vector = jnp.asarray(vector)
         if vector.ndim == 2:
             return jnp.stack([self(row) for row in vector])
-        keep, apply, whole = self._programs.keep, self._programs.apply, self._programs.product
-        if self._passes is None:
-            first = self._chunks[: self.kept]
-            self._passes = _map(lambda chunk: keep(self._kind, self._logits_fn, self._params, chunk), first)
-        parts = _map(lambda kept: apply(kept, self._params, vector), self._passes)
+        apply, whole = self._programs.apply, self._programs.product
+        parts = _map(lambda kept: apply(kept[0], self._params, vector), self._keep())
         rest = self._chunks[self.kept :]
         parts += _map(lambda chunk: whole(self._kind, self._logits_fn, self._params, chunk, vector), rest)
         return _sum(parts)
@@ -193,7 +204,7 @@ def _programs(backend: str, precision: str) -> _Programs:
         return ravel_pytree(kept(ravel_pytree(params)[1](vector)))[0]
 
     def product(kind: Kind, logits_fn: Partial, params: Any, chunk: Chunk, vector: Array) -> Array:
-        return apply(_linear_map(kind, logits_fn, params, chunk), params, vector)
+        return apply(_linear_map(kind, logits_fn, params, chunk)[0], params, vector)
 
     return _Programs(
         jax.jit(at_precision(loss_and_gradient), compiler_options=options),
@@ -207,12 +218,21 @@ def _loss(logits_fn: Partial, chunk: Chunk, params: Any) -> Float[Array, ""]:
     return jnp.vdot(chunk.weight, losses.cross_entropy(logits_fn(params, chunk.x), chunk.y))
 
 
-def _linear_map(kind: Kind, logits_fn: Partial, params: Any, chunk: Chunk) -> Any:
-    """Return the product as a linear function of a pytree of tangents, its primal pass done."""
+def _linear_map(kind: Kind, logits_fn: Partial, params: Any, chunk: Chunk) -> tuple[Any, Any, Any]:
+    """Return the product as a linear function of a pytree of tangents, its primal pass done.
+
+    Beside it the loss and flat gradient that the Hessian's pass has computed on its way, None for Gauss-Newton.
+    """
     if kind == "hessian":
-        return jax.linearize(jax.grad(functools.partial(_loss, logits_fn, chunk)), params)[1]
+
+        def gradient_and_loss(p: Any) -> tuple[Any, Any]:
+            loss, gradient = jax.value_and_grad(functools.partial(_loss, logits_fn, chunk))(p)
+            return gradient, loss
+
+        gradient, linear, loss = jax.linearize(gradient_and_loss, params, has_aux=True)
+        return linear, loss, ravel_pytree(gradient)[0]
     logits, tangent = jax.linearize(lambda p: logits_fn(p, chunk.x), params)
-    return Partial(_gauss_newton, tangent, jax.nn.softmax(logits), chunk.weight)
+    return Partial(_gauss_newton, tangent, jax.nn.softmax(logits), chunk.weight), None, None
 
 
 def _gauss_newton(tangent: Any, probability: Array, weight: Array, vector: Any) -> Any:

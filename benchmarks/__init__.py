@@ -1,0 +1,1 @@
+"""Benchmarks: measure writes JSON, and a table of it."""
