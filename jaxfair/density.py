@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxfair.errors import JaxfairError
 from jaxfair.lanczos import MatVec, Vector, extreme_eigenvalues
 
 
@@ -30,6 +31,8 @@ def stochastic_quadrature(matvec: MatVec, starts: Sequence[Vector], *, steps: in
     """
     from scipy.linalg import eigh_tridiagonal
 
+    if not len(starts):
+        raise JaxfairError("There are no start vectors; give at least one.")
     nodes, weights = np.zeros((2, len(starts), min(steps, starts[0].size)))
     for i, start in enumerate(starts):
         result = extreme_eigenvalues(matvec, start, tolerance=0.0, max_steps=steps, max_basis=steps)
@@ -55,6 +58,8 @@ class TraceEstimate(NamedTuple):
 
 def stochastic_trace(matvec: MatVec, probes: Sequence[Vector]) -> TraceEstimate:
     """Estimate the trace by ``mean of v . A v`` over random probes with E[v v^T] = I (Hutchinson 1990)."""
+    if not len(probes):
+        raise JaxfairError("There are no probes; give at least one.")
     products = [float(np.vdot(np.asarray(v, np.float64), np.asarray(matvec(v), np.float64))) for v in probes]
     error = np.std(products, ddof=1) / np.sqrt(len(products)) if len(products) > 1 else np.nan
     return TraceEstimate(float(np.mean(products)), float(error))

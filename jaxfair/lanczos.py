@@ -26,7 +26,8 @@ class EigenResult(NamedTuple):
         values: Ritz values: the largest (algebraic) first, in falling order, then the smallest, in rising order.
         residuals: ``||A v - value v||`` of each Ritz pair; an eigenvalue lies within this distance of the value.
         steps: matrix-vector products used.
-        converged: whether the stopping rule was met for every value that was asked for.
+        converged: whether the stopping rule was met for every value that was asked for; where the Krylov space is
+            exhausted, up to the rounding of the products (the type's epsilon times the largest magnitude).
         alphas, betas: diagonal and next off-diagonal of every step, shapes (steps,); the tridiagonal matrix of the
             Krylov space as long as the basis was not restarted.
         vectors: Ritz vectors of ``values``, shape (values, p); None unless asked for.
@@ -149,7 +150,9 @@ def _process(
         # Nothing is left but rounding of the product: the Krylov space is invariant.
         exhausted = beta <= 10 * basis.epsilon * max(np.abs(values).max(), beta, basis.tiny) or m == start.size
         enough = m >= min(wanted, start.size)
-        met = exhausted or _met(values, residuals, index, largest, tolerance, stop)
+        # Below the rounding of the products no residual can fall.
+        floor = basis.epsilon * np.abs(values).max() if exhausted else 0.0
+        met = m == start.size or _met(values, np.maximum(residuals - floor, 0), index, largest, tolerance, stop)
         if exhausted or (enough and met) or len(alphas) == max_steps:
             found = basis.combine(rotation[:, index]) if vectors else None
             converged = bool(enough and met)

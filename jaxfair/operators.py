@@ -142,6 +142,8 @@ class GroupOperator:
         self._logits_fn, self._params, self._kind = as_pytree(logits_fn), params, kind
         self.size = sum(leaf.size for leaf in jax.tree.leaves(params))
         self._chunks = _chunks(x, y, weight, plan.chunk_size)
+        if not self._chunks:
+            raise JaxfairError("Every example has weight 0; give some example of the group a weight.")
         self.kept = min(len(self._chunks), memory // max(plan.kept_bytes, 1))
         self._passes: list[Any] | None = None
 
