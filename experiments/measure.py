@@ -25,20 +25,21 @@ class AnalysisConfig:
         split: whose loss the gradient and Hessian are of; accuracies are always of the test set.
         tolerance: relative residual of the eigenvalues.
         max_steps: Hessian-vector products at most, for each group.
-        chunk_size: images differentiated at once; bounds memory.
+        chunk_size: images differentiated at once; None chooses what is fast.
         precision: of matrix products on accelerators: highest is full float32, default may be TF32 or bfloat16.
     """
 
     split: Literal["test", "train"] = "test"
     tolerance: float = 1e-2
     max_steps: int = 100
-    chunk_size: int = 512
+    chunk_size: int | None = None
     precision: Literal["highest", "default"] = "highest"
 
 
 def check_config(config: AnalysisConfig) -> None:
     """Raise a JaxfairError if nothing can be measured by this configuration."""
-    if config.max_steps < 1 or config.chunk_size < 1 or not 0 < config.tolerance < 1:
+    too_small = config.chunk_size is not None and config.chunk_size < 1
+    if config.max_steps < 1 or too_small or not 0 < config.tolerance < 1:
         raise JaxfairError(
             f"The analysis has max_steps {config.max_steps}, chunk_size {config.chunk_size} and tolerance "
             f"{config.tolerance}; give numbers of at least 1, and a tolerance between 0 and 1."

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from jaxfair import lanczos
+from jaxfair import lanczos, losses
 from jaxfair.errors import JaxfairError
-from jaxfair.operators import GIGABYTE, GroupOperator, LogitsFn, as_pytree, make_plan
+from jaxfair.operators import GIGABYTE, GroupOperator, LogitsFn, LossFn, as_pytree, make_plan
 
 Start = Literal["random", "gradient"]
 
@@ -22,7 +22,7 @@ class GroupCurvature(NamedTuple):
     """What is known of each group's loss ``J(theta; D_a)`` at the given parameters; arrays of length num_groups.
 
     Attributes:
-        loss: mean cross-entropy, in nats.
+        loss: mean loss; cross-entropy in nats unless another was given.
         gradient_norm: L2 norm of the gradient of that mean.
         top_eigenvalue: largest (algebraic) eigenvalue of its Hessian.
         top_eigenvalue_residual: an eigenvalue lies within this distance of it.
@@ -30,6 +30,8 @@ class GroupCurvature(NamedTuple):
         bottom_eigenvalue_residual: an eigenvalue lies within this distance of it.
         converged: whether the stopping rule was met.
         steps: Hessian-vector products used.
+        asymmetry: of the Hessian, see ``lanczos.EigenResult``; far above the type's rounding, a custom derivative in
+            the model is wrong, or its arithmetic too coarse.
         alphas, betas: Lanczos coefficients, shape (num_groups, largest number of steps), padded with NaN.
     """
 
@@ -41,6 +43,7 @@ class GroupCurvature(NamedTuple):
     bottom_eigenvalue_residual: np.ndarray
     converged: np.ndarray
     steps: np.ndarray
+    asymmetry: np.ndarray
     alphas: np.ndarray
     betas: np.ndarray
 
@@ -62,6 +65,7 @@ def group_curvature(
     memory: int = GIGABYTE,
     seed: int = 0,
     precision: str = "highest",
+    loss: LossFn = losses.cross_entropy,
 ) -> GroupCurvature:
     """Compute loss, gradient norm and extreme Hessian eigenvalues of every group.
 
@@ -69,7 +73,7 @@ def group_curvature(
         logits_fn: ``(params, x) -> logits`` of shape (n, classes), in evaluation mode; deterministic.
         params: pytree of floating-point arrays; derivatives are with respect to all of it.
         x: inputs, a pytree of arrays with n examples along the first axis.
-        y: labels, integers of shape (n,).
+        y: labels, integers of shape (n,), or whatever ``loss`` takes, n examples along the first axis.
         weights: shape (groups, n): ``groups.group_weights(group, num_groups)``.
         bottom: whether to find the smallest eigenvalue too; it usually takes several times as many products.
         tolerance: at which Lanczos stops, see ``lanczos.extreme_eigenvalues``.
@@ -83,30 +87,35 @@ def group_curvature(
         memory: bytes that kept primal passes may take; what does not fit is recomputed, with the same result.
         seed: of the random start vector, the same for all groups.
         precision: of matrix products on accelerators; ``highest`` is full float32.
+        loss: ``(outputs of logits_fn, y) -> losses`` of shape (n,), one for each example. For a loss that is not a
+            function of outputs, let ``logits_fn`` compute it from ``x = (inputs, labels)`` and return it here.
 
     Raises:
         JaxfairError: shapes or types do not match, a group has no weight, or a value is not finite.
     """
     group_rows = _check(params, x, y, weights)
-    logits_fn, y = as_pytree(logits_fn), jnp.asarray(y)
+    logits_fn, loss, y = as_pytree(logits_fn), as_pytree(loss), jnp.asarray(y)
     flat, _ = ravel_pytree(params)
     noise = jax.random.normal(jax.random.key(seed), flat.shape, flat.dtype)
     if jax.default_backend() == "cpu":
         noise = np.asarray(noise)  # Lanczos in NumPy, whose products take the basis as it is, without a copy
     count = int((group_rows != 0).sum(axis=1).max())
-    plan = make_plan(logits_fn, params, x, y, count=count, chunk_size=chunk_size, memory=memory, precision=precision)
+    how: dict[str, Any] = {"memory": memory, "precision": precision, "loss": loss}
+    plan = make_plan(logits_fn, params, x, y, count=count, chunk_size=chunk_size, **how)
     rows = []
     for group, weight in enumerate(group_rows):
-        weight = weight.astype(flat.dtype)
-        operator = GroupOperator(logits_fn, params, x, y, weight, plan, memory=memory, precision=precision)
-        loss, gradient = operator.loss_and_gradient()
-        norm = float(np.linalg.norm(np.asarray(gradient, np.float64)))
-        if not np.isfinite(loss) or not np.isfinite(norm):
-            raise JaxfairError(f"The loss or gradient of group {group} is not finite; check data and parameters.")
+        operator = GroupOperator(logits_fn, params, x, y, weight.astype(flat.dtype), plan, **how)
+        value, gradient = operator.loss_and_gradient()
+        norm = lanczos.norm(gradient)
+        if not np.isfinite(value) or not np.isfinite(norm):
+            where = operator.not_finite() or "the sum over all chunks"
+            raise JaxfairError(
+                f"The loss or gradient of group {group} is not finite in {where}; check the inputs and the parameters."
+            )
         first = noise
         if start == "gradient" and norm > 0:
             along = np.asarray(gradient) if isinstance(noise, np.ndarray) else gradient
-            first = along / norm + noise / float(jnp.linalg.norm(noise))
+            first = along / norm + noise / lanczos.norm(noise)
         result = lanczos.extreme_eigenvalues(
             operator,
             first,
@@ -116,7 +125,7 @@ def group_curvature(
             max_steps=max_steps,
             max_basis=max_basis,
         )
-        rows.append((loss, norm, result))
+        rows.append((value, norm, result))
     return _collect(rows, bottom=bottom)
 
 
@@ -157,6 +166,7 @@ def _collect(rows: list[tuple[float, float, lanczos.EigenResult]], *, bottom: bo
         bottom_eigenvalue_residual=np.array([r.residuals[-1] for r in results]) if bottom else missing.copy(),
         converged=np.array([r.converged for r in results]),
         steps=np.array([r.steps for r in results]),
+        asymmetry=np.array([r.asymmetry for r in results]),
         alphas=coefficients[0],
         betas=coefficients[1],
     )

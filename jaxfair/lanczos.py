@@ -30,6 +30,8 @@ class EigenResult(NamedTuple):
             exhausted, up to the rounding of the products (the type's epsilon times the largest magnitude).
         alphas, betas: diagonal and next off-diagonal of every step, shapes (steps,); the tridiagonal matrix of the
             Krylov space as long as the basis was not restarted.
+        asymmetry: largest ``|q_i . A q_j - q_j . A q_i|`` over the basis vectors, relative to the largest Ritz value's
+            magnitude: rounding, or an operator that is not symmetric and has no business here.
         vectors: Ritz vectors of ``values``, shape (values, p); None unless asked for.
     """
 
@@ -39,6 +41,7 @@ class EigenResult(NamedTuple):
     converged: bool
     alphas: np.ndarray
     betas: np.ndarray
+    asymmetry: float = 0.0
     vectors: Any = None
 
 
@@ -88,7 +91,16 @@ def extreme_eigenvalues(
 
 
 def extreme_eigenvalues_together(
-    matmat: Callable[[list[Vector]], Sequence[Vector]], starts: Sequence[Vector], **options: Any
+    matmat: Callable[[list[Vector]], Sequence[Vector]],
+    starts: Sequence[Vector],
+    *,
+    largest: int = 1,
+    smallest: int = 0,
+    tolerance: float = 1e-3,
+    stop: Stop = "residual",
+    max_steps: int = 100,
+    max_basis: int = 100,
+    vectors: bool = False,
 ) -> list[EigenResult]:
     """Run several operators or start vectors in step, so that one program can compute all products of a step.
 
@@ -96,14 +108,16 @@ def extreme_eigenvalues_together(
         matmat: takes one vector for each start and returns ``A_i v_i`` for each; the shape never changes. A process
             that has converged goes on passing its last vector, whose product is ignored.
         starts: start vectors.
-        **options: the keyword arguments of ``extreme_eigenvalues``.
+        largest: this and all further arguments as for ``extreme_eigenvalues``.
+        smallest: as there.
+        tolerance: as there.
+        stop: as there.
+        max_steps: as there.
+        max_basis: as there.
+        vectors: as there.
     """
-    defaults = {"largest": 1, "smallest": 0, "tolerance": 1e-3, "stop": "residual"}
-    defaults |= {"max_steps": 100, "max_basis": 100, "vectors": False}
-    unknown = set(options) - set(defaults)
-    if unknown:
-        raise JaxfairError(f"extreme_eigenvalues has no option {', '.join(sorted(unknown))}; see its arguments.")
-    processes = [_process(start, *(defaults | options).values()) for start in starts]
+    options = largest, smallest, tolerance, stop, max_steps, max_basis, vectors
+    processes = [_process(start, *options) for start in starts]
     current = [next(process) for process in processes]
     results: list[EigenResult | None] = [None] * len(processes)
     while any(result is None for result in results):
@@ -132,7 +146,8 @@ def _process(
     rows = _checked(start, largest, smallest, max_steps, max_basis)
     basis = _Basis(start, rows)
     projected = np.zeros((rows, rows))
-    alphas, betas = [], []
+    coupling = np.zeros(0)  # of the next basis vector with those before it, if the operator is symmetric
+    alphas, betas, asymmetry = [], [], 0.0
     while True:
         product = yield basis.last
         coefficients, beta = basis.split(product)
@@ -141,6 +156,7 @@ def _process(
                 f"The matrix-vector product of Lanczos step {len(alphas) + 1} has values that are not finite."
             )
         m = basis.count
+        asymmetry = max(asymmetry, np.abs(coefficients[:-1] - coupling).max(initial=0.0))
         projected[:m, m - 1] = projected[m - 1, :m] = coefficients
         alphas.append(float(coefficients[-1]))
         betas.append(beta)
@@ -155,10 +171,17 @@ def _process(
         met = m == start.size or _met(values, np.maximum(residuals - floor, 0), index, largest, tolerance, stop)
         if exhausted or (enough and met) or len(alphas) == max_steps:
             found = basis.combine(rotation[:, index]) if vectors else None
-            converged = bool(enough and met)
             return EigenResult(
-                values[index], residuals[index], len(alphas), converged, np.array(alphas), np.array(betas), found
+                values=values[index],
+                residuals=residuals[index],
+                steps=len(alphas),
+                converged=bool(enough and met),
+                alphas=np.array(alphas),
+                betas=np.array(betas),
+                asymmetry=float(asymmetry / max(np.abs(values).max(), basis.tiny)),
+                vectors=found,
             )
+        coupling = np.append(np.zeros(m - 1), beta)
         if m == rows:
             # Keep the Ritz vectors nearest to the ends that are wanted; the remainder couples to them all.
             spare = (rows - wanted) // 3
@@ -168,6 +191,7 @@ def _process(
             basis.restart(rotation[:, keep])
             projected[:] = 0
             np.fill_diagonal(projected[: keep.sum(), : keep.sum()], values[keep])
+            coupling = beta * rotation[-1, keep]
         basis.append()
 
 
@@ -196,10 +220,20 @@ def _checked(start: Vector, largest: int, smallest: int, max_steps: int, max_bas
     rows = min(max_steps, max_basis, size)
     if max_basis < wanted + 3 and rows < min(max_steps, size):
         raise JaxfairError(f"A basis of {max_basis} vectors is too small for {wanted} eigenvalues; allow {wanted + 3}.")
-    norm = float(np.linalg.norm(np.asarray(start, np.float64)))
-    if not np.isfinite(norm) or norm == 0:
-        raise JaxfairError(f"The Lanczos start vector has norm {norm}; give a finite vector that is not zero.")
+    length = norm(start)
+    if not np.isfinite(length) or length == 0:
+        raise JaxfairError(f"The Lanczos start vector has norm {length}; give a finite vector that is not zero.")
     return rows
+
+
+def norm(vector: Vector) -> float:
+    """Return the L2 norm, summed in float64.
+
+    By einsum, as all sums over long vectors here: the threads of NumPy's BLAS wait busily for a while after each call,
+    which takes the cores from the products that follow.
+    """
+    host = np.asarray(vector, np.float64)
+    return float(np.sqrt(np.einsum("i,i->", host, host)))
 
 
 class _Basis:
@@ -218,7 +252,7 @@ class _Basis:
             else np.zeros((rows, start.size), start.dtype)
         )
         self._rest = start
-        self._beta = float(np.linalg.norm(np.asarray(start, np.float64)))
+        self._beta = norm(start)
         self._put(0)
 
     @property
@@ -234,10 +268,10 @@ class _Basis:
         rows = self.rows[: self.count]
         rest, coefficients = np.asarray(product), np.zeros(self.count)
         for _ in range(2):
-            part = rows @ rest
-            rest = rest - part @ rows
+            part = np.einsum("ij,j->i", rows, rest)
+            rest = rest - np.einsum("i,ij->j", part, rows)
             coefficients += part
-        self._rest, self._beta = rest, float(np.linalg.norm(rest.astype(np.float64)))
+        self._rest, self._beta = rest, norm(rest)
         return coefficients, self._beta
 
     def append(self) -> None:

@@ -2,15 +2,11 @@
 
 Sums, never means of means, so the chunk size changes nothing but rounding. The primal pass of each chunk is kept
 between products where the memory bound allows, since a product then costs two gradients instead of three, and is
-recomputed where it does not. On CPU chunks run on one thread a core, each program on one thread: intra-op threads
-gain almost nothing on such shapes.
+recomputed where it does not.
 """
 
-import contextlib
 import functools
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -21,26 +17,26 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from jaxfair import losses
+from jaxfair.chunks import Chunk, Cut, accumulate, threads
 from jaxfair.errors import JaxfairError
 
 LogitsFn = Callable[[Any, Any], Any]
+LossFn = Callable[[Any, Any], Any]
 Kind = Literal["hessian", "gauss_newton"]
 
 GIGABYTE = 1024**3
 
 
-class Chunk(NamedTuple):
-    """Examples of one program call, m of them; the last chunk of a group is padded by an example of weight 0.
+class Model(NamedTuple):
+    """What is differentiated, as an argument of jitted functions.
 
     Attributes:
-        x: inputs, a pytree with examples along the first axis.
-        y: labels, shape (m,).
-        weight: of each example in the group's sum, shape (m,).
+        logits_fn: ``(params, x) -> outputs``.
+        loss: ``(outputs, y) -> per-example losses`` of shape (m,).
     """
 
-    x: Any
-    y: Any
-    weight: Any
+    logits_fn: Partial
+    loss: Partial
 
 
 class Plan(NamedTuple):
@@ -71,6 +67,7 @@ def make_plan(
     chunk_size: int | None,
     memory: int,
     precision: str = "highest",
+    loss: LossFn = losses.cross_entropy,
 ) -> Plan:
     """Choose the chunk size and find the memory of a kept pass, by tracing alone: nothing is computed.
 
@@ -85,19 +82,20 @@ def make_plan(
             as large as a quarter of ``memory`` on an accelerator.
         memory: bytes that kept passes may take.
         precision: of matrix products.
+        loss: as for ``GroupOperator``.
     """
     if chunk_size is not None and chunk_size < 1:
         raise JaxfairError(f"The chunk size is {chunk_size}; give at least 1, or None to have it chosen.")
-    size_of = functools.partial(_kept_bytes, logits_fn, params, x, y, kind, precision)
+    size_of = functools.partial(_kept_bytes, Model(logits_fn, as_pytree(loss)), params, x, y, kind, precision)
     if chunk_size is None:
         one, two = size_of(1), size_of(2)
         each, shared = max(two - one, 1), max(2 * one - two, 0)
         cpu = jax.default_backend() == "cpu"
-        target = max(32 * 1024**2, shared) if cpu else memory / 4
+        target = max(48 * 1024**2, shared) if cpu else memory / 4
         wished = int(np.clip(target // each, 8, 1024))
         # As many chunks as threads, or a multiple of that: no thread waits for the last one, and little is padded.
-        rounds = -(-count // (wished * _threads()))
-        chunk_size = -(-count // (rounds * _threads()))
+        rounds = -(-count // (wished * threads()))
+        chunk_size = -(-count // (rounds * threads()))
     chunk_size = min(chunk_size, count)
     return Plan(chunk_size, size_of(chunk_size))
 
@@ -124,174 +122,207 @@ class GroupOperator:
         kind: Kind = "hessian",
         memory: int = GIGABYTE,
         precision: str = "highest",
+        loss: LossFn = losses.cross_entropy,
     ) -> None:
-        """Cut the examples whose weight is not 0 into chunks and keep the primal passes that fit into memory.
+        """Cut the examples whose weight is not 0 into chunks; passes are kept from the first use on.
 
         Args:
             logits_fn: ``(params, x) -> logits``, deterministic, in evaluation mode.
             params: pytree of floating-point arrays.
             x: inputs, examples along the first axis.
-            y: labels.
+            y: labels, or whatever ``loss`` takes, examples along the first axis.
             weight: of each example in the sum, shape (n,).
             plan: from ``make_plan``.
             kind: ``hessian`` or ``gauss_newton``.
             memory: bytes that kept passes may take.
             precision: of matrix products on accelerators.
+            loss: ``(outputs of logits_fn, y) -> losses`` of shape (m,), one for each example.
         """
         self._programs = _programs(jax.default_backend(), precision)
-        self._logits_fn, self._params, self._kind = as_pytree(logits_fn), params, kind
-        self.size = sum(leaf.size for leaf in jax.tree.leaves(params))
-        self._chunks = _chunks(x, y, weight, plan.chunk_size)
-        if not self._chunks:
+        self._model, self._params, self._kind = Model(as_pytree(logits_fn), as_pytree(loss)), params, kind
+        leaves = jax.tree.leaves(params)
+        self.size, self._dtype = sum(leaf.size for leaf in leaves), jnp.result_type(*leaves)
+        self._chunks = Cut(x, y, weight, plan.chunk_size)
+        if not len(self._chunks):
             raise JaxfairError("Every example has weight 0; give some example of the group a weight.")
         self.kept = min(len(self._chunks), memory // max(plan.kept_bytes, 1))
-        self._passes: list[Any] | None = None
+        self._passes: dict[int, Any] = {}
 
     def loss_and_gradient(self) -> tuple[float, Float[Array, " p"]]:
         """Return the weighted loss and its flat gradient; the passes that are kept for products give it for nothing."""
-        program = self._programs.loss_and_gradient
-        parts = []
-        if self._kind == "hessian":
-            parts = [(loss, gradient) for _, loss, gradient in self._keep()]
-        rest = self._chunks[len(parts) :]
-        parts += _map(lambda chunk: program(self._logits_fn, self._params, chunk), rest)
-        loss, gradient = _sum(parts)
+        loss, gradient = accumulate(self._add_gradient, self._zero, len(self._chunks))
         return float(loss), gradient
-
-    def _keep(self) -> list[tuple[Any, Any, Any]]:
-        """Return linear map, loss and gradient of every chunk whose pass is kept."""
-        if self._passes is None:
-            first = self._chunks[: self.kept]
-            keep = self._programs.keep
-            self._passes = _map(lambda chunk: keep(self._kind, self._logits_fn, self._params, chunk), first)
-        return self._passes
 
     def __call__(self, vector: Any) -> Float[Array, "*b p"]:
         """Return the product with a vector, or with each row of a block."""
         vector = jnp.asarray(vector)
         if vector.ndim == 2:
             return jnp.stack([self(row) for row in vector])
-        apply, whole = self._programs.apply, self._programs.product
-        parts = _map(lambda kept: apply(kept[0], self._params, vector), self._keep())
-        rest = self._chunks[self.kept :]
-        parts += _map(lambda chunk: whole(self._kind, self._logits_fn, self._params, chunk, vector), rest)
-        return _sum(parts)
+        return accumulate(functools.partial(self._add_product, vector), self._zero_vector, len(self._chunks))
+
+    def not_finite(self) -> str | None:
+        """Name the first chunk whose loss or gradient is not finite; None if there is none."""
+        for i in range(len(self._chunks)):
+            total = self._programs.loss_and_gradient(self._zero(), self._model, self._params, self._chunks[i])
+            if not all(np.isfinite(leaf).all() for leaf in map(np.asarray, total)):
+                examples = self._chunks.positions(i)
+                return f"chunk {i + 1} of {len(self._chunks)} (examples {examples[0]} to {examples[-1]})"
+        return None
+
+    def _zero_vector(self) -> Float[Array, " p"]:
+        return jnp.zeros(self.size, self._dtype)
+
+    def _zero(self) -> tuple[Float[Array, ""], Float[Array, " p"]]:
+        return jnp.zeros((), self._dtype), self._zero_vector()
+
+    def _add_gradient(self, total: Any, i: int) -> Any:
+        if i >= self.kept or i in self._passes or self._kind != "hessian":
+            return self._programs.loss_and_gradient(total, self._model, self._params, self._chunks[i])
+        self._passes[i], *total = self._programs.keep(self._kind, total, self._model, self._params, self._chunks[i])
+        return tuple(total)
+
+    def _add_product(self, vector: Array, total: Any, i: int) -> Any:
+        if i >= self.kept:
+            return self._programs.product(self._kind, total, self._model, self._params, self._chunks[i], vector)
+        if i not in self._passes:
+            keep = self._programs.keep
+            self._passes[i] = keep(self._kind, self._zero(), self._model, self._params, self._chunks[i])[0]
+        return self._programs.apply(total, self._passes[i], self._params, vector)
+
+
+def per_example_gradient_norms(
+    logits_fn: LogitsFn,
+    params: Any,
+    x: Any,
+    y: Any,
+    *,
+    chunk_size: int | None = None,
+    memory: int = GIGABYTE,
+    precision: str = "highest",
+    loss: LossFn = losses.cross_entropy,
+) -> Float[np.ndarray, " n"]:
+    """Compute the L2 norm of the gradient of each example's loss; shape (n,).
+
+    Args:
+        logits_fn: this and all other arguments as for ``GroupOperator``.
+        params: as there.
+        x: as there.
+        y: as there.
+        chunk_size: gradients held at once; None chooses 4 on CPU, where more are slower, else a quarter of ``memory``.
+        memory: bytes.
+        precision: as there.
+        loss: as there.
+    """
+    if chunk_size is None:
+        one = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
+        chunk_size = 4 if jax.default_backend() == "cpu" else int(np.clip(memory // (4 * one), 1, 1024))
+    dtype = jnp.result_type(*jax.tree.leaves(params))
+    cut = Cut(x, jnp.asarray(y), np.ones(len(y), dtype), min(chunk_size, len(y)))
+    program = _programs(jax.default_backend(), precision).norms
+    model, norms = Model(as_pytree(logits_fn), as_pytree(loss)), np.empty(len(y), dtype)
+
+    def fill(nothing: None, i: int) -> None:
+        index = cut.positions(i)
+        norms[index] = program(model, params, cut[i])[: len(index)]
+
+    accumulate(fill, lambda: None, len(cut))
+    return norms
 
 
 class _Programs(NamedTuple):
-    loss_and_gradient: Callable
+    loss_and_gradient: Any
+    norms: Any
     keep: Any
-    apply: Callable
-    product: Callable
+    apply: Any
+    product: Any
 
 
 @functools.cache
 def _programs(backend: str, precision: str) -> _Programs:
-    """Return the compiled functions of a backend; ``precision`` is part of the program, whatever thread runs it."""
+    """Return the compiled functions of a backend, which add to a total that they consume.
+
+    ``precision`` is part of the program, whatever thread runs it.
+    """
     options = {"xla_cpu_multi_thread_eigen": False} if backend == "cpu" else None
 
-    def at_precision(function: Callable) -> Callable:
+    def compiled(function: Callable, total: int | None = 0) -> Any:
         @functools.wraps(function)
         def wrapped(*arguments: Any) -> Any:
             with jax.default_matmul_precision(precision):
                 return function(*arguments)
 
-        return wrapped
+        static = 0 if total else None  # the kind comes before the total
+        return jax.jit(wrapped, static_argnums=static, donate_argnums=total, compiler_options=options)
 
-    def loss_and_gradient(logits_fn: Partial, params: Any, chunk: Chunk) -> tuple[Array, Array]:
-        loss, gradient = jax.value_and_grad(functools.partial(_loss, logits_fn, chunk))(params)
-        return loss, ravel_pytree(gradient)[0]
+    def apply(total: Array, kept: Partial, params: Any, vector: Array) -> Array:
+        return total + ravel_pytree(kept(ravel_pytree(params)[1](vector)))[0]
 
-    def apply(kept: Partial, params: Any, vector: Array) -> Array:
-        return ravel_pytree(kept(ravel_pytree(params)[1](vector)))[0]
-
-    def product(kind: Kind, logits_fn: Partial, params: Any, chunk: Chunk, vector: Array) -> Array:
-        return apply(_linear_map(kind, logits_fn, params, chunk)[0], params, vector)
+    def product(kind: Kind, total: Array, model: Model, params: Any, chunk: Chunk, vector: Array) -> Array:
+        return apply(total, _linear_map(kind, model, params, chunk)[0], params, vector)
 
     return _Programs(
-        jax.jit(at_precision(loss_and_gradient), compiler_options=options),
-        jax.jit(at_precision(_linear_map), static_argnums=0, compiler_options=options),
-        jax.jit(at_precision(apply), compiler_options=options),
-        jax.jit(at_precision(product), static_argnums=0, compiler_options=options),
+        compiled(_loss_and_gradient), compiled(_norms, None), compiled(_keep, 1), compiled(apply), compiled(product, 1)
     )
 
 
-def _loss(logits_fn: Partial, chunk: Chunk, params: Any) -> Float[Array, ""]:
-    return jnp.vdot(chunk.weight, losses.cross_entropy(logits_fn(params, chunk.x), chunk.y))
+def _loss(model: Model, chunk: Chunk, params: Any) -> Float[Array, ""]:
+    return jnp.vdot(chunk.weight, model.loss(model.logits_fn(params, chunk.x), chunk.y))
 
 
-def _linear_map(kind: Kind, logits_fn: Partial, params: Any, chunk: Chunk) -> tuple[Any, Any, Any]:
+def _loss_and_gradient(total: Any, model: Model, params: Any, chunk: Chunk) -> tuple[Array, Array]:
+    loss, gradient = jax.value_and_grad(functools.partial(_loss, model, chunk))(params)
+    return total[0] + loss, total[1] + ravel_pytree(gradient)[0]
+
+
+def _norms(model: Model, params: Any, chunk: Chunk) -> Float[Array, " m"]:
+    def norm(x: Any, y: Any) -> Float[Array, ""]:
+        alone = jax.tree.map(lambda leaf: leaf[None], Chunk(x, y, jnp.ones((), chunk.weight.dtype)))
+        gradient = jax.grad(functools.partial(_loss, model, alone))(params)
+        return jnp.linalg.norm(ravel_pytree(gradient)[0])
+
+    return jax.vmap(norm)(chunk.x, chunk.y)
+
+
+def _keep(kind: Kind, total: Any, model: Model, params: Any, chunk: Chunk) -> tuple[Any, Array, Array]:
+    """Return the linear map of a chunk, and the totals with what the Hessian's pass has computed on its way."""
+    linear, loss, gradient = _linear_map(kind, model, params, chunk)
+    return linear, total[0] + loss, total[1] + gradient
+
+
+def _linear_map(kind: Kind, model: Model, params: Any, chunk: Chunk) -> tuple[Any, Any, Any]:
     """Return the product as a linear function of a pytree of tangents, its primal pass done.
 
-    Beside it the loss and flat gradient that the Hessian's pass has computed on its way, None for Gauss-Newton.
+    Beside it the loss and flat gradient, which are 0 for Gauss-Newton.
     """
     if kind == "hessian":
 
         def gradient_and_loss(p: Any) -> tuple[Any, Any]:
-            loss, gradient = jax.value_and_grad(functools.partial(_loss, logits_fn, chunk))(p)
+            loss, gradient = jax.value_and_grad(functools.partial(_loss, model, chunk))(p)
             return gradient, loss
 
         gradient, linear, loss = jax.linearize(gradient_and_loss, params, has_aux=True)
         return linear, loss, ravel_pytree(gradient)[0]
-    logits, tangent = jax.linearize(lambda p: logits_fn(p, chunk.x), params)
-    return Partial(_gauss_newton, tangent, jax.nn.softmax(logits), chunk.weight), None, None
+
+    def outer(outputs: Any) -> Float[Array, ""]:
+        return jnp.vdot(chunk.weight, model.loss(outputs, chunk.y))
+
+    outputs, tangent = jax.linearize(lambda p: model.logits_fn(p, chunk.x), params)
+    return Partial(_gauss_newton, tangent, jax.linearize(jax.grad(outer), outputs)[1]), 0, 0
 
 
-def _gauss_newton(tangent: Any, probability: Array, weight: Array, vector: Any) -> Any:
-    """Compute ``J^T (diag(p) - p p^T) J v``, the loss's Hessian without the network's own curvature."""
-    moved = tangent(vector)
-    inner = probability * (moved - jnp.sum(probability * moved, axis=-1, keepdims=True))
-    return jax.linear_transpose(tangent, vector)(weight[:, None] * inner)[0]
+def _gauss_newton(tangent: Any, curvature: Any, vector: Any) -> Any:
+    """Compute ``J^T L J v``, L the loss's Hessian in the outputs: without the network's own curvature."""
+    return jax.linear_transpose(tangent, vector)(curvature(tangent(vector)))[0]
 
 
-def _kept_bytes(logits_fn: Partial, params: Any, x: Any, y: Any, kind: Kind, precision: str, size: int) -> int:
+def _kept_bytes(model: Model, params: Any, x: Any, y: Any, kind: Kind, precision: str, size: int) -> int:
     def struct(leaf: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype)
 
-    dtype = jnp.result_type(*jax.tree.leaves(params))
+    leaves = jax.tree.leaves(params)
+    dtype, count = jnp.result_type(*leaves), sum(leaf.size for leaf in leaves)
     chunk = Chunk(jax.tree.map(struct, x), struct(y), jax.ShapeDtypeStruct((size,), dtype))
+    total = jax.ShapeDtypeStruct((), dtype), jax.ShapeDtypeStruct((count,), dtype)
     # Traced as the program that will run, so that it is traced once.
-    kept = _programs(jax.default_backend(), precision).keep.eval_shape(kind, logits_fn, params, chunk)
+    kept, *_ = _programs(jax.default_backend(), precision).keep.eval_shape(kind, total, model, params, chunk)
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))
-
-
-def _chunks(x: Any, y: Any, weight: np.ndarray, size: int) -> list[Chunk]:
-    weight = np.asarray(weight)
-    members = np.flatnonzero(weight)
-    found = []
-    for start in range(0, len(members), size):
-        index = members[start : start + size]
-        pad = size - len(index)
-        w = jnp.asarray(np.pad(weight[index], (0, pad)))
-        index = np.pad(index, (0, pad), mode="edge")
-        found.append(Chunk(jax.tree.map(lambda leaf, index=index: leaf[index], x), y[index], w))
-    return found
-
-
-def _sum(parts: list[Any]) -> Any:
-    return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *parts)
-
-
-def _threads() -> int:
-    return (os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1
-
-
-def _map(function: Callable, items: list[Any]) -> list[Any]:
-    """Apply a jitted function to every chunk; the results are in order, so their sum is the same in every run."""
-    if len(items) < 2 or _threads() == 1:
-        return [function(item) for item in items]
-    first = function(items[0])  # compiled once, not once in every thread
-    double = jax.dtypes.canonicalize_dtype(np.float64)
-
-    def in_thread(item: Any) -> Any:
-        # ``with jax.enable_x64(...)`` holds for the caller's thread only.
-        same = jax.dtypes.canonicalize_dtype(np.float64) == double
-        with contextlib.nullcontext() if same else jax.enable_x64(double == np.float64):
-            return jax.block_until_ready(function(item))
-
-    return [first, *_pool().map(in_thread, items[1:])]
-
-
-@functools.cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_threads(), thread_name_prefix="jaxfair-chunk")

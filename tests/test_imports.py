@@ -23,6 +23,7 @@ ROOMS = (
         "lanczos",
         "runs",
         "checkpoints",
+        "chunks",
         "loops",
     ),  # know nothing of each other
     ("models", "sources", "hardware", "operators", "density", "margins"),

@@ -214,11 +214,6 @@ def test_together_is_the_same_as_one_by_one(options: dict[str, Any]) -> None:
             np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
 
 
-def test_together_refuses_unknown_options() -> None:
-    with pytest.raises(JaxfairError, match="no option steps, tol;"):
-        extreme_eigenvalues_together(lambda vectors: vectors, [np.ones(3)], tol=1, steps=2)
-
-
 def check_device(dtype: Any) -> None:
     """Compare with NumPy in float64, through restarts; neither may depend on where the basis lies."""
     epsilon = float(np.finfo(dtype).eps)
@@ -290,3 +285,16 @@ def test_a_bounded_basis_costs_little(largest: int, smallest: int) -> None:
     for max_basis in (200, 16):
         steps.append(extreme_eigenvalues(diagonal(SPREAD), start, max_basis=max_basis, **options).steps)
     assert steps[0] <= steps[1] <= 1.4 * steps[0]  # measured: 1.06 to 1.28; without the spare rows 1.6 to 2
+
+
+@pytest.mark.parametrize("max_basis", [100, 6], ids=["one basis", "restarts"])
+def test_asymmetry_tells_rounding_from_a_wrong_operator(max_basis: int) -> None:
+    """It never exceeds ``||A - A^T||``, and sees a skew part of 1e-4 of the operator's size."""
+    matrix, start = random_symmetric(40), random_start(40, 1)
+    size = np.abs(np.linalg.eigvalsh(matrix)).max()
+    skew = np.triu(np.random.default_rng(2).normal(size=(40, 40)), 1)
+    skew = 1e-4 * size * (skew - skew.T) / np.linalg.norm(skew - skew.T, 2)
+    options: dict[str, Any] = {"tolerance": 1e-3, "max_basis": max_basis}
+    assert extreme_eigenvalues(lambda v: matrix @ v, start, **options).asymmetry < 1e-13
+    found = extreme_eigenvalues(lambda v: (matrix + skew) @ v, start, **options)
+    assert 1e-6 < found.asymmetry < 2.01e-4 * size / np.abs(found.values).max()

@@ -84,7 +84,7 @@ def test_every_core_gets_as_many_chunks(monkeypatch: pytest.MonkeyPatch) -> None
     """A multiple of the number of cores, none larger than 1024, with less padding than one example a chunk."""
     monkeypatch.setattr(operators.jax, "default_backend", lambda: "cpu")
     for cores in (1, 4, 100):
-        monkeypatch.setattr(operators, "_threads", lambda cores=cores: cores)
+        monkeypatch.setattr(operators, "threads", lambda cores=cores: cores)
         for count in (400, 5000):
             size = plan_of(count=count).chunk_size
             chunks = -(-count // size)

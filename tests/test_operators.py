@@ -9,7 +9,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 
-from jaxfair import models, operators
+from jaxfair import chunks, losses, models, operators
 from jaxfair.operators import GIGABYTE, GroupOperator, Kind, as_pytree, make_plan
 
 N, FEATURES, CLASSES, GROUPS = 12, 4, 3, 3
@@ -192,8 +192,7 @@ def test_kept_bytes_are_those_of_the_arrays(network: models.Network, kind: Kind)
     plan = make_plan(logits_fn, network.params, x, LABEL, kind=kind, count=N, chunk_size=5, memory=GIGABYTE)
     operator = GroupOperator(logits_fn, network.params, x, LABEL, np.full(N, 1 / N), plan, kind=kind)
     operator(jnp.zeros(operator.size))
-    assert operator._passes is not None
-    sizes = [sum(leaf.nbytes for leaf in jax.tree.leaves(kept)) for kept in operator._passes]
+    sizes = [sum(leaf.nbytes for leaf in jax.tree.leaves(kept)) for kept in operator._passes.values()]
     assert sizes == [plan.kept_bytes] * 3
 
 
@@ -237,17 +236,20 @@ def test_examples_of_weight_zero_cost_nothing_and_change_nothing(network: models
 
 
 @pytest.mark.usefixtures("float64")
-def test_threads_change_no_bit(network: models.Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks finish in any order but are added in their own."""
+def test_threads_change_rounding_only_and_repeats_nothing(
+    network: models.Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks finish in any order; each thread adds its own, and the threads' sums are added in order."""
     vector = vectors(len(ravel_pytree(network.params)[0]), 1)[0]
     operator = resnet_operator(network, np.full(N, 1 / N), chunk_size=1)
-    monkeypatch.setattr(operators, "_threads", lambda: 1)
-    expected = np.asarray(operator(vector)), operator.loss_and_gradient()
-    monkeypatch.setattr(operators, "_threads", lambda: 4)
+    monkeypatch.setattr(chunks, "threads", lambda: 1)
+    alone = np.asarray(operator(vector)), operator.loss_and_gradient()
+    monkeypatch.setattr(chunks, "threads", lambda: 4)
+    first = np.asarray(operator(vector)), operator.loss_and_gradient()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **SAME), first, alone)
     for _ in range(5):
         fresh = resnet_operator(network, np.full(N, 1 / N), chunk_size=1)
-        np.testing.assert_array_equal(fresh(vector), expected[0])
-        jax.tree.map(np.testing.assert_array_equal, fresh.loss_and_gradient(), expected[1])
+        jax.tree.map(np.testing.assert_array_equal, (np.asarray(fresh(vector)), fresh.loss_and_gradient()), first)
 
 
 def test_lowers_for_every_backend_without_float64(network: models.Network) -> None:
@@ -255,15 +257,17 @@ def test_lowers_for_every_backend_without_float64(network: models.Network) -> No
     programs = operators._programs("gpu", "highest")
     logits_fn = models.frozen(jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), network))
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), network.params)
-    chunk = operators.Chunk(jnp.asarray(IMAGES[:2], jnp.float32), jnp.asarray(LABEL[:2]), jnp.ones(2) / 2)
+    chunk = chunks.Chunk(jnp.asarray(IMAGES[:2], jnp.float32), jnp.asarray(LABEL[:2]), jnp.ones(2) / 2)
     vector = jnp.ones(len(ravel_pytree(params)[0]))
+    model, total = operators.Model(logits_fn, as_pytree(losses.cross_entropy)), (jnp.zeros(()), jnp.zeros(vector.size))
 
     def check(function: Any, *arguments: Any) -> None:
         exported = jax.export.export(jax.jit(function), platforms=("cpu", "cuda", "tpu"))(*arguments)
         assert "f64" not in exported.mlir_module()
 
-    check(programs.loss_and_gradient, logits_fn, params, chunk)
+    check(programs.loss_and_gradient, total, model, params, chunk)
     for kind in KINDS:
-        check(Partial(programs.product, kind), logits_fn, params, chunk, vector)
-        check(Partial(programs.keep, kind), logits_fn, params, chunk)
-        check(programs.apply, programs.keep(kind, logits_fn, params, chunk)[0], params, vector)
+        check(Partial(programs.product, kind), vector, model, params, chunk, vector)
+        check(Partial(programs.keep, kind), total, model, params, chunk)
+        linear = programs.keep(kind, jax.tree.map(jnp.copy, total), model, params, chunk)[0]
+        check(programs.apply, vector, linear, params, vector)

@@ -1,0 +1,92 @@
+"""Examples cut into chunks, and sums over chunks on every core.
+
+On CPU chunks run on one thread a core: threads inside of an operation gain little on such shapes.
+"""
+
+import contextlib
+import functools
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class Chunk(NamedTuple):
+    """Examples of one program call, m of them; the last chunk is padded by examples of weight 0.
+
+    Attributes:
+        x: inputs, a pytree with examples along the first axis.
+        y: labels, shape (m,).
+        weight: of each example in the sum, shape (m,).
+    """
+
+    x: Any
+    y: Any
+    weight: Any
+
+
+class Cut:
+    """The examples whose weight is not 0, in chunks that are gathered when they are asked for.
+
+    Attributes:
+        members: positions of those examples.
+    """
+
+    def __init__(self, x: Any, y: Any, weight: np.ndarray, size: int) -> None:
+        """Cut examples into chunks of ``size``; ``weight`` has shape (n,)."""
+        self._x, self._y, self._weight, self._size = x, y, np.asarray(weight), size
+        self.members = np.flatnonzero(self._weight)
+
+    def __len__(self) -> int:
+        """Return the number of chunks."""
+        return -(-len(self.members) // self._size)
+
+    def positions(self, chunk: int) -> np.ndarray:
+        """Return the positions of a chunk's examples."""
+        return self.members[chunk * self._size : (chunk + 1) * self._size]
+
+    def __getitem__(self, chunk: int) -> Chunk:
+        """Gather a chunk."""
+        index = self.positions(chunk)
+        pad = self._size - len(index)
+        weight = jnp.asarray(np.pad(self._weight[index], (0, pad)))
+        index = np.pad(index, (0, pad), mode="edge")
+        return Chunk(jax.tree.map(lambda leaf: leaf[index], self._x), self._y[index], weight)
+
+
+def threads() -> int:
+    """Return how many chunks are computed at once."""
+    return (os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1
+
+
+def accumulate(function: Callable[[Any, int], Any], zero: Callable[[], Any], count: int) -> Any:
+    """Return the sum over chunks, ``total = function(total, i)`` for i < count from ``zero()``.
+
+    Each thread sums its own chunks and the sums are added in order, so a run on as many cores gives the same bits, and
+    memory does not grow with the number of chunks.
+    """
+    double = jax.dtypes.canonicalize_dtype(np.float64)
+    stripes = min(threads(), count)
+
+    def run(stripe: int) -> Any:
+        # ``with jax.enable_x64(...)`` holds for the caller's thread only.
+        same = jax.dtypes.canonicalize_dtype(np.float64) == double
+        with contextlib.nullcontext() if same else jax.enable_x64(double == np.float64):
+            total = zero()
+            for i in range(stripe, count, stripes):
+                total = function(total, i)
+            # One stripe alone is left to run ahead, as an accelerator wants it.
+            return total if stripes == 1 else jax.block_until_ready(total)
+
+    # JAX compiles once: the other threads wait for it.
+    totals = [run(0)] if stripes == 1 else list(_pool().map(run, range(stripes)))
+    return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *totals)
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads(), thread_name_prefix="jaxfair-chunk")
