@@ -156,9 +156,10 @@ class GroupOperator:
     def __call__(self, vector: Any) -> Float[Array, "*b p"]:
         """Return the product with a vector, or with each row of a block."""
         vector = jnp.asarray(vector)
-        if vector.ndim == 2:
+        if vector.ndim == 2 and jax.default_backend() == "cpu":  # where mapped kernels become slow grouped convolutions
             return jnp.stack([self(row) for row in vector])
-        return accumulate(functools.partial(self._add_product, vector), self._zero_vector, len(self._chunks))
+        zero = functools.partial(jnp.zeros, vector.shape, self._dtype)
+        return accumulate(functools.partial(self._add_product, vector), zero, len(self._chunks))
 
     def not_finite(self) -> str | None:
         """Name the first chunk whose loss or gradient is not finite; None if there is none."""
@@ -169,11 +170,8 @@ class GroupOperator:
                 return f"chunk {i + 1} of {len(self._chunks)} (examples {examples[0]} to {examples[-1]})"
         return None
 
-    def _zero_vector(self) -> Float[Array, " p"]:
-        return jnp.zeros(self.size, self._dtype)
-
     def _zero(self) -> tuple[Float[Array, ""], Float[Array, " p"]]:
-        return jnp.zeros((), self._dtype), self._zero_vector()
+        return jnp.zeros((), self._dtype), jnp.zeros(self.size, self._dtype)
 
     def _add_gradient(self, total: Any, i: int) -> Any:
         if i >= self.kept or i in self._passes or self._kind != "hessian":
@@ -255,7 +253,10 @@ def _programs(backend: str, precision: str) -> _Programs:
         return jax.jit(wrapped, static_argnums=static, donate_argnums=total, compiler_options=options)
 
     def apply(total: Array, kept: Partial, params: Any, vector: Array) -> Array:
-        return total + ravel_pytree(kept(ravel_pytree(params)[1](vector)))[0]
+        def one(vector: Array) -> Array:
+            return ravel_pytree(kept(ravel_pytree(params)[1](vector)))[0]
+
+        return total + (one(vector) if vector.ndim == 1 else jax.vmap(one)(vector))
 
     def product(kind: Kind, total: Array, model: Model, params: Any, chunk: Chunk, vector: Array) -> Array:
         return apply(total, _linear_map(kind, model, params, chunk)[0], params, vector)

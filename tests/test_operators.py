@@ -129,6 +129,17 @@ def test_products_against_the_dense_matrix(network: models.Network, dense: dict[
 
 
 @pytest.mark.usefixtures("float64")
+@each_kind
+def test_an_accelerator_maps_a_block(network: models.Network, kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All rows in one program call a chunk, whether its pass is kept or not, with the result of row after row."""
+    operator = resnet_operator(network, GROUP_WEIGHTS[0], kind=kind, kept=1, chunk_size=4)
+    block = vectors(operator.size)
+    expected = np.stack([np.asarray(operator(row)) for row in block])
+    monkeypatch.setattr(operators.jax, "default_backend", lambda: "gpu")
+    np.testing.assert_allclose(operator(block), expected, **SAME)
+
+
+@pytest.mark.usefixtures("float64")
 def test_gauss_newton_is_positive_semidefinite_and_the_hessian_is_not(
     network: models.Network, dense: dict[str, np.ndarray]
 ) -> None:
