@@ -6,7 +6,9 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,3 +60,33 @@ def run_epoch(step: Callable, carry: Any, fixed: Any, xs: Any, *, fused: bool | 
         carry, y = _run_steps(step, carry, fixed, jax.tree.map(lambda a, i=i: a[i : i + 1], xs))
         outputs.append(y)
     return carry, jax.tree.map(lambda *ys: np.concatenate([np.asarray(y) for y in ys]), *outputs)
+
+
+_call = jax.jit(lambda step, carry, fixed: step(carry, fixed), static_argnums=0)
+
+
+def run_until(step: Callable[[Any, Any], Any], carry: Any, fixed: Any, max_steps: int) -> Any:
+    """Repeat ``carry = step(carry, fixed)`` until its first array, of booleans, is all true.
+
+    On CPU each step is a call of its own; elsewhere, or where a caller traces, all are one ``while_loop``.
+
+    Args:
+        step: pure and hashable.
+        carry: what a step changes, whether it is done first.
+        fixed: what it does not.
+        max_steps: steps at most.
+    """
+    traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((carry, fixed)))
+    if traced or jax.default_backend() != "cpu":
+        return _run_until(step, carry, fixed, max_steps)
+    for _ in range(max_steps):
+        if carry[0].all():
+            break
+        carry = _call(step, carry, fixed)
+    return carry
+
+
+@partial(jax.jit, static_argnames=("step",))
+def _run_until(step: Callable, carry: Any, fixed: Any, max_steps: Any) -> Any:
+    start = (jnp.asarray(max_steps), carry)
+    return jax.lax.while_loop(lambda s: (s[0] > 0) & ~s[1][0].all(), lambda s: (s[0] - 1, step(s[1], fixed)), start)[1]

@@ -11,7 +11,6 @@ in evaluation mode. Its matrix products run in full float32 on every device. NaN
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +21,7 @@ from jax.tree_util import Partial, all_leaves
 from jaxtyping import Array, Float, Int
 
 from jaxfair.errors import JaxfairError
+from jaxfair.loops import run_until
 
 LogitsFn = Callable[[Any], Float[Array, "n c"]]
 Inputs = Float[Array, "n *shape"] | Float[np.ndarray, "n *shape"]
@@ -31,7 +31,6 @@ GROWTH = 1.25  # of the bracketing points' distances; nearer to 1 misses fewer c
 
 _logits = jax.jit(lambda logits_fn, x: logits_fn(x))
 _scale, _select = jax.vmap(jnp.multiply), jax.vmap(jnp.where)  # the first argument is one number for each example
-_call = jax.jit(lambda step, carry, fixed: step(carry, fixed), static_argnums=0)
 
 
 class LinearizedDistance(NamedTuple):
@@ -245,7 +244,7 @@ def _line_chunk(logits_fn: LogitsFn, x: Array, label: Array, max_steps: int, tol
     far = jnp.where(side == 0, 0, jnp.full_like(side, jnp.inf))
     carry = (jnp.abs(side) != 1, jnp.zeros_like(side), far, jnp.full_like(side, tolerance))
     fixed = (logits_fn, x, label, side, direction, tolerance, limit)
-    return side * _iterate(_line_step, carry, fixed, max_steps)[2]
+    return side * run_until(_line_step, carry, fixed, max_steps)[2]
 
 
 def _line_step(carry: tuple[Array, ...], fixed: tuple) -> tuple[Array, ...]:
@@ -262,7 +261,7 @@ def _line_step(carry: tuple[Array, ...], fixed: tuple) -> tuple[Array, ...]:
 def _deepfool_chunk(logits_fn: LogitsFn, x: Array, label: Array, max_steps: int, overshoot: float) -> DeepFool:
     side = _side(logits_fn, x, label)
     carry = (jnp.abs(side) != 1, jnp.zeros_like(x), jnp.zeros(len(x), jnp.int32))
-    done, total, steps = _iterate(_deepfool_step, carry, (logits_fn, x, label, side, overshoot), max_steps)
+    done, total, steps = run_until(_deepfool_step, carry, (logits_fn, x, label, side, overshoot), max_steps)
     success = done & ~jnp.isnan(side)
     perturbation = (1 + overshoot) * total
     norm = jnp.sqrt((perturbation**2).sum(axis=tuple(range(1, x.ndim))))
@@ -276,24 +275,3 @@ def _deepfool_step(carry: tuple[Array, ...], fixed: tuple) -> tuple[Array, ...]:
     total = _select(done | ~jnp.isfinite(distance), total, total - _scale(distance, direction))
     crossed = side * _margin(logits_fn(x + (1 + overshoot) * total), label) <= 0
     return done | crossed, total, steps + ~done
-
-
-def _iterate(step: Callable[[Any, Any], Any], carry: Any, fixed: Any, max_steps: int) -> Any:
-    """Repeat ``carry = step(carry, fixed)`` until its first array, of booleans, is all true.
-
-    On CPU each step is a call of its own (see ``loops``); elsewhere, or where a caller traces, one ``while_loop``.
-    """
-    traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((carry, fixed)))
-    if traced or jax.default_backend() != "cpu":
-        return _while(step, carry, fixed, max_steps)
-    for _ in range(max_steps):
-        if carry[0].all():
-            break
-        carry = _call(step, carry, fixed)
-    return carry
-
-
-@partial(jax.jit, static_argnames=("step",))
-def _while(step: Callable, carry: Any, fixed: Any, max_steps: int | Array) -> Any:
-    start = (jnp.asarray(max_steps), carry)
-    return jax.lax.while_loop(lambda s: (s[0] > 0) & ~s[1][0].all(), lambda s: (s[0] - 1, step(s[1], fixed)), start)[1]
