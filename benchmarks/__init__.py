@@ -1,1 +1,1 @@
-"""Benchmarks: measure writes JSON, and a table of it."""
+"""Benchmarks: ``measure`` times jaxfair beside other libraries and writes JSON, ``report`` makes tables of it."""

@@ -1,162 +1,259 @@
-"""Time curvature against PyHessian in one process, in turn, and write JSON.
+"""Time jaxfair beside other libraries on one problem, in turn, and write JSON.
 
-    python -m benchmarks.measure --width 16 --per-group 40 --repeats 5 --out benchmarks/results/w16.json
+    python -m benchmarks.measure --problem resnet18-w16 --repeats 5 --out benchmarks/results/resnet18-w16.json
 
-Answers are checked against each other before anything is timed; compilation is reported apart. PyHessian and PyTorch
-come from the ``bench`` extra; without them ours is timed alone.
+Answers are checked against each other before anything is timed. The libraries come from the ``bench`` extra; a missing
+one is named, and the others are timed. ``python -m benchmarks.report`` makes tables of all results.
 """
 
 import argparse
-import json
-import statistics
-import time
-from collections.abc import Callable
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jax
 import numpy as np
 
-from benchmarks.problems import GROUPS, Problem, digits_resnet18
-from jaxfair import hardware, models, runs
-from jaxfair.curvature import group_curvature
-from jaxfair.groups import group_weights
-from jaxfair.operators import GIGABYTE, GroupOperator, make_plan
+from benchmarks import child, libraries, problems, timing
+from benchmarks.jobs import Job, Method, disagreement, loosest, worst_error
+from benchmarks.libraries import jaxfair_jobs as ours
+from benchmarks.problems import GROUPS, Problem
+from jaxfair import hardware, runs
+from jaxfair.errors import JaxfairError
 
-TARGET = 1e-3  # relative error of an eigenvalue that all methods have to reach
+OPERATIONS = ("products", "eigenvalues", "density", "margins", "memory", "scaling", "cache")
+LIMITS = {"products": 1e-3, "density": 1e-2, "margins": 2e-2}
+"""Relative L2 distance between answers at which nothing is timed. DeepFool's paths part on a few examples."""
+OUR_GRADIENT = "jaxfair: gradient"
+TARGET = 1e-3
+"""Relative error of every group's eigenvalue at which the methods are compared."""
+APART = 3e-2
+"""Relative error that no method may have at its tightest setting: it would not be the same problem."""
 
 
-def in_turn(jobs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, dict[str, float]]:
-    """Time the jobs A B C A B C ...; the first round is the compilation's and is reported apart."""
-    seconds: dict[str, list[float]] = {name: [] for name in jobs}
-    for _ in range(repeats + 1):
-        for name, job in jobs.items():
-            begin = time.perf_counter()
-            jax.block_until_ready(job())
-            seconds[name].append(time.perf_counter() - begin)
+def check(problem: Problem, jobs: dict[str, dict[str, Job]]) -> dict[str, float]:
+    """Run every job once and return the largest disagreement of each quantity.
+
+    Args:
+        problem: for the message.
+        jobs: by operation and name.
+
+    Raises:
+        JaxfairError: the libraries disagree.
+    """
+    agreement = {}
+    for operation, found in jobs.items():
+        for quantity, distance in disagreement(found).items():
+            if distance > LIMITS[operation]:
+                raise JaxfairError(
+                    f"The libraries' answers for '{quantity}' of {problem.name} differ by {distance:.1e}, more than "
+                    f"{LIMITS[operation]:.0e}; nothing is timed."
+                )
+            agreement[quantity] = distance
+    return agreement
+
+
+def timed(jobs: dict[str, Job], repeats: int, forward_gflop: float, peak: float) -> dict[str, Any]:
+    """Time jobs in turn.
+
+    Args:
+        jobs: whose ``work`` is in forward passes of ``forward_gflop`` GFLOP.
+        repeats: timed rounds.
+        forward_gflop: of the batch.
+        peak: of the machine, in GFLOP/s.
+    """
+    rows: dict[str, Any] = dict(timing.in_turn({name: job.run for name, job in jobs.items()}, repeats))
+    for name, job in jobs.items():
+        rate = job.work * forward_gflop / rows[name]["median"]
+        rows[name] |= {"gflops": rate, "share_of_peak": rate / peak} if job.work else {}
+    return rows
+
+
+def eigenvalues(problem: Problem, methods: dict[str, Method], repeats: int) -> dict[str, Any]:
+    """Time the largest eigenvalue of all groups by every method, at the loosest setting that reaches ``TARGET``.
+
+    Raises:
+        JaxfairError: a method's best answer is not the true one.
+    """
+    truth, rows = ours.truth(problem), {}
+    for name, method in methods.items():
+        reached = loosest(method, truth, TARGET)
+        if not reached.error <= APART:
+            raise JaxfairError(
+                f"'{name}' differs from the true eigenvalues of {problem.name} by {reached.error:.1e} at its tightest "
+                "setting; nothing is timed."
+            )
+        rows[name] = {"setting_is": method.setting_is, **reached._asdict()}
+    accurate = {name: method for name, method in methods.items() if rows[name]["setting"] is not None}
+    runs_ = {name: lambda m=method, s=rows[name]["setting"]: m.find(s) for name, method in accurate.items()}
+    for name, seconds in timing.in_turn(runs_, repeats).items():
+        rows[name] |= seconds
+    for name, method in methods.items():
+        if method.default is not None:
+            rows[name]["default"] = _at_default(method, truth)
+    return {"truth": truth, "target": TARGET, "methods": rows}
+
+
+def _at_default(method: Method, truth: np.ndarray) -> dict[str, Any]:
+    """Run a method once at its library's default setting."""
+    found = []
+    seconds = timing.clock(lambda: found.append(method.find(method.default or 0.0)))
+    error = worst_error(found[0].values, truth)
+    return {"setting": method.default, "seconds": seconds, "error": error, "products": found[0].products}
+
+
+def in_gradients(result: dict[str, Any], problem: Problem, repeats: int) -> None:
+    """Add to every time its multiple of one gradient of ours over the same number of images."""
+    rows = result.get("products", {})
+    if OUR_GRADIENT not in rows:
+        rows = timing.in_turn({OUR_GRADIENT: ours.products(problem)["gradient"].run}, repeats)
+    gradient, batch = rows[OUR_GRADIENT]["median"], len(problem.batch[1])
+    for operation in ("products", "density", "margins"):
+        for row in result.get(operation, {}).values():
+            row["gradients"] = row["median"] / gradient
+    for row in result.get("eigenvalues", {}).get("methods", {}).values():
+        if "median" in row:
+            row["gradients"] = row["median"] / (gradient * len(problem.group) / batch)
+
+
+def memory(result: dict[str, Any], problem: Problem, cache: Path) -> None:
+    """Add to every job that was timed the memory and the first run's seconds of a process of its own."""
+    for operation in ("products", "density", "margins"):
+        for name, row in result.get(operation, {}).items():
+            row["alone"] = child.measure(problem.name, operation, name, cache)
+    for name, row in result.get("eigenvalues", {}).get("methods", {}).items():
+        if row["setting"] is not None:
+            row["alone"] = child.measure(problem.name, "eigenvalues", name, cache, setting=row["setting"])
+
+
+def describe(found: dict[str, ModuleType], missing: dict[str, str]) -> dict[str, Any]:
+    """Return what the numbers depend on besides the code."""
+    torch: Any = sys.modules.get("torch")
+    versions = {module.DISTRIBUTION: _version(module.DISTRIBUTION) for module in found.values()}
     return {
-        name: {"first": found[0], "median": statistics.median(found[1:]), "min": min(found[1:]), "max": max(found[1:])}
-        for name, found in seconds.items()
+        **runs.environment(),
+        **hardware.describe(),
+        "processor": _processor(),
+        "libraries": versions,
+        "missing": missing,
+        "torch_device": str(found["pytorch"].device()) if "pytorch" in found else None,
+        "threads": {
+            "cores": os.cpu_count(),
+            "torch": torch.get_num_threads() if torch else None,
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
+        },
+        "load_average_before": timing.load_average(),
     }
 
 
-def products(problem: Problem, repeats: int) -> tuple[dict[str, Any], float]:
-    """Time one gradient and one product over all examples; return the timings and the largest disagreement."""
-    logits_fn, params = models.frozen(problem.network), problem.network.params
-    count = len(problem.group)
-    plan = make_plan(logits_fn, params, problem.x, problem.y, count=count, chunk_size=None, memory=4 * GIGABYTE)
-    weight = np.full(count, 1 / count, np.float32)
-    data = logits_fn, params, problem.x, problem.y, weight, plan
-    kept, again = GroupOperator(*data, memory=4 * GIGABYTE), GroupOperator(*data, memory=0)
-    gauss_newton = GroupOperator(*data, kind="gauss_newton", memory=4 * GIGABYTE)
-    vector = jax.random.normal(jax.random.key(0), (kept.size,))
-    jobs: dict[str, Callable[[], Any]] = {
-        "gradient": again.loss_and_gradient,  # kept passes would give it for nothing
-        "product, pass kept": lambda: kept(vector),
-        "product, recomputed": lambda: again(vector),
-        "Gauss-Newton, pass kept": lambda: gauss_newton(vector),
-    }
-    worst = float(jax.numpy.abs(kept(vector) - again(vector)).max() / jax.numpy.abs(again(vector)).max())
+def _version(distribution: str) -> str | None:
     try:
-        from benchmarks import peers
-    except ImportError:
-        return in_turn(jobs, repeats), worst
-    import torch
-    from pyhessian.utils import hessian_vector_product
-
-    module = peers.to_torch(problem.network)
-    batch = peers.batch_of(problem)
-    theirs = peers.pyhessian(module, batch)
-    probe = [torch.randn_like(p) for p in theirs.params]
-    difference = module(batch[0]).detach().numpy() - np.asarray(problem.network(problem.x))
-    worst = max(worst, float(np.abs(difference).max() / np.abs(np.asarray(problem.network(problem.x))).max()))
-
-    def gradient() -> None:
-        module.zero_grad()
-        torch.nn.functional.cross_entropy(module(batch[0]), batch[1]).backward()
-
-    jobs |= {"PyTorch gradient": gradient}
-    jobs |= {"PyHessian iteration": lambda: [hessian_vector_product(theirs.gradsH, theirs.params, probe), None][1]}
-    return in_turn(jobs, repeats), worst
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
 
 
-def eigenvalues(problem: Problem, repeats: int) -> dict[str, Any]:
-    """Time the largest eigenvalue of every group, and say how far each method's answers are from the truth."""
-    logits_fn, params = models.frozen(problem.network), problem.network.params
-    data = logits_fn, params, problem.x, problem.y, group_weights(problem.group, GROUPS)
-    truth = group_curvature(*data, tolerance=1e-5, memory=4 * GIGABYTE, max_steps=200).top_eigenvalue
-    answers: dict[str, np.ndarray] = {}
-    steps: dict[str, float] = {}
+def _processor() -> str:
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.is_file() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor()
 
-    def ours(name: str, **options: Any) -> Callable[[], None]:
-        def job() -> None:
-            found = group_curvature(*data, memory=4 * GIGABYTE, **options)
-            answers[name], steps[name] = found.top_eigenvalue, float(found.steps.mean())
 
-        return job
+def measure(
+    problem: Problem, names: Sequence[str], operations: Sequence[str], repeats: int, cache: Path
+) -> dict[str, Any]:
+    """Check, time and describe.
 
-    jobs = {
-        name: ours(name, **options)
-        for name, options in {
-            "random start, residual 1e-2": {"tolerance": 1e-2},
-            "random start, estimated error 1e-3": {"tolerance": TARGET, "stop": "error"},
-            "gradient start, residual 1e-2": {"tolerance": 1e-2, "start": "gradient"},
-            "gradient start, estimated error 1e-3": {"tolerance": TARGET, "stop": "error", "start": "gradient"},
-        }.items()
+    Args:
+        problem: to time.
+        names: of the libraries.
+        operations: of ``OPERATIONS``.
+        repeats: timed rounds.
+        cache: folder of trained networks, for processes.
+
+    Raises:
+        JaxfairError: answers disagree, a name is unknown, a process fails.
+    """
+    found, missing = libraries.load(names)
+    environment, peak = describe(found, missing), timing.matmul_peak()
+    forward = timing.forward_flops(problem.logits_fn, problem.params, problem.batch[0]) / 1e9
+    jobs: dict[str, dict[str, Job]] = {"products": libraries.jobs(found, "products", problem)}
+    jobs |= {op: libraries.jobs(found, op, problem) for op in ("density", "margins") if op in operations}
+    result: dict[str, Any] = {
+        "problem": {"name": problem.name, **problem.spec._asdict(), "groups": GROUPS},
+        "environment": environment,
+        "repeats": repeats,
+        "matmul_gflops": peak,
+        "forward_gflop": forward,
+        "work": "convolutions and matrix products, counted from their shapes, of the passes that a job needs",
+        "agreement": check(problem, jobs),
     }
-    try:
-        from benchmarks import peers
-    except ImportError:
-        peers = None
-    if peers is not None:
-        module = peers.to_torch(problem.network)
-
-        def theirs() -> None:
-            found = []
-            for group in range(GROUPS):
-                instance = peers.pyhessian(module, peers.batch_of(problem, group))
-                found.append(instance.eigenvalues(maxIter=200, tol=TARGET)[0][0])
-            answers["PyHessian, tol 1e-3"] = np.array(found)
-
-        jobs["PyHessian, tol 1e-3"] = theirs
-    timings = in_turn(jobs, repeats)
-    for name, timing in timings.items():
-        timing["worst_relative_error"] = float(np.abs(answers[name] / truth - 1).max())
-        timing["products_per_group"] = steps.get(name, float("nan"))
-    return {"truth": truth, "methods": timings}
+    for operation in ("products", "density", "margins"):
+        if operation in operations:
+            result[operation] = timed(jobs[operation], repeats, forward, peak)
+    jobs.clear()  # and with them the passes that they keep
+    if "eigenvalues" in operations:
+        result["eigenvalues"] = eigenvalues(problem, libraries.jobs(found, "eigenvalues", problem), repeats)
+    in_gradients(result, problem, repeats)
+    if "memory" in operations:
+        memory(result, problem, cache)
+    if "scaling" in operations:
+        result["scaling"] = {"bound_mb": ours.BOUND / 1e6, **child.scaling(problem.name, cache)}
+    if "cache" in operations:
+        result["cache"] = child.compilation_cache(problem.name, cache)
+    return {**result, "load_average_after": timing.load_average()}
 
 
-def main() -> None:
-    """Measure one problem and write and print the result."""
+def show(result: dict[str, Any]) -> None:
+    """Print medians, and what was missing."""
+    print(f"{result['problem']['title']}: median seconds [min, max], multiples of our gradient")
+    load, cores = result["environment"]["load_average_before"], result["environment"]["host_cores"]
+    if load and load[0] > cores / 4:
+        print(f"  The machine was busy: {load[0]:.1f} processes waited on {cores} cores before; trust no time of this.")
+    for library, reason in result["environment"]["missing"].items():
+        print(f"  {library} is missing: {reason}")
+    rows = {**result.get("products", {}), **result.get("density", {}), **result.get("margins", {})}
+    rows |= result.get("eigenvalues", {}).get("methods", {})
+    for name, row in rows.items():
+        if "median" not in row:
+            print(f"  {name:46s} does not reach {TARGET:.0e}; its best error is {row['error']:.1e}")
+            continue
+        reached = f"  error {row['error']:.1e}, {row['products']:.1f} products" if "error" in row else ""
+        span = f"[{row['min']:.3f}, {row['max']:.3f}]"
+        print(f"  {name:46s} {row['median']:8.3f} {span:18s} {row['gradients']:6.1f}{reached}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure one problem, write and print the result; a mistake is answered by one sentence."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--width", type=int, default=16)
-    parser.add_argument("--per-group", type=int, default=40)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path, required=True)
-    chosen = parser.parse_args()
+    parser.add_argument("--problem", default="resnet18-w16", help=", ".join(problems.SPECS))
+    parser.add_argument("--operations", nargs="+", default=OPERATIONS, help=f"all, or some of {', '.join(OPERATIONS)}")
+    parser.add_argument("--libraries", nargs="+", default=libraries.NAMES, help=", ".join(libraries.NAMES))
+    parser.add_argument("--repeats", type=int, default=5, help="timed rounds; there is one more, which is not counted")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file")
+    parser.add_argument("--cache", type=Path, default=problems.default_cache(), help="folder of trained networks")
+    chosen = parser.parse_args(arguments)
+    # PyTorch and the processes of the memory measurement need their share of an accelerator.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     jax.config.update("jax_default_matmul_precision", "highest")
-    problem = digits_resnet18(chosen.width, chosen.per_group)
-    timings, disagreement = products(problem, chosen.repeats)
-    if disagreement > 1e-3:
-        raise SystemExit(f"The libraries' answers differ by {disagreement:.1e}; nothing is timed.")
-    result = {
-        "problem": {"name": problem.name, "examples": len(problem.group), "groups": GROUPS},
-        "environment": {**runs.environment(), **hardware.describe()},
-        "disagreement": disagreement,
-        "one_product": timings,
-        "group_eigenvalues": eigenvalues(problem, chosen.repeats),
-    }
-    chosen.out.parent.mkdir(parents=True, exist_ok=True)
-    plain = json.loads(json.dumps(result, default=lambda value: np.asarray(value).tolist()).replace("NaN", "null"))
-    chosen.out.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
-    gradient = timings["gradient"]["median"]
-    print(f"{problem.name}, {len(problem.group)} images: median seconds, and multiples of our gradient")
-    for name, timing in timings.items():
-        print(f"  {name:36s} {timing['median']:8.3f}  {timing['median'] / gradient:6.2f}")
-    print(f"largest eigenvalue of {GROUPS} groups: median seconds, worst relative error, products a group")
-    for name, timing in result["group_eigenvalues"]["methods"].items():
-        error, steps = timing["worst_relative_error"], timing["products_per_group"]
-        print(f"  {name:36s} {timing['median']:8.3f}  {error:8.1e}  {steps:5.1f}")
+    try:
+        if unknown := set(chosen.operations) - set(OPERATIONS):
+            raise JaxfairError(f"There is no operation '{min(unknown)}'; choose from {', '.join(OPERATIONS)}.")
+        if chosen.repeats < 1:
+            raise JaxfairError(f"{chosen.repeats} repeats were asked for; give at least 1.")
+        problem = problems.load(chosen.problem, chosen.cache)
+        result = measure(problem, chosen.libraries, chosen.operations, chosen.repeats, chosen.cache)
+        chosen.out.parent.mkdir(parents=True, exist_ok=True)
+        runs.Run(chosen.out.parent, {}).write_json(chosen.out.name, result)
+    except (JaxfairError, OSError) as error:
+        raise SystemExit(str(error)) from error
+    show(result)
 
 
 if __name__ == "__main__":

@@ -1,53 +1,219 @@
-"""Problems to time: a trained network, images in five groups, the same for every library. Embedded data only."""
+"""Problems to time: a trained network and images in five groups, the same for every library. Embedded digits only."""
 
-from typing import NamedTuple
+import hashlib
+import json
+import os
+import zipfile
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxfair import data, models, sources, train
+from jaxfair import data, losses, models, sources, train
+from jaxfair.data import Dataset
+from jaxfair.errors import JaxfairError
 from jaxfair.models import Network
 
 GROUPS = 5
+
+
+class Spec(NamedTuple):
+    """Sizes of a problem.
+
+    Attributes:
+        title: for tables.
+        stage_sizes: of the ResNet; none is an MLP.
+        width: channels of the first stage, or hidden units.
+        enlarge: how many times the 8x8 digits are enlarged; enlarged ones have three channels.
+        per_group: images in each group.
+        batch: images of single products, densities and margins.
+        epochs: of training, for a spectrum with outliers.
+    """
+
+    title: str
+    stage_sizes: tuple[int, ...]
+    width: int
+    enlarge: int
+    per_group: int
+    batch: int
+    epochs: int
+
+
+SPECS = {
+    "resnet18-w16": Spec("ResNet-18, width 16, 32x32", models.STAGE_SIZES[18], 16, 4, 40, 128, 3),
+    "resnet18-w16-1000": Spec("ResNet-18, width 16, 32x32", models.STAGE_SIZES[18], 16, 4, 1000, 128, 3),
+    "resnet18-w64": Spec("ResNet-18, width 64, 32x32", models.STAGE_SIZES[18], 64, 4, 40, 64, 3),
+    "digits": Spec("small ResNet, width 8, 8x8", (1, 1, 1), 8, 1, 40, 128, 20),
+    "mlp": Spec("MLP, 2 x 256 units, 8x8", (), 256, 1, 40, 128, 20),
+    "tiny": Spec("tiny ResNet, width 2, 8x8", (1,), 2, 1, 4, 8, 5),
+}
 
 
 class Problem(NamedTuple):
     """A network in evaluation mode and the examples of its groups.
 
     Attributes:
-        name: for tables.
-        network: trained for a few epochs, so that its spectrum has outliers.
+        name: key of ``SPECS``.
+        spec: its sizes.
+        network: jaxfair's network, or the parameters of an MLP.
+        logits_fn: ``(params, x) -> logits``.
+        params: of the network.
         x: normalized images, NHWC.
         y: labels, 0..9.
-        group: of each image, 0..GROUPS-1, the same number in each.
+        group: of each image, 0..GROUPS-1, the same number in each; a group is a pair of digits.
     """
 
     name: str
-    network: Network
+    spec: Spec
+    network: Any
+    logits_fn: Any
+    params: Any
     x: jax.Array
     y: jax.Array
     group: np.ndarray
 
+    @property
+    def batch(self) -> tuple[jax.Array, jax.Array]:
+        """Images and labels of single products, from all groups alike."""
+        index = np.linspace(0, len(self.group) - 1, min(self.spec.batch, len(self.group))).round().astype(int)
+        return self.x[index], self.y[index]
 
-def digits_resnet18(width: int, per_group: int, *, epochs: int = 3, seed: int = 0) -> Problem:
-    """Build ResNet-18 on the handwritten digits, enlarged to 32x32 RGB; a group is a pair of digits.
+    def members(self, group: int) -> tuple[jax.Array, jax.Array]:
+        """Images and labels of one group."""
+        index = np.flatnonzero(self.group == group)
+        return self.x[index], self.y[index]
+
+
+def default_cache() -> Path:
+    """Return the folder that keeps trained networks between runs."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxfair" / "benchmarks"
+
+
+def load(name: str, cache: Path | None = None, factor: int = 1) -> Problem:
+    """Build a problem; its network is trained once and kept in ``cache``.
 
     Args:
-        width: channels of the first stage.
-        per_group: images in each group.
-        epochs: of training at learning rate 0.05.
-        seed: of weights and order.
+        name: key of ``SPECS``.
+        cache: folder of trained networks; None is ``default_cache()``.
+        factor: by which to multiply the number of images.
+
+    Raises:
+        JaxfairError: there is no such problem.
     """
+    if name not in SPECS:
+        raise JaxfairError(f"There is no problem '{name}'; choose from {', '.join(SPECS)}.")
+    spec = SPECS[name]
     small = sources.load("digits")
-    images = np.repeat(np.repeat(np.asarray(small.images), 4, axis=1), 4, axis=2).repeat(3, axis=3)
-    label = np.asarray(small.label)
-    names = small.class_names
-    whole = data.make_dataset(images, label, label, name="digits-32", class_names=names, group_names=names)
-    network = models.init(models.ResNet(models.STAGE_SIZES[18], 10, width), whole.image_shape, seed)
-    config = train.TrainConfig(epochs=epochs, batch_size=64, learning_rate=0.05, schedule="cosine")
-    (fitted,) = train.fit([network], whole, config, seeds=[seed])
-    group = label // 2
-    index = np.concatenate([np.flatnonzero(group == g)[:per_group] for g in range(GROUPS)])
-    x = whole.normalize(whole.images[index])
-    return Problem(f"ResNet-18, width {width}, 32x32", fitted.network, x, jnp.asarray(label[index]), group[index])
+    images, label = _enlarged(np.asarray(small.images), spec.enlarge), np.asarray(small.label)
+    whole = data.make_dataset(
+        images, label, label, name=name, class_names=small.class_names, group_names=small.group_names
+    )
+    network = _cached(spec, whole, cache or default_cache())
+    x, y, group = _examples(whole, spec.per_group * factor)
+    if isinstance(network, Network):
+        return Problem(name, spec, network, models.frozen(network), network.params, x, y, group)
+    return Problem(name, spec, network, mlp_logits, network, x, y, group)
+
+
+def mlp_logits(params: Any, x: jax.Array) -> jax.Array:
+    """Compute logits (n, 10) of images (n, h, w, c) by an MLP whose layers are a list of kernel and bias."""
+    x = x.reshape(len(x), -1)
+    for layer in params[:-1]:
+        x = jax.nn.relu(x @ layer["kernel"] + layer["bias"])
+    return x @ params[-1]["kernel"] + params[-1]["bias"]
+
+
+def _enlarged(images: np.ndarray, times: int) -> np.ndarray:
+    """Repeat every pixel; enlarged images get three equal channels, as CIFAR's have."""
+    return images if times == 1 else images.repeat(times, axis=1).repeat(times, axis=2).repeat(3, axis=3)
+
+
+def shifted(images: np.ndarray, copy: int) -> np.ndarray:
+    """Return copy number ``copy`` of images (n, h, w, c): the copies are shifts, from the nearest on, 0 is none.
+
+    Shifts are of at most an eighth of the width less one pixel in each direction (three pixels at 32x32), or of one
+    pixel in small images. What is left free is 0, the digits' background.
+    """
+    reach = max(1, images.shape[1] // 8 - 1)
+    steps = [(down, right) for down in range(-reach, reach + 1) for right in range(-reach, reach + 1)]
+    steps.sort(key=lambda step: (step[0] ** 2 + step[1] ** 2, step))
+    if copy >= len(steps):
+        raise JaxfairError(f"There are {len(steps)} shifts of an image, and copy {copy + 1} was asked for.")
+    down, right = steps[copy]
+    height, width = images.shape[1:3]
+    padded = np.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
+    return padded[:, reach - down : reach - down + height, reach - right : reach - right + width]
+
+
+def _examples(whole: Dataset, per_group: int) -> tuple[jax.Array, jax.Array, np.ndarray]:
+    """Take ``per_group`` images of each pair of digits; where there are too few, shifted copies follow."""
+    images, label = np.asarray(whole.images), np.asarray(whole.label)
+    found, index = [], []
+    for group in range(GROUPS):
+        members = np.flatnonzero(label // 2 == group)
+        for copy in range(-(-per_group // len(members))):
+            chosen = members[: per_group - copy * len(members)]
+            found.append(shifted(images[chosen], copy))
+            index.append(chosen)
+    chosen = label[np.concatenate(index)]
+    return whole.normalize(jnp.asarray(np.concatenate(found))), jnp.asarray(chosen), chosen // 2
+
+
+def _cached(spec: Spec, whole: Dataset, cache: Path) -> Any:
+    """Read the trained network, or train it and keep it."""
+    untrained = partial(_untrained, spec, whole.image_shape)
+    structure = jax.eval_shape(untrained)
+    key = json.dumps([spec[1:4], spec.epochs, whole.fingerprint(), jax.__version__])
+    path = cache / f"{'resnet' if spec.stage_sizes else 'mlp'}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.npz"
+    try:
+        with np.load(path) as stored:
+            leaves = [jnp.asarray(stored[f"leaf{i}"]) for i in range(len(stored.files))]
+        return jax.tree.unflatten(jax.tree.structure(structure), leaves)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):  # none, or one that was cut off: train it
+        pass
+    network = _trained_resnet(spec, untrained(), whole) if spec.stage_sizes else _trained_mlp(spec, untrained(), whole)
+    temporary = path.with_suffix(f".{os.getpid()}.npz")
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        np.savez(temporary, **{f"leaf{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(network))})  # pyright: ignore
+        temporary.replace(path)
+    except OSError as error:
+        raise JaxfairError(f"'{path}' cannot be written: {error.strerror}; choose another --cache.") from error
+    return network
+
+
+def _untrained(spec: Spec, shape: tuple[int, int, int]) -> Any:
+    if spec.stage_sizes:
+        return models.init(models.ResNet(spec.stage_sizes, 10, spec.width), shape, 0)
+    sizes = [int(np.prod(shape)), spec.width, spec.width, 10]
+    keys = jax.random.split(jax.random.key(0), 3)
+    return [
+        {"kernel": jax.random.normal(key, (m, n)) * (2 / m) ** 0.5, "bias": jnp.zeros(n)}
+        for key, m, n in zip(keys, sizes, sizes[1:], strict=False)
+    ]
+
+
+def _trained_resnet(spec: Spec, network: Network, whole: Dataset) -> Network:
+    config = train.TrainConfig(epochs=spec.epochs, batch_size=64, learning_rate=0.05, schedule="cosine")
+    (fitted,) = train.fit([network], whole, config, seeds=[0])
+    return fitted.network
+
+
+def _trained_mlp(spec: Spec, params: Any, whole: Dataset) -> Any:
+    """Train by plain stochastic gradient descent."""
+    images = whole.normalize(whole.images)
+
+    @jax.jit
+    def step(params: Any, index: Any) -> Any:
+        def loss(p: Any) -> jax.Array:
+            return losses.cross_entropy(mlp_logits(p, images[index]), whole.label[index]).mean()
+
+        return jax.tree.map(lambda p, g: p - 0.05 * g, params, jax.grad(loss)(params))
+
+    for epoch in range(spec.epochs):
+        for index in data.epoch_order(len(images), 64, 0, epoch):
+            params = step(params, index)
+    return params

@@ -10,9 +10,10 @@ import numpy as np
 from jax.tree_util import Partial
 
 from jaxfair import groups, lanczos, losses, margins
-from jaxfair.curvature import Start, group_curvature
+from jaxfair.curvature import Start, check_examples, group_curvature
 from jaxfair.errors import JaxfairError
-from jaxfair.operators import GIGABYTE, GroupOperator, LogitsFn, LossFn, as_pytree, make_plan
+from jaxfair.operators import GIGABYTE, GroupOperator, make_plan
+from jaxfair.programs import LogitsFn, LossFn, as_pytree, at_precision
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +68,9 @@ class GroupReport:
         return pd.DataFrame(self.columns()).set_index("group")
 
     def __str__(self) -> str:
-        """Return a table of text."""
-        rows = [list(self.columns()), *zip(*(map(_cell, values) for values in self.columns().values()), strict=True)]
+        """Return a table of text, without the columns that were not asked for."""
+        columns = {name: values for name, values in self.columns().items() if not _is_missing(values)}
+        rows = [list(columns), *zip(*(map(_cell, values) for values in columns.values()), strict=True)]
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
 
@@ -106,7 +108,8 @@ def group_report(
         y: labels, integers of shape (n,).
         group: group of each example, integers 0..G-1, shape (n,).
         group_names: one for each group; by default their numbers.
-        bottom: whether to find the smallest eigenvalue too.
+        bottom: whether to find the smallest eigenvalue too, to ``tolerance`` times the largest: ask for a smaller
+            tolerance where it lies near zero.
         tolerance: relative residual of the eigenvalues (see ``stop``).
         stop: see ``lanczos.extreme_eigenvalues``.
         start: see ``curvature.group_curvature``.
@@ -121,12 +124,17 @@ def group_report(
         JaxfairError: shapes or types do not match, a group is empty, the model is not deterministic or depends on the
             rest of its batch, its Hessian is not symmetric, or a value is not finite.
     """
-    group = np.asarray(group)
+    group = _checked_groups(group, len(y))
     count = int(group.max(initial=0)) + 1 if group_names is None else len(group_names)
+    if group.max(initial=0) >= count:
+        raise JaxfairError(f"There are {count} group names for groups 0 to {group.max()}; give one for each.")
     names = tuple(map(str, range(count))) if group_names is None else tuple(group_names)
     weights = groups.group_weights(group, count)
+    check_examples(params, x, y, weights)
     logits_fn = as_pytree(logits_fn)
     logits = _trusted_logits(logits_fn, params, x, y, precision, chunk_size or 256)
+    if loss is losses.cross_entropy:
+        losses.check_labels(y, logits.shape[1])
     per_example = np.asarray(loss(jnp.asarray(logits), jnp.asarray(y)), np.float64)
     if not np.isfinite(per_example).all():
         bad = int(np.argmin(np.isfinite(per_example)))
@@ -198,7 +206,9 @@ def minibatch_curvature(
 
     Use ``group_report`` unless you reproduce their figures. Arguments as there; batches are taken in order.
     """
-    group, y = np.asarray(group), jnp.asarray(y)
+    group, y = _checked_groups(group, len(y)), jnp.asarray(y)
+    check_examples(params, x, y, np.ones((1, len(y))))
+    losses.check_labels(y)
     if batch_size < 1:
         raise JaxfairError(f"The batch size is {batch_size}; give at least 1.")
     count = int(group.max(initial=0)) + 1
@@ -235,23 +245,39 @@ def _logits(logits_fn: Partial, params: Any, x: Any) -> Any:
     return logits_fn(params, x)
 
 
+def _checked_groups(group: Any, count: int) -> np.ndarray:
+    group = np.asarray(group)
+    if not np.issubdtype(group.dtype, np.integer):
+        raise JaxfairError(
+            f"The groups have type {group.dtype}; give integers 0..G-1: "
+            "group_names, group = numpy.unique(group, return_inverse=True)."
+        )
+    if group.shape != (count,):
+        raise JaxfairError(f"The groups have shape {group.shape} for {count} labels; give one for each example.")
+    return group
+
+
 def _trusted_logits(logits_fn: Partial, params: Any, x: Any, y: Any, precision: str, size: int) -> np.ndarray:
-    """Return the logits of all examples, computed twice, in batches cut differently."""
+    """Return the logits of all examples, computed twice, and once more in batches cut differently."""
     count = len(y)
 
-    def run(start: int) -> np.ndarray:
-        # The second time the batches are shifted, so that every example sees other neighbours.
+    def run(start: int, size: int) -> np.ndarray:
         order = np.roll(np.arange(count), -start)
         found = []
-        for begin in range(0, count, min(size, count)):
-            index = np.pad(order[begin : begin + size], (0, max(0, min(size, count) - (count - begin))), mode="wrap")
-            with jax.default_matmul_precision(precision):
+        for begin in range(0, count, size):
+            index = np.pad(order[begin : begin + size], (0, max(0, size - (count - begin))), mode="wrap")
+            with at_precision(precision):
                 found.append(np.asarray(_logits(logits_fn, params, jax.tree.map(lambda leaf, i=index: leaf[i], x))))
         return np.roll(np.concatenate(found)[:count], start, axis=0)
 
-    first, again, shifted = run(0), run(0), run(max(1, min(size, count) // 3))
-    if first.ndim != 2 or len(first) != count:
-        raise JaxfairError(f"logits_fn returned shape {first.shape} for {count} examples; expected (n, classes).")
+    size = min(size, count)
+    with at_precision(precision):
+        shape = getattr(jax.eval_shape(logits_fn, params, jax.tree.map(lambda leaf: leaf[:size], x)), "shape", None)
+    if shape is None or len(shape) != 2 or shape[0] != size:
+        given = "no array" if shape is None else f"shape {shape}"
+        raise JaxfairError(f"logits_fn returned {given} for {size} examples; expected (n, classes).")
+    # The third time every example has other neighbours and their number is another, even if all fit into one batch.
+    first, again, shifted = run(0, size), run(0, size), run(max(1, size // 3), max(1, size // 2))
     if not np.array_equal(first, again, equal_nan=True):
         raise JaxfairError(
             "logits_fn gave two results for the same input; switch dropout and other randomness off (evaluation mode)."
@@ -262,7 +288,7 @@ def _trusted_logits(logits_fn: Partial, params: Any, x: Any, y: Any, precision: 
     if difference > 1e-3:
         raise JaxfairError(
             f"The logits of an example changed by {difference:.1e} of their size with the rest of its batch; put batch "
-            "norm into evaluation mode."
+            "norm and dropout into evaluation mode."
         )
     return first
 
@@ -270,12 +296,17 @@ def _trusted_logits(logits_fn: Partial, params: Any, x: Any, y: Any, precision: 
 def _checked_asymmetry(asymmetry: np.ndarray, scale: np.ndarray) -> float:
     """Return the largest over groups, relative to the largest eigenvalue: a group of no curvature has noise."""
     found = float((asymmetry * scale).max() / max(scale.max(), np.finfo(float).tiny))
-    if found > 1e-3:
+    if found > 1e-3 and scale.max() > 1e-6:  # of smaller ones, as on saturated softmaxes, float32 holds only rounding
         raise JaxfairError(
             f"The Hessian is not symmetric (by {found:.1e} of its size): a custom derivative in the model is wrong, or "
             "its arithmetic too coarse; eigenvalues would mean nothing."
         )
     return found
+
+
+def _is_missing(values: Any) -> bool:
+    values = np.asarray(values)
+    return values.dtype.kind == "f" and bool(np.isnan(values).all())
 
 
 def _cell(value: Any) -> str:

@@ -4,7 +4,7 @@ A group is a weight vector over examples; it pays for its own examples only, and
 all groups, networks of one module, and chunks.
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,8 @@ from jax.flatten_util import ravel_pytree
 
 from jaxfair import lanczos, losses
 from jaxfair.errors import JaxfairError
-from jaxfair.operators import GIGABYTE, GroupOperator, LogitsFn, LossFn, as_pytree, make_plan
+from jaxfair.operators import GIGABYTE, GroupOperator, make_plan
+from jaxfair.programs import LogitsFn, LossFn, as_pytree
 
 Start = Literal["random", "gradient"]
 
@@ -73,7 +74,7 @@ def group_curvature(
         logits_fn: ``(params, x) -> logits`` of shape (n, classes), in evaluation mode; deterministic.
         params: pytree of floating-point arrays; derivatives are with respect to all of it.
         x: inputs, a pytree of arrays with n examples along the first axis.
-        y: labels, integers of shape (n,), or whatever ``loss`` takes, n examples along the first axis.
+        y: labels, integers of shape (n,), or the array that ``loss`` takes, n examples along the first axis.
         weights: shape (groups, n): ``groups.group_weights(group, num_groups)``.
         bottom: whether to find the smallest eigenvalue too; it usually takes several times as many products.
         tolerance: at which Lanczos stops, see ``lanczos.extreme_eigenvalues``.
@@ -93,7 +94,10 @@ def group_curvature(
     Raises:
         JaxfairError: shapes or types do not match, a group has no weight, or a value is not finite.
     """
-    group_rows = _check(params, x, y, weights)
+    group_rows = check_examples(params, x, y, weights)
+    _check_options(start, stop)
+    if loss is losses.cross_entropy:
+        losses.check_labels(y)
     logits_fn, loss, y = as_pytree(logits_fn), as_pytree(loss), jnp.asarray(y)
     flat, _ = ravel_pytree(params)
     noise = jax.random.normal(jax.random.key(seed), flat.shape, flat.dtype)
@@ -129,26 +133,37 @@ def group_curvature(
     return _collect(rows, bottom=bottom)
 
 
-def _check(params: Any, x: Any, y: Any, weights: Any) -> np.ndarray:
-    """Return the weights as an array on the host."""
+def check_examples(params: Any, x: Any, y: Any, weights: Any) -> np.ndarray:
+    """Return the groups' weights, shape (groups, n), as an array on the host; refuse what does not fit together."""
+    if any(not np.ndim(leaf) for leaf in jax.tree.leaves(x)):
+        raise JaxfairError("An input is a single number; give arrays with the examples along their first axis.")
+    inputs = "/".join(str(length) for length in sorted({len(leaf) for leaf in jax.tree.leaves(x)}))
     group_rows = np.asarray(weights)
-    lengths = {len(leaf) for leaf in jax.tree.leaves(x)}
-    if group_rows.ndim != 2 or lengths != {len(y)} or group_rows.shape[1] != len(y):
-        inputs = "/".join(str(length) for length in sorted(lengths))
-        raise JaxfairError(f"There are {inputs} inputs, {len(y)} labels and weights for {group_rows.shape[-1]}.")
+    if group_rows.ndim != 2 or not len(group_rows):
+        raise JaxfairError(f"The weights have shape {group_rows.shape}; expected (groups, examples).")
+    if np.ndim(y) == 0 or inputs != str(len(y)) or group_rows.shape[1] != len(y):
+        labels = len(y) if np.ndim(y) else "single"
+        raise JaxfairError(f"There are {inputs} inputs, {labels} labels and weights for {group_rows.shape[1]}.")
     if not jax.tree.leaves(params):
         raise JaxfairError("There are no parameters; give a pytree of floating-point arrays.")
     for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+        if not hasattr(leaf, "dtype") or leaf.dtype not in (jnp.float32, jnp.float64):
             name = jax.tree_util.keystr(path, simple=True, separator="/")
+            kind = leaf.dtype if hasattr(leaf, "dtype") else type(leaf).__name__
             raise JaxfairError(
-                f"The parameter '{name}' has type {jnp.result_type(leaf)}; derivatives need floating point: "
+                f"The parameter '{name}' has type {kind}; second derivatives need arrays of float32 or float64: "
                 "convert it, or keep it out of params."
             )
     if not (group_rows != 0).any(axis=1).all():
         empty = np.flatnonzero(~(group_rows != 0).any(axis=1)).tolist()
         raise JaxfairError(f"Group {empty} has no example of any weight; leave it out or merge it.")
     return group_rows
+
+
+def _check_options(start: str, stop: str) -> None:
+    for name, given, known in (("start", start, get_args(Start)), ("stop", stop, get_args(lanczos.Stop))):
+        if given not in known:
+            raise JaxfairError(f"There is no {name} '{given}'; give {' or '.join(known)}.")
 
 
 def _collect(rows: list[tuple[float, float, lanczos.EigenResult]], *, bottom: bool) -> GroupCurvature:

@@ -29,7 +29,7 @@ def group_weights(group: Int[Array, " n"] | Int[np.ndarray, " n"], num_groups: i
     if (counts == 0).any():
         raise JaxfairError(f"Group {np.flatnonzero(counts == 0).tolist()} has no sample; leave it out or merge it.")
     member = jnp.asarray(group)[None] == jnp.arange(num_groups)[:, None]
-    return member / jnp.asarray(counts, jnp.float32)[:, None]
+    return member / jnp.asarray(counts, float)[:, None]
 
 
 def group_means(values: np.ndarray, group: np.ndarray, num_groups: int) -> np.ndarray:

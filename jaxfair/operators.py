@@ -6,37 +6,20 @@ recomputed where it does not.
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from jaxfair import losses
 from jaxfair.chunks import Chunk, Cut, accumulate, threads
 from jaxfair.errors import JaxfairError
-
-LogitsFn = Callable[[Any, Any], Any]
-LossFn = Callable[[Any, Any], Any]
-Kind = Literal["hessian", "gauss_newton"]
+from jaxfair.programs import Kind, LogitsFn, LossFn, Model, as_pytree, programs
 
 GIGABYTE = 1024**3
-
-
-class Model(NamedTuple):
-    """What is differentiated, as an argument of jitted functions.
-
-    Attributes:
-        logits_fn: ``(params, x) -> outputs``.
-        loss: ``(outputs, y) -> per-example losses`` of shape (m,).
-    """
-
-    logits_fn: Partial
-    loss: Partial
 
 
 class Plan(NamedTuple):
@@ -49,11 +32,6 @@ class Plan(NamedTuple):
 
     chunk_size: int
     kept_bytes: int
-
-
-def as_pytree(function: Callable) -> Partial:
-    """Return a function that can be an argument of a jitted one; equal functions share a compiled program."""
-    return function if isinstance(function, Partial) else Partial(function)
 
 
 def make_plan(
@@ -117,7 +95,7 @@ class GroupOperator:
         x: Any,
         y: Any,
         weight: np.ndarray,
-        plan: Plan,
+        plan: Plan | None = None,
         *,
         kind: Kind = "hessian",
         memory: int = GIGABYTE,
@@ -132,19 +110,27 @@ class GroupOperator:
             x: inputs, examples along the first axis.
             y: labels, or whatever ``loss`` takes, examples along the first axis.
             weight: of each example in the sum, shape (n,).
-            plan: from ``make_plan``.
+            plan: from ``make_plan``, one for all groups; None makes one for this group alone.
             kind: ``hessian`` or ``gauss_newton``.
             memory: bytes that kept passes may take.
             precision: of matrix products on accelerators.
             loss: ``(outputs of logits_fn, y) -> losses`` of shape (m,), one for each example.
         """
-        self._programs = _programs(jax.default_backend(), precision)
+        self._programs = programs(jax.default_backend(), precision)
         self._model, self._params, self._kind = Model(as_pytree(logits_fn), as_pytree(loss)), params, kind
         leaves = jax.tree.leaves(params)
         self.size, self._dtype = sum(leaf.size for leaf in leaves), jnp.result_type(*leaves)
-        self._chunks = Cut(x, y, weight, plan.chunk_size)
-        if not len(self._chunks):
+        if kind not in get_args(Kind):
+            raise JaxfairError(f"There is no kind '{kind}'; give {' or '.join(get_args(Kind))}.")
+        if np.shape(weight) != np.shape(y)[:1]:
+            raise JaxfairError(f"The weights have shape {np.shape(weight)} for {len(y)} labels; give one for each.")
+        count = int(np.count_nonzero(weight))
+        if not count:
             raise JaxfairError("Every example has weight 0; give some example of the group a weight.")
+        if plan is None:
+            how: dict[str, Any] = {"memory": memory, "precision": precision, "loss": loss, "kind": kind}
+            plan = make_plan(self._model.logits_fn, params, x, y, count=count, chunk_size=None, **how)
+        self._chunks = Cut(x, y, weight, plan.chunk_size)
         self.kept = min(len(self._chunks), memory // max(plan.kept_bytes, 1))
         self._passes: dict[int, Any] = {}
 
@@ -155,7 +141,9 @@ class GroupOperator:
 
     def __call__(self, vector: Any) -> Float[Array, "*b p"]:
         """Return the product with a vector, or with each row of a block."""
-        vector = jnp.asarray(vector)
+        vector = jnp.asarray(vector, self._dtype)
+        if vector.shape[-1:] != (self.size,) or vector.ndim > 2 or not vector.size:
+            raise JaxfairError(f"The vector has shape {vector.shape}; expected ({self.size},) or (b, {self.size}).")
         if vector.ndim == 2 and jax.default_backend() == "cpu":  # where mapped kernels become slow grouped convolutions
             return jnp.stack([self(row) for row in vector])
         zero = functools.partial(jnp.zeros, vector.shape, self._dtype)
@@ -216,7 +204,7 @@ def per_example_gradient_norms(
         chunk_size = 4 if jax.default_backend() == "cpu" else int(np.clip(memory // (4 * one), 1, 1024))
     dtype = jnp.result_type(*jax.tree.leaves(params))
     cut = Cut(x, jnp.asarray(y), np.ones(len(y), dtype), min(chunk_size, len(y)))
-    program = _programs(jax.default_backend(), precision).norms
+    program = programs(jax.default_backend(), precision).norms
     model, norms = Model(as_pytree(logits_fn), as_pytree(loss)), np.empty(len(y), dtype)
 
     def fill(nothing: None, i: int) -> None:
@@ -225,95 +213,6 @@ def per_example_gradient_norms(
 
     accumulate(fill, lambda: None, len(cut))
     return norms
-
-
-class _Programs(NamedTuple):
-    loss_and_gradient: Any
-    norms: Any
-    keep: Any
-    apply: Any
-    product: Any
-
-
-@functools.cache
-def _programs(backend: str, precision: str) -> _Programs:
-    """Return the compiled functions of a backend, which add to a total that they consume.
-
-    ``precision`` is part of the program, whatever thread runs it.
-    """
-    options = {"xla_cpu_multi_thread_eigen": False} if backend == "cpu" else None
-
-    def compiled(function: Callable, total: int | None = 0) -> Any:
-        @functools.wraps(function)
-        def wrapped(*arguments: Any) -> Any:
-            with jax.default_matmul_precision(precision):
-                return function(*arguments)
-
-        static = 0 if total else None  # the kind comes before the total
-        return jax.jit(wrapped, static_argnums=static, donate_argnums=total, compiler_options=options)
-
-    def apply(total: Array, kept: Partial, params: Any, vector: Array) -> Array:
-        def one(vector: Array) -> Array:
-            return ravel_pytree(kept(ravel_pytree(params)[1](vector)))[0]
-
-        return total + (one(vector) if vector.ndim == 1 else jax.vmap(one)(vector))
-
-    def product(kind: Kind, total: Array, model: Model, params: Any, chunk: Chunk, vector: Array) -> Array:
-        return apply(total, _linear_map(kind, model, params, chunk)[0], params, vector)
-
-    return _Programs(
-        compiled(_loss_and_gradient), compiled(_norms, None), compiled(_keep, 1), compiled(apply), compiled(product, 1)
-    )
-
-
-def _loss(model: Model, chunk: Chunk, params: Any) -> Float[Array, ""]:
-    return jnp.vdot(chunk.weight, model.loss(model.logits_fn(params, chunk.x), chunk.y))
-
-
-def _loss_and_gradient(total: Any, model: Model, params: Any, chunk: Chunk) -> tuple[Array, Array]:
-    loss, gradient = jax.value_and_grad(functools.partial(_loss, model, chunk))(params)
-    return total[0] + loss, total[1] + ravel_pytree(gradient)[0]
-
-
-def _norms(model: Model, params: Any, chunk: Chunk) -> Float[Array, " m"]:
-    def norm(x: Any, y: Any) -> Float[Array, ""]:
-        alone = jax.tree.map(lambda leaf: leaf[None], Chunk(x, y, jnp.ones((), chunk.weight.dtype)))
-        gradient = jax.grad(functools.partial(_loss, model, alone))(params)
-        return jnp.linalg.norm(ravel_pytree(gradient)[0])
-
-    return jax.vmap(norm)(chunk.x, chunk.y)
-
-
-def _keep(kind: Kind, total: Any, model: Model, params: Any, chunk: Chunk) -> tuple[Any, Array, Array]:
-    """Return the linear map of a chunk, and the totals with what the Hessian's pass has computed on its way."""
-    linear, loss, gradient = _linear_map(kind, model, params, chunk)
-    return linear, total[0] + loss, total[1] + gradient
-
-
-def _linear_map(kind: Kind, model: Model, params: Any, chunk: Chunk) -> tuple[Any, Any, Any]:
-    """Return the product as a linear function of a pytree of tangents, its primal pass done.
-
-    Beside it the loss and flat gradient, which are 0 for Gauss-Newton.
-    """
-    if kind == "hessian":
-
-        def gradient_and_loss(p: Any) -> tuple[Any, Any]:
-            loss, gradient = jax.value_and_grad(functools.partial(_loss, model, chunk))(p)
-            return gradient, loss
-
-        gradient, linear, loss = jax.linearize(gradient_and_loss, params, has_aux=True)
-        return linear, loss, ravel_pytree(gradient)[0]
-
-    def outer(outputs: Any) -> Float[Array, ""]:
-        return jnp.vdot(chunk.weight, model.loss(outputs, chunk.y))
-
-    outputs, tangent = jax.linearize(lambda p: model.logits_fn(p, chunk.x), params)
-    return Partial(_gauss_newton, tangent, jax.linearize(jax.grad(outer), outputs)[1]), 0, 0
-
-
-def _gauss_newton(tangent: Any, curvature: Any, vector: Any) -> Any:
-    """Compute ``J^T L J v``, L the loss's Hessian in the outputs: without the network's own curvature."""
-    return jax.linear_transpose(tangent, vector)(curvature(tangent(vector)))[0]
 
 
 def _kept_bytes(model: Model, params: Any, x: Any, y: Any, kind: Kind, precision: str, size: int) -> int:
@@ -325,5 +224,5 @@ def _kept_bytes(model: Model, params: Any, x: Any, y: Any, kind: Kind, precision
     chunk = Chunk(jax.tree.map(struct, x), struct(y), jax.ShapeDtypeStruct((size,), dtype))
     total = jax.ShapeDtypeStruct((), dtype), jax.ShapeDtypeStruct((count,), dtype)
     # Traced as the program that will run, so that it is traced once.
-    kept, *_ = _programs(jax.default_backend(), precision).keep.eval_shape(kind, total, model, params, chunk)
+    kept, *_ = programs(jax.default_backend(), precision).keep.eval_shape(kind, total, model, params, chunk)
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))

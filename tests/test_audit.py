@@ -120,6 +120,11 @@ def noisy(params: Any, x: jax.Array) -> jax.Array:
     return model(params, jnp.where(keep, 2 * x, 0))
 
 
+def fixed_dropout(params: Any, x: jax.Array) -> jax.Array:
+    """A dropout of one key: an example's fate is its place in the batch."""
+    return model(params, jnp.where(jax.random.bernoulli(jax.random.key(0), 0.5, x.shape), 2 * x, 0))
+
+
 def batch_norm_left_on(params: Any, x: jax.Array) -> jax.Array:
     return model(params, (x - x.mean(axis=0)) / x.std(axis=0))
 
@@ -136,13 +141,26 @@ wrong_square.defvjp(lambda x: (x**2, x), lambda x, g: (g * jnp.cumsum(x),))
     ("logits_fn", "change", "words"),
     [
         (noisy, {}, "two results for the same input; switch dropout"),
-        (batch_norm_left_on, {"chunk_size": 7}, "with the rest of its batch; put batch norm into evaluation"),
+        (batch_norm_left_on, {"chunk_size": 7}, "with the rest of its batch; put batch norm and dropout into"),
+        (batch_norm_left_on, {}, "with the rest of its batch; put batch norm and dropout into"),
+        (fixed_dropout, {}, "with the rest of its batch; put batch norm and dropout into"),
         (
             model,
             {"group": np.where(GROUP == 2, 0, GROUP), "group_names": ["a", "b", "c"]},
             r"Group \[2\] has no sample",
         ),
         (model, {"y": jnp.zeros(N - 1, int)}, "labels"),
+        (model, {"y": jnp.full(N, -1)}, "label of example 0 is -1; the 4 classes count from 0"),
+        (model, {"y": jnp.full(N, 4)}, "label of example 0 is 4; the 4 classes count from 0"),
+        (model, {"y": jnp.zeros(N)}, "Labels have type float32"),
+        (model, {"group": GROUP.astype(float)}, "groups have type float64; give integers"),
+        (model, {"group": GROUP.astype(str)}, "groups have type <U.*; give integers"),
+        (model, {"group": GROUP[1:]}, "groups have shape"),
+        (model, {"group_names": ["a"]}, "There are 1 group names for groups 0 to 2"),
+        (model, {"precision": "tf32"}, "There is no precision 'tf32'"),
+        (model, {"loss": lambda logits, y: logits}, r"loss returned shape \(\d+, \d+\) for \d+ examples"),
+        (model, {"loss": lambda logits, y: logits.mean()}, r"loss returned shape \(\) for"),
+        (lambda p, x: (model(p, x), 0), {}, "expected \\(n, classes\\)"),
         (lambda p, x: model(p, x)[:, 0], {}, "expected \\(n, classes\\)"),
     ],
 )
@@ -169,7 +187,7 @@ def test_a_wrong_derivative_is_found() -> None:
 
 def test_integer_parameters_are_refused(problem: dict[str, Any]) -> None:
     changed: dict[str, Any] = problem | {"params": {**problem["params"], "steps": jnp.arange(3)}}
-    with pytest.raises(JaxfairError, match="parameter 'steps' has type int32"):
+    with pytest.raises(JaxfairError, match="parameter 'steps' has type int32; second derivatives need"):
         jaxfair.group_report(model, **changed)
 
 

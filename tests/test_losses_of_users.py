@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import jaxfair
+from jaxfair import curvature
 from jaxfair.curvature import group_curvature
 from jaxfair.errors import JaxfairError
 from jaxfair.operators import GIGABYTE, GroupOperator, as_pytree, make_plan, per_example_gradient_norms
@@ -109,3 +110,10 @@ def test_the_report_takes_a_loss() -> None:
     twice = jaxfair.group_report(network, params, x, label, GROUP, loss=smooth, memory=GIGABYTE)
     for name, factor in {"loss": 2, "gradient_norm": 2, "top_eigenvalue": 2, "accuracy": 1}.items():
         np.testing.assert_allclose(getattr(twice, name), factor * getattr(once, name), rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(("start", "stop", "words"), [("zero", "error", "start 'zero'"), ("random", "no", "stop 'no'")])
+def test_unknown_options_are_refused(start: str, stop: str, words: str) -> None:
+    """Called without the tests' type checker, which refuses them on its own."""
+    with pytest.raises(JaxfairError, match=f"There is no {words}; give "):
+        curvature._check_options(start, stop)

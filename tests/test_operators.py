@@ -265,7 +265,7 @@ def test_threads_change_rounding_only_and_repeats_nothing(
 
 def test_lowers_for_every_backend_without_float64(network: models.Network) -> None:
     """As CUDA and TPU would get them, without the options of the CPU's compiler."""
-    programs = operators._programs("gpu", "highest")
+    programs = operators.programs("gpu", "highest")
     logits_fn = models.frozen(jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), network))
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), network.params)
     chunk = chunks.Chunk(jnp.asarray(IMAGES[:2], jnp.float32), jnp.asarray(LABEL[:2]), jnp.ones(2) / 2)

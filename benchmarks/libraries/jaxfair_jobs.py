@@ -1,0 +1,104 @@
+"""This library."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.jobs import MOST_PRODUCTS, TOLERANCES, Found, Job, Method
+from benchmarks.problems import GROUPS, Problem
+from jaxfair import density as densities
+from jaxfair import margins as distances
+from jaxfair.curvature import group_curvature
+from jaxfair.groups import group_weights
+from jaxfair.lanczos import Stop
+from jaxfair.operators import GIGABYTE, GroupOperator, Kind, as_pytree, make_plan
+
+DISTRIBUTION = "jaxfair"
+MEMORY = 4 * GIGABYTE
+BOUND = GIGABYTE // 8
+DENSITY_STEPS, DENSITY_VECTORS = 20, 2
+
+
+def operator(problem: Problem, kind: Kind = "hessian", memory: int = MEMORY) -> GroupOperator:
+    """Return the Hessian or Gauss-Newton matrix of the mean loss over the batch."""
+    x, y = problem.batch
+    logits_fn, count = as_pytree(problem.logits_fn), len(y)
+    plan = make_plan(logits_fn, problem.params, x, y, kind=kind, count=count, chunk_size=None, memory=MEMORY)
+    weight = np.full(count, 1 / count, np.float32)
+    return GroupOperator(logits_fn, problem.params, x, y, weight, plan, kind=kind, memory=memory)
+
+
+def vector(problem: Problem) -> jax.Array:
+    """Return the vector of shape (p,) that all libraries multiply with."""
+    size = sum(leaf.size for leaf in jax.tree.leaves(problem.params))
+    return jax.random.normal(jax.random.key(1), (size,))
+
+
+def products(problem: Problem) -> dict[str, Job]:
+    """One forward pass, gradient and product of each kind over the batch."""
+    kept, again, gauss_newton = operator(problem), operator(problem, memory=0), operator(problem, "gauss_newton")
+    v, (x, _) = vector(problem), problem.batch
+    forward = partial(jax.jit(lambda logits_fn, params, x: logits_fn(params, x)), as_pytree(problem.logits_fn))
+    return {
+        "forward": Job("logits", lambda: forward(problem.params, x), np.asarray, 1),
+        # Where no pass is kept: kept ones give the gradient for nothing.
+        "gradient": Job("gradient", lambda: again.loss_and_gradient()[1], np.asarray, 3),
+        "Hessian product, pass kept": Job("Hessian product", lambda: kept(v), np.asarray, 6),
+        "Hessian product, recomputed": Job("Hessian product", lambda: again(v), np.asarray, 9),
+        "Gauss-Newton product, pass kept": Job("Gauss-Newton product", lambda: gauss_newton(v), np.asarray, 4),
+    }
+
+
+def eigenvalues(problem: Problem) -> dict[str, Method]:
+    """Lanczos from two start vectors with two stopping rules."""
+    data = problem.logits_fn, problem.params, problem.x, problem.y, group_weights(problem.group, GROUPS)
+
+    def find(start: str, stop: Stop, tolerance: float) -> Found:
+        options = {"stop": stop, "start": start, "max_steps": MOST_PRODUCTS, "memory": MEMORY}
+        found = group_curvature(*data, tolerance=tolerance, **options)  # pyright: ignore[reportArgumentType]
+        return Found(found.top_eigenvalue, float(found.steps.mean()))
+
+    return {
+        f"{start} start, {stop} stop": Method(partial(find, start, stop), TOLERANCES, 1e-3)
+        for start in ("random", "gradient")
+        for stop in ("residual", "error")
+    }
+
+
+def truth(problem: Problem) -> np.ndarray:
+    """Return the largest eigenvalue of every group from a run whose residual is 1e-5 of it."""
+    weights = group_weights(problem.group, GROUPS)
+    found = group_curvature(
+        problem.logits_fn, problem.params, problem.x, problem.y, weights, tolerance=1e-5, max_steps=400, memory=MEMORY
+    )
+    return found.top_eigenvalue
+
+
+def density(problem: Problem) -> dict[str, Job]:
+    """Stochastic Lanczos quadrature, from the operator's construction on."""
+
+    def run() -> np.ndarray:
+        product = operator(problem)
+        signs = np.random.default_rng(0).choice([-1, 1], (DENSITY_VECTORS, product.size)).astype(np.float32)
+        # On CPU Lanczos takes NumPy vectors, on accelerators those of the device.
+        starts = list(signs) if jax.default_backend() == "cpu" else list(jnp.asarray(signs))
+        return densities.stochastic_quadrature(product, starts, steps=DENSITY_STEPS).nodes
+
+    return {"quadrature": Job("largest node", run, np.max, 6 * DENSITY_STEPS * DENSITY_VECTORS)}
+
+
+def margins(problem: Problem) -> dict[str, Job]:
+    """DeepFool on the batch, away from each example's prediction."""
+    x, _ = problem.batch
+    network = distances.bind(problem.logits_fn, problem.params)
+    return {"DeepFool": Job("distance", lambda: distances.deepfool(network, x).distance, np.asarray)}
+
+
+def bounded(problem: Problem) -> dict[str, Job]:
+    """Three Lanczos steps over all images as one group, whose kept passes may take 128 MiB."""
+    weights = np.full((1, len(problem.group)), 1 / len(problem.group), np.float32)
+    data = problem.logits_fn, problem.params, problem.x, problem.y, weights
+    run = partial(group_curvature, *data, tolerance=1e-9, max_steps=3, memory=BOUND)
+    return {"bounded": Job("eigenvalue", run, lambda found: found.top_eigenvalue)}

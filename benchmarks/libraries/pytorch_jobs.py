@@ -1,0 +1,170 @@
+"""PyTorch itself, and the problem's network as a plain ``nn.Module`` for the libraries built on it."""
+
+from itertools import pairwise
+from typing import Any
+
+import jax
+import numpy as np
+import torch
+from jax.tree_util import keystr, tree_flatten_with_path
+from torch import nn
+from torch.nn import functional
+
+from benchmarks.jobs import Job
+from benchmarks.libraries.jaxfair_jobs import vector as our_vector
+from benchmarks.problems import Problem
+from jaxfair.models import Network
+
+# Full float32 on GPUs too, as jaxfair has it.
+torch.backends.cudnn.allow_tf32 = False
+torch.set_float32_matmul_precision("highest")
+
+DISTRIBUTION = "torch"
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+class Block(nn.Module):
+    """A basic residual block whose units are all ReLUs."""
+
+    def __init__(self, fan_in: int, features: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(fan_in, features, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(features)
+        self.conv2 = nn.Conv2d(features, features, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(features)
+        self.shortcut_conv = None
+        if stride != 1 or fan_in != features:
+            self.shortcut_conv = nn.Conv2d(fan_in, features, 1, stride, bias=False)
+            self.shortcut_norm = nn.BatchNorm2d(features)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the block."""
+        y = self.norm2(self.conv2(functional.relu(self.norm1(self.conv1(x)))))
+        if self.shortcut_conv is not None:
+            x = self.shortcut_norm(self.shortcut_conv(x))
+        return functional.relu(x + y)
+
+
+class ResNet(nn.Module):
+    """The published network with every unit a ReLU, under jaxfair's names."""
+
+    def __init__(self, stage_sizes: tuple[int, ...], num_classes: int, width: int, channels: int):
+        super().__init__()
+        self.stem_conv = nn.Conv2d(channels, width, 3, 1, 1, bias=False)
+        self.stem_norm = nn.BatchNorm2d(width)
+        blocks, fan_in = nn.ModuleDict(), width
+        for stage, size in enumerate(stage_sizes):
+            for block in range(size):
+                features = width * 2**stage
+                stride = 2 if stage and not block else 1
+                blocks[f"stage{stage + 1}_block{block + 1}"] = Block(fan_in, features, stride)
+                fan_in = features
+        self.blocks = blocks
+        self.head = nn.Linear(fan_in, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Compute logits of NCHW images."""
+        x = self.stem_norm(self.stem_conv(x))
+        for block in self.blocks.values():
+            x = block(x)
+        return self.head(x.mean(dim=(2, 3)))
+
+
+class MLP(nn.Module):
+    """Layers named ``0``, ``1``, ... with ReLUs between them."""
+
+    def __init__(self, sizes: list[int]):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(m, n) for m, n in pairwise(sizes))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Compute logits of NCHW images with one channel."""
+        x = x.flatten(1)
+        for layer in list(self.layers)[:-1]:
+            x = functional.relu(layer(x))
+        return self.layers[-1](x)
+
+
+def device() -> torch.device:
+    """Return CUDA where JAX runs on a GPU and PyTorch has it."""
+    return torch.device("cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu")
+
+
+def to_torch(problem: Problem) -> nn.Module:
+    """Return the network in PyTorch, in evaluation mode, with the same weights."""
+    if isinstance(problem.network, Network):
+        spec, channels = problem.spec, problem.x.shape[-1]
+        module: nn.Module = ResNet(spec.stage_sizes, 10, spec.width, channels)
+        trees = [problem.network.params, problem.network.batch_stats]
+    else:
+        module = MLP([len(layer["kernel"]) for layer in problem.params] + [10])
+        trees = [problem.params]
+    state = {name: _tensor(leaf) for tree in trees for name, leaf in _named(tree)}
+    missing, unexpected = module.load_state_dict(state, strict=False)
+    assert not unexpected, unexpected
+    assert all("num_batches_tracked" in name for name in missing), missing
+    return module.eval().to(device())
+
+
+def _named(tree: Any) -> list[tuple[str, Any]]:
+    """Return PyTorch's name of every leaf of jaxfair's variables, in the order of jaxfair's flat vectors."""
+    names = {"scale": "weight", "kernel": "weight", "mean": "running_mean", "var": "running_var", "bias": "bias"}
+    found = []
+    for path, leaf in tree_flatten_with_path(tree)[0]:
+        *where, last = keystr(path, simple=True, separator="/").split("/")
+        prefix = ["blocks"] if where[0].startswith("stage") else ["layers"] if where[0].isdigit() else []
+        found.append((".".join([*prefix, *where, names[last]]), leaf))
+    return found
+
+
+def _tensor(leaf: Any) -> torch.Tensor:
+    """Turn HWIO kernels into OIHW, and (in, out) matrices into (out, in)."""
+    value = np.asarray(leaf)
+    return torch.tensor(np.ascontiguousarray(value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T))
+
+
+def vector(problem: Problem, module: nn.Module) -> list[torch.Tensor]:
+    """Return the vector that all libraries multiply with, as one tensor a parameter."""
+    sizes = np.cumsum([leaf.size for _, leaf in _named(problem.params)])
+    parts = np.split(np.asarray(our_vector(problem)), sizes[:-1])
+    named = _named(problem.params)
+    tensors = {name: _tensor(part.reshape(leaf.shape)) for (name, leaf), part in zip(named, parts, strict=True)}
+    return [tensors[name].to(device()) for name, _ in module.named_parameters()]
+
+
+def flat(problem: Problem, module: nn.Module, tensors: Any) -> np.ndarray:
+    """Return one tensor a parameter as a flat vector in jaxfair's order."""
+    by_name = dict(zip([name for name, _ in module.named_parameters()], tensors, strict=True))
+    values = [by_name[name].detach().cpu().numpy() for name, _ in _named(problem.params)]
+    return np.concatenate([(v.transpose(2, 3, 1, 0) if v.ndim == 4 else v.T).ravel() for v in values])
+
+
+def split(module: nn.Module, whole: torch.Tensor) -> list[torch.Tensor]:
+    """Cut a flat vector in PyTorch's order into one tensor a parameter."""
+    sizes = [p.numel() for p in module.parameters()]
+    parts = zip(whole.split(sizes), module.parameters(), strict=True)
+    return [part.reshape(p.shape) for part, p in parts]
+
+
+def batch_of(problem: Problem, group: int | None = None) -> Batch:
+    """Return NCHW images and labels of one group, or of the batch of single products."""
+    x, y = problem.batch if group is None else problem.members(group)
+    images = torch.tensor(np.ascontiguousarray(np.asarray(x).transpose(0, 3, 1, 2)))
+    return images.to(device()), torch.tensor(np.asarray(y)).long().to(device())
+
+
+def products(problem: Problem) -> dict[str, Job]:
+    """Forward pass and gradient over the batch."""
+    module, (x, y) = to_torch(problem), batch_of(problem)
+
+    def forward() -> torch.Tensor:
+        with torch.no_grad():
+            return module(x)
+
+    def gradient() -> Any:
+        return torch.autograd.grad(functional.cross_entropy(module(x), y), list(module.parameters()))
+
+    return {
+        "forward": Job("logits", forward, lambda logits: logits.cpu().numpy(), 1),
+        "gradient": Job("gradient", gradient, lambda found: flat(problem, module, found), 3),
+    }

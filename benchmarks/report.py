@@ -1,0 +1,243 @@
+"""Turn benchmarks/results into docs/benchmarks.md and a plot beside it: ``python -m benchmarks.report``."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxfair.errors import JaxfairError
+
+ROOT = Path(__file__).resolve().parents[1]
+BASES = {
+    "products": ("One Hessian-vector product", "jaxfair: Hessian product, pass kept"),
+    "eigenvalues": ("Largest eigenvalue of five groups, equal error", "jaxfair: random start, residual stop"),
+    "density": ("Spectral density", "jaxfair: quadrature"),
+    "margins": ("DeepFool distances", "jaxfair: DeepFool"),
+}
+"""Of each panel of the plot: its title, and the job whose median is 1."""
+
+INTRODUCTION = """# Benchmarks
+
+Made by `python -m benchmarks.report` from the JSON files in `benchmarks/results`, each of them written by
+`python -m benchmarks.measure --problem NAME --out FILE` with the `bench` extra installed.
+
+**How it is measured.** Every library gets the same trained network, images and vector, in float32. Their answers are
+checked against each other before anything is timed, and jobs run in turn (A B C A B C ...), so a disturbance of the
+machine meets all of them. Times are medians, with the smallest and largest in brackets. The first round is not counted;
+*first run* is the job alone in a new process, compilation included, and *memory* is that process's peak beyond what it
+had before the job was set up. *Gradients* is the time in multiples of one gradient of jaxfair over as many images.
+GFLOP/s count the convolutions and matrix products that a job needs (forward 1, gradient 3, Hessian product 6 with its
+pass kept and 9 without, Gauss-Newton product 4 and 5); *peak* is a 2048 x 2048 float32 matrix product in JAX, measured
+in the same run.
+
+**Eigenvalues are compared at equal error.** The truth is a Lanczos run to a residual of 1e-5. Every method gets the
+loosest setting of one ladder (3e-1, 1e-1, 3e-2, 1e-2, ...; of steps where a library takes a number of products) at
+which its worst group is within 1e-3 of the truth, by one start vector. What it does at its own default setting stands
+beside it, from one run. PyHessian and power iteration find the eigenvalue of largest magnitude, which is the largest
+one here. matfree multiplies with a Hessian product of jaxfair's making inside its own compiled loop; convolutions in
+loops are some fifty times slower on XLA's CPU backend, so it is left out of the 32x32 problems there.
+
+**The images** are scikit-learn's handwritten digits, five groups of two digits each; where a group needs more than
+there are, copies shifted by one to three pixels follow.
+
+![Time relative to jaxfair](benchmarks.png)
+
+*Bars: median time relative to jaxfair's job marked 1; lines: smallest and largest. Bars to the
+left are faster than that job, bars to the right slower.*
+"""
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """Read all results of a folder, in the order of their names.
+
+    Raises:
+        JaxfairError: there is none, or one is no result.
+    """
+    results = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            result = json.loads(path.read_text(encoding="utf-8"))
+            results.append({**result, "title": heading(result)})
+        except (ValueError, KeyError, TypeError) as error:
+            raise JaxfairError(f"'{path}' is no result of benchmarks.measure; delete it or measure again.") from error
+    if not results:
+        raise JaxfairError(f"There is no result in '{folder}'; write one with python -m benchmarks.measure --out FILE.")
+    return results
+
+
+def heading(result: dict[str, Any]) -> str:
+    """Return the problem's name for titles and legends."""
+    problem, environment = result["problem"], result["environment"]
+    where = "" if environment["backend"] == "cpu" else f", {environment['device_kind']}"
+    return f"{problem['title']}, {problem['groups']} groups of {problem['per_group']:,}{where}"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table whose first column is text and whose others are numbers."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def seconds(value: float) -> str:
+    """Return a time with three digits and a unit."""
+    return f"{value:.3g} s" if value >= 1 else f"{value * 1e3:.3g} ms"
+
+
+def span(row: dict[str, Any]) -> str:
+    """Return median, smallest and largest time."""
+    return f"{seconds(row['median'])} [{seconds(row['min'])}, {seconds(row['max'])}]"
+
+
+def alone(row: dict[str, Any]) -> list[str]:
+    """Return memory beyond the start's and first run of a job in its own process; dashes where not measured."""
+    found = row.get("alone")
+    if found is None:
+        return ["-", "-"]
+    where = "device" if "device" in found["peak_mb"] else "host"
+    return [f"{found['peak_mb'][where] - found['before_mb'][where]:,.0f} MB", seconds(found["first_seconds"])]
+
+
+def job_table(rows: dict[str, Any]) -> str:
+    """Return the table of products, densities or distances."""
+    lines = []
+    for name, row in rows.items():
+        rate = f"{row['gflops']:.3g} ({row['share_of_peak']:.0%})" if "gflops" in row else "-"
+        lines.append([name, span(row), f"{row['gradients']:.2f}", rate, *alone(row)])
+    return table(["job", "time", "gradients", "GFLOP/s (of peak)", "memory", "first run"], lines)
+
+
+def eigenvalue_table(found: dict[str, Any]) -> str:
+    """Return the table of eigenvalue methods at equal error, and at their defaults."""
+    lines = []
+    for name, row in found["methods"].items():
+        if row["setting"] is None:
+            cells = ["none reaches it", f"{row['error']:.0e}", f"{row['products']:.1f}", "-", "-", "-", "-"]
+        else:
+            setting = f"{row['setting']:.0f} products" if row["setting_is"] == "products" else f"{row['setting']:.0e}"
+            cells = [setting, f"{row['error']:.0e}", f"{row['products']:.1f}", span(row), f"{row['gradients']:.1f}"]
+            cells += alone(row)
+        lines.append([name, *cells, _default(row)])
+    head = ["method", "setting", "worst error", "products a group", "time", "gradients", "memory", "first run"]
+    return table([*head, "at its default"], lines)
+
+
+def _default(row: dict[str, Any]) -> str:
+    default = row.get("default")
+    if default is None:
+        return "-"
+    error = "not found" if default["error"] is None else f"error {default['error']:.0e}"
+    return f"{default['setting']:g}: {seconds(default['seconds'])}, {error}, {default['products']:.1f} products"
+
+
+def section(result: dict[str, Any]) -> str:
+    """Return one problem's part of the page."""
+    environment, problem = result["environment"], result["problem"]
+    versions = ", ".join(f"{name} {version}" for name, version in environment["libraries"].items())
+    load = environment["load_average_before"]
+    parts = [
+        f"## {result['title']}\n",
+        f"{environment['processor']}, {environment['host_cores']} cores, {environment['device_kind']}; "
+        f"jax {environment['versions']['jax']}, {versions}; PyTorch on {environment['torch_device'] or 'nothing'}, "
+        f"{environment['threads']['torch'] or 0} threads. Load before: {load[0] if load else float('nan'):.1f}. "
+        f"Peak: {result['matmul_gflops']:.0f} GFLOP/s. "
+        f"Timed rounds: {result['repeats']}. Commit {(environment['commit'] or 'unknown')[:12]}.\n",
+    ]
+    if environment["missing"]:
+        parts.append(f"Not installed, so not timed: {', '.join(environment['missing'])}.\n")
+    if "products" in result:
+        parts += [f"Passes and products over {problem['batch']} images:\n", job_table(result["products"])]
+    if "eigenvalues" in result:
+        parts += ["Largest Hessian eigenvalue of every group:\n", eigenvalue_table(result["eigenvalues"])]
+    for operation in ("density", "margins"):
+        if operation in result:
+            parts += [f"{BASES[operation][0]}, {problem['batch']} images:\n", job_table(result[operation])]
+    return "\n".join(parts + _extras(result))
+
+
+def _extras(result: dict[str, Any]) -> list[str]:
+    parts = []
+    if "scaling" in result:
+        small, large = (alone({"alone": result["scaling"][name]})[0] for name in ("1 N", "8 N"))
+        bound = f"With kept passes bounded by {result['scaling']['bound_mb']:.0f} MB"
+        parts.append(
+            f"{bound}, three Lanczos steps take {small} over all images and {large} over eight times as many.\n"
+        )
+    if "cache" in result:
+        first, second = (result["cache"][name]["first_seconds"] for name in ("first process", "second process"))
+        text = f"A first run of the eigenvalue job takes {seconds(first)} in a new process"
+        parts.append(f"{text}, and {seconds(second)} in a second one that shares JAX's compilation cache.\n")
+    return parts
+
+
+def plot(results: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw the time of every job relative to ours: a panel an operation, a colour a problem.
+
+    Args:
+        results: from ``read``.
+        path: PNG file.
+    """
+    from matplotlib.figure import Figure
+
+    panels = [operation for operation in BASES if any(operation in result for result in results)]
+    rows = {operation: _rows(results, operation) for operation in panels}
+    heights = [len({name for found in rows[op] for name in found}) * len(results) + 2 for op in panels]
+    figure = Figure(figsize=(8, 1.5 + 0.16 * sum(heights)), layout="constrained")
+    axes = figure.subplots(len(panels), 1, squeeze=False, sharex=True, height_ratios=heights)[:, 0] if panels else []
+    for axis, operation in zip(axes, panels, strict=True):
+        names = list(dict.fromkeys(name for found in rows[operation] for name in found))
+        for index, (result, found) in enumerate(zip(results, rows[operation], strict=True)):
+            place = [names.index(name) + 0.8 * ((index + 0.5) / len(results) - 0.5) for name in found]
+            # From 1 on: on a logarithmic scale no bar can start at 0.
+            middle = [row[1] - 1 for row in found.values()]
+            errors = [[row[1] - row[0] for row in found.values()], [row[2] - row[1] for row in found.values()]]
+            style = {"color": f"C{index}", "label": result["title"], "ecolor": "0.3"}
+            axis.barh(place, middle, 0.75 / len(results), left=1, xerr=errors, error_kw={"lw": 0.8}, **style)
+        axis.set_yticks(range(len(names)), names, fontsize=8)
+        axis.invert_yaxis()
+        axis.set_xscale("log")
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.tick_params(labelbottom=True)
+        axis.axvline(1, color="0.3", lw=0.8)
+        axis.set_title(BASES[operation][0], fontsize=10, loc="left")
+        axis.spines[["top", "right"]].set_visible(False)
+    if panels:
+        axes[-1].set_xlabel("time relative to jaxfair")
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", fontsize=8, frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def _rows(results: Sequence[dict[str, Any]], operation: str) -> list[dict[str, tuple[float, float, float]]]:
+    """Return, for each result, smallest, median and largest time of every job relative to the base job's median."""
+    relative = []
+    for result in results:
+        found = result.get(operation, {})
+        found = found.get("methods", {}) if operation == "eigenvalues" else found
+        base = found.get(BASES[operation][1], {}).get("median")
+        # Of the products the Hessian's only; the others are in the table.
+        chosen = [name for name in found if operation != "products" or "Hessian product" in name]
+        timed = [name for name in chosen if base and "median" in found[name]]
+        relative.append({n: tuple(found[n][key] / base for key in ("min", "median", "max")) for n in timed})
+    return relative
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the page and the plot; a mistake is answered by one sentence."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="folder of JSON files")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks.md", help="page; the plot lies beside")
+    chosen = parser.parse_args(arguments)
+    try:
+        results = read(chosen.results)
+        chosen.out.parent.mkdir(parents=True, exist_ok=True)
+        plot(results, chosen.out.with_name("benchmarks.png"))
+        page = "\n".join([INTRODUCTION, *(section(result) for result in results)])
+        chosen.out.write_text(page, encoding="utf-8")
+    except (JaxfairError, OSError) as error:
+        raise SystemExit(str(error)) from error
+    print(f"{chosen.out} is written, from {len(results)} results.")
+
+
+if __name__ == "__main__":
+    main()

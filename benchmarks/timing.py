@@ -1,0 +1,102 @@
+"""Clocks and counts: jobs in turn, the machine's peak, operations of a forward pass, memory of a process."""
+
+import os
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+Seconds = dict[str, float]
+
+
+def wait(result: Any) -> None:
+    """Wait until a result is there, JAX's or PyTorch's."""
+    jax.block_until_ready(result)
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def clock(job: Callable[[], Any]) -> float:
+    """Return the seconds that a job takes."""
+    begin = time.perf_counter()
+    wait(job())
+    return time.perf_counter() - begin
+
+
+def in_turn(jobs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, Seconds]:
+    """Time the jobs A B C A B C ..., so that a disturbance meets all of them; return seconds.
+
+    The first round is reported apart: it compiles, unless the answers were checked before.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in jobs}
+    for _ in range(repeats + 1):
+        for name, job in jobs.items():
+            seconds[name].append(clock(job))
+    return {
+        name: {"first": found[0], "median": statistics.median(found[1:]), "min": min(found[1:]), "max": max(found[1:])}
+        for name, found in seconds.items()
+    }
+
+
+def matmul_peak(repeats: int = 10, size: int = 2048) -> float:
+    """Return GFLOP/s of JAX's float32 product of two square matrices: the best this machine does just now."""
+    a = jax.random.normal(jax.random.key(0), (size, size))
+    multiply = jax.jit(lambda a, b: jax.numpy.matmul(a, b, precision="highest"))
+    wait(multiply(a, a))
+    return 2 * size**3 / min(clock(lambda: multiply(a, a)) for _ in range(repeats)) / 1e9
+
+
+def forward_flops(logits_fn: Any, params: Any, x: Any) -> float:
+    """Count the multiplications and additions of a forward pass's convolutions and matrix products, from their shapes.
+
+    Padding counts as if it were multiplied; batch norm, ReLUs and sums are left out.
+    """
+    return _flops(jax.make_jaxpr(lambda p, x: logits_fn(p, x))(params, x).jaxpr)
+
+
+def _flops(jaxpr: Jaxpr) -> float:
+    total = 0.0
+    for equation in jaxpr.eqns:
+        inner = [value.jaxpr if isinstance(value, ClosedJaxpr) else value for value in equation.params.values()]
+        total += sum(_flops(value) for value in inner if isinstance(value, Jaxpr))
+        shapes: list[Any] = [getattr(variable.aval, "shape", ()) for variable in equation.invars]
+        output = float(np.prod(getattr(equation.outvars[0].aval, "shape", ())))
+        if equation.primitive.name == "conv_general_dilated":
+            channels_out = equation.params["dimension_numbers"].rhs_spec[0]
+            total += 2 * output * np.prod(shapes[1]) / shapes[1][channels_out]
+        elif equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            total += 2 * output * np.prod([shapes[0][axis] for axis in contracted])
+    return float(total)
+
+
+def peak_memory() -> dict[str, float]:
+    """Return the most memory that this process has had so far, in MB: on the host, and on an accelerator if any."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # Not getrusage: on Linux its number also covers the parent at the moment it started this process.
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        found = {"host": int(line.split()[1]) / 1e3}
+    else:
+        unit = 1e6 if sys.platform == "darwin" else 1e3
+        found = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
+    statistics_ = jax.devices()[0].memory_stats() or {}
+    torch = sys.modules.get("torch")
+    if "peak_bytes_in_use" in statistics_:
+        found["device"] = statistics_["peak_bytes_in_use"] / 1e6
+        if torch is not None and torch.cuda.is_available():
+            found["device"] += torch.cuda.max_memory_allocated() / 1e6
+    return found
+
+
+def load_average() -> list[float] | None:
+    """Return the mean number of waiting processes over 1, 5 and 15 minutes; None where the system does not say."""
+    return list(os.getloadavg()) if hasattr(os, "getloadavg") else None

@@ -1,0 +1,232 @@
+"""The benchmarks on a tiny problem: what they promise, never how fast anything is."""
+
+import json
+import math
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from benchmarks import libraries, measure, problems, report, timing
+from benchmarks.jobs import Found, Job, Method, disagreement, loosest
+from jaxfair.errors import JaxfairError
+
+TRUTH = np.array([2.0, 4.0])
+OPERATIONS = ["products", "eigenvalues", "density", "margins"]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """A folder for the trained network."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def tiny(cache):
+    """The smallest problem."""
+    return problems.load("tiny", cache)
+
+
+@pytest.fixture(scope="module")
+def written(cache, tmp_path_factory):
+    """The JSON file of a whole run without peers and without processes."""
+    out = tmp_path_factory.mktemp("results") / "tiny.json"
+    arguments = ["--problem", "tiny", "--repeats", "1", "--out", str(out), "--cache", str(cache)]
+    measure.main([*arguments, "--libraries", "jaxfair", "--operations", *OPERATIONS])
+    return out
+
+
+def ladder(errors):
+    """A method whose error at each setting is given, and the list of settings it was asked for."""
+    asked = []
+
+    def find(setting):
+        asked.append(setting)
+        return Found(TRUTH * (1 + np.array([0, errors[setting]])), 10 * setting)
+
+    return Method(find, list(errors), 1.0), asked
+
+
+def test_the_ladder_picks_the_loosest_setting_that_is_accurate_enough():
+    """It goes from loose to tight, looks at the worst group, and stops at the first success."""
+    method, asked = ladder({3.0: 1e-1, 2.0: 5e-4, 1.0: 1e-9})
+    reached = loosest(method, TRUTH, 1e-3)
+    assert (reached.setting, reached.products, asked) == (2.0, 20.0, [3.0, 2.0])
+    assert reached.error == pytest.approx(5e-4)
+
+
+def test_a_ladder_that_never_gets_there_says_how_near_it_came():
+    """No setting, the smallest error; NaN is no success."""
+    reached = loosest(ladder({3.0: 1e-1, 2.0: 2e-3, 1.0: math.nan})[0], TRUTH, 1e-3)
+    assert reached.setting is None
+    assert reached.error == pytest.approx(2e-3)
+
+
+def test_jobs_run_in_turn_and_the_first_round_is_apart():
+    """A B A B A B, of which the first two are not in the median."""
+    order = []
+    jobs = {name: lambda name=name: order.append(name) for name in "AB"}
+    rows = timing.in_turn(jobs, repeats=2)
+    assert "".join(order) == "ABABAB"
+    assert all(row["min"] <= row["median"] <= row["max"] and row["first"] > 0 for row in rows.values())
+
+
+def test_wrong_answers_are_refused_before_timing(tiny):
+    """A job that disagrees, or answers NaN, stops everything with one sentence."""
+    right = Job("product", lambda: np.ones(3), np.asarray)
+    for wrong in (np.full(3, 1.1), np.full(3, np.nan)):
+        jobs = {"a": right, "b": right._replace(run=lambda wrong=wrong: wrong)}
+        with pytest.raises(JaxfairError, match=r"'product' of tiny differ by .*; nothing is timed"):
+            measure.check(tiny, {"products": jobs})
+    assert disagreement({"a": right, "b": right}) == {"product": 0.0}
+
+
+def test_a_method_that_finds_something_else_is_refused(tiny):
+    """So is an eigenvalue that is far off at the tightest setting."""
+    far = Method(lambda setting: Found(np.full(problems.GROUPS, 1e6), 1.0), [1.0], None)
+    with pytest.raises(JaxfairError, match="'far' differs from the true eigenvalues of tiny"):
+        measure.eigenvalues(tiny, {"far": far}, repeats=1)
+
+
+def refuse(constant):
+    """Refuse what strict JSON does not know."""
+    raise ValueError(constant)
+
+
+def test_json_is_strict_and_has_what_is_promised(written):
+    """Environment, peaks, agreement, and every number of every job."""
+    result = json.loads(written.read_text(), parse_constant=refuse)
+    environment = result["environment"]
+    assert {"commit", "versions", "libraries", "threads", "load_average_before", "backend"} <= set(environment)
+    assert result["matmul_gflops"] > 0
+    assert result["forward_gflop"] > 0
+    assert max(result["agreement"].values()) < 1e-3
+    for operation in ("products", "density", "margins"):
+        for row in result[operation].values():
+            assert {"first", "median", "min", "max", "gradients"} <= set(row)
+    methods = result["eigenvalues"]["methods"]
+    assert len(result["eigenvalues"]["truth"]) == problems.GROUPS
+    assert len(methods) == 4
+    for row in methods.values():
+        assert row["error"] <= result["eigenvalues"]["target"]
+        assert row["products"] > 0
+        assert {"setting", "median", "gradients", "default"} <= set(row)
+
+
+def test_the_report_renders(written, tmp_path):
+    """A page with a table for each operation, and a plot beside it."""
+    report.main(["--results", str(written.parent), "--out", str(tmp_path / "page.md")])
+    page = (tmp_path / "page.md").read_text()
+    for expected in ("5 groups of 4", "Hessian product, pass kept", "gradient start, error stop", "quadrature"):
+        assert expected in page
+    assert (tmp_path / "benchmarks.png").stat().st_size > 1000
+
+
+def test_the_report_has_processes_and_failures(written):
+    """Rows measured alone, methods that reach nothing, scaling and cache."""
+    result = json.loads(written.read_text())
+    one = {"before_mb": {"host": 100.0}, "peak_mb": {"host": 350.0}, "first_seconds": 2.0}
+    result["products"]["jaxfair: gradient"]["alone"] = one
+    result["scaling"] = {"bound_mb": 134.2, "1 N": one, "8 N": one}
+    result["cache"] = {"first process": one, "second process": {**one, "first_seconds": 0.5}}
+    result["eigenvalues"]["methods"]["x: lost"] = {"setting": None, "error": 2e-3, "products": 9.0}
+    result["environment"]["missing"] = {"matfree": "No module named 'matfree'"}
+    text = report.section({**result, "title": report.heading(result)})
+    for expected in ("250 MB | 2 s", "none reaches it", "not timed: matfree", "500 ms in a second one"):
+        assert expected in text
+
+
+def test_memory_of_a_process_of_its_own(cache):
+    """A child process has more memory after a job than before it."""
+    found = measure.child.measure("tiny", "margins", "jaxfair: DeepFool", cache)
+    assert found["peak_mb"]["host"] >= found["before_mb"]["host"] > 0
+    with pytest.raises(JaxfairError, match="The process for 'jaxfair: none' failed"):
+        measure.child.measure("tiny", "margins", "jaxfair: none", cache)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--problem", "huge"], "There is no problem 'huge'; choose from resnet18-w16,"),
+        (["--operations", "sums"], "There is no operation 'sums'; choose from products,"),
+        (["--libraries", "numpy"], "There is no library 'numpy'; choose from jaxfair,"),
+        (["--repeats", "0"], "0 repeats were asked for; give at least 1."),
+    ],
+)
+def test_mistakes_are_answered_by_one_sentence(arguments, sentence, cache, tmp_path):
+    """With what can be chosen instead."""
+    rest = ["--out", str(tmp_path / "x.json"), "--cache", str(cache)]
+    given = arguments if "--problem" in arguments else ["--problem", "tiny", *arguments]
+    with pytest.raises(SystemExit) as stopped:
+        measure.main([*given, *rest])
+    assert str(stopped.value.code).startswith(sentence)
+
+
+def test_a_folder_without_results_is_named(tmp_path):
+    """Empty, or with something else."""
+    with pytest.raises(SystemExit, match="There is no result in"):
+        report.main(["--results", str(tmp_path), "--out", str(tmp_path / "page.md")])
+    (tmp_path / "x.json").write_text("[]")
+    with pytest.raises(SystemExit, match="is no result of benchmarks"):
+        report.main(["--results", str(tmp_path), "--out", str(tmp_path / "page.md")])
+
+
+def test_a_missing_library_is_named_and_the_others_are_there(monkeypatch):
+    """Whatever is installed."""
+
+    def imported(name: str) -> ModuleType:
+        if name.endswith("matfree_jobs"):
+            raise ImportError("No module named 'matfree'")
+        return ModuleType(name)
+
+    monkeypatch.setattr(libraries.importlib, "import_module", imported)
+    found, missing = libraries.load(["jaxfair", "matfree"])
+    assert list(found) == ["jaxfair"]
+    assert missing == {"matfree": "No module named 'matfree'"}
+
+
+def test_more_images_are_shifts_of_the_same(tiny, cache):
+    """Eight times as many: equal groups, the first of each unchanged, labels kept."""
+    more = problems.load("tiny", cache, factor=100)
+    assert np.bincount(more.group).tolist() == [400] * problems.GROUPS
+    assert (np.asarray(more.y) // 2 == more.group).all()
+    first = [np.flatnonzero(more.group == g)[:4] for g in range(problems.GROUPS)]
+    np.testing.assert_array_equal(more.x[np.concatenate(first)], tiny.x)
+    image = np.zeros((1, 32, 32, 3), np.uint8)
+    image[0, 10, 10] = 255
+    places = {tuple(np.argwhere(problems.shifted(image, copy)[0, ..., 0])[0]) for copy in range(49)}
+    assert places == {(10 + i, 10 + j) for i in range(-3, 4) for j in range(-3, 4)}
+    with pytest.raises(JaxfairError, match="There are 49 shifts"):
+        problems.shifted(image, 49)
+
+
+def test_a_trained_network_is_kept_and_a_broken_file_is_replaced(tiny, tmp_path):
+    """The same parameters from disk, and again when the file was cut off."""
+    trained = problems.load("tiny", tmp_path)
+    (path,) = tmp_path.glob("*.npz")
+    path.write_bytes(path.read_bytes()[:100])
+    again = problems.load("tiny", tmp_path)
+    for problem in (trained, again, problems.load("tiny", tmp_path)):
+        np.testing.assert_array_equal(problem.params["head"]["kernel"], tiny.params["head"]["kernel"])
+
+
+def test_operations_are_counted_from_shapes():
+    """A matrix product and a convolution, also inside of a jitted function."""
+    import jax
+
+    def network(params, x):
+        x = jax.lax.conv_general_dilated(x, params[0], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return jax.jit(lambda p, x: x @ p)(params[1], x.reshape(2, -1))
+
+    shapes = [(3, 3, 3, 5), (4 * 4 * 5, 7)]
+    params, x = [np.ones(shape, np.float32) for shape in shapes], np.ones((2, 4, 4, 3), np.float32)
+    assert timing.forward_flops(network, params, x) == 2 * (2 * 4 * 4 * 5 * 27 + 2 * 80 * 7)
+
+
+@pytest.mark.parametrize("name", ["tiny", "mlp"])
+def test_pytorch_has_the_same_network(name, cache):
+    """Logits and gradient of both libraries agree; skipped where PyTorch is not installed."""
+    pytest.importorskip("torch")
+    problem = problems.load(name, cache)
+    found, _ = libraries.load(["jaxfair", "pytorch"])
+    assert max(measure.check(problem, {"products": libraries.jobs(found, "products", problem)}).values()) < 1e-4

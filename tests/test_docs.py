@@ -1,0 +1,34 @@
+"""Every Python example of docs/ runs as printed; the blocks of a page run in order, in one namespace."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+PAGES = sorted((Path(__file__).parents[1] / "docs").glob("*.md"))
+OPTIONAL = ("equinox",)  # a block that imports one of these is left out where it is not installed
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict = {"__name__": "example"}
+    text, left_out = page.read_text(encoding="utf-8"), []
+    for match in re.finditer(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE):
+        missing = [name for name in OPTIONAL if f"import {name}" in match[1] and not importlib.util.find_spec(name)]
+        if missing:
+            left_out += missing
+            continue
+        # Blank lines in front, so that a traceback names the page's own line.
+        block = "\n" * text[: match.start(1)].count("\n") + match[1]
+        exec(compile(block, str(page), "exec"), names)
+    if left_out:
+        pytest.skip(f"{page.name} ran, but for the {', '.join(left_out)} example: not installed")
+
+
+def test_links_lead_somewhere() -> None:
+    """Links within the repository name files that exist."""
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
