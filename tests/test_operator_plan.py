@@ -80,27 +80,28 @@ def test_no_chunk_is_larger_than_the_largest_group() -> None:
     assert 1 <= plan_of(count=7).chunk_size <= 7
 
 
-def test_every_core_gets_as_many_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A multiple of the number of cores, none larger than 1024, with less padding than one example a chunk."""
+def test_every_core_gets_chunks_of_a_multiple_of_eight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as cores where there are enough examples, none larger than 1024, with little padding."""
     monkeypatch.setattr(operators.jax, "default_backend", lambda: "cpu")
     for cores in (1, 4, 100):
         monkeypatch.setattr(operators, "threads", lambda cores=cores: cores)
         for count in (400, 5000):
             size = plan_of(count=count).chunk_size
             chunks = -(-count // size)
-            assert chunks % cores == 0
+            assert size % 8 == 0
             assert size <= 1024
-            assert chunks * size - count < chunks
-            assert chunks < 2 * cores + count / 512, "small examples need no more calls than that"
+            assert chunks >= min(cores, count // 8)
+            assert chunks * size - count < max(size, count / 8)
+            assert chunks <= 2 * cores + count / 512, "small examples need no more calls than that"
 
 
 def test_an_accelerators_chunk_takes_at_most_a_quarter_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And more than an eighth, evenly divided; what all examples share comes on top."""
+    """And at least a sixteenth; what all examples share comes on top."""
     monkeypatch.setattr(operators.jax, "default_backend", lambda: "gpu")
     one, two = plan_of(chunk_size=1).kept_bytes, plan_of(chunk_size=2).kept_bytes
     for factor in (20, 64, 130, 500):
         memory = 4 * factor * (two - one)
         used = plan_of(memory=memory).kept_bytes - (2 * one - two)
-        assert memory / 8 < used <= memory / 4
+        assert memory / 16 <= used <= memory / 4
     assert plan_of(memory=0).chunk_size == 8, "the least that is worth a program call"
-    assert plan_of(memory=2**50).chunk_size == 5000 // 5, "at most 1024, evenly divided"
+    assert 512 <= plan_of(memory=2**50).chunk_size <= 1024
