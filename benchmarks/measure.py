@@ -166,7 +166,12 @@ def _processor() -> str:
 
 
 def measure(
-    problem: Problem, names: Sequence[str], operations: Sequence[str], repeats: int, cache: Path
+    problem: Problem,
+    names: Sequence[str],
+    operations: Sequence[str],
+    repeats: int,
+    cache: Path,
+    methods: Sequence[str] = ("",),
 ) -> dict[str, Any]:
     """Check, time and describe.
 
@@ -176,6 +181,7 @@ def measure(
         operations: of ``OPERATIONS``.
         repeats: timed rounds.
         cache: folder of trained networks, for processes.
+        methods: parts of the names of the eigenvalue methods to time.
 
     Raises:
         JaxfairError: answers disagree, a name is unknown, a process fails.
@@ -199,7 +205,11 @@ def measure(
             result[operation] = timed(jobs[operation], repeats, forward, peak)
     jobs.clear()  # and with them the passes that they keep
     if "eigenvalues" in operations:
-        result["eigenvalues"] = eigenvalues(problem, libraries.jobs(found, "eigenvalues", problem), repeats)
+        every = libraries.jobs(found, "eigenvalues", problem)
+        chosen = {name: method for name, method in every.items() if any(part in name for part in methods)}
+        if not chosen:
+            raise JaxfairError(f"No method's name has {' or '.join(methods)} in it; there are {', '.join(every)}.")
+        result["eigenvalues"] = eigenvalues(problem, chosen, repeats)
     in_gradients(result, problem, repeats)
     if "memory" in operations:
         memory(result, problem, cache)
@@ -235,6 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--problem", default="resnet18-w16", help=", ".join(problems.SPECS))
     parser.add_argument("--operations", nargs="+", default=OPERATIONS, help=f"all, or some of {', '.join(OPERATIONS)}")
     parser.add_argument("--libraries", nargs="+", default=libraries.NAMES, help=", ".join(libraries.NAMES))
+    parser.add_argument("--methods", nargs="+", default=("",), help="parts of the names of the eigenvalue methods")
     parser.add_argument("--repeats", type=int, default=5, help="timed rounds; there is one more, which is not counted")
     parser.add_argument("--out", type=Path, required=True, help="JSON file")
     parser.add_argument("--cache", type=Path, default=problems.default_cache(), help="folder of trained networks")
@@ -248,7 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if chosen.repeats < 1:
             raise JaxfairError(f"{chosen.repeats} repeats were asked for; give at least 1.")
         problem = problems.load(chosen.problem, chosen.cache)
-        result = measure(problem, chosen.libraries, chosen.operations, chosen.repeats, chosen.cache)
+        result = measure(problem, chosen.libraries, chosen.operations, chosen.repeats, chosen.cache, chosen.methods)
         chosen.out.parent.mkdir(parents=True, exist_ok=True)
         runs.Run(chosen.out.parent, {}).write_json(chosen.out.name, result)
     except (JaxfairError, OSError) as error:

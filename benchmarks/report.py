@@ -43,8 +43,7 @@ there are, copies shifted by one to three pixels follow.
 
 ![Time relative to jaxfair](benchmarks.png)
 
-*Bars: median time relative to jaxfair's job marked 1; lines: smallest and largest. Bars to the
-left are faster than that job, bars to the right slower.*
+*Median time relative to jaxfair's job at 1; lines: smallest and largest. Marks to the left of 1 are faster.*
 """
 
 
@@ -179,33 +178,42 @@ def plot(results: Sequence[dict[str, Any]], path: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    panels = [operation for operation in BASES if any(operation in result for result in results)]
-    rows = {operation: _rows(results, operation) for operation in panels}
-    heights = [len({name for found in rows[op] for name in found}) * len(results) + 2 for op in panels]
-    figure = Figure(figsize=(8, 1.5 + 0.16 * sum(heights)), layout="constrained")
+    rows = {operation: _rows(results, operation) for operation in BASES}
+    jobs = {op: list(dict.fromkeys(name for found in every for name in found)) for op, every in rows.items()}
+    panels = [operation for operation in BASES if jobs[operation]]
+    titles = list(
+        dict.fromkeys(
+            result["title"] for op in panels for result, found in zip(results, rows[op], strict=True) if found
+        )
+    )
+    heights = [len(jobs[op]) + 1 for op in panels]
+    figure = Figure(figsize=(8, 1.6 + 0.3 * sum(heights)), layout="constrained")
     axes = figure.subplots(len(panels), 1, squeeze=False, sharex=True, height_ratios=heights)[:, 0] if panels else []
     for axis, operation in zip(axes, panels, strict=True):
-        names = list(dict.fromkeys(name for found in rows[operation] for name in found))
-        for index, (result, found) in enumerate(zip(results, rows[operation], strict=True)):
-            place = [names.index(name) + 0.8 * ((index + 0.5) / len(results) - 0.5) for name in found]
-            # From 1 on: on a logarithmic scale no bar can start at 0.
-            middle = [row[1] - 1 for row in found.values()]
+        for result, found in zip(results, rows[operation], strict=True):
+            if not found:
+                continue
+            index = titles.index(result["title"])
+            middle = [row[1] for row in found.values()]
             errors = [[row[1] - row[0] for row in found.values()], [row[2] - row[1] for row in found.values()]]
-            style = {"color": f"C{index}", "label": result["title"], "ecolor": "0.3"}
-            axis.barh(place, middle, 0.75 / len(results), left=1, xerr=errors, error_kw={"lw": 0.8}, **style)
-        axis.set_yticks(range(len(names)), names, fontsize=8)
+            offset = 0.5 * (index - (len(titles) - 1) / 2) / len(titles)
+            place = [jobs[operation].index(name) + offset for name in found]
+            axis.errorbar(middle, place, xerr=errors, fmt="osD^v"[index % 5], ms=5, lw=1, color=f"C{index}")
+        axis.set_yticks(range(len(jobs[operation])), jobs[operation], fontsize=8)
         axis.invert_yaxis()
         axis.set_xscale("log")
         axis.xaxis.set_major_formatter("{x:g}")
-        axis.tick_params(labelbottom=True)
+        axis.grid(axis="y", color="0.92")
         axis.axvline(1, color="0.3", lw=0.8)
         axis.set_title(BASES[operation][0], fontsize=10, loc="left")
         axis.spines[["top", "right"]].set_visible(False)
     if panels:
-        axes[-1].set_xlabel("time relative to jaxfair")
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", fontsize=8, frameon=False)
-    figure.savefig(path, dpi=150)
+        axes[-1].set_xlabel("time relative to jaxfair's job at 1 (logarithmic; left is faster)")
+        marks = [
+            axes[0].plot([], [], "osD^v"[i % 5], ms=5, color=f"C{i}", label=title)[0] for i, title in enumerate(titles)
+        ]
+        figure.legend(handles=marks, loc="outside upper center", fontsize=8, frameon=False, ncols=2)
+    figure.savefig(path, dpi=110)
 
 
 def _rows(results: Sequence[dict[str, Any]], operation: str) -> list[dict[str, tuple[float, float, float]]]:
