@@ -96,8 +96,8 @@ def group_report(
 ) -> GroupReport:
     """Measure every group of a data set on any model.
 
-    The model is run twice before anything is trusted: a difference means dropout, shuffling or batch norm in training
-    mode, under which curvature has no meaning.
+    The model is run three times before anything is trusted, the last time in other batches: a difference means
+    dropout, shuffling or batch norm in training mode, under which curvature has no meaning.
 
     Args:
         logits_fn: ``(params, x) -> logits`` of shape (n, classes), in evaluation mode. From Linen:

@@ -74,8 +74,8 @@ def make_plan(
 def _chunk_size(count: int, each: int, shared: int, memory: int) -> int:
     """Return examples a chunk, for bytes that each one's pass takes and bytes that every chunk's pass takes again.
 
-    A multiple of 8, which the kernels that contract over examples work in: at width 16, chunks of 8 take 0.85 of the
-    time of chunks of 12 or 13. On CPU small enough for a core's caches, but not so small that what is shared counts.
+    A multiple of 8, which the kernels that contract over examples work in. On CPU small enough for a core's caches, but
+    not so small that what is shared counts.
     """
     target = max(32 * 1024**2, 6 * shared) if jax.default_backend() == "cpu" else memory / 4
     for_every_core = -(-count // (8 * threads())) * 8

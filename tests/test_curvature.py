@@ -15,19 +15,10 @@ from jaxfair import models
 from jaxfair.curvature import GroupCurvature, group_curvature
 from jaxfair.errors import JaxfairError
 from jaxfair.groups import group_weights
+from tests.examples import CLASSES, FEATURES, GROUP, GROUPS, IMAGES, INPUTS, LABEL, WEIGHTS, N, linear
 
-N, FEATURES, CLASSES, GROUPS = 12, 4, 3, 3
-RNG = np.random.default_rng(0)
-INPUTS, WEIGHTS = RNG.normal(size=(N, FEATURES)), RNG.normal(size=(FEATURES, CLASSES))
-IMAGES = RNG.normal(size=(N, 4, 4, 1))
-LABEL = np.arange(N) % CLASSES
-GROUP = np.repeat(np.arange(GROUPS), [6, 4, 2])
 # Lanczos to rounding: the error of an eigenvalue is of the order of residual^2 / gap.
 EXACT: dict[str, Any] = {"tolerance": 1e-11, "max_steps": 400}
-
-
-def linear(params: jax.Array, x: jax.Array) -> jax.Array:
-    return x @ params
 
 
 def weights_of(group: np.ndarray) -> jax.Array:

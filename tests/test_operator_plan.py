@@ -11,7 +11,8 @@ from jax.tree_util import Partial
 from jaxfair import operators
 from jaxfair.errors import JaxfairError
 from jaxfair.operators import GIGABYTE, GroupOperator, as_pytree, make_plan
-from tests.test_operators import FEATURES, GROUP_WEIGHTS, INPUTS, LABEL, SAME, WEIGHTS, N, linear, operator_of, vectors
+from tests.examples import FEATURES, INPUTS, LABEL, WEIGHTS, N, linear
+from tests.test_operators import GROUP_WEIGHTS, SAME, operator_of, vectors
 
 
 def halves(params: Any, x: Any) -> jax.Array:

@@ -11,23 +11,14 @@ from jax.tree_util import Partial
 
 from jaxfair import chunks, losses, models, operators
 from jaxfair.operators import GIGABYTE, GroupOperator, Kind, as_pytree, make_plan
+from tests.examples import CLASSES, FEATURES, GROUP, GROUPS, IMAGES, INPUTS, LABEL, WEIGHTS, N, linear
 
-N, FEATURES, CLASSES, GROUPS = 12, 4, 3, 3
-RNG = np.random.default_rng(0)
-INPUTS, WEIGHTS = RNG.normal(size=(N, FEATURES)), RNG.normal(size=(FEATURES, CLASSES))
-IMAGES = RNG.normal(size=(N, 4, 4, 1))
-LABEL = np.arange(N) % CLASSES
-GROUP = np.repeat(np.arange(GROUPS), [6, 4, 2])
 MEMBER = np.arange(GROUPS)[:, None] == GROUP
 GROUP_WEIGHTS = MEMBER / MEMBER.sum(axis=1, keepdims=True)
 # Other chunks or programs add the same terms in another order: at most some hundred roundings of float64.
 SAME: dict[str, Any] = {"rtol": 1e-11, "atol": 1e-12}
 KINDS: tuple[Kind, Kind] = ("hessian", "gauss_newton")
 each_kind = pytest.mark.parametrize("kind", KINDS)
-
-
-def linear(params: Any, x: Any) -> jax.Array:
-    return x @ params
 
 
 @pytest.fixture(scope="module")
