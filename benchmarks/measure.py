@@ -9,6 +9,7 @@ one is named, and the others are timed. ``python -m benchmarks.report`` makes ta
 import argparse
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -260,6 +261,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise JaxfairError(f"{chosen.repeats} repeats were asked for; give at least 1.")
         problem = problems.load(chosen.problem, chosen.cache)
         result = measure(problem, chosen.libraries, chosen.operations, chosen.repeats, chosen.cache, chosen.methods)
+        command = shlex.join(
+            ["python", "-m", "benchmarks.measure", *(sys.argv[1:] if arguments is None else arguments)]
+        )
+        result = {"command": command, **result}
         chosen.out.parent.mkdir(parents=True, exist_ok=True)
         runs.Run(chosen.out.parent, {}).write_json(chosen.out.name, result)
     except (JaxfairError, OSError) as error:

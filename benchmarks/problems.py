@@ -106,7 +106,7 @@ def load(name: str, cache: Path | None = None, factor: int = 1) -> Problem:
     if name not in SPECS:
         raise JaxfairError(f"There is no problem '{name}'; choose from {', '.join(SPECS)}.")
     spec = SPECS[name]
-    small = sources.load("digits")
+    small = sources.digits()
     images, label = _enlarged(np.asarray(small.images), spec.enlarge), np.asarray(small.label)
     whole = data.make_dataset(
         images, label, label, name=name, class_names=small.class_names, group_names=small.group_names

@@ -36,10 +36,12 @@ class Cut:
         members: positions of those examples.
     """
 
-    def __init__(self, x: Any, y: Any, weight: np.ndarray, size: int) -> None:
-        """Cut examples into chunks of ``size``; ``weight`` has shape (n,)."""
+    def __init__(self, x: Any, y: Any, weight: np.ndarray, size: int, *, shuffled: bool = False) -> None:
+        """Cut examples into chunks of ``size``, each a random sample if ``shuffled``; ``weight`` has shape (n,)."""
         self._x, self._y, self._weight, self._size = x, y, np.asarray(weight), size
         self.members = np.flatnonzero(self._weight)
+        if shuffled:
+            self.members = np.random.default_rng(0).permutation(self.members)
 
     def __len__(self) -> int:
         """Return the number of chunks."""

@@ -90,6 +90,7 @@ class GroupOperator:
 
     Attributes:
         size: number of parameters p.
+        chunks: number of chunks.
         kept: number of chunks whose primal pass is kept; the others are recomputed at every product.
     """
 
@@ -106,6 +107,7 @@ class GroupOperator:
         memory: int = GIGABYTE,
         precision: str = "highest",
         loss: LossFn = losses.cross_entropy,
+        shuffled: bool = False,
     ) -> None:
         """Cut the examples whose weight is not 0 into chunks; passes are kept from the first use on.
 
@@ -120,6 +122,7 @@ class GroupOperator:
             memory: bytes that kept passes may take.
             precision: of matrix products on accelerators.
             loss: ``(outputs of logits_fn, y) -> losses`` of shape (m,), one for each example.
+            shuffled: whether each chunk is a random sample of the examples; otherwise they stay in order.
         """
         self._programs = programs(jax.default_backend(), precision)
         self._model, self._params, self._kind = Model(as_pytree(logits_fn), as_pytree(loss)), params, kind
@@ -135,32 +138,34 @@ class GroupOperator:
         if plan is None:
             how: dict[str, Any] = {"memory": memory, "precision": precision, "loss": loss, "kind": kind}
             plan = make_plan(self._model.logits_fn, params, x, y, count=count, chunk_size=None, **how)
-        self._chunks = Cut(x, y, weight, plan.chunk_size)
-        self.kept = min(len(self._chunks), memory // max(plan.kept_bytes, 1))
+        self._chunks = Cut(x, y, weight, plan.chunk_size, shuffled=shuffled)
+        self.chunks = len(self._chunks)
+        self.kept = min(self.chunks, memory // max(plan.kept_bytes, 1))
         self._passes: dict[int, Any] = {}
 
     def loss_and_gradient(self) -> tuple[float, Float[Array, " p"]]:
         """Return the weighted loss and its flat gradient; the passes that are kept for products give it for nothing."""
-        loss, gradient = accumulate(self._add_gradient, self._zero, len(self._chunks))
+        loss, gradient = accumulate(self._add_gradient, self._zero, self.chunks)
         return float(loss), gradient
 
-    def __call__(self, vector: Any) -> Float[Array, "*b p"]:
-        """Return the product with a vector, or with each row of a block."""
+    def __call__(self, vector: Any, chunks: int | None = None) -> Float[Array, "*b p"]:
+        """Return the product with a vector, or with each row of a block; over the first ``chunks`` alone if given."""
         vector = jnp.asarray(vector, self._dtype)
         if vector.shape[-1:] != (self.size,) or vector.ndim > 2 or not vector.size:
             raise JaxfairError(f"The vector has shape {vector.shape}; expected ({self.size},) or (b, {self.size}).")
         if vector.ndim == 2 and jax.default_backend() == "cpu":  # where mapped kernels become slow grouped convolutions
-            return jnp.stack([self(row) for row in vector])
+            return jnp.stack([self(row, chunks) for row in vector])
         zero = functools.partial(jnp.zeros, vector.shape, self._dtype)
-        return accumulate(functools.partial(self._add_product, vector), zero, len(self._chunks))
+        return accumulate(functools.partial(self._add_product, vector), zero, chunks or self.chunks)
 
     def not_finite(self) -> str | None:
         """Name the first chunk whose loss or gradient is not finite; None if there is none."""
-        for i in range(len(self._chunks)):
+        for i in range(self.chunks):
             total = self._programs.loss_and_gradient(self._zero(), self._model, self._params, self._chunks[i])
             if not all(np.isfinite(leaf).all() for leaf in map(np.asarray, total)):
-                examples = self._chunks.positions(i)
-                return f"chunk {i + 1} of {len(self._chunks)} (examples {examples[0]} to {examples[-1]})"
+                examples = np.sort(self._chunks.positions(i))
+                among = "" if np.ptp(examples) == len(examples) - 1 else "among "  # shuffled, or not next to each other
+                return f"chunk {i + 1} of {self.chunks} ({among}examples {examples[0]} to {examples[-1]})"
         return None
 
     def _zero(self) -> tuple[Float[Array, ""], Float[Array, " p"]]:

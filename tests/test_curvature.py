@@ -141,6 +141,30 @@ def test_a_gradient_along_a_lesser_eigenvector_does_not_hide_the_largest(largest
     np.testing.assert_allclose(found.top_eigenvalue, largest, rtol=1e-3)
 
 
+@pytest.mark.usefixtures("float64")
+def test_a_coarse_start_finds_the_same_eigenvalues_in_fewer_steps() -> None:
+    """Groups of 800 and 40 examples: an eighth of the first is enough to start from; the second has too few."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(840, 30)) * np.linspace(0.2, 2, 30) + 0.5, rng.integers(0, 5, 840)
+    parameters, weights = jnp.asarray(rng.normal(size=(30, 5)) / 5), group_weights(np.repeat([0, 1], [800, 40]), 2)
+
+    def found(start: str, **options: Any) -> GroupCurvature:
+        return group_curvature(
+            linear, parameters, jnp.asarray(x), jnp.asarray(y), weights, chunk_size=8, start=start, **options
+        )
+
+    random, coarse = found("random", bottom=True, **EXACT), found("coarse", bottom=True, **EXACT)
+    np.testing.assert_allclose(coarse.top_eigenvalue, random.top_eigenvalue, rtol=1e-9)
+    np.testing.assert_allclose(coarse.bottom_eigenvalue, random.bottom_eigenvalue, atol=1e-9 * random.top_eigenvalue[0])
+    coarse, gradient = found("coarse"), found("gradient")
+    assert coarse.steps[0] < gradient.steps[0]
+    spent = (coarse.products - coarse.steps) * 100 / 13  # 13 of 100 chunks
+    assert spent[0] >= 1
+    assert spent[0] == pytest.approx(round(spent[0]))
+    assert spent[1] == 0
+    np.testing.assert_allclose(coarse.top_eigenvalue[1], gradient.top_eigenvalue[1], rtol=1e-12)
+
+
 @pytest.fixture(scope="module")
 def network() -> models.Network:
     return models.init(models.ResNet((1, 1), num_classes=CLASSES, width=2), (4, 4, 1), seed=0)

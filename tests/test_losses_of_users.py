@@ -94,7 +94,7 @@ def test_what_is_not_finite_is_named_by_group_and_chunk() -> None:
     """Group 1 has the odd examples 1, 3, 5, 7, 9 in chunks of two: the seventh is in its second chunk."""
     params, x = jax.tree.map(jnp.float32, PARAMS), INPUTS.astype(np.float32).copy()
     x[7] = np.inf  # tanh is finite there, its derivative times infinity is not
-    with pytest.raises(JaxfairError, match=r"group 1 is not finite in chunk 2 of 3 \(examples 5 to 7\)"):
+    with pytest.raises(JaxfairError, match=r"group 1 is not finite in chunk 2 of 3 \(among examples 5 to 7\)"):
         group_curvature(network, params, x, np.arange(N) % OUTPUTS, WEIGHTS, chunk_size=2)
 
 

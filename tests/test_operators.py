@@ -225,6 +225,20 @@ def test_groups_add_up_to_the_whole(network: models.Network, kind: Kind) -> None
 
 
 @pytest.mark.usefixtures("float64")
+def test_shuffled_chunks_are_samples_of_all_examples_and_can_be_summed_in_part(network: models.Network) -> None:
+    weight, model = GROUP_WEIGHTS[0], (models.frozen(network), network.params)
+    vector = np.random.default_rng(1).normal(size=ravel_pytree(network.params)[0].size)
+    plan = make_plan(as_pytree(model[0]), model[1], IMAGES, jnp.asarray(LABEL), count=6, chunk_size=2, memory=GIGABYTE)
+    data = jnp.asarray(IMAGES), jnp.asarray(LABEL)
+    operator = GroupOperator(*model, *data, weight, plan, shuffled=True)
+    np.testing.assert_allclose(operator(vector), GroupOperator(*model, *data, weight, plan)(vector), **SAME)
+    members = chunks.Cut(*data, weight, 2, shuffled=True).members
+    assert sorted(members) == list(range(6)) != list(members)
+    part = np.where(np.isin(np.arange(N), members[:4]), weight, 0)
+    np.testing.assert_allclose(operator(vector, chunks=2), GroupOperator(*model, *data, part)(vector), **SAME)
+
+
+@pytest.mark.usefixtures("float64")
 def test_examples_of_weight_zero_cost_nothing_and_change_nothing(network: models.Network) -> None:
     """The last group has two examples, one chunk; NaN in the other groups' inputs, or any label there, is not seen."""
     weight, x, y = GROUP_WEIGHTS[2], IMAGES.copy(), LABEL.copy()

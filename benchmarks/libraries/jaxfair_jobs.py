@@ -1,6 +1,7 @@
 """This library."""
 
 from functools import partial
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from benchmarks.jobs import MOST_PRODUCTS, TOLERANCES, Found, Job, Method
 from benchmarks.problems import GROUPS, Problem
 from jaxfair import density as densities
 from jaxfair import margins as distances
-from jaxfair.curvature import group_curvature
+from jaxfair.curvature import LEAST, Start, group_curvature
 from jaxfair.groups import group_weights
 from jaxfair.lanczos import Stop
 from jaxfair.operators import GIGABYTE, GroupOperator, Kind, as_pytree, make_plan
@@ -52,17 +53,19 @@ def products(problem: Problem) -> dict[str, Job]:
 
 
 def eigenvalues(problem: Problem) -> dict[str, Method]:
-    """Lanczos from two start vectors with two stopping rules."""
+    """Lanczos from several start vectors with two stopping rules."""
     data = problem.logits_fn, problem.params, problem.x, problem.y, group_weights(problem.group, GROUPS)
 
     def find(start: str, stop: Stop, tolerance: float) -> Found:
         options = {"stop": stop, "start": start, "max_steps": MOST_PRODUCTS, "memory": MEMORY}
         found = group_curvature(*data, tolerance=tolerance, **options)  # pyright: ignore[reportArgumentType]
-        return Found(found.top_eigenvalue, float(found.steps.mean()))
+        return Found(found.top_eigenvalue, float(found.products.mean()))
 
+    # A coarse start is a gradient start where an eighth of a group is too few.
+    starts = get_args(Start) if problem.spec.per_group >= 8 * LEAST else ("random", "gradient")
     return {
         f"{start} start, {stop} stop": Method(partial(find, start, stop), TOLERANCES, 1e-3)
-        for start in ("random", "gradient")
+        for start in starts
         for stop in ("residual", "error")
     }
 

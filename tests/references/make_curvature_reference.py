@@ -57,7 +57,7 @@ def train_inputs() -> Arrays:
 
     from jaxfair import masks, models, sources, train
 
-    digits = sources.load("digits")
+    digits = sources.digits()
     order = np.random.default_rng(SEED).permutation(len(digits))
     training, others = digits.take(order[:TRAIN_COUNT]), digits.take(order[TRAIN_COUNT:])
     network = models.init(models.ResNet(STAGES, CLASSES, WIDTH), digits.image_shape, SEED)
