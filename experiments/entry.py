@@ -30,10 +30,20 @@ def main(
         description: shown above the options.
         arguments: of the command line; by default the process's.
     """
-    try:
-        config = parse(presets, program, description, sys.argv[1:] if arguments is None else arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+
+    def study() -> None:
+        config = parse(presets, program, description, given)
         configure_jax()
         run(config)
+
+    return guarded(study)
+
+
+def guarded(work: Callable[[], None]) -> int:
+    """Do the work, print a mistake as one sentence, and return the exit status."""
+    try:
+        work()
     except JaxfairError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from experiments import entry, measure, report, stages
+from experiments import datasets, entry, measure, report, stages
+from experiments.datasets import DataConfig
 from experiments.measure import AnalysisConfig
 from experiments.progress import Progress
-from experiments.stages import DataConfig, ModelConfig
+from experiments.stages import ModelConfig
 from jaxfair.errors import JaxfairError
 from jaxfair.linearize import snl
 from jaxfair.linearize.deepreduce import DeepReduceConfig
@@ -65,7 +66,7 @@ QUICKSTART = Study(
     budgets=(0.2, 0.05, 0.01),
     deepreduce=("C12", "C123"),
     deepreduce_start="base",
-    data=DataConfig("digits", test_fraction=0.25, keep=(0.9,) * 5 + (0.1,) * 5),
+    data=DataConfig("digits-imbalanced", test_fraction=0.25),
     model=ModelConfig((1, 1, 1), width=8),
     train=TrainConfig(epochs=40, batch_size=64, learning_rate=0.05, schedule="cosine"),
     snl=SnlConfig(batch_size=64, kappa=1e-3),
@@ -80,7 +81,7 @@ PRESETS = {"quickstart": QUICKSTART}
 def run(study: Study) -> None:
     """Make every run that is not finished yet, then the report; print the table and where the report lies."""
     configurations = reductions(study)
-    train_set, test_set, record = stages.prepare(study.data)
+    train_set, test_set, record = datasets.prepare(study.data)
     budgets = stages.check(train_set, study.model, study.budgets, configurations)
     check(study, len(train_set))
     seeds = range(study.seeds)
@@ -102,7 +103,7 @@ def run(study: Study) -> None:
     if progress.kept:
         print(f"{progress.kept} runs were finished before and are kept.", file=sys.stderr)
     folder = study.out / "report"
-    title = f"Linearization of a ResNet on {record['name']}: who loses accuracy"
+    title = f"Linearization of a ResNet on {record['title']}: who loses accuracy"
     results = report.write(
         analysed, folder, title=title, command=["python -m experiments.linearization", *sys.argv[1:]]
     )

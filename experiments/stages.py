@@ -4,38 +4,17 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 
 from experiments.measure import AnalysisConfig, measure
 from experiments.progress import Progress
-from jaxfair import checkpoints, data, hardware, masks, runs, sources, train
+from jaxfair import checkpoints, hardware, masks, runs, train
 from jaxfair.data import Dataset
 from jaxfair.linearize import deepreduce, snl
 from jaxfair.models import Network, ResNet, init
 from jaxfair.runs import Run
-
-
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
-    """Which data, and how it is split.
-
-    Attributes:
-        name: of the data set.
-        test_fraction: share held out, stratified by class and group.
-        seed: of the split and of what is kept; shared by all training seeds.
-        keep: share of each class (or group) kept in training, in order; empty keeps everything.
-        keep_by: whether ``keep`` lists classes or groups.
-        keep_in_test: whether the test set is thinned too, as the code of Das et al. does.
-    """
-
-    name: str = "digits"
-    test_fraction: float = 0.2
-    seed: int = 0
-    keep: tuple[float, ...] = ()
-    keep_by: Literal["label", "group"] = "label"
-    keep_in_test: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,26 +42,6 @@ class Workspace:
     record: dict[str, Any]
     progress: Progress
     seeds_at_once: int | None = None
-
-
-def prepare(config: DataConfig) -> tuple[Dataset, Dataset, dict[str, Any]]:
-    """Load and split the data; return train, test and the record that goes into every configuration."""
-    train_set, test_set = data.split(sources.load(config.name), config.test_fraction, config.seed)
-    if config.keep:
-        train_set = data.thin(train_set, config.keep, config.seed, config.keep_by)
-        if config.keep_in_test:
-            test_set = data.thin(test_set, config.keep, config.seed, config.keep_by)
-        train_set, test_set = data.with_training_statistics(train_set, test_set)
-    record = {
-        **dataclasses.asdict(config),
-        "class_names": train_set.class_names,
-        "group_names": train_set.group_names,
-        "train_count": train_set.group_counts,
-        "test_count": test_set.group_counts,
-        "image_shape": train_set.image_shape,
-        "fingerprint": {"train": train_set.fingerprint(), "test": test_set.fingerprint()},
-    }
-    return train_set, test_set, record
 
 
 def full_module(train_set: Dataset, model: ModelConfig) -> ResNet:

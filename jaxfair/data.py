@@ -1,10 +1,10 @@
-"""Data sets in memory: images on the device with a label and a group each, splits, imbalance, batches."""
+"""Data sets: images with a label and a group each, on the device if it can hold them; splits, imbalance, batches."""
 
 import dataclasses
 import hashlib
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from jaxfair.errors import JaxfairError
+from jaxfair.rows import Rows, blocks, fits_device
 
 Augmentation = Literal["none", "cifar"]
 
@@ -25,17 +26,18 @@ Augmentation = Literal["none", "cifar"]
 class Dataset:
     """Images with labels and groups; build it by ``make_dataset``, which checks them.
 
-    A pytree, so the whole set passes into a jitted function and batches are gathered on the device.
+    A pytree, so the whole set passes into a jitted function and batches are gathered on the device. Images that the
+    device cannot hold are ``Rows``, which stay on the host: ``fetch`` some of them first.
 
     Attributes:
-        images: uint8, NHWC.
+        images: uint8, NHWC; labels, groups and statistics are always on the device.
         label: class of each image, 0..C-1.
         group: demographic group of each image, 0..G-1.
         mean, std: per-channel statistics used by ``normalize``, on the scale of [0, 1].
         name, class_names, group_names: for records and figures.
     """
 
-    images: UInt8[Array, "n h w c"]
+    images: UInt8[Any, "n h w c"]
     label: Int[Array, " n"]
     group: Int[Array, " n"]
     mean: Float[Array, " c"]
@@ -60,7 +62,24 @@ class Dataset:
 
     def take(self, index: np.ndarray) -> "Dataset":
         """Return the images of ``index``, in its order, with this set's statistics."""
-        return dataclasses.replace(self, images=self.images[index], label=self.label[index], group=self.group[index])
+        images = self.images.take(index) if isinstance(self.images, Rows) else self.images[index]
+        return dataclasses.replace(self, images=images, label=self.label[index], group=self.group[index])
+
+    @property
+    def on_host(self) -> bool:
+        """Whether the images are on the host, and a jitted function can have ``fetch``ed ones only."""
+        return isinstance(self.images, Rows)
+
+    def fetch(self, index: Int[np.ndarray, "..."]) -> tuple["Dataset", Int[np.ndarray, "..."]]:
+        """Return a set for a jitted function, and the positions in it of the images ``index``, in the same shape.
+
+        That is this set if its images are on the device; otherwise a set of these images alone, which are read now.
+        """
+        if not self.on_host:
+            return self, index
+        some = self.take(index.reshape(-1))
+        positions = np.arange(index.size, dtype=index.dtype).reshape(index.shape)
+        return dataclasses.replace(some, images=np.asarray(some.images)), positions
 
     def normalize(self, images: UInt8[Array, "n h w c"]) -> Float[Array, "n h w c"]:
         """Scale to [0, 1], subtract the mean and divide by the deviation of each channel; float32."""
@@ -70,9 +89,9 @@ class Dataset:
         """Return a digest of images, labels, groups and statistics: equal content, equal digest, on any machine."""
         digest = hashlib.sha256()
         for array in (self.images, self.label, self.group, self.mean, self.std):
-            value = np.ascontiguousarray(array)
-            digest.update(f"{value.dtype.str}{value.shape}".encode())
-            digest.update(value.tobytes())
+            digest.update(f"{array.dtype.str}{array.shape}".encode())
+            for block in blocks(array):
+                digest.update(np.ascontiguousarray(block).data)
         return digest.hexdigest()[:16]
 
 
@@ -84,28 +103,31 @@ def normalize(
 
 
 def make_dataset(
-    images: np.ndarray,
+    images: np.ndarray | Rows,
     label: np.ndarray,
     group: np.ndarray,
     *,
     name: str,
     class_names: Sequence[str],
     group_names: Sequence[str],
+    on_device: bool | None = None,
 ) -> Dataset:
     """Check arrays and put them on the device, with the statistics of these images.
 
     Args:
-        images: uint8, shape (n, height, width, channels).
+        images: uint8, shape (n, height, width, channels); a memory map or ``Rows`` of one need not fit into memory.
         label: integers in 0..len(class_names)-1, shape (n,).
         group: integers in 0..len(group_names)-1, shape (n,).
         name: of the set.
         class_names: one for each class.
         group_names: one for each group; every group must have a sample.
+        on_device: whether the images go to the device too; None puts them there if it has room for them. Otherwise
+            they stay what they are, and each batch is sent when it is needed.
 
     Raises:
         JaxfairError: wrong shape or type, labels or groups out of range, a group without samples.
     """
-    images = np.asarray(images)
+    images = images if isinstance(images, Rows) else np.asarray(images)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
         raise JaxfairError(
             f"Images of '{name}' have type {images.dtype} and shape {images.shape}; "
@@ -114,8 +136,12 @@ def make_dataset(
     label = _checked_index(label, len(images), class_names, f"labels of '{name}'")
     group = _checked_index(group, len(images), group_names, f"groups of '{name}'")
     mean, std = channel_statistics(images)
+    if on_device is None:
+        on_device = fits_device(int(np.prod(images.shape)))
+    rows = images if isinstance(images, Rows) else Rows(images, np.arange(len(images)))
     dataset = Dataset(
-        *(jnp.asarray(array) for array in (images, label, group, mean, std)),
+        jnp.asarray(np.asarray(images)) if on_device else rows,
+        *(jnp.asarray(array) for array in (label, group, mean, std)),
         name=name,
         class_names=tuple(class_names),
         group_names=tuple(group_names),
@@ -134,15 +160,18 @@ def check_groups(dataset: Dataset, split: str = "data set") -> None:
         )
 
 
-def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def channel_statistics(images: np.ndarray | Array | Rows) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and standard deviation of each channel, on the scale of [0, 1], as float32.
 
     A constant channel gets deviation 1, so that it normalizes to 0.
     """
     # Exact integer moments by histogram: no rounding that would depend on the order of summation.
-    count = max(images[..., 0].size, 1)
+    channels = images.shape[-1]
+    counts = np.zeros((channels, 256), np.int64)
+    for block in blocks(images):
+        counts += [np.bincount(block[..., c].reshape(-1), minlength=256) for c in range(channels)]
     levels = np.arange(256, dtype=np.float64) / 255
-    histograms = [np.bincount(images[..., c].reshape(-1), minlength=256) / count for c in range(images.shape[-1])]
+    histograms = counts / max(counts[0].sum(), 1)
     mean = np.array([h @ levels for h in histograms])
     std = np.array([np.sqrt(h @ (levels - m) ** 2) for h, m in zip(histograms, mean, strict=True)])
     return mean.astype(np.float32), np.where(std > 0, std, 1.0).astype(np.float32)
@@ -176,7 +205,7 @@ def split(dataset: Dataset, test_fraction: float, seed: int) -> tuple[Dataset, D
 
 def with_training_statistics(train: Dataset, test: Dataset) -> tuple[Dataset, Dataset]:
     """Return both sets with the channel statistics of ``train``."""
-    mean, std = (jnp.asarray(value) for value in channel_statistics(np.asarray(train.images)))
+    mean, std = (jnp.asarray(value) for value in channel_statistics(train.images))
     return dataclasses.replace(train, mean=mean, std=std), dataclasses.replace(test, mean=mean, std=std)
 
 

@@ -36,7 +36,15 @@ def _run_steps(step: Callable, carry: Any, fixed: Any, xs: Any) -> tuple[Any, An
     return carry, jax.tree.map(lambda a: a[None], y)
 
 
-def run_epoch(step: Callable, carry: Any, fixed: Any, xs: Any, *, fused: bool | None = None) -> tuple[Any, Any]:
+def run_epoch(
+    step: Callable,
+    carry: Any,
+    fixed: Any,
+    xs: Any,
+    *,
+    fused: bool | None = None,
+    fetch: Callable[[Any, Any], tuple[Any, Any]] | None = None,
+) -> tuple[Any, Any]:
     """Run ``carry, y = step(carry, fixed, x)`` over the leading axis of ``xs``; ``carry`` is consumed.
 
     On CPU each step is a call of its own, since XLA:CPU runs convolutions
@@ -48,17 +56,22 @@ def run_epoch(step: Callable, carry: Any, fixed: Any, xs: Any, *, fused: bool | 
         fixed: what it does not.
         xs: arrays of shape (steps, ...).
         fused: one program for all steps; by default on every backend but the CPU.
+        fetch: ``fixed, x -> fixed, x``, called on the host before each step if its inputs have to be read first, with
+            ``x`` of shape (1, ...). Each step is a call of its own then, and while it runs the next one's are read.
 
     Returns:
         The last carry, and the steps' outputs as NumPy arrays of shape (steps, ...).
     """
-    if fused if fused is not None else jax.default_backend() != "cpu":
+    if fetch is None and (fused if fused is not None else jax.default_backend() != "cpu"):
         carry, ys = _run_steps(step, carry, fixed, xs)
         return carry, jax.tree.map(np.asarray, ys)
     outputs = []
     for i in range(len(jax.tree.leaves(xs)[0])):
-        carry, y = _run_steps(step, carry, fixed, jax.tree.map(lambda a, i=i: a[i : i + 1], xs))
+        inputs = fixed, jax.tree.map(lambda a, i=i: a[i : i + 1], xs)
+        carry, y = _run_steps(step, carry, *(inputs if fetch is None else fetch(*inputs)))
         outputs.append(y)
+        if fetch is not None and i:
+            jax.block_until_ready(outputs[i - 1])  # or all the inputs of an epoch would wait on the device
     return carry, jax.tree.map(lambda *ys: np.concatenate([np.asarray(y) for y in ys]), *outputs)
 
 

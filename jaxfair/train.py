@@ -119,6 +119,12 @@ def make_optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientT
     )
 
 
+def fetch(fixed: Fixed, x: tuple[np.ndarray, np.ndarray]) -> tuple[Fixed, tuple[np.ndarray, np.ndarray]]:
+    """Read the images of one step, for ``run_epoch``; ``x`` is the step's number and its images' positions."""
+    data, index = fixed.data.fetch(x[1])
+    return fixed._replace(data=data), (x[0], index)
+
+
 def batch(fixed: Fixed, kind: Augmentation, step: Int[Array, ""], index: Int[Array, " b"]) -> tuple[Array, Array]:
     """Gather, augment and normalize one batch on the device; return images (b, h, w, c) and labels (b,)."""
     key = jax.random.fold_in(jax.random.key(fixed.seed), step)
@@ -284,7 +290,7 @@ def _fit_chunk(
         orders = [epoch_order(len(fixed.data), config.batch_size, seed, epoch) for seed in seeds]
         index = orders[0] if len(seeds) == 1 else np.stack(orders, axis=1)
         numbers = np.arange(epoch * steps, (epoch + 1) * steps, dtype=np.int32)
-        carry, metrics = run_epoch(step, carry, fixed, (numbers, index))
+        carry, metrics = run_epoch(step, carry, fixed, (numbers, index), fetch=fetch if fixed.data.on_host else None)
         per_seed = metrics["loss"].reshape(steps, len(seeds))
         for row, seed in enumerate(seeds):
             check_finite(per_seed[:, row], epoch * steps, f"seed {seed}")
@@ -353,5 +359,5 @@ def predict(network: Network, data: Dataset, *, batch_size: int = 1024) -> Float
     batches = []
     for start in range(0, len(data), size):
         index = np.minimum(np.arange(start, start + size), len(data) - 1)
-        batches.append(np.asarray(_predict_batch(network, data, index)))
+        batches.append(np.asarray(_predict_batch(network, *data.fetch(index))))
     return np.concatenate(batches)[: len(data)]

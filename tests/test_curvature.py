@@ -12,7 +12,7 @@ from scipy.linalg import eigh_tridiagonal
 from scipy.special import log_softmax, softmax
 
 from jaxfair import models
-from jaxfair.curvature import GroupCurvature, group_curvature
+from jaxfair.curvature import GroupCurvature, Start, group_curvature
 from jaxfair.errors import JaxfairError
 from jaxfair.groups import group_weights
 from tests.examples import CLASSES, FEATURES, GROUP, GROUPS, IMAGES, INPUTS, LABEL, WEIGHTS, N, linear
@@ -148,7 +148,7 @@ def test_a_coarse_start_finds_the_same_eigenvalues_in_fewer_steps() -> None:
     x, y = rng.normal(size=(840, 30)) * np.linspace(0.2, 2, 30) + 0.5, rng.integers(0, 5, 840)
     parameters, weights = jnp.asarray(rng.normal(size=(30, 5)) / 5), group_weights(np.repeat([0, 1], [800, 40]), 2)
 
-    def found(start: str, **options: Any) -> GroupCurvature:
+    def found(start: Start, **options: Any) -> GroupCurvature:
         return group_curvature(
             linear, parameters, jnp.asarray(x), jnp.asarray(y), weights, chunk_size=8, start=start, **options
         )

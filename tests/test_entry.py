@@ -34,7 +34,7 @@ def sentence(text: str) -> str:
 BEFORE_ANYTHING_IS_MADE = {
     "--preset quikstart": "There is no preset 'quikstart'; did you mean 'quickstart'?",
     "--data.name digit": "There is no data set 'digit'; did you mean 'digits'?",
-    "--data.name cifar": "There is no data set 'cifar'; choose from digits",
+    "--data.name cifar": "There is no data set 'cifar'; did you mean 'cifar10'?",
     "--budgets 0": "The ReLU budget is 0; give at least one unit",
     "--budgets nan": "The ReLU budget is nan; give a fraction",
     "--budgets -0.5": "The ReLU budget is -0.5; give at least one unit",

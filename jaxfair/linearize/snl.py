@@ -21,7 +21,7 @@ from jaxfair.data import Augmentation, Dataset, epoch_order
 from jaxfair.errors import JaxfairError
 from jaxfair.loops import run_epoch
 from jaxfair.models import Network, apply_train
-from jaxfair.train import Fixed, batch, check_finite, check_images, check_network
+from jaxfair.train import Fixed, batch, check_finite, check_images, check_network, fetch
 
 OnEpoch = Callable[[int, int], None]
 """Called after each epoch of the descent with the epoch and the number of ReLUs left."""
@@ -200,7 +200,7 @@ def _descend(
     for epoch in range(first, config.max_epochs):
         index = epoch_order(len(data), config.batch_size, seed, epoch)
         numbers = np.arange(epoch * len(index), (epoch + 1) * len(index), dtype=np.int32)
-        carry, loss = run_epoch(step, carry, fixed, (numbers, index))
+        carry, loss = run_epoch(step, carry, fixed, (numbers, index), fetch=fetch if data.on_host else None)
         check_finite(loss, epoch * len(index), f"the SNL descent of seed {seed}")
         count = masks.relu_count(carry.network.masks, threshold=config.threshold)
         if count < lowest:

@@ -1,0 +1,172 @@
+"""Look at a data set, or prepare it for TFDS.
+
+    python -m experiments.data describe utkface-race
+    python -m experiments.data prepare utkface --path UTKFace.zip
+
+``describe`` loads any data set that the studies can use, with the same options, prints what is in it, and writes a
+contact sheet. ``prepare`` writes UTKFace as a TFDS data set, which needs no tensorflow.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from experiments import datasets, entry
+from experiments.datasets import DataConfig
+from experiments.progress import Progress
+from jaxfair import groups, sources
+from jaxfair.data import Dataset
+from jaxfair.errors import JaxfairError, did_you_mean
+
+PROGRAM = "python -m experiments.data"
+EACH = 10  # images of a group in the contact sheet
+MOST_GROUPS = 20
+WIDE = 0.2  # an interval of an accuracy of 80 % that is wider deserves a warning
+MOST_CLASSES = 12  # that get a column of their own
+
+
+@dataclasses.dataclass(frozen=True)
+class Describe(DataConfig):
+    """What to describe, and where to.
+
+    Attributes:
+        out: PNG file of the contact sheet; None is ``results/data/NAME.png``.
+    """
+
+    out: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepare:
+    """What to prepare, and where to.
+
+    Attributes:
+        path: folder or archive of the official files.
+        out: folder of TFDS data sets; None is ``tfds`` in the data directory, where the studies look.
+    """
+
+    path: Path
+    out: Path | None = None
+
+
+def describe(config: Describe) -> None:
+    """Print what is in a data set and write its contact sheet."""
+    loaded = datasets.load(config)
+    train_set, test_set = datasets.splits(loaded, config)
+    print(overview(config, loaded, train_set, test_set))
+    out = config.out or Path("results/data") / f"{train_set.name}.png"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    contact_sheet(train_set, out)
+    print(f"\nContact sheet: {out} (it shows images of the set: mind their licence before you pass it on)")
+
+
+def overview(config: DataConfig, loaded: sources.Loaded, train_set: Dataset, test_set: Dataset) -> str:
+    """Return counts by group and class, statistics, origin and warnings as text."""
+    height, width, channels = train_set.image_shape
+    how = "official split" if loaded.test is not None else f"split by class and group, seed {config.seed}"
+    shown = [f"{value:.3f}" for value in (*np.asarray(train_set.mean), *np.asarray(train_set.std))]
+    lines = [
+        *datasets.origin(loaded),
+        f"{len(train_set):,} training and {len(test_set):,} test images of {height}x{width}x{channels}, {how}",
+        f"mean {' '.join(shown[:channels])}, deviation {' '.join(shown[channels:])} of the training images in [0, 1]",
+    ]
+    same = train_set.class_names == train_set.group_names and bool((train_set.label == train_set.group).all())
+    classes = () if same or len(train_set.class_names) > MOST_CLASSES else train_set.class_names
+    lines += ["", *_aligned(_counts(train_set, test_set, classes)), ""]
+    if same:
+        lines.append("The group is the class.")
+    elif not classes:
+        lines.append(f"There are {len(train_set.class_names)} classes.")
+    low, high = groups.wilson(np.full(len(test_set.group_names), 0.8), test_set.group_counts)
+    if small := [name for name, width in zip(test_set.group_names, high - low, strict=True) if width > WIDE]:
+        lines.append(
+            f"Warning: too few test images of {', '.join(small)}: an accuracy of 80 % on them would only say that it "
+            "lies in the interval of the last column (95 %)."
+        )
+    return "\n".join(lines).rstrip()
+
+
+def _counts(train_set: Dataset, test_set: Dataset, classes: Sequence[str]) -> list[list[str]]:
+    rows = [["group", "train", "test"]]
+    rows[0] += [f"{part} {name}" for part in ("train", "test") for name in classes] + ["80 % means"]
+    low, high = groups.wilson(np.full(len(test_set.group_names), 0.8), test_set.group_counts)
+    for value, name in enumerate(train_set.group_names):
+        members = [np.asarray(part.label)[np.asarray(part.group) == value] for part in (train_set, test_set)]
+        counts = [len(labels) for labels in members]
+        counts += [int((labels == c).sum()) for labels in members for c in range(len(classes))]
+        interval = f"{100 * low[value]:.0f} to {100 * high[value]:.0f} %"
+        rows.append([name, *(f"{count:,}" for count in counts), interval])
+    return rows
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    first, *others = widths
+    return [
+        "  ".join([row[0].ljust(first), *(cell.rjust(w) for cell, w in zip(row[1:], others, strict=True))])
+        for row in rows
+    ]
+
+
+def contact_sheet(dataset: Dataset, out: Path) -> None:
+    """Write a picture with the first images of each group, one row a group."""
+    import matplotlib.figure
+
+    names = dataset.group_names[:MOST_GROUPS]
+    figure = matplotlib.figure.Figure(figsize=(EACH * 0.8 + 2, 0.9 * len(names) + 0.4))
+    axes = figure.subplots(len(names), EACH, squeeze=False)
+    group = np.asarray(dataset.group)
+    for value, (name, row) in enumerate(zip(names, axes, strict=True)):
+        images = np.asarray(dataset.images[np.flatnonzero(group == value)[:EACH]])
+        row[0].text(-0.15, 0.5, name, transform=row[0].transAxes, ha="right", va="center", fontsize=9)
+        for position, axis in enumerate(row):
+            axis.axis("off")
+            if position < len(images):
+                image = images[position]
+                axis.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255)
+    figure.savefig(out, dpi=110, bbox_inches="tight")
+
+
+def prepare(config: Prepare) -> None:
+    """Write UTKFace as a TFDS data set."""
+    from jaxfair import builders
+
+    with Progress() as progress:
+        folder = builders.prepare(
+            config.path,
+            config.out or sources.default_data_dir() / "tfds",
+            on_progress=datasets.shown(progress, "prepare images"),
+        )
+    print(f"Prepared: {folder}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line."""
+    return entry.guarded(lambda: _run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def _run(arguments: list[str]) -> None:
+    import tyro
+
+    usage = f"usage: {PROGRAM} describe NAME [options]   or   {PROGRAM} prepare utkface --path FOLDER_OR_ARCHIVE"
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(f"{(__doc__ or '').strip()}\n\n{usage}\nNames: {', '.join(sources.NAMES)}")
+        return
+    command, name, rest = arguments[0], arguments[1] if len(arguments) > 1 else "", arguments[2:]
+    if command == "describe":
+        if name not in sources.NAMES:
+            raise JaxfairError(f"There is no data set '{name}'{did_you_mean(name, sources.NAMES)}")
+        describe(tyro.cli(Describe, default=Describe(name), args=rest, prog=f"{PROGRAM} describe {name}"))
+    elif command == "prepare":
+        if name != "utkface":
+            raise JaxfairError(f"'{name}' cannot be prepared; only utkface can, other sets TFDS prepares itself.")
+        prepare(tyro.cli(Prepare, args=rest, prog=f"{PROGRAM} prepare utkface"))
+    else:
+        raise JaxfairError(f"There is no command '{command}'{did_you_mean(command, ('describe', 'prepare'))}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

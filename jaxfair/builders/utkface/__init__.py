@@ -1,0 +1,1 @@
+"""UTKFace for TensorFlow Datasets, which wants a package for each data set."""

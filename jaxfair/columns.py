@@ -1,0 +1,152 @@
+"""What is known of every image of a source, as columns of names; columns become labels and groups."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from jaxfair.errors import JaxfairError, did_you_mean
+
+MISSING = -1
+JOINT = " & "
+PARTS = {"train": "train", "test": "test", "val": "validation", "valid": "validation", "validation": "validation"}
+
+
+class Column(NamedTuple):
+    """One property of every image.
+
+    Attributes:
+        codes: index into ``names``, shape (n,); ``MISSING`` where nothing is known.
+        names: the values in order; none where nothing is known.
+    """
+
+    codes: Int[np.ndarray, " n"]
+    names: tuple[str, ...]
+
+
+class Rejected(NamedTuple):
+    """A file, row or cell that cannot be used.
+
+    Attributes:
+        name: of the file, or where the row stands.
+        reason: half a sentence: ``is cut short``.
+    """
+
+    name: str
+    reason: str
+
+
+class Index(NamedTuple):
+    """What a layout says of its images before any of them is decoded.
+
+    Attributes:
+        title: for tables and pages, true of what is there: ``SVHN, 1,083-image subset``.
+        names: of the images in order, for messages; n of them.
+        stream: yields ``(row, pixels)`` once for every image, in the order in which reading is fast: an encoded file as
+            bytes, or a uint8 array of shape (h, w) or (h, w, c).
+        columns: properties of the images, by name, each with n codes.
+        split: official part of each image, with names out of ``train``, ``test`` and ``validation``; None if there is
+            none.
+        size: height, width and channels if all images are known to have the same; None otherwise.
+        left_out: what the layout leaves out on purpose, to be reported.
+        rejected: what does not fit together, which stops the run unless the user allows to drop it.
+    """
+
+    title: str
+    names: Sequence[str]
+    stream: Callable[[], Iterator[tuple[int, Any]]]
+    columns: Mapping[str, Column]
+    split: Column | None = None
+    size: tuple[int, int, int] | None = None
+    left_out: tuple[Rejected, ...] = ()
+    rejected: tuple[Rejected, ...] = ()
+
+
+def from_values(values: Sequence[Any]) -> Column:
+    """Return the column of strings or numbers; None, NaN and blank strings are missing, and numbers sort as such."""
+    texts = [_text(value) for value in values]
+    names = sorted({text for text in texts if text is not None}, key=_by_number)
+    code = {name: i for i, name in enumerate(names)}
+    return Column(np.array([MISSING if t is None else code[t] for t in texts], np.int32), tuple(names))
+
+
+def combine(columns: Sequence[Column]) -> Column:
+    """Return the intersections of columns: ``Male & Blond``; only those that occur, in order of the columns' values."""
+    if len(columns) == 1:
+        return columns[0]
+    codes = np.stack([column.codes for column in columns])
+    known = (codes != MISSING).all(axis=0)
+    present, inverse = np.unique(codes[:, known], axis=1, return_inverse=True)
+    names = [JOINT.join(column.names[i] for column, i in zip(columns, index, strict=True)) for index in present.T]
+    out = np.full(len(known), MISSING, np.int32)
+    out[known] = inverse.reshape(-1)
+    return Column(out, tuple(names))
+
+
+def merge_below(column: Column, count: int, name: str = "other") -> Column:
+    """Merge the values with fewer than ``count`` images into one, which comes last."""
+    counts = np.bincount(column.codes[column.codes != MISSING], minlength=len(column.names))
+    rare = counts < count
+    if rare.sum() < 2:  # one alone would only lose its name
+        return column
+    code = np.where(rare, (~rare).sum(), np.cumsum(~rare) - 1)
+    kept = tuple(value for value, is_rare in zip(column.names, rare, strict=True) if not is_rare)
+    while name in kept:
+        name = f"merged {name}"
+    return Column(np.where(column.codes == MISSING, MISSING, code[column.codes]).astype(np.int32), (*kept, name))
+
+
+def select(column: Column, rows: Int[np.ndarray, " m"]) -> Column:
+    """Return the column of some rows, without the values that none of them has."""
+    codes = column.codes[rows]
+    present = np.unique(codes[codes != MISSING])
+    code = np.full(len(column.names) + 1, MISSING, np.int32)  # the last entry is what MISSING, -1, finds
+    code[present] = np.arange(len(present))
+    return Column(code[codes], tuple(column.names[i] for i in present))
+
+
+def choose(columns: Mapping[str, Column], names: Sequence[str], what: str) -> Column:
+    """Return the intersection of the named columns.
+
+    Raises:
+        JaxfairError: there is no such column; the nearest names are shown.
+    """
+    for name in names:
+        if name not in columns:
+            raise JaxfairError(f"There is no {what} column '{name}'{did_you_mean(name, columns)}")
+    return combine([columns[name] for name in names])
+
+
+def official_split(column: Column) -> Column | None:
+    """Return the parts ``train``, ``test`` and ``validation`` that a column says.
+
+    Args:
+        column: of ``train``, ``test``, ``val``, ``valid`` and ``validation``, in any case.
+
+    Returns:
+        None where other values occur, or one part alone, which is no split.
+    """
+    parts = [PARTS.get(name.lower(), "") for name in column.names]
+    names = tuple(part for part in ("train", "test", "validation") if part in parts)
+    if "" in parts or len(names) < 2:
+        return None
+    code = np.array([*map(names.index, parts), MISSING], np.int32)  # the last entry is what MISSING, -1, finds
+    return Column(code[column.codes], names)
+
+
+def _text(value: Any) -> str | None:
+    if value is None or (isinstance(value, float | np.floating) and np.isnan(value)):
+        return None
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        value = int(value)  # a column of whole numbers with a gap is read as floats
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    return text.strip() or None
+
+
+def _by_number(text: str) -> tuple[int, float, str]:
+    try:
+        number = float(text)
+    except ValueError:
+        number = np.nan
+    return (0, number, text) if np.isfinite(number) else (1, 0.0, text)

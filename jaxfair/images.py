@@ -1,0 +1,226 @@
+"""Encoded files and arrays to uint8 pixels of one size, by Pillow, in parallel."""
+
+import io
+import os
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from jaxfair.errors import JaxfairError
+
+if TYPE_CHECKING:
+    from PIL import Image as PillowImage
+
+# Only these: Pillow's other readers include one that starts Ghostscript, and some that take nearly any bytes.
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
+_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF")
+_MODES = {1: "L", 3: "RGB"}
+_ORIENTATION = 0x0112  # EXIF
+_CHUNK_IMAGES, _CHUNK_BYTES = 64, 1 << 22
+_SECONDS_BETWEEN_REPORTS = 0.1
+
+
+class Unreadable(ValueError):
+    """An image that cannot be used; the message is the reason, half a sentence: ``is empty``."""
+
+
+def decode(
+    data: bytes | np.ndarray, size: tuple[int, int] | None = None, channels: int = 3
+) -> UInt8[np.ndarray, "h w c"]:
+    """Return the pixels of one image.
+
+    Turned upright by its EXIF tag; of several frames, the first. Transparent parts show white behind them, as viewers
+    show them. 16 bits are scaled to 8, numbers with a point from 0..1 to 0..255. For an opaque 8-bit image the result
+    is that of Pillow's ``convert('RGB').resize((width, height), BILINEAR)``, bit for bit; torchvision's ``Resize`` of a
+    Pillow image does the same.
+
+    Args:
+        data: an encoded file (JPEG, PNG, WebP, BMP, GIF, TIFF or PPM), or uint8 of shape (h, w) or (h, w, c) with c of
+            1 to 4: grey, grey and alpha, RGB, RGB and alpha.
+        size: height and width to resize to, without regard to the aspect ratio, by a bilinear filter that averages
+            where it shrinks; None keeps the size.
+        channels: 3 for RGB, where grey is repeated; 1 for grey, by Pillow's weights.
+
+    Raises:
+        Unreadable: the data are empty, no image, cut short, of too many pixels, or of values of unknown range.
+    """
+    with _pillow_warnings():
+        return _decode(data, size, channels)
+
+
+def decode_all(
+    stream: Iterator[tuple[int, Any]],
+    out: UInt8[np.ndarray, "n h w c"],
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> dict[int, str]:
+    """Decode images into the rows of an array, as ``decode`` does one, on every core.
+
+    A few chunks of images are held at a time, whatever the length of the stream. An exception of the stream ends it.
+
+    Args:
+        stream: yields row and ``decode``'s data, each row at most once; it is read in the caller's thread.
+        out: filled in place; with 1 or 3 channels, and the size that all images get. Zeros at first, or a memory map.
+        on_progress: called in the caller's thread with the number of images done and that of all rows, ten times a
+            second at most, and at the end.
+
+    Returns:
+        The reason for every row that cannot be read, in order of rows; these rows are left as they are.
+    """
+    threads = os.cpu_count() or 1
+    target = np.asarray(out)  # a memory map's rows are slow to take
+    failures: dict[int, str] = {}
+    pending: deque[Future[tuple[int, dict[int, str]]]] = deque()
+    done, reported = 0, time.monotonic()
+
+    def collect() -> None:
+        nonlocal done, reported
+        count, reasons = pending.popleft().result()
+        failures.update(reasons)
+        done += count
+        if on_progress and time.monotonic() - reported >= _SECONDS_BETWEEN_REPORTS:
+            reported = time.monotonic()
+            on_progress(done, len(out))
+
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    try:
+        with _pillow_warnings():  # here, since the filters belong to the process
+            for chunk in _chunks(stream):
+                pending.append(pool.submit(_decode_chunk, chunk, target))
+                if len(pending) > 2 * threads:
+                    collect()
+            while pending:
+                collect()
+    finally:
+        pool.shutdown(cancel_futures=True)
+    if on_progress:
+        on_progress(done, len(out))
+    return dict(sorted(failures.items()))
+
+
+def _chunks(stream: Iterator[tuple[int, Any]]) -> Iterator[list[tuple[int, Any]]]:
+    """Yield images by the dozens, since handing over one takes longer than decoding a small one."""
+    chunk, size = [], 0
+    for row, data in stream:
+        chunk.append((row, data))
+        size += data.nbytes if isinstance(data, np.ndarray) else len(data)
+        if len(chunk) == _CHUNK_IMAGES or size >= _CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _decode_chunk(chunk: list[tuple[int, Any]], out: np.ndarray) -> tuple[int, dict[int, str]]:
+    height, width, channels = out.shape[1:]
+    reasons = {}
+    for row, data in chunk:
+        try:
+            out[row] = _decode(data, (height, width), channels)
+        except Unreadable as error:
+            reasons[row] = str(error)
+    return len(chunk), reasons
+
+
+def _decode(data: bytes | np.ndarray, size: tuple[int, int] | None, channels: int) -> np.ndarray:
+    from PIL import Image
+
+    if channels not in _MODES or (size is not None and min(size) < 1):
+        raise JaxfairError(
+            f"Images of size {size} with {channels} channels were asked for; "
+            "expected a height and width from 1, and 1 channel (grey) or 3 (RGB)."
+        )
+    if isinstance(data, np.ndarray):
+        if data.dtype == np.uint8 and data.shape == (*(size or data.shape[:2]), channels):
+            return data  # as it comes: 10,000 arrays a batch file are not worth a detour
+        image = _from_array(data)
+    else:
+        image = _open(data)
+    image = _plain(image, _MODES[channels])
+    if size is not None:
+        image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    return np.array(image).reshape(image.height, image.width, channels)
+
+
+def _open(data: bytes) -> "PillowImage.Image":
+    """Return the image, decoded and upright."""
+    from PIL import Image, UnidentifiedImageError
+
+    if not data:
+        raise Unreadable("is empty")
+    try:
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        image.load()
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise Unreadable(f"has more than {Image.MAX_IMAGE_PIXELS:,} pixels") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's readers raise nearly anything for bytes that are not as they should be
+        if isinstance(error, UnidentifiedImageError) and not data.startswith(_STARTS):
+            raise Unreadable("is no JPEG, PNG, WebP, BMP, GIF, TIFF or PPM image") from error
+        raise Unreadable("is cut short or damaged") from error
+    return _upright(image)
+
+
+def _upright(image: "PillowImage.Image") -> "PillowImage.Image":
+    from PIL import ImageOps
+
+    try:
+        if image.getexif().get(_ORIENTATION, 1) != 1:
+            return ImageOps.exif_transpose(image)
+    except Exception:  # a broken EXIF block says nothing about the pixels
+        pass
+    return image
+
+
+def _from_array(pixels: np.ndarray) -> "PillowImage.Image":
+    from PIL import Image
+
+    if pixels.dtype != np.uint8:
+        raise Unreadable(f"has values of type {pixels.dtype}, not uint8")
+    if pixels.size == 0 or pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (1,), (2,), (3,), (4,)):
+        raise Unreadable(f"has the shape {pixels.shape}, not (height, width) or (height, width, 1 to 4)")
+    return Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
+
+
+def _plain(image: "PillowImage.Image", mode: str) -> "PillowImage.Image":
+    """Return the image in 8 bits, opaque, grey or RGB."""
+    from PIL import Image
+
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = _eight_bits(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    if image.mode == "LAB":  # which Pillow converts to RGB only
+        image = image.convert("RGB")
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _eight_bits(image: "PillowImage.Image") -> "PillowImage.Image":
+    """Scale by the range that the type stands for, never by the values: a dark image stays dark."""
+    from PIL import Image
+
+    values = np.asarray(image)
+    top, kind = (1.0, "with a point") if image.mode == "F" else (65535, "of more than 16 bits")
+    if not (values.min() >= 0 and values.max() <= top):  # so that NaN is refused
+        raise Unreadable(f"has values {kind} outside 0 to {top:g}")
+    return Image.fromarray(np.rint(values * (255 / top)).astype(np.uint8))
+
+
+@contextmanager
+def _pillow_warnings() -> Iterator[None]:
+    """Make an image of too many pixels an error, and keep Pillow's warnings of harmless faults to itself."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
