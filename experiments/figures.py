@@ -74,7 +74,7 @@ def accuracy_by_budget(results: Results) -> "Figure":
     axes = grid[0, 0]
     series = [("large groups", results.large, LARGE), ("small groups", ~results.large, SMALL)]
     path = [v for v in results.variants if v.method in ("full", "snl")]
-    others = [v for v in results.variants if v.method not in ("full", "snl")]
+    others = [v for v in results.variants if v.method == "deepreduce"]
     for name, members, color in series:
         if not members.any():
             continue

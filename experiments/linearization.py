@@ -22,6 +22,7 @@ from jaxfair.errors import JaxfairError
 from jaxfair.linearize import snl
 from jaxfair.linearize.deepreduce import DeepReduceConfig
 from jaxfair.linearize.snl import SnlConfig
+from jaxfair.mitigate import Method
 from jaxfair.train import DEEPREDUCE_TRAIN, SNL_FINETUNE, TrainConfig, check_config
 
 
@@ -35,6 +36,9 @@ class Study:
         budgets: ReLUs that SNL keeps, as fractions below 1 of all units or as whole counts.
         deepreduce: DeepReDuce configurations: C and the culled stages, +T thinned, +a and +r scales (C12+T+a0.5).
         deepreduce_start: whether their students start from new weights or from the full network's.
+        mitigations: fine-tune the SNL networks by these too, with the numbers of ``snl_finetune.mitigation``.
+        controls: finetuned is the full network trained on as the linearized ones are; random keeps as many ReLUs as SNL
+            chosen at random.
         seeds_at_once: seeds trained in one program; by default 1 on CPU and all elsewhere. Fewer take less memory.
         data: which data, and how it is split.
         model: the full network.
@@ -50,6 +54,8 @@ class Study:
     budgets: tuple[float, ...] = (0.5, 0.2, 0.1, 0.03)
     deepreduce: tuple[str, ...] = ("C1", "C12", "C123")
     deepreduce_start: Literal["fresh", "base"] = "fresh"
+    mitigations: tuple[Method, ...] = ()
+    controls: tuple[Literal["finetuned", "random"], ...] = ()
     seeds_at_once: int | None = None
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
@@ -87,10 +93,17 @@ def run(study: Study) -> None:
     seeds = range(study.seeds)
     with Progress() as progress:
         space = stages.Workspace(study.out / "runs", train_set, test_set, record, progress, study.seeds_at_once)
-        progress.expect(study.seeds * (2 + 3 * (len(budgets) + len(configurations))))
+        reduced = len(budgets) * (1 + ("random" in study.controls)) + len(configurations)
+        tuned_more = len(budgets) * len(study.mitigations) + ("finetuned" in study.controls)
+        progress.expect(study.seeds * (2 + 3 * reduced + 2 * tuned_more))
         full = stages.train_full(space, study.model, study.train, seeds)
         linearized = [stages.linearize_snl(space, base, study.snl, budgets) for base in full]
-        groups = [(list(starts), study.snl_finetune) for starts in zip(*linearized, strict=True)]
+        groups = [(list(starts), config) for starts in zip(*linearized, strict=True) for config in tunings(study)]
+        if "finetuned" in study.controls:
+            groups.append((full, study.snl_finetune))
+        for count in budgets if "random" in study.controls else []:
+            starts = [stages.linearize_random(space, base, count) for base in full]
+            groups.append((starts, study.snl_finetune))
         for config in configurations:
             starts = [stages.linearize_deepreduce(space, base, config) for base in full]
             groups.append((starts, study.deepreduce_train))
@@ -124,7 +137,7 @@ def check(study: Study, num_examples: int) -> None:
             f"The study has {study.seeds} seeds, {len(study.budgets)} SNL budgets and {len(study.deepreduce)} "
             "DeepReDuce configurations; give at least one seed, and one budget or configuration."
         )
-    for config in (study.train, study.snl_finetune, study.deepreduce_train):
+    for config in (study.train, *tunings(study), study.deepreduce_train):
         check_config(config, num_examples)
     snl.check_config(study.snl, num_examples)
     measure.check_config(study.analysis)
@@ -138,6 +151,13 @@ def reductions(study: Study) -> list[DeepReduceConfig]:
     """
     parsed = (DeepReduceConfig.parse(name, study.deepreduce_start) for name in study.deepreduce)
     return list(dict.fromkeys(parsed))
+
+
+def tunings(study: Study) -> list[TrainConfig]:
+    """Return how SNL's networks are fine-tuned: plainly, and with each mitigation."""
+    plain = study.snl_finetune
+    chosen = dict.fromkeys(("none", *study.mitigations))
+    return [dataclasses.replace(plain, mitigation=dataclasses.replace(plain.mitigation, method=m)) for m in chosen]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,11 +10,12 @@ import optax
 from jax.tree_util import Partial
 from jaxtyping import Array
 
-from jaxfair import groups, losses, margins, masks, train
+from jaxfair import groups, losses, margins, masks
 from jaxfair.curvature import group_curvature
 from jaxfair.data import Dataset, normalize
 from jaxfair.errors import JaxfairError
 from jaxfair.models import Network, frozen
+from jaxfair.prediction import predict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +55,7 @@ def measure(
     Returns:
         Arrays of each test image; Lanczos coefficients of each group; the numbers of ``result.json``.
     """
-    logits = train.predict(network, test)
+    logits = predict(network, test)
     label = np.asarray(test.label)
     examples = {
         "index": np.arange(len(test)),
@@ -79,7 +80,7 @@ def measure(
     )
     by_group = partial(groups.group_means, group=np.asarray(test.group), num_groups=num_groups)
     correct = (logits.argmax(-1) == label).astype(np.float64)
-    full_correct = (train.predict(full, test).argmax(-1) == label).astype(np.float64)
+    full_correct = (predict(full, test).argmax(-1) == label).astype(np.float64)
     accuracy, full_accuracy = by_group(correct), by_group(full_correct)
     result = {
         "relu_count": masks.relu_count(network.masks),
@@ -103,7 +104,7 @@ def measure(
             "hessian_products": curvature.steps,
         },
         "checks": {
-            "deterministic": bool(np.array_equal(logits, train.predict(network, test))),
+            "deterministic": bool(np.array_equal(logits, predict(network, test))),
             "worst_relative_residual": np.max(curvature.top_eigenvalue_residual / np.abs(curvature.top_eigenvalue)),
             "precision": config.precision,
         },

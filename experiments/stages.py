@@ -128,15 +128,37 @@ def linearize_deepreduce(space: Workspace, base: Run, config: deepreduce.DeepRed
     return _finish(run, network, _now(), {})
 
 
+def linearize_random(space: Workspace, base: Run, count: int) -> Run:
+    """Keep ReLUs at random, with the full network's weights: what any choice of units has to beat."""
+    seed = base.config["seed"]
+    name = f"{space.record['name']}-random{count}-seed{seed}"
+    variant = {"method": "random", "label": f"Random {count}"}
+    settings = {"parents": {"full": base.digest}, "random": {"budget": count}}
+    run = _open(space, "linearize", name, seed, _module(base), variant, settings)
+    if run.done:
+        _skip(space, 1)
+        return run
+    space.progress.begin(f"Random {count}, seed {seed}")
+    network = load_network(base)
+    return _finish(
+        run, network.replace(masks=masks.keep_random(network.masks, count, jax.random.key(seed))), _now(), {}
+    )
+
+
 def finetune(space: Workspace, starts: Sequence[Run], bases: Sequence[Run], config: train.TrainConfig) -> list[Run]:
-    """Train linearized networks by distillation from their full networks, one of each seed."""
+    """Train networks, one of each seed, by distillation from their full networks; these may be their own start."""
     found = []
+    suffix = "" if config.mitigation.method == "none" else f" + {config.mitigation.method}"
     for begin, base in zip(starts, bases, strict=True):
         variant, seed = begin.config["variant"], begin.config["seed"]
+        if begin is base:
+            variant = {"method": "control", "label": "Full network, fine-tuned"}
+        if suffix:
+            variant = {"method": "mitigated", "label": variant["label"] + suffix}
         settings = {"parents": {"start": begin.digest, "teacher": base.digest}, "train": _settings(config)}
         name = f"{space.record['name']}-{variant['label']}-seed{seed}"
         found.append(_open(space, "finetune", name, seed, _module(begin), variant, settings))
-    title = f"fine-tune {starts[0].config['variant']['label']}"
+    title = f"fine-tune {starts[0].config['variant']['label']}{suffix}"
     return _fit(space, found, config, title, lambda i: load_network(starts[i]), lambda i: load_network(bases[i]))
 
 
@@ -241,11 +263,12 @@ def _fit(
     for first in range(0, len(pending), at_once):
         members = [found[i] for i in pending[first : first + at_once]]
         # All are written before the first is finished, which removes what they were trained from together.
-        for run, (_, network, history) in zip(members, fitted, strict=False):
+        for run, (_, network, history, multipliers) in zip(members, fitted, strict=False):
             columns = {name: values.tolist() for name, values in history.items()}
             rows = ({"epoch": e + 1, **{n: c[e] for n, c in columns.items()}} for e in range(config.epochs))
             run.write_rows("metrics.jsonl", rows)
-            _write(run, network, started, {"final": {n: v[-1] for n, v in history.items()}}, shared_by=len(members))
+            result = {"final": {name: values[-1] for name, values in history.items()}, "multipliers": multipliers}
+            _write(run, network, started, result, shared_by=len(members))
         for run in members:
             run.finish()
         done, started = done + len(members), _now()

@@ -16,11 +16,13 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from jaxfair import checkpoints, losses
+from jaxfair import checkpoints, losses, mitigate
 from jaxfair.data import Augmentation, Dataset, augment, epoch_order
 from jaxfair.errors import JaxfairError
 from jaxfair.loops import Together, run_epoch
+from jaxfair.mitigate import MitigationConfig
 from jaxfair.models import Network, apply_train
+from jaxfair.prediction import check_images
 
 OnEpoch = Callable[[int, int, Mapping[str, float]], None]
 """Called after each epoch with the epochs done, the epochs in all, and the epoch's mean metrics."""
@@ -42,6 +44,7 @@ class TrainConfig:
         label_weight: of the cross-entropy with the labels.
         distillation_weight: of the distillation from a teacher; 0 without one.
         temperature: of the distillation.
+        mitigation: what replaces the mean loss.
         checkpoint_seconds: between checkpoints, which are written after an epoch: a killed run loses at most this and
             one epoch.
     """
@@ -57,6 +60,7 @@ class TrainConfig:
     label_weight: float = 1.0
     distillation_weight: float = 0.0
     temperature: float = 4.0
+    mitigation: MitigationConfig = MitigationConfig()
     checkpoint_seconds: float = 60.0
 
 
@@ -83,11 +87,13 @@ class Fitted(NamedTuple):
         seed: of the order of the data and the augmentation.
         network: after the last epoch.
         history: for each metric its mean over the steps of each epoch, shape (epochs,).
+        multipliers: of each group, shape (groups,), where mitigation has any.
     """
 
     seed: int
     network: Network
     history: dict[str, np.ndarray]
+    multipliers: np.ndarray | None = None
 
 
 class Carry(NamedTuple):
@@ -95,6 +101,7 @@ class Carry(NamedTuple):
 
     network: Network
     opt_state: Any
+    mitigation: mitigate.State = mitigate.State()
 
 
 class Fixed(NamedTuple):
@@ -143,23 +150,25 @@ class TrainStep:
         self, carry: Carry, fixed: Fixed, x: tuple[Int[Array, ""], Int[Array, " b"]]
     ) -> tuple[Carry, dict[str, Float[Array, ""]]]:
         """Return the carry after the step, and the batch's mean loss and accuracy before it."""
-        network, opt_state = carry
+        network, opt_state, mitigation = carry
         images, label = batch(fixed, self.config.augment, *x)
 
-        def loss_fn(params: Any) -> tuple[Array, tuple[Any, Array]]:
+        def loss_fn(params: Any) -> tuple[Array, tuple[Any, ...]]:
             logits, batch_stats = apply_train(network, params, network.masks, images)
             loss = self.config.label_weight * losses.cross_entropy(logits, label)
             if fixed.teacher is not None:
                 soft = losses.distillation(logits, fixed.teacher(images), self.config.temperature)
                 loss = loss + self.config.distillation_weight * soft
-            return loss.mean(), (batch_stats, jnp.mean(logits.argmax(-1) == label))
+            group = fixed.data.group[x[1]]
+            value, after = mitigate.objective(self.config.mitigation, mitigation, loss, group, label, images)
+            return value, (batch_stats, after, {"loss": loss.mean(), "accuracy": jnp.mean(logits.argmax(-1) == label)})
 
-        (loss, (batch_stats, accuracy)), grads = jax.value_and_grad(loss_fn, has_aux=True)(network.params)
+        (_, (batch_stats, mitigation, metrics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(network.params)
         optimizer = make_optimizer(self.config, self.steps_per_epoch)
         updates, opt_state = optimizer.update(grads, opt_state, network.params)
         params = optax.apply_updates(network.params, updates)
         network = network.replace(params=params, batch_stats=batch_stats)
-        return Carry(network, opt_state), {"loss": loss, "accuracy": accuracy}
+        return Carry(network, opt_state, mitigation), metrics
 
 
 def check_config(config: TrainConfig, num_examples: int) -> None:
@@ -260,8 +269,10 @@ def _fit_chunks(
             folder = Path(progress_dirs[chunk[0]]) / name
         carry, history = _fit_chunk(pick(networks), fixed, config, chunk_seeds, folder, on_epoch)
         for row, seed in enumerate(chunk_seeds):
-            network = carry.network if len(chunk) == 1 else jax.tree.map(lambda a, row=row: a[row], carry.network)
-            yield Fitted(seed, network, {name: values[:, row] for name, values in history.items()})
+            last = carry if len(chunk) == 1 else jax.tree.map(lambda a, row=row: a[row], carry)
+            of_seed = {name: values[:, row] for name, values in history.items()}
+            multipliers = last.mitigation.multipliers
+            yield Fitted(seed, last.network, of_seed, None if multipliers is None else np.asarray(multipliers))
 
 
 def _stack_or_only(trees: Sequence[Any], chunk: list[int]) -> Any:
@@ -278,7 +289,15 @@ def _fit_chunk(
     init_opt = make_optimizer(config, steps).init
     if len(seeds) > 1:
         step, init_opt = Together(step, in_axes=(0, Fixed(0, None, 0), (None, 0))), jax.vmap(init_opt)  # pyright: ignore
-    carry = Carry(jax.tree.map(jnp.copy, network), init_opt(network.params))
+    state = mitigate.init(
+        config.mitigation,
+        num_groups=len(fixed.data.group_names),
+        num_classes=len(fixed.data.class_names),
+        input_shape=fixed.data.image_shape,
+    )
+    if len(seeds) > 1:
+        state = jax.tree.map(lambda leaf: jnp.stack([leaf] * len(seeds)), state)
+    carry = Carry(jax.tree.map(jnp.copy, network), init_opt(network.params), state)
     history = {name: np.full((config.epochs, len(seeds)), np.nan, np.float32) for name in ("loss", "accuracy")}
     first = 0
     if folder is not None and checkpoints.latest_step(folder) is not None:
@@ -291,6 +310,7 @@ def _fit_chunk(
         index = orders[0] if len(seeds) == 1 else np.stack(orders, axis=1)
         numbers = np.arange(epoch * steps, (epoch + 1) * steps, dtype=np.int32)
         carry, metrics = run_epoch(step, carry, fixed, (numbers, index), fetch=fetch if fixed.data.on_host else None)
+        carry = carry._replace(mitigation=mitigate.end_epoch(config.mitigation, carry.mitigation))
         per_seed = metrics["loss"].reshape(steps, len(seeds))
         for row, seed in enumerate(seeds):
             check_finite(per_seed[:, row], epoch * steps, f"seed {seed}")
@@ -323,41 +343,4 @@ def _check(
     for network in [*networks, *(teachers or [])]:
         check_images(network, data)
     check_config(config, len(data))
-
-
-def check_images(network: Network, data: Dataset) -> None:
-    """Raise a JaxfairError if the network cannot take these images or does not have their classes."""
-    expected = jax.tree.leaves(network.masks)[0].shape[:2]
-    stem = network.params["stem_conv"]["kernel"]
-    h, w, c = data.image_shape
-    fits = (-(-h // network.module.stem_stride), -(-w // network.module.stem_stride)) == expected
-    if not fits or stem.shape[-2] != c or network.module.num_classes != len(data.class_names):
-        size = "x".join(str(side * network.module.stem_stride) for side in expected)
-        raise JaxfairError(
-            f"The network takes {size} images with {stem.shape[-2]} channels and {network.module.num_classes} classes, "
-            f"but '{data.name}' has {h}x{w} with {c} and {len(data.class_names)}; initialise one for this data."
-        )
-
-
-@jax.jit
-def _predict_batch(network: Network, data: Dataset, index: Int[Array, " b"]) -> Float[Array, "b c"]:
-    return network(data.normalize(data.images[index]))
-
-
-def predict(network: Network, data: Dataset, *, batch_size: int = 1024) -> Float[np.ndarray, "n c"]:
-    """Compute evaluation-mode logits of a whole data set.
-
-    Args:
-        network: a ResNet of any size.
-        data: images and their statistics.
-        batch_size: images at once; the last batch is padded, so one program serves all.
-    """
-    check_images(network, data)
-    if batch_size < 1:
-        raise JaxfairError(f"The batch size is {batch_size}; give at least 1.")
-    size = min(batch_size, len(data))
-    batches = []
-    for start in range(0, len(data), size):
-        index = np.minimum(np.arange(start, start + size), len(data) - 1)
-        batches.append(np.asarray(_predict_batch(network, *data.fetch(index))))
-    return np.concatenate(batches)[: len(data)]
+    mitigate.check_config(config.mitigation, len(data.group_names))

@@ -20,7 +20,7 @@ ROOMS = (
         *("columns", "archives", "rows", "images", "store"),
     ),
     ("models", "hardware", "programs", "density", "margins", "mitigate", "data", "files", "layouts"),
-    ("operators", "collection", "layouts.find"),
+    ("operators", "collection", "layouts.find", "prediction"),
     (
         *("curvature", "layouts.arrays", "layouts.celeba", "layouts.cifar10", "layouts.folder", "layouts.prepared"),
         *("layouts.svhn", "layouts.table", "layouts.utkface"),

@@ -11,7 +11,7 @@ import pytest
 from test_train import CONFIG, MODULE, assert_same_bits
 
 from experiments.measure import AnalysisConfig, measure
-from jaxfair import data, models, rows, train
+from jaxfair import data, models, prediction, rows, train
 from jaxfair.linearize import snl
 from jaxfair.loops import run_epoch
 
@@ -154,7 +154,7 @@ def test_a_measurement_gives_the_same_bits(
 def test_logits_have_the_same_bits(both: tuple[data.Dataset, data.Dataset], images: Watched, size: int) -> None:
     network = models.init(MODULE, (8, 8, 3), 0)
     images.seen.clear()
-    device, host = (train.predict(network, dataset, batch_size=size) for dataset in both)
+    device, host = (prediction.predict(network, dataset, batch_size=size) for dataset in both)
     np.testing.assert_array_equal(host, device)
     assert set(images.seen) == {min(size, 33)}
 

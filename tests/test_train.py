@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxfair import checkpoints, data, losses, models, train
+from jaxfair import checkpoints, data, losses, models, prediction, train
 from jaxfair.errors import JaxfairError
 from jaxfair.loops import run_epoch
 
@@ -244,7 +244,9 @@ def test_predict_equals_the_network_whatever_the_batch_size() -> None:
     expected = np.asarray(network(dataset.normalize(dataset.images)))
     for size in (1, 4, 21, 100):
         # Another batch size may use another kernel; float32 rounding of logits of order 1.
-        np.testing.assert_allclose(train.predict(network, dataset, batch_size=size), expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(
+            prediction.predict(network, dataset, batch_size=size), expected, rtol=1e-5, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize(
@@ -260,7 +262,7 @@ def test_a_network_for_other_images_or_classes_is_refused(module: models.ResNet,
     with pytest.raises(JaxfairError, match="initialise one for this data"):
         next(train.fit([network], make_data(), CONFIG, seeds=[0]))
     with pytest.raises(JaxfairError, match="initialise one for this data"):
-        train.predict(network, make_data())
+        prediction.predict(network, make_data())
 
 
 def test_seeds_and_networks_must_match_in_number() -> None:

@@ -21,7 +21,8 @@ from jaxfair.data import Augmentation, Dataset, epoch_order
 from jaxfair.errors import JaxfairError
 from jaxfair.loops import run_epoch
 from jaxfair.models import Network, apply_train
-from jaxfair.train import Fixed, batch, check_finite, check_images, check_network, fetch
+from jaxfair.prediction import check_images
+from jaxfair.train import Fixed, batch, check_finite, check_network, fetch
 
 OnEpoch = Callable[[int, int], None]
 """Called after each epoch of the descent with the epoch and the number of ReLUs left."""

@@ -1,0 +1,246 @@
+"""Mitigation: what a training step minimises instead of the mean loss, with group labels or without them.
+
+A step calls ``objective`` on the losses of its batch and keeps the state that it returns; after the last batch of an
+epoch ``end_epoch`` updates the multipliers. All of it works under ``jit``, ``grad``, ``vmap`` over seeds and ``scan``.
+"""
+
+import dataclasses
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+from jaxfair.errors import JaxfairError, did_you_mean
+
+Method = Literal["none", "lagrangian", "lagrangian-detached", "cvar", "arl"]
+
+GRID = 8
+"""Rows and columns of the averaged image that the adversary sees.
+
+With three channels that is 192 features, as an encoded table may have. Adagrad moves every weight at about the same
+speed, so with all pixels of a 64 x 64 image the adversary's output would move 64 times as fast at the same rate; and
+a random crop moves single pixels, but hardly the average of many.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class MitigationConfig:
+    """Which objective replaces the mean loss. A value, so it is a static jit argument.
+
+    Attributes:
+        method: ``none`` is the mean loss. ``lagrangian`` adds the gaps between the groups' losses and the batch's, each
+            times a multiplier that grows with the gap (Das et al. 2024, Algorithm 1). ``lagrangian-detached`` has the
+            same value but the gradient of the mean loss, as the code published with that paper. ``cvar`` is the mean
+            of the worst losses and ``arl`` a mean with weights chosen by an adversary; both need no groups.
+        rate: mu, by which a multiplier grows per unit of gap and batch; 1e-3 is Algorithm 1's default. Multipliers
+            never fall, so with a rate that is large for the number of batches they outgrow the loss, and SGD diverges.
+        level: of ``cvar``, the share of the batch that counts, in (0, 1]; 1 is the mean loss. Levy et al. 2020 take
+            0.1 for ImageNet and 0.02 for digits (in their published hyperparameters).
+        adversary_rate: learning rate of the adversary's Adagrad. Lahoti et al. 2020 take 1e-3 for two of their three
+            data sets and 2 for the other (in their published hyperparameters).
+    """
+
+    method: Method = "none"
+    rate: float = 1e-3
+    level: float = 0.1
+    adversary_rate: float = 1e-3
+
+
+class Adversary(NamedTuple):
+    """The weights of a linear function of input and label; those of the one-hot label hold the intercept.
+
+    Attributes:
+        features: shape (f,), for ``adversary_features``.
+        label: shape (classes,).
+    """
+
+    features: Array
+    label: Array
+
+
+class State(NamedTuple):
+    """What mitigation changes while it trains; None for what the method does not need.
+
+    Attributes:
+        multipliers: gamma of each group, shape (groups,), not negative.
+        violation: ``|L(D_a) - L(D)|`` of each group, summed over this epoch's batches, shape (groups,).
+        adversary: of ``arl``.
+        adversary_opt: the state of its optimizer.
+    """
+
+    multipliers: Array | None = None
+    violation: Array | None = None
+    adversary: Adversary | None = None
+    adversary_opt: Any = None
+
+
+def check_config(config: MitigationConfig, num_groups: int) -> None:
+    """Raise a JaxfairError if nothing can be mitigated by this configuration."""
+    if config.method not in get_args(Method):
+        raise JaxfairError(f"There is no mitigation '{config.method}'{did_you_mean(config.method, get_args(Method))}.")
+    rates = (config.rate, config.adversary_rate)
+    if not (0 < config.level <= 1 and all(0 <= rate < np.inf for rate in rates)):
+        raise JaxfairError(
+            f"The CVaR level is {config.level}, the multipliers' rate {config.rate} and the adversary's learning rate "
+            f"{config.adversary_rate}; give a level in (0, 1] and finite rates that are not negative."
+        )
+    if config.method.startswith("lagrangian") and num_groups < 2:
+        raise JaxfairError(
+            f"Mitigation '{config.method}' compares groups, but the data has {num_groups}; "
+            "give the images groups, or choose cvar or arl, which need none."
+        )
+
+
+def init(config: MitigationConfig, *, num_groups: int, num_classes: int, input_shape: tuple[int, ...]) -> State:
+    """Return the state before the first step: multipliers and the adversary's weights are 0.
+
+    An adversary of zeros gives every example the same weight. It is linear, so there is no symmetry to break by chance.
+
+    Args:
+        config: the method.
+        num_groups: of the data.
+        num_classes: of the labels.
+        input_shape: of one input: (height, width, channels) of an image, or of any other array.
+
+    Raises:
+        JaxfairError: the configuration is impossible.
+    """
+    check_config(config, num_groups)
+    if config.method in ("lagrangian", "lagrangian-detached"):
+        return State(multipliers=jnp.zeros(num_groups), violation=jnp.zeros(num_groups))
+    if config.method == "arl":
+        seen = jax.eval_shape(adversary_features, jax.ShapeDtypeStruct((1, *input_shape), jnp.float32))
+        adversary = Adversary(jnp.zeros(seen.shape[1]), jnp.zeros(num_classes))
+        return State(adversary=adversary, adversary_opt=optax.adagrad(config.adversary_rate).init(adversary))
+    return State()
+
+
+def objective(
+    config: MitigationConfig,
+    state: State,
+    loss: Float[Array, " b"],
+    group: Int[Array, " b"],
+    label: Int[Array, " b"],
+    inputs: Float[Array, "b ..."],
+) -> tuple[Float[Array, ""], State]:
+    """Return the scalar to minimise on one batch and the state after it, by ``state`` as it was before it.
+
+    The new state depends on no gradient, so it is an auxiliary output under ``jax.value_and_grad``.
+
+    Args:
+        config: the method.
+        state: of ``init``, of the step before, or of ``end_epoch``.
+        loss: of each example, whatever fine-tuning minimises (cross-entropy and distillation).
+        group: of each example, 0..groups-1; only the Lagrangian methods look at it.
+        label: of each example, 0..classes-1; only ``arl`` looks at it.
+        inputs: what the network sees, normalized; only ``arl`` looks at it.
+    """
+    if config.method == "cvar":
+        return cvar(loss, config.level), state
+    if config.method == "arl":
+        return _reweighted(config, state, loss, label, inputs)
+    if config.method == "none":
+        return loss.mean(), state
+    assert state.multipliers is not None
+    assert state.violation is not None
+    gap = group_gaps(loss, group, len(state.multipliers))
+    penalty = jnp.sum(state.multipliers.astype(loss.dtype) * gap)
+    if config.method == "lagrangian-detached":
+        penalty = jax.lax.stop_gradient(penalty)
+    seen = jax.lax.stop_gradient(gap).astype(state.violation.dtype)
+    return loss.mean() + penalty, state._replace(violation=state.violation + seen)
+
+
+def end_epoch(config: MitigationConfig, state: State) -> State:
+    """Return the state for the next epoch: ``gamma_a += mu * violation_a``, and the violation set back to 0."""
+    if state.multipliers is None or state.violation is None:
+        return state
+    multipliers = state.multipliers + config.rate * state.violation
+    return state._replace(multipliers=multipliers, violation=jnp.zeros_like(state.violation))
+
+
+def group_gaps(loss: Float[Array, " b"], group: Int[Array, " b"], num_groups: int) -> Float[Array, " g"]:
+    """Compute ``|L(D_a) - L(D)|`` of each group on a batch; 0, with gradient 0, for a group that is absent from it.
+
+    Where a group's loss equals the batch's, the subgradient is 0.
+    """
+    # Sums of products and no matrix product, which would round the losses to bfloat16 on a TPU; and of differences, so
+    # that the gap of a group that is the whole batch is a rounding of 0.
+    member = (group == jnp.arange(num_groups)[:, None]).astype(loss.dtype)
+    count = member.sum(axis=1)
+    return jnp.abs(jnp.sum(member * (loss - loss.mean()), axis=1) / jnp.maximum(count, 1))
+
+
+def cvar(loss: Float[Array, " b"], level: float) -> Float[Array, ""]:
+    """Compute the mean of the worst ``level`` share of the losses, the conditional value at risk.
+
+    It equals ``min_eta eta + mean(max(loss - eta, 0)) / level`` (Rockafellar and Uryasev 2000) and is the largest mean
+    loss of any part of the batch of that share. Where ``level * b`` is not whole, the last of the worst counts by the
+    fraction; below 1 this is the largest loss.
+    """
+    share = level * len(loss)
+    weight = np.clip(share - np.arange(len(loss)), 0, 1) / share
+    return jnp.sum(jnp.asarray(weight, loss.dtype) * jnp.sort(loss, descending=True))
+
+
+def adversary_features(inputs: Float[Array, "b ..."]) -> Float[Array, "b f"]:
+    """Return what the adversary sees of the inputs: an image averaged to at most 8 x 8, anything else as it is.
+
+    The adversary of Lahoti et al. 2020 sees the input and the label, and nothing of the learner; so does ours. Their
+    inputs are rows of tables; of an image we take the colours of its parts, see ``GRID``.
+    """
+    if inputs.ndim == 4:
+        rows, columns = (jnp.asarray(_averages(side), inputs.dtype) for side in inputs.shape[1:3])
+        inputs = jnp.einsum("ih,jw,bhwc->bijc", rows, columns, inputs, precision="highest")
+    return inputs.reshape(len(inputs), -1)
+
+
+def adversary_weights(
+    adversary: Adversary, inputs: Float[Array, "b ..."], label: Int[Array, " b"]
+) -> Float[Array, " b"]:
+    """Compute ``1 + b * s_i / sum_j s_j``, where ``s`` is the sigmoid of the adversary's output, over a batch of b.
+
+    The mean weight is 2.
+    """
+    features = adversary_features(inputs).astype(adversary.features.dtype)
+    of_label = jnp.sum(jax.nn.one_hot(label, len(adversary.label), dtype=adversary.label.dtype) * adversary.label, 1)
+    output = jnp.dot(features, adversary.features, precision="highest") + of_label
+    # A softmax of log-sigmoids is the same quotient, but never 0 / 0.
+    return 1 + len(label) * jax.nn.softmax(jax.nn.log_sigmoid(output))
+
+
+def _reweighted(
+    config: MitigationConfig,
+    state: State,
+    loss: Float[Array, " b"],
+    label: Int[Array, " b"],
+    inputs: Float[Array, "b ..."],
+) -> tuple[Float[Array, ""], State]:
+    """Weigh the losses for the learner, and let the adversary climb on the same batch with the losses fixed.
+
+    As in the authors' code both players move at once, each from what the other was before the step. That code trains
+    the learner alone for its first 250 steps; fine-tuning starts with a learner that is trained. The learner's loss is
+    halved here, so that equal weights are plain training and a learning rate means the same for all methods.
+    """
+    assert state.adversary is not None
+    losses, inputs = jax.lax.stop_gradient((loss, inputs))
+
+    def negated(adversary: Adversary) -> tuple[Array, Array]:
+        weight = adversary_weights(adversary, inputs, label)
+        return -jnp.mean(weight * losses), weight
+
+    grads, weight = jax.grad(negated, has_aux=True)(jax.lax.stop_gradient(state.adversary))
+    updates, opt_state = optax.adagrad(config.adversary_rate).update(grads, state.adversary_opt, state.adversary)
+    adversary = optax.apply_updates(state.adversary, updates)
+    value = jnp.mean(weight.astype(loss.dtype) * loss) / 2  # the mean weight
+    return value, state._replace(adversary=adversary, adversary_opt=opt_state)
+
+
+def _averages(side: int) -> np.ndarray:
+    """Return the matrix (at most GRID, side) that averages pixels over parts of as equal length as can be."""
+    count = min(GRID, side)
+    member = np.arange(side) * count // side == np.arange(count)[:, None]
+    return member / member.sum(axis=1, keepdims=True)
