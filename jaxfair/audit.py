@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jax.tree_util import Partial
 from jaxfair import groups, lanczos, losses, margins
 from jaxfair.curvature import Start, check_examples, group_curvature
 from jaxfair.errors import JaxfairError
-from jaxfair.operators import GIGABYTE, GroupOperator, make_plan
+from jaxfair.operators import GIGABYTE
 from jaxfair.programs import LogitsFn, LossFn, as_pytree, at_precision
 
 
@@ -124,7 +124,7 @@ def group_report(
         JaxfairError: shapes or types do not match, a group is empty, the model is not deterministic or depends on the
             rest of its batch, its Hessian is not symmetric, or a value is not finite.
     """
-    group = _checked_groups(group, len(y))
+    group = groups.as_numbers(group, len(y))
     count = int(group.max(initial=0)) + 1 if group_names is None else len(group_names)
     if group.max(initial=0) >= count:
         raise JaxfairError(f"There are {count} group names for groups 0 to {group.max()}; give one for each.")
@@ -177,84 +177,9 @@ def group_report(
     )
 
 
-class MinibatchCurvature(NamedTuple):
-    """The estimator of Das et al.'s code: it depends on the batch size and on the order of the examples.
-
-    Attributes:
-        gradient_norm: for each group the mean over batches of the norm of the batch's group gradient, shape (groups,).
-        eigenvalues: for each group the eigenvalue of largest magnitude of each batch that holds the group.
-    """
-
-    gradient_norm: np.ndarray
-    eigenvalues: tuple[np.ndarray, ...]
-
-
-def minibatch_curvature(
-    logits_fn: LogitsFn,
-    params: Any,
-    x: Any,
-    y: Any,
-    group: Any,
-    *,
-    batch_size: int = 256,
-    tolerance: float = 1e-2,
-    max_steps: int = 100,
-    seed: int = 0,
-    precision: str = "highest",
-) -> MinibatchCurvature:
-    """Compute group gradient norms and eigenvalues batch by batch, as the code of Das et al. 2024 does.
-
-    Use ``group_report`` unless you reproduce their figures. Arguments as there; batches are taken in order.
-    """
-    group, y = _checked_groups(group, len(y)), jnp.asarray(y)
-    check_examples(params, x, y, np.ones((1, len(y))))
-    losses.check_labels(y)
-    if batch_size < 1:
-        raise JaxfairError(f"The batch size is {batch_size}; give at least 1.")
-    count = int(group.max(initial=0)) + 1
-    logits_fn = as_pytree(logits_fn)
-    size = sum(leaf.size for leaf in jax.tree.leaves(params))
-    first = jax.random.normal(jax.random.key(seed), (size,), jnp.result_type(*jax.tree.leaves(params)))
-    plan = make_plan(
-        logits_fn,
-        params,
-        x,
-        y,
-        count=min(batch_size, len(group)),
-        chunk_size=None,
-        memory=GIGABYTE,
-        precision=precision,
-    )
-    norms, values = [[[] for _ in range(count)] for _ in range(2)]
-    for begin in range(0, len(group), batch_size):
-        inside = (np.arange(len(group)) >= begin) & (np.arange(len(group)) < begin + batch_size)
-        for g in np.unique(group[inside]):
-            member = (inside & (group == g)).astype(first.dtype)
-            operator = GroupOperator(logits_fn, params, x, y, member / member.sum(), plan, precision=precision)
-            norms[g].append(float(jnp.linalg.norm(operator.loss_and_gradient()[1])))
-            ends = lanczos.extreme_eigenvalues(
-                operator, first, largest=1, smallest=int(size > 1), tolerance=tolerance, max_steps=max_steps
-            ).values
-            values[g].append(ends[np.argmax(np.abs(ends))])
-    means = [np.mean(found) if found else np.nan for found in norms]
-    return MinibatchCurvature(np.array(means), tuple(np.array(found) for found in values))
-
-
 @jax.jit
 def _logits(logits_fn: Partial, params: Any, x: Any) -> Any:
     return logits_fn(params, x)
-
-
-def _checked_groups(group: Any, count: int) -> np.ndarray:
-    group = np.asarray(group)
-    if not np.issubdtype(group.dtype, np.integer):
-        raise JaxfairError(
-            f"The groups have type {group.dtype}; give integers 0..G-1: "
-            "group_names, group = numpy.unique(group, return_inverse=True)."
-        )
-    if group.shape != (count,):
-        raise JaxfairError(f"The groups have shape {group.shape} for {count} labels; give one for each example.")
-    return group
 
 
 def _trusted_logits(logits_fn: Partial, params: Any, x: Any, y: Any, precision: str, size: int) -> np.ndarray:

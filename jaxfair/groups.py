@@ -1,6 +1,6 @@
 """Groups as weights over examples, and intervals for what is measured on them."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -30,6 +30,23 @@ def group_weights(group: Int[Array, " n"] | Int[np.ndarray, " n"], num_groups: i
         raise JaxfairError(f"Group {np.flatnonzero(counts == 0).tolist()} has no sample; leave it out or merge it.")
     member = jnp.asarray(group)[None] == jnp.arange(num_groups)[:, None]
     return member / jnp.asarray(counts, float)[:, None]
+
+
+def as_numbers(group: Any, count: int) -> np.ndarray:
+    """Return the group of each of ``count`` examples as an array on the host.
+
+    Raises:
+        JaxfairError: the groups are no integers, or not one for each example.
+    """
+    group = np.asarray(group)
+    if not np.issubdtype(group.dtype, np.integer):
+        raise JaxfairError(
+            f"The groups have type {group.dtype}; give integers 0..G-1: "
+            "group_names, group = numpy.unique(group, return_inverse=True)."
+        )
+    if group.shape != (count,):
+        raise JaxfairError(f"The groups have shape {group.shape} for {count} labels; give one for each example.")
+    return group
 
 
 def group_means(values: np.ndarray, group: np.ndarray, num_groups: int) -> np.ndarray:

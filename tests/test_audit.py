@@ -11,8 +11,8 @@ from jax.flatten_util import ravel_pytree
 
 import jaxfair
 from jaxfair import groups, losses
-from jaxfair.audit import minibatch_curvature
 from jaxfair.errors import JaxfairError
+from jaxfair.minibatch import minibatch_curvature
 
 N, FEATURES, CLASSES = 30, 3, 4
 GROUP = np.arange(N) % 3

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Bottom first. A room imports only rooms of the rows above its own in this table; experiments/ stands on top of all.
 ROOMS = (
-    ("errors",),
+    ("errors", "krylov"),
     # know nothing of each other
     (
         *("arithmetic", "masks", "losses", "groups", "lanczos", "runs", "checkpoints", "chunks", "loops"),
@@ -25,7 +25,15 @@ ROOMS = (
         *("curvature", "layouts.arrays", "layouts.celeba", "layouts.cifar10", "layouts.folder", "layouts.prepared"),
         *("layouts.svhn", "layouts.table", "layouts.utkface"),
     ),
-    ("train", "bounds", "audit", "collect", "builders.utkface", "builders.utkface.utkface_dataset_builder"),
+    (
+        "train",
+        "bounds",
+        "audit",
+        "minibatch",
+        "collect",
+        "builders.utkface",
+        "builders.utkface.utkface_dataset_builder",
+    ),
     ("linearize.snl", "linearize.deepreduce", "linearize.senet", "builders"),
     ("linearize", "sources"),  # linearize: the package's own __init__.py
 )
