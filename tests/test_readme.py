@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jaxfair.prediction import predict
+
 README = Path(__file__).parents[1] / "README.md"
 
 
@@ -15,6 +17,6 @@ def test_the_examples_run(capsys: pytest.CaptureFixture[str]) -> None:
         exec(compile(block, str(README), "exec"), names)
     assert len(capsys.readouterr().out.splitlines()) >= 2
     # The linearized network is worth having, and its groups were measured.
-    logits = names["train"].predict(names["tuned"].network, names["test_set"])
+    logits = predict(names["tuned"].network, names["test_set"])
     assert np.mean(logits.argmax(-1) == np.asarray(names["test_set"].label)) > 0.9
     assert names["measured"].converged.all()
