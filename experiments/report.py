@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments import figures, tables
+from experiments import claims, figures, tables
+from experiments.claims import Claim
 from experiments.tables import Results
 from jaxfair.errors import JaxfairError
 from jaxfair.runs import Run
@@ -21,6 +22,7 @@ h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
 th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #e4e4e4; white-space: nowrap; }
 th { vertical-align: bottom; white-space: normal; } th:first-child, td:first-child { text-align: left; }
 small, .interval { color: #707070; font-size: .85em; }
+.text td { white-space: normal; text-align: left; vertical-align: top; }
 figure { margin: 1rem 0; } figure svg { max-width: 100%; height: auto; }
 figcaption { color: #444; } pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: .8rem; }
 dt { font-weight: 600; } dd { margin: 0 0 .5rem 1.2rem; } .warning { color: #a33; }
@@ -80,7 +82,10 @@ def write(analysed: Sequence[Run], folder: Path, *, title: str, command: Sequenc
             summary, rows = tables.summary_rows(results), tables.group_rows(results)
             tables.write_csv(made / "summary.csv", summary)
             tables.write_csv(made / "groups.csv", rows)
-            page = _page(results, summary, rows, analysed, drawn, title, command)
+            found = claims.claims(results)
+            tables.write_csv(made / "claims.csv", claims.rows(found))
+            (made / "claims.md").write_text(claims.markdown(found), encoding="utf-8")
+            page = _page(results, summary, rows, found, analysed, drawn, title, command)
             (made / "report.html").write_text(page, encoding="utf-8")
             _replace(folder, made, Path(scratch) / "old")
     except OSError as error:
@@ -145,6 +150,7 @@ def _page(
     results: Results,
     summary: Sequence[dict[str, Any]],
     rows: Sequence[dict[str, Any]],
+    found: Sequence[Claim],
     analysed: Sequence[Run],
     drawn: dict[str, Path],
     title: str,
@@ -168,7 +174,7 @@ def _page(
         svg = drawn[name].read_text(encoding="utf-8")
         svg = svg[svg.index("<svg") :]
         parts.append(f"<figure>{svg}<figcaption>{html.escape(caption)}</figcaption></figure>")
-    parts.append("<h2>Groups</h2>")
+    parts += ["<h2>Findings of the paper</h2>", _claims_table(found), "<h2>Groups</h2>"]
     parts += [_group_table(results, rows, index) for index in range(len(results.variants))]
     meanings = "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in MEANINGS.items())
     parts += [f"<h2>What each number means</h2><dl>{meanings}</dl>", _provenance(analysed, command)]
@@ -202,6 +208,24 @@ def _summary_table(rows: Sequence[dict[str, Any]]) -> str:
         ("parameter distance", lambda row: _plus_minus(row, "parameter_distance", 2)),
     ]
     return _table(columns, rows)
+
+
+def _claims_table(found: Sequence[Claim]) -> str:
+    columns: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
+        ("finding", lambda row: f"{html.escape(row['statement'])}<br><small>{html.escape(row['statistic'])}</small>"),
+        (
+            "mean over seeds (95 %)",
+            lambda row: _cell({**row, "value_low": row["low"], "value_high": row["high"]}, "value", 2),
+        ),
+        ("seeds", lambda row: str(row["seeds"])),
+        ("verdict", lambda row: html.escape(row["verdict"])),
+        ("note", lambda row: f"<small>{html.escape(row['note'])}</small>"),
+    ]
+    foot = "The intervals are not corrected for the number of findings."
+    return (
+        _table(columns, [claim._asdict() for claim in found]).replace("<table>", '<table class="text">')
+        + f"<p>{foot}</p>"
+    )
 
 
 def _group_table(results: Results, rows: Sequence[dict[str, Any]], index: int) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import figures, report, tables
+from experiments import claims, figures, report, tables
 from experiments.tables import Results
 from jaxfair.errors import JaxfairError
 from jaxfair.runs import Run
@@ -21,7 +21,7 @@ from tests.study import make_analyses
 
 VOID = {"meta", "br", "img", "hr", "link", "input"}
 LOADING = {"src", "href", "xlink:href", "srcset", "data", "poster", "action", "background"}
-FILES = {"report.html", "summary.csv", "groups.csv"} | {
+FILES = {"report.html", "summary.csv", "groups.csv", "claims.csv", "claims.md"} | {
     f"{name}.{kind}" for name in report.CAPTIONS for kind in ("png", "svg")
 }
 TITLE = "Linearization of <everything> & more"
@@ -112,9 +112,19 @@ def test_names_are_escaped(page: Page) -> None:
 
 def test_the_tables_of_the_page_are_those_of_the_files(page: Page, analysed: list[Run]) -> None:
     results = tables.collect(analysed)
-    numbers = [row for row in page.rows if row[0] not in ("network", "group")]
+    numbers = [row for row in page.rows if row[0] not in ("network", "group", "finding")]
     summary, groups = tables.summary_rows(results), tables.group_rows(results)
+    found = claims.claims(results)
+    findings, numbers[len(summary) :] = numbers[len(summary) :][: len(found)], numbers[len(summary) + len(found) :]
     assert len(numbers) == len(summary) + len(groups)
+    for shown, claim in zip(findings, found, strict=True):
+        assert shown[0].startswith(claim.statement)
+        assert shown[2:4] == [str(claim.seeds), claim.verdict]
+        assert (
+            shown[1] == ""
+            if np.isnan(claim.value)
+            else float(shown[1].split()[0]) == pytest.approx(claim.value, abs=5e-3)
+        )
     for shown, row in zip(numbers, summary, strict=False):
         assert shown[:2] == [row["network"], f"{row['relus']:,}"]
         for cell, name in zip(shown[2:5], ("accuracy", "large_groups", "small_groups"), strict=True):
