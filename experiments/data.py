@@ -54,19 +54,25 @@ class Prepare:
 
 def describe(config: Describe) -> None:
     """Print what is in a data set and write its contact sheet."""
+    out = config.out or Path("results/data") / f"{config.name}.png"
+    if out.suffix.lower() != ".png" or out.is_dir():
+        raise JaxfairError(f"The contact sheet cannot be '{out}'; name a file that ends in .png.")
     loaded = datasets.load(config)
     train_set, test_set = datasets.splits(loaded, config)
     print(overview(config, loaded, train_set, test_set))
-    out = config.out or Path("results/data") / f"{train_set.name}.png"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(train_set, out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        contact_sheet(train_set, out, f"{loaded.title}: some training images of each group")
+    except OSError as error:
+        raise JaxfairError(f"The contact sheet cannot be written to '{out}': {error.strerror or error}.") from error
     print(f"\nContact sheet: {out} (it shows images of the set: mind their licence before you pass it on)")
 
 
 def overview(config: DataConfig, loaded: sources.Loaded, train_set: Dataset, test_set: Dataset) -> str:
     """Return counts by group and class, statistics, origin and warnings as text."""
     height, width, channels = train_set.image_shape
-    how = "official split" if loaded.test is not None else f"split by class and group, seed {config.seed}"
+    share = f"{100 * config.test_fraction:g} % test, seed {config.seed}"
+    how = "official split" if loaded.test is not None else f"split by class and group, {share}"
     shown = [f"{value:.3f}" for value in (*np.asarray(train_set.mean), *np.asarray(train_set.std))]
     lines = [
         *datasets.origin(loaded),
@@ -111,8 +117,8 @@ def _aligned(rows: list[list[str]]) -> list[str]:
     ]
 
 
-def contact_sheet(dataset: Dataset, out: Path) -> None:
-    """Write a picture with the first images of each group, one row a group."""
+def contact_sheet(dataset: Dataset, out: Path, title: str) -> None:
+    """Write a picture with images of each group drawn at random, one row a group."""
     import matplotlib.figure
 
     names = dataset.group_names[:MOST_GROUPS]
@@ -120,13 +126,15 @@ def contact_sheet(dataset: Dataset, out: Path) -> None:
     axes = figure.subplots(len(names), EACH, squeeze=False)
     group = np.asarray(dataset.group)
     for value, (name, row) in enumerate(zip(names, axes, strict=True)):
-        images = np.asarray(dataset.images[np.flatnonzero(group == value)[:EACH]])
+        members = np.random.default_rng(0).permutation(np.flatnonzero(group == value))
+        images = np.asarray(dataset.images[members[:EACH]])
         row[0].text(-0.15, 0.5, name, transform=row[0].transAxes, ha="right", va="center", fontsize=9)
         for position, axis in enumerate(row):
             axis.axis("off")
             if position < len(images):
                 image = images[position]
                 axis.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255)
+    figure.suptitle(title, fontsize=10)
     figure.savefig(out, dpi=110, bbox_inches="tight")
 
 
@@ -145,15 +153,16 @@ def prepare(config: Prepare) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
-    return entry.guarded(lambda: _run(list(sys.argv[1:] if arguments is None else arguments)))
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    return entry.guarded(lambda: _run(given), after="nothing is half made, and the same command starts again")
 
 
 def _run(arguments: list[str]) -> None:
     import tyro
 
     usage = f"usage: {PROGRAM} describe NAME [options]   or   {PROGRAM} prepare utkface --path FOLDER_OR_ARCHIVE"
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(f"{(__doc__ or '').strip()}\n\n{usage}\nNames: {', '.join(sources.NAMES)}")
+    if len(arguments) < 2 or {"-h", "--help"} & set(arguments[:2]):
+        print(f"{(__doc__ or '').strip()}\n\n{usage}\nNames: {', '.join(sources.NAMES)}\nOptions: describe NAME --help")
         return
     command, name, rest = arguments[0], arguments[1] if len(arguments) > 1 else "", arguments[2:]
     if command == "describe":

@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from experiments.progress import Progress
 from jaxfair import data, sources
@@ -34,13 +34,30 @@ class DataConfig(SourceConfig):
 PLACES = ("path", "images")  # fields that say where the data is, not what it is
 
 
-def prepare(config: DataConfig) -> tuple[Dataset, Dataset, dict[str, Any]]:
-    """Load and split the data; return train, test and the record that goes into every configuration."""
+class Prepared(NamedTuple):
+    """The data of a study.
+
+    Attributes:
+        train, test: the sets.
+        record: what goes into every configuration.
+        source: where it came from and what was left out, which goes into every record of the environment.
+    """
+
+    train: Dataset
+    test: Dataset
+    record: dict[str, Any]
+    source: dict[str, Any]
+
+
+def prepare(config: DataConfig) -> Prepared:
+    """Load and split the data."""
     loaded = load(config)
     if config.name not in sources.EMBEDDED:
         print("\n".join(origin(loaded)), file=sys.stderr)
     train_set, test_set = splits(loaded, config)
-    return train_set, test_set, record(config, loaded, train_set, test_set)
+    left_out = [f"{item.name} {item.reason}" for item in loaded.left_out]
+    source = {"title": loaded.title, "origin": loaded.origin, "left_out": left_out}
+    return Prepared(train_set, test_set, record(config, loaded, train_set, test_set), source)
 
 
 def load(config: DataConfig) -> Loaded:
@@ -51,8 +68,8 @@ def load(config: DataConfig) -> Loaded:
 
 def origin(loaded: Loaded) -> list[str]:
     """Return lines on where the data was found and what was left out."""
-    left_out = f"left out: {len(loaded.left_out)}: {summary(loaded.left_out)}"
-    return [f"{loaded.title}, {loaded.origin}", *([left_out] if loaded.left_out else [])]
+    left_out = [f"not used: {summary(loaded.left_out)}"] if loaded.left_out else []
+    return [f"{loaded.title}, {loaded.origin}", *left_out]
 
 
 def splits(loaded: Loaded, config: DataConfig) -> tuple[Dataset, Dataset]:
@@ -68,14 +85,11 @@ def splits(loaded: Loaded, config: DataConfig) -> tuple[Dataset, Dataset]:
 
 
 def record(config: DataConfig, loaded: Loaded, train_set: Dataset, test_set: Dataset) -> dict[str, Any]:
-    """Describe the data for the record of a run: what it is, not where it lay, so that it may be moved."""
+    """Describe the data for the record of a run: what it is, not where it lies or what lies beside it."""
     settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in PLACES}
     return {
         **settings,
-        "name": train_set.name,
-        "title": loaded.title,
         "official_test_set": loaded.test is not None,
-        "left_out": [f"{item.name} {item.reason}" for item in loaded.left_out],
         "class_names": train_set.class_names,
         "group_names": train_set.group_names,
         "train_count": train_set.group_counts,

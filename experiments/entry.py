@@ -40,8 +40,16 @@ def main(
     return guarded(study)
 
 
-def guarded(work: Callable[[], None]) -> int:
-    """Do the work, print a mistake as one sentence, and return the exit status."""
+STUDY = "finished runs are kept, and the same command goes on from here"
+
+
+def guarded(work: Callable[[], None], after: str = STUDY) -> int:
+    """Do the work, print a mistake as one sentence, and return the exit status.
+
+    Args:
+        work: to do.
+        after: what is true after an interruption.
+    """
     try:
         work()
     except JaxfairError as error:
@@ -50,12 +58,10 @@ def guarded(work: Callable[[], None]) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
             raise
-        print(
-            f"error: '{error.filename}' cannot be written: {error.strerror}; finished runs are kept.", file=sys.stderr
-        )
+        print(f"error: '{error.filename}' cannot be used: {error.strerror}; {after}.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\ninterrupted; finished runs are kept, and the same command goes on from here.", file=sys.stderr)
+        print(f"\ninterrupted; {after}.", file=sys.stderr)
         return 130
     return 0
 

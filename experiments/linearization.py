@@ -87,12 +87,13 @@ PRESETS = {"quickstart": QUICKSTART}
 def run(study: Study) -> None:
     """Make every run that is not finished yet, then the report; print the table and where the report lies."""
     configurations = reductions(study)
-    train_set, test_set, record = datasets.prepare(study.data)
+    train_set, test_set, record, source = datasets.prepare(study.data)
     budgets = stages.check(train_set, study.model, study.budgets, configurations)
     check(study, len(train_set))
     seeds = range(study.seeds)
     with Progress() as progress:
-        space = stages.Workspace(study.out / "runs", train_set, test_set, record, progress, study.seeds_at_once)
+        root, at_once = study.out / "runs", study.seeds_at_once
+        space = stages.Workspace(root, train_set, test_set, record, progress, at_once, source)
         reduced = len(budgets) * (1 + ("random" in study.controls)) + len(configurations)
         tuned_more = len(budgets) * len(study.mitigations) + ("finetuned" in study.controls)
         progress.expect(study.seeds * (2 + 3 * reduced + 2 * tuned_more))
@@ -116,7 +117,7 @@ def run(study: Study) -> None:
     if progress.kept:
         print(f"{progress.kept} runs were finished before and are kept.", file=sys.stderr)
     folder = study.out / "report"
-    title = f"Linearization of a ResNet on {record['title']}: who loses accuracy"
+    title = f"Linearization of a ResNet on {source['title']}: who loses accuracy"
     results = report.write(
         analysed, folder, title=title, command=["python -m experiments.linearization", *sys.argv[1:]]
     )

@@ -42,6 +42,7 @@ class Workspace:
     record: dict[str, Any]
     progress: Progress
     seeds_at_once: int | None = None
+    source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def full_module(train_set: Dataset, model: ModelConfig) -> ResNet:
@@ -88,7 +89,7 @@ def linearize_snl(space: Workspace, base: Run, config: snl.SnlConfig, counts: Se
     _skip(space, len(found) - len(pending))
     if pending:
         space.progress.begin(f"SNL descent, seed {seed}", len(pending))
-        started = _now()
+        started = _now(space)
 
         def on_epoch(epoch: int, count: int) -> None:
             space.progress.update(epoch, None, "epoch", f"{count} ReLUs")
@@ -125,7 +126,7 @@ def linearize_deepreduce(space: Workspace, base: Run, config: deepreduce.DeepRed
         return run
     space.progress.begin(f"DeepReDuce {config.name}, seed {seed}")
     network = deepreduce.student(load_network(base), space.train.image_shape, config, seed)
-    return _finish(run, network, _now(), {})
+    return _finish(run, network, _now(space), {})
 
 
 def linearize_random(space: Workspace, base: Run, count: int) -> Run:
@@ -141,7 +142,7 @@ def linearize_random(space: Workspace, base: Run, count: int) -> Run:
     space.progress.begin(f"Random {count}, seed {seed}")
     network = load_network(base)
     return _finish(
-        run, network.replace(masks=masks.keep_random(network.masks, count, jax.random.key(seed))), _now(), {}
+        run, network.replace(masks=masks.keep_random(network.masks, count, jax.random.key(seed))), _now(space), {}
     )
 
 
@@ -172,7 +173,7 @@ def analyse(space: Workspace, run: Run, base: Run, config: AnalysisConfig) -> Ru
         _skip(space, 1)
         return found
     space.progress.begin(f"analyse {variant['label']}, seed {seed}")
-    started = _now()
+    started = _now(space)
     examples, spectrum, result = measure(load_network(run), load_network(base), space.train, space.test, config)
     found.write_arrays("examples.npz", examples)
     found.write_arrays("spectrum.npz", spectrum)
@@ -240,7 +241,7 @@ def _fit(
     _skip(space, len(found) - len(pending))
     if not pending:
         return found
-    started = _now()
+    started = _now(space)
     space.progress.begin(f"{title}, {len(pending)} seed{'s' * (len(pending) > 1)}", len(pending))
     at_once = space.seeds_at_once or train.seeds_at_once(pending)
     done = 0
@@ -271,7 +272,7 @@ def _fit(
             _write(run, network, started, result, shared_by=len(members))
         for run in members:
             run.finish()
-        done, started = done + len(members), _now()
+        done, started = done + len(members), _now(space)
     return found
 
 
@@ -295,8 +296,8 @@ def _write(
     run.write_json("environment.json", environment)
 
 
-def _now() -> dict[str, Any]:
-    return {"clock": time.time(), "environment": runs.environment()}
+def _now(space: Workspace) -> dict[str, Any]:
+    return {"clock": time.time(), "environment": {**runs.environment(), "data_source": space.source}}
 
 
 def _skip(space: Workspace, count: int) -> None:

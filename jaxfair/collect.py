@@ -109,7 +109,8 @@ def _stored(index: Index, unreadable: Mapping[int, str]) -> tuple[dict[str, np.n
         "left_out": index.left_out,
         "rejected": index.rejected,
     }
-    return {"codes": np.stack([c.codes for c in columns]), "names": np.array(index.names, dtype=np.str_)}, record
+    codes = np.stack([c.codes for c in columns]) if columns else np.zeros((0, len(index.names)), np.int32)
+    return {"codes": codes, "names": np.array(index.names, dtype=np.str_)}, record
 
 
 def _restored(entry: store.Entry) -> Collection:

@@ -99,7 +99,7 @@ def make_parts(collection: Collection, protocol: Protocol, name: str) -> Parts:
     if unusable and not protocol.allow_dropping:
         raise JaxfairError(
             f"{len(unusable):,} images or rows of {collection.title} cannot be used: {summary(unusable)}; "
-            "mend or remove them, or leave them out by allow_dropping."
+            "mend or remove them, or leave them out by allow_dropping (--allow-dropping)."
         )
     used[list(bad)] = False
     rows = np.flatnonzero(used)
@@ -139,15 +139,18 @@ def _dropped(columns: Mapping[str, Column], item: str) -> np.ndarray:
 def _check_values(label: Column, group: Column, protocol: Protocol, title: str) -> None:
     for column, keys, what in ((label, protocol.label, "label"), (group, protocol.group, "group")):
         if len(column.names) > MOST_VALUES:
+            merge = ", or merge more of them by merge_below (--merge-below)" if what == "group" else ""
             raise JaxfairError(
                 f"The {what} {' & '.join(keys)} of {title} has {len(column.names):,} values; give a column with at "
-                f"most {MOST_VALUES:,}" + (", or merge the rare ones by merge_below." if what == "group" else ".")
+                f"most {MOST_VALUES:,}{merge}."
             )
-    if len(label.names) < 2:
-        raise JaxfairError(
-            f"The label {' & '.join(protocol.label)} of {title} has one value only, '{', '.join(label.names)}'; "
-            "a classifier needs at least two."
-        )
+        if len(column.names) < 2:
+            advice = (
+                "a classifier needs two or more" if what == "label" else "give a column with several, or merge less"
+            )
+            raise JaxfairError(
+                f"The {what} {' & '.join(keys)} of {title} has one value only, '{', '.join(column.names)}'; {advice}."
+            )
 
 
 def _official(split: Column | None, rows: np.ndarray) -> tuple[list[np.ndarray], list[Rejected]]:

@@ -10,7 +10,10 @@ from jaxfair.errors import JaxfairError, did_you_mean
 
 MISSING = -1
 JOINT = " & "
-PARTS = {"train": "train", "test": "test", "val": "validation", "valid": "validation", "validation": "validation"}
+PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
+PARTS |= dict.fromkeys(("val", "valid", "validation", "dev"), "validation")
+MISSING_TEXTS = frozenset({"", "NA", "N/A", "#N/A", "<NA>", "NaN", "nan", "NULL", "null"})
+"""Cells that tables of R, pandas and SQL have where nothing is known."""
 
 
 class Column(NamedTuple):
@@ -64,7 +67,7 @@ class Index(NamedTuple):
 
 
 def from_values(values: Sequence[Any]) -> Column:
-    """Return the column of strings or numbers; None, NaN and blank strings are missing, and numbers sort as such."""
+    """Return the column of strings or numbers; None, NaN and ``MISSING_TEXTS`` are missing; numbers sort as such."""
     texts = [_text(value) for value in values]
     names = sorted({text for text in texts if text is not None}, key=_by_number)
     code = {name: i for i, name in enumerate(names)}
@@ -113,6 +116,8 @@ def choose(columns: Mapping[str, Column], names: Sequence[str], what: str) -> Co
         JaxfairError: there is no such column; the nearest names are shown.
     """
     for name in names:
+        if not columns:
+            raise JaxfairError(f"There is no {what} column '{name}', since nothing is known of the images but pixels.")
         if name not in columns:
             raise JaxfairError(f"There is no {what} column '{name}'{did_you_mean(name, columns)}")
     return combine([columns[name] for name in names])
@@ -122,14 +127,24 @@ def official_split(column: Column) -> Column | None:
     """Return the parts ``train``, ``test`` and ``validation`` that a column says.
 
     Args:
-        column: of ``train``, ``test``, ``val``, ``valid`` and ``validation``, in any case.
+        column: of the names in ``PARTS``, in any case.
 
     Returns:
-        None where other values occur, or one part alone, which is no split.
+        None where no value is one of them, or all are one part, which is no split.
+
+    Raises:
+        JaxfairError: some values are parts and others are not, or are missing: what was held out would be trained on.
     """
     parts = [PARTS.get(name.lower(), "") for name in column.names]
     names = tuple(part for part in ("train", "test", "validation") if part in parts)
-    if "" in parts or len(names) < 2:
+    others = [name for name, part in zip(column.names, parts, strict=True) if not part]
+    missing = int((column.codes == MISSING).sum())
+    if names and (others or missing):
+        given = f"the value '{others[0]}' too" if others else f"no value in {missing} rows"
+        raise JaxfairError(
+            f"The column of the split says {' and '.join(names)}, but {given}; give train, test or validation to all."
+        )
+    if len(names) < 2:
         return None
     code = np.array([*map(names.index, parts), MISSING], np.int32)  # the last entry is what MISSING, -1, finds
     return Column(code[column.codes], names)
@@ -140,8 +155,8 @@ def _text(value: Any) -> str | None:
         return None
     if isinstance(value, float | np.floating) and float(value).is_integer():
         value = int(value)  # a column of whole numbers with a gap is read as floats
-    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-    return text.strip() or None
+    text = (value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)).strip()
+    return None if text in MISSING_TEXTS else text
 
 
 def _by_number(text: str) -> tuple[int, float, str]:

@@ -190,6 +190,7 @@ def split(dataset: Dataset, test_fraction: float, seed: int) -> tuple[Dataset, D
             f"The test fraction is {test_fraction} and the seed {seed}; give a fraction between 0 and 1, "
             "and a seed that is not negative."
         )
+    _check_cells(dataset, test_fraction)
     cell = np.asarray(dataset.label) * len(dataset.group_names) + np.asarray(dataset.group)
     try:
         train, test = train_test_split(
@@ -201,6 +202,26 @@ def split(dataset: Dataset, test_fraction: float, seed: int) -> tuple[Dataset, D
     for part, name in zip(parts, ("training", "test"), strict=True):
         check_groups(part, f"{name} split of")
     return with_training_statistics(*parts)
+
+
+def _check_cells(dataset: Dataset, test_fraction: float) -> None:
+    """Raise a JaxfairError if a class of a group is too small to be in both parts."""
+    counts = np.zeros((len(dataset.class_names), len(dataset.group_names)), int)
+    np.add.at(counts, (np.asarray(dataset.label), np.asarray(dataset.group)), 1)
+    single = np.argwhere(counts == 1)
+    if len(single):
+        label, group = single[0]
+        raise JaxfairError(
+            f"'{dataset.name}' has one image only of class '{dataset.class_names[label]}' in group "
+            f"'{dataset.group_names[group]}' ({len(single)} such cells), which cannot be in training and test both; "
+            "drop such values, or merge rare groups."
+        )
+    cells, images = int((counts > 0).sum()), len(dataset)
+    if min(test_fraction, 1 - test_fraction) * images < cells:
+        raise JaxfairError(
+            f"A share of {test_fraction} of the {images} images of '{dataset.name}' leaves training or test without an "
+            f"image for each of the {cells} classes in groups; choose another share."
+        )
 
 
 def with_training_statistics(train: Dataset, test: Dataset) -> tuple[Dataset, Dataset]:

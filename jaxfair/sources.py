@@ -163,14 +163,10 @@ def load(
     Raises:
         JaxfairError: there is no such set, its files are nowhere or damaged, or the protocol does not fit them.
     """
-    config = SourceConfig(config) if isinstance(config, str) else config
+    config = _checked(SourceConfig(config) if isinstance(config, str) else config)
     if config.name in EMBEDDED:
         return Loaded(digits(), None, "Handwritten digits", "embedded in scikit-learn", keep=EMBEDDED[config.name])
     named = NAMED.get(config.name)
-    if named is None and config.name not in OWN:
-        raise JaxfairError(f"There is no data set '{config.name}'{did_you_mean(config.name, NAMES)}")
-    if config.size is not None and not 1 <= config.size <= 4096:
-        raise JaxfairError(f"The image size is {config.size}; give 1 to 4096 pixels, or leave it out.")
     layout, path = _locate(config, named, data_dir or default_data_dir())
     place = Place(layout, path, config.images, config.image_column)
     collection = collect(place, config.size, cache=cache, on_progress=on_progress)
@@ -180,6 +176,31 @@ def load(
     parts: Parts = make_parts(collection, _protocol(config, named, collection.columns), name)
     keep = named.keep if named else ()
     return Loaded(parts.train, parts.test, collection.title, f"{layout} in {path}", parts.left_out, keep)
+
+
+def _checked(config: SourceConfig) -> SourceConfig:
+    """Return the configuration with paths and tuples where strings were given; refuse what would have no effect."""
+    if config.name not in NAMES:
+        raise JaxfairError(f"There is no data set '{config.name}'{did_you_mean(config.name, NAMES)}")
+    if config.size is not None and not 1 <= config.size <= 4096:
+        raise JaxfairError(f"The image size is {config.size}; give 1 to 4096 pixels, or leave it out.")
+    if config.merge_below < 0:
+        raise JaxfairError(f"Groups below {config.merge_below} images are to be merged; give 0 for none, or more.")
+    fields = [field.name for field in dataclasses.fields(SourceConfig) if field.name != "name"]
+    useless = [
+        *(["images"] if config.name != "table" else []),
+        *(["image_column"] if config.name not in ("table", "tfds") else []),
+    ]
+    for field in fields if config.name in EMBEDDED else useless:
+        if getattr(config, field) != getattr(SourceConfig(), field):
+            raise JaxfairError(
+                f"The data set '{config.name}' takes no {field}; leave it out, or name another set "
+                f"({', '.join(OWN)} for your own)."
+            )
+    paths = {field: Path(value) for field in ("path", "images") if (value := getattr(config, field)) is not None}
+    lists = {field: getattr(config, field) for field in ("label", "group", "drop")}
+    texts = {field: (value,) for field, value in lists.items() if isinstance(value, str)}
+    return dataclasses.replace(config, **paths, **texts)
 
 
 def digits() -> Dataset:

@@ -67,12 +67,16 @@ def test_from_values_keeps_every_value(cells: list[Any]) -> None:
 
 def test_from_values_sorts_numbers_beside_values_called_nan() -> None:
     """Codes must not differ between two runs."""
-    words = ["NAN", "NaN", "Nan", "nan"]
+    words = ["Inf", "NAN", "Nan", "inf"]  # numbers to Python, but in no order with others
     for count in range(20, 40):
         numbers = [str(i) for i in range(count)]
         names = from_values(numbers + words).names
         assert [name for name in names if name in numbers] == numbers
         assert [name for name in names if name in words] == words
+
+
+def test_from_values_takes_what_tables_write_for_nothing_as_missing() -> None:
+    assert from_values(["NA", "N/A", "", " nan", "NULL", "<NA>", "none", "na"]).names == ("na", "none")
 
 
 def test_from_values_knows_every_nan() -> None:

@@ -118,7 +118,7 @@ def test_split_refuses_a_share_that_is_none(fraction: float) -> None:
 
 
 def test_split_refuses_a_cell_of_one_image() -> None:
-    with pytest.raises(JaxfairError, match="'toy' cannot be split by class and group"):
+    with pytest.raises(JaxfairError, match="'toy' has one image only of class 'class1' in group 'group1'"):
         data.split(make_toy([0, 0, 0, 1, 1, 1], [0, 0, 0, 0, 0, 1]), 0.5, seed=0)
 
 

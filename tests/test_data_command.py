@@ -26,7 +26,7 @@ def test_describe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert data.main(["describe", "npz", "--path", str(path), "--out", str(out)]) == 0
     text = capsys.readouterr().out
     assert f"npz in {path}" in text
-    assert "192 training and 48 test images of 6x6x3, split by class and group, seed 0" in text
+    assert "192 training and 48 test images of 6x6x3, split by class and group, 20 % test, seed 0" in text
     rows = {line.split("  ")[0]: line.split()[1:] for line in text.splitlines() if line.startswith(("few", "many"))}
     # Train and test of the group; then by class. Wilson's interval of 80 % on 8 and on 40 images.
     assert rows == {
@@ -51,7 +51,8 @@ def test_describe_says_when_the_group_is_the_class(tmp_path: Path, capsys: pytes
     ("arguments", "words"),
     [
         (["describe", "digit"], "no data set 'digit'; did you mean 'digits'"),
-        (["describe"], "no data set ''"),
+        (["describe", "digits", "--out", "sheet.csv"], "ends in .png"),
+        (["describe", "digits", "--path", "x.zip"], "'digits' takes no path"),
         (["descibe", "digits"], "no command 'descibe'; did you mean 'describe'"),
         (["describe", "npz"], "has no path"),
         (["prepare", "cifar10", "--path", "x"], "only utkface can"),
@@ -83,21 +84,21 @@ def test_prepare_writes_what_the_studies_find(tmp_path: Path, capsys: pytest.Cap
 
 def test_the_record_says_what_the_data_is_and_not_where_it_lay(tmp_path: Path) -> None:
     """Equal records make runs shareable; a moved file changes nothing."""
-    one, two = mine(tmp_path / "mine.npz"), tmp_path / "elsewhere" / "mine.npz"
+    one, two = mine(tmp_path / "mine.npz"), tmp_path / "elsewhere" / "renamed.npz"
     two.parent.mkdir()
     two.write_bytes(one.read_bytes())
     records = [datasets.prepare(DataConfig("npz", path=path))[2] for path in (one, two)]
     text = [str(record) for record in records]
     assert text[0] == text[1]
     assert str(tmp_path) not in text[0]
-    assert records[0]["name"] == "mine"
+    assert records[0]["name"] == "npz"
     assert not records[0]["official_test_set"]
     assert datasets.prepare(DataConfig("npz", path=one, seed=1))[2] != records[0]
 
 
 def test_a_named_imbalance_thins_the_training_set_only() -> None:
-    train_set, test_set, _ = datasets.prepare(DataConfig("digits-imbalanced", test_fraction=0.25))
-    whole, _, _ = datasets.prepare(DataConfig("digits", test_fraction=0.25))
+    train_set, test_set, *_ = datasets.prepare(DataConfig("digits-imbalanced", test_fraction=0.25))
+    whole, *_ = datasets.prepare(DataConfig("digits", test_fraction=0.25))
     shares = train_set.group_counts / whole.group_counts
     np.testing.assert_allclose(shares, [0.9] * 5 + [0.1] * 5, atol=0.01)
     assert len(test_set) == 450

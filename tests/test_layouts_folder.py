@@ -117,16 +117,19 @@ def test_archives_agree_with_their_folder(tmp_path: Path) -> None:
     assert dict(index.stream()) == {row: name.encode() for row, name in enumerate(index.names)}
 
 
-@given(st.lists(st.sampled_from(["train", "Train", "test", "val", "valid", "validation", None]), max_size=8))
-def test_official_split_says_what_the_values_say(cells: list[str | None]) -> None:
-    meaning = {"Train": "train", "val": "validation", "valid": "validation"}
-    expected = [cell and meaning.get(cell, cell) for cell in cells]
+@given(st.lists(st.sampled_from(["train", "Train", "training", "test", "val", "valid", "validation"]), max_size=8))
+def test_official_split_says_what_the_values_say(cells: list[str]) -> None:
+    meaning = {"Train": "train", "training": "train", "val": "validation", "valid": "validation"}
+    expected = [meaning.get(cell, cell) for cell in cells]
     split = columns.official_split(from_values(cells))
-    if len(set(expected) - {None}) < 2:
+    if len(set(expected)) < 2:
         assert split is None
     else:
         assert values(split) == expected
-    assert columns.official_split(from_values([*cells, "other"])) is None
+    assert columns.official_split(from_values(["other", None, "a"])) is None
+    for unknown in ("other", None) if cells else ():
+        with pytest.raises(JaxfairError, match="give train, test or validation to all"):
+            columns.official_split(from_values([*cells, unknown]))
 
 
 @pytest.mark.parametrize(

@@ -134,9 +134,16 @@ def test_only_a_column_of_floats_is_read_as_numbers(tmp_path: Path, cells: list[
 
 
 def test_a_column_split_is_the_split_and_stays_a_column(tmp_path: Path) -> None:
-    index = read(tmp_path, "file,split\na.jpg,valid\nb.jpg,train\nsub/c.jpg,\n")
-    assert values(index.split) == ["validation", "train", None]
-    assert values(index.columns["split"]) == ["valid", "train", None]
+    index = read(tmp_path, "file,split\na.jpg,valid\nb.jpg,train\nsub/c.jpg,training\n")
+    assert values(index.split) == ["validation", "train", "train"]
+    assert values(index.columns["split"]) == ["valid", "train", "training"]
+
+
+@pytest.mark.parametrize(("cell", "words"), [("", "no value in 1 rows"), ("held", "the value 'held' too")])
+def test_a_split_that_is_not_known_of_all_is_refused(tmp_path: Path, cell: str, words: str) -> None:
+    """It would be lost, and what was held out be trained on."""
+    with pytest.raises(JaxfairError, match=f"says train and validation, but {words}"):
+        read(tmp_path, f"file,split\na.jpg,valid\nb.jpg,train\nsub/c.jpg,{cell}\n")
 
 
 def test_a_column_split_of_other_values_is_a_column(tmp_path: Path) -> None:

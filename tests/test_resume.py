@@ -161,7 +161,7 @@ def test_an_interrupted_descent_gives_any_budget_the_same_bits(
     with monkeypatch.context() as patched:
         patched.setattr(stages.Progress, "update", stop_below)
         assert call(study, "--budgets", "70", *ALWAYS_SAVE) == 130
-    train_set, test_set, record = datasets.prepare(linearization.QUICKSTART.data)
+    train_set, test_set, record, _ = datasets.prepare(linearization.QUICKSTART.data)
     (base,) = of_stage(finished(study), "train")
     with stages.Progress(terminal=False) as progress:
         space = stages.Workspace(study / "runs", train_set, test_set, record, progress)

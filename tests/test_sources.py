@@ -289,3 +289,32 @@ def test_the_real_svhn_and_cifar10() -> None:
     assert cifar.train.group_counts.tolist() == [5000] * 10
     assert cifar.test.group_counts.tolist() == [1000] * 10
     assert cifar.keep == sources.IMBALANCE
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (SourceConfig("digits", path=Path("x.zip")), "'digits' takes no path; leave it out, or name another set"),
+        (SourceConfig("digits", size=16), "takes no size"),
+        (SourceConfig("folder", path=Path("x"), image_column="file"), "'folder' takes no image_column"),
+        (SourceConfig("npz", path=Path("x"), images=Path("y")), "'npz' takes no images"),
+        (SourceConfig("utkface-race", merge_below=-3), "below -3 images"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(config: SourceConfig, words: str) -> None:
+    with pytest.raises(JaxfairError, match=words):
+        sources.load(config)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_strings_do_for_paths_and_for_one_column(places: Path) -> None:
+    path: Any = str(utkface(places / "mine.zip"))
+    gender: Any = "gender"
+    loaded = sources.load(SourceConfig("utkface-race", path=path, label=gender))
+    assert loaded.train.class_names == ("male", "female")
+
+
+def test_images_of_which_nothing_is_known_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "bare.npz", images=np.zeros((3, 2, 2, 3), np.uint8))
+    with pytest.raises(JaxfairError, match="no label column 'label', since nothing is known of the images but pixels"):
+        sources.load(SourceConfig("npz", path=tmp_path / "bare.npz"))

@@ -131,7 +131,7 @@ def _relative(text: str, files: Files, where: str) -> str:
     normal = posixpath.normpath(path)
     if path.startswith("/") or re.match("[A-Za-z]:", path) or normal.split("/")[0] == "..":
         raise JaxfairError(
-            f"The path '{text}' in {where} leads out of '{files.path}'; give paths relative to that and inside of it."
+            f"The path '{text}' in {where} is absolute or leads out of '{files.path}'; give paths relative to that."
         )
     return normal
 
