@@ -137,9 +137,7 @@ def test_ten_thousand_groups_are_refused_but_can_be_merged() -> None:
             "person": columns.from_values(["a", "a", *range(2, many)]),
         },
     }
-    with pytest.raises(
-        JaxfairError, match=r"group person of Smiles has 9,999 values; .*merge more of them"
-    ):
+    with pytest.raises(JaxfairError, match=r"group person of Smiles has 9,999 values; .*merge more of them"):
         parts(Protocol(("smile",), ("person",)), **changes)
     made = parts(Protocol(("smile",), ("person",), merge_below=2), **changes)
     assert made.train.group_counts.tolist() == [2, many - 2]
