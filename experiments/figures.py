@@ -184,7 +184,8 @@ def _title(variant: Variant) -> str:
         return f"{variant.label}: {variant.relu_count:,} ReLUs"
     share = 100 * variant.relu_count / variant.unit_count
     label = variant.label if variant.method != "snl" else "SNL"
-    return f"{label}: {variant.relu_count:,} ReLUs ({share:.2g} %)"
+    shown = "100" if share > 99 else f"{share:.2g}"  # which would be 1e+02
+    return f"{label}: {variant.relu_count:,} ReLUs ({shown} %)"
 
 
 def _variant_style(results: Results, index: int) -> tuple[object, str]:

@@ -22,7 +22,7 @@ h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
 th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #e4e4e4; white-space: nowrap; }
 th { vertical-align: bottom; white-space: normal; } th:first-child, td:first-child { text-align: left; }
 small, .interval { color: #707070; font-size: .85em; }
-.text td { white-space: normal; text-align: left; vertical-align: top; }
+.text th, .text td { white-space: normal; text-align: left; vertical-align: top; }
 figure { margin: 1rem 0; } figure svg { max-width: 100%; height: auto; }
 figcaption { color: #444; } pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: .8rem; }
 dt { font-weight: 600; } dd { margin: 0 0 .5rem 1.2rem; } .warning { color: #a33; }
