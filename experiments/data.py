@@ -81,12 +81,13 @@ def overview(config: DataConfig, loaded: sources.Loaded, train_set: Dataset, tes
     ]
     same = train_set.class_names == train_set.group_names and bool((train_set.label == train_set.group).all())
     classes = () if same or len(train_set.class_names) > MOST_CLASSES else train_set.class_names
-    lines += ["", *_aligned(_counts(train_set, test_set, classes)), ""]
+    low, high = groups.wilson(np.full(len(test_set.group_names), 0.8), test_set.group_counts)
+    intervals = [f"{100 * a:.0f} to {100 * b:.0f} %" for a, b in zip(low, high, strict=True)]
+    lines += ["", *_aligned(_counts(train_set, test_set, classes, intervals)), ""]
     if same:
         lines.append("The group is the class.")
     elif not classes:
         lines.append(f"There are {len(train_set.class_names)} classes.")
-    low, high = groups.wilson(np.full(len(test_set.group_names), 0.8), test_set.group_counts)
     if small := [name for name, width in zip(test_set.group_names, high - low, strict=True) if width > WIDE]:
         lines.append(
             f"Warning: too few test images of {', '.join(small)}: an accuracy of 80 % on them would only say that it "
@@ -95,16 +96,14 @@ def overview(config: DataConfig, loaded: sources.Loaded, train_set: Dataset, tes
     return "\n".join(lines).rstrip()
 
 
-def _counts(train_set: Dataset, test_set: Dataset, classes: Sequence[str]) -> list[list[str]]:
+def _counts(train_set: Dataset, test_set: Dataset, classes: Sequence[str], intervals: Sequence[str]) -> list[list[str]]:
     rows = [["group", "train", "test"]]
     rows[0] += [f"{part} {name}" for part in ("train", "test") for name in classes] + ["80 % means"]
-    low, high = groups.wilson(np.full(len(test_set.group_names), 0.8), test_set.group_counts)
     for value, name in enumerate(train_set.group_names):
         members = [np.asarray(part.label)[np.asarray(part.group) == value] for part in (train_set, test_set)]
         counts = [len(labels) for labels in members]
         counts += [int((labels == c).sum()) for labels in members for c in range(len(classes))]
-        interval = f"{100 * low[value]:.0f} to {100 * high[value]:.0f} %"
-        rows.append([name, *(f"{count:,}" for count in counts), interval])
+        rows.append([name, *(f"{count:,}" for count in counts), intervals[value]])
     return rows
 
 
@@ -164,7 +163,7 @@ def _run(arguments: list[str]) -> None:
     if len(arguments) < 2 or {"-h", "--help"} & set(arguments[:2]):
         print(f"{(__doc__ or '').strip()}\n\n{usage}\nNames: {', '.join(sources.NAMES)}\nOptions: describe NAME --help")
         return
-    command, name, rest = arguments[0], arguments[1] if len(arguments) > 1 else "", arguments[2:]
+    command, name, *rest = arguments
     if command == "describe":
         if name not in sources.NAMES:
             raise JaxfairError(f"There is no data set '{name}'{did_you_mean(name, sources.NAMES)}")

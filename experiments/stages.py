@@ -115,35 +115,43 @@ def linearize_snl(space: Workspace, base: Run, config: snl.SnlConfig, counts: Se
 
 def linearize_deepreduce(space: Workspace, base: Run, config: deepreduce.DeepReduceConfig) -> Run:
     """Build the untrained DeepReDuce student."""
-    seed = base.config["seed"]
     module = deepreduce.student_module(_module(base), config)
-    settings = {"parents": {"full": base.digest}, "deepreduce": _settings(config)}
-    name = f"{space.record['name']}-{config.name}-seed{seed}"
     variant = {"method": "deepreduce", "label": f"DeepReDuce {config.name}"}
-    run = _open(space, "linearize", name, seed, module, variant, settings)
-    if run.done:
-        _skip(space, 1)
-        return run
-    space.progress.begin(f"DeepReDuce {config.name}, seed {seed}")
-    network = deepreduce.student(load_network(base), space.train.image_shape, config, seed)
-    return _finish(run, network, _now(space), {})
+
+    def student() -> Network:
+        return deepreduce.student(load_network(base), space.train.image_shape, config, base.config["seed"])
+
+    return _derive(space, base, config.name, module, variant, {"deepreduce": _settings(config)}, student)
 
 
 def linearize_random(space: Workspace, base: Run, count: int) -> Run:
     """Keep ReLUs at random, with the full network's weights: what any choice of units has to beat."""
-    seed = base.config["seed"]
-    name = f"{space.record['name']}-random{count}-seed{seed}"
     variant = {"method": "random", "label": f"Random {count}"}
-    settings = {"parents": {"full": base.digest}, "random": {"budget": count}}
-    run = _open(space, "linearize", name, seed, _module(base), variant, settings)
+
+    def thinned() -> Network:
+        network, key = load_network(base), jax.random.key(base.config["seed"])
+        return network.replace(masks=masks.keep_random(network.masks, count, key))
+
+    return _derive(space, base, f"random{count}", _module(base), variant, {"random": {"budget": count}}, thinned)
+
+
+def _derive(
+    space: Workspace,
+    base: Run,
+    name: str,
+    module: ResNet,
+    variant: Mapping[str, str],
+    settings: Mapping[str, Any],
+    make: Callable[[], Network],
+) -> Run:
+    """Make a network from a full one without training, unless it was made before."""
+    seed, settings = base.config["seed"], {"parents": {"full": base.digest}, **settings}
+    run = _open(space, "linearize", f"{space.record['name']}-{name}-seed{seed}", seed, module, variant, settings)
     if run.done:
         _skip(space, 1)
         return run
-    space.progress.begin(f"Random {count}, seed {seed}")
-    network = load_network(base)
-    return _finish(
-        run, network.replace(masks=masks.keep_random(network.masks, count, jax.random.key(seed))), _now(space), {}
-    )
+    space.progress.begin(f"{variant['label']}, seed {seed}")
+    return _finish(run, make(), _now(space), {})
 
 
 def finetune(space: Workspace, starts: Sequence[Run], bases: Sequence[Run], config: train.TrainConfig) -> list[Run]:

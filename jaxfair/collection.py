@@ -119,7 +119,8 @@ def make_parts(collection: Collection, protocol: Protocol, name: str) -> Parts:
     left_out = (*collection.left_out, *unusable, *skipped)
     if len(made) == 1:
         return Parts(made[0], None, left_out)
-    return Parts(*data.with_training_statistics(*made), left_out)
+    train, test = made
+    return Parts(train, dataclasses.replace(test, mean=train.mean, std=train.std), left_out)
 
 
 def summary(items: Sequence[Rejected]) -> str:

@@ -172,7 +172,7 @@ def load(
     collection = collect(place, config.size, cache=cache, on_progress=on_progress)
     if named is not None and layout == "tfds":
         collection = _as_official(collection, named)
-    name = config.name if named else re.sub(r"[^\w.-]+", "-", path.stem)  # becomes part of folder names
+    name = config.name if named else re.sub(r"[^\w.-]+", "-", path.stem)  # fit for a file name
     parts: Parts = make_parts(collection, _protocol(config, named, collection.columns), name)
     keep = named.keep if named else ()
     return Loaded(parts.train, parts.test, collection.title, f"{layout} in {path}", parts.left_out, keep)
@@ -255,11 +255,6 @@ def _as_official(collection: Collection, named: Named) -> Collection:
     columns = dict(collection.columns)
     if "label" in columns and len(named.label) == 1 and named.label[0] not in columns:
         columns[named.label[0]] = columns.pop("label")
-    if named.layout == "celeba":
-        columns = {
-            name: Column(column.codes, (f"not {name}", name)) if column.names == ("False", "True") else column
-            for name, column in columns.items()
-        }
     return collection._replace(columns=columns)
 
 

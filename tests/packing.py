@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jaxfair.files import open_files
+from tests.layout_sources import write
 
 CONTENTS = {
     "set/b/2.txt": b"two",
@@ -56,10 +57,7 @@ def packed(
     """Pack as a folder or an archive of the kind; ``change`` adds to a tar."""
     path = folder / f"packed.{kind}"
     if kind == "folder":
-        for name, data in contents.items():
-            (path / name).parent.mkdir(parents=True, exist_ok=True)
-            (path / name).write_bytes(data)
-        return path
+        return write(path, contents)
     return zipped(path, contents) if kind == "zip" else tar(path, contents, change)
 
 
