@@ -4,7 +4,7 @@
 
 Trains a full network for each seed, linearizes it by SNL (one descent, several budgets) and DeepReDuce, fine-tunes by
 distillation, measures every group, and writes a report. Finished runs are kept: the same command goes on where it was
-interrupted, and another one shares the runs that it has in common.
+interrupted, and another one shares the runs that it has in common. ``--dry-run`` lists the runs and what is left.
 """
 
 import dataclasses
@@ -13,17 +13,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from experiments import datasets, entry, measure, report, stages
+from experiments import datasets, entry, measure, plan, report, stages
 from experiments.datasets import DataConfig
 from experiments.measure import AnalysisConfig
 from experiments.progress import Progress
+from experiments.records import Workspace
 from experiments.stages import ModelConfig
 from jaxfair.errors import JaxfairError
 from jaxfair.linearize import snl
 from jaxfair.linearize.deepreduce import DeepReduceConfig
 from jaxfair.linearize.snl import SnlConfig
-from jaxfair.mitigate import Method
+from jaxfair.mitigate import Method, MitigationConfig
+from jaxfair.runs import Run
 from jaxfair.train import DEEPREDUCE_TRAIN, SNL_FINETUNE, TrainConfig, check_config
+
+CULLED = ("C1", "C14", "C12", "C123", "C23", "C124", "C34", "C234", "C13", "C134", "C1234")
+"""The stages that Das et al. 2024 cull by DeepReDuce."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +42,10 @@ class Study:
         deepreduce: DeepReDuce configurations: C and the culled stages, +T thinned, +a and +r scales (C12+T+a0.5).
         deepreduce_start: whether their students start from new weights or from the full network's.
         mitigations: fine-tune the SNL networks by these too, with the numbers of ``snl_finetune.mitigation``.
+        mitigation_rates: the multipliers' rates mu of ``lagrangian``, if there are several (Das et al. 2024, D.2).
         controls: finetuned is the full network trained on as the linearized ones are; random keeps as many ReLUs as SNL
             chosen at random.
+        dry_run: list the runs, which are finished and about how long the others take, and make none.
         seeds_at_once: seeds trained in one program; by default 1 on CPU and all elsewhere. Fewer take less memory.
         data: which data, and how it is split.
         model: the full network.
@@ -55,7 +62,9 @@ class Study:
     deepreduce: tuple[str, ...] = ("C1", "C12", "C123")
     deepreduce_start: Literal["fresh", "base"] = "fresh"
     mitigations: tuple[Method, ...] = ()
+    mitigation_rates: tuple[float, ...] = ()
     controls: tuple[Literal["finetuned", "random"], ...] = ()
+    dry_run: bool = False
     seeds_at_once: int | None = None
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
@@ -66,54 +75,23 @@ class Study:
     analysis: AnalysisConfig = AnalysisConfig()
 
 
-QUICKSTART = Study(
-    out=Path("results/quickstart"),
-    seeds=5,
-    budgets=(0.2, 0.05, 0.01),
-    deepreduce=("C12", "C123"),
-    deepreduce_start="base",
-    data=DataConfig("digits-imbalanced", test_fraction=0.25),
-    model=ModelConfig((1, 1, 1), width=8),
-    train=TrainConfig(epochs=40, batch_size=64, learning_rate=0.05, schedule="cosine"),
-    snl=SnlConfig(batch_size=64, kappa=1e-3),
-    snl_finetune=dataclasses.replace(SNL_FINETUNE, epochs=30, batch_size=64, learning_rate=1e-2),
-    deepreduce_train=dataclasses.replace(DEEPREDUCE_TRAIN, epochs=30, batch_size=64, learning_rate=1e-2),
-)
-"""Handwritten digits, 90 % of 0-4 and 10 % of 5-9 (Das et al.'s CIFAR-10 imbalance), a small ResNet: about a minute."""
-
-PRESETS = {"quickstart": QUICKSTART}
-
-
 def run(study: Study) -> None:
     """Make every run that is not finished yet, then the report; print the table and where the report lies."""
     configurations = reductions(study)
     train_set, test_set, record, source = datasets.prepare(study.data)
     budgets = stages.check(train_set, study.model, study.budgets, configurations)
     check(study, len(train_set))
-    seeds = range(study.seeds)
     with Progress() as progress:
         root, at_once = study.out / "runs", study.seeds_at_once
-        space = stages.Workspace(root, train_set, test_set, record, progress, at_once, source)
-        reduced = len(budgets) * (1 + ("random" in study.controls)) + len(configurations)
-        tuned_more = len(budgets) * len(study.mitigations) + ("finetuned" in study.controls)
-        progress.expect(study.seeds * (2 + 3 * reduced + 2 * tuned_more))
-        full = stages.train_full(space, study.model, study.train, seeds)
-        linearized = [stages.linearize_snl(space, base, study.snl, budgets) for base in full]
-        groups = [(list(starts), config) for starts in zip(*linearized, strict=True) for config in tunings(study)]
-        if "finetuned" in study.controls:
-            groups.append((full, study.snl_finetune))
-        for count in budgets if "random" in study.controls else []:
-            starts = [stages.linearize_random(space, base, count) for base in full]
-            groups.append((starts, study.snl_finetune))
-        for config in configurations:
-            starts = [stages.linearize_deepreduce(space, base, config) for base in full]
-            groups.append((starts, study.deepreduce_train))
-        tuned = [stages.finetune(space, starts, full, config) for starts, config in groups]
-        analysed = [
-            stages.analyse(space, network, base, study.analysis)
-            for networks in [full, *tuned]
-            for network, base in zip(networks, full, strict=True)
-        ]
+        space = Workspace(root, train_set, test_set, record, progress, at_once, source, plan=[])
+        make(space, study, budgets, configurations)
+        planned = space.plan or []
+        if not study.dry_run:
+            progress.expect(len(planned))
+            analysed = make(dataclasses.replace(space, plan=None), study, budgets, configurations)
+    if study.dry_run:
+        plan.show(space, planned, study.model, study.train)
+        return
     if progress.kept:
         print(f"{progress.kept} runs were finished before and are kept.", file=sys.stderr)
     folder = study.out / "report"
@@ -123,6 +101,28 @@ def run(study: Study) -> None:
     )
     report.print_summary(results, title)
     print(f"\nReport: {folder / 'report.html'}")
+
+
+def make(
+    space: Workspace, study: Study, budgets: Sequence[int], configurations: Sequence[DeepReduceConfig]
+) -> list[Run]:
+    """Make every run, or note it in the workspace's plan; return the analyses."""
+    full = stages.train_full(space, study.model, study.train, range(study.seeds))
+    linearized = [stages.linearize_snl(space, base, study.snl, budgets) for base in full]
+    groups = [(list(starts), config) for starts in zip(*linearized, strict=True) for config in tunings(study)]
+    if "finetuned" in study.controls:
+        groups.append((full, study.snl_finetune))
+    for count in budgets if "random" in study.controls else []:
+        groups.append(([stages.linearize_random(space, base, count) for base in full], study.snl_finetune))
+    for config in configurations:
+        starts = [stages.linearize_deepreduce(space, base, config) for base in full]
+        groups.append((starts, study.deepreduce_train))
+    tuned = [stages.finetune(space, starts, full, config) for starts, config in groups]
+    return [
+        stages.analyse(space, network, base, study.analysis)
+        for networks in [full, *tuned]
+        for network, base in zip(networks, full, strict=True)
+    ]
 
 
 def check(study: Study, num_examples: int) -> None:
@@ -156,9 +156,77 @@ def reductions(study: Study) -> list[DeepReduceConfig]:
 
 def tunings(study: Study) -> list[TrainConfig]:
     """Return how SNL's networks are fine-tuned: plainly, and with each mitigation."""
-    plain = study.snl_finetune
-    chosen = dict.fromkeys(("none", *study.mitigations))
-    return [dataclasses.replace(plain, mitigation=dataclasses.replace(plain.mitigation, method=m)) for m in chosen]
+    plain, found = study.snl_finetune, []
+    for method in dict.fromkeys(("none", *study.mitigations)):
+        several = dict.fromkeys(study.mitigation_rates) if method == "lagrangian" else ()
+        for rate in several or (plain.mitigation.rate,):
+            mitigation = dataclasses.replace(plain.mitigation, method=method, rate=rate)
+            found.append(dataclasses.replace(plain, mitigation=mitigation))
+    return found
+
+
+QUICKSTART = Study(
+    out=Path("results/quickstart"),
+    seeds=5,
+    budgets=(0.2, 0.05, 0.01),
+    deepreduce=("C12", "C123"),
+    deepreduce_start="base",
+    data=DataConfig("digits-imbalanced", test_fraction=0.25),
+    model=ModelConfig((1, 1, 1), width=8),
+    train=TrainConfig(epochs=40, batch_size=64, learning_rate=0.05, schedule="cosine"),
+    snl=SnlConfig(batch_size=64, kappa=1e-3),
+    snl_finetune=dataclasses.replace(SNL_FINETUNE, epochs=30, batch_size=64, learning_rate=1e-2),
+    deepreduce_train=dataclasses.replace(DEEPREDUCE_TRAIN, epochs=30, batch_size=64, learning_rate=1e-2),
+)
+"""Handwritten digits, 90 % of 0-4 and 10 % of 5-9 (Das et al.'s CIFAR-10 imbalance), a small ResNet: about a minute."""
+
+CPU = Study(
+    out=Path("results/cpu"),
+    seeds=3,
+    budgets=(0.2, 0.05, 0.01),
+    deepreduce=("C12", "C123"),
+    deepreduce_start="base",
+    mitigations=("lagrangian",),
+    controls=("finetuned",),
+    data=DataConfig("utkface-race", keep=(0.3,) * 5),
+    model=ModelConfig((2, 2, 2, 2), width=8),
+    train=TrainConfig(epochs=15, batch_size=128, learning_rate=0.05, schedule="cosine"),
+    snl=SnlConfig(batch_size=128, learning_rate=2e-3, kappa=1e-3),
+    snl_finetune=dataclasses.replace(
+        SNL_FINETUNE, epochs=6, batch_size=128, learning_rate=1e-2, mitigation=MitigationConfig(rate=1e-2)
+    ),
+    deepreduce_train=dataclasses.replace(DEEPREDUCE_TRAIN, epochs=10, batch_size=128, learning_rate=1e-2),
+    analysis=AnalysisConfig(start="coarse"),
+)
+"""UTKFace by race, 30 % of the training images, a narrow ResNet-18: within an hour on two CPU cores."""
+
+GPU = Study(
+    out=Path("results/gpu"),
+    seeds=3,
+    budgets=(0.2, 0.05, 0.01),
+    deepreduce=("C12", "C123"),
+    mitigations=("lagrangian",),
+    controls=("finetuned",),
+    data=DataConfig("utkface-race"),
+    train=TrainConfig(epochs=40, schedule="cosine", augment="cifar"),
+    snl=SnlConfig(kappa=1e-4, augment="cifar"),
+    snl_finetune=dataclasses.replace(SNL_FINETUNE, epochs=10, augment="cifar"),
+    deepreduce_train=dataclasses.replace(DEEPREDUCE_TRAIN, epochs=20, learning_rate=1e-2, augment="cifar"),
+    analysis=AnalysisConfig(start="coarse"),
+)
+"""A ResNet-18 of full width on one GPU, meant for half an hour on one data set; not yet timed on any."""
+
+PAPER = Study(
+    out=Path("results/paper"),
+    deepreduce=CULLED,
+    mitigations=("lagrangian", "lagrangian-detached"),
+    mitigation_rates=(1e-4, 1e-3, 1e-2),
+    controls=("finetuned", "random"),
+    data=DataConfig("utkface-race"),
+)
+"""Das et al. 2024 in full: ten seeds, ResNet-18, all eleven culled sets; days on one GPU, see ``--dry-run``."""
+
+PRESETS = {"quickstart": QUICKSTART, "cpu": CPU, "gpu": GPU, "paper": PAPER}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

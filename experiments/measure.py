@@ -11,7 +11,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array
 
 from jaxfair import groups, losses, margins, masks
-from jaxfair.curvature import group_curvature
+from jaxfair.curvature import Start, group_curvature
 from jaxfair.data import Dataset, normalize
 from jaxfair.errors import JaxfairError
 from jaxfair.models import Network, frozen
@@ -25,14 +25,19 @@ class AnalysisConfig:
     Attributes:
         split: whose loss the gradient and Hessian are of; accuracies are always of the test set.
         tolerance: relative residual of the eigenvalues.
+        start: of Lanczos. ``random`` misses the largest eigenvalue with probability zero; ``gradient`` and ``coarse``
+            take about half the time, and may stop at a lesser one.
         max_steps: Hessian-vector products at most, for each group.
+        linearized_distance: whether to measure each test image's linearised distance to the decision boundary too.
         chunk_size: images differentiated at once; None chooses what is fast.
         precision: of matrix products on accelerators: highest is full float32, default may be TF32 or bfloat16.
     """
 
     split: Literal["test", "train"] = "test"
     tolerance: float = 1e-2
+    start: Start = "random"
     max_steps: int = 100
+    linearized_distance: bool = True
     chunk_size: int | None = None
     precision: Literal["highest", "default"] = "highest"
 
@@ -65,6 +70,10 @@ def measure(
         "logits": logits,
         "softmax_gap": np.asarray(margins.softmax_gap(jnp.asarray(logits))),
     }
+    distances = ["softmax_gap"]
+    if config.linearized_distance:
+        examples["linearized_distance"] = _linearized_distance(network, test)
+        distances.append("linearized_distance")
     num_groups = len(test.group_names)
     measured = test if config.split == "test" else train_set
     curvature = group_curvature(
@@ -74,6 +83,7 @@ def measure(
         measured.label,
         groups.group_weights(measured.group, num_groups),
         tolerance=config.tolerance,
+        start=config.start,
         max_steps=config.max_steps,
         chunk_size=config.chunk_size,
         precision=config.precision,
@@ -95,8 +105,7 @@ def measure(
             "accuracy": accuracy,
             "accuracy_full": full_accuracy,
             "relative_drop_percent": groups.relative_drop(full_accuracy, accuracy),
-            "loss": by_group(examples["loss"]),
-            "softmax_gap": by_group(examples["softmax_gap"]),
+            **{name: by_group(examples[name]) for name in ("loss", *distances)},
             "gradient_norm": curvature.gradient_norm,
             "top_eigenvalue": curvature.top_eigenvalue,
             "top_eigenvalue_residual": curvature.top_eigenvalue_residual,
@@ -115,6 +124,20 @@ def measure(
 def _logits_of_images(network: Network, mean: Array, std: Array, params: Any, images: Array) -> Array:
     """Normalize inside the program: a whole split in float32 would take four times the memory of its images."""
     return frozen(network)(params, normalize(images, mean, std))
+
+
+def _linearized_distance(network: Network, test: Dataset, batch_size: int = 1024) -> np.ndarray:
+    """L2 in pixel values from 0 to 1, so that it means the same whatever an image is normalized by."""
+    logits_fn, found = Partial(_logits_of_pixels, network, test.mean, test.std), []
+    for start in range(0, len(test), batch_size):
+        some = test.take(np.arange(start, min(start + batch_size, len(test))))
+        pixels = np.asarray(some.images, np.float32) / 255
+        found.append(margins.linearized_distance(logits_fn, pixels, some.label).distance)
+    return np.concatenate(found)
+
+
+def _logits_of_pixels(network: Network, mean: Array, std: Array, pixels: Array) -> Array:
+    return network((pixels - mean) / std)
 
 
 def _distance(network: Network, full: Network) -> float:

@@ -1,18 +1,29 @@
 """Stages: a configuration in, a finished run directory out. The only place where library and run records meet."""
 
 import dataclasses
-import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 
 from experiments.measure import AnalysisConfig, measure
-from experiments.progress import Progress
-from jaxfair import checkpoints, hardware, masks, runs, train
+from experiments.records import (
+    Workspace,
+    finish,
+    load_network,
+    module_of,
+    noted,
+    now,
+    open_run,
+    settings_of,
+    shapes,
+    skip,
+    write,
+)
+from jaxfair import masks, train
 from jaxfair.data import Dataset
 from jaxfair.linearize import deepreduce, snl
+from jaxfair.mitigate import MitigationConfig
 from jaxfair.models import Network, ResNet, init
 from jaxfair.runs import Run
 
@@ -32,17 +43,14 @@ class ModelConfig:
     stem_stride: int = 1
 
 
-@dataclasses.dataclass(frozen=True)
-class Workspace:
-    """What all stages of a study share."""
+FULL = {"method": "full", "label": "Full network"}
 
-    root: Path
-    train: Dataset
-    test: Dataset
-    record: dict[str, Any]
-    progress: Progress
-    seeds_at_once: int | None = None
-    source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+# Work in forward passes, by counting convolutions; and what is only known afterwards, for a plan.
+FORWARD, GRADIENT, PRODUCT = 1, 3, 6
+ASSUMED_DESCENT = 30
+"""Epochs of an SNL descent."""
+ASSUMED_STEPS = 6
+"""Hessian-vector products of a group."""
 
 
 def full_module(train_set: Dataset, model: ModelConfig) -> ResNet:
@@ -59,9 +67,9 @@ def check(
         JaxfairError: the images are too small for the network, a budget or a DeepReDuce configuration is impossible.
     """
     module = full_module(train_set, model)
-    units = masks.unit_count(_shapes(module, train_set.image_shape).masks)
+    units = masks.unit_count(shapes(module, train_set.image_shape).masks)
     for config in reductions:
-        _shapes(deepreduce.student_module(module, config), train_set.image_shape)
+        shapes(deepreduce.student_module(module, config), train_set.image_shape)
     return list(dict.fromkeys(masks.resolve_budget(budget, units) for budget in budgets))
 
 
@@ -69,7 +77,9 @@ def train_full(space: Workspace, model: ModelConfig, config: train.TrainConfig, 
     """Train the full network, once for each seed."""
     module = full_module(space.train, model)
     found = [
-        _open(space, "train", f"{space.record['name']}-seed{seed}", seed, module, FULL, {"train": _settings(config)})
+        open_run(
+            space, "train", f"{space.record['name']}-seed{seed}", seed, module, FULL, {"train": settings_of(config)}
+        )
         for seed in seeds
     ]
     title = "train the full network"
@@ -81,15 +91,17 @@ def linearize_snl(space: Workspace, base: Run, config: snl.SnlConfig, counts: Se
     seed = base.config["seed"]
     found = {}
     for count in counts:
-        settings = {"parents": {"full": base.digest}, "snl": {**_settings(config), "budget": count}}
+        settings = {"parents": {"full": base.digest}, "snl": {**settings_of(config), "budget": count}}
         variant = {"method": "snl", "label": f"SNL {count}"}
         name = f"{space.record['name']}-snl{count}-seed{seed}"
-        found[count] = _open(space, "linearize", name, seed, _module(base), variant, settings)
+        found[count] = open_run(space, "linearize", name, seed, module_of(base), variant, settings)
+    if noted(space, found.values(), len(space.train) * ASSUMED_DESCENT * (FORWARD + GRADIENT) / max(len(found), 1)):
+        return [found[count] for count in counts]
     pending = {count: run for count, run in found.items() if not run.done}
-    _skip(space, len(found) - len(pending))
+    skip(space, len(found) - len(pending))
     if pending:
         space.progress.begin(f"SNL descent, seed {seed}", len(pending))
-        started = _now(space)
+        started = now(space)
 
         def on_epoch(epoch: int, count: int) -> None:
             space.progress.update(epoch, None, "epoch", f"{count} ReLUs")
@@ -108,20 +120,20 @@ def linearize_snl(space: Workspace, base: Run, config: snl.SnlConfig, counts: Se
         for snapshot in descent:
             run = pending[snapshot.budget]
             if not run.done:
-                _write(run, snapshot.network, started, {"epochs": snapshot.epoch}, shared_by=len(pending))
+                write(run, snapshot.network, started, {"epochs": snapshot.epoch}, shared_by=len(pending))
                 run.finish()
     return [found[count] for count in counts]
 
 
 def linearize_deepreduce(space: Workspace, base: Run, config: deepreduce.DeepReduceConfig) -> Run:
     """Build the untrained DeepReDuce student."""
-    module = deepreduce.student_module(_module(base), config)
+    module = deepreduce.student_module(module_of(base), config)
     variant = {"method": "deepreduce", "label": f"DeepReDuce {config.name}"}
 
     def student() -> Network:
         return deepreduce.student(load_network(base), space.train.image_shape, config, base.config["seed"])
 
-    return _derive(space, base, config.name, module, variant, {"deepreduce": _settings(config)}, student)
+    return _derive(space, base, config.name, module, variant, {"deepreduce": settings_of(config)}, student)
 
 
 def linearize_random(space: Workspace, base: Run, count: int) -> Run:
@@ -132,7 +144,7 @@ def linearize_random(space: Workspace, base: Run, count: int) -> Run:
         network, key = load_network(base), jax.random.key(base.config["seed"])
         return network.replace(masks=masks.keep_random(network.masks, count, key))
 
-    return _derive(space, base, f"random{count}", _module(base), variant, {"random": {"budget": count}}, thinned)
+    return _derive(space, base, f"random{count}", module_of(base), variant, {"random": {"budget": count}}, thinned)
 
 
 def _derive(
@@ -146,95 +158,58 @@ def _derive(
 ) -> Run:
     """Make a network from a full one without training, unless it was made before."""
     seed, settings = base.config["seed"], {"parents": {"full": base.digest}, **settings}
-    run = _open(space, "linearize", f"{space.record['name']}-{name}-seed{seed}", seed, module, variant, settings)
+    run = open_run(space, "linearize", f"{space.record['name']}-{name}-seed{seed}", seed, module, variant, settings)
+    if noted(space, [run], 0):
+        return run
     if run.done:
-        _skip(space, 1)
+        skip(space, 1)
         return run
     space.progress.begin(f"{variant['label']}, seed {seed}")
-    return _finish(run, make(), _now(space), {})
+    return finish(run, make(), now(space), {})
 
 
 def finetune(space: Workspace, starts: Sequence[Run], bases: Sequence[Run], config: train.TrainConfig) -> list[Run]:
     """Train networks, one of each seed, by distillation from their full networks; these may be their own start."""
     found = []
-    suffix = "" if config.mitigation.method == "none" else f" + {config.mitigation.method}"
+    suffix = "" if config.mitigation.method == "none" else f" + {_how(config.mitigation)}"
     for begin, base in zip(starts, bases, strict=True):
         variant, seed = begin.config["variant"], begin.config["seed"]
         if begin is base:
             variant = {"method": "control", "label": "Full network, fine-tuned"}
         if suffix:
-            variant = {"method": "mitigated", "label": variant["label"] + suffix}
-        settings = {"parents": {"start": begin.digest, "teacher": base.digest}, "train": _settings(config)}
+            how = {"base": variant["label"], "mitigation": settings_of(config.mitigation)}
+            variant = {"method": "mitigated", "label": variant["label"] + suffix, **how}
+        settings = {"parents": {"start": begin.digest, "teacher": base.digest}, "train": settings_of(config)}
         name = f"{space.record['name']}-{variant['label']}-seed{seed}"
-        found.append(_open(space, "finetune", name, seed, _module(begin), variant, settings))
+        found.append(open_run(space, "finetune", name, seed, module_of(begin), variant, settings))
     title = f"fine-tune {starts[0].config['variant']['label']}{suffix}"
     return _fit(space, found, config, title, lambda i: load_network(starts[i]), lambda i: load_network(bases[i]))
+
+
+def _how(config: MitigationConfig) -> str:
+    numbers = {"lagrangian": f"mu {config.rate:g}", "lagrangian-detached": f"mu {config.rate:g}"}
+    numbers |= {"cvar": f"level {config.level:g}", "arl": f"rate {config.adversary_rate:g}"}
+    return f"{config.method} ({numbers[config.method]})"
 
 
 def analyse(space: Workspace, run: Run, base: Run, config: AnalysisConfig) -> Run:
     """Measure every group: accuracy, loss, gradient, curvature, distances, and the change from the full network."""
     variant, seed = run.config["variant"], run.config["seed"]
-    settings = {"parents": {"network": run.digest, "full": base.digest}, "analysis": _settings(config)}
+    settings = {"parents": {"network": run.digest, "full": base.digest}, "analysis": settings_of(config)}
     name = f"{space.record['name']}-{variant['label']}-seed{seed}"
-    found = _open(space, "analyse", name, seed, _module(run), variant, settings)
+    found = open_run(space, "analyse", name, seed, module_of(run), variant, settings)
+    products = GRADIENT + PRODUCT * ASSUMED_STEPS + len(space.test.class_names) * config.linearized_distance * GRADIENT
+    if noted(space, [found], len(space.test) * products):
+        return found
     if found.done:
-        _skip(space, 1)
+        skip(space, 1)
         return found
     space.progress.begin(f"analyse {variant['label']}, seed {seed}")
-    started = _now(space)
+    started = now(space)
     examples, spectrum, result = measure(load_network(run), load_network(base), space.train, space.test, config)
     found.write_arrays("examples.npz", examples)
     found.write_arrays("spectrum.npz", spectrum)
-    return _finish(found, None, started, result)
-
-
-def load_network(run: Run) -> Network:
-    """Read the network of a finished run.
-
-    Raises:
-        JaxfairError: the run is not finished, or its checkpoint does not fit its configuration.
-    """
-    runs.read(run.path).check_checkpoint()
-    return checkpoints.restore(run.checkpoint_dir, _shapes(_module(run), tuple(run.config["data"]["image_shape"])))
-
-
-_shape_cache: dict[tuple[Any, ...], Network] = {}
-
-
-def _shapes(module: ResNet, image_shape: tuple[int, int, int]) -> Network:
-    """Return a network of shapes, not arrays; tracing one takes longer than reading a small checkpoint."""
-    key = (module, image_shape)
-    if key not in _shape_cache:
-        _shape_cache[key] = jax.eval_shape(lambda: init(module, image_shape, 0))
-    return _shape_cache[key]
-
-
-FULL = {"method": "full", "label": "Full network"}
-
-
-def _open(
-    space: Workspace,
-    stage: str,
-    name: str,
-    seed: int,
-    module: ResNet,
-    variant: Mapping[str, str],
-    settings: Mapping[str, Any],
-) -> Run:
-    model = {field: getattr(module, field) for field in ("stage_sizes", "num_classes", "width", "stem_stride")}
-    shared = {"stage": stage, "name": name, "seed": seed, "variant": variant, "data": space.record, "model": model}
-    return runs.start(space.root, {**shared, **settings})
-
-
-def _module(run: Run) -> ResNet:
-    model = run.config["model"]
-    return ResNet(tuple(model["stage_sizes"]), model["num_classes"], model["width"], model["stem_stride"])
-
-
-def _settings(config: Any) -> dict[str, Any]:
-    """Return what decides the result; how often it is saved, and when a descent gives up, do not."""
-    undecisive = ("checkpoint_seconds", "max_epochs")
-    return {key: value for key, value in dataclasses.asdict(config).items() if key not in undecisive}
+    return finish(found, None, started, result)
 
 
 def _fit(
@@ -245,11 +220,13 @@ def _fit(
     network_of: Callable[[int], Network],
     teacher_of: Callable[[int], Network] | None,
 ) -> list[Run]:
+    if noted(space, found, len(space.train) * config.epochs * (GRADIENT + FORWARD * (teacher_of is not None))):
+        return found
     pending = [i for i, run in enumerate(found) if not run.done]
-    _skip(space, len(found) - len(pending))
+    skip(space, len(found) - len(pending))
     if not pending:
         return found
-    started = _now(space)
+    started = now(space)
     space.progress.begin(f"{title}, {len(pending)} seed{'s' * (len(pending) > 1)}", len(pending))
     at_once = space.seeds_at_once or train.seeds_at_once(pending)
     done = 0
@@ -277,37 +254,8 @@ def _fit(
             rows = ({"epoch": e + 1, **{n: c[e] for n, c in columns.items()}} for e in range(config.epochs))
             run.write_rows("metrics.jsonl", rows)
             result = {"final": {name: values[-1] for name, values in history.items()}, "multipliers": multipliers}
-            _write(run, network, started, result, shared_by=len(members))
+            write(run, network, started, result, shared_by=len(members))
         for run in members:
             run.finish()
-        done, started = done + len(members), _now(space)
+        done, started = done + len(members), now(space)
     return found
-
-
-def _finish(run: Run, network: Network | None, started: dict[str, Any], result: Mapping[str, Any]) -> Run:
-    _write(run, network, started, result)
-    return run.finish()
-
-
-def _write(
-    run: Run, network: Network | None, started: dict[str, Any], result: Mapping[str, Any], *, shared_by: int = 1
-) -> None:
-    if network is not None:
-        checkpoints.save(run.checkpoint_dir, 0, network)
-        counts = {"relu_count": masks.relu_count(network.masks), "unit_count": masks.unit_count(network.masks)}
-        result = {**counts, **result}
-    run.write_json("result.json", result)
-    seconds = time.time() - started["clock"]
-    finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    environment = {**started["environment"], **hardware.describe(), "finished": finished}
-    environment |= {"seconds": round(seconds, 2), "seconds_shared_by_runs": shared_by}
-    run.write_json("environment.json", environment)
-
-
-def _now(space: Workspace) -> dict[str, Any]:
-    return {"clock": time.time(), "environment": {**runs.environment(), "data_source": space.source}}
-
-
-def _skip(space: Workspace, count: int) -> None:
-    for _ in range(count):
-        space.progress.skip()

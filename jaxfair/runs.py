@@ -128,14 +128,19 @@ def start(root: Path, config: Mapping[str, Any]) -> Run:
     Raises:
         JaxfairError: the folder cannot be written.
     """
-    plain = _plain(config)
-    name = re.sub(r"[^A-Za-z0-9_.+-]+", "-", f"{plain['stage']}-{plain['name']}")[:80]
-    run = Run(Path(root) / f"{name}-{digest(plain)}", plain)
+    run = locate(root, config)
     if not run.done:
         with _writing(run.path):
             run.path.mkdir(parents=True, exist_ok=True)
-        run.write_json("config.json", plain)
+        run.write_json("config.json", run.config)
     return run
+
+
+def locate(root: Path, config: Mapping[str, Any]) -> Run:
+    """Return the run of a configuration, as ``start`` does, but write nothing."""
+    plain = _plain(config)
+    name = re.sub(r"[^A-Za-z0-9_.+-]+", "-", f"{plain['stage']}-{plain['name']}")[:80]
+    return Run(Path(root) / f"{name}-{digest(plain)}", plain)
 
 
 def read(path: Path) -> Run:

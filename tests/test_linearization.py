@@ -126,24 +126,25 @@ def flip_a_bit(path: Path) -> None:
 def test_mitigations_and_controls_stand_beside_the_plain_networks(tmp_path: Path) -> None:
     """Each is fine-tuned and analysed; the detached penalty ends where plain fine-tuning does."""
     options = ("--mitigations", "lagrangian", "lagrangian-detached", "--controls", "finetuned", "random")
-    assert call(tmp_path, *options, "--snl-finetune.mitigation.rate=0.1", "--deepreduce") == 0
+    options += ("--mitigation-rates", "0.1", "0.2", "--snl-finetune.mitigation.rate=0.1", "--deepreduce")
+    assert call(tmp_path, *options) == 0
     found = finished(tmp_path)
     tuned = {run.config["variant"]["label"]: run for run in of_stage(found, "finetune")}
     budget = next(label for label in tuned if re.fullmatch(r"SNL \d+", label)).removeprefix("SNL ")
-    more = {f"SNL {budget} + lagrangian", f"SNL {budget} + lagrangian-detached", f"Random {budget}"}
+    mitigated, detached = f"SNL {budget} + lagrangian (mu 0.1)", f"SNL {budget} + lagrangian-detached (mu 0.1)"
+    more = {mitigated, f"SNL {budget} + lagrangian (mu 0.2)", detached, f"Random {budget}"}
     assert set(tuned) == {f"SNL {budget}", *more, "Full network, fine-tuned"}
     analysed = {run.config["variant"]["label"]: run for run in of_stage(found, "analyse")}
     assert set(analysed) == {*tuned, "Full network"}
     assert {analysed[label].json("result.json")["relu_count"] for label in more} == {int(budget)}
-    multipliers = tuned[f"SNL {budget} + lagrangian"].json("result.json")["multipliers"]
+    assert analysed[mitigated].config["variant"]["base"] == f"SNL {budget}"
+    assert analysed[mitigated].config["variant"]["mitigation"]["rate"] == 0.1
+    multipliers = tuned[mitigated].json("result.json")["multipliers"]
     assert len(multipliers) == 10
     assert min(multipliers) >= 0 < max(multipliers)
-    plain, detached = (
-        analysed[label].arrays("examples.npz")["logits"]
-        for label in (f"SNL {budget}", f"SNL {budget} + lagrangian-detached")
-    )
+    logits = [analysed[label].arrays("examples.npz")["logits"] for label in (f"SNL {budget}", detached)]
     # One epoch: another program adds in another order.
-    np.testing.assert_allclose(plain, detached, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(*logits, rtol=1e-3, atol=1e-3)
     kept = [
         [np.asarray(leaf) for leaf in jax.tree.leaves(stages.load_network(run).masks)]
         for run in (tuned[f"SNL {budget}"], tuned[f"Random {budget}"])

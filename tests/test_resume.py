@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 from experiments import datasets, linearization, stages
+from experiments.progress import Progress
+from experiments.records import Workspace
 from jaxfair import checkpoints
 from jaxfair.linearize.snl import SnlConfig
 from tests.study import ROOT, RUNS, TINY, call, command_line, finished, made_once, of_stage
@@ -153,18 +155,18 @@ def test_an_interrupted_descent_gives_any_budget_the_same_bits(
             shutil.copytree(out / "runs" / name, study / "runs" / name)
     below = []
 
-    def stop_below(self: stages.Progress, done: int, total: object, unit: str, state: str = "") -> None:
+    def stop_below(self: Progress, done: int, total: object, unit: str, state: str = "") -> None:
         below.extend([done] if state.endswith("ReLUs") and int(state.split()[0]) < 384 else [])
         if len(below) > 2:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(stages.Progress, "update", stop_below)
+        patched.setattr(Progress, "update", stop_below)
         assert call(study, "--budgets", "70", *ALWAYS_SAVE) == 130
     train_set, test_set, record, _ = datasets.prepare(linearization.QUICKSTART.data)
     (base,) = of_stage(finished(study), "train")
-    with stages.Progress(terminal=False) as progress:
-        space = stages.Workspace(study / "runs", train_set, test_set, record, progress)
+    with Progress(terminal=False) as progress:
+        space = Workspace(study / "runs", train_set, test_set, record, progress)
         config = SnlConfig(batch_size=64, learning_rate=0.02, kappa=1e-2)
         first, _ = stages.linearize_snl(space, base, config, (384, 70))
     (expected,) = (run for run in of_stage(finished(out), "linearize") if run.config["variant"]["method"] == "snl")
