@@ -191,7 +191,7 @@ CPU = Study(
     data=DataConfig("utkface-race", keep=(0.3,) * 5),
     model=ModelConfig((2, 2, 2, 2), width=8),
     train=TrainConfig(epochs=15, batch_size=128, learning_rate=0.05, schedule="cosine"),
-    snl=SnlConfig(batch_size=128, learning_rate=2e-3, kappa=1e-3),
+    snl=SnlConfig(batch_size=128, learning_rate=2e-3, kappa=3e-3),
     snl_finetune=dataclasses.replace(
         SNL_FINETUNE, epochs=6, batch_size=128, learning_rate=1e-2, mitigation=MitigationConfig(rate=1e-2)
     ),
