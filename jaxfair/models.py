@@ -1,29 +1,49 @@
-"""ResNets with a gate for every ReLU unit; the only file that imports flax.linen.
+"""Networks with a gate for every ReLU unit; the only file that imports flax.linen.
 
-The network is the one of Cho et al. 2022 (Selective Network Linearization): 3x3 stem without a ReLU, stages of basic
-blocks whose width doubles and whose resolution halves, global average pooling, a linear head. Images are NHWC.
-The gates' values are the variable collection ``masks``; module names are part of the format
-(``stage<n>_block<m>/gate<k>``), since masks are chosen by stage and by gate.
+ResNets as the linearization papers have them (3x3 stem without a ReLU, stages whose width doubles and whose resolution
+halves, global average pooling, a linear head) and a small convolutional network. Images are NHWC.
+The gates' values are the variable collection ``masks``. Module names are part of the format: masks are chosen by stage
+and by gate (``stage<n>_block<m>/gate<k>``), and the first convolution of every network is ``stem_conv``.
 """
 
 import dataclasses
-from functools import partial
-from typing import Any
+import zlib
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import Partial
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
-from jaxfair.errors import JaxfairError
+from jaxfair import arithmetic
+from jaxfair.arithmetic import Arithmetic
+from jaxfair.errors import JaxfairError, did_you_mean
 
-STAGE_SIZES = {9: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
+STAGE_SIZES = {9: (1, 1, 1, 1), 18: (2, 2, 2, 2), 22: (3, 3, 3), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
+"""Blocks in each stage by depth: ``basic`` blocks, but 50 has ``bottleneck`` and 22 (WRN-22) ``preactivation`` ones."""
 
-_he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-_conv = partial(nn.Conv, use_bias=False, kernel_init=_he_normal)
 # PyTorch's defaults, in Linen's convention: momentum 0.9 here is momentum 0.1 there.
 _norm = partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)
+
+
+def _conv(kind: Arithmetic, features: int, size: int, stride: int = 1, *, name: str, use_bias: bool = False) -> nn.Conv:
+    return nn.Conv(
+        features,
+        (size, size),
+        strides=(stride, stride),
+        padding=size // 2,
+        use_bias=use_bias,
+        conv_general_dilated=arithmetic.conv_general_dilated(kind),
+        name=name,
+    )
+
+
+def _head(kind: Arithmetic, num_classes: int) -> nn.Dense:
+    return nn.Dense(num_classes, dot_general=arithmetic.dot_general(kind), name="head")
 
 
 def gated_relu(x: Float[Array, "n *u"], alpha: Float[Array, " *u"]) -> Float[Array, "n *u"]:
@@ -41,52 +61,152 @@ class Gate(nn.Module):
         return gated_relu(x, alpha.value.astype(x.dtype))
 
 
-class Block(nn.Module):
-    """A basic residual block: two 3x3 convolutions, a gate after the first and one after the sum."""
+class _Block(nn.Module):
+    """What residual blocks share; ``conv`` and ``norm`` make their layers."""
 
-    features: int
-    stride: int
+    features: int  # of the 3x3 convolutions
+    stride: int  # of the first 3x3 convolution and of the shortcut
+    conv: Callable[..., nn.Conv]
+    norm: Callable[..., nn.BatchNorm]
+
+    def shortcut(self, x: Float[Array, "n h w c"], features: int) -> Float[Array, "n h2 w2 c2"]:
+        """Return ``x`` in the shape of the block's result; a 1x1 convolution and a norm where that differs."""
+        if self.stride == 1 and x.shape[-1] == features:
+            return x
+        return self.norm(name="shortcut_norm")(self.conv(features, 1, self.stride, name="shortcut_conv")(x))
+
+
+class BasicBlock(_Block):
+    """Two 3x3 convolutions, a gate after the first and one after the sum."""
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n h2 w2 c2"]:
-        """Apply the block; a 1x1 convolution carries the shortcut where the shape changes."""
-        norm = partial(_norm, use_running_average=not train)
-        conv3x3 = partial(_conv, self.features, (3, 3), padding=1)
-        strides = (self.stride, self.stride)
-        y = Gate(name="gate1")(norm(name="norm1")(conv3x3(strides=strides, name="conv1")(x)))
-        y = norm(name="norm2")(conv3x3(name="conv2")(y))
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c2"]:
+        """Apply the block."""
+        y = self.conv(self.features, 3, self.stride, name="conv1")(x)
+        y = Gate(name="gate1")(self.norm(name="norm1")(y))
+        y = self.norm(name="norm2")(self.conv(self.features, 3, name="conv2")(y))
+        return Gate(name="gate2")(self.shortcut(x, self.features) + y)
+
+
+class BottleneckBlock(_Block):
+    """Convolutions of 1x1, 3x3 and 1x1 to four times the channels; gates after the first two and after the sum.
+
+    The 3x3 convolution has the stride, as in torchvision.
+    """
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c2"]:
+        """Apply the block."""
+        y = self.conv(self.features, 1, name="conv1")(x)
+        y = Gate(name="gate1")(self.norm(name="norm1")(y))
+        y = self.conv(self.features, 3, self.stride, name="conv2")(y)
+        y = Gate(name="gate2")(self.norm(name="norm2")(y))
+        y = self.norm(name="norm3")(self.conv(4 * self.features, 1, name="conv3")(y))
+        return Gate(name="gate3")(self.shortcut(x, 4 * self.features) + y)
+
+
+class PreactivationBlock(_Block):
+    """Two 3x3 convolutions, each after a norm and a gate (Zagoruyko and Komodakis 2016); no gate after the sum.
+
+    Where the shape changes, the shortcut starts from the gated input and has no norm.
+    """
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c2"]:
+        """Apply the block."""
+        y = Gate(name="gate1")(self.norm(name="norm1")(x))
         if self.stride != 1 or x.shape[-1] != self.features:
-            x = _conv(self.features, (1, 1), strides=strides, padding=0, name="shortcut_conv")(x)
-            x = norm(name="shortcut_norm")(x)
-        return Gate(name="gate2")(x + y)
+            x = self.conv(self.features, 1, self.stride, name="shortcut_conv")(y)
+        y = self.conv(self.features, 3, self.stride, name="conv1")(y)
+        y = Gate(name="gate2")(self.norm(name="norm2")(y))
+        return x + self.conv(self.features, 3, name="conv2")(y)
+
+
+_BLOCKS = {"basic": BasicBlock, "bottleneck": BottleneckBlock, "preactivation": PreactivationBlock}
 
 
 class ResNet(nn.Module):
     """A gated ResNet.
 
+    With basic blocks it is that of Cho et al. 2022 (Selective Network Linearization); ResNet-50 has bottlenecks.
+    WRN-22-8 is ``ResNet(STAGE_SIZES[22], num_classes, width=128, block="preactivation", stem_width=16)``: as in Cho et
+    al.'s code a batch norm without a ReLU follows the last block, hence 1,359,872 units at 32x32. With that ReLU of
+    32,768 units, which Zagoruyko and Komodakis 2016 have, it would be the 1,392,640 that other papers print.
+
     Attributes:
         stage_sizes: blocks in each stage; ``STAGE_SIZES`` names the usual depths.
         num_classes: width of the head.
-        width: channels of the stem and the first stage; each further stage has twice as many.
+        width: channels of the first stage's 3x3 convolutions; each further stage has twice as many.
         stem_stride: stride of the stem; DeepReDuce's resolution scaling rho is 1 / stem_stride.
+        block: what a stage is made of; the output of a bottleneck has four times its width.
+        stem_width: channels of the stem; None for ``width``.
+        arithmetic: of the products, forward and backward; it changes neither the variables nor their initial values.
     """
 
     stage_sizes: tuple[int, ...]
     num_classes: int
     width: int = 64
     stem_stride: int = 1
+    block: Literal["basic", "bottleneck", "preactivation"] = "basic"
+    stem_width: int | None = None
+    arithmetic: Arithmetic = "native"
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n classes"]:
         """Compute logits; ``train`` says whether batch norm uses and updates the batch's statistics."""
-        x = _conv(self.width, (3, 3), strides=(self.stem_stride,) * 2, padding=1, name="stem_conv")(x)
-        x = _norm(use_running_average=not train, name="stem_norm")(x)
+        conv = partial(_conv, self.arithmetic)
+        norm = partial(_norm, use_running_average=not train)
+        x = conv(self.stem_width or self.width, 3, self.stem_stride, name="stem_conv")(x)
+        if self.block != "preactivation":
+            x = norm(name="stem_norm")(x)
         for stage, size in enumerate(self.stage_sizes):
             for block in range(size):
                 stride = 2 if stage > 0 and block == 0 else 1
                 name = f"stage{stage + 1}_block{block + 1}"
-                x = Block(self.width * 2**stage, stride, name=name)(x, train=train)
-        return nn.Dense(self.num_classes, kernel_init=_he_normal, name="head")(x.mean(axis=(1, 2)))
+                x = _BLOCKS[self.block](self.width * 2**stage, stride, conv, norm, name=name)(x)
+        if self.block == "preactivation":
+            x = norm(name="last_norm")(x)
+        return _head(self.arithmetic, self.num_classes)(x.mean(axis=(1, 2)))
+
+
+class PlainBlock(nn.Module):
+    """A gate and average pooling over 2x2; pooling the maximum would keep a network without ReLUs from being affine."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
+        """Apply the block; an odd last row or column is dropped."""
+        return nn.avg_pool(Gate(name="gate1")(x), (2, 2), strides=(2, 2))
+
+
+class CNN(nn.Module):
+    """A small gated convolutional network: 3x3 convolution, gate and pooling in each stage, then a linear head.
+
+    It has no batch norm, so its parameters are all of its state. Then what two runs differ by is the difference of
+    their parameters, as in the bounds of Nelaturu et al., and training computes the function that is analysed.
+
+    Attributes:
+        num_classes: width of the head, which sees all positions of the last stage.
+        features: channels of each stage.
+        stem_stride: stride of the first convolution.
+        arithmetic: of the products, as in ``ResNet``.
+    """
+
+    num_classes: int
+    features: tuple[int, ...] = (32, 64)
+    stem_stride: int = 1
+    arithmetic: Arithmetic = "native"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n classes"]:
+        """Compute logits; the same ones whether ``train`` or not."""
+        for stage, features in enumerate(self.features, start=1):
+            name, stride = ("stem_conv", self.stem_stride) if stage == 1 else (f"stage{stage}_conv", 1)
+            x = _conv(self.arithmetic, features, 3, stride, name=name, use_bias=True)(x)
+            x = PlainBlock(name=f"stage{stage}_block1")(x)
+        return _head(self.arithmetic, self.num_classes)(x.reshape(len(x), -1))
+
+
+Module = ResNet | CNN
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["params", "batch_stats", "masks"], meta_fields=["module"])
@@ -98,7 +218,7 @@ class Network:
     compiled function.
     """
 
-    module: ResNet
+    module: Module
     params: Any
     batch_stats: Any
     masks: Any
@@ -112,36 +232,61 @@ class Network:
         return dataclasses.replace(self, **changes)
 
 
-def init(module: ResNet, image_shape: tuple[int, int, int], seed: int) -> Network:
+def init(module: Module, image_shape: tuple[int, int, int], seed: int) -> Network:
     """Initialise a network with every unit a ReLU.
 
     Args:
         module: the architecture.
         image_shape: (height, width, channels) of its inputs.
-        seed: of the He-normal weights; the same on every backend.
+        seed: of the He-normal weights, whose bits are the same on every hardware.
 
     Raises:
-        JaxfairError: a size is not positive, or the images are too small for the number of stages.
+        JaxfairError: a size is not positive, a name is unknown, or the images are too small for the number of stages.
     """
-    sizes = (*module.stage_sizes, module.width, module.stem_stride, module.num_classes)
-    if not module.stage_sizes or min(sizes) < 1:
-        raise JaxfairError(
-            f"The network has stage sizes {module.stage_sizes}, width {module.width}, stem stride {module.stem_stride} "
-            f"and {module.num_classes} classes; give at least one stage, and whole numbers of at least 1."
-        )
-    halvings = module.stem_stride * 2 ** (len(module.stage_sizes) - 1)
-    if min(image_shape[:2]) < halvings:
-        raise JaxfairError(
-            f"Images of {image_shape[0]}x{image_shape[1]} are too small for {len(module.stage_sizes)} stages with stem "
-            f"stride {module.stem_stride}; give at least {halvings}x{halvings} or fewer stages."
-        )
-    variables = _init(module, jax.random.key(seed), jnp.zeros((1, *image_shape)))
-    return Network(module, variables["params"], variables["batch_stats"], variables["masks"])
+    return jax.tree_util.tree_map_with_path(partial(_initial, seed), shapes(module, image_shape))
 
 
-@partial(jax.jit, static_argnames=("module",))
-def _init(module: ResNet, key: Key[Array, ""], x: Float[Array, "1 h w c"]) -> Any:
-    return module.init(key, x, train=False)
+def shapes(module: Module, image_shape: tuple[int, int, int]) -> Network:
+    """Return the network that ``init`` makes with shapes in the place of arrays; raises what ``init`` does."""
+    _check(module, image_shape)
+    hashable: Any = module  # a frozen dataclass, which pyright does not see
+    return _shapes(hashable, image_shape)
+
+
+@cache
+def _shapes(module: Any, image_shape: tuple[int, int, int]) -> Network:
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    variables = jax.eval_shape(partial(module.init, train=False), jax.random.key(0), image)
+    return Network(module, variables["params"], variables.get("batch_stats", {}), variables["masks"])
+
+
+def _initial(seed: int, path: tuple[Any, ...], shape: jax.ShapeDtypeStruct) -> Array:
+    """Draw in NumPy: JAX's normal numbers depend on the instruction set in their last bits."""
+    name = path[-1].key
+    if name != "kernel":
+        return jnp.full(shape.shape, 1 if name in ("scale", "var", "alpha") else 0, shape.dtype)
+    stream = zlib.crc32(jax.tree_util.keystr(path).encode())
+    normal = np.random.default_rng([seed % 2**64, stream]).standard_normal(shape.shape)
+    return jnp.asarray(np.sqrt(2 / np.prod(shape.shape[:-1])) * normal, shape.dtype)
+
+
+def _check(module: Module, image_shape: tuple[int, int, int]) -> None:
+    sizes = {f.name: v for f in dataclasses.fields(module) if isinstance(v := getattr(module, f.name), int | tuple)}
+    if () in sizes.values() or min(np.hstack([*sizes.values()])) < 1:
+        given = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise JaxfairError(f"The network has {given}; give at least one stage, and whole numbers of at least 1.")
+    if isinstance(module, CNN):
+        stages = halvings = len(module.features)
+    else:
+        stages, halvings = len(module.stage_sizes), len(module.stage_sizes) - 1
+        if module.block not in _BLOCKS:
+            raise JaxfairError(f"There is no block '{module.block}'{did_you_mean(module.block, _BLOCKS)}.")
+    side = module.stem_stride * 2**halvings
+    if min(image_shape[:2]) < side:
+        raise JaxfairError(
+            f"Images of {image_shape[0]}x{image_shape[1]} are too small for {stages} stages with stem "
+            f"stride {module.stem_stride}; give at least {side}x{side} or fewer stages."
+        )
 
 
 def apply_train(
@@ -150,7 +295,7 @@ def apply_train(
     """Compute logits in training mode; return them with the updated batch statistics."""
     variables = {"params": params, "batch_stats": network.batch_stats, "masks": masks}
     logits, updated = network.module.apply(variables, x, train=True, mutable=["batch_stats"])
-    return logits, updated["batch_stats"]
+    return logits, updated.get("batch_stats", {})
 
 
 def frozen(network: Network) -> Partial:

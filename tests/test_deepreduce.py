@@ -2,7 +2,6 @@
 
 import itertools
 import re
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +21,7 @@ IMAGE = (8, 8, 1)
 @pytest.fixture(scope="module")
 def resnet18_masks() -> masks.Masks:
     module = models.ResNet(models.STAGE_SIZES[18], num_classes=10)
-    shapes = jax.eval_shape(partial(models.init, module, (32, 32, 3), 0)).masks
+    shapes = models.shapes(module, (32, 32, 3)).masks
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes)
 
 
@@ -83,7 +82,7 @@ def test_scaling_multiplies_the_units(channel_scale: float, resolution_scale: fl
     """By the channel scale, and by the square of the resolution scale."""
     config = DeepReduceConfig(channel_scale=channel_scale, resolution_scale=resolution_scale)
     module = deepreduce.student_module(models.ResNet(models.STAGE_SIZES[18], num_classes=10), config)
-    shapes = jax.eval_shape(partial(models.init, module, (32, 32, 3), 0)).masks
+    shapes = models.shapes(module, (32, 32, 3)).masks
     assert masks.unit_count(shapes) == 491_520 * channel_scale * resolution_scale**2
 
 
@@ -132,3 +131,21 @@ def test_a_student_from_the_base_is_a_copy_with_other_masks(base: models.Network
 def test_refusals(base: models.Network, config: DeepReduceConfig, words: str) -> None:
     with pytest.raises(JaxfairError, match=words):
         deepreduce.student(base, IMAGE, config, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "words"),
+    [
+        (models.CNN(3), "C1", "defined for ResNets, and this is a CNN"),
+        (models.ResNet((1, 1), 3, block="bottleneck"), "C1+T", "thins basic blocks, and these are bottleneck"),
+        (models.ResNet((1, 1), 3, width=8, stem_width=3), "C1+a0.5", "must be whole numbers"),
+    ],
+)
+def test_other_networks(module: models.Module, name: str, words: str) -> None:
+    with pytest.raises(JaxfairError, match=words):
+        deepreduce.student_module(module, DeepReduceConfig.parse(name))
+
+
+def test_a_wide_resnets_stem_is_scaled_too() -> None:
+    wide = models.ResNet((1, 1), 3, width=8, block="preactivation", stem_width=4)
+    assert deepreduce.student_module(wide, DeepReduceConfig.parse("C1+a0.5")) == wide.clone(width=4, stem_width=2)

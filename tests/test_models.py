@@ -1,4 +1,4 @@
-"""The gated ResNet against a plain one written here, at both ends of its masks."""
+"""Gates, initial values, refusals, the two modes, compiled functions; ``test_networks.py`` has the architectures."""
 
 from functools import partial
 from typing import Any
@@ -26,9 +26,9 @@ def network() -> models.Network:
     return models.init(models.ResNet(stage_sizes=(1, 2), num_classes=4, width=3, stem_stride=2), IMAGE, seed=0)
 
 
-def randomized(network: models.Network) -> models.Network:
+def randomized(network: models.Network, seed: int = 0) -> models.Network:
     """Replace weights and statistics by random float64, so that none has the neutral value of the start."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(scale=0.5, size=leaf.shape)), network.params)
     batch_stats = jax.tree.map(lambda leaf: jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape)), network.batch_stats)
     return network.replace(params=params, batch_stats=batch_stats)
@@ -45,61 +45,6 @@ def conv(x: jax.Array, variables: Any, stride: int) -> jax.Array:
     return lax.conv_general_dilated(
         x, variables["kernel"], (stride, stride), [(pad, pad)] * 2, dimension_numbers=layout
     )
-
-
-def norm(x: jax.Array, params: Any, stats: Any) -> jax.Array:
-    return (x - stats["mean"]) / jnp.sqrt(stats["var"] + 1e-5) * params["scale"] + params["bias"]
-
-
-def plain_resnet(network: models.Network, x: jax.Array) -> jax.Array:
-    """Compute the logits of the ReLU network of Cho et al. 2022 in evaluation mode: no gates, no flax."""
-    params, stats, module = network.params, network.batch_stats, network.module
-    x = norm(conv(x, params["stem_conv"], module.stem_stride), params["stem_norm"], stats["stem_norm"])
-    for stage, size in enumerate(module.stage_sizes, start=1):
-        for block in range(1, size + 1):
-            p, s = (tree[f"stage{stage}_block{block}"] for tree in (params, stats))
-            stride = 2 if stage > 1 and block == 1 else 1
-            y = jax.nn.relu(norm(conv(x, p["conv1"], stride), p["norm1"], s["norm1"]))
-            y = norm(conv(y, p["conv2"], 1), p["norm2"], s["norm2"])
-            if stride == 2:
-                x = norm(conv(x, p["shortcut_conv"], stride), p["shortcut_norm"], s["shortcut_norm"])
-            x = jax.nn.relu(x + y)
-    return x.mean((1, 2)) @ params["head"]["kernel"] + params["head"]["bias"]
-
-
-@pytest.mark.parametrize(("depth", "units"), [(18, 491_520), (34, 901_120), (9, 245_760)])
-def test_unit_counts(depth: int, units: int) -> None:
-    """Two gates a block: 2 * 65,536 units a block in stage 1, and half of the stage before in each further stage."""
-    sizes = models.STAGE_SIZES[depth]
-    shapes = jax.eval_shape(partial(models.init, models.ResNet(sizes, num_classes=10), (32, 32, 3), 0))
-    assert masks.unit_count(shapes.masks) == units == sum(2 * 65_536 * n // 2**i for i, n in enumerate(sizes))
-    assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {np.dtype(np.float32)}
-
-
-@pytest.mark.usefixtures("float64")
-def test_masks_of_ones_give_the_plain_resnet(network: models.Network) -> None:
-    network, x = randomized(network), random_images()
-    np.testing.assert_allclose(network(x), plain_resnet(network, x), **FLOAT64)
-
-
-@pytest.mark.usefixtures("float64")
-def test_masks_of_zeros_make_the_network_affine(network: models.Network) -> None:
-    linear = randomized(network).replace(masks=masks.full(network.masks, 0.0))
-    x, y = random_images(), random_images(seed=2)
-    np.testing.assert_allclose(linear(x + y) + linear(0 * x), linear(x) + linear(y), **FLOAT64)
-    np.testing.assert_allclose(linear(x + 3 * y) - 2 * linear(x) + linear(x - 3 * y), 0, atol=1e-10)
-    assert float(jnp.ptp(linear(x), axis=0).max()) > 0.1
-
-
-@pytest.mark.usefixtures("float64")
-def test_each_gate_acts(network: models.Network) -> None:
-    """Making one gate linear changes the logits, whichever it is."""
-    network, x = randomized(network), random_images()
-    leaves, structure = jax.tree.flatten(network.masks)
-    assert len(leaves) == 6
-    for i, leaf in enumerate(leaves):
-        changed = jax.tree.unflatten(structure, [*leaves[:i], 0 * leaf, *leaves[i + 1 :]])
-        assert float(jnp.abs(network.replace(masks=changed)(x) - network(x)).max()) > 1e-6
 
 
 @given(st.floats(-100, 100, width=32), st.floats(0, 1, width=32))
@@ -153,13 +98,37 @@ def test_init_is_he_normal_with_neutral_norms() -> None:
 
 
 @pytest.mark.parametrize(
-    ("image", "stages", "stem_stride", "needed"), [((7, 8, 1), 4, 1, 8), ((8, 8, 3), 3, 4, 16), ((2, 1, 3), 2, 1, 2)]
+    ("image", "module", "needed"),
+    [
+        ((7, 8, 1), models.ResNet((1,) * 4, 2, width=2), 8),
+        ((8, 8, 3), models.ResNet((1,) * 3, 2, width=2, stem_stride=4), 16),
+        ((2, 1, 3), models.ResNet((1,) * 2, 2, width=2), 2),
+        ((7, 9, 1), models.CNN(2, features=(2, 2), stem_stride=2), 8),
+    ],
 )
-def test_too_small_images_are_refused(image: tuple[int, int, int], stages: int, stem_stride: int, needed: int) -> None:
-    module = models.ResNet((1,) * stages, num_classes=2, width=2, stem_stride=stem_stride)
+def test_too_small_images_are_refused(image: tuple[int, int, int], module: models.Module, needed: int) -> None:
     with pytest.raises(JaxfairError, match=f"{image[0]}x{image[1]} are too small.* give at least {needed}x{needed}"):
         models.init(module, image, seed=0)
     assert jax.eval_shape(partial(models.init, module, (needed, needed, 1), 0)).module == module
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"width": 0}, "width 0.*at least 1"),
+        ({"stage_sizes": (1, 0)}, r"stage_sizes \(1, 0\).*at least 1"),
+        ({"stem_width": 0}, "stem_width 0.*at least 1"),
+        ({"features": ()}, r"features \(\).*at least one stage"),
+        ({"block": "bottleneg"}, "block 'bottleneg'; did you mean 'bottleneck'"),
+        ({"arithmetic": "bf61"}, "arithmetic 'bf61'; did you mean 'bf16'"),
+    ],
+    ids=str,
+)
+@pytest.mark.usefixtures("unchecked")
+def test_impossible_modules_are_refused(fields: dict[str, Any], words: str) -> None:
+    module = models.CNN(num_classes=2) if "features" in fields else models.ResNet((1,), num_classes=2, width=2)
+    with pytest.raises(JaxfairError, match=words):
+        models.init(module.clone(**fields), IMAGE, seed=0)
 
 
 @pytest.mark.usefixtures("float64")

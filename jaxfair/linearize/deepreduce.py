@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxfair import masks
 from jaxfair.errors import JaxfairError
-from jaxfair.models import Network, ResNet, init
+from jaxfair.models import Module, Network, ResNet, init
 
 CULLED_SETS = ((1,), (1, 4), (1, 2), (1, 2, 3), (2, 3), (1, 2, 4), (3, 4), (2, 3, 4), (1, 3), (1, 3, 4), (1, 2, 3, 4))
 """The sets of stages that Das et al. 2024 cull."""
@@ -62,24 +62,32 @@ class DeepReduceConfig:
         return cls(stages, thinned is not None, float(channel or 1), float(resolution or 1), start)
 
 
-def student_module(base: ResNet, config: DeepReduceConfig) -> ResNet:
+def student_module(base: Module, config: DeepReduceConfig) -> ResNet:
     """Return the student's architecture.
 
     Raises:
         JaxfairError: a stage that does not exist, a scale that gives no whole width or stride, or ``start="base"``
-            with a network of another size.
+            with a network of another size; the network is no ResNet, or thinned without basic blocks.
     """
+    if not isinstance(base, ResNet):
+        raise JaxfairError(
+            f"DeepReDuce is defined for ResNets, and this is a {type(base).__name__}; linearize it by SNL."
+        )
+    if config.thinned and base.block != "basic":
+        raise JaxfairError(f"DeepReDuce thins basic blocks, and these are {base.block}; leave +T out.")
     stages = len(base.stage_sizes)
     if not set(config.culled) <= set(range(1, stages + 1)):
         raise JaxfairError(f"DeepReDuce culls stages {config.culled}, but the network has stages 1 to {stages}.")
-    width = base.width * config.channel_scale
+    widths = [side * config.channel_scale for side in (base.width, base.stem_width or base.width)]
     stride = base.stem_stride / config.resolution_scale if config.resolution_scale else math.inf
-    if not all(side >= 1 and side % 1 == 0 for side in (width, stride)):
+    if not all(side >= 1 and side % 1 == 0 for side in (*widths, stride)):
         raise JaxfairError(
-            f"Channel scale {config.channel_scale} and resolution scale {config.resolution_scale} give width {width:g} "
-            f"and stem stride {stride:g}; both must be whole numbers of at least 1."
+            f"Channel scale {config.channel_scale} and resolution scale {config.resolution_scale} give width "
+            f"{widths[0]:g} and stem stride {stride:g}; both must be whole numbers of at least 1."
         )
-    module = base.clone(width=int(width), stem_stride=int(stride))
+    module = base.clone(width=int(widths[0]), stem_stride=int(stride))
+    if base.stem_width is not None:
+        module = module.clone(stem_width=int(widths[1]))
     if config.start == "base" and module != base:
         raise JaxfairError(f"DeepReDuce '{config.name}' changes the network's size; start it fresh, not from the base.")
     return module
