@@ -160,7 +160,9 @@ class TrainStep:
                 soft = losses.distillation(logits, fixed.teacher(images), self.config.temperature)
                 loss = loss + self.config.distillation_weight * soft
             group = fixed.data.group[x[1]]
-            value, after = mitigate.objective(self.config.mitigation, mitigation, loss, group, label, images)
+            value, after = mitigate.objective(
+                self.config.mitigation, mitigation, loss, group, label, images, logits=logits
+            )
             return value, (batch_stats, after, {"loss": loss.mean(), "accuracy": jnp.mean(logits.argmax(-1) == label)})
 
         (_, (batch_stats, mitigation, metrics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(network.params)

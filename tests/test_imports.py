@@ -19,8 +19,8 @@ ROOMS = (
         *("arithmetic", "masks", "losses", "groups", "lanczos", "runs", "checkpoints", "chunks", "loops"),
         *("columns", "archives", "rows", "images", "store"),
     ),
-    ("models", "hardware", "programs", "density", "margins", "mitigate", "data", "files", "layouts"),
-    ("operators", "collection", "layouts.find", "prediction"),
+    ("models", "hardware", "programs", "density", "margins", "data", "files", "layouts"),
+    ("operators", "collection", "layouts.find", "prediction", "mitigate"),
     (
         *("curvature", "layouts.arrays", "layouts.celeba", "layouts.cifar10", "layouts.folder", "layouts.prepared"),
         *("layouts.svhn", "layouts.table", "layouts.utkface"),
@@ -34,7 +34,7 @@ ROOMS = (
         "builders.utkface",
         "builders.utkface.utkface_dataset_builder",
     ),
-    ("linearize.snl", "linearize.deepreduce", "linearize.senet", "builders"),
+    ("linearize.snl", "linearize.deepreduce", "linearize.senet", "builders", "sensitivity", "trajectory"),
     ("linearize", "sources"),  # linearize: the package's own __init__.py
 )
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}

@@ -1,9 +1,8 @@
-"""Objectives against derivatives by hand and NumPy, multipliers and adversary step by step, and one small training."""
+"""Objectives against derivatives by hand and NumPy, and multipliers and adversary step by step."""
 
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -13,36 +12,41 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 
-from jaxfair import checkpoints, losses, mitigate
+from jaxfair import losses, mitigate
 from jaxfair.errors import JaxfairError
-from jaxfair.mitigate import Adversary, Method, MitigationConfig, State
+from jaxfair.mitigate import Adversary, Distance, Method, MitigationConfig, State
 from tests.examples import CLASSES, FEATURES, INPUTS, LABEL, WEIGHTS, N, linear
 
-METHODS: tuple[Method, ...] = ("none", "lagrangian", "lagrangian-detached", "cvar", "arl")
-each_method = pytest.mark.parametrize("method", METHODS)
+ALIGNMENTS = [MitigationConfig("alignment", weight=2.0, distance=distance) for distance in get_args(Distance)]
 GROUPS = 4
 GROUP = np.repeat([0, 1, 3], [6, 4, 2])  # nobody of group 2
 GAMMA = np.array([0.3, 2.0, 5.0, 0.7])
 RNG = np.random.default_rng(5)
 LOSS = RNG.exponential(size=N)
+LOGITS = linear(WEIGHTS, INPUTS)
 
 
 def state_of(config: MitigationConfig) -> State:
     """Return a state in mid-training: multipliers and the adversary's weights are not 0."""
     state = mitigate.init(config, num_groups=GROUPS, num_classes=CLASSES, input_shape=(FEATURES,))
-    if state.multipliers is not None:
+    if state.multipliers is not None and config.method != "alignment":
         state = state._replace(multipliers=jnp.asarray(GAMMA, state.multipliers.dtype))
     rng = np.random.default_rng(6)
     adversary = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), state.adversary)
     return state._replace(adversary=adversary)
 
 
-def objective(config: MitigationConfig, state: State, loss: Any, group: Any = GROUP) -> tuple[jax.Array, State]:
-    return mitigate.objective(config, state, *map(jnp.asarray, (loss, group, LABEL, INPUTS)))
+def objective(
+    config: MitigationConfig, state: State, loss: Any, group: Any = GROUP, logits: Any = LOGITS
+) -> tuple[jax.Array, State]:
+    loss, logits = jnp.asarray(loss), jnp.asarray(logits)
+    inputs = map(jnp.asarray, (group, LABEL, INPUTS))
+    return mitigate.objective(config, state, loss, *inputs, logits=logits.astype(loss.dtype))
 
 
 def of_params(config: MitigationConfig, state: State, params: Any) -> tuple[jax.Array, State]:
-    return objective(config, state, losses.cross_entropy(linear(params, jnp.asarray(INPUTS)), jnp.asarray(LABEL)))
+    logits = linear(params, jnp.asarray(INPUTS))
+    return objective(config, state, losses.cross_entropy(logits, jnp.asarray(LABEL)), logits=logits)
 
 
 @pytest.mark.usefixtures("float64")
@@ -64,10 +68,11 @@ def test_the_lagrangian_by_hand() -> None:
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("method", ["lagrangian", "cvar", "arl"])
-def test_gradients_against_finite_differences(method: Method) -> None:
-    """Of the parameters that the losses depend on; level 0.3 of 12 losses is not whole."""
-    config = MitigationConfig(method, level=0.3)
+@pytest.mark.parametrize(
+    "config", [*(MitigationConfig(method, level=0.3) for method in ("lagrangian", "cvar", "arl")), *ALIGNMENTS]
+)
+def test_gradients_against_finite_differences(config: MitigationConfig) -> None:
+    """Of the parameters that losses and distances depend on; level 0.3 of 12 losses is not whole."""
     value = partial(of_params, config, state_of(config))
     check_grads(lambda params: value(params)[0], (jnp.asarray(WEIGHTS),), order=1, modes=["rev"], rtol=1e-6, atol=1e-6)
 
@@ -87,13 +92,71 @@ def test_detached_is_the_lagrangian_in_value_and_plain_training_in_gradient() ->
 
 
 @pytest.mark.parametrize("group", [0, 2])
-def test_a_batch_of_one_group_is_plain_training(group: int) -> None:
+@pytest.mark.parametrize("config", [MitigationConfig("lagrangian"), *ALIGNMENTS])
+def test_a_batch_of_one_group_is_plain_training(group: int, config: MitigationConfig) -> None:
     """There is no gap to the batch itself; neither value nor gradient may become NaN by the three absent groups."""
-    config = MitigationConfig("lagrangian")
-    function = partial(objective, config, state_of(config), group=np.full(N, group))
-    (value, after), gradient = jax.value_and_grad(function, has_aux=True)(jnp.asarray(LOSS, jnp.float32))
-    np.testing.assert_allclose([value, *gradient], [LOSS.mean(), *np.full(N, 1 / N)], rtol=1e-6)
-    np.testing.assert_allclose(after.violation, 0, atol=1e-6)
+
+    def value(loss: jax.Array, logits: jax.Array) -> tuple[jax.Array, State]:
+        return objective(config, state_of(config), loss, np.full(N, group), logits)
+
+    at = jnp.asarray(LOSS, jnp.float32), jnp.asarray(LOGITS, jnp.float32)
+    (found, after), gradient = jax.value_and_grad(value, argnums=(0, 1), has_aux=True)(*at)
+    np.testing.assert_allclose([found, *gradient[0]], [LOSS.mean(), *np.full(N, 1 / N)], rtol=1e-6)
+    np.testing.assert_allclose(gradient[1], 0, atol=1e-7)
+    np.testing.assert_allclose(0 if after.violation is None else after.violation, 0, atol=1e-6)
+
+
+THREE = ([[0.7, 0.2, 0.1], [0.5, 0.3, 0.2], [0.1, 0.1, 0.8]], [0, 0, 3])
+EQUAL = ([[0.7, 0.2, 0.1], [0.2, 0.1, 0.7], [0.1, 0.7, 0.2]], [0, 0, 3])
+
+
+@pytest.mark.parametrize(
+    ("distance", "scores", "group", "gaps"),
+    [
+        ("softmax-gap", [[0.9, 0.1], [0.4, 0.6]], [1, 2], [0, 0.3, 0.3, 0]),  # distances 0.8 and 0.2
+        ("impurity", [[0.9, 0.1], [0.4, 0.6]], [1, 2], [0, 0.15, 0.15, 0]),  # 2 h (1 - h) is 0.18 and 0.48
+        ("softmax-gap", *THREE, [0.35 / 3, 0, 0, 0.7 / 3]),  # means 0.35 and 0.7, of all 1.4 / 3
+        ("impurity", *THREE, [0.2 / 3, 0, 0, 0.4 / 3]),  # means 0.54 and 0.34, of all 1.42 / 3
+        ("softmax-gap", *EQUAL, [0, 0, 0, 0]),
+        ("impurity", *EQUAL, [0, 0, 0, 0]),
+    ],
+)
+def test_alignment_by_hand(distance: Distance, scores: list, group: list[int], gaps: list[float]) -> None:
+    """Whatever the logits' shift and the batch's order; two groups are absent, and the state stays as it is."""
+    config = MitigationConfig("alignment", weight=0.7, distance=distance)
+    state, loss, order = state_of(config), jnp.arange(1.0, 1 + len(group)), np.array([*range(1, len(group)), 0])
+    logits, of_group, label = jnp.log(jnp.array(scores)) + 5, jnp.array(group), jnp.zeros(len(group), int)
+    found = mitigate.group_gaps(mitigate.boundary_distance(logits, distance), of_group, GROUPS)
+    np.testing.assert_allclose(found, gaps, atol=1e-6)
+    for at in (order, np.sort(order)):
+        value, after = mitigate.objective(config, state, loss[at], of_group[at], label, logits, logits=logits[at])
+        assert value == pytest.approx(loss.mean().item() + 0.7 * sum(gaps), rel=1e-6)
+        jax.tree.map(np.testing.assert_array_equal, mitigate.end_epoch(config, after), state)
+
+
+@pytest.mark.parametrize("config", ALIGNMENTS)
+def test_tied_and_huge_logits_have_finite_gradients(config: MitigationConfig) -> None:
+    """On the boundary itself, and where the soft scores are 0 and 1; the groups' gaps are not 0."""
+    logits = jnp.concatenate([jnp.zeros((3, 3)), jnp.eye(3) * 1e30, jnp.array([[2.0, 2, 0]] * 5), jnp.ones((1, 3))])
+
+    def value(logits: jax.Array) -> jax.Array:
+        return objective(config, state_of(config), jnp.asarray(LOSS, jnp.float32), logits=logits)[0]
+
+    assert value(logits) > LOSS.mean() + 0.1
+    assert np.isfinite(jax.grad(value)(logits)).all()
+
+
+def test_without_weight_alignment_is_plain_training_to_the_bit() -> None:
+    """And without logits it says what it needs."""
+    plain, aligned = MitigationConfig(), MitigationConfig("alignment", weight=0.0)
+    found = []
+    for config in (plain, aligned):
+        differentiated = jax.value_and_grad(partial(of_params, config, state_of(config)), has_aux=True)
+        (value, _), gradient = differentiated(jnp.asarray(WEIGHTS, jnp.float32))
+        found.append(np.append(gradient, value))
+    np.testing.assert_array_equal(*found)
+    with pytest.raises(JaxfairError, match="pass logits="):
+        mitigate.objective(aligned, state_of(aligned), *map(jnp.asarray, (LOSS, GROUP, LABEL, INPUTS)))
 
 
 def test_multipliers_over_two_epochs_by_hand() -> None:
@@ -196,61 +259,7 @@ def test_the_adversary_sees_averages_of_parts_of_an_image(side: int, parts: list
     np.testing.assert_allclose(found, np.reshape(expected, (2, -1)), atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("method", "sizes"),
-    [("none", []), ("cvar", []), ("lagrangian", [4, 4]), ("lagrangian-detached", [4, 4]), ("arl", [192, 3, 192, 3])],
-)
-def test_a_state_is_small_and_survives_a_checkpoint(method: Method, sizes: list[int], tmp_path: Path) -> None:
-    state = mitigate.init(MitigationConfig(method), num_groups=4, num_classes=CLASSES, input_shape=(64, 64, 3))
-    assert [len(leaf) for leaf in jax.tree.leaves(state)] == sizes
-    carry = (jax.tree.map(lambda leaf: leaf + jnp.arange(float(len(leaf))), state), jnp.ones(2))
-    checkpoints.save(tmp_path, 1, carry)
-    jax.tree.map(np.testing.assert_array_equal, checkpoints.restore(tmp_path, carry), carry)
-
-
-EXAMPLES = 400
-
-
-def two_rules() -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Return inputs, labels and groups: 360 examples follow one input, 40 another; no line separates both."""
-    rng = np.random.default_rng(0)
-    inputs, group = rng.normal(size=(EXAMPLES, 2)), (np.arange(EXAMPLES) % 10 == 0).astype(int)
-    label = (inputs[np.arange(EXAMPLES), group] > 0).astype(int)
-    return jnp.asarray(inputs, jnp.float32), jnp.asarray(label), jnp.asarray(group)
-
-
-@partial(jax.jit, static_argnums=0)
-def trained(config: MitigationConfig, seed: jax.Array) -> jax.Array:
-    """Scan logistic regression over epochs and batches; for the adversary the inputs are images of two pixels."""
-    data = two_rules()
-
-    def step(carry: tuple[jax.Array, State], index: jax.Array) -> tuple[tuple[jax.Array, State], None]:
-        inputs, label, group = (a[index] for a in data)
-
-        def value(params: jax.Array) -> tuple[jax.Array, State]:
-            loss = losses.cross_entropy(inputs @ params, label)
-            return mitigate.objective(config, carry[1], loss, group, label, inputs[:, None, :, None])
-
-        gradient, state = jax.grad(value, has_aux=True)(carry[0])
-        return (carry[0] - 0.2 * gradient, state), None
-
-    def epoch(carry: tuple[jax.Array, State], key: jax.Array) -> tuple[tuple[jax.Array, State], None]:
-        order = jax.random.permutation(key, EXAMPLES).reshape(10, 40)
-        params, state = jax.lax.scan(step, carry, order)[0]
-        return (params, mitigate.end_epoch(config, state)), None
-
-    state = mitigate.init(config, num_groups=2, num_classes=2, input_shape=(1, 2, 1))
-    return jax.lax.scan(epoch, (jnp.zeros((2, 2)), state), jax.random.split(jax.random.key(seed), 40))[0][0]
-
-
-@each_method
-def test_lowers_for_every_backend_without_float64(method: Method) -> None:
-    program = jax.jit(partial(trained, MitigationConfig(method)))
-    exported = jax.export.export(program, platforms=("cpu", "cuda", "tpu"))(jnp.asarray(0))
-    assert "f64" not in exported.mlir_module()
-
-
-@each_method
+@pytest.mark.parametrize("method", get_args(Method))
 @pytest.mark.usefixtures("float64")
 def test_a_float32_network_stays_so_where_float64_is_on(method: Method) -> None:
     state = state_of(MitigationConfig(method))
@@ -260,27 +269,6 @@ def test_a_float32_network_stays_so_where_float64_is_on(method: Method) -> None:
         assert new.dtype == old.dtype  # a scan's carry keeps its types
 
 
-@each_method
-def test_seeds_train_in_one_program(method: Method) -> None:
-    config = MitigationConfig(method, rate=0.01, level=0.3)
-    together = jax.vmap(partial(trained, config))(jnp.arange(2))
-    one_by_one = [trained(config, jnp.asarray(seed)) for seed in range(2)]
-    np.testing.assert_allclose(together, one_by_one, rtol=1e-4, atol=1e-5)
-    assert np.abs(together[0] - together[1]).max() > 1e-3
-
-
-def test_mitigation_closes_the_gap_and_the_published_code_does_not() -> None:
-    """Over ten seeds 1.06 falls to between 0.03 and 0.34; from a rate of 0.1 on the weights can diverge."""
-    inputs, label, group = two_rules()
-    gaps = []
-    for method in METHODS[:3]:
-        params = trained(MitigationConfig(method, rate=0.01), jnp.asarray(0))
-        gaps.append(mitigate.group_gaps(losses.cross_entropy(inputs @ params, label), group, 2).max().item())
-    plain, mitigated, detached = gaps
-    assert detached == pytest.approx(plain, rel=1e-5)
-    assert mitigated < plain / 2
-
-
 @pytest.mark.parametrize(
     ("options", "num_groups", "part"),
     [
@@ -288,7 +276,10 @@ def test_mitigation_closes_the_gap_and_the_published_code_does_not() -> None:
         ({"rate": -1.0}, 2, "rate -1.0"),
         ({"level": 0.0}, 2, "level is 0.0"),
         ({"adversary_rate": float("nan")}, 2, "learning rate nan"),
+        ({"weight": -0.1}, 2, "weight -0.1;"),
+        ({"distance": "softmax_gap"}, 2, "did you mean 'softmax-gap'?"),
         ({"method": "lagrangian"}, 1, "has 1; "),
+        ({"method": "alignment"}, 1, "has 1; "),
     ],
 )
 @pytest.mark.usefixtures("unchecked")

@@ -1,21 +1,116 @@
-"""Mitigation inside of training: what it changes, what it leaves alone, and that a killed run goes on with it."""
+"""Mitigation inside of training: what it changes, what it leaves alone, and that a killed run goes on with it.
+
+First a logistic regression, which is one program, then networks.
+"""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxfair import data, losses, mitigate, models, train
+from jaxfair import checkpoints, data, losses, mitigate, models, train
 from jaxfair.errors import JaxfairError
-from jaxfair.mitigate import Method, MitigationConfig
+from jaxfair.mitigate import Distance, Method, MitigationConfig, State
 from tests.test_train import MODULE, assert_same_bits, leaves
 
+EXAMPLES = 400
+Examples = tuple[jax.Array, jax.Array, jax.Array]
+each_method = pytest.mark.parametrize("method", get_args(Method))
+
+
+def two_rules() -> Examples:
+    """Return inputs, labels and groups: 360 examples follow one input, 40 another; no line separates both."""
+    rng = np.random.default_rng(0)
+    inputs, group = rng.normal(size=(EXAMPLES, 2)), (np.arange(EXAMPLES) % 10 == 0).astype(int)
+    label = (inputs[np.arange(EXAMPLES), group] > 0).astype(int)
+    return jnp.asarray(inputs, jnp.float32), jnp.asarray(label), jnp.asarray(group)
+
+
+def near_and_far() -> Examples:
+    """Return 360 examples that one input separates, and 40 that another one does, of a third of the size."""
+    rng = np.random.default_rng(0)
+    group, side = (np.arange(EXAMPLES) % 10 == 0).astype(int), rng.choice([-1, 1], EXAMPLES)
+    inputs = np.eye(2)[group] * (side * rng.uniform(0.5, 1.5, EXAMPLES) / (1 + 2 * group))[:, None]
+    return jnp.asarray(inputs, jnp.float32), jnp.asarray((side > 0).astype(int)), jnp.asarray(group)
+
+
+@partial(jax.jit, static_argnums=0)
+def trained(config: MitigationConfig, examples: Examples, seed: jax.Array) -> jax.Array:
+    """Scan logistic regression over epochs and batches; for the adversary the inputs are images of two pixels."""
+
+    def step(carry: tuple[jax.Array, State], index: jax.Array) -> tuple[tuple[jax.Array, State], None]:
+        inputs, label, group = (a[index] for a in examples)
+
+        def value(params: jax.Array) -> tuple[jax.Array, State]:
+            logits, images = inputs @ params, inputs[:, None, :, None]
+            loss = losses.cross_entropy(logits, label)
+            return mitigate.objective(config, carry[1], loss, group, label, images, logits=logits)
+
+        gradient, state = jax.grad(value, has_aux=True)(carry[0])
+        return (carry[0] - 0.2 * gradient, state), None
+
+    def epoch(carry: tuple[jax.Array, State], key: jax.Array) -> tuple[tuple[jax.Array, State], None]:
+        order = jax.random.permutation(key, EXAMPLES).reshape(10, 40)
+        params, state = jax.lax.scan(step, carry, order)[0]
+        return (params, mitigate.end_epoch(config, state)), None
+
+    state = mitigate.init(config, num_groups=2, num_classes=2, input_shape=(1, 2, 1))
+    return jax.lax.scan(epoch, (jnp.zeros((2, 2)), state), jax.random.split(jax.random.key(seed), 40))[0][0]
+
+
+@each_method
+def test_lowers_for_every_backend_without_float64(method: Method) -> None:
+    program = jax.jit(partial(trained, MitigationConfig(method)))
+    exported = jax.export.export(program, platforms=("cpu", "cuda", "tpu"))(two_rules(), jnp.asarray(0))
+    assert "f64" not in exported.mlir_module()
+
+
+@each_method
+def test_seeds_train_in_one_program(method: Method) -> None:
+    config = MitigationConfig(method, rate=0.01, level=0.3)
+    together = jax.vmap(partial(trained, config, two_rules()))(jnp.arange(2))
+    one_by_one = [trained(config, two_rules(), jnp.asarray(seed)) for seed in range(2)]
+    np.testing.assert_allclose(together, one_by_one, rtol=1e-4, atol=1e-5)
+    assert np.abs(together[0] - together[1]).max() > 1e-3
+
+
+def test_mitigation_closes_the_gap_and_the_published_code_does_not() -> None:
+    """Over ten seeds 1.06 falls to between 0.03 and 0.34; from a rate of 0.1 on the weights can diverge."""
+    inputs, label, group = two_rules()
+    gaps = []
+    methods: tuple[Method, ...] = ("none", "lagrangian", "lagrangian-detached")
+    for method in methods:
+        params = trained(MitigationConfig(method, rate=0.01), (inputs, label, group), jnp.asarray(0))
+        gaps.append(mitigate.group_gaps(losses.cross_entropy(inputs @ params, label), group, 2).max().item())
+    plain, mitigated, detached = gaps
+    assert detached == pytest.approx(plain, rel=1e-5)
+    assert mitigated < plain / 2
+
+
+@pytest.mark.parametrize(("distance", "weight"), [("softmax-gap", 0.1), ("impurity", 1.0)])
+def test_alignment_narrows_the_gap_between_distances(distance: Distance, weight: float) -> None:
+    """Over ten seeds 0.55 falls to 0.34 or 0.35 by softmax gap, and 0.37 to between 0.03 and 0.05 by impurity.
+
+    Everyone stays on the right side. A softmax gap of weight 0.3 leads the small group to the wrong one for three of
+    the seeds: it does not see the label, and from the boundary both sides are as near.
+    """
+    inputs, label, group = near_and_far()
+    gaps = []
+    for config in (MitigationConfig(), MitigationConfig("alignment", weight=weight, distance=distance)):
+        logits = inputs @ trained(config, (inputs, label, group), jnp.asarray(0))
+        found = mitigate.boundary_distance(logits, distance)
+        gaps.append(mitigate.group_gaps(found, group, 2).max().item())
+        assert (logits.argmax(axis=1) == label).all()
+    assert gaps[1] < 0.7 * gaps[0]
+
+
 PLAIN = train.TrainConfig(epochs=3, batch_size=16, learning_rate=0.02, momentum=0.0, schedule="constant")
-METHODS: tuple[Method, ...] = ("lagrangian", "cvar", "arl")
+METHODS: tuple[Method, ...] = ("lagrangian", "cvar", "arl", "alignment")
 
 
 def make_data() -> data.Dataset:
@@ -109,6 +204,21 @@ def test_a_killed_run_goes_on_to_the_same_bits(method: Method, tmp_path: Path) -
     assert_same_bits(straight.network, resumed.network)
     if method == "lagrangian":
         np.testing.assert_array_equal(straight.multipliers, resumed.multipliers)
+
+
+@pytest.mark.parametrize(
+    ("method", "sizes"),
+    [
+        *(("none", []), ("cvar", []), ("alignment", [4]), ("arl", [192, 3, 192, 3])),
+        *(("lagrangian", [4, 4]), ("lagrangian-detached", [4, 4])),
+    ],
+)
+def test_a_state_is_small_and_survives_a_checkpoint(method: Method, sizes: list[int], tmp_path: Path) -> None:
+    state = mitigate.init(MitigationConfig(method), num_groups=4, num_classes=3, input_shape=(64, 64, 3))
+    assert [len(leaf) for leaf in jax.tree.leaves(state)] == sizes
+    carry = (jax.tree.map(lambda leaf: leaf + jnp.arange(float(len(leaf))), state), jnp.ones(2))
+    checkpoints.save(tmp_path, 1, carry)
+    jax.tree.map(np.testing.assert_array_equal, checkpoints.restore(tmp_path, carry), carry)
 
 
 @pytest.mark.parametrize("method", METHODS)
