@@ -88,10 +88,14 @@ def parse(presets: Mapping[str, Config], program: str, description: str, argumen
 
 
 def configure_jax() -> None:
-    """Set full float32 products and a compilation cache on disk, which spares a second run the compilation."""
+    """Set full float32 products and a compilation cache on disk, which spares a second run the compilation.
+
+    A precision in JAX's own environment variable stays: the hardware study starts processes with others.
+    """
     import jax
 
-    jax.config.update("jax_default_matmul_precision", "highest")
+    if "JAX_DEFAULT_MATMUL_PRECISION" not in os.environ:
+        jax.config.update("jax_default_matmul_precision", "highest")
     try:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxfair" / "compiled"
         cache.mkdir(parents=True, exist_ok=True)

@@ -21,14 +21,11 @@ from experiments.records import Workspace
 from experiments.stages import ModelConfig
 from jaxfair.errors import JaxfairError
 from jaxfair.linearize import snl
-from jaxfair.linearize.deepreduce import DeepReduceConfig
+from jaxfair.linearize.deepreduce import CULLED_SETS, DeepReduceConfig
 from jaxfair.linearize.snl import SnlConfig
 from jaxfair.mitigate import Method, MitigationConfig
 from jaxfair.runs import Run
 from jaxfair.train import DEEPREDUCE_TRAIN, SNL_FINETUNE, TrainConfig, check_config
-
-CULLED = ("C1", "C14", "C12", "C123", "C23", "C124", "C34", "C234", "C13", "C134", "C1234")
-"""The stages that Das et al. 2024 cull by DeepReDuce."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +169,7 @@ QUICKSTART = Study(
     deepreduce=("C12", "C123"),
     deepreduce_start="base",
     data=DataConfig("digits-imbalanced", test_fraction=0.25),
-    model=ModelConfig((1, 1, 1), width=8),
+    model=ModelConfig(stage_sizes=(1, 1, 1), width=8),
     train=TrainConfig(epochs=40, batch_size=64, learning_rate=0.05, schedule="cosine"),
     snl=SnlConfig(batch_size=64, kappa=1e-3),
     snl_finetune=dataclasses.replace(SNL_FINETUNE, epochs=30, batch_size=64, learning_rate=1e-2),
@@ -189,7 +186,7 @@ CPU = Study(
     mitigations=("lagrangian",),
     controls=("finetuned",),
     data=DataConfig("utkface-race", keep=(0.3,) * 5),
-    model=ModelConfig((2, 2, 2, 2), width=8),
+    model=ModelConfig(width=8),
     train=TrainConfig(epochs=15, batch_size=128, learning_rate=0.05, schedule="cosine"),
     snl=SnlConfig(batch_size=128, learning_rate=2e-3, kappa=3e-3),
     snl_finetune=dataclasses.replace(
@@ -218,7 +215,7 @@ GPU = Study(
 
 PAPER = Study(
     out=Path("results/paper"),
-    deepreduce=CULLED,
+    deepreduce=tuple(DeepReduceConfig(stages).name for stages in CULLED_SETS),
     mitigations=("lagrangian", "lagrangian-detached"),
     mitigation_rates=(1e-4, 1e-3, 1e-2),
     controls=("finetuned", "random"),

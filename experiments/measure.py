@@ -11,11 +11,14 @@ from jax.tree_util import Partial
 from jaxtyping import Array
 
 from jaxfair import groups, losses, margins, masks
-from jaxfair.curvature import Start, group_curvature
+from jaxfair.curvature import GroupCurvature, Start, group_curvature
 from jaxfair.data import Dataset, normalize
 from jaxfair.errors import JaxfairError
 from jaxfair.models import Network, frozen
 from jaxfair.prediction import predict
+
+QUANTITIES = ("loss", "softmax_gap", "linearized_distance")
+"""Of an image, whose mean over a group is recorded."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,34 +63,11 @@ def measure(
     Returns:
         Arrays of each test image; Lanczos coefficients of each group; the numbers of ``result.json``.
     """
-    logits = predict(network, test)
-    label = np.asarray(test.label)
-    examples = {
-        "index": np.arange(len(test)),
-        "label": label,
-        "group": np.asarray(test.group),
-        "loss": np.asarray(losses.cross_entropy(jnp.asarray(logits), test.label)),
-        "logits": logits,
-        "softmax_gap": np.asarray(margins.softmax_gap(jnp.asarray(logits))),
-    }
-    distances = ["softmax_gap"]
-    if config.linearized_distance:
-        examples["linearized_distance"] = _linearized_distance(network, test)
-        distances.append("linearized_distance")
+    examples = measure_examples(network, test, config)
+    logits, label = examples["logits"], examples["label"]
     num_groups = len(test.group_names)
     measured = test if config.split == "test" else train_set
-    curvature = group_curvature(
-        Partial(_logits_of_images, network, measured.mean, measured.std),
-        network.params,
-        measured.images,
-        measured.label,
-        groups.group_weights(measured.group, num_groups),
-        tolerance=config.tolerance,
-        start=config.start,
-        max_steps=config.max_steps,
-        chunk_size=config.chunk_size,
-        precision=config.precision,
-    )
+    curvature = measure_curvature(network, measured, config)
     by_group = partial(groups.group_means, group=np.asarray(test.group), num_groups=num_groups)
     correct = (logits.argmax(-1) == label).astype(np.float64)
     full_correct = (predict(full, test).argmax(-1) == label).astype(np.float64)
@@ -105,12 +85,8 @@ def measure(
             "accuracy": accuracy,
             "accuracy_full": full_accuracy,
             "relative_drop_percent": groups.relative_drop(full_accuracy, accuracy),
-            **{name: by_group(examples[name]) for name in ("loss", *distances)},
-            "gradient_norm": curvature.gradient_norm,
-            "top_eigenvalue": curvature.top_eigenvalue,
-            "top_eigenvalue_residual": curvature.top_eigenvalue_residual,
-            "top_eigenvalue_converged": curvature.converged,
-            "hessian_products": curvature.steps,
+            **{name: by_group(examples[name]) for name in QUANTITIES if name in examples},
+            **curvature_columns(curvature),
         },
         "checks": {
             "deterministic": bool(np.array_equal(logits, predict(network, test))),
@@ -119,6 +95,49 @@ def measure(
         },
     }
     return examples, {"alphas": curvature.alphas, "betas": curvature.betas}, result
+
+
+def measure_examples(network: Network, test: Dataset, config: AnalysisConfig) -> dict[str, np.ndarray]:
+    """Return an array for each quantity of a test image: index, label, group, loss, logits, distances."""
+    logits = predict(network, test)
+    examples = {
+        "index": np.arange(len(test)),
+        "label": np.asarray(test.label),
+        "group": np.asarray(test.group),
+        "loss": np.asarray(losses.cross_entropy(jnp.asarray(logits), test.label)),
+        "logits": logits,
+        "softmax_gap": np.asarray(margins.softmax_gap(jnp.asarray(logits))),
+    }
+    if config.linearized_distance:
+        examples["linearized_distance"] = _linearized_distance(network, test)
+    return examples
+
+
+def measure_curvature(network: Network, measured: Dataset, config: AnalysisConfig) -> GroupCurvature:
+    """Return gradient and Hessian of every group's mean loss."""
+    return group_curvature(
+        Partial(_logits_of_images, network, measured.mean, measured.std),
+        network.params,
+        measured.images,
+        measured.label,
+        groups.group_weights(measured.group, len(measured.group_names)),
+        tolerance=config.tolerance,
+        start=config.start,
+        max_steps=config.max_steps,
+        chunk_size=config.chunk_size,
+        precision=config.precision,
+    )
+
+
+def curvature_columns(curvature: GroupCurvature) -> dict[str, np.ndarray]:
+    """Return what a record holds of it for each group."""
+    return {
+        "gradient_norm": curvature.gradient_norm,
+        "top_eigenvalue": curvature.top_eigenvalue,
+        "top_eigenvalue_residual": curvature.top_eigenvalue_residual,
+        "top_eigenvalue_converged": curvature.converged,
+        "hessian_products": curvature.steps,
+    }
 
 
 def _logits_of_images(network: Network, mean: Array, std: Array, params: Any, images: Array) -> Array:

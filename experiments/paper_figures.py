@@ -1,14 +1,15 @@
-"""Figures of Das et al. 2024 that ``figures`` lacks, with intervals over seeds; what cannot be drawn is left out."""
+"""Figures of Das et al. 2024 that ``figures`` lacks, with intervals over seeds; what cannot be drawn says why."""
 
 import textwrap
-from collections.abc import Callable, Collection, Mapping, Sequence
-from itertools import cycle
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from experiments import figures, tables
+from experiments import drawing, tables
 from experiments.tables import Results, Variant
 from jaxfair.errors import JaxfairError
 from jaxfair.groups import Interval, seed_interval
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Colours that the colour-blind can tell apart (Okabe and Ito 2008); markers differ as well.
-SERIES = (("#222222", "s"), ("#0072B2", "o"), ("#D55E00", "D"), ("#009E73", "^"), ("#CC79A7", "v"), ("#56B4E9", "P"))
+# Colours that the colour-blind can tell apart (Okabe and Ito 2008); markers differ as well, so there are 42 pairs.
+COLORS = ("#222222", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+SERIES = tuple(islice(zip(cycle(COLORS), cycle("soD^vP"), strict=False), 42))
 METHODS = {"full": ("full network", *SERIES[0]), "snl": ("SNL", *SERIES[1]), "deepreduce": ("DeepReDuce", *SERIES[2])}
 QUANTITIES = {
     "accuracy": "accuracy",
@@ -27,78 +29,102 @@ QUANTITIES = {
     "top_eigenvalue": "largest Hessian eigenvalue",
     "softmax_gap": "distance to the boundary (softmax gap)",
 }
-DIRECTIONS = np.array([(x, y) for x in (1, -1, 0) for y in (0, 1, -1) if x or y])
 Value = tuple[np.ndarray, Interval]
-Comparisons = Mapping[str, Mapping[str, Variant]]
 
 
 class Missing(JaxfairError):
     """The results do not hold what a figure shows."""
 
 
-def write(
-    results: Results, folder: Path, comparisons: Comparisons | None = None, rates: Mapping[float, Variant] | None = None
-) -> list[Path]:
-    """Draw all figures as PNG and SVG into ``folder`` and return the files; equal results give equal files.
+class Drawn(NamedTuple):
+    """A figure of the paper.
 
-    Where figures are left out, the last file is ``left_out.txt``: a line with name and reason for each.
+    Attributes:
+        name: of its files.
+        caption: what it shows.
+        file: as SVG, beside which it lies as PNG; None if it cannot be drawn.
+        reason: why it cannot be drawn, one sentence.
+    """
+
+    name: str
+    caption: str
+    file: Path | None
+    reason: str = ""
+
+
+def write(results: Results, folder: Path) -> list[Drawn]:
+    """Draw all figures as PNG and SVG into ``folder``; equal results give equal files.
+
+    Returns:
+        Every figure in the paper's order, those too that the results are too few for.
     """
     import matplotlib as mpl
 
-    mpl.use("agg")
-    drawings: dict[str, tuple[Callable[..., Figure], Any]] = {
-        "fig3_gradient_norm": (by_group_and_relus, ["gradient_norm"]),
-        "fig4_top_eigenvalue": (by_group_and_relus, ["top_eigenvalue"]),
-        "fig5_global_accuracy": (global_accuracy, []),
-        "fig8_accuracy": (distance_and_causes, ["accuracy"]),
-        "fig8_drop": (distance_and_causes, ["drop"]),
-        "fig9_mitigation_accuracy": (mitigation_by_group, [comparisons or {}, "accuracy"]),
-        "fig9_mitigation_drop": (mitigation_by_group, [comparisons or {}, "drop"]),
-        "fig13_mitigation_gradient_norm": (mitigation_by_group, [comparisons or {}, "gradient_norm"]),
-        "fig14_mitigation_distance": (mitigation_by_group, [comparisons or {}, "softmax_gap"]),
-        "figD2_mitigation_rate": (mitigation_by_rate, [rates or {}]),
-    }
     folder.mkdir(parents=True, exist_ok=True)
-    files, reasons = [], []
-    with mpl.rc_context(figures.STYLE):
-        for name, (draw, arguments) in drawings.items():
+    found = []
+    with mpl.rc_context(drawing.STYLE):
+        for name, (caption, draw) in DRAWINGS.items():
             try:
-                figure = draw(results, *arguments)
+                found.append(Drawn(name, caption, drawing.save(draw(results), folder / name)))
             except Missing as missing:
-                reasons.append(f"{name}: {missing}\n")
-                continue
-            files += [folder / f"{name}.png", folder / f"{name}.svg"]
-            figure.savefig(files[-2], bbox_inches="tight")
-            figure.savefig(files[-1], bbox_inches="tight", metadata={"Date": None})
-    if reasons:
-        files.append(folder / "left_out.txt")
-        files[-1].write_text("".join(reasons), encoding="utf-8")
-    return files
+                found.append(Drawn(name, caption, None, str(missing)))
+    return found
+
+
+def comparisons(results: Results) -> dict[str, dict[str, Variant]]:
+    """Return the networks that were mitigated beside those without it, by these and then by mitigation.
+
+    Raises:
+        Missing: no network was mitigated.
+    """
+    found = {}
+    for base in results.variants:
+        mitigated = [v for v in results.variants if v.mitigation is not None and v.base == base.label]
+        if mitigated:
+            names = {v.label.removeprefix(f"{base.label} + "): v for v in mitigated}
+            found[base.label] = {"without mitigation": base, **names}
+    if not found:
+        raise Missing("No network of the study was fine-tuned with mitigation.")
+    return found
+
+
+def rates(results: Results) -> dict[float, Variant]:
+    """Return the tightest SNL network that the Lagrangian mitigated at several rates mu, by mu; 0 is without it.
+
+    Raises:
+        Missing: there is none.
+    """
+    for base in sorted(_linearized(results, "snl"), key=lambda v: v.relu_count):
+        of_base = [(v, v.mitigation) for v in results.variants if v.mitigation and v.base == base.label]
+        found = {float(how["rate"]): v for v, how in of_base if how["method"] == "lagrangian"}
+        if len(found) > 1:
+            return {0.0: base, **found}
+    raise Missing("No SNL network was mitigated by the Lagrangian at two rates mu or more.")
 
 
 def by_group_and_relus(results: Results, quantity: str) -> "Figure":
     """Draw a quantity of ``QUANTITIES`` against the ReLUs kept, a panel each group (Das et al. 2024, Fig. 3 and 4)."""
     variants = [results.variants[0], *_linearized(results)]
     mean, interval = _of_groups(results, variants, quantity)
-    figure, panels = _panels(_titles(results), QUANTITIES[quantity])
+    figure, panels = drawing.panels(_titles(results), QUANTITIES[quantity])
     for g, axes in enumerate(panels):
         _by_relus(axes, variants, (mean[:, g], Interval(interval.low[:, g], interval.high[:, g])), others=mean)
-    _scale(panels, "y")
-    _finish(figure, panels, "ReLUs kept")
+    drawing.scale(panels, "y")
+    drawing.finish(figure, panels, "ReLUs kept")
     return figure
 
 
 def global_accuracy(results: Results) -> "Figure":
     """Draw accuracy on all test images by ReLUs kept, DeepReDuce configurations named (Das et al. 2024, Fig. 5)."""
     _tightest(results)
-    figure, grid = figures._subplots(1, 1, 6.0, 3.8)
+    figure, grid = drawing.subplots(1, 1, 6.0, 3.8)
     axes, variants = grid[0, 0], [results.variants[0], *_linearized(results)]
     value = _over_seeds([v.accuracy for v in variants])
     x = _by_relus(axes, variants, value)
     axes.set_ylabel("accuracy on all test images")
-    _finish(figure, [axes], "ReLUs kept")
+    drawing.finish(figure, [axes], "ReLUs kept")
     names = [v.label.removeprefix("DeepReDuce ") if v.method == "deepreduce" else "" for v in variants]
-    _name_points(figure, axes, x, value[0], names)
+    drawing.name_points(figure, axes, x, value[0], names)
     return figure
 
 
@@ -112,77 +138,66 @@ def distance_and_causes(results: Results, effect: str, variant: Variant | None =
     """
     variant = variant or _tightest(results)
     known = [v for v in _linearized(results) if np.isfinite(v.parameter_distance).all()]
-    figure, grid = figures._subplots(1, 2 + bool(known), 4.0, 3.8)
-    if known:
-        _by_relus(grid[0, 0], known, _over_seeds([v.parameter_distance for v in known]))
-        grid[0, 0].set(xlabel="ReLUs kept", ylabel="parameter distance from the full network", ylim=(0, None))
-        grid[0, 0].legend(loc="best")
     other = [v.label for v in _linearized(results) if v not in known]
-    note = [f"Of another size, so without a distance: {', '.join(other)}"] * bool(other)
+    note = textwrap.wrap(f"Of another size, so without a distance: {', '.join(other)}", 150) if other else []
     names = [title.rsplit(" ", 1)[0] for title in _titles(results)]
     if len(names) > 10:  # too many to write beside their points
         note += textwrap.wrap(", ".join(f"{i}: {name}" for i, name in enumerate(names, 1)), 150)
         names = [str(i) for i in range(1, len(names) + 1)]
+    figure, grid = drawing.subplots(1, 2 + bool(known), 4.0, 3.8 + 0.15 * len(note))
+    if known:
+        _by_relus(grid[0, 0], known, _over_seeds([v.parameter_distance for v in known]))
+        grid[0, 0].set(xlabel="ReLUs kept", ylabel="parameter distance from the full network", ylim=(0, None))
+        grid[0, 0].legend(loc="best")
     figure.supxlabel("\n".join(note), fontsize=8.5)
-    figures._group_legend(figure, results)
+    drawing.group_legend(figure, results)
     measured, large = variant if effect == "accuracy" else results.variants[0], results.large[results.order]
     (y,), (low, high) = _of_groups(results, [variant], effect)
     for axes, cause in zip(grid[0, -2:], ("gradient_norm", "softmax_gap"), strict=True):
         (x,), (left, right) = _of_groups(results, [measured], cause)
         ends = np.nan_to_num(np.maximum([[y - low[0], high[0] - y], [x - left[0], right[0] - x]], 0))
-        for chosen, color in ((large, figures.LARGE), (~large, figures.SMALL)):
+        for chosen, color in ((large, drawing.LARGE), (~large, drawing.SMALL)):
             axes.errorbar(x[chosen], y[chosen], *ends[:, :, chosen], "o", color=color, markersize=5, linewidth=1)
-        _scale([axes], "x")
+        drawing.scale([axes], "x")
         axes.set(xlabel=f"{QUANTITIES[cause]},\n{measured.label}", ylabel=f"{QUANTITIES[effect]}, {variant.label}")
-        _name_points(figure, axes, x, y, names)
+        drawing.name_points(figure, axes, x, y, names)
     return figure
 
 
-def mitigation_by_group(results: Results, comparisons: Comparisons, quantity: str) -> "Figure":
-    """Draw a quantity of ``QUANTITIES`` by group with and without mitigation (Das et al. 2024, Fig. 9, 13 and 14).
-
-    Args:
-        results: of the study; drops are relative to its first network.
-        comparisons: for each panel's title, the networks by how they were mitigated: "without", "with".
-        quantity: what is drawn.
-    """
-    if not comparisons or not all(comparisons.values()):
-        raise Missing("There are no networks with and without mitigation to compare.")
-    figure, grid = figures._subplots(len(comparisons), 1, 8.6, 2.4, sharex=True, sharey=True)
-    style = dict(zip(dict.fromkeys(name for compared in comparisons.values() for name in compared), cycle(SERIES)))
-    for axes, (title, compared) in zip(grid[:, 0], comparisons.items(), strict=True):
+def mitigation_by_group(results: Results, quantity: str) -> "Figure":
+    """Draw a quantity of ``QUANTITIES`` by group with and without mitigation (Das et al. 2024, Fig. 9, 13 and 14)."""
+    panels = comparisons(results)
+    width = max(8.6, drawing.width_of_groups(results))
+    labels = drawing.group_labels(results, width)
+    figure, grid = drawing.subplots(len(panels), 1, width, 2.4 + labels.extra / len(panels), sharex=True, sharey=True)
+    style = dict(zip(dict.fromkeys(name for compared in panels.values() for name in compared), cycle(SERIES)))
+    for axes, (title, compared) in zip(grid[:, 0], panels.items(), strict=True):
         mean, interval = _of_groups(results, compared.values(), quantity)
         for i, name in enumerate(compared):
             x = np.arange(mean.shape[1]) + (i - (len(compared) - 1) / 2) * 0.7 / len(compared)
-            figures._errorbar(axes, x, mean[i], Interval(*(end[i] for end in interval)), *style[name], "none", name)
+            drawing.errorbar(axes, x, mean[i], Interval(*(end[i] for end in interval)), *style[name], "none", name)
         axes.set_title(title, fontsize=9.5)
         axes.grid(visible=False, axis="x")
-    _scale(list(grid[:, 0]), "y")
-    figures._label_groups(grid[-1, 0], results)
+    drawing.scale(list(grid[:, 0]), "y")
+    drawing.label_groups(grid[-1, 0], labels)
     figure.supylabel(QUANTITIES[quantity], fontsize=9.5)
-    _finish(figure, list(grid[:, 0]), "")
+    drawing.finish(figure, list(grid[:, 0]), "")
     return figure
 
 
-def mitigation_by_rate(results: Results, rates: Mapping[float, Variant]) -> "Figure":
-    """Draw accuracy, on all test images and by group, against the multipliers' rate (Das et al. 2024, D.2).
-
-    Args:
-        results: of the study; groups are named and ordered as there.
-        rates: the network mitigated at each rate mu; that of 0 is without mitigation.
-    """
-    if not rates:
-        raise Missing("There are no networks that were mitigated at several rates.")
-    found = [rates[rate] for rate in sorted(rates)]
+def mitigation_by_rate(results: Results) -> "Figure":
+    """Draw accuracy, on all test images and by group, against the multipliers' rate (Das et al. 2024, D.2)."""
+    by_rate = dict(sorted(rates(results).items()))
+    found = list(by_rate.values())
     mean, interval = _of_groups(results, found, "accuracy")
     everyone, ends = _over_seeds([variant.accuracy for variant in found])
-    figure, panels = _panels(["all test images", *_titles(results)], "accuracy")
+    figure, panels = drawing.panels(["all test images", *_titles(results)], "accuracy")
     parts = [(everyone, *ends), *zip(mean.T, interval.low.T, interval.high.T, strict=True)]
     for i, (axes, (value, low, high)) in enumerate(zip(panels, parts, strict=True)):
-        x, name = _log_axis(axes, sorted(rates), "g"), "the panel's group" if i else "all test images"
+        x, name = drawing.log_axis(axes, list(by_rate), "g"), "the panel's group" if i else "all test images"
         axes.plot(x, mean, color="#d6d6d6", zorder=1, label=["all groups"] + [""] * (mean.shape[1] - 1))
-        figures._errorbar(axes, x, value, Interval(low, high), *SERIES[i > 0], "-", name)
-    _finish(figure, panels, "rate of the multipliers (0: without mitigation)")
+        drawing.errorbar(axes, x, value, Interval(low, high), *SERIES[i > 0], "-", name)
+    drawing.finish(figure, panels, f"rate mu of the multipliers, {found[0].label} (0: without mitigation)")
     return figure
 
 
@@ -217,25 +232,13 @@ def _of_groups(results: Results, variants: Collection[Variant], quantity: str) -
 
 
 def _titles(results: Results) -> list[str]:
-    short = [name if len(name) <= 18 else f"{name[:9]}...{name[-6:]}" for name in results.group_names]
+    short = drawing.short_names(results)
     return [f"{short[g]} ({results.train_count[g]:,})" for g in results.order]
-
-
-def _panels(titles: Sequence[str], label: str) -> tuple["Figure", list["Axes"]]:
-    """Return equal panels that share their axes, at most five in a row."""
-    columns = -(-len(titles) // (rows := -(-len(titles) // 5)))
-    figure, grid = figures._subplots(rows, columns, max(2.1, 5 / columns), 2.1, sharex=True, sharey=True)
-    for i, axes in enumerate(grid.flat):
-        axes.set_visible(i < len(titles))
-        axes.set_title(titles[i] if i < len(titles) else "", fontsize=9)
-        axes.tick_params(labelbottom=i + columns >= len(titles))
-    figure.supylabel(label, fontsize=9.5)
-    return figure, list(grid.flat)[: len(titles)]
 
 
 def _by_relus(axes: "Axes", variants: list[Variant], value: Value, others: np.ndarray | None = None) -> np.ndarray:
     """Draw a value of each variant and return where; SNL's and the full network's are joined, ``others`` in grey."""
-    x, (mean, interval) = _log_axis(axes, [v.relu_count for v in variants], ","), value
+    x, (mean, interval) = drawing.log_axis(axes, [v.relu_count for v in variants], ","), value
     path = [i for i in np.argsort(x, kind="stable") if variants[i].method != "deepreduce"]
     if others is not None:
         axes.plot(x[path], others[path], color="#d6d6d6", zorder=1, label=["all groups"] + [""] * (others.shape[1] - 1))
@@ -243,57 +246,43 @@ def _by_relus(axes: "Axes", variants: list[Variant], value: Value, others: np.nd
     for method, (label, color, marker) in METHODS.items():
         if mine := [i for i, v in enumerate(variants) if v.method == method]:
             ends = Interval(interval.low[mine], interval.high[mine])
-            figures._errorbar(axes, x[mine], mean[mine], ends, color, marker, "none", label)
+            drawing.errorbar(axes, x[mine], mean[mine], ends, color, marker, "none", label)
     return x
 
 
-def _log_axis(axes: "Axes", numbers: Sequence[float], form: str) -> np.ndarray:
-    """Make x logarithmic with ticks at the numbers, labelled where there is room; return where they stand."""
-    at = np.array(numbers, float)
-    at[at == 0] = min(at[at > 0], default=4.0) / 4  # 0 has no place on a logarithmic axis; it stands at its left end
-    labels, last = {}, np.inf
-    for place, number in sorted(zip(at, numbers, strict=True), reverse=True):
-        room = last / place > (at.max() / at.min()) ** 0.11
-        labels.setdefault(place, format(number, form) if room else "")
-        last = place if room else last
-    axes.set_xscale("log")
-    axes.set_xticks(list(labels), list(labels.values()), rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
-    axes.minorticks_off()
-    return at
-
-
-def _scale(panels: Sequence[Any], which: str) -> None:
-    """Make the axis logarithmic if the points span a decade; intervals that reach 0 then run out of the panel."""
-    values = np.concatenate([c.lines[0].get_xydata() for axes in panels for c in axes.containers])[:, "xy".index(which)]
-    if np.nanmin(values) > 0 and np.nanmax(values) > 10 * np.nanmin(values):
-        for axes in panels:
-            axes.set(**{f"{which}scale": "log"})
-            getattr(axes, f"{which}axis").set_major_formatter("{x:g}")  # powers as mathematics would need its parser
-            axes.set(**{f"{which}lim": (max(getattr(axes, f"get_{which}lim")()[0], np.nanmin(values) / 3), None)})
-
-
-def _finish(figure: "Figure", panels: Sequence["Axes"], label: str) -> None:
-    """Write one legend above all panels, and what their x is below them."""
-    entries = {name: handle for axes in panels for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(list(entries.values()), list(entries), loc="outside upper center", ncols=4)
-    figure.supxlabel(label, fontsize=9.5)
-
-
-def _name_points(figure: "Figure", axes: Any, x: np.ndarray, y: np.ndarray, names: Sequence[str]) -> None:
-    """Write each point's name where it covers the least of points, intervals and other names."""
-    figure.draw_without_rendering()  # only then is it known where things are
-    at, taken = axes.transData.transform(np.c_[x, y]), [axes.get_window_extent().extents]  # left, bottom, right, top
-    bars = [axes.transData.transform(b) for c in axes.containers for part in c.lines[2] for b in part.get_segments()]
-    taken += [np.r_[p - 5, p + 5] for p in at] + [np.r_[b.min(axis=0) - 2, b.max(axis=0) + 2] for b in bars if len(b)]
-    for point, target, name in zip(at, zip(x, y, strict=True), names, strict=True):
-        if not name or not np.isfinite(point).all():
-            continue
-        size, others = np.array([5 * len(name), 9]) * figure.dpi / 72, np.array(taken)
-        offsets = np.concatenate([DIRECTIONS * (size / 2 + distance) for distance in (7, 14, 24)])
-        boxes = np.hstack([point + offsets - size / 2, point + offsets + size / 2])
-        ends = np.minimum(boxes[:, None, 2:], others[:, 2:]) - np.maximum(boxes[:, None, :2], others[:, :2])
-        shared = np.nan_to_num(np.maximum(ends, 0)).prod(axis=-1)
-        best = int(np.argmin(shared[:, 1:].sum(axis=1) - 9 * shared[:, 0] + np.abs(offsets).sum(axis=1)))
-        taken.append(boxes[best])
-        place = offsets[best] * 72 / figure.dpi
-        axes.annotate(name, target, place, "data", "offset points", ha="center", va="center", size=8, in_layout=False)
+BARS = "Bars: 95 % t intervals over seeds."
+MITIGATED = "of each group with and without fine-tuning against unequal losses, a panel each network."
+# fmt: off
+DRAWINGS: dict[str, tuple[str, Callable[[Results], "Figure"]]] = {
+    "fig3_gradient_norm": (
+        f"Fig. 3: gradient norm of each group by the number of ReLUs kept. {BARS}",
+        partial(by_group_and_relus, quantity="gradient_norm")),
+    "fig4_top_eigenvalue": (
+        f"Fig. 4: largest Hessian eigenvalue of each group by the number of ReLUs kept. {BARS}",
+        partial(by_group_and_relus, quantity="top_eigenvalue")),
+    "fig5_global_accuracy": (
+        f"Fig. 5: accuracy on all test images by the number of ReLUs kept; names are DeepReDuce's. {BARS}",
+        global_accuracy),
+    "fig8_accuracy": (
+        "Fig. 8: parameter distance from the full network by the number of ReLUs kept; accuracy of each group at the "
+        f"tightest budget against its gradient norm and its distance to the boundary there. {BARS}",
+        partial(distance_and_causes, effect="accuracy")),
+    "fig8_drop": (
+        "Fig. 8, as Theorem 4.4 has it: what each group loses against its gradient norm and its distance to the "
+        "boundary on the full network. Bars: 95 % intervals over seeds, those of the drop over test images too.",
+        partial(distance_and_causes, effect="drop")),
+    "fig9_mitigation_accuracy": (
+        f"Fig. 9: accuracy {MITIGATED} {BARS}", partial(mitigation_by_group, quantity="accuracy")),
+    "fig9_mitigation_drop": (
+        f"Fig. 9: relative accuracy drop {MITIGATED} Bars: 95 % intervals over seeds and test images together.",
+        partial(mitigation_by_group, quantity="drop")),
+    "fig13_mitigation_gradient_norm": (
+        f"Fig. 13: gradient norm {MITIGATED} {BARS}", partial(mitigation_by_group, quantity="gradient_norm")),
+    "fig14_mitigation_distance": (
+        f"Fig. 14: distance to the decision boundary {MITIGATED} {BARS}",
+        partial(mitigation_by_group, quantity="softmax_gap")),
+    "figD2_mitigation_rate": (
+        f"Fig. D.2: accuracy by the rate mu of the multipliers, on all test images and of each group. {BARS}",
+        mitigation_by_rate),
+}
+# fmt: on

@@ -6,12 +6,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-
 from experiments.progress import Progress
 from jaxfair import checkpoints, hardware, masks, runs
 from jaxfair.data import Dataset
-from jaxfair.models import Network, ResNet, init
+from jaxfair.models import CNN, Module, Network, ResNet, shapes
 from jaxfair.runs import Run
 
 
@@ -38,6 +36,7 @@ class Workspace:
     progress: Progress
     seeds_at_once: int | None = None
     source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    about: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # more for every record of the environment
     plan: list[Planned] | None = None
 
 
@@ -53,21 +52,23 @@ def open_run(
     stage: str,
     name: str,
     seed: int,
-    module: ResNet,
+    module: Module,
     variant: Mapping[str, str],
     settings: Mapping[str, Any],
 ) -> Run:
     """Open the run of a configuration; when planning, only say where it would be."""
-    model = {field: getattr(module, field) for field in ("stage_sizes", "num_classes", "width", "stem_stride")}
+    fields = [field.name for field in dataclasses.fields(module) if field.name not in ("parent", "name")]
+    model = {"network": type(module).__name__, **{field: getattr(module, field) for field in fields}}
     shared = {"stage": stage, "name": name, "seed": seed, "variant": variant, "data": space.record, "model": model}
     find = runs.start if space.plan is None else runs.locate
     return find(space.root, {**shared, **settings})
 
 
-def module_of(run: Run) -> ResNet:
+def module_of(run: Run) -> Module:
     """Return the architecture of a run's network."""
-    model = run.config["model"]
-    return ResNet(tuple(model["stage_sizes"]), model["num_classes"], model["width"], model["stem_stride"])
+    stored = dict(run.config["model"])
+    network = {"ResNet": ResNet, "CNN": CNN}[stored.pop("network", "ResNet")]
+    return network(**{key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()})
 
 
 def settings_of(config: Any) -> dict[str, Any]:
@@ -84,17 +85,6 @@ def load_network(run: Run) -> Network:
     """
     runs.read(run.path).check_checkpoint()
     return checkpoints.restore(run.checkpoint_dir, shapes(module_of(run), tuple(run.config["data"]["image_shape"])))
-
-
-_shape_cache: dict[tuple[Any, ...], Network] = {}
-
-
-def shapes(module: ResNet, image_shape: tuple[int, int, int]) -> Network:
-    """Return a network of shapes, not arrays; tracing one takes longer than reading a small checkpoint."""
-    key = (module, image_shape)
-    if key not in _shape_cache:
-        _shape_cache[key] = jax.eval_shape(lambda: init(module, image_shape, 0))
-    return _shape_cache[key]
 
 
 def finish(run: Run, network: Network | None, started: dict[str, Any], result: Mapping[str, Any]) -> Run:
@@ -114,14 +104,14 @@ def write(
     run.write_json("result.json", result)
     seconds = time.time() - started["clock"]
     finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    environment = {**started["environment"], **hardware.describe(), "finished": finished}
+    environment = {**hardware.describe(), **started["environment"], "finished": finished}
     environment |= {"seconds": round(seconds, 2), "seconds_shared_by_runs": shared_by}
     run.write_json("environment.json", environment)
 
 
 def now(space: Workspace) -> dict[str, Any]:
     """Return the environment that a run starts in."""
-    return {"clock": time.time(), "environment": {**runs.environment(), "data_source": space.source}}
+    return {"clock": time.time(), "environment": {**runs.environment(), "data_source": space.source, **space.about}}
 
 
 def skip(space: Workspace, count: int) -> None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
@@ -16,7 +16,6 @@ from experiments.records import (
     now,
     open_run,
     settings_of,
-    shapes,
     skip,
     write,
 )
@@ -24,7 +23,7 @@ from jaxfair import masks, train
 from jaxfair.data import Dataset
 from jaxfair.linearize import deepreduce, snl
 from jaxfair.mitigate import MitigationConfig
-from jaxfair.models import Network, ResNet, init
+from jaxfair.models import CNN, Module, Network, ResNet, init, shapes
 from jaxfair.runs import Run
 
 
@@ -33,14 +32,22 @@ class ModelConfig:
     """The full network.
 
     Attributes:
-        stage_sizes: blocks in each stage: (1, 1, 1, 1) is ResNet-9, (2, 2, 2, 2) ResNet-18, (3, 4, 6, 3) ResNet-34.
-        width: channels of the first stage.
+        network: ``resnet``, or ``cnn``: a small convolutional network without batch norm.
+        stage_sizes: blocks in each stage: (1, 1, 1, 1) is ResNet-9, (2, 2, 2, 2) ResNet-18, (3, 4, 6, 3) ResNet-34, and
+            ResNet-50 with bottlenecks; a stage of a ``cnn`` is one convolution, whatever stands here.
+        width: channels of the first stage; each further stage has twice as many.
         stem_stride: stride of the first convolution.
+        block: of a ResNet. Wide ResNets are of ``preactivation`` blocks: WRN-22-8 has the stage sizes (3, 3, 3), width
+            128 and stem width 16.
+        stem_width: channels of a ResNet's first convolution; by default those of the first stage.
     """
 
+    network: Literal["resnet", "cnn"] = "resnet"
     stage_sizes: tuple[int, ...] = (2, 2, 2, 2)
     width: int = 64
     stem_stride: int = 1
+    block: Literal["basic", "bottleneck", "preactivation"] = "basic"
+    stem_width: int | None = None
 
 
 FULL = {"method": "full", "label": "Full network"}
@@ -53,9 +60,13 @@ ASSUMED_STEPS = 6
 """Hessian-vector products of a group."""
 
 
-def full_module(train_set: Dataset, model: ModelConfig) -> ResNet:
+def full_module(train_set: Dataset, model: ModelConfig) -> Module:
     """Return the full network's architecture for this data."""
-    return ResNet(model.stage_sizes, len(train_set.class_names), model.width, model.stem_stride)
+    classes = len(train_set.class_names)
+    if model.network == "cnn":
+        features = tuple(model.width * 2**stage for stage in range(len(model.stage_sizes)))
+        return CNN(classes, features, model.stem_stride)
+    return ResNet(model.stage_sizes, classes, model.width, model.stem_stride, model.block, model.stem_width)
 
 
 def check(
@@ -83,7 +94,7 @@ def train_full(space: Workspace, model: ModelConfig, config: train.TrainConfig, 
         for seed in seeds
     ]
     title = "train the full network"
-    return _fit(space, found, config, title, lambda i: init(module, space.train.image_shape, seeds[i]), None)
+    return fit(space, found, config, title, lambda i: init(module, space.train.image_shape, seeds[i]), None)
 
 
 def linearize_snl(space: Workspace, base: Run, config: snl.SnlConfig, counts: Sequence[int]) -> list[Run]:
@@ -151,7 +162,7 @@ def _derive(
     space: Workspace,
     base: Run,
     name: str,
-    module: ResNet,
+    module: Module,
     variant: Mapping[str, str],
     settings: Mapping[str, Any],
     make: Callable[[], Network],
@@ -183,12 +194,13 @@ def finetune(space: Workspace, starts: Sequence[Run], bases: Sequence[Run], conf
         name = f"{space.record['name']}-{variant['label']}-seed{seed}"
         found.append(open_run(space, "finetune", name, seed, module_of(begin), variant, settings))
     title = f"fine-tune {starts[0].config['variant']['label']}{suffix}"
-    return _fit(space, found, config, title, lambda i: load_network(starts[i]), lambda i: load_network(bases[i]))
+    return fit(space, found, config, title, lambda i: load_network(starts[i]), lambda i: load_network(bases[i]))
 
 
 def _how(config: MitigationConfig) -> str:
     numbers = {"lagrangian": f"mu {config.rate:g}", "lagrangian-detached": f"mu {config.rate:g}"}
     numbers |= {"cvar": f"level {config.level:g}", "arl": f"rate {config.adversary_rate:g}"}
+    numbers |= {"alignment": f"weight {config.weight:g}"}
     return f"{config.method} ({numbers[config.method]})"
 
 
@@ -212,14 +224,26 @@ def analyse(space: Workspace, run: Run, base: Run, config: AnalysisConfig) -> Ru
     return finish(found, None, started, result)
 
 
-def _fit(
+def fit(
     space: Workspace,
     found: list[Run],
     config: train.TrainConfig,
     title: str,
     network_of: Callable[[int], Network],
     teacher_of: Callable[[int], Network] | None,
+    order_seed: int = 0,
 ) -> list[Run]:
+    """Train the networks of those runs that are not finished.
+
+    Args:
+        space: of the study.
+        found: a run for each network.
+        config: how to train.
+        title: for the progress.
+        network_of: makes the network to start from of the run at an index.
+        teacher_of: makes its teacher, if there is one.
+        order_seed: added to each run's seed where the order of the data is drawn.
+    """
     if noted(space, found, len(space.train) * config.epochs * (GRADIENT + FORWARD * (teacher_of is not None))):
         return found
     pending = [i for i, run in enumerate(found) if not run.done]
@@ -240,7 +264,7 @@ def _fit(
         [network_of(i) for i in pending],
         space.train,
         config,
-        seeds=[found[i].config["seed"] for i in pending],
+        seeds=[found[i].config["seed"] + order_seed for i in pending],
         teachers=None if teacher_of is None else [teacher_of(i) for i in pending],
         progress_dirs=[found[i].progress_dir for i in pending],
         on_epoch=on_epoch,

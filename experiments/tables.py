@@ -1,17 +1,21 @@
 """Finished analyses as arrays over seeds and groups, and as tables with intervals."""
 
 import csv
-from collections.abc import Iterable, Sequence
+import functools
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxfair import runs
 from jaxfair.errors import JaxfairError
 from jaxfair.groups import Interval, drop_interval, seed_interval, wilson
 from jaxfair.runs import Run
 
-CURVATURE = ("gradient_norm", "top_eigenvalue", "softmax_gap")
+RECORD = "runs.json"
+CURVATURE = ("gradient_norm", "top_eigenvalue", "softmax_gap", "linearized_distance")
 
 
 class Variant(NamedTuple):
@@ -19,6 +23,8 @@ class Variant(NamedTuple):
 
     Attributes:
         label, method: for readers and figures.
+        base: label of the network that the same was made of without mitigation; None if there was none.
+        mitigation: its ``method`` and numbers; None if there was none.
         relu_count: ReLUs kept.
         unit_count: units in all.
         seeds: in the order of the first axis below.
@@ -37,6 +43,10 @@ class Variant(NamedTuple):
     parameter_distance: np.ndarray
     groups: dict[str, np.ndarray]
     correct: np.ndarray
+    base: str | None = None
+    mitigation: Mapping[str, Any] | None = None
+
+    __eq__, __hash__ = object.__eq__, object.__hash__  # arrays have neither
 
 
 class Results(NamedTuple):
@@ -55,6 +65,8 @@ class Results(NamedTuple):
     test_count: np.ndarray
     group: np.ndarray
 
+    __eq__, __hash__ = object.__eq__, object.__hash__
+
     @property
     def large(self) -> np.ndarray:
         """Whether each group has at least the average number of training images."""
@@ -70,39 +82,79 @@ def collect(analysed: Sequence[Run]) -> Results:
     """Read finished analyses; runs of one label are seeds of one variant.
 
     Raises:
-        JaxfairError: they are of different data, or a variant lacks a seed.
+        JaxfairError: there are none, they are of different data, or a variant lacks a seed.
     """
+    if not analysed:
+        raise JaxfairError("There are no analyses to report; give the finished runs of a study's stage 'analyse'.")
     by_label: dict[str, list[Run]] = {}
     for run in analysed:
         by_label.setdefault(run.config["variant"]["label"], []).append(run)
     if len({str(run.config["data"]["fingerprint"]) for run in analysed}) != 1:
         raise JaxfairError("The analyses are of different data sets or splits; report each study by itself.")
-    if len({tuple(run.config["seed"] for run in runs) for runs in by_label.values()}) != 1:
+    if len({tuple(run.config["seed"] for run in found) for found in by_label.values()}) != 1:
         raise JaxfairError("The analyses are not of the same seeds for every network; finish the study first.")
-    variants = tuple(_variant(runs) for runs in by_label.values())
+    variants = tuple(_variant(found) for found in by_label.values())
     first = analysed[0].json("result.json")["groups"]
     group = analysed[0].arrays("examples.npz")["group"]
     counts = np.array(first["train_count"]), np.array(first["test_count"])
     return Results(variants, tuple(first["name"]), *counts, group)
 
 
-def _variant(runs: Sequence[Run]) -> Variant:
-    results = [run.json("result.json") for run in runs]
-    examples = [run.arrays("examples.npz") for run in runs]
+def _variant(analysed: Sequence[Run]) -> Variant:
+    results, variant = [run.json("result.json") for run in analysed], analysed[0].config["variant"]
+    examples = [run.arrays("examples.npz") for run in analysed]
     names = [name for name in results[0]["groups"] if name != "name"]
     return Variant(
-        label=runs[0].config["variant"]["label"],
-        method=runs[0].config["variant"]["method"],
+        label=variant["label"],
+        method=variant["method"],
         relu_count=round(np.mean([result["relu_count"] for result in results])),  # differs only by the threshold rule
         unit_count=results[0]["unit_count"],
-        seeds=tuple(run.config["seed"] for run in runs),
+        seeds=tuple(run.config["seed"] for run in analysed),
         accuracy=np.array([result["accuracy"] for result in results]),
         parameter_distance=np.array([result["parameter_distance"] for result in results], float),
         groups={name: np.array([result["groups"][name] for result in results], float) for name in names},
         correct=np.array([(e["logits"].argmax(-1) == e["label"]).astype(float) for e in examples]),
+        base=variant.get("base"),
+        mitigation=variant.get("mitigation"),
     )
 
 
+def record(study: Path) -> dict[str, Any]:
+    """Return ``runs.json`` of a study's last report: title, command, and names of the analysed runs in order.
+
+    Raises:
+        JaxfairError: there is no such study, it has no report yet, or its record is damaged.
+    """
+    file = study / "report" / RECORD
+    if not study.is_dir():
+        raise JaxfairError(f"There is no folder '{study}'; give the --out of a study.")
+    if not file.is_file():
+        raise JaxfairError(f"'{study}' has no 'report/{RECORD}'; run its study to the end, which writes it.")
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if not (isinstance(found["title"], str) and all(isinstance(name, str) for name in found["runs"])):
+            raise ValueError
+    except (ValueError, KeyError, TypeError) as error:
+        raise JaxfairError(f"'{file}' is damaged; run the study again, which keeps its runs and writes it.") from error
+    return found
+
+
+def read(study: Path) -> list[Run]:
+    """Return the analyses of a study's last report, in its order.
+
+    Args:
+        study: the folder that the study was told as ``--out``.
+
+    Raises:
+        JaxfairError: as ``record``, or a run is missing, unfinished or changed.
+    """
+    paths = [study / "runs" / name for name in record(study)["runs"]]
+    if missing := [path for path in paths if not path.is_dir()]:
+        raise JaxfairError(f"The report of '{study}' is of a run that is gone, '{missing[0]}'; run the study again.")
+    return [runs.read(path) for path in paths]
+
+
+@functools.lru_cache(maxsize=256)  # tables and figures ask again; thousands of test images are slow to resample
 def drops(results: Results, variant: Variant) -> tuple[np.ndarray, Interval]:
     """Return each group's mean relative accuracy drop in percent, and its interval over seeds and test images."""
     mean = variant.groups["relative_drop_percent"].mean(axis=0)
@@ -171,7 +223,7 @@ def group_rows(results: Results) -> list[dict[str, Any]]:
                 "relative_drop_percent_low": drop.low[g],
                 "relative_drop_percent_high": drop.high[g],
             }
-            for name in ("loss", *CURVATURE):
+            for name in ("loss", *(known for known in CURVATURE if known in variant.groups)):
                 values = variant.groups[name][:, g]
                 interval = seed_interval(values)
                 row |= {name: values.mean(), f"{name}_low": float(interval.low), f"{name}_high": float(interval.high)}

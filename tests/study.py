@@ -2,14 +2,16 @@
 
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import jax
 import numpy as np
 
-from experiments import linearization
+from experiments import hardware, linearization, report
 from jaxfair import runs
 from jaxfair.runs import Run
 
@@ -22,6 +24,12 @@ TINY = (
     *("--train.epochs=3", "--snl-finetune.epochs=1", "--deepreduce-train.epochs=1"),
     *("--snl.learning-rate=0.02", "--snl.kappa=1e-2"),
     *("--analysis.max-steps=4", "--analysis.chunk-size=1024"),
+)
+# Two profiles, two seeds, one budget, alignment.
+TINY_HARDWARE = (
+    *("--seeds=2", "--profiles", "cpu", "bf16", "--model.stage-sizes", "1", "1", "--model.width=4"),
+    *("--train.epochs=2", "--steps", "1", "2", "25", "--budgets", "0.5", "--no-analysis.linearized-distance"),
+    *("--snl.learning-rate=0.02", "--snl.kappa=1e-2", "--snl-finetune.epochs=1", "--analysis.max-steps=4"),
 )
 RUNS = {"train": 1, "linearize": 2, "finetune": 2, "analyse": 3}  # of the tiny study, by stage
 CONFIGURED = (
@@ -59,6 +67,13 @@ def made_once(folder: Path) -> Path:
     return folder / "tiny"
 
 
+@functools.cache
+def hardware_made_once(folder: Path) -> Path:
+    """Do the same for the tiny hardware study."""
+    assert hardware.main([*TINY_HARDWARE, "--out", str(folder / "tiny-hardware")]) == 0
+    return folder / "tiny-hardware"
+
+
 def finished(out: Path) -> dict[str, Run]:
     """Return the finished runs of a study by folder name, each checked against its digests."""
     return {path.parent.name: runs.read(path.parent) for path in sorted((out / "runs").glob("*/DONE"))}
@@ -76,7 +91,7 @@ def make_analyses(
     train_count: Sequence[int] = (400, 300, 20),
     test_count: Sequence[int] = (40, 60, 13),
     seeds: int = 3,
-    networks: Sequence[tuple[str, str, int]] = (
+    networks: Sequence[tuple[str, str, int] | tuple[str, str, int, Mapping[str, Any]]] = (
         ("Full network", "full", 768),
         ("SNL 200", "snl", 200),
         ("SNL 50", "snl", 50),
@@ -86,13 +101,14 @@ def make_analyses(
 ) -> list[Run]:
     """Write finished analyses of random networks, networks outermost, as ``stages.analyse`` does.
 
-    ``never_right`` are groups on which no network predicts anything right; everywhere else some predictions are right.
+    ``networks`` are label, method, ReLUs and what else is recorded of them. ``never_right`` are groups on which no
+    network predicts anything right; everywhere else some predictions are right.
     """
     rng = np.random.default_rng(0)
     group = rng.permutation(np.repeat(np.arange(len(group_names)), test_count))
     label = rng.integers(0, 4, len(group))
     made, full_accuracy = [], {}
-    for network, method, relus in networks:
+    for network, method, relus, *more in networks:
         for seed in range(seeds):
             logits = rng.normal(size=(len(label), 4)).astype(np.float32)
             right = rng.random(len(label)) < 0.6
@@ -120,7 +136,7 @@ def make_analyses(
                 "stage": "analyse",
                 "name": f"{network}-seed{seed}",
                 "seed": seed,
-                "variant": {"label": network, "method": method},
+                "variant": {"label": network, "method": method, **(more[0] if more else {})},
                 "data": {"name": "handmade", "fingerprint": {"train": "1", "test": "2"}},
                 "model": {"width": 4},
                 "analysis": {"split": "test"},
@@ -133,3 +149,26 @@ def make_analyses(
             run.write_json("environment.json", {**runs.environment(), **described})
             made.append(run.finish())
     return made
+
+
+def sketch(_: object, path: Path) -> Path:
+    """Write an empty figure in the place of ``drawing.save``, which takes most of a report's time."""
+    svg = path.with_name(f"{path.name}.svg")
+    for file in (svg, path.with_name(f"{path.name}.png")):
+        file.write_text("<svg></svg>", encoding="utf-8")
+    return svg
+
+
+def make_study(folder: Path, title: str, **study: Any) -> list[Run]:
+    """Make analyses as ``make_analyses`` does, and their report with empty figures, in a study's folder."""
+    made = make_analyses(folder / "runs", **study)
+    with mock.patch("experiments.drawing.save", sketch):
+        report.write(made, folder / "report", title=title, command=["a", "b c"])
+    return made
+
+
+def mitigated(base: str, relus: int, **numbers: Any) -> tuple[str, str, int, dict[str, Any]]:
+    """Return a network for ``make_analyses`` that was mitigated, by the Lagrangian if ``numbers`` name no method."""
+    how = {"method": "lagrangian", "rate": 0.01, "level": 0.1, "adversary_rate": 0.001, **numbers}
+    named = f"(mu {how['rate']:g})" if how["method"].startswith("lagrangian") else f"(level {how['level']:g})"
+    return f"{base} + {how['method']} {named}", "mitigated", relus, {"base": base, "mitigation": how}

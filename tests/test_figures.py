@@ -9,11 +9,12 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
-from experiments import figures, tables
+from experiments import drawing, figures, tables
 from experiments.tables import Results
 from tests.study import make_analyses
 
 NAMES = ("accuracy_drop_by_group", "accuracy_by_budget", "curvature_by_group")
+RACES = ("White", "Black", "Native Hawaiian", "Asian", "Indian")
 STUDIES = {
     "two groups": {"group_names": ("men", "women"), "train_count": (900, 100), "test_count": (50, 20)},
     "six groups, one name long": {
@@ -27,6 +28,12 @@ STUDIES = {
     "one group": {"group_names": ("all",), "train_count": (90,), "test_count": (70,)},
     "one linearized network": {"networks": (("Full network", "full", 768), ("SNL 200", "snl", 200))},
     "no SNL": {"networks": (("Full network", "full", 768), ("DeepReDuce C12", "deepreduce", 0))},
+    "25 groups with long names": {
+        "group_names": [f"{race} & aged {age}" for race in RACES for age in range(5)],
+        "train_count": [3000 - 100 * i for i in range(25)],
+        "test_count": [8] * 25,
+        "networks": (("Full network", "full", 768), ("SNL 200", "snl", 200)),
+    },
     "names that look like markup": {"group_names": ("$x^$", "<b>&amp;", "é_{\\frac ☃")},
 }
 
@@ -60,6 +67,52 @@ def test_a_long_name_leaves_room_for_the_figure(tmp_path: Path) -> None:
             figure.draw_without_rendering()
         heights = [axes.get_position().height * figure.get_figheight() for axes in figure.axes if axes.get_visible()]
         assert min(heights) > 0.9, (draw.__name__, heights)  # inches
+
+
+def overlaps(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two boxes with axes along the text, shape (4, 2), share an inner point: no side parts them."""
+    for box in (a, b):
+        for side in (box[1] - box[0], box[2] - box[1]):
+            first, second = a @ side, b @ side
+            slack = 0.02 * np.linalg.norm(side) ** 2
+            if first.max() <= second.min() + slack or second.max() <= first.min() + slack:
+                return False
+    return True
+
+
+def box_of(text: Any) -> np.ndarray:
+    """Return the corners of a drawn text, however it is rotated, shape (4, 2)."""
+    rotation = text.get_rotation()
+    anchor = text.get_transform().transform(text.get_unitless_position())
+    text.set_rotation(0)
+    corners = text.get_window_extent().corners()[[0, 1, 3, 2]] - anchor
+    text.set_rotation(rotation)
+    turn = np.deg2rad(rotation)
+    return corners @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]]) + anchor
+
+
+@pytest.mark.parametrize(
+    ("names", "count"),
+    [("{}", 10), ("{} years", 10), ("occupation number {}, in the city", 5), ("{} & male & young", 25), ("{}", 60)],
+)
+def test_names_of_groups_do_not_overlap(tmp_path: Path, names: str, count: int) -> None:
+    listed = [names.format(i) for i in range(count)]
+    study = {"group_names": listed, "train_count": [12000 - i for i in range(count)], "test_count": [3] * count}
+    results = results_of(tmp_path, {**study, "seeds": 1, "networks": STUDIES["one linearized network"]["networks"]})
+    with mpl.rc_context(figures.STYLE):
+        figure = figures.accuracy_drop_by_group(results)
+        figure.draw_without_rendering()
+        boxes = [box_of(text) for text in figure.axes[0].get_xticklabels()]
+    assert len(boxes) == count
+    assert not [i for i in range(count - 1) if overlaps(boxes[i], boxes[i + 1])]
+
+
+def test_short_names_stay_different(tmp_path: Path) -> None:
+    names = [f"Heavy makeup & {i} & no beard at all" for i in range(3)]
+    short = drawing.short_names(results_of(tmp_path, {"group_names": names}))
+    assert len(set(short)) == 3
+    assert max(map(len, short)) < len(names[0])
+    assert drawing.short_names(results_of(tmp_path / "few", {"group_names": ["a", "b", "x" * 30]}))[:2] == ["a", "b"]
 
 
 def test_equal_input_gives_equal_files(tmp_path: Path) -> None:

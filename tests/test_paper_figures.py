@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from scipy import stats
 
 from experiments import paper_figures, tables
-from experiments.tables import Results, Variant
+from experiments.tables import Results
 from jaxfair.errors import JaxfairError
-from tests.study import make_analyses
+from tests.study import make_analyses, mitigated
 
 NETWORKS = (
     ("Full network", "full", 768),
@@ -20,11 +20,18 @@ NETWORKS = (
     ("SNL 50", "snl", 50),
     ("DeepReDuce C12", "deepreduce", 0),
 )
+RATES = (0.001, 0.01, 0.1)
+MITIGATED = [
+    *(mitigated("SNL 50", 50, rate=rate) for rate in RATES[::-1]),
+    mitigated("SNL 50", 50, method="cvar"),
+    mitigated("SNL 200", 200),
+]
 STUDIES = {
     "three groups": {},
     "one seed": {"seeds": 1},
     "ten seeds, two groups": {"seeds": 10, "group_names": "ab", "train_count": (9, 1), "test_count": (50, 20)},
     "one budget": {"networks": NETWORKS[:2]},
+    "mitigated": {"networks": [*NETWORKS, *MITIGATED]},
     "no SNL": {"networks": (NETWORKS[0], NETWORKS[3])},
     "never right": {"never_right": (2,)},
     "twenty groups": {
@@ -34,25 +41,17 @@ STUDIES = {
     },
 }
 CAUSES = {"gradient_norm": 0, "softmax_gap": 1}
+OF_MITIGATION = [name for name in paper_figures.DRAWINGS if "mitigation" in name]
 
 
 def results_of(folder: Path, study: dict) -> Results:
     return tables.collect(make_analyses(folder / "runs", **study))
 
 
-def mitigated(variant: Variant, gain: float) -> Variant:
-    groups = {name: values * (1 + gain) for name, values in variant.groups.items()}
-    return variant._replace(label=f"{variant.label} + {gain}", method="mitigated", groups=groups)
-
-
-def side_by_side(results: Results) -> dict[str, dict[str, Variant]]:
-    return {v.label: {"without": v, "with": mitigated(v, 0.1)} for v in results.variants[1:]}
-
-
 def ends(values: np.ndarray) -> np.ndarray:
-    """Return mean and Student's 95 % interval over seeds by SciPy, shape (3,); the mean alone for one seed."""
-    if len(values) == 1:
-        return np.repeat(values, 3)
+    """Return mean and Student's 95 % interval over seeds by SciPy, shape (3,); the mean alone for equal seeds."""
+    if np.ptp(values) == 0:
+        return np.repeat(values[:1], 3)
     return np.array([values.mean(), *stats.t.interval(0.95, len(values) - 1, values.mean(), stats.sem(values))])
 
 
@@ -70,18 +69,24 @@ def drawn(axes: Axes, label: str, which: int = 1) -> np.ndarray:
 @pytest.mark.parametrize("study", STUDIES.values(), ids=STUDIES.keys())
 def test_every_study_is_drawn_without_warnings(tmp_path: Path, study: dict) -> None:
     results = results_of(tmp_path, study)
-    rates = {rate: mitigated(results.variants[1], rate) for rate in (0.0, 0.001, 0.01)}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        files = paper_figures.write(results, tmp_path / "new" / "figures", side_by_side(results), rates)
-    assert len(files) == len(set(files)) == 20
-    assert all(file.stat().st_size > 1000 for file in files)
+        written = paper_figures.write(results, tmp_path / "new" / "figures")
+    assert [figure.name for figure in written] == list(paper_figures.DRAWINGS)
+    for figure in written:
+        lacking = figure.name in OF_MITIGATION and len(results.variants) < 5
+        assert (figure.file is None) == lacking == bool(figure.reason), figure
+        for file in [] if figure.file is None else (figure.file, figure.file.with_suffix(".png")):
+            assert file.stat().st_size > 1000
 
 
 def test_equal_results_give_equal_files(tmp_path: Path) -> None:
     results = results_of(tmp_path, {"networks": NETWORKS[:2]})
-    first, second = (paper_figures.write(results, tmp_path / name) for name in ("first", "second"))
+    for name in ("first", "second"):
+        paper_figures.write(results, tmp_path / name)
+    first, second = (sorted((tmp_path / name).iterdir()) for name in ("first", "second"))
     assert [f.name for f in first] == [f.name for f in second]
+    assert len(first) == 10
     assert all(a.read_bytes() == b.read_bytes() for a, b in zip(first, second, strict=True))
 
 
@@ -153,29 +158,55 @@ def test_a_group_that_was_never_right_has_no_drop(tmp_path: Path) -> None:
         assert {text.get_text() for text in axes.texts} == {"a", "b", "c"}
 
 
+@pytest.fixture(scope="module")
+def with_mitigation(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    study = {"train_count": (20, 400, 300), "networks": [*NETWORKS, *MITIGATED]}
+    return results_of(tmp_path_factory.mktemp("mitigated"), study)
+
+
+def test_networks_are_compared_with_what_they_were_made_of(with_mitigation: Results) -> None:
+    _, snl200, snl50, _, *mitigated_ones = with_mitigation.variants
+    high, middle, low, cvar, other = mitigated_ones
+    assert paper_figures.comparisons(with_mitigation) == {
+        "SNL 200": {"without mitigation": snl200, "lagrangian (mu 0.01)": other},
+        "SNL 50": {
+            "without mitigation": snl50,
+            **{f"lagrangian (mu {rate:g})": v for rate, v in zip(RATES, (low, middle, high), strict=True)},
+            "cvar (level 0.1)": cvar,
+        },
+    }
+    assert paper_figures.rates(with_mitigation) == {0.0: snl50, **dict(zip(RATES, (low, middle, high), strict=True))}
+
+
+def test_rates_are_those_of_the_tightest_network_that_has_two(tmp_path: Path) -> None:
+    looser = [mitigated("SNL 200", 200, rate=rate) for rate in RATES[:2]]
+    others = [mitigated("SNL 50", 50), mitigated("SNL 50", 50, method="cvar", rate=0.5)]
+    results = results_of(tmp_path, {"networks": [*NETWORKS, *looser, *others]})
+    snl200, slow, fast = results.variants[1], *results.variants[4:6]
+    assert paper_figures.rates(results) == {0.0: snl200, RATES[0]: slow, RATES[1]: fast}
+
+
 @pytest.mark.parametrize("quantity", ["accuracy", "gradient_norm", "softmax_gap", "drop"])
-def test_mitigation_stands_beside_what_it_is_compared_with(tmp_path: Path, quantity: str) -> None:
-    results = results_of(tmp_path, {"train_count": (20, 400, 300)})
-    compared = side_by_side(results)
-    figure = paper_figures.mitigation_by_group(results, compared, quantity)
+def test_mitigation_stands_beside_what_it_is_compared_with(with_mitigation: Results, quantity: str) -> None:
+    compared = paper_figures.comparisons(with_mitigation)
+    figure = paper_figures.mitigation_by_group(with_mitigation, quantity)
     for axes, (title, variants) in zip(figure.axes, compared.items(), strict=True):
         assert axes.get_title() == title
         for name, variant in variants.items():
             if quantity == "drop":
-                mean, (low, high) = tables.drops(results, variant)
+                mean, (low, high) = tables.drops(with_mitigation, variant)
                 expected = np.c_[mean, low, high]
             else:
                 expected = np.array([ends(column) for column in variant.groups[quantity].T])
             np.testing.assert_allclose(drawn(axes, name), expected[[1, 2, 0]])
 
 
-def test_the_rate_is_drawn_from_none_to_the_largest(tmp_path: Path) -> None:
-    results = results_of(tmp_path, {"train_count": (20, 400, 300)})
-    rates = {rate: mitigated(results.variants[1], rate) for rate in (0.01, 0.0, 0.001)}
-    everyone, *panels = paper_figures.mitigation_by_rate(results, rates).axes
-    np.testing.assert_allclose(drawn(everyone, "all test images")[:, 0], [results.variants[1].accuracy.mean()] * 3)
-    for axes, g in zip(panels, (1, 2, 0), strict=True):
-        expected = [ends(rates[rate].groups["accuracy"][:, g]) for rate in (0.0, 0.001, 0.01)]
+def test_the_rate_is_drawn_from_none_to_the_largest(with_mitigation: Results) -> None:
+    found = [variant for _, variant in sorted(paper_figures.rates(with_mitigation).items())]
+    everyone, *panels = paper_figures.mitigation_by_rate(with_mitigation).axes
+    np.testing.assert_allclose(drawn(everyone, "all test images"), [ends(v.accuracy) for v in found])
+    for axes, g in zip(panels, (1, 2, 0), strict=False):
+        expected = [ends(variant.groups["accuracy"][:, g]) for variant in found]
         np.testing.assert_allclose(drawn(axes, "the panel's group"), expected)
 
 
@@ -184,14 +215,13 @@ def test_what_results_lack_is_left_out_with_a_reason(tmp_path: Path) -> None:
     lacking = [
         v._replace(groups={k: a for k, a in v.groups.items() if k != "top_eigenvalue"}) for v in results.variants
     ]
-    *files, reasons = paper_figures.write(results._replace(variants=tuple(lacking)), tmp_path / "figures")
-    left_out = dict(line.split(": ", 1) for line in reasons.read_text(encoding="utf-8").splitlines())
+    written = paper_figures.write(results._replace(variants=tuple(lacking)), tmp_path / "figures")
+    left_out = {figure.name: figure.reason for figure in written if figure.file is None}
     assert "top_eigenvalue" in left_out.pop("fig4_top_eigenvalue")
+    assert list(left_out) == OF_MITIGATION
     assert all("mitigat" in reason for reason in left_out.values())
-    assert len(left_out) == 5
-    assert {f.stem for f in files} == {"fig3_gradient_norm", "fig5_global_accuracy", "fig8_accuracy", "fig8_drop"}
-    *_, reasons = paper_figures.write(results._replace(variants=results.variants[:1]), tmp_path / "full")
-    assert "fig8_drop: No network of the study is linearized." in reasons.read_text(encoding="utf-8")
+    written = paper_figures.write(results._replace(variants=results.variants[:1]), tmp_path / "full")
+    assert {f.name: f.reason for f in written}["fig8_drop"] == "No network of the study is linearized."
 
 
 def test_distances_that_are_not_known_are_named(tmp_path: Path) -> None:
@@ -201,7 +231,7 @@ def test_distances_that_are_not_known_are_named(tmp_path: Path) -> None:
 
 
 def test_networks_of_other_seeds_are_not_compared(tmp_path: Path) -> None:
-    results = results_of(tmp_path, {})
-    other = results.variants[1]._replace(seeds=(7, 8, 9))
-    with pytest.raises(JaxfairError, match=r"SNL 200.*same seeds"):
-        paper_figures.mitigation_by_rate(results, {0.0: other})
+    results = results_of(tmp_path, {"networks": [*NETWORKS, mitigated("SNL 50", 50)]})
+    other = results.variants[-1]._replace(seeds=(7, 8, 9))
+    with pytest.raises(JaxfairError, match=r"SNL 50 \+ lagrangian.*same seeds"):
+        paper_figures.mitigation_by_group(results._replace(variants=(*results.variants[:-1], other)), "accuracy")

@@ -13,17 +13,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import claims, figures, report, tables
+from experiments import claims, drawing, figures, paper_figures, report, tables
+from experiments import page as page_of_report
 from experiments.tables import Results
 from jaxfair.errors import JaxfairError
 from jaxfair.runs import Run
-from tests.study import make_analyses
+from tests.study import make_analyses, mitigated, sketch
 
 VOID = {"meta", "br", "img", "hr", "link", "input"}
 LOADING = {"src", "href", "xlink:href", "srcset", "data", "poster", "action", "background"}
-FILES = {"report.html", "summary.csv", "groups.csv", "claims.csv", "claims.md"} | {
-    f"{name}.{kind}" for name in report.CAPTIONS for kind in ("png", "svg")
+FILES = {"report.html", "runs.json", "summary.csv", "groups.csv", "claims.csv", "claims.md", "paper"} | {
+    f"{name}.{kind}" for name in page_of_report.CAPTIONS for kind in ("png", "svg")
 }
+PAPER = {f"{name}.{kind}" for name in paper_figures.DRAWINGS for kind in ("png", "svg")}
+NETWORKS = (
+    ("Full network", "full", 768),
+    ("SNL 200", "snl", 200),
+    ("SNL 50", "snl", 50),
+    ("DeepReDuce C12", "deepreduce", 0),
+)
 TITLE = "Linearization of <everything> & more"
 COMMAND = ["python -m experiments.linearization", "--out", "a<b"]
 
@@ -75,7 +83,8 @@ def write(analysed: list[Run], folder: Path) -> Results:
 @pytest.fixture(scope="module")
 def analysed(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
     names = ("<b>bold</b>", 'a "quoted" & long name', "é ☃")
-    return make_analyses(tmp_path_factory.mktemp("analyses"), group_names=names)
+    networks = [*NETWORKS, mitigated("SNL 50", 50, rate=0.01), mitigated("SNL 50", 50, rate=0.1)]
+    return make_analyses(tmp_path_factory.mktemp("analyses"), group_names=names, networks=networks)
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +99,15 @@ def page(folder: Path) -> Page:
     return Page((folder / "report.html").read_text(encoding="utf-8"))
 
 
+@pytest.fixture
+def sketched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the figures empty: they take most of a report's time."""
+    monkeypatch.setattr(drawing, "save", sketch)
+
+
 def test_a_report_is_complete(folder: Path) -> None:
     assert {path.name for path in folder.iterdir()} == FILES
+    assert {path.name for path in (folder / "paper").iterdir()} == PAPER
     assert [path.name for path in folder.parent.iterdir()] == ["report"]  # no scratch folder is left
 
 
@@ -99,6 +115,22 @@ def test_the_page_loads_nothing(page: Page) -> None:
     assert page.loads  # the figures refer to their own glyphs
     assert [url for url in page.loads if not url.startswith("#")] == []
     assert not page.seen & {"script", "iframe", "object", "embed", "link", "base", "img"}
+
+
+def test_every_figure_of_the_paper_is_shown_or_says_why_not(
+    page: Page, folder: Path, analysed: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captions = [caption for caption, _ in paper_figures.DRAWINGS.values()]
+    assert all(caption in page.text for caption in captions)
+    assert "cannot be drawn" not in page.text
+    shown = (folder / "report.html").read_text(encoding="utf-8").count("<svg")
+    assert shown == len(captions) + len(page_of_report.CAPTIONS)
+    monkeypatch.setattr(drawing, "save", sketch)
+    write(analysed[:3], tmp_path / "report")
+    text = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    lacking = [name for name in paper_figures.DRAWINGS if f"({name}) cannot be drawn: No " in Page(text).text]
+    assert text.count("<svg") + len(lacking) == shown
+    assert {path.stem for path in (tmp_path / "report" / "paper").iterdir()} == set(paper_figures.DRAWINGS) - {*lacking}
 
 
 def test_names_are_escaped(page: Page) -> None:
@@ -164,6 +196,7 @@ def test_provenance_names_every_run_and_its_arithmetic(page: Page, analysed: lis
     assert facts["worst relative residual of an eigenvalue"] == 0.01
 
 
+@pytest.mark.usefixtures("sketched")
 def test_small_test_sets_and_missing_convergence_are_warned_of(tmp_path: Path) -> None:
     made = make_analyses(tmp_path, group_names=("a", "b", "c"), test_count=(40, 60, 13), seeds=1)
     result = made[1].json("result.json")
@@ -180,10 +213,11 @@ def test_small_test_sets_and_missing_convergence_are_warned_of(tmp_path: Path) -
     assert "nan" not in " ".join(" ".join(row) for row in page.rows).lower()
 
 
+@pytest.mark.usefixtures("sketched")
 def test_a_new_report_replaces_the_old_one(analysed: list[Run], tmp_path: Path) -> None:
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "old_figure.png").write_bytes(b"")
-    write(analysed, tmp_path / "report")
+    write(analysed[:6], tmp_path / "report")
     assert {path.name for path in (tmp_path / "report").iterdir()} == FILES
 
 
@@ -192,10 +226,14 @@ def no_space(*_: object, **__: object) -> None:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize(("owner", "name"), [(figures, "draw_all"), (tables, "write_csv"), (Path, "write_text")])
+@pytest.mark.usefixtures("sketched")
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(figures, "draw_all"), (paper_figures, "write"), (tables, "write_csv"), (Path, "write_text")],
+)
 def test_a_failing_write_leaves_the_old_report(
     analysed: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: object, name: str
 ) -> None:
@@ -203,12 +241,13 @@ def test_a_failing_write_leaves_the_old_report(
     before = contents(tmp_path / "report")
     monkeypatch.setattr(owner, name, no_space)
     with pytest.raises(JaxfairError, match=r"cannot be written to .*No space left.*runs are kept"):
-        write(analysed, tmp_path / "report")
+        write(analysed[:9], tmp_path / "report")
     monkeypatch.undo()
     assert contents(tmp_path / "report") == before
     assert [path.name for path in tmp_path.iterdir()] == ["report"]
 
 
+@pytest.mark.usefixtures("sketched")
 @pytest.mark.parametrize("failing", [1, 2])
 def test_a_failing_move_leaves_the_old_report(
     analysed: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
@@ -228,7 +267,7 @@ def test_a_failing_move_leaves_the_old_report(
     monkeypatch.setattr(os, "replace", fails_once(os.replace))
     monkeypatch.setattr(shutil, "copytree", no_space)  # what shutil.move tries next
     with pytest.raises(JaxfairError, match=r"cannot be written to"):
-        write(analysed, tmp_path / "report")
+        write(analysed[:9], tmp_path / "report")
     assert [path.name for path in tmp_path.iterdir()] == ["report"]
     assert contents(tmp_path / "report") == before
 
@@ -246,6 +285,6 @@ def test_the_printed_table_holds_every_network(analysed: list[Run], capsys: pyte
     assert "A title [in brackets]" in out
     assert "\x1b" not in out
     for row in tables.summary_rows(results):
-        (line,) = [line for line in out.splitlines() if row["network"] in line]
+        (line,) = [line for line in out.splitlines() if line[1:].split("│")[0].strip() == row["network"]]
         assert f"{row['accuracy']:.3f} ±" in line
         assert row["network"] == "Full network" or f"{row['large_drop_percent']:.1f} (" in line

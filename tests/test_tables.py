@@ -1,6 +1,8 @@
 """Tables against plain masked NumPy on the arrays of hand-made analyses."""
 
 import csv
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from experiments.tables import Results
 from jaxfair import runs
 from jaxfair.errors import JaxfairError
 from jaxfair.runs import Run
-from tests.study import make_analyses
+from tests.study import make_analyses, make_study, mitigated
 
 T3 = 4.302652729911275  # 97.5 % quantile of Student's t with 2 degrees of freedom, from a printed table: 4.3027
 
@@ -154,6 +156,60 @@ def test_analyses_that_do_not_belong_together_are_refused(analyses: list[Run]) -
     config = {**analyses[0].config, "seed": 3, "data": {"name": "other", "fingerprint": {"train": "9", "test": "9"}}}
     with pytest.raises(JaxfairError, match="different data sets or splits"):
         tables.collect([*analyses, runs.Run(analyses[0].path, config)])
+
+
+def test_no_analyses_are_refused() -> None:
+    with pytest.raises(JaxfairError, match=r"no analyses.*stage 'analyse'"):
+        tables.collect([])
+
+
+def test_a_study_is_read_back_in_its_order(tmp_path: Path) -> None:
+    networks = (("Full network", "full", 768), ("SNL 50", "snl", 50), ("SNL 200", "snl", 200))
+    made = make_study(tmp_path / "study", "A <title>", seeds=2, networks=networks)
+    assert [run.config for run in tables.read(tmp_path / "study")] == [run.config for run in made]
+    assert [run.path.name for run in made] != sorted(run.path.name for run in made)
+    record = tables.record(tmp_path / "study")
+    assert (record["title"], record["command"]) == ("A <title>", ["a", "b c"])
+    (tmp_path / "study").rename(tmp_path / "moved")
+    assert len(tables.read(tmp_path / "moved")) == 6
+
+
+def test_what_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
+    study = tmp_path / "study"
+
+    def refused(match: str) -> None:
+        with pytest.raises(JaxfairError, match=match) as caught:
+            tables.read(study)
+        assert "\n" not in str(caught.value)
+
+    refused("There is no folder")
+    made = make_analyses(study / "runs", seeds=1)
+    refused(r"has no 'report/runs.json'")
+    record = study / "report" / "runs.json"
+    record.parent.mkdir()
+    record.write_text(json.dumps({"title": "t", "command": ["c"], "runs": [run.path.name for run in made]}))
+    assert len(tables.read(study)) == 4
+    file = made[1].path / "config.json"
+    text = file.read_text()
+    file.write_text(text.replace("SNL 200", "SNL 201"))
+    refused("changed after the run")
+    file.write_text(text)
+    (made[2].path / "DONE").unlink()
+    refused("unfinished run")
+    shutil.rmtree(made[0].path)
+    refused("is of a run that is gone")
+    for damaged in ("{", "[]", '{"title": "t"}', '{"title": 1, "runs": []}', '{"title": "t", "runs": [3]}'):
+        record.write_text(damaged)
+        refused("is damaged")
+
+
+def test_what_was_mitigated_is_known(tmp_path: Path) -> None:
+    networks = (("Full network", "full", 768), ("SNL 50", "snl", 50), mitigated("SNL 50", 50, rate=0.5))
+    _, plain, other = tables.collect(make_analyses(tmp_path, networks=networks)).variants
+    assert (plain.base, plain.mitigation) == (None, None)
+    assert other.base == "SNL 50"
+    assert other.mitigation is not None
+    assert (other.mitigation["method"], other.mitigation["rate"]) == ("lagrangian", 0.5)
 
 
 def test_csv_reads_back_as_the_same_numbers(tmp_path: Path, results: Results) -> None:
