@@ -1,0 +1,150 @@
+"""The report of a hardware study: one HTML file that opens offline, the figures as files, the numbers as CSV."""
+
+import dataclasses
+import html
+import tempfile
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.tree_util import Partial
+from jaxtyping import Array
+
+from experiments import (
+    bundles,
+    datasets,
+    hardware_claims,
+    hardware_figures,
+    hardware_page,
+    hardware_results,
+    tables,
+    verdicts,
+)
+from experiments import hardware_tables as numbers
+from experiments.datasets import DataConfig
+from experiments.hardware_figures import Segment
+from experiments.hardware_results import Hardware
+from experiments.records import load_network
+from experiments.report import _replace
+from experiments.verdicts import Missing
+from jaxfair import groups
+from jaxfair.data import normalize
+from jaxfair.errors import JaxfairError
+from jaxfair.models import Network
+from jaxfair.sensitivity import losses_on_segment
+
+POINTS = np.linspace(-0.25, 1.25, 13)  # 0 and 1 are among them
+
+
+def write(studies: Sequence[Path], folder: Path, command: Sequence[str], *, allow_versions: bool = False) -> Hardware:
+    """Write ``report.html``, figures and tables into ``folder``, replacing an earlier report, and print a summary.
+
+    Args:
+        studies: their folders; the first has the reference and its controls.
+        folder: of the report; what it held is lost.
+        command: what the reader types to make it again.
+        allow_versions: whether runs of different package versions are compared.
+
+    Raises:
+        JaxfairError: the studies cannot be compared, or the folder cannot be written; an earlier report is then whole.
+    """
+    found = [bundle for study in studies for bundle in bundles.read(study)]
+    hardware = hardware_results.collect(found, bundles.check(found, allow_versions=allow_versions))
+    publish(hardware, folder, command)
+    print_summary(hardware)
+    print(f"\nReport: {folder / 'report.html'}")
+    return hardware
+
+
+def publish(hardware: Hardware, folder: Path, command: Sequence[str]) -> None:
+    """Write the report of results; see ``write``."""
+    try:
+        if folder.exists() and any(folder.iterdir()) and not (folder / "report.html").exists():
+            raise JaxfairError(
+                f"'{folder}' holds something else than a report, which would be lost; name a new folder."
+            )
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".report-") as scratch:
+            made = Path(scratch) / "report"
+            made.mkdir()
+            drawn = hardware_figures.write(hardware, made, partial(segment, hardware))
+            found = hardware_claims.claims(hardware)
+            rows = {
+                "profiles": numbers.profile_rows(hardware),
+                "trainings": numbers.training_rows(hardware),
+                "groups": numbers.group_rows(hardware),
+                "spread": numbers.spread_rows(hardware),
+            }
+            for name, table in {**rows, "claims": verdicts.rows(found)}.items():
+                if table:
+                    tables.write_csv(made / f"{name}.csv", table)
+            (made / "claims.md").write_text(verdicts.markdown(found), encoding="utf-8")
+            text = hardware_page.page(hardware, drawn, rows, found, command)
+            (made / "report.html").write_text(text, encoding="utf-8")
+            _replace(folder, made, Path(scratch) / "old")
+    except OSError as error:
+        raise JaxfairError(
+            f"The report cannot be written to '{folder}': {error.strerror or error}; all runs are kept, "
+            "make room or choose another folder and run the same command again."
+        ) from error
+
+
+def segment(hardware: Hardware) -> Segment:
+    """Compute groups' test losses between the reference's and another profile's parameters, seed 0.
+
+    The profile is the one with the largest xi. Both networks are evaluated on the reference's arithmetic.
+
+    Raises:
+        Missing: there is no other profile, or the data are not to be found or have changed.
+    """
+    plain = hardware.comparisons[0]
+    if not plain.profiles:
+        raise Missing("there is no profile beside the reference")
+    if not plain.reference.trained:
+        raise Missing("the networks are not at hand")
+    apart = [numbers.pair_xi(plain, [series])[0] for series in plain.profiles]
+    other = plain.profiles[int(np.nanargmax(apart))]
+    stored = plain.reference.trained[0].config["data"]
+    fields = {field.name for field in dataclasses.fields(DataConfig)} & set(stored)
+    settings: Any = {name: tuple(v) if isinstance(v := stored[name], list) else v for name in fields}
+    try:
+        prepared = datasets.prepare(DataConfig(**settings))
+    except JaxfairError as error:
+        raise Missing(f"the data cannot be loaded again: {error}") from error
+    test = prepared.test
+    if test.fingerprint() != stored["fingerprint"]["test"]:
+        raise Missing("the data that are found now are others")
+    start, end = (load_network(series.trained[0]) for series in (plain.reference, other))
+    end = jax.tree.unflatten(jax.tree.structure(start), jax.tree.leaves(end))  # the module differs by its arithmetic
+    weights = groups.group_weights(test.group, len(test.group_names))
+    images = np.asarray(test.images[np.arange(len(test))])
+    logits = Partial(_logits, test.mean, test.std)
+    return Segment(POINTS, losses_on_segment(logits, start, end, images, test.label, weights, POINTS), other.label)
+
+
+def _logits(mean: Array, std: Array, network: Network, images: Array) -> Array:
+    return network(normalize(images, mean, std))
+
+
+def print_summary(hardware: Hardware) -> None:
+    """Print one row a profile and control of the plain training, and the warnings."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    rows = [row for row in numbers.profile_rows(hardware) if row["training"] == hardware.comparisons[0].title]
+    caption = f"±: half of a 95 % interval over {rows[0]['seeds']} seeds. Losses are of test images."
+    table = Table(title=hardware_page.TITLE, caption=Text(caption), caption_justify="left")
+    for name, _ in hardware_page.PROFILES[1:]:
+        first = name == "hardware"
+        table.add_column(name, justify="left" if first else "right", no_wrap=first)
+    for row in rows:
+        table.add_row(*(Text(html.unescape(cell(row))) for _, cell in hardware_page.PROFILES[1:]))
+    console = Console()
+    console = console if console.is_terminal else Console(width=160)
+    console.print(table)
+    for text in hardware_page.warnings(hardware):
+        console.print(Text(f"warning: {text}", style="red"))
