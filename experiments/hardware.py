@@ -48,7 +48,7 @@ class Study:
         controls: more of them: the same training again, and another order of the data.
         mitigation: train with the alignment of the groups' distances to the decision boundary too.
         budgets: linearize by SNL on every profile too, keeping so many ReLUs (below 1: a fraction of them).
-        steps: after which parameters are compared, to see how trainings part; none to leave that out.
+        steps: after which parameters are compared, to see how trainings part; those after the last step do not count.
         seeds_at_once: seeds trained in one program; by default 1 on CPU and all elsewhere.
         child: the study itself uses this, to make the runs of one profile in a process of its own.
         data: which data, and how it is split.
@@ -179,7 +179,9 @@ def _make(study: Study, profile: Profile) -> None:
             model=study.model,
             linearized=Linearized(study.snl, study.snl_finetune),
             analysis=study.analysis,
-            steps=study.steps,
+            steps=[
+                step for step in study.steps if step <= study.train.epochs * (len(train_set) // study.train.batch_size)
+            ],
             reference=reference,
         )
         make(space)

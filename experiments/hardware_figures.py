@@ -183,6 +183,8 @@ def spread_against_rounding(hardware: Hardware) -> "Figure":
             axes[2].axhline(level, color="#888888", linewidth=0.8, linestyle="--")
             axes[2].annotate(text, (1.01, level), xycoords=("axes fraction", "data"), va="center", fontsize=7.5)
         axes[2].set_yscale("log")
+        axes[2].set_ylim(top=1.5)
+        axes[2].minorticks_off()  # whose labels would need the parser of mathematics
         axes[2].yaxis.set_major_formatter("{x:g}")
         unit = "nats" if name == "loss" else "share"
         axes[0].set_title("loss" if name == "loss" else "accuracy", fontsize=10)

@@ -28,7 +28,7 @@ TINY = (
 # Two profiles, two seeds, one budget, alignment.
 TINY_HARDWARE = (
     *("--seeds=2", "--profiles", "cpu", "bf16", "--model.stage-sizes", "1", "1", "--model.width=4"),
-    *("--train.epochs=2", "--steps", "1", "2", "25", "--budgets", "0.5", "--no-analysis.linearized-distance"),
+    *("--train.epochs=3", "--steps", "1", "2", "25", "--budgets", "0.5", "--analysis.no-linearized-distance"),
     *("--snl.learning-rate=0.02", "--snl.kappa=1e-2", "--snl-finetune.epochs=1", "--analysis.max-steps=4"),
 )
 RUNS = {"train": 1, "linearize": 2, "finetune": 2, "analyse": 3}  # of the tiny study, by stage
