@@ -1,7 +1,7 @@
 """Bundles: the runs of a hardware study as one file, and whether the runs of several machines may be compared.
 
-A study's folder has ``profile-NAME.json`` for each hardware profile, which lists its runs. Runs are compared only if
-they are of the same data, network and training, and began with the same bits in the same order.
+A study's folder has ``profiles.json`` and, for each of these, ``profile-NAME.json``, which lists its runs. Runs are
+compared only if they are of the same data, network and training, and began with the same bits in the same order.
 """
 
 import json
@@ -20,6 +20,7 @@ DECISIVE = ("jax", "jaxlib", "flax", "optax", "numpy")
 """Packages whose version may change what is computed."""
 
 
+PROFILES = "profiles.json"
 RUNS = ("trained", "analysed", "steps")
 
 
@@ -82,7 +83,7 @@ def read(study: Path, profiles: Iterable[str] | None = None) -> list[Bundle]:
     Raises:
         JaxfairError: the folder has none, or a run is missing or damaged.
     """
-    names = profiles if profiles is not None else sorted(p.stem[8:] for p in Path(study).glob("profile-*.json"))
+    names = profiles if profiles is not None else _listed(Path(study))
     found = []
     for name in names:
         try:
@@ -100,6 +101,19 @@ def read(study: Path, profiles: Iterable[str] | None = None) -> list[Bundle]:
     if not found:
         raise JaxfairError(f"'{study}' holds no hardware study; give the folder that experiments.hardware wrote.")
     return sorted(found, key=lambda bundle: not bundle.reference)
+
+
+def listed(study: Path, profiles: Sequence[str]) -> None:
+    """Write which profiles a study is of, in their order; others that it had before do not count."""
+    study.mkdir(parents=True, exist_ok=True)
+    Run(study, {}).write_json(PROFILES, list(profiles))
+
+
+def _listed(study: Path) -> list[str]:
+    try:
+        return json.loads((study / PROFILES).read_text())
+    except (OSError, ValueError):
+        return []
 
 
 def check(bundles: Sequence[Bundle], *, allow_versions: bool = False) -> list[str]:
@@ -159,7 +173,7 @@ def pack(study: Path, file: Path) -> None:
     mode = "w:gz" if file.name.endswith("gz") else "w"
     try:
         with tarfile.open(file, mode) as archive:
-            for name in sorted(f"profile-{bundle.profile}.json" for bundle in bundles):
+            for name in (PROFILES, *(f"profile-{bundle.profile}.json" for bundle in bundles)):
                 archive.add(study / name, name)
             for folder in folders:
                 archive.add(folder, f"runs/{folder.name}")

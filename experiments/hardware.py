@@ -127,6 +127,7 @@ def run(study: Study, given: Sequence[str]) -> None:
         _make(study, _named(study)[study.profiles.index(study.child)])
         return
     check(study)
+    bundles.listed(study.out, study.profiles)
     for profile in _named(study):
         command = [sys.executable, "-m", "experiments.hardware", *given, "--child", profile.name]
         environment = hardware.environment_of(profile, os.environ)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import html
+import json
 import tempfile
 from collections.abc import Sequence
 from functools import partial
@@ -81,6 +82,8 @@ def publish(hardware: Hardware, folder: Path, command: Sequence[str]) -> None:
             for name, table in {**rows, "claims": verdicts.rows(found)}.items():
                 if table:
                     tables.write_csv(made / f"{name}.csv", table)
+            record = {"title": hardware_page.TITLE, "command": list(command), "runs": []}
+            (made / tables.RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
             (made / "claims.md").write_text(verdicts.markdown(found), encoding="utf-8")
             text = hardware_page.page(hardware, drawn, rows, found, command)
             (made / "report.html").write_text(text, encoding="utf-8")

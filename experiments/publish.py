@@ -20,8 +20,8 @@ from jaxfair.errors import JaxfairError
 from jaxfair.runs import Run
 
 PLACES = ("--out", "--data.path", "--data.images")
-TABLES = ("summary.csv", "profiles.csv", "tests.csv")
-FIGURES = ("accuracy_drop_by_group.png", "fig6_divergence.png")
+TABLES = ("summary.csv", "profiles.csv", "trainings.csv")
+FIGURES = ("accuracy_drop_by_group.png", "divergence.png")
 
 
 def write(study: Path, page: Path) -> None:
