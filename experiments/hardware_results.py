@@ -51,7 +51,7 @@ class Comparison(NamedTuple):
         profiles: on the others.
         ulps: on the first again, with one weight of every array changed by one unit in the last place.
         others: its further controls: ``repeat`` and ``order``.
-        moved: norm of what training changed, ``||theta - theta_0||`` on the reference, shape (s,); NaN if unknown.
+        moved: how far the reference's parameters went until the last recorded step, shape (s,); NaN if unknown.
     """
 
     title: str
@@ -121,9 +121,12 @@ def collect(bundles: Sequence[Bundle], differences: Sequence[str] = ()) -> Hardw
 
 
 def _labels(bundles: Sequence[Bundle]) -> list[str]:
-    """Return a label for each bundle; where two have the same profile, with the study's folder."""
-    labels = [bundle.label for bundle in bundles]
-    return [b.label if labels.count(b.label) == 1 else f"{b.label}, {b.folder.name}" for b in bundles]
+    """Return a label for each bundle; where two have the same profile, with the number and folder of the study."""
+    labels, studies = [bundle.label for bundle in bundles], list(dict.fromkeys(bundle.folder for bundle in bundles))
+    return [
+        b.label if labels.count(b.label) == 1 else f"{b.label}, study {studies.index(b.folder) + 1}: {b.folder.name}"
+        for b in bundles
+    ]
 
 
 def _comparison(bundles: Sequence[Bundle], names: Sequence[str], mitigation: str, budget: int | None) -> Comparison:
