@@ -10,6 +10,7 @@ from unittest import mock
 
 import jax
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
 
 from experiments import hardware, linearization, report
 from jaxfair import runs
@@ -58,6 +59,7 @@ def command_line(cache: Path) -> Iterator[None]:
             os.environ["XDG_CACHE_HOME"] = home
         for name, value in before.items():
             jax.config.update(name, value)
+        compilation_cache.reset_cache()  # or all later tests would go on writing to it
 
 
 @functools.cache

@@ -32,6 +32,7 @@ COMMAND = ["python -m experiments.hardware", "--out", "a<b"]
 FILES = {f"{name}.csv" for name in ("profiles", "trainings", "groups", "spread", "claims")} | {
     "claims.md",
     "report.html",
+    "runs.json",
 }
 
 
