@@ -128,8 +128,9 @@ def check(bundles: Sequence[Bundle], *, allow_versions: bool = False) -> list[st
     """
     first = bundles[0]
     for other in bundles[1:]:
-        for (name, expected), (_, found) in zip(_start(first), _start(other), strict=True):
-            if expected != found:
+        theirs = dict(_start(other))
+        for name, expected in _start(first):
+            if (found := theirs.get(name, expected)) != expected:
                 raise JaxfairError(
                     f"'{other.folder}' ({other.profile}) differs from '{first.folder}' ({first.profile}) in {name}: "
                     f"{_short(found)} instead of {_short(expected)}; only runs that began alike can be compared."
@@ -149,11 +150,16 @@ def _start(bundle: Bundle) -> Iterator[tuple[str, Any]]:
     config = plain.trained[0].config
     yield "the data", config["data"]["fingerprint"]
     yield "the network", {key: value for key, value in config["model"].items() if key != "arithmetic"}
-    yield "the training", config["train"]
     yield "the seeds", [run.config["seed"] for run in plain.trained]
     starts = [run.json("start.json") for run in plain.trained]
     yield "the initial parameters", [start["initial"] for start in starts]
     yield "the order of the data", [start["order"] for start in starts]
+    for member in bundle.members:
+        if member.control == "none":  # those that only one of two studies has are not compared
+            which = f" with {member.mitigation}" if member.mitigation != "none" else ""
+            which += f" to {member.budget} ReLUs" if member.budget is not None else ""
+            yield f"the training{which}", member.trained[0].config["train"]
+            yield f"the analysis{which}", member.analysed[0].config["analysis"]
 
 
 def _environment(bundle: Bundle) -> dict[str, Any]:

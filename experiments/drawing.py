@@ -167,7 +167,9 @@ def scale(panels: Sequence[Any], which: str) -> None:
     if np.nanmin(values) > 0 and np.nanmax(values) > 10 * np.nanmin(values):
         for axes in panels:
             axes.set(**{f"{which}scale": "log"})
-            getattr(axes, f"{which}axis").set_major_formatter("{x:g}")  # powers as mathematics would need its parser
+            axis = getattr(axes, f"{which}axis")
+            axis.set_major_formatter("{x:g}")  # powers as mathematics would need its parser
+            axis.set_minor_formatter("")
             axes.set(**{f"{which}lim": (max(getattr(axes, f"get_{which}lim")()[0], np.nanmin(values) / 3), None)})
 
 
