@@ -82,7 +82,9 @@ def publish(hardware: Hardware, folder: Path, command: Sequence[str]) -> None:
             for name, table in {**rows, "claims": verdicts.rows(found)}.items():
                 if table:
                     tables.write_csv(made / f"{name}.csv", table)
-            record = {"title": hardware_page.TITLE, "command": list(command), "runs": []}
+            trained = hardware.comparisons[0].reference.trained
+            title = hardware_page.TITLE + (f" ({trained[0].config['data']['name']})" if trained else "")
+            record = {"title": title, "command": list(command), "runs": []}
             (made / tables.RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
             (made / "claims.md").write_text(verdicts.markdown(found), encoding="utf-8")
             text = hardware_page.page(hardware, drawn, rows, found, command)
