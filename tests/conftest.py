@@ -1,6 +1,8 @@
 """Run-time type checks of jaxfair, hypothesis without chance, and fixtures that several files use."""
 
+import gc
 from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 import jaxtyping
@@ -12,6 +14,20 @@ jaxtyping.install_import_hook("jaxfair", "beartype.beartype(conf=beartype.Bearty
 
 settings.register_profile("reproducible", derandomize=True, deadline=None, database=None)
 settings.load_profile("reproducible")
+
+
+MOST_MAPS = 20_000
+"""Memory maps of a process, of which Linux allows 65,530: compiled programs have many, and beyond that XLA crashes."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _programs_are_freed() -> Iterator[None]:
+    """Forget compiled programs before they are too many for one process; a study never has so many."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_bytes().splitlines()) > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
