@@ -179,7 +179,7 @@ def test_an_interrupt_keeps_finished_runs(
     (first,) = finished(tmp_path).values()
     assert (first.config["stage"], first.config["seed"]) == ("train", 0)
     before = (first.path / "DONE").stat().st_mtime_ns
-    monkeypatch.setattr(stages, "analyse", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(stages, "measure", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     assert call(tmp_path, "--seeds", "2") == 130
     assert (first.path / "DONE").stat().st_mtime_ns == before
     assert sorted(run.config["stage"] for run in finished(tmp_path).values()) == (
