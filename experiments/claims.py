@@ -13,8 +13,6 @@ import numpy as np
 from experiments import tables
 from experiments.tables import Results, Variant
 from experiments.verdicts import Claim, Missing, Side, decide, rank_correlations
-from experiments.verdicts import markdown as markdown
-from experiments.verdicts import rows as rows
 from jaxfair.bounds import excess_loss_bound
 from jaxfair.runs import Run
 

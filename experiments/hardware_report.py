@@ -2,8 +2,6 @@
 
 import dataclasses
 import html
-import json
-import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -21,15 +19,14 @@ from experiments import (
     hardware_figures,
     hardware_page,
     hardware_results,
+    report,
     tables,
-    verdicts,
 )
 from experiments import hardware_tables as numbers
 from experiments.datasets import DataConfig
 from experiments.hardware_figures import Segment
 from experiments.hardware_results import Hardware
 from experiments.records import load_network
-from experiments.report import _replace
 from experiments.verdicts import Missing
 from jaxfair import groups
 from jaxfair.data import normalize
@@ -62,39 +59,27 @@ def write(studies: Sequence[Path], folder: Path, command: Sequence[str], *, allo
 
 def publish(hardware: Hardware, folder: Path, command: Sequence[str]) -> None:
     """Write the report of results; see ``write``."""
-    try:
+    with report.replacing(folder, "another folder") as made:
         if folder.exists() and any(folder.iterdir()) and not (folder / "report.html").exists():
             raise JaxfairError(
                 f"'{folder}' holds something else than a report, which would be lost; name a new folder."
             )
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".report-") as scratch:
-            made = Path(scratch) / "report"
-            made.mkdir()
-            drawn = hardware_figures.write(hardware, made, partial(segment, hardware))
-            found = hardware_claims.claims(hardware)
-            rows = {
-                "profiles": numbers.profile_rows(hardware),
-                "trainings": numbers.training_rows(hardware),
-                "groups": numbers.group_rows(hardware),
-                "spread": numbers.spread_rows(hardware),
-            }
-            for name, table in {**rows, "claims": verdicts.rows(found)}.items():
-                if table:
-                    tables.write_csv(made / f"{name}.csv", table)
-            trained = hardware.comparisons[0].reference.trained
-            title = hardware_page.TITLE + (f" ({trained[0].config['data']['name']})" if trained else "")
-            record = {"title": title, "command": list(command), "runs": []}
-            (made / tables.RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-            (made / "claims.md").write_text(verdicts.markdown(found), encoding="utf-8")
-            text = hardware_page.page(hardware, drawn, rows, found, command)
-            (made / "report.html").write_text(text, encoding="utf-8")
-            _replace(folder, made, Path(scratch) / "old")
-    except OSError as error:
-        raise JaxfairError(
-            f"The report cannot be written to '{folder}': {error.strerror or error}; all runs are kept, "
-            "make room or choose another folder and run the same command again."
-        ) from error
+        drawn = hardware_figures.write(hardware, made, partial(segment, hardware))
+        found = hardware_claims.claims(hardware)
+        rows = {
+            "profiles": numbers.profile_rows(hardware),
+            "trainings": numbers.training_rows(hardware),
+            "groups": numbers.group_rows(hardware),
+            "spread": numbers.spread_rows(hardware),
+        }
+        for name, table in rows.items():
+            if table:
+                tables.write_csv(made / f"{name}.csv", table)
+        trained = hardware.comparisons[0].reference.trained
+        title = hardware_page.TITLE + (f" ({trained[0].config['data']['name']})" if trained else "")
+        report.write_record(made, title, command, [], found)
+        text = hardware_page.page(hardware, drawn, rows, found, command)
+        (made / "report.html").write_text(text, encoding="utf-8")
 
 
 def segment(hardware: Hardware) -> Segment:

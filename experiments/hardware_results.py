@@ -5,7 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from experiments import tables
 from experiments.bundles import Bundle, Member
+from experiments.hardware_runs import CONTROLS
 from experiments.records import load_network
 from jaxfair.bounds import parameter_distance
 from jaxfair.errors import JaxfairError
@@ -92,12 +94,12 @@ class Hardware(NamedTuple):
     @property
     def large(self) -> np.ndarray:
         """Whether each group has at least the average number of training images."""
-        return self.train_count >= self.train_count.mean()
+        return tables.large(self.train_count)
 
     @property
     def order(self) -> np.ndarray:
         """Groups from the most training images to the fewest."""
-        return np.argsort(-self.train_count, kind="stable")
+        return tables.by_size(self.train_count)
 
 
 def collect(bundles: Sequence[Bundle], differences: Sequence[str] = ()) -> Hardware:
@@ -142,9 +144,8 @@ def _comparison(bundles: Sequence[Bundle], names: Sequence[str], mitigation: str
                 continue
             if member.control != "none" and bundle is not bundles[0]:
                 continue  # controls are those of the reference
-            said = {"none": "", "repeat": ", repeated", "order": ", other data order"}
-            label = name + said.get(member.control, f", {member.control[:3]} {member.control[3:]}")
-            kind = "profiles" if member.control == "none" else "others" if member.control in said else "ulps"
+            label = name + CONTROLS.get(member.control, f", {member.control[:3]} {member.control[3:]}")
+            kind = "profiles" if member.control == "none" else "others" if member.control in CONTROLS else "ulps"
             series[kind].append(_series(bundle, label, member, networks, sketches, digests))
     title = f"SNL {budget}" if budget is not None else "plain" if mitigation == "none" else mitigation
     reference = _series(bundles[0], names[0], base, networks, sketches, digests)

@@ -40,6 +40,10 @@ OTHER_ORDER = 1000
 """Added to a seed where the order of the data is drawn, for the control of that name."""
 
 
+CONTROLS = {"none": "", "repeat": ", repeated", "order": ", other data order"}
+"""What a label says of a control that is no ulp."""
+
+
 class Task(NamedTuple):
     """What is trained on one profile for every seed.
 
@@ -80,8 +84,7 @@ class Linearized(NamedTuple):
 def variant_of(profile: Profile, task: Task) -> dict[str, Any]:
     """Return what a run's record says of it, and its label for readers."""
     method = task.train.mitigation.method
-    controls = {"none": "", "repeat": ", repeated", "order": ", other data order"}
-    said = controls.get(task.control, f", one ulp ({task.control.removeprefix('ulp')})")
+    said = CONTROLS.get(task.control, f", one ulp ({task.control.removeprefix('ulp')})")
     label = profile.label + said + (f" + {method}" if method != "none" else "")
     label += f", SNL {task.budget}" if task.budget is not None else ""
     about = {"profile": profile.name, "kind": profile.kind, "control": task.control, "mitigation": method}

@@ -2,7 +2,8 @@
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from experiments import claims, figures, page, paper_figures, tables, verdicts
@@ -27,29 +28,51 @@ def write(analysed: Sequence[Run], folder: Path, *, title: str, command: Sequenc
         JaxfairError: the folder cannot be written; an earlier report is then still whole.
     """
     results = tables.collect(analysed)
+    with replacing(folder, "another --out") as made:
+        drawn, of_paper = figures.draw_all(results, made), paper_figures.write(results, made / "paper")
+        summary, rows = tables.summary_rows(results), tables.group_rows(results)
+        tables.write_csv(made / "summary.csv", summary)
+        tables.write_csv(made / "groups.csv", rows)
+        found = claims.claims(results)
+        write_record(made, title, command, analysed, found)
+        text = page.page(results, summary, rows, found, analysed, drawn, of_paper, title, command)
+        (made / "report.html").write_text(text, encoding="utf-8")
+    return results
+
+
+def write_record(
+    made: Path, title: str, command: Sequence[str], analysed: Sequence[Run], found: Sequence[verdicts.Claim]
+) -> None:
+    """Write the findings, and what the report was made of, for ``tables.read`` and ``publish``."""
+    tables.write_csv(made / "claims.csv", verdicts.rows(found))
+    (made / "claims.md").write_text(verdicts.markdown(found), encoding="utf-8")
+    record = {"title": title, "command": list(command), "runs": [run.path.name for run in analysed]}
+    (made / tables.RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def replacing(folder: Path, otherwise: str) -> Iterator[Path]:
+    """Give an empty folder to write a report into; it takes the place of ``folder`` when all is written.
+
+    Args:
+        folder: of the report; an earlier one stays whole if anything fails.
+        otherwise: what to choose instead where it cannot be written.
+
+    Raises:
+        JaxfairError: the folder cannot be written.
+    """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".report-") as scratch:
             made = Path(scratch) / "report"
             made.mkdir()
-            drawn, of_paper = figures.draw_all(results, made), paper_figures.write(results, made / "paper")
-            summary, rows = tables.summary_rows(results), tables.group_rows(results)
-            tables.write_csv(made / "summary.csv", summary)
-            tables.write_csv(made / "groups.csv", rows)
-            found = claims.claims(results)
-            tables.write_csv(made / "claims.csv", verdicts.rows(found))
-            (made / "claims.md").write_text(verdicts.markdown(found), encoding="utf-8")
-            record = {"title": title, "command": list(command), "runs": [run.path.name for run in analysed]}
-            (made / tables.RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-            text = page.page(results, summary, rows, found, analysed, drawn, of_paper, title, command)
-            (made / "report.html").write_text(text, encoding="utf-8")
+            yield made
             _replace(folder, made, Path(scratch) / "old")
     except OSError as error:
         raise JaxfairError(
             f"The report cannot be written to '{folder}': {error.strerror or error}; all runs are kept, "
-            "make room or choose another --out and run the same command again."
+            f"make room or choose {otherwise} and run the same command again."
         ) from error
-    return results
 
 
 def _replace(folder: Path, made: Path, old: Path) -> None:

@@ -49,6 +49,16 @@ class Variant(NamedTuple):
     __eq__, __hash__ = object.__eq__, object.__hash__  # arrays have neither
 
 
+def large(train_count: np.ndarray) -> np.ndarray:
+    """Return whether each group has at least the average number of training images."""
+    return train_count >= train_count.mean()
+
+
+def by_size(train_count: np.ndarray) -> np.ndarray:
+    """Return the groups from the most training images to the fewest."""
+    return np.argsort(-train_count, kind="stable")
+
+
 class Results(NamedTuple):
     """A study's analyses: the full network first, then the variants as they were made.
 
@@ -70,12 +80,12 @@ class Results(NamedTuple):
     @property
     def large(self) -> np.ndarray:
         """Whether each group has at least the average number of training images."""
-        return self.train_count >= self.train_count.mean()
+        return large(self.train_count)
 
     @property
     def order(self) -> np.ndarray:
         """Groups from the most training images to the fewest."""
-        return np.argsort(-self.train_count, kind="stable")
+        return by_size(self.train_count)
 
 
 def collect(analysed: Sequence[Run]) -> Results:

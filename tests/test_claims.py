@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from experiments import tables
-from experiments.claims import Claim, claims, markdown, rows
+from experiments.claims import claims
 from experiments.tables import Results
+from experiments.verdicts import Claim, markdown, rows
 from tests.study import make_analyses, mitigated
 
 T3 = 4.302652729911275  # 97.5 % quantile of Student's t with 2 degrees of freedom, from a printed table: 4.3027
