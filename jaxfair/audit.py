@@ -115,7 +115,7 @@ def group_report(
         start: see ``curvature.group_curvature``.
         max_steps: Hessian-vector products at most, for each group.
         chunk_size: examples differentiated at once; None chooses.
-        memory: bytes that kept primal passes may take.
+        memory: bytes that kept primal passes may take on each device.
         seed: of the random vectors.
         precision: of matrix products on accelerators.
         loss: ``(logits, y) -> losses`` of shape (n,), one for each example.

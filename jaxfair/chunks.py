@@ -1,6 +1,7 @@
-"""Examples cut into chunks, and sums over chunks on every core.
+"""Examples cut into chunks, and sums over chunks on every core or on every device.
 
-On CPU chunks run on one thread a core: threads inside of an operation gain little on such shapes.
+On CPU chunks run on one thread a core: threads inside of an operation gain little on such shapes. Several accelerators
+share the chunks in turn, and each keeps and sums what is its own: a vector goes out and a sum comes back, no more.
 """
 
 import contextlib
@@ -60,35 +61,59 @@ class Cut:
         return Chunk(jax.tree.map(lambda leaf: leaf[index], self._x), self._y[index], weight)
 
 
-def threads() -> int:
-    """Return how many chunks are computed at once."""
-    return (os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1
+class Devices:
+    """The devices that share the chunks: those of this process, or the one of ``jax.default_device`` where it is set.
+
+    Attributes:
+        count: how many.
+        workers: chunks computed at once: one a device, or one a core where there is a single CPU device.
+    """
+
+    def __init__(self) -> None:
+        default = jax.config.jax_default_device  # None, a device, or the name of a platform
+        local = jax.local_devices(backend=default if isinstance(default, str) else None)
+        self._devices = local if default is None else [default] if isinstance(default, jax.Device) else local[:1]
+        self.count = len(self._devices)
+        cores = (os.cpu_count() or 1) if self._devices[0].platform == "cpu" else 1
+        self.workers = cores if self.count == 1 else self.count
+
+    def place(self, tree: Any, chunk: int) -> Any:
+        """Return arrays on a chunk's device; a single device takes them as they are."""
+        return tree if self.count == 1 else jax.device_put(tree, self._devices[chunk % self.count])
+
+    def copies(self, tree: Any) -> list[Any]:
+        """Return arrays on every device; chunk ``i`` takes copy ``i % count``."""
+        return [self.place(tree, i) for i in range(self.count)]
+
+    def gathered(self, trees: list[Any]) -> Any:
+        """Return the sum of arrays that lie on different devices, on the first one."""
+        return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *(self.place(tree, 0) for tree in trees))
 
 
-def accumulate(function: Callable[[Any, int], Any], zero: Callable[[], Any], count: int) -> Any:
+def accumulate(function: Callable[[Any, int], Any], zero: Callable[[], Any], count: int, devices: Devices) -> Any:
     """Return the sum over chunks, ``total = function(total, i)`` for i < count from ``zero()``.
 
-    Each thread sums its own chunks and the sums are added in order, so a run on as many cores gives the same bits, and
-    memory does not grow with the number of chunks.
+    Each worker sums its own chunks and the sums are added in order, so a run on as many cores or devices gives the same
+    bits, and memory does not grow with the number of chunks. What is worker ``w``'s is on the device of chunk ``w``.
     """
     double = jax.dtypes.canonicalize_dtype(np.float64)
-    stripes = min(threads(), count)
+    stripes = min(devices.workers, count)
 
     def run(stripe: int) -> Any:
         # ``with jax.enable_x64(...)`` holds for the caller's thread only.
         same = jax.dtypes.canonicalize_dtype(np.float64) == double
         with contextlib.nullcontext() if same else jax.enable_x64(double == np.float64):
-            total = zero()
+            total = devices.place(zero(), stripe)
             for i in range(stripe, count, stripes):
                 total = function(total, i)
             # One stripe alone is left to run ahead, as an accelerator wants it.
             return total if stripes == 1 else jax.block_until_ready(total)
 
     # JAX compiles once: the other threads wait for it.
-    totals = [run(0)] if stripes == 1 else list(_pool().map(run, range(stripes)))
-    return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *totals)
+    totals = [run(0)] if stripes == 1 else list(_pool(devices.workers).map(run, range(stripes)))
+    return devices.gathered(totals)
 
 
 @functools.cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads(), thread_name_prefix="jaxfair-chunk")
+def _pool(workers: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(workers, thread_name_prefix="jaxfair-chunk")

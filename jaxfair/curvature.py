@@ -91,7 +91,8 @@ def group_curvature(
         max_steps: Hessian-vector products at most, for each group.
         max_basis: Lanczos vectors kept at once, each as large as the parameters.
         chunk_size: examples differentiated at once; None chooses by ``memory`` and backend.
-        memory: bytes that kept primal passes may take; what does not fit is recomputed, with the same result.
+        memory: bytes that kept primal passes may take on each device; what does not fit is recomputed, with the same
+            result.
         seed: of the random start vector, the same for all groups.
         precision: of matrix products on accelerators; ``highest`` is full float32.
         loss: ``(outputs of logits_fn, y) -> losses`` of shape (n,), one for each example. For a loss that is not a

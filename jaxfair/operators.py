@@ -15,7 +15,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from jaxfair import losses
-from jaxfair.chunks import Chunk, Cut, accumulate, threads
+from jaxfair.chunks import Chunk, Cut, Devices, accumulate
 from jaxfair.errors import JaxfairError
 from jaxfair.programs import Kind, LogitsFn, LossFn, Model, as_pytree, programs
 
@@ -57,7 +57,7 @@ def make_plan(
         kind: of the product.
         count: examples of the largest group.
         chunk_size: None chooses one: what is fast on a CPU, or at most a quarter of ``memory`` on an accelerator.
-        memory: bytes that kept passes may take.
+        memory: bytes that kept passes may take on each device.
         precision: of matrix products.
         loss: as for ``GroupOperator``.
     """
@@ -78,8 +78,8 @@ def _chunk_size(count: int, each: int, shared: int, memory: int) -> int:
     not so small that what is shared counts.
     """
     target = max(32 * 1024**2, 6 * shared) if jax.default_backend() == "cpu" else memory / 4
-    for_every_core = -(-count // (8 * threads())) * 8
-    wished = min(int(np.clip(target // each, 8, 1024)) // 8 * 8, for_every_core)
+    for_every_worker = -(-count // (8 * Devices().workers)) * 8
+    wished = min(int(np.clip(target // each, 8, 1024)) // 8 * 8, for_every_worker)
     return min(range(wished, max(wished // 2, 8) - 1, -8), key=lambda size: -(-count // size) * size)  # least padding
 
 
@@ -119,13 +119,14 @@ class GroupOperator:
             weight: of each example in the sum, shape (n,).
             plan: from ``make_plan``, one for all groups; None makes one for this group alone.
             kind: ``hessian`` or ``gauss_newton``.
-            memory: bytes that kept passes may take.
+            memory: bytes that kept passes may take on each device.
             precision: of matrix products on accelerators.
             loss: ``(outputs of logits_fn, y) -> losses`` of shape (m,), one for each example.
             shuffled: whether each chunk is a random sample of the examples; otherwise they stay in order.
         """
         self._programs = programs(jax.default_backend(), precision)
-        self._model, self._params, self._kind = Model(as_pytree(logits_fn), as_pytree(loss)), params, kind
+        model, self._kind, self._devices = Model(as_pytree(logits_fn), as_pytree(loss)), kind, Devices()
+        self._networks = self._devices.copies((model, params))
         leaves = jax.tree.leaves(params)
         self.size, self._dtype = sum(leaf.size for leaf in leaves), jnp.result_type(*leaves)
         if kind not in get_args(Kind):
@@ -137,15 +138,15 @@ class GroupOperator:
             raise JaxfairError("Every example has weight 0; give some example of the group a weight.")
         if plan is None:
             how: dict[str, Any] = {"memory": memory, "precision": precision, "loss": loss, "kind": kind}
-            plan = make_plan(self._model.logits_fn, params, x, y, count=count, chunk_size=None, **how)
+            plan = make_plan(model.logits_fn, params, x, y, count=count, chunk_size=None, **how)
         self._chunks = Cut(x, y, weight, plan.chunk_size, shuffled=shuffled)
         self.chunks = len(self._chunks)
-        self.kept = min(self.chunks, memory // max(plan.kept_bytes, 1))
+        self.kept = min(self.chunks, self._devices.count * (memory // max(plan.kept_bytes, 1)))
         self._passes: dict[int, Any] = {}
 
     def loss_and_gradient(self) -> tuple[float, Float[Array, " p"]]:
         """Return the weighted loss and its flat gradient; the passes that are kept for products give it for nothing."""
-        loss, gradient = accumulate(self._add_gradient, self._zero, self.chunks)
+        loss, gradient = accumulate(self._add_gradient, self._zero, self.chunks, self._devices)
         return float(loss), gradient
 
     def __call__(self, vector: Any, chunks: int | None = None) -> Float[Array, "*b p"]:
@@ -156,12 +157,13 @@ class GroupOperator:
         if vector.ndim == 2 and jax.default_backend() == "cpu":  # where mapped kernels become slow grouped convolutions
             return jnp.stack([self(row, chunks) for row in vector])
         zero = functools.partial(jnp.zeros, vector.shape, self._dtype)
-        return accumulate(functools.partial(self._add_product, vector), zero, chunks or self.chunks)
+        add = functools.partial(self._add_product, self._devices.copies(vector))
+        return accumulate(add, zero, chunks or self.chunks, self._devices)
 
     def not_finite(self) -> str | None:
         """Name the first chunk whose loss or gradient is not finite; None if there is none."""
         for i in range(self.chunks):
-            total = self._programs.loss_and_gradient(self._zero(), self._model, self._params, self._chunks[i])
+            total = self._programs.loss_and_gradient(self._devices.place(self._zero(), i), *self._chunk(i))
             if not all(np.isfinite(leaf).all() for leaf in map(np.asarray, total)):
                 examples = np.sort(self._chunks.positions(i))
                 among = "" if np.ptp(examples) == len(examples) - 1 else "among "  # shuffled, or not next to each other
@@ -171,19 +173,24 @@ class GroupOperator:
     def _zero(self) -> tuple[Float[Array, ""], Float[Array, " p"]]:
         return jnp.zeros((), self._dtype), jnp.zeros(self.size, self._dtype)
 
+    def _chunk(self, i: int) -> tuple[Model, Any, Chunk]:
+        """Return the network and a chunk's examples on the chunk's device."""
+        return *self._networks[i % self._devices.count], self._devices.place(self._chunks[i], i)
+
     def _add_gradient(self, total: Any, i: int) -> Any:
         if i >= self.kept or i in self._passes or self._kind != "hessian":
-            return self._programs.loss_and_gradient(total, self._model, self._params, self._chunks[i])
-        self._passes[i], *total = self._programs.keep(self._kind, total, self._model, self._params, self._chunks[i])
+            return self._programs.loss_and_gradient(total, *self._chunk(i))
+        self._passes[i], *total = self._programs.keep(self._kind, total, *self._chunk(i))
         return tuple(total)
 
-    def _add_product(self, vector: Array, total: Any, i: int) -> Any:
+    def _add_product(self, vectors: list[Array], total: Any, i: int) -> Any:
+        copy = i % self._devices.count
         if i >= self.kept:
-            return self._programs.product(self._kind, total, self._model, self._params, self._chunks[i], vector)
+            return self._programs.product(self._kind, total, *self._chunk(i), vectors[copy])
         if i not in self._passes:
-            keep = self._programs.keep
-            self._passes[i] = keep(self._kind, self._zero(), self._model, self._params, self._chunks[i])[0]
-        return self._programs.apply(total, self._passes[i], self._params, vector)
+            zero = self._devices.place(self._zero(), i)
+            self._passes[i] = self._programs.keep(self._kind, zero, *self._chunk(i))[0]
+        return self._programs.apply(total, self._passes[i], self._networks[copy][1], vectors[copy])
 
 
 def per_example_gradient_norms(
@@ -214,14 +221,15 @@ def per_example_gradient_norms(
         chunk_size = 4 if jax.default_backend() == "cpu" else int(np.clip(memory // (4 * one), 1, 1024))
     dtype = jnp.result_type(*jax.tree.leaves(params))
     cut = Cut(x, jnp.asarray(y), np.ones(len(y), dtype), min(chunk_size, len(y)))
-    program = programs(jax.default_backend(), precision).norms
-    model, norms = Model(as_pytree(logits_fn), as_pytree(loss)), np.empty(len(y), dtype)
+    program, devices = programs(jax.default_backend(), precision).norms, Devices()
+    networks = devices.copies((Model(as_pytree(logits_fn), as_pytree(loss)), params))
+    norms = np.empty(len(y), dtype)
 
     def fill(nothing: None, i: int) -> None:
         index = cut.positions(i)
-        norms[index] = program(model, params, cut[i])[: len(index)]
+        norms[index] = program(*networks[i % devices.count], devices.place(cut[i], i))[: len(index)]
 
-    accumulate(fill, lambda: None, len(cut))
+    accumulate(fill, lambda: None, len(cut), devices)
     return norms
 
 

@@ -85,7 +85,7 @@ def test_every_core_gets_chunks_of_a_multiple_of_eight(monkeypatch: pytest.Monke
     """As many as cores where there are enough examples, none larger than 1024, with little padding."""
     monkeypatch.setattr(operators.jax, "default_backend", lambda: "cpu")
     for cores in (1, 4, 100):
-        monkeypatch.setattr(operators, "threads", lambda cores=cores: cores)
+        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
         for count in (400, 5000):
             size = plan_of(count=count).chunk_size
             chunks = -(-count // size)

@@ -1,0 +1,94 @@
+"""Groups shared by several devices, run by ``test_devices.py`` in a process whose CPU counts as three of them."""
+
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import jaxfair
+from jaxfair import groups, models
+from jaxfair.curvature import group_curvature
+from jaxfair.operators import GIGABYTE, GroupOperator, Kind, Plan, per_example_gradient_norms
+from tests.examples import CLASSES, GROUP, GROUPS, IMAGES, LABEL, N
+
+# The devices' sums are added in another order than one device's: some roundings of float32.
+SAME: dict[str, Any] = {"rtol": 2e-5, "atol": 2e-6}
+X = IMAGES.astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def network() -> models.Network:
+    return models.init(models.ResNet((1, 1), num_classes=CLASSES, width=2), (4, 4, 1), seed=0)
+
+
+def operator(network: models.Network, x: Any = X, *, memory: int = GIGABYTE, kind: Kind = "hessian") -> GroupOperator:
+    weight = np.full(N, 1 / N, np.float32)
+    return GroupOperator(
+        models.frozen(network), network.params, x, LABEL, weight, Plan(2, GIGABYTE // 4), memory=memory, kind=kind
+    )
+
+
+def results(found: GroupOperator, vector: np.ndarray) -> list[Any]:
+    """Return loss, gradient, and products with a vector, a block, and some of the chunks."""
+    return [*found.loss_and_gradient(), found(vector), found(np.stack([vector, -vector])), found(vector, chunks=2)]
+
+
+def test_there_are_several() -> None:
+    assert jax.local_device_count() == 3
+
+
+@pytest.mark.parametrize("kind", ["hessian", "gauss_newton"])
+@pytest.mark.parametrize("memory", [0, GIGABYTE // 4, GIGABYTE])
+def test_same_numbers_as_one_device(network: models.Network, kind: Kind, memory: int) -> None:
+    """With no pass kept, one on each device, and all."""
+    vector = np.random.default_rng(0).normal(size=operator(network).size).astype(np.float32)
+    with jax.default_device(jax.devices()[0]):
+        alone = results(operator(network, memory=memory, kind=kind), vector)
+    shared = operator(network, memory=memory, kind=kind)
+    found = results(shared, vector)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **SAME), found, alone)
+    # Six chunks of two examples: each device may keep ``memory``.
+    assert shared.kept == {0: 0, GIGABYTE // 4: 3, GIGABYTE: 6}[memory]
+    again = results(operator(network, memory=memory, kind=kind), vector)
+    jax.tree.map(np.testing.assert_array_equal, again, found)
+
+
+def test_each_device_keeps_its_own_chunks(network: models.Network) -> None:
+    found = operator(network)
+    found.loss_and_gradient()
+    where = {i: {d for leaf in jax.tree.leaves(kept) for d in leaf.devices()} for i, kept in found._passes.items()}
+    assert where == {i: {jax.devices()[i % 3]} for i in range(6)}
+
+
+def test_a_default_device_is_the_only_one_used(network: models.Network) -> None:
+    """Even where the arrays given lie on another."""
+    with jax.default_device(jax.devices()[2]):
+        fresh = models.init(models.ResNet((1, 1), num_classes=CLASSES, width=2), (4, 4, 1), seed=0)
+        found = operator(fresh)
+        gradient = found.loss_and_gradient()[1]
+    assert gradient.devices() == {jax.devices()[2]}
+    np.testing.assert_allclose(gradient, operator(network).loss_and_gradient()[1], **SAME)
+
+
+def test_committed_arrays_are_moved(network: models.Network) -> None:
+    """A network restored from a checkpoint and images put on a device by hand."""
+    last = jax.devices()[2]
+    moved = operator(jax.device_put(network, last), jax.device_put(X, jax.devices()[1]))
+    np.testing.assert_allclose(moved.loss_and_gradient()[1], operator(network).loss_and_gradient()[1], **SAME)
+
+
+def test_group_report_and_gradient_norms(network: models.Network) -> None:
+    """From the user's side: the same table, on every start, with fewer examples of a group than devices too."""
+    arguments = models.frozen(network), network.params, X, LABEL
+    weights = groups.group_weights(GROUP, GROUPS)
+    with jax.default_device(jax.devices()[0]):
+        alone = jaxfair.group_report(*arguments, GROUP, bottom=True, tolerance=1e-4)
+        norms = per_example_gradient_norms(*arguments)
+        started = group_curvature(*arguments, weights, start="gradient", tolerance=1e-4)
+    shared = jaxfair.group_report(*arguments, GROUP, bottom=True, tolerance=1e-4)
+    for name in ("loss", "gradient_norm", "top_eigenvalue"):
+        np.testing.assert_allclose(getattr(shared, name), getattr(alone, name), rtol=1e-4)
+    np.testing.assert_allclose(per_example_gradient_norms(*arguments), norms, **SAME)
+    found = group_curvature(*arguments, weights, start="gradient", tolerance=1e-4)
+    np.testing.assert_allclose(found.top_eigenvalue, started.top_eigenvalue, rtol=1e-4)
