@@ -19,7 +19,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from jaxfair import arithmetic
+from jaxfair import arithmetic, folding
 from jaxfair.arithmetic import Arithmetic
 from jaxfair.errors import JaxfairError, did_you_mean
 
@@ -27,7 +27,14 @@ STAGE_SIZES = {9: (1, 1, 1, 1), 18: (2, 2, 2, 2), 22: (3, 3, 3), 34: (3, 4, 6, 3
 """Blocks in each stage by depth: ``basic`` blocks, but 50 has ``bottleneck`` and 22 (WRN-22) ``preactivation`` ones."""
 
 # PyTorch's defaults, in Linen's convention: momentum 0.9 here is momentum 0.1 there.
-_norm = partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)
+EPSILON = 1e-5
+_norm = partial(nn.BatchNorm, momentum=0.9, epsilon=EPSILON)
+
+
+def _no_norm(name: str) -> Callable[[Array], Array]:
+    """Stand in for a norm that is part of the convolution before it."""
+    del name
+    return lambda x: x
 
 
 def _conv(kind: Arithmetic, features: int, size: int, stride: int = 1, *, name: str, use_bias: bool = False) -> nn.Conv:
@@ -48,7 +55,8 @@ def _head(kind: Arithmetic, num_classes: int) -> nn.Dense:
 
 def gated_relu(x: Float[Array, "n *u"], alpha: Float[Array, " *u"]) -> Float[Array, "n *u"]:
     """Compute ``alpha relu(x) + (1 - alpha) x``; at x = 0 the slope is 1 - alpha, as PyTorch has it."""
-    return jnp.where(x > 0, x, (1 - alpha) * x)
+    # As a product, whose derivative keeps the slope alone; that of a choice between two results keeps zeros as well.
+    return x * jnp.where(x > 0, 1, 1 - alpha)
 
 
 class Gate(nn.Module):
@@ -67,7 +75,7 @@ class _Block(nn.Module):
     features: int  # of the 3x3 convolutions
     stride: int  # of the first 3x3 convolution and of the shortcut
     conv: Callable[..., nn.Conv]
-    norm: Callable[..., nn.BatchNorm]
+    norm: Callable[..., Callable[[Array], Array]]
 
     def shortcut(self, x: Float[Array, "n h w c"], features: int) -> Float[Array, "n h2 w2 c2"]:
         """Return ``x`` in the shape of the block's result; a 1x1 convolution and a norm where that differs."""
@@ -152,10 +160,13 @@ class ResNet(nn.Module):
     arithmetic: Arithmetic = "native"
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n classes"]:
-        """Compute logits; ``train`` says whether batch norm uses and updates the batch's statistics."""
-        conv = partial(_conv, self.arithmetic)
-        norm = partial(_norm, use_running_average=not train)
+    def __call__(self, x: Float[Array, "n h w c"], *, train: bool, folded: bool = False) -> Float[Array, "n classes"]:
+        """Compute logits; ``train`` says whether batch norm uses and updates the batch's statistics.
+
+        ``folded`` takes the parameters of ``folding.fold``, in which convolutions have a bias and no norm follows.
+        """
+        conv = partial(_conv, self.arithmetic, use_bias=folded)
+        norm = _no_norm if folded else partial(_norm, use_running_average=not train)
         x = conv(self.stem_width or self.width, 3, self.stem_stride, name="stem_conv")(x)
         if self.block != "preactivation":
             x = norm(name="stem_norm")(x)
@@ -308,7 +319,12 @@ def frozen(network: Network) -> Partial:
 
 
 def _logits(network: Network, params: Any, x: Float[Array, "n h w c"]) -> Float[Array, "n classes"]:
-    variables = {"params": params, "batch_stats": network.batch_stats, "masks": network.masks}
-    logits = network.module.apply(variables, x, train=False)
+    module, variables = network.module, {"params": params, "masks": network.masks}
+    # Emulated arithmetic rounds the kernels as they are; before a preactivation's norm there is a sum.
+    if isinstance(module, ResNet) and module.block != "preactivation" and module.arithmetic == "native":
+        variables["params"] = folding.fold(params, network.batch_stats, EPSILON)
+        logits = module.apply(variables, x, train=False, folded=True)
+    else:
+        logits = module.apply({**variables, "batch_stats": network.batch_stats}, x, train=False)
     assert isinstance(logits, jax.Array)
     return logits

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from jaxfair import losses
 from jaxfair.chunks import Chunk, Cut, Devices, accumulate
 from jaxfair.errors import JaxfairError
-from jaxfair.programs import Kind, LogitsFn, LossFn, Model, as_pytree, programs
+from jaxfair.programs import Kind, LogitsFn, LossFn, Model, as_pytree, depends_on_last, programs
 
 GIGABYTE = 1024**3
 
@@ -28,10 +28,14 @@ class Plan(NamedTuple):
     Attributes:
         chunk_size: examples of one program call.
         kept_bytes: memory that a kept primal pass of one chunk takes.
+        shared_bytes: memory of arrays that all kept passes have in common, once on each device.
+        own: which arrays of a kept pass are the chunk's own; None: all of them.
     """
 
     chunk_size: int
     kept_bytes: int
+    shared_bytes: int = 0
+    own: tuple[bool, ...] | None = None
 
 
 def make_plan(
@@ -63,21 +67,37 @@ def make_plan(
     """
     if chunk_size is not None and chunk_size < 1:
         raise JaxfairError(f"The chunk size is {chunk_size}; give at least 1, or None to have it chosen.")
-    size_of = functools.partial(_kept_bytes, Model(logits_fn, as_pytree(loss)), params, x, y, kind, precision)
+    plan = functools.partial(_plan, Model(logits_fn, as_pytree(loss)), params, x, y, kind, precision)
     if chunk_size is None:
-        one, two = size_of(1), size_of(2)
+        one, two = plan(1).kept_bytes, plan(2).kept_bytes
         chunk_size = _chunk_size(count, max(two - one, 1), max(2 * one - two, 0), memory)
-    chunk_size = min(chunk_size, count)
-    return Plan(chunk_size, size_of(chunk_size))
+    return plan(min(chunk_size, count))
 
 
-def _chunk_size(count: int, each: int, shared: int, memory: int) -> int:
-    """Return examples a chunk, for bytes that each one's pass takes and bytes that every chunk's pass takes again.
+def _plan(model: Model, params: Any, x: Any, y: Any, kind: Kind, precision: str, size: int) -> Plan:
+    def struct(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype)
+
+    leaves = jax.tree.leaves(params)
+    dtype, count = jnp.result_type(*leaves), sum(leaf.size for leaf in leaves)
+    chunk = Chunk(jax.tree.map(struct, x), struct(y), jax.ShapeDtypeStruct((size,), dtype))
+    total = jax.ShapeDtypeStruct((), dtype), jax.ShapeDtypeStruct((count,), dtype)
+    # Traced as the program that will run, so that it is traced once.
+    traced = programs(jax.default_backend(), precision).keep.trace(kind, total, model, params, chunk)
+    kept = jax.tree.leaves(traced.out_info[0])
+    own = depends_on_last(traced.jaxpr, len(jax.tree.leaves(chunk)))[: len(kept)]
+    sizes = [leaf.size * leaf.dtype.itemsize for leaf in kept]
+    mine = sum(size for size, is_own in zip(sizes, own, strict=True) if is_own)
+    return Plan(size, mine, sum(sizes) - mine, own)
+
+
+def _chunk_size(count: int, each: int, fixed: int, memory: int) -> int:
+    """Return examples a chunk, for bytes that each one's pass takes and bytes that a chunk's takes whatever its size.
 
     A multiple of 8, which the kernels that contract over examples work in. On CPU small enough for a core's caches, but
-    not so small that what is shared counts.
+    not so small that what is fixed counts.
     """
-    target = max(32 * 1024**2, 6 * shared) if jax.default_backend() == "cpu" else memory / 4
+    target = max(16 * 1024**2, 6 * fixed) if jax.default_backend() == "cpu" else memory / 4
     for_every_worker = -(-count // (8 * Devices().workers)) * 8
     wished = min(int(np.clip(target // each, 8, 1024)) // 8 * 8, for_every_worker)
     return min(range(wished, max(wished // 2, 8) - 1, -8), key=lambda size: -(-count // size) * size)  # least padding
@@ -139,10 +159,14 @@ class GroupOperator:
         if plan is None:
             how: dict[str, Any] = {"memory": memory, "precision": precision, "loss": loss, "kind": kind}
             plan = make_plan(model.logits_fn, params, x, y, count=count, chunk_size=None, **how)
+        self._plan = plan
         self._chunks = Cut(x, y, weight, plan.chunk_size, shuffled=shuffled)
         self.chunks = len(self._chunks)
-        self.kept = min(self.chunks, self._devices.count * (memory // max(plan.kept_bytes, 1)))
+        self.kept = min(
+            self.chunks, self._devices.count * (max(memory - plan.shared_bytes, 0) // max(plan.kept_bytes, 1))
+        )
         self._passes: dict[int, Any] = {}
+        self._shared: dict[int, list[Any]] = {}
 
     def loss_and_gradient(self) -> tuple[float, Float[Array, " p"]]:
         """Return the weighted loss and its flat gradient; the passes that are kept for products give it for nothing."""
@@ -180,7 +204,17 @@ class GroupOperator:
     def _add_gradient(self, total: Any, i: int) -> Any:
         if i >= self.kept or i in self._passes or self._kind != "hessian":
             return self._programs.loss_and_gradient(total, *self._chunk(i))
-        self._passes[i], *total = self._programs.keep(self._kind, total, *self._chunk(i))
+        return self._keep(total, i)
+
+    def _keep(self, total: Any, i: int) -> Any:
+        """Keep a chunk's pass; what it has in common with the first one on its device is kept once."""
+        kept, *total = self._programs.keep(self._kind, total, *self._chunk(i))
+        leaves, tree = jax.tree.flatten(kept)
+        first = self._shared.setdefault(i % self._devices.count, leaves)
+        own = self._plan.own or [True] * len(leaves)
+        self._passes[i] = tree.unflatten(
+            mine if o else theirs for mine, theirs, o in zip(leaves, first, own, strict=True)
+        )
         return tuple(total)
 
     def _add_product(self, vectors: list[Array], total: Any, i: int) -> Any:
@@ -188,8 +222,7 @@ class GroupOperator:
         if i >= self.kept:
             return self._programs.product(self._kind, total, *self._chunk(i), vectors[copy])
         if i not in self._passes:
-            zero = self._devices.place(self._zero(), i)
-            self._passes[i] = self._programs.keep(self._kind, zero, *self._chunk(i))[0]
+            self._keep(self._devices.place(self._zero(), i), i)
         return self._programs.apply(total, self._passes[i], self._networks[copy][1], vectors[copy])
 
 
@@ -231,16 +264,3 @@ def per_example_gradient_norms(
 
     accumulate(fill, lambda: None, len(cut), devices)
     return norms
-
-
-def _kept_bytes(model: Model, params: Any, x: Any, y: Any, kind: Kind, precision: str, size: int) -> int:
-    def struct(leaf: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype)
-
-    leaves = jax.tree.leaves(params)
-    dtype, count = jnp.result_type(*leaves), sum(leaf.size for leaf in leaves)
-    chunk = Chunk(jax.tree.map(struct, x), struct(y), jax.ShapeDtypeStruct((size,), dtype))
-    total = jax.ShapeDtypeStruct((), dtype), jax.ShapeDtypeStruct((count,), dtype)
-    # Traced as the program that will run, so that it is traced once.
-    kept, *_ = programs(jax.default_backend(), precision).keep.eval_shape(kind, total, model, params, chunk)
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))

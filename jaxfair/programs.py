@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
@@ -96,6 +97,23 @@ def programs(backend: str, precision: str) -> Programs:
     return Programs(
         compiled(_loss_and_gradient), compiled(_norms, None), compiled(_keep, 1), compiled(apply), compiled(product, 1)
     )
+
+
+def depends_on_last(traced: ClosedJaxpr, count: int) -> tuple[bool, ...]:
+    """Return for each result of a traced function whether it may depend on any of its last ``count`` arguments."""
+    arguments = len(traced.jaxpr.invars)
+    return tuple(_dependent(traced.jaxpr, [i >= arguments - count for i in range(arguments)]))
+
+
+def _dependent(jaxpr: Jaxpr, changing: list[bool]) -> list[bool]:
+    changed = {id(variable) for variable, changes in zip(jaxpr.invars, changing, strict=True) if changes}
+    for equation in jaxpr.eqns:
+        inputs = [id(variable) in changed for variable in equation.invars]
+        if any(inputs):
+            inner = equation.params.get("jaxpr") if equation.primitive.name in ("jit", "pjit") else None
+            outputs = _dependent(inner.jaxpr, inputs) if inner is not None else [True] * len(equation.outvars)
+            changed.update(id(variable) for variable, changes in zip(equation.outvars, outputs, strict=True) if changes)
+    return [id(variable) in changed for variable in jaxpr.outvars]
 
 
 def _loss(model: Model, chunk: Chunk, params: Any) -> Float[Array, ""]:

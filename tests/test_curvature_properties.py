@@ -68,7 +68,7 @@ def operator_of(
     x, y, logits_fn = jnp.asarray(X[order]), jnp.asarray(Y[order]), as_pytree(network)
     params = jax.tree.map(jnp.asarray, PARAMS)
     plan = make_plan(logits_fn, params, x, y, kind=kind, count=N, chunk_size=chunk_size, memory=2**30)
-    memory = kept * plan.kept_bytes
+    memory = kept * plan.kept_bytes + plan.shared_bytes * (kept > 0)
     return GroupOperator(logits_fn, params, x, y, weight[order], plan, kind=kind, memory=memory)
 
 

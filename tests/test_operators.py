@@ -9,7 +9,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 
-from jaxfair import chunks, losses, models, operators
+from jaxfair import chunks, losses, models, operators, programs
 from jaxfair.operators import GIGABYTE, GroupOperator, Kind, as_pytree, make_plan
 from tests.examples import CLASSES, FEATURES, GROUP, GROUPS, IMAGES, INPUTS, LABEL, WEIGHTS, N, linear
 
@@ -76,7 +76,7 @@ def operator_of(
     """Return the operator; ``kept`` bounds the memory to so many chunks."""
     logits_fn = as_pytree(logits_fn)
     plan = make_plan(logits_fn, params, x, y, kind=kind, count=N, chunk_size=chunk_size, memory=GIGABYTE)
-    memory = GIGABYTE if kept is None else int(kept * plan.kept_bytes)
+    memory = GIGABYTE if kept is None else plan.shared_bytes + int(kept * plan.kept_bytes)
     return GroupOperator(logits_fn, params, x, y, weight, plan, kind=kind, memory=memory)
 
 
@@ -189,13 +189,45 @@ def test_kept_and_recomputed_passes_give_the_same_numbers(network: models.Networ
 @pytest.mark.usefixtures("float64")
 @each_kind
 def test_kept_bytes_are_those_of_the_arrays(network: models.Network, kind: Kind) -> None:
-    """The plan promises a memory by tracing alone; a kept pass takes exactly that."""
+    """The plan promises a memory by tracing alone; a kept pass takes exactly that, and what all share is there once."""
     logits_fn, x = models.frozen(network), jnp.asarray(IMAGES)
     plan = make_plan(logits_fn, network.params, x, LABEL, kind=kind, count=N, chunk_size=5, memory=GIGABYTE)
     operator = GroupOperator(logits_fn, network.params, x, LABEL, np.full(N, 1 / N), plan, kind=kind)
     operator(jnp.zeros(operator.size))
-    sizes = [sum(leaf.nbytes for leaf in jax.tree.leaves(kept)) for kept in operator._passes.values()]
-    assert sizes == [plan.kept_bytes] * 3
+    passes = [{id(leaf): leaf.nbytes for leaf in jax.tree.leaves(kept)} for kept in operator._passes.values()]
+    shared = set.intersection(*map(set, passes))
+    assert sum(passes[0][leaf] for leaf in shared) == plan.shared_bytes > 0
+    assert [sum(kept.values()) for kept in passes] == [plan.kept_bytes + plan.shared_bytes] * 3
+
+
+@pytest.mark.usefixtures("float64")
+@each_kind
+def test_sharing_changes_no_bit(network: models.Network, kind: Kind) -> None:
+    """What is taken from another chunk's pass is what the chunk's own pass has."""
+    logits_fn, x, vector = models.frozen(network), jnp.asarray(IMAGES), vectors(len(ravel_pytree(network.params)[0]))[0]
+    plan = make_plan(logits_fn, network.params, x, LABEL, kind=kind, count=N, chunk_size=5, memory=GIGABYTE)
+    arguments = logits_fn, network.params, x, LABEL, np.full(N, 1 / N)
+    shared, own = (GroupOperator(*arguments, p, kind=kind) for p in (plan, plan._replace(own=None)))
+    np.testing.assert_array_equal(shared(vector), own(vector))
+    for i in range(3):
+        jax.tree.map(np.testing.assert_array_equal, *(jax.tree.leaves(o._passes[i]) for o in (shared, own)))
+
+
+def test_what_depends_on_a_chunk() -> None:
+    """Through functions of their own (jit) it is followed; a loop's results all depend if one input does."""
+
+    @jax.jit
+    def both(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return a + 1, b * a
+
+    def function(a: jax.Array, b: jax.Array) -> tuple[jax.Array, ...]:
+        first, second = both(a, b)
+        looped = jax.lax.fori_loop(0, 2, lambda _, pair: (pair[0] + 1, pair[1]), (a, b))
+        return first, second, *looped, a, b, jnp.zeros(2), jax.lax.fori_loop(0, 2, lambda _, c: c + a, a)
+
+    traced = jax.make_jaxpr(function)(jnp.ones(2), jnp.ones(2))
+    assert programs.depends_on_last(traced, 1) == (False, True, True, True, False, True, False, False)
+    assert programs.depends_on_last(traced, 2) == (True, True, True, True, True, True, False, True)
 
 
 @pytest.mark.usefixtures("float64")
