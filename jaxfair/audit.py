@@ -12,7 +12,6 @@ from jax.tree_util import Partial
 from jaxfair import groups, lanczos, losses, margins
 from jaxfair.curvature import Start, check_examples, group_curvature
 from jaxfair.errors import JaxfairError
-from jaxfair.operators import GIGABYTE
 from jaxfair.programs import LogitsFn, LossFn, as_pytree, at_precision
 
 
@@ -89,7 +88,7 @@ def group_report(
     start: Start = "random",
     max_steps: int = 100,
     chunk_size: int | None = None,
-    memory: int = GIGABYTE,
+    memory: int | None = None,
     seed: int = 0,
     precision: str = "highest",
     loss: LossFn = losses.cross_entropy,
@@ -115,7 +114,7 @@ def group_report(
         start: see ``curvature.group_curvature``.
         max_steps: Hessian-vector products at most, for each group.
         chunk_size: examples differentiated at once; None chooses.
-        memory: bytes that kept primal passes may take on each device.
+        memory: bytes that kept primal passes may take on each device; see ``curvature.group_curvature``.
         seed: of the random vectors.
         precision: of matrix products on accelerators.
         loss: ``(logits, y) -> losses`` of shape (n,), one for each example.

@@ -67,15 +67,18 @@ class Devices:
     Attributes:
         count: how many.
         workers: chunks computed at once: one a device, or one a core where there is a single CPU device.
+        memory: bytes that each has for JAX; None on a CPU, or where that is not known.
     """
 
     def __init__(self) -> None:
-        default = jax.config.jax_default_device  # None, a device, or the name of a platform
+        # None, a device, or the name of a platform.
+        default: Any = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
         local = jax.local_devices(backend=default if isinstance(default, str) else None)
-        self._devices = local if default is None else [default] if isinstance(default, jax.Device) else local[:1]
-        self.count = len(self._devices)
-        cores = (os.cpu_count() or 1) if self._devices[0].platform == "cpu" else 1
+        self._devices = local if default is None else local[:1] if isinstance(default, str) else [default]
+        self.count, first = len(self._devices), self._devices[0]
+        cores = (os.cpu_count() or 1) if first.platform == "cpu" else 1
         self.workers = cores if self.count == 1 else self.count
+        self.memory: int | None = None if first.platform == "cpu" else (first.memory_stats() or {}).get("bytes_limit")
 
     def place(self, tree: Any, chunk: int) -> Any:
         """Return arrays on a chunk's device; a single device takes them as they are."""

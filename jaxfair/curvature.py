@@ -14,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxfair import lanczos, losses
 from jaxfair.errors import JaxfairError
-from jaxfair.operators import GIGABYTE, GroupOperator, make_plan
+from jaxfair.operators import GroupOperator, make_plan
 from jaxfair.programs import LogitsFn, LossFn, as_pytree
 
 Start = Literal["random", "gradient", "coarse"]
@@ -67,7 +67,7 @@ def group_curvature(
     max_steps: int = 100,
     max_basis: int = 100,
     chunk_size: int | None = None,
-    memory: int = GIGABYTE,
+    memory: int | None = None,
     seed: int = 0,
     precision: str = "highest",
     loss: LossFn = losses.cross_entropy,
@@ -92,7 +92,7 @@ def group_curvature(
         max_basis: Lanczos vectors kept at once, each as large as the parameters.
         chunk_size: examples differentiated at once; None chooses by ``memory`` and backend.
         memory: bytes that kept primal passes may take on each device; what does not fit is recomputed, with the same
-            result.
+            result. None is 1 GiB on a CPU and a quarter of an accelerator's memory.
         seed: of the random start vector, the same for all groups.
         precision: of matrix products on accelerators; ``highest`` is full float32.
         loss: ``(outputs of logits_fn, y) -> losses`` of shape (n,), one for each example. For a loss that is not a

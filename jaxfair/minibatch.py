@@ -9,7 +9,7 @@ import numpy as np
 from jaxfair import groups, lanczos, losses
 from jaxfair.curvature import check_examples
 from jaxfair.errors import JaxfairError
-from jaxfair.operators import GIGABYTE, GroupOperator, make_plan
+from jaxfair.operators import GroupOperator, make_plan
 from jaxfair.programs import LogitsFn, as_pytree
 
 
@@ -58,7 +58,6 @@ def minibatch_curvature(
         y,
         count=min(batch_size, len(group)),
         chunk_size=None,
-        memory=GIGABYTE,
         precision=precision,
     )
     norms, values = [[[] for _ in range(count)] for _ in range(2)]

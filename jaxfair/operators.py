@@ -47,7 +47,7 @@ def make_plan(
     kind: Kind = "hessian",
     count: int,
     chunk_size: int | None,
-    memory: int,
+    memory: int | None = None,
     precision: str = "highest",
     loss: LossFn = losses.cross_entropy,
 ) -> Plan:
@@ -61,7 +61,7 @@ def make_plan(
         kind: of the product.
         count: examples of the largest group.
         chunk_size: None chooses one: what is fast on a CPU, or at most a quarter of ``memory`` on an accelerator.
-        memory: bytes that kept passes may take on each device.
+        memory: bytes that kept passes may take on each device; None is 1 GiB on a CPU, a quarter of an accelerator's.
         precision: of matrix products.
         loss: as for ``GroupOperator``.
     """
@@ -70,7 +70,7 @@ def make_plan(
     plan = functools.partial(_plan, Model(logits_fn, as_pytree(loss)), params, x, y, kind, precision)
     if chunk_size is None:
         one, two = plan(1).kept_bytes, plan(2).kept_bytes
-        chunk_size = _chunk_size(count, max(two - one, 1), max(2 * one - two, 0), memory)
+        chunk_size = _chunk_size(count, max(two - one, 1), max(2 * one - two, 0), _bound(memory))
     return plan(min(chunk_size, count))
 
 
@@ -89,6 +89,11 @@ def _plan(model: Model, params: Any, x: Any, y: Any, kind: Kind, precision: str,
     sizes = [leaf.size * leaf.dtype.itemsize for leaf in kept]
     mine = sum(size for size, is_own in zip(sizes, own, strict=True) if is_own)
     return Plan(size, mine, sum(sizes) - mine, own)
+
+
+def _bound(memory: int | None) -> int:
+    """Return the bytes that kept passes may take: as given, or a quarter of an accelerator's memory, 1 GiB on a CPU."""
+    return memory if memory is not None else (Devices().memory or 4 * GIGABYTE) // 4
 
 
 def _chunk_size(count: int, each: int, fixed: int, memory: int) -> int:
@@ -124,7 +129,7 @@ class GroupOperator:
         plan: Plan | None = None,
         *,
         kind: Kind = "hessian",
-        memory: int = GIGABYTE,
+        memory: int | None = None,
         precision: str = "highest",
         loss: LossFn = losses.cross_entropy,
         shuffled: bool = False,
@@ -139,7 +144,8 @@ class GroupOperator:
             weight: of each example in the sum, shape (n,).
             plan: from ``make_plan``, one for all groups; None makes one for this group alone.
             kind: ``hessian`` or ``gauss_newton``.
-            memory: bytes that kept passes may take on each device.
+            memory: bytes that kept passes may take on each device; None is 1 GiB on a CPU, a quarter of an
+                accelerator's.
             precision: of matrix products on accelerators.
             loss: ``(outputs of logits_fn, y) -> losses`` of shape (m,), one for each example.
             shuffled: whether each chunk is a random sample of the examples; otherwise they stay in order.
@@ -162,9 +168,8 @@ class GroupOperator:
         self._plan = plan
         self._chunks = Cut(x, y, weight, plan.chunk_size, shuffled=shuffled)
         self.chunks = len(self._chunks)
-        self.kept = min(
-            self.chunks, self._devices.count * (max(memory - plan.shared_bytes, 0) // max(plan.kept_bytes, 1))
-        )
+        on_each_device = max(_bound(memory) - plan.shared_bytes, 0) // max(plan.kept_bytes, 1)
+        self.kept = min(self.chunks, self._devices.count * on_each_device)
         self._passes: dict[int, Any] = {}
         self._shared: dict[int, list[Any]] = {}
 
@@ -233,7 +238,7 @@ def per_example_gradient_norms(
     y: Any,
     *,
     chunk_size: int | None = None,
-    memory: int = GIGABYTE,
+    memory: int | None = None,
     precision: str = "highest",
     loss: LossFn = losses.cross_entropy,
 ) -> Float[np.ndarray, " n"]:
@@ -245,13 +250,13 @@ def per_example_gradient_norms(
         x: as there.
         y: as there.
         chunk_size: gradients held at once; None chooses 4 on CPU, where more are slower, else a quarter of ``memory``.
-        memory: bytes.
+        memory: bytes; None as there.
         precision: as there.
         loss: as there.
     """
     if chunk_size is None:
         one = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
-        chunk_size = 4 if jax.default_backend() == "cpu" else int(np.clip(memory // (4 * one), 1, 1024))
+        chunk_size = 4 if jax.default_backend() == "cpu" else int(np.clip(_bound(memory) // (4 * one), 1, 1024))
     dtype = jnp.result_type(*jax.tree.leaves(params))
     cut = Cut(x, jnp.asarray(y), np.ones(len(y), dtype), min(chunk_size, len(y)))
     program, devices = programs(jax.default_backend(), precision).norms, Devices()

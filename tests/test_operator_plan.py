@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from jaxfair import operators
+from jaxfair import chunks, operators
 from jaxfair.errors import JaxfairError
 from jaxfair.operators import GIGABYTE, GroupOperator, as_pytree, make_plan
 from tests.examples import FEATURES, INPUTS, LABEL, WEIGHTS, N, linear
@@ -94,6 +94,20 @@ def test_every_core_gets_chunks_of_a_multiple_of_eight(monkeypatch: pytest.Monke
             assert chunks >= min(cores, count // 8)
             assert chunks * size - count < max(size, count / 8)
             assert chunks <= 2 * cores + count / 512, "small examples need no more calls than that"
+
+
+def test_memory_is_a_quarter_of_an_accelerators_unless_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a CPU, or a device that does not say, 1 GiB."""
+    assert chunks.Devices().memory is None
+    logits_fn, params, weight = Partial(linear), jnp.asarray(WEIGHTS, jnp.float32), np.full(N, 1 / N, np.float32)
+    plan = operators.Plan(1, GIGABYTE // 2)
+    for limit, given, kept in ((None, None, 2), (8 * GIGABYTE, None, 4), (8 * GIGABYTE, GIGABYTE // 2, 1)):
+        monkeypatch.setattr(chunks.Devices, "__init__", lambda self, limit=limit: vars(self).update(FAKE, memory=limit))
+        operator = GroupOperator(logits_fn, params, jnp.asarray(INPUTS), LABEL, weight, plan, memory=given)
+        assert operator.kept == kept
+
+
+FAKE = {"count": 1, "workers": 1}
 
 
 def test_an_accelerators_chunk_takes_at_most_a_quarter_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
