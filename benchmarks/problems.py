@@ -46,6 +46,8 @@ SPECS = {
     "resnet18-w16": Spec("ResNet-18, width 16, 32x32", models.STAGE_SIZES[18], 16, 4, 40, 128, 3),
     "resnet18-w16-1000": Spec("ResNet-18, width 16, 32x32", models.STAGE_SIZES[18], 16, 4, 1000, 128, 3),
     "resnet18-w64": Spec("ResNet-18, width 64, 32x32", models.STAGE_SIZES[18], 64, 4, 40, 64, 3),
+    # As many images as the training split of UTKFace has.
+    "resnet18-w64-3792": Spec("ResNet-18, width 64, 32x32", models.STAGE_SIZES[18], 64, 4, 3792, 64, 3),
     "digits": Spec("small ResNet, width 8, 8x8", (1, 1, 1), 8, 1, 40, 128, 20),
     "mlp": Spec("MLP, 2 x 256 units, 8x8", (), 256, 1, 40, 128, 20),
     "tiny": Spec("tiny ResNet, width 2, 8x8", (1,), 2, 1, 4, 8, 5),

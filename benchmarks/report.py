@@ -148,6 +148,9 @@ def section(result: dict[str, Any]) -> str:
         parts += [f"Passes and products over {problem['batch']} images:\n", job_table(result["products"])]
     if "eigenvalues" in result:
         parts += ["Largest Hessian eigenvalue of every group:\n", eigenvalue_table(result["eigenvalues"])]
+    if "report" in result:
+        whole = f"{problem['groups'] * problem['per_group']:,}"
+        parts += [f"One call of `group_report` on {whole} images, at its defaults:\n", job_table(result["report"])]
     for operation in ("density", "margins"):
         if operation in result:
             parts += [f"{BASES[operation][0]}, {problem['batch']} images:\n", job_table(result[operation])]

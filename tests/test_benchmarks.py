@@ -12,7 +12,7 @@ from benchmarks.jobs import Found, Job, Method, disagreement, loosest
 from jaxfair.errors import JaxfairError
 
 TRUTH = np.array([2.0, 4.0])
-OPERATIONS = ["products", "eigenvalues", "density", "margins"]
+OPERATIONS = ["products", "eigenvalues", "report", "density", "margins"]
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_json_is_strict_and_has_what_is_promised(written):
     assert result["matmul_gflops"] > 0
     assert result["forward_gflop"] > 0
     assert max(result["agreement"].values()) < 1e-3
-    for operation in ("products", "density", "margins"):
+    for operation in measure.TIMED:
         for row in result[operation].values():
             assert {"first", "median", "min", "max", "gradients"} <= set(row)
     methods = result["eigenvalues"]["methods"]
@@ -117,7 +117,13 @@ def test_the_report_renders(written, tmp_path):
     """A page with a table for each operation, and a plot beside it."""
     report.main(["--results", str(written.parent), "--out", str(tmp_path / "page.md")])
     page = (tmp_path / "page.md").read_text()
-    for expected in ("5 groups of 4", "Hessian product, pass kept", "gradient start, error stop", "quadrature"):
+    for expected in (
+        "5 groups of 4",
+        "Hessian product, pass kept",
+        "gradient start, error stop",
+        "quadrature",
+        "on 20 images",
+    ):
         assert expected in page
     assert (tmp_path / "benchmarks.png").stat().st_size > 1000
 

@@ -11,6 +11,7 @@ from benchmarks.jobs import MOST_PRODUCTS, TOLERANCES, Found, Job, Method
 from benchmarks.problems import GROUPS, Problem
 from jaxfair import density as densities
 from jaxfair import margins as distances
+from jaxfair.audit import GroupReport, group_report
 from jaxfair.curvature import LEAST, Start, group_curvature
 from jaxfair.groups import group_weights
 from jaxfair.lanczos import Stop
@@ -68,6 +69,20 @@ def eigenvalues(problem: Problem) -> dict[str, Method]:
         for start in starts
         for stop in ("residual", "error")
     }
+
+
+def report(problem: Problem) -> dict[str, Job]:
+    """One call of what users call, at its defaults: a residual of at most 1e-2 of each eigenvalue."""
+    call = partial(group_report, problem.logits_fn, problem.params, problem.x, problem.y, problem.group)
+    # Two starts: the default's eigenvalue is the largest one with certainty, the other takes fewer products.
+    return {
+        f"group_report, {start} start": Job("largest eigenvalues", partial(call, start=start), _top, 0)
+        for start in ("random", "coarse")
+    }
+
+
+def _top(found: GroupReport) -> np.ndarray:
+    return found.top_eigenvalue
 
 
 def truth(problem: Problem) -> np.ndarray:
