@@ -6,6 +6,7 @@ recomputed where it does not.
 """
 
 import functools
+import itertools
 from typing import Any, NamedTuple, get_args
 
 import jax
@@ -29,13 +30,11 @@ class Plan(NamedTuple):
         chunk_size: examples of one program call.
         kept_bytes: memory that a kept primal pass of one chunk takes.
         shared_bytes: memory of arrays that all kept passes have in common, once on each device.
-        own: which arrays of a kept pass are the chunk's own; None: all of them.
     """
 
     chunk_size: int
     kept_bytes: int
     shared_bytes: int = 0
-    own: tuple[bool, ...] | None = None
 
 
 def make_plan(
@@ -84,11 +83,9 @@ def _plan(model: Model, params: Any, x: Any, y: Any, kind: Kind, precision: str,
     total = jax.ShapeDtypeStruct((), dtype), jax.ShapeDtypeStruct((count,), dtype)
     # Traced as the program that will run, so that it is traced once.
     traced = programs(jax.default_backend(), precision).keep.trace(kind, total, model, params, chunk)
-    kept = jax.tree.leaves(traced.out_info[0])
-    own = depends_on_last(traced.jaxpr, len(jax.tree.leaves(chunk)))[: len(kept)]
-    sizes = [leaf.size * leaf.dtype.itemsize for leaf in kept]
-    mine = sum(size for size, is_own in zip(sizes, own, strict=True) if is_own)
-    return Plan(size, mine, sum(sizes) - mine, own)
+    sizes = [leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(traced.out_info[0])]
+    own = sum(itertools.compress(sizes, depends_on_last(traced.jaxpr, len(jax.tree.leaves(chunk)))))
+    return Plan(size, own, sum(sizes) - own)
 
 
 def _bound(memory: int | None) -> int:
@@ -165,12 +162,12 @@ class GroupOperator:
         if plan is None:
             how: dict[str, Any] = {"memory": memory, "precision": precision, "loss": loss, "kind": kind}
             plan = make_plan(model.logits_fn, params, x, y, count=count, chunk_size=None, **how)
-        self._plan = plan
         self._chunks = Cut(x, y, weight, plan.chunk_size, shuffled=shuffled)
         self.chunks = len(self._chunks)
         on_each_device = max(_bound(memory) - plan.shared_bytes, 0) // max(plan.kept_bytes, 1)
         self.kept = min(self.chunks, self._devices.count * on_each_device)
         self._passes: dict[int, Any] = {}
+        self._own: tuple[bool, ...] = ()  # which arrays of a kept pass depend on its chunk
         self._shared: dict[int, list[Any]] = {}
 
     def loss_and_gradient(self) -> tuple[float, Float[Array, " p"]]:
@@ -213,13 +210,17 @@ class GroupOperator:
 
     def _keep(self, total: Any, i: int) -> Any:
         """Keep a chunk's pass; what it has in common with the first one on its device is kept once."""
-        kept, *total = self._programs.keep(self._kind, total, *self._chunk(i))
+        network, params, chunk = self._chunk(i)
+        arguments = self._kind, total, network, params, chunk
+        if not self._own:
+            traced = self._programs.keep.trace(*arguments)
+            self._own = depends_on_last(traced.jaxpr, len(jax.tree.leaves(chunk)))
+        kept, *total = self._programs.keep(*arguments)
         leaves, tree = jax.tree.flatten(kept)
-        first = self._shared.setdefault(i % self._devices.count, leaves)
-        own = self._plan.own or [True] * len(leaves)
-        self._passes[i] = tree.unflatten(
-            mine if o else theirs for mine, theirs, o in zip(leaves, first, own, strict=True)
-        )
+        common = self._shared.setdefault(i % self._devices.count, leaves)
+        # The results that follow the pass are the totals.
+        pairs = zip(leaves, common, self._own, strict=False)
+        self._passes[i] = tree.unflatten(leaf if own else first for leaf, first, own in pairs)
         return tuple(total)
 
     def _add_product(self, vectors: list[Array], total: Any, i: int) -> Any:

@@ -204,10 +204,9 @@ def test_kept_bytes_are_those_of_the_arrays(network: models.Network, kind: Kind)
 @each_kind
 def test_sharing_changes_no_bit(network: models.Network, kind: Kind) -> None:
     """What is taken from another chunk's pass is what the chunk's own pass has."""
-    logits_fn, x, vector = models.frozen(network), jnp.asarray(IMAGES), vectors(len(ravel_pytree(network.params)[0]))[0]
-    plan = make_plan(logits_fn, network.params, x, LABEL, kind=kind, count=N, chunk_size=5, memory=GIGABYTE)
-    arguments = logits_fn, network.params, x, LABEL, np.full(N, 1 / N)
-    shared, own = (GroupOperator(*arguments, p, kind=kind) for p in (plan, plan._replace(own=None)))
+    vector, weight = vectors(len(ravel_pytree(network.params)[0]))[0], np.full(N, 1 / N)
+    shared, own = (resnet_operator(network, weight, kind=kind) for _ in range(2))
+    own._own = (True,) * 1000
     np.testing.assert_array_equal(shared(vector), own(vector))
     for i in range(3):
         jax.tree.map(np.testing.assert_array_equal, *(jax.tree.leaves(o._passes[i]) for o in (shared, own)))
