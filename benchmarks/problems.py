@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxfair import data, losses, models, sources, train
+from jaxfair import data, losses, models, sources, store, train
 from jaxfair.data import Dataset
 from jaxfair.errors import JaxfairError
 from jaxfair.models import Network
@@ -91,7 +91,7 @@ class Problem(NamedTuple):
 
 def default_cache() -> Path:
     """Return the folder that keeps trained networks between runs."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxfair" / "benchmarks"
+    return store.user_folder("benchmarks") or Path("benchmarks-cache")
 
 
 def load(name: str, cache: Path | None = None, factor: int = 1) -> Problem:

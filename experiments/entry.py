@@ -5,7 +5,6 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TypeVar
 
 from jaxfair.errors import JaxfairError, did_you_mean
@@ -94,12 +93,16 @@ def configure_jax() -> None:
     """
     import jax
 
+    from jaxfair import store
+
     if "JAX_DEFAULT_MATMUL_PRECISION" not in os.environ:
         jax.config.update("jax_default_matmul_precision", "highest")
+    cache = store.user_folder("compiled")
+    if cache is None:
+        return
     try:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxfair" / "compiled"
         cache.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError):  # RuntimeError: there is no home at all
-        return  # no writable home: compile every time
+    except OSError:  # no writable home: compile every time
+        return
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -215,9 +215,12 @@ def digits() -> Dataset:
 
 
 def default_data_dir() -> Path:
-    """Return the folder where named sets are looked for: ``$JAXFAIR_DATA``, or ``datasets`` in the user's cache."""
+    """Return the folder where named sets are looked for: ``$JAXFAIR_DATA``, or ``datasets`` in the user's cache.
+
+    Of a user without a home it is ``datasets`` in the current folder.
+    """
     named = os.environ.get("JAXFAIR_DATA")
-    return Path(named) if named else store.default_cache().parent / "datasets"
+    return Path(named) if named else store.user_folder("datasets") or Path("datasets")
 
 
 def _locate(config: SourceConfig, named: Named | None, data_dir: Path) -> tuple[Layout, Path]:

@@ -58,20 +58,24 @@ class Entry(NamedTuple):
     folder: Path | None
 
 
-def default_cache() -> Path:
-    """Return ``$JAXFAIR_CACHE``, else ``jaxfair/data`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
+def user_folder(name: str) -> Path | None:
+    """Return ``jaxfair/<name>`` in the user's cache, ``$XDG_CACHE_HOME`` or ``~/.cache``; None without a home.
 
     Nothing is created, and the folder need not be one that can be written.
     """
-    if chosen := os.environ.get("JAXFAIR_CACHE"):
-        return Path(chosen)
     shared = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if shared.is_absolute():  # others are to be ignored, says the XDG specification
-        return shared / "jaxfair" / "data"
+        return shared / "jaxfair" / name
     try:
-        return Path.home() / ".cache" / "jaxfair" / "data"
+        return Path.home() / ".cache" / "jaxfair" / name
     except RuntimeError:  # a user without a home
-        return Path(tempfile.gettempdir()) / "jaxfair" / "data"
+        return None
+
+
+def default_cache() -> Path:
+    """Return the folder of decoded images: ``$JAXFAIR_CACHE``, or ``data`` in the user's cache."""
+    chosen = os.environ.get("JAXFAIR_CACHE")
+    return Path(chosen) if chosen else user_folder("data") or Path(tempfile.gettempdir()) / "jaxfair" / "data"
 
 
 def load_or_build(root: Path | None, key: Mapping[str, Any], build: Build) -> Entry:

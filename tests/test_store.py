@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import signal
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxfair import store
+from jaxfair import sources, store
 from jaxfair.errors import JaxfairError
 
 KEY = {"source": "a", "size": [2, 3], "options": {"x": 1, "y": None}}
@@ -261,7 +262,23 @@ def test_the_default_cache_is_where_the_environment_says(monkeypatch: pytest.Mon
     assert store.default_cache() == tmp_path / "xdg" / "jaxfair" / "data"
     monkeypatch.setenv("JAXFAIR_CACHE", str(tmp_path / "mine"))
     assert store.default_cache() == tmp_path / "mine"
+    assert store.user_folder("compiled") == tmp_path / "xdg" / "jaxfair" / "compiled", "images alone have their own"
+    assert sources.default_data_dir() == tmp_path / "xdg" / "jaxfair" / "datasets"
     assert not list(tmp_path.iterdir())
+
+
+def test_a_user_without_a_home_has_a_cache_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the folder for temporary files, where no compiled program is kept: others could put one there."""
+
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("JAXFAIR_CACHE", "JAXFAIR_DATA", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    assert store.user_folder("compiled") is None
+    assert store.default_cache() == Path(tempfile.gettempdir()) / "jaxfair" / "data"
+    assert sources.default_data_dir() == Path("datasets")
 
 
 def test_the_entry_says_what_it_is_of(tmp_path: Path) -> None:
