@@ -312,19 +312,26 @@ def apply_train(
 def frozen(network: Network) -> Partial:
     """Return ``logits_fn(params, x)`` in evaluation mode, with batch statistics and masks fixed.
 
-    Analysis sees nothing else, so batch norm in the wrong mode cannot be expressed. The result is a pytree: functions
-    jitted over it are compiled once for all networks of one module.
+    Analysis sees nothing else, so batch norm in the wrong mode cannot be expressed; it is folded into the convolutions
+    before it, which changes rounding alone. The result is a pytree: functions jitted over it are compiled once for all
+    networks of one module.
     """
-    return Partial(_logits, network)
+    return Partial(_folded_logits, network)
+
+
+def _folded_logits(network: Network, params: Any, x: Float[Array, "n h w c"]) -> Float[Array, "n classes"]:
+    module = network.module
+    # Emulated arithmetic rounds the kernels as they are; before a preactivation's norm there is a sum.
+    if not isinstance(module, ResNet) or module.block == "preactivation" or module.arithmetic != "native":
+        return _logits(network, params, x)
+    variables = {"params": folding.fold(params, network.batch_stats, EPSILON), "masks": network.masks}
+    logits = module.apply(variables, x, train=False, folded=True)
+    assert isinstance(logits, jax.Array)
+    return logits
 
 
 def _logits(network: Network, params: Any, x: Float[Array, "n h w c"]) -> Float[Array, "n classes"]:
-    module, variables = network.module, {"params": params, "masks": network.masks}
-    # Emulated arithmetic rounds the kernels as they are; before a preactivation's norm there is a sum.
-    if isinstance(module, ResNet) and module.block != "preactivation" and module.arithmetic == "native":
-        variables["params"] = folding.fold(params, network.batch_stats, EPSILON)
-        logits = module.apply(variables, x, train=False, folded=True)
-    else:
-        logits = module.apply({**variables, "batch_stats": network.batch_stats}, x, train=False)
+    variables = {"params": params, "batch_stats": network.batch_stats, "masks": network.masks}
+    logits = network.module.apply(variables, x, train=False)
     assert isinstance(logits, jax.Array)
     return logits
