@@ -72,13 +72,18 @@ class Devices:
 
     def __init__(self) -> None:
         # None, a device, or the name of a platform.
-        default: Any = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+        self._default: Any = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+        default = self._default
         local = jax.local_devices(backend=default if isinstance(default, str) else None)
         self._devices = local if default is None else local[:1] if isinstance(default, str) else [default]
         self.count, first = len(self._devices), self._devices[0]
         cores = (os.cpu_count() or 1) if first.platform == "cpu" else 1
         self.workers = cores if self.count == 1 else self.count
         self.memory: int | None = None if first.platform == "cpu" else (first.memory_stats() or {}).get("bytes_limit")
+
+    def as_chosen(self) -> contextlib.AbstractContextManager[Any]:
+        """Return a context in which the device that the user has set is the default of other threads too."""
+        return contextlib.nullcontext() if self._default is None else jax.default_device(self._default)
 
     def place(self, tree: Any, chunk: int) -> Any:
         """Return arrays on a chunk's device; a single device takes them as they are."""
@@ -105,7 +110,7 @@ def accumulate(function: Callable[[Any, int], Any], zero: Callable[[], Any], cou
     def run(stripe: int) -> Any:
         # ``with jax.enable_x64(...)`` holds for the caller's thread only.
         same = jax.dtypes.canonicalize_dtype(np.float64) == double
-        with contextlib.nullcontext() if same else jax.enable_x64(double == np.float64):
+        with devices.as_chosen(), contextlib.nullcontext() if same else jax.enable_x64(double == np.float64):
             total = devices.place(zero(), stripe)
             for i in range(stripe, count, stripes):
                 total = function(total, i)

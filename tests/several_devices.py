@@ -84,11 +84,12 @@ def test_each_device_keeps_its_own_chunks(network: Network) -> None:
 
 
 def test_a_default_device_is_the_only_one_used(network: Network) -> None:
-    """Even where the arrays given lie on another."""
+    """In every thread."""
     with jax.default_device(jax.devices()[2]):
         found = operator(make_network())
         gradient = found.loss_and_gradient()[1]
-    assert gradient.devices() == {jax.devices()[2]}
+    kept = jax.tree.leaves((gradient, list(found._passes.values())))
+    assert {device for leaf in kept for device in leaf.devices()} == {jax.devices()[2]}
     np.testing.assert_allclose(gradient, operator(network).loss_and_gradient()[1], **SAME)
 
 
