@@ -12,10 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxfair import data, losses, models, sources, store, train
-from jaxfair.data import Dataset
+from jaxfair import data, losses, networks
+from jaxfair.data import cache as store
+from jaxfair.data import sources
+from jaxfair.data.dataset import Dataset
 from jaxfair.errors import JaxfairError
-from jaxfair.models import Network
+from jaxfair.networks.network import Network
+from jaxfair.training.fit import TrainConfig, fit
 
 GROUPS = 5
 
@@ -43,11 +46,11 @@ class Spec(NamedTuple):
 
 
 SPECS = {
-    "resnet18-w16": Spec("ResNet-18, width 16, 32x32", models.STAGE_SIZES[18], 16, 4, 40, 128, 3),
-    "resnet18-w16-1000": Spec("ResNet-18, width 16, 32x32", models.STAGE_SIZES[18], 16, 4, 1000, 128, 3),
-    "resnet18-w64": Spec("ResNet-18, width 64, 32x32", models.STAGE_SIZES[18], 64, 4, 40, 64, 3),
+    "resnet18-w16": Spec("ResNet-18, width 16, 32x32", networks.STAGE_SIZES[18], 16, 4, 40, 128, 3),
+    "resnet18-w16-1000": Spec("ResNet-18, width 16, 32x32", networks.STAGE_SIZES[18], 16, 4, 1000, 128, 3),
+    "resnet18-w64": Spec("ResNet-18, width 64, 32x32", networks.STAGE_SIZES[18], 64, 4, 40, 64, 3),
     # As many images as the training split of UTKFace has.
-    "resnet18-w64-3792": Spec("ResNet-18, width 64, 32x32", models.STAGE_SIZES[18], 64, 4, 3792, 64, 3),
+    "resnet18-w64-3792": Spec("ResNet-18, width 64, 32x32", networks.STAGE_SIZES[18], 64, 4, 3792, 64, 3),
     "digits": Spec("small ResNet, width 8, 8x8", (1, 1, 1), 8, 1, 40, 128, 20),
     "mlp": Spec("MLP, 2 x 256 units, 8x8", (), 256, 1, 40, 128, 20),
     "tiny": Spec("tiny ResNet, width 2, 8x8", (1,), 2, 1, 4, 8, 5),
@@ -116,7 +119,7 @@ def load(name: str, cache: Path | None = None, factor: int = 1) -> Problem:
     network = _cached(spec, whole, cache or default_cache())
     x, y, group = _examples(whole, spec.per_group * factor)
     if isinstance(network, Network):
-        return Problem(name, spec, network, models.frozen(network), network.params, x, y, group)
+        return Problem(name, spec, network, networks.frozen(network), network.params, x, y, group)
     return Problem(name, spec, network, mlp_logits, network, x, y, group)
 
 
@@ -189,7 +192,7 @@ def _cached(spec: Spec, whole: Dataset, cache: Path) -> Any:
 
 def _untrained(spec: Spec, shape: tuple[int, int, int]) -> Any:
     if spec.stage_sizes:
-        return models.init(models.ResNet(spec.stage_sizes, 10, spec.width), shape, 0)
+        return networks.init(networks.ResNet(spec.stage_sizes, 10, spec.width), shape, 0)
     sizes = [int(np.prod(shape)), spec.width, spec.width, 10]
     keys = jax.random.split(jax.random.key(0), 3)
     return [
@@ -199,8 +202,8 @@ def _untrained(spec: Spec, shape: tuple[int, int, int]) -> Any:
 
 
 def _trained_resnet(spec: Spec, network: Network, whole: Dataset) -> Network:
-    config = train.TrainConfig(epochs=spec.epochs, batch_size=64, learning_rate=0.05, schedule="cosine")
-    (fitted,) = train.fit([network], whole, config, seeds=[0])
+    config = TrainConfig(epochs=spec.epochs, batch_size=64, learning_rate=0.05, schedule="cosine")
+    (fitted,) = fit([network], whole, config, seeds=[0])
     return fitted.network
 
 

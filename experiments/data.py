@@ -14,11 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import datasets, entry
-from experiments.datasets import DataConfig
-from experiments.progress import Progress
-from jaxfair import groups, sources
-from jaxfair.data import Dataset
+from experiments import cli
+from experiments.running import datasets
+from experiments.running.datasets import DataConfig
+from experiments.running.progress import Progress
+from jaxfair import groups
+from jaxfair.data import sources
+from jaxfair.data.dataset import Dataset
 from jaxfair.errors import JaxfairError, did_you_mean
 
 PROGRAM = "python -m experiments.data"
@@ -139,7 +141,7 @@ def contact_sheet(dataset: Dataset, out: Path, title: str) -> None:
 
 def prepare(config: Prepare) -> None:
     """Write UTKFace as a TFDS data set."""
-    from jaxfair import builders
+    from jaxfair.data import builders
 
     with Progress() as progress:
         folder = builders.prepare(
@@ -153,7 +155,7 @@ def prepare(config: Prepare) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    return entry.guarded(lambda: _run(given), after="nothing is half made, and the same command starts again")
+    return cli.guarded(lambda: _run(given), after="nothing is half made, and the same command starts again")
 
 
 def _run(arguments: list[str]) -> None:

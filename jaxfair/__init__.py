@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxfair.audit import GroupReport, group_report
+    from jaxfair.curvature.report import GroupReport, group_report
 
 __all__ = ["GroupReport", "group_report"]
 
@@ -11,7 +11,7 @@ __all__ = ["GroupReport", "group_report"]
 def __getattr__(name: str) -> Any:
     # Loaded when first used: importing jaxfair alone does not import JAX.
     if name in __all__:
-        from jaxfair import audit
+        from jaxfair.curvature import report
 
-        return getattr(audit, name)
+        return getattr(report, name)
     raise AttributeError(f"module 'jaxfair' has no attribute '{name}'")

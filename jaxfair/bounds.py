@@ -16,7 +16,7 @@ from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
-from jaxfair import lanczos
+from jaxfair.curvature import lanczos
 from jaxfair.errors import JaxfairError
 
 LogitsFn = Callable[[Any, Any], Float[Array, "n c"]]

@@ -25,9 +25,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxfair import arithmetic
-from jaxfair.arithmetic import Arithmetic
 from jaxfair.errors import JaxfairError, did_you_mean
+from jaxfair.networks import arithmetic
+from jaxfair.networks.arithmetic import Arithmetic
 
 
 @dataclasses.dataclass(frozen=True)

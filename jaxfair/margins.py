@@ -88,7 +88,7 @@ def signed_softmax_gap(logits: Float[Array, "n c"], label: Labels) -> Float[Arra
 
 
 def bind(logits_fn: Callable[[Any, Any], Array], params: Any) -> Partial:
-    """Return ``x -> logits_fn(params, x)`` as a pytree, for ``models.frozen`` and functions like it.
+    """Return ``x -> logits_fn(params, x)`` as a pytree, for ``networks.frozen`` and functions like it.
 
     Networks of one module bound this way share the compiled functions of this file; a lambda is compiled for itself.
     """

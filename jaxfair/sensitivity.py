@@ -17,11 +17,11 @@ from jaxtyping import Array, Float, Int
 
 from jaxfair import losses
 from jaxfair.bounds import parameter_distance
-from jaxfair.chunks import Cut
-from jaxfair.curvature import check_examples
+from jaxfair.curvature.chunks import Cut
+from jaxfair.curvature.programs import LogitsFn, LossFn, Model, as_pytree, at_precision
+from jaxfair.curvature.spectrum import check_examples
 from jaxfair.errors import JaxfairError
 from jaxfair.groups import Interval, seed_interval
-from jaxfair.programs import LogitsFn, LossFn, Model, as_pytree, at_precision
 
 
 class SpreadTest(NamedTuple):
@@ -199,7 +199,7 @@ def losses_on_segment(
     """Compute every group's loss at ``start + t (end - start)`` (Nelaturu et al. 2024, Fig. 4).
 
     Whatever ``start`` and ``end`` hold is interpolated. A network's batch statistics differ between two trainings, so
-    give whole networks, ``losses_on_segment(models.Network.__call__, first, second, ...)``; statistics are
+    give whole networks, ``losses_on_segment(Network.__call__, first, second, ...)``; statistics are
     interpolated, not estimated anew. At 0 and 1 both are met exactly.
 
     Args:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.hardware_results import Comparison, Hardware, Series
+from experiments.hardware.results import Comparison, Hardware, Series
 
 PROFILES = (("cpu-avx", "AVX (native)", "native"), ("cpu-1", "one thread (native)", "native"))
 PROFILES += (("bf16", "bfloat16 (emulated)", "emulated"),)

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxfair.columns import Index
-from jaxfair.files import Files, open_files
+from jaxfair.data.columns import Index
+from jaxfair.data.files import Files, open_files
 
 
 def write(folder: Path, contents: Mapping[str, bytes]) -> Path:

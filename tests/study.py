@@ -12,7 +12,9 @@ import jax
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
-from experiments import hardware, linearization, report
+from experiments.hardware import study as hardware
+from experiments.linearization import report
+from experiments.linearization import study as linearization
 from jaxfair import runs
 from jaxfair.runs import Run
 
@@ -164,7 +166,7 @@ def sketch(_: object, path: Path) -> Path:
 def make_study(folder: Path, title: str, **study: Any) -> list[Run]:
     """Make analyses as ``make_analyses`` does, and their report with empty figures, in a study's folder."""
     made = make_analyses(folder / "runs", **study)
-    with mock.patch("experiments.drawing.save", sketch):
+    with mock.patch("experiments.reporting.drawing.save", sketch):
         report.write(made, folder / "report", title=title, command=["a", "b c"])
     return made
 

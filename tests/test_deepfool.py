@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax.tree_util import Partial
 
-from jaxfair import margins, models
+from jaxfair import margins, networks
 from jaxfair.errors import JaxfairError
 from tests.test_margins import (
     CLASSES,
@@ -182,9 +182,9 @@ def test_networks_of_one_kind_share_a_program() -> None:
 
 
 def test_a_network_its_bound_form_and_a_plain_function_agree() -> None:
-    network = models.init(models.ResNet((1,), 3, width=4), (6, 6, 1), seed=0)
+    network = networks.init(networks.ResNet((1,), 3, width=4), (6, 6, 1), seed=0)
     x, label = np.random.default_rng(0).normal(size=(5, 6, 6, 1)).astype(np.float32), np.arange(5) % 3
-    bound = margins.bind(models.frozen(network), network.params)
+    bound = margins.bind(networks.frozen(network), network.params)
     assert len(jax.tree.leaves(bound)) == len(jax.tree.leaves(network)) + len(jax.tree.leaves(network.params))
     expected = margins.linearized_distance(network, x, label)
     assert_close(margins.linearized_distance(bound, x, label), expected, rtol=1e-5)

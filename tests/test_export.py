@@ -20,13 +20,17 @@ import numpy as np
 import pytest
 from jax.core import Tracer
 
-from experiments import measure, toy_networks
-from jaxfair import audit, bounds, data, hardware, lanczos, margins, models, operators, prediction, sensitivity, train
+from experiments.running import measure
+from experiments.toy import networks as toy_networks
+from jaxfair import bounds, data, hardware, margins, sensitivity
+from jaxfair.curvature import lanczos, operators, report
+from jaxfair.curvature.operators import GIGABYTE, GroupOperator
+from jaxfair.curvature.programs import Kind, Programs
 from jaxfair.groups import group_weights
 from jaxfair.linearize import snl
-from jaxfair.mitigate import Method, MitigationConfig
-from jaxfair.operators import GIGABYTE, GroupOperator
-from jaxfair.programs import Kind, Programs
+from jaxfair.networks import CNN, Module, Network, ResNet, frozen, init, predict
+from jaxfair.training import fit as train
+from jaxfair.training.mitigate import Method, MitigationConfig
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 SOURCES = sorted(
@@ -37,12 +41,12 @@ EXCEPTIONS = {"loops._call": "one step of a loop on the CPU; other backends run 
 N, CLASSES = 12, 3
 LABEL, GROUP = np.arange(N) % CLASSES, np.arange(N) % 2
 WEIGHTS = np.asarray(group_weights(GROUP, num_groups=2))
-MODULE = models.ResNet((1, 1), num_classes=CLASSES, width=4)
-BINARY = models.ResNet((1,), num_classes=2, width=2)
-OTHERS: tuple[models.Module, ...] = (
-    models.ResNet((1,), CLASSES, 2, block="bottleneck", arithmetic="tf32"),
-    models.ResNet((1,), CLASSES, 2, block="preactivation", arithmetic="bf16"),
-    models.CNN(CLASSES, (2,), arithmetic="fp16"),
+MODULE = ResNet((1, 1), num_classes=CLASSES, width=4)
+BINARY = ResNet((1,), num_classes=2, width=2)
+OTHERS: tuple[Module, ...] = (
+    ResNet((1,), CLASSES, 2, block="bottleneck", arithmetic="tf32"),
+    ResNet((1,), CLASSES, 2, block="preactivation", arithmetic="bf16"),
+    CNN(CLASSES, (2,), arithmetic="fp16"),
 )
 
 
@@ -115,18 +119,17 @@ def made(*, on_device: bool = True) -> data.Dataset:
     return data.make_dataset(images, LABEL, GROUP, name="made", on_device=on_device, **names)
 
 
-def network(seed: int = 0, module: models.Module = MODULE) -> models.Network:
-    return models.init(module, (8, 8, 3), seed)
+def network(seed: int = 0, module: Module = MODULE) -> Network:
+    return init(module, (8, 8, 3), seed)
 
 
-def analysed(module: models.Module = MODULE) -> tuple[Any, Any, Any, np.ndarray]:
+def analysed(module: Module = MODULE) -> tuple[Any, Any, Any, np.ndarray]:
     """Return what analyses of a network take: function, parameters, inputs, labels."""
     images = np.asarray(made().normalize(made().images))
-    frozen = models.frozen(network(module=module))
-    return frozen, network(module=module).params, images, LABEL % module.num_classes
+    return frozen(network(module=module)), network(module=module).params, images, LABEL % module.num_classes
 
 
-def fit(seeds: int = 2, *, module: models.Module = MODULE, method: Method = "none", on_device: bool = True) -> None:
+def fit(seeds: int = 2, *, module: Module = MODULE, method: Method = "none", on_device: bool = True) -> None:
     """Train for two epochs of three steps."""
     config = train.TrainConfig(2, 4, augment="cifar", distillation_weight=1.0, mitigation=MitigationConfig(method))
     networks = [network(seed, module) for seed in range(seeds)]
@@ -145,7 +148,7 @@ def analyse() -> None:
         measure.measure(network(), network(1), made(), made(), measure.AnalysisConfig())
 
 
-def multiply(kind: Kind, memory: int, module: models.Module = MODULE) -> None:
+def multiply(kind: Kind, memory: int, module: Module = MODULE) -> None:
     """Multiply with a vector and a block of vectors; without memory every pass is recomputed."""
     operator = GroupOperator(*analysed(module), WEIGHTS[0], kind=kind, memory=memory)
     operator.loss_and_gradient()
@@ -173,7 +176,7 @@ def bound(form: bounds.Form, dense_size: int) -> None:
 
 def walk() -> None:
     """Evaluate losses along the segment between two networks."""
-    sensitivity.losses_on_segment(models.Network.__call__, network(), network(1), *analysed()[2:], WEIGHTS, np.ones(1))
+    sensitivity.losses_on_segment(Network.__call__, network(), network(1), *analysed()[2:], WEIGHTS, np.ones(1))
 
 
 def fit_toy() -> None:
@@ -193,9 +196,9 @@ SCENARIOS: dict[str, tuple[Callable[[], object], set[str]]] = {
     "train-one-seed": (partial(fit, 1), EPOCHS),
     "train-images-on-host": (partial(fit, on_device=False), EPOCHS),
     "snl": (descend, EPOCHS),
-    "predict": (lambda: prediction.predict(network(), made()), {"prediction._predict_batch"}),
-    "analyse": (analyse, {"prediction._predict_batch", *PRODUCTS, *LANCZOS}),
-    "report": (lambda: audit.group_report(*analysed(), GROUP), {"audit._logits", *PRODUCTS, *LANCZOS}),
+    "predict": (lambda: predict(network(), made()), {"network._predict_batch"}),
+    "analyse": (analyse, {"network._predict_batch", *PRODUCTS, *LANCZOS}),
+    "report": (lambda: report.group_report(*analysed(), GROUP), {"report._logits", *PRODUCTS, *LANCZOS}),
     "eigenvectors": (find_eigenvectors, {*LANCZOS, "krylov._combine"}),
     "hessian-kept": (partial(multiply, "hessian", GIGABYTE), PRODUCTS),
     "hessian-recomputed": (
@@ -211,7 +214,7 @@ SCENARIOS: dict[str, tuple[Callable[[], object], set[str]]] = {
     "bound-products": (partial(bound, "printed", 0), {*SCORES, "bounds._product"}),
     "probe": (hardware.probe, {"hardware.probe", "hardware._products", "hardware._digests"}),
     "segment": (walk, {"sensitivity._losses_at"}),
-    "toy": (fit_toy, {"toy_networks._fit"}),
+    "toy": (fit_toy, {"networks._fit"}),
 }
 
 

@@ -15,9 +15,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from jaxfair import arithmetic, hardware
+from jaxfair import hardware
 from jaxfair.errors import JaxfairError
 from jaxfair.hardware import PROFILES, Profile
+from jaxfair.networks import arithmetic
 
 CPU = [profile for profile in PROFILES.values() if profile.backend == "cpu"]
 EMULATED = [profile for profile in PROFILES.values() if profile.kind == "emulated"]

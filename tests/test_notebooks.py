@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
-from experiments import bundles, hardware_results, hardware_tables, tables
-from experiments.hardware_page import plus_minus
+from experiments.hardware import bundles
+from experiments.hardware import results as hardware_results
+from experiments.hardware import tables as hardware_tables
+from experiments.hardware.page import plus_minus
+from experiments.linearization import results as tables
 from tests.study import command_line, hardware_made_once, made_once
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))

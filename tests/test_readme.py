@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxfair.prediction import predict
+from jaxfair.networks.network import predict
 
 README = Path(__file__).parents[1] / "README.md"
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxfair import losses, models, sensitivity
+from jaxfair import losses, networks, sensitivity
 from jaxfair.bounds import sensitivity_bound
 from jaxfair.errors import JaxfairError
 from jaxfair.groups import group_weights, seed_interval
@@ -257,10 +257,10 @@ def test_the_ends_are_met_without_rounding() -> None:
 def test_whole_networks_on_the_segment() -> None:
     """Their batch statistics move with their weights, and masks that both share stay as they are."""
     x = runs(12, (7, 4, 4, 1)).astype(np.float32)
-    first = jax.tree.map(np.asarray, models.init(models.ResNet((1,), num_classes=3, width=2), (4, 4, 1), 0))
+    first = jax.tree.map(np.asarray, networks.init(networks.ResNet((1,), num_classes=3, width=2), (4, 4, 1), 0))
     first = first.replace(masks=jax.tree.map(lambda mask: 0 * mask + np.float32(0.3), first.masks))
     second = jax.tree.map(lambda leaf: 0.5 * leaf + 0.1, first).replace(masks=first.masks)
-    call, compiled = models.Network.__call__, jax.jit(models.Network.__call__)
+    call, compiled = networks.Network.__call__, jax.jit(networks.Network.__call__)
     found = sensitivity.losses_on_segment(call, first, second, x, GROUP, WEIGHTS, np.array([0.0, 1.0, 0.3]))
     mixed = jax.tree.map(lambda a, b: 0.7 * a + 0.3 * b, first, second)
     for row, network in zip(found, (first, second, mixed), strict=True):

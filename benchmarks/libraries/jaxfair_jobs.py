@@ -9,13 +9,13 @@ import numpy as np
 
 from benchmarks.jobs import MOST_PRODUCTS, TOLERANCES, Found, Job, Method
 from benchmarks.problems import GROUPS, Problem
-from jaxfair import density as densities
 from jaxfair import margins as distances
-from jaxfair.audit import GroupReport, group_report
-from jaxfair.curvature import LEAST, Start, group_curvature
+from jaxfair.curvature import density as densities
+from jaxfair.curvature.lanczos import Stop
+from jaxfair.curvature.operators import GIGABYTE, GroupOperator, Kind, as_pytree, make_plan
+from jaxfair.curvature.report import GroupReport, group_report
+from jaxfair.curvature.spectrum import LEAST, Start, group_curvature
 from jaxfair.groups import group_weights
-from jaxfair.lanczos import Stop
-from jaxfair.operators import GIGABYTE, GroupOperator, Kind, as_pytree, make_plan
 
 DISTRIBUTION = "jaxfair"
 MEMORY = 4 * GIGABYTE

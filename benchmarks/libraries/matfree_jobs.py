@@ -13,7 +13,7 @@ from benchmarks.jobs import PRODUCTS, Found, Job, Method
 from benchmarks.libraries.jaxfair_jobs import DENSITY_STEPS, DENSITY_VECTORS
 from benchmarks.problems import GROUPS, Problem
 from jaxfair import losses
-from jaxfair.operators import as_pytree
+from jaxfair.curvature.operators import as_pytree
 
 DISTRIBUTION = "matfree"
 

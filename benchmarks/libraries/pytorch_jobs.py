@@ -13,7 +13,7 @@ from torch.nn import functional
 from benchmarks.jobs import Job
 from benchmarks.libraries.jaxfair_jobs import vector as our_vector
 from benchmarks.problems import Problem
-from jaxfair.models import Network
+from jaxfair.networks.network import Network
 
 # Full float32 on GPUs too, as jaxfair has it.
 torch.backends.cudnn.allow_tf32 = False

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxfair import masks
 from jaxfair.errors import JaxfairError
-from jaxfair.models import Module, Network, ResNet, init
+from jaxfair.networks import masks
+from jaxfair.networks.architectures import Module, ResNet
+from jaxfair.networks.network import Network, init
 
 CULLED_SETS = ((1,), (1, 4), (1, 2), (1, 2, 3), (2, 3), (1, 2, 4), (3, 4), (2, 3, 4), (1, 3), (1, 3, 4), (1, 2, 3, 4))
 """The sets of stages that Das et al. 2024 cull."""
@@ -100,7 +101,7 @@ def student(base: Network, image_shape: tuple[int, int, int], config: DeepReduce
         base: the trained full network.
         image_shape: (height, width, channels) of the images.
         config: what to remove.
-        seed: fresh weights are drawn from it, other ones than ``models.init`` draws from the same seed.
+        seed: fresh weights are drawn from it, other ones than ``networks.init`` draws from the same seed.
 
     Raises:
         JaxfairError: as ``student_module``, or the images are too small for it.

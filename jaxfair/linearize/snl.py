@@ -16,13 +16,13 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from jaxfair import checkpoints, losses, masks
-from jaxfair.data import Augmentation, Dataset, epoch_order
+from jaxfair import checkpoints, losses
+from jaxfair.data.dataset import Augmentation, Dataset, epoch_order
 from jaxfair.errors import JaxfairError
 from jaxfair.loops import run_epoch
-from jaxfair.models import Network, apply_train
-from jaxfair.prediction import check_images
-from jaxfair.train import Fixed, batch, check_finite, check_network, fetch
+from jaxfair.networks import masks
+from jaxfair.networks.network import Network, apply_train, check_images
+from jaxfair.training.fit import Fixed, batch, check_finite, check_network, fetch
 
 OnEpoch = Callable[[int, int], None]
 """Called after each epoch of the descent with the epoch and the number of ReLUs left."""

@@ -55,16 +55,19 @@ def train_inputs() -> Arrays:
     import jax
     from flax.traverse_util import flatten_dict
 
-    from jaxfair import masks, models, sources, train
+    from jaxfair import networks
+    from jaxfair.data import sources
+    from jaxfair.networks import masks
+    from jaxfair.training.fit import TrainConfig, fit
 
     digits = sources.digits()
     order = np.random.default_rng(SEED).permutation(len(digits))
     training, others = digits.take(order[:TRAIN_COUNT]), digits.take(order[TRAIN_COUNT:])
-    network = models.init(models.ResNet(STAGES, CLASSES, WIDTH), digits.image_shape, SEED)
+    network = networks.init(networks.ResNet(STAGES, CLASSES, WIDTH), digits.image_shape, SEED)
     relus = round(RELU_SHARE * masks.unit_count(network.masks))
     network = network.replace(masks=masks.keep_random(network.masks, relus, jax.random.key(SEED)))
-    config = train.TrainConfig(epochs=EPOCHS, batch_size=BATCH, learning_rate=LEARNING_RATE, schedule="cosine")
-    (fitted,) = train.fit([network], training, config, seeds=[SEED])
+    config = TrainConfig(epochs=EPOCHS, batch_size=BATCH, learning_rate=LEARNING_RATE, schedule="cosine")
+    (fitted,) = fit([network], training, config, seeds=[SEED])
     inputs = {"images": np.array(others.normalize(others.images)), "label": np.array(others.label)}
     for name in ("params", "batch_stats", "masks"):
         inputs |= {f"{name}/{k}": np.array(v) for k, v in flatten_dict(getattr(fitted.network, name), sep="/").items()}

@@ -1,0 +1,1 @@
+"""The hardware study (Nelaturu et al. 2024)."""

@@ -1,0 +1,181 @@
+"""The findings of Nelaturu et al. 2024 as numbers, and the question they leave open: is it more than rounding?
+
+As in ``claims``: one number a seed, Student's t interval over seeds, and whether it lies on the claimed side. All seeds
+share one split. ``Delta`` and ``xi`` are of test images' losses, each network on its own profile's arithmetic.
+"""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from experiments.hardware import tables as numbers
+from experiments.hardware.results import Comparison, Hardware
+from experiments.linearization.claims import CHEAP
+from experiments.linearization.results import Results
+from experiments.reporting.verdicts import Claim, Missing, decide, rank_correlations
+
+RHO = "Spearman correlation over groups of"
+NATS = "nats"
+
+
+# fmt: off
+def claims(hardware: Hardware) -> list[Claim]:
+    """Decide every finding; one that cannot be decided is listed too."""
+    return [*_of_groups(hardware), *_of_rounding(hardware), *_of_alignment(hardware), *_of_linearization(hardware),
+            _of_repeat(hardware)]
+
+
+def grouping(hardware: Hardware) -> Results:
+    """Return a study's groups for what is shared with the other studies, such as ``drawing``."""
+    return Results((), hardware.group_names, hardware.train_count, hardware.test_count, hardware.group)
+
+
+def _of_groups(hardware: Hardware) -> list[Claim]:
+    plain, found, judge = hardware.comparisons[0], [], partial(decide, hardware)
+    for kind in _kinds(plain):
+        found += [
+            judge(f"small_more_sensitive ({kind})", f"Smaller groups are more sensitive to hardware ({kind})",
+                  f"{RHO} the number of training images with Delta over {kind} profiles",
+                  _ranks, "train_count", kind, side="below"),
+            *(judge(f"{key}_foretells_delta ({kind})",
+                    f"Groups with a larger {name} at the reference are more sensitive ({kind})",
+                    f"{RHO} the {name} with Delta over {kind} profiles", _ranks, key, kind)
+              for key, name in (("gradient_norm", "gradient norm"), ("top_eigenvalue", "top Hessian eigenvalue"))),
+        ]
+    return [
+        *found,
+        judge("small_larger_gradient", "Smaller groups have a larger gradient norm at the reference",
+              f"{RHO} the number of training images with the gradient norm",
+              _ranks, "train_count", "gradient_norm", side="below"),
+        judge("eigenvalue_near_boundary", "Groups nearer to the decision boundary have a larger Hessian eigenvalue",
+              f"{RHO} the softmax gap with the top eigenvalue", _ranks, "softmax_gap", "top_eigenvalue", side="below"),
+        judge("bound_holds", "The bound of Theorem 4.1 holds for most groups, over all profiles",
+              "share of groups whose Delta is no more than the bound", _bound, threshold=0.5),
+    ]
+
+
+def _of_rounding(hardware: Hardware) -> list[Claim]:
+    found, judge = [], partial(decide, hardware)
+    for kind in _kinds(hardware.comparisons[0]):
+        found += [
+            *(judge(f"{name}_beyond_rounding ({kind})",
+                    f"Hardware ({kind}) moves small groups' {name} further than one rounding error does",
+                    f"mean |{name} difference| of small groups, {kind} profiles - one-ulp controls",
+                    _beyond_rounding, name, kind) for name in ("loss", "accuracy")),
+            judge(f"xi_beyond_rounding ({kind})", f"Hardware ({kind}) violates fairness more than one rounding error",
+                  f"mean over pairs of xi between the reference and one {kind} profile - the same for one-ulp "
+                  f"controls, {NATS}", _pairs, kind),
+        ]
+    return found
+
+
+def _of_alignment(hardware: Hardware) -> list[Claim]:
+    judge = partial(decide, hardware)
+    return [
+        *(judge(f"alignment_lowers_xi ({what})", f"Alignment lowers the fairness violation {where}",
+                f"xi without - with alignment, {NATS}", _alignment, what)
+          for what, where in (("profiles", "across hardware"), ("ulps", "among one-ulp controls"))),
+        judge("alignment_cheap", "Alignment costs little accuracy",
+              "accuracy at the reference without - with alignment", _alignment, "accuracy", side="below",
+              threshold=CHEAP),
+    ]
+
+
+def _of_linearization(hardware: Hardware) -> list[Claim]:
+    return [decide(hardware, "linearized_more_sensitive", "Linearized networks are more sensitive to hardware",
+                   f"Delta of the tightest linearized - of the full network, mean over groups, {NATS}", _linearized)]
+
+
+def _of_repeat(hardware: Hardware) -> Claim:
+    """A statement about every seed: one that differs contradicts it, so there is no interval."""
+    name, statement = "repeat_same_bits", "The same training again on the reference ends in the same bits"
+    statistic = "share of seeds with the same bits; claimed to be 1"
+    repeats = [series for series in hardware.comparisons[0].others if series.control == "repeat"]
+    if not repeats:
+        return Claim(name, statement, statistic, np.nan, np.nan, np.nan, 0, "not enough data", "nothing was repeated")
+    same = repeats[0].same_bits
+    verdict = "supported" if same.all() else "not supported: contradicted"
+    return Claim(name, statement, statistic, float(same.mean()), np.nan, np.nan, len(same), verdict, repeats[0].label)
+# fmt: on
+
+
+def _kinds(comparison: Comparison) -> list[str]:
+    """Return the kinds of profile that there are, native too where there are none, so that nothing is left unsaid."""
+    return [kind for kind in numbers.KINDS if numbers.of_kind(comparison, kind)] or ["native"]
+
+
+def _counts(comparison: Comparison, kind: str) -> str:
+    return f"{len(numbers.of_kind(comparison, kind))} {kind} profiles beside the reference"
+
+
+def _ranks(hardware: Hardware, x: str, y: str) -> tuple[np.ndarray, str, str]:
+    """Rank groups by two quantities at the reference; a kind of profile stands for Delta over it."""
+    plain = hardware.comparisons[0]
+    shape = plain.reference.groups["loss"].shape
+    first = np.broadcast_to(hardware.train_count, shape) if x == "train_count" else numbers.quantity(plain.reference, x)
+    if y not in numbers.KINDS:
+        return *rank_correlations(first, numbers.quantity(plain.reference, y), "groups"), ""
+    delta = numbers.delta(plain, numbers.of_kind(plain, y))
+    if not np.isfinite(delta).all():
+        raise Missing("a loss is not finite")
+    return *rank_correlations(first, delta, "groups"), _counts(plain, y)
+
+
+def _bound(hardware: Hardware) -> tuple[np.ndarray, str]:
+    found = numbers.bounds(hardware, hardware.comparisons[0])
+    medians = [np.median([getattr(bound, name) for bound in found]) for name in ("bound", "actual")]
+    return np.array([b.holds.mean() for b in found]), "medians: bound {:.3g}, Delta {:.3g} nats".format(*medians)
+
+
+def _beyond_rounding(hardware: Hardware, name: str, kind: str) -> tuple[np.ndarray, str]:
+    plain = hardware.comparisons[0]
+    if hardware.large.all():
+        raise Missing("no group has fewer training images than the average")
+    spread, control = (_spread(plain, others, name, ~hardware.large) for others in (_of(plain, kind), _ulps(plain)))
+    note = f"{_counts(plain, kind)}, {len(plain.ulps)} controls; {spread.mean():.3g} against {control.mean():.3g}"
+    return spread - control, note
+
+
+def _spread(comparison: Comparison, others: Any, name: str, members: np.ndarray) -> np.ndarray:
+    return numbers.differences(comparison, others, name)[:, :, members].mean(axis=(0, 2))
+
+
+def _pairs(hardware: Hardware, kind: str) -> tuple[np.ndarray, str, str]:
+    plain = hardware.comparisons[0]
+    found = [numbers.pair_xi(plain, others) for others in (_of(plain, kind), _ulps(plain))]
+    note = "pairs, since the maximum over more runs would be larger by itself"
+    return found[0] - found[1], f"{found[0].mean():.3g} against {found[1].mean():.3g}", note
+
+
+def _alignment(hardware: Hardware, what: str) -> tuple[np.ndarray, str]:
+    plain = hardware.comparisons[0]
+    aligned = [c for c in hardware.comparisons if c.mitigation != "none" and c.budget is None]
+    if not aligned:
+        raise Missing("no network was trained with alignment; use --mitigation")
+    if what == "accuracy":
+        return plain.reference.accuracy - aligned[0].reference.accuracy, ""
+    before, after = (numbers.xi(c, c.profiles if what == "profiles" else _ulps(c)) for c in (plain, aligned[0]))
+    return before - after, f"{before.mean():.3g} without, {after.mean():.3g} with it"
+
+
+def _linearized(hardware: Hardware) -> tuple[np.ndarray, str]:
+    plain = hardware.comparisons[0]
+    found = [c for c in hardware.comparisons if c.budget is not None]
+    if not found:
+        raise Missing("no network was linearized; use --budgets")
+    tightest = min(found, key=lambda comparison: comparison.budget or 0)
+    full, less = (numbers.delta(comparison, comparison.profiles).mean(axis=1) for comparison in (plain, tightest))
+    return less - full, f"{tightest.title}: {less.mean():.3g} against {full.mean():.3g}"
+
+
+def _of(comparison: Comparison, kind: str) -> Any:
+    if not (found := numbers.of_kind(comparison, kind)):
+        raise Missing(f"there is no {kind} profile beside the reference")
+    return found
+
+
+def _ulps(comparison: Comparison) -> Any:
+    if not comparison.ulps:
+        raise Missing("there is no one-ulp control")
+    return comparison.ulps

@@ -1,0 +1,134 @@
+"""The report of a hardware study: one HTML file that opens offline, the figures as files, the numbers as CSV."""
+
+import dataclasses
+import html
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.tree_util import Partial
+from jaxtyping import Array
+
+from experiments.hardware import bundles, claims, figures, page
+from experiments.hardware import results as hardware_results
+from experiments.hardware import tables as numbers
+from experiments.hardware.figures import Segment
+from experiments.hardware.results import Hardware
+from experiments.linearization import report, results
+from experiments.reporting.verdicts import Missing
+from experiments.running import datasets
+from experiments.running.datasets import DataConfig
+from experiments.running.records import load_network
+from jaxfair import groups
+from jaxfair.data.dataset import normalize
+from jaxfair.errors import JaxfairError
+from jaxfair.networks.network import Network
+from jaxfair.sensitivity import losses_on_segment
+
+POINTS = np.linspace(0, 1, 13)  # beyond them a batch norm's variance may be negative
+
+
+def write(studies: Sequence[Path], folder: Path, command: Sequence[str], *, allow_versions: bool = False) -> Hardware:
+    """Write ``report.html``, figures and tables into ``folder``, replacing an earlier report, and print a summary.
+
+    Args:
+        studies: their folders; the first has the reference and its controls.
+        folder: of the report; what it held is lost.
+        command: what the reader types to make it again.
+        allow_versions: whether runs of different package versions are compared.
+
+    Raises:
+        JaxfairError: the studies cannot be compared, or the folder cannot be written; an earlier report is then whole.
+    """
+    found = [bundle for study in studies for bundle in bundles.read(study)]
+    hardware = hardware_results.collect(found, bundles.check(found, allow_versions=allow_versions))
+    publish(hardware, folder, command)
+    print_summary(hardware)
+    print(f"\nReport: {folder / 'report.html'}")
+    return hardware
+
+
+def publish(hardware: Hardware, folder: Path, command: Sequence[str]) -> None:
+    """Write the report of results; see ``write``."""
+    with report.replacing(folder, "another folder") as made:
+        if folder.exists() and any(folder.iterdir()) and not (folder / "report.html").exists():
+            raise JaxfairError(
+                f"'{folder}' holds something else than a report, which would be lost; name a new folder."
+            )
+        drawn = figures.write(hardware, made, partial(segment, hardware))
+        found = claims.claims(hardware)
+        rows = {
+            "profiles": numbers.profile_rows(hardware),
+            "trainings": numbers.training_rows(hardware),
+            "groups": numbers.group_rows(hardware),
+            "spread": numbers.spread_rows(hardware),
+        }
+        for name, table in rows.items():
+            if table:
+                results.write_csv(made / f"{name}.csv", table)
+        trained = hardware.comparisons[0].reference.trained
+        title = page.TITLE + (f" ({trained[0].config['data']['name']})" if trained else "")
+        report.write_record(made, title, command, [], found)
+        text = page.page(hardware, drawn, rows, found, command)
+        (made / "report.html").write_text(text, encoding="utf-8")
+
+
+def segment(hardware: Hardware) -> Segment:
+    """Compute groups' test losses between the reference's and another profile's parameters, seed 0.
+
+    The profile is the one with the largest xi. Both networks are evaluated on the reference's arithmetic.
+
+    Raises:
+        Missing: there is no other profile, or the data are not to be found or have changed.
+    """
+    plain = hardware.comparisons[0]
+    if not plain.profiles:
+        raise Missing("there is no profile beside the reference")
+    if not plain.reference.trained:
+        raise Missing("the networks are not at hand")
+    apart = [numbers.pair_xi(plain, [series])[0] for series in plain.profiles]
+    other = plain.profiles[int(np.nanargmax(apart))]
+    stored = plain.reference.trained[0].config["data"]
+    fields = {field.name for field in dataclasses.fields(DataConfig)} & set(stored)
+    settings: Any = {name: tuple(v) if isinstance(v := stored[name], list) else v for name in fields}
+    try:
+        prepared = datasets.prepare(DataConfig(**settings))
+    except JaxfairError as error:
+        raise Missing(f"the data cannot be loaded again: {error}") from error
+    test = prepared.test
+    if test.fingerprint() != stored["fingerprint"]["test"]:
+        raise Missing("the data that are found now are others")
+    start, end = (load_network(series.trained[0]) for series in (plain.reference, other))
+    end = jax.tree.unflatten(jax.tree.structure(start), jax.tree.leaves(end))  # the module differs by its arithmetic
+    weights = groups.group_weights(test.group, len(test.group_names))
+    images = np.asarray(test.images[np.arange(len(test))])
+    logits = Partial(_logits, test.mean, test.std)
+    return Segment(POINTS, losses_on_segment(logits, start, end, images, test.label, weights, POINTS), other.label)
+
+
+def _logits(mean: Array, std: Array, network: Network, images: Array) -> Array:
+    return network(normalize(images, mean, std))
+
+
+def print_summary(hardware: Hardware) -> None:
+    """Print one row a profile and control of the plain training, and the warnings."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    rows = [row for row in numbers.profile_rows(hardware) if row["training"] == hardware.comparisons[0].title]
+    caption = f"±: half of a 95 % interval over {rows[0]['seeds']} seeds. Losses are of test images."
+    table = Table(title=page.TITLE, caption=Text(caption), caption_justify="left")
+    for name, _ in page.PROFILES[1:]:
+        first = name == "hardware"
+        table.add_column(name, justify="left" if first else "right", no_wrap=first)
+    for row in rows:
+        table.add_row(*(Text(html.unescape(cell(row))) for _, cell in page.PROFILES[1:]))
+    console = Console()
+    console = console if console.is_terminal else Console(width=160)
+    console.print(table)
+    for text in page.warnings(hardware):
+        console.print(Text(f"warning: {text}", style="red"))

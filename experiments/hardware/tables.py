@@ -1,0 +1,205 @@
+"""The numbers of a hardware study: what profiles change, group by group, and what one rounding error changes.
+
+``Delta`` is of the mean cross-entropy of a group's TEST images, each network evaluated on its own profile's arithmetic.
+``m`` is always the study's reference profile. Functions raise ``verdicts.Missing`` where the study lacks something.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments.hardware.results import Comparison, Hardware, Series
+from experiments.reporting.verdicts import Missing
+from jaxfair.bounds import TaylorBound, sensitivity_bound
+from jaxfair.groups import seed_interval
+from jaxfair.sensitivity import (
+    SpreadTest,
+    fairness_violation,
+    group_sensitivity,
+    rejoining_step,
+    spread_against_control,
+)
+
+KINDS = ("native", "emulated")
+
+
+def quantity(series: Series, name: str) -> np.ndarray:
+    """Return a quantity of every seed and group, shape (s, g)."""
+    if not np.isfinite(series.groups.get(name, np.nan)).all():
+        raise Missing(f"the runs of {series.label} do not store '{name}' for every seed and group")
+    return series.groups[name]
+
+
+def of_kind(comparison: Comparison, kind: str) -> tuple[Series, ...]:
+    """Return the profiles beside the reference that are ``native`` or ``emulated``."""
+    return tuple(series for series in comparison.profiles if series.kind == kind)
+
+
+def differences(comparison: Comparison, others: Sequence[Series], name: str = "loss") -> np.ndarray:
+    """Return ``|other - reference|`` of a quantity, shape (others, s, g)."""
+    if not others:
+        raise Missing("there is nothing to compare the reference with")
+    return np.abs(np.stack([series.groups[name] for series in others]) - comparison.reference.groups[name])
+
+
+def delta(comparison: Comparison, others: Sequence[Series]) -> np.ndarray:
+    """Return ``Delta(a, m)`` in nats of the reference m among ``others``, shape (s, g) (Nelaturu et al. 2024, 3)."""
+    if not others:
+        raise Missing("there is nothing to compare the reference with")
+    losses = np.stack([series.groups["loss"] for series in (comparison.reference, *others)], axis=1)
+    return group_sensitivity(losses)[:, 0]
+
+
+def xi(comparison: Comparison, others: Sequence[Series]) -> np.ndarray:
+    """Return ``xi(D, m)`` in nats, shape (s,); it grows with the number of others, being a range of maxima."""
+    return fairness_violation(delta(comparison, others))
+
+
+def pair_xi(comparison: Comparison, others: Sequence[Series]) -> np.ndarray:
+    """Return the mean over others of xi between the reference and each alone, shape (s,).
+
+    Its expectation does not depend on how many others there are, so profiles and controls may be compared by it.
+    """
+    return fairness_violation(differences(comparison, others)).mean(axis=0)
+
+
+def rho(comparison: Comparison) -> np.ndarray:
+    """Return ``rho(m) = max_m' ||theta_m - theta_m'||``, shape (s,) (Nelaturu et al. 2024, Theorem 4.1)."""
+    if not comparison.profiles:
+        raise Missing("there is no profile beside the reference")
+    return np.max([series.distance for series in comparison.profiles], axis=0)
+
+
+def bounds(hardware: Hardware, comparison: Comparison) -> list[TaylorBound]:
+    """Compare Delta over all profiles with Theorem 4.1 at the reference, for each seed."""
+    reference = comparison.reference
+    if (reference.groups.get("curvature_count", hardware.test_count) != hardware.test_count).any():
+        raise Missing("gradients are of the training images, losses of the test images; use --analysis.split test")
+    # Lanczos ends below the largest eigenvalue, by no more than the residual.
+    top = quantity(reference, "top_eigenvalue") + quantity(reference, "top_eigenvalue_residual")
+    terms = quantity(reference, "gradient_norm"), top, rho(comparison), delta(comparison, comparison.profiles)
+    return [sensitivity_bound(g, t, float(d), a) for g, t, d, a in zip(*terms, strict=True)]
+
+
+def spread_test(comparison: Comparison, name: str) -> SpreadTest:
+    """Test whether profiles move a quantity further than the one-ulp controls do."""
+    if not comparison.profiles or not comparison.ulps:
+        raise Missing("the study has no profile beside the reference, or no one-ulp control")
+    profiles, controls = (np.stack([s.groups[name] for s in part]) for part in (comparison.profiles, comparison.ulps))
+    return spread_against_control(comparison.reference.groups[name], profiles, controls)
+
+
+def rejoining(hardware: Hardware, comparison: Comparison) -> dict[str, float]:
+    """Return by label from which step on a series is as far from the reference as the one-ulp controls; NaN: never.
+
+    Empty where first steps were not recorded; two control curves are needed. Nothing is said of the controls.
+    """
+    ulps = [series.curve for series in comparison.ulps if series.curve is not None]
+    wanted = [s for s in (*comparison.profiles, *comparison.others) if s.curve is not None]
+    if not wanted or sum(len(curve) for curve in ulps) < 2:
+        return {}
+    found = rejoining_step(hardware.steps, np.stack([s.curve for s in wanted if s.curve is not None]), np.stack(ulps))
+    return dict(zip((series.label for series in wanted), found, strict=True))
+
+
+def said_to_rejoin(series: Series, found: Mapping[str, float]) -> str:
+    """Write the step for a table: empty where it is not known."""
+    if series.label not in found:
+        return ""
+    never = "same bits" if series.same_bits.all() else "not by the last step"
+    return never if np.isnan(found[series.label]) else str(int(found[series.label]))
+
+
+def profile_rows(hardware: Hardware) -> list[dict[str, Any]]:
+    """Return one row a training and series: what it is, accuracy, distances from the reference, with intervals."""
+    rows = []
+    for comparison in hardware.comparisons:
+        found = rejoining(hardware, comparison)
+        for series in comparison.every:
+            is_profile = any(series is other for other in comparison.profiles)
+            role = "reference" if series is comparison.reference else "profile" if is_profile else "control"
+            row: dict[str, Any] = {"training": comparison.title, "hardware": series.label, "kind": series.kind}
+            row |= {"role": role, "control": series.control, "seeds": len(series.accuracy)}
+            row |= with_interval("accuracy", series.accuracy)
+            largest = np.fmax.reduce(differences(comparison, [series])[0], axis=1)
+            row |= with_interval("largest_loss_difference", largest) | with_interval("distance", series.distance)
+            row["same_bits_seeds"] = int(series.same_bits.sum())
+            rows.append(row | {"as_far_as_ulps_from_step": said_to_rejoin(series, found)})
+    return rows
+
+
+def group_rows(hardware: Hardware) -> list[dict[str, Any]]:
+    """Return one row a training and group: counts, Delta over profiles and among controls, and Theorem 4.1's terms."""
+    rows = []
+    for comparison in hardware.comparisons:
+        reference, nothing = comparison.reference, np.full_like(comparison.reference.groups["loss"], np.nan)
+        sets = {"delta": comparison.profiles, **{f"delta_{kind}": of_kind(comparison, kind) for kind in KINDS}}
+        sets["delta_ulps"] = comparison.ulps
+        values = {"accuracy": reference.groups["accuracy"], "loss": reference.groups["loss"]}
+        values |= {name: delta(comparison, others) if others else nothing for name, others in sets.items()}
+        values |= {name: reference.groups.get(name, nothing) for name in ("gradient_norm", "top_eigenvalue")}
+        try:
+            found = bounds(hardware, comparison)
+        except Missing:
+            found = [TaylorBound(*[part] * 6) for part in nothing]
+        known = np.all(np.isfinite(np.stack([bound.actual for bound in found])), axis=0, keepdims=True)[0]
+        terms = {name: np.mean([getattr(b, name) for b in found], axis=0) for name in TaylorBound._fields}
+        for g in hardware.order:
+            row: dict[str, Any] = {"training": comparison.title, "group": hardware.group_names[g]}
+            row |= {"train_count": hardware.train_count[g], "test_count": hardware.test_count[g], "seeds": len(nothing)}
+            for name, value in values.items():
+                row |= with_interval(name, value[:, g])
+            row |= {"gradient_term": terms["first"][g], "eigenvalue_term": terms["second"][g]}
+            row |= {"bound": terms["bound"][g], "bound_holds": terms["holds"][g] if known[g] else np.nan}
+            rows.append(row | {"tightness": terms["tightness"][g]})
+    return rows
+
+
+def spread_rows(hardware: Hardware) -> list[dict[str, Any]]:
+    """Return one row a training, quantity, profile and group: its spread, the controls', and the test of the excess."""
+    rows = []
+    for comparison in hardware.comparisons:
+        for name in ("loss", "accuracy"):
+            try:
+                test = spread_test(comparison, name)
+            except Missing:
+                continue
+            for i, series in enumerate(comparison.profiles):
+                for g in hardware.order:
+                    row: dict[str, Any] = {"training": comparison.title, "quantity": name, "hardware": series.label}
+                    row |= {"kind": series.kind, "group": hardware.group_names[g], "seeds": len(series.accuracy)}
+                    row |= {"controls": len(comparison.ulps), "spread": test.spread[i, g], "control": test.control[g]}
+                    low, high = test.interval.low[i, g], test.interval.high[i, g]
+                    row |= {"excess": test.excess[i, g], "excess_low": low, "excess_high": high}
+                    row |= {"p_value": test.p_value[i, g], "family_p_value": test.family_p_value[i, g]}
+                    rows.append(row | {"smallest_p_value": test.smallest_p_value})
+    return rows
+
+
+def training_rows(hardware: Hardware) -> list[dict[str, Any]]:
+    """Return one row a training: accuracy on the reference, rho, and xi as the paper has it and between two runs."""
+    rows = []
+    for comparison in hardware.comparisons:
+        nothing = np.full_like(comparison.reference.accuracy, np.nan)
+        row: dict[str, Any] = {
+            "training": comparison.title,
+            "seeds": len(nothing),
+            "profiles": len(comparison.profiles),
+        }
+        row |= {"ulps": len(comparison.ulps)} | with_interval("accuracy", comparison.reference.accuracy)
+        row |= with_interval("rho", rho(comparison) if comparison.profiles else nothing)
+        sets = {"profiles": comparison.profiles, "ulps": comparison.ulps}
+        for name, others in sets.items():
+            row |= with_interval(f"xi_{name}", xi(comparison, others) if others else nothing)
+        sets = {**{kind: of_kind(comparison, kind) for kind in KINDS}, "ulps": comparison.ulps}
+        for name, others in sets.items():
+            row |= with_interval(f"pair_xi_{name}", pair_xi(comparison, others) if others else nothing)
+        rows.append(row)
+    return rows
+
+
+def with_interval(name: str, values: np.ndarray) -> dict[str, float]:
+    """Return the mean over seeds of ``values`` (s,) and its interval, as a table's row holds them."""
+    interval = seed_interval(values)
+    return {name: float(values.mean()), f"{name}_low": float(interval.low), f"{name}_high": float(interval.high)}

@@ -1,0 +1,1 @@
+"""The linearization study (Das et al. 2024)."""

@@ -1,0 +1,240 @@
+"""The findings of Das et al. 2024 as numbers: one statistic each, its interval over seeds, and whether it is borne out.
+
+The intervals are over training seeds. All seeds share one split, so they say nothing about other test images. "Small"
+and "large" groups are those of ``tables.Results``, and every group counts the same in a mean over groups.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal
+
+import numpy as np
+
+from experiments.linearization import results as tables
+from experiments.linearization.results import Results, Variant
+from experiments.reporting.verdicts import Claim, Missing, Side, decide, rank_correlations
+from jaxfair.bounds import excess_loss_bound
+from jaxfair.runs import Run
+
+UNHARMED = 2.0  # "nearly unharmed" is a smaller relative drop, in percent
+SEVERAL = 3  # times as much
+CHEAP = 0.01  # "little cost" is less accuracy
+COMPARABLE = 2  # ReLU counts that differ by a larger factor are not compared
+TERMS = (("first", "gradient"), ("second", "eigenvalue"))
+FEWER, RHO = "Spearman correlation over budgets of fewer ReLUs with", "Spearman correlation over groups of"
+SUSPECTS: tuple[tuple[str, str, str, Side], ...] = (
+    ("gradient_norm", "gradient norm", "larger", "above"),
+    ("top_eigenvalue", "top Hessian eigenvalue", "larger", "above"),
+    ("softmax_gap", "distance to the boundary (softmax gap)", "smaller", "below"),
+    ("linearized_distance", "distance to the boundary (linearised)", "smaller", "below"),
+)
+
+
+def claims(analysed: Results | Sequence[Run]) -> list[Claim]:
+    """Decide every finding; one that cannot be decided is listed too.
+
+    Args:
+        analysed: finished analyses, or ``tables.collect`` of them.
+
+    Raises:
+        JaxfairError: the analyses do not belong together.
+    """
+    results = analysed if isinstance(analysed, Results) else tables.collect(analysed)
+    return [*_of_harm(results), *_of_suspects(results), *_of_mitigation(results)]
+
+
+# fmt: off
+def _of_harm(results: Results) -> list[Claim]:
+    judge = partial(decide, results)
+    return [
+        judge("small_lose_more", "Small groups lose more than large ones at the tightest SNL budget",
+              "relative drop of small - of large groups, percentage points", _lose, "small"),
+        judge("smallest_several_times", f"There the smallest group loses over {SEVERAL} times as much as large ones",
+              f"relative drop of the smallest - {SEVERAL} x of large groups (or 0), points", _lose, "smallest"),
+        judge("large_unharmed", "Large groups are nearly unharmed there",
+              "relative drop of large groups, percent", _lose, "large", side="below", threshold=UNHARMED),
+        judge("harm_grows", "Small groups lose more the fewer ReLUs are left (SNL)",
+              f"{FEWER} the relative drop of small groups", _as_relus_go, "relative_drop_percent"),
+        judge("snl_milder", "SNL is milder than DeepReDuce at the nearest budgets",
+              "relative drop with DeepReDuce - with SNL, mean over groups, percentage points", _methods, np.mean),
+        judge("snl_steadier", "SNL is steadier than DeepReDuce there: groups differ less in what they lose",
+              "standard deviation over groups of the drop with DeepReDuce - with SNL, points", _methods, np.std),
+        judge("snl_beats_random", "SNL's choice of ReLUs beats a random one of as many, at the tightest budget",
+              "accuracy with SNL - with a random mask", _against_random),
+        judge("bound_holds", "The bound of Theorem 4.4 holds for most groups at the tightest SNL budget",
+              "share of groups whose loss rises by no more than the bound", _bound, "bound", threshold=0.5),
+        *(judge(f"bound_{key}_foretells_loss", f"The {name} term of that bound tells which groups' loss rises more",
+                f"{RHO} the {name} term with the rise of the loss", _bound, key) for key, name in TERMS),
+    ]
+
+
+def _of_suspects(results: Results) -> list[Claim]:
+    judge = partial(decide, results)
+    return [
+        *(judge(f"small_{key}", f"On the full network small groups have a {what} {name}",
+                f"{name}, {'log2 of small / large' if side == 'above' else 'small - large'} groups",
+                _small_against_large, key, side == "above", side=side)
+          for key, name, what, side in SUSPECTS),
+        *(judge(f"{key}_foretells_drop", f"Groups with a {what} {name} before linearization lose more",
+                f"{RHO} {name} with the relative drop at the tightest SNL budget", _foretells_drop, key, side=side)
+          for key, name, what, side in SUSPECTS),
+        *(judge(f"{key}_falls", f"The {name} falls as ReLUs go (SNL)", f"{FEWER} the {name}, mean over groups",
+                _as_relus_go, key, side=side) for key, name, _, side in SUSPECTS[2:]),
+    ]
+
+
+def _of_mitigation(results: Results) -> list[Claim]:
+    found, judge = [], partial(decide, results)
+    for kind in dict.fromkeys(kind for v in results.variants if (kind := _kind(v))) or ("any",):
+        found.append(judge(f"mitigation_helps ({kind})", f"Mitigation ({kind}) helps small groups",
+                           "relative drop of small groups without - with it, points", _mitigated, kind, "drop"))
+        found.append(judge(f"mitigation_narrows ({kind})", f"Mitigation ({kind}) brings the groups' losses together",
+                           "largest distance of a group's loss from their mean, without - with it, nats", _mitigated,
+                           kind, "gap"))
+        found.append(judge(f"mitigation_cheap ({kind})", f"Mitigation ({kind}) costs little accuracy",
+                           "accuracy without - with it", _mitigated, kind, "all", side="below", threshold=CHEAP))
+    return found
+
+
+# fmt: on
+
+
+def _kind(network: Variant) -> str:
+    """Return how a network was mitigated, with its number, as its label says after that of its base; or nothing."""
+    return network.label.removeprefix(f"{network.base} + ") if network.base else ""
+
+
+def _networks(results: Results, method: str) -> list[Variant]:
+    """Return the networks that a method made without mitigation, from the fewest ReLUs."""
+    found = [network for network in results.variants if network.method == method and not network.base]
+    if not found:
+        raise Missing(f"there is no network of method '{method}'")
+    return sorted(found, key=lambda network: network.relu_count)
+
+
+def _named(results: Results, *networks: Variant) -> str:
+    lost = ", ".join(results.group_names[g] for g in np.flatnonzero(~_known(networks[0])))
+    named = ", ".join(f"{network.label} ({network.relu_count:,} ReLUs)" for network in networks)
+    return named + (f"; without a drop, as some seed's full network is never right there: {lost}" if lost else "")
+
+
+def _small(results: Results) -> np.ndarray:
+    if results.large.all():
+        raise Missing("no group has fewer training images than the average")
+    return ~results.large
+
+
+def _quantity(network: Variant, name: str) -> np.ndarray:
+    """Return a quantity of every group, shape (seeds, groups)."""
+    if not np.isfinite(network.groups.get(name, np.nan)).all():
+        raise Missing(f"the runs of {network.label} do not store '{name}' for every seed and group")
+    return network.groups[name]
+
+
+def _known(network: Variant) -> np.ndarray:
+    """Which groups have a relative drop for every seed; the same ones for all networks of a study."""
+    return np.asarray(np.isfinite(network.groups["relative_drop_percent"]).all(axis=0))
+
+
+def _drops(network: Variant, members: np.ndarray) -> np.ndarray:
+    """Return the relative drops of those of some groups that have one, shape (seeds, groups)."""
+    if not (members & _known(network)).any():
+        raise Missing("in these groups the full network of some seed is never right")
+    return network.groups["relative_drop_percent"][:, members & _known(network)]
+
+
+def _lose(results: Results, who: Literal["large", "small", "smallest"]) -> tuple[np.ndarray, str]:
+    network, counts = _networks(results, "snl")[0], results.train_count
+    values = large = _drops(network, results.large).mean(axis=1)
+    if who == "small":
+        values = _drops(network, _small(results)).mean(axis=1) - large
+    if who == "smallest":  # not a ratio, which has no mean near 0; where large groups gained, any loss will do
+        values = _drops(network, _small(results) & (counts == counts.min())).mean(axis=1) - SEVERAL * large.clip(0)
+    return values, _named(results, network)
+
+
+def _as_relus_go(results: Results, name: str) -> tuple[np.ndarray, str, str]:
+    networks = _networks(results, "snl")
+    if name == "relative_drop_percent":  # of the full network it is 0 by definition
+        values = [_drops(network, _small(results)).mean(axis=1) for network in networks]
+    else:
+        networks += _networks(results, "full")
+        values = [_quantity(network, name).mean(axis=1) for network in networks]
+    fewer = np.array([[-network.relu_count for network in networks]] * len(values[0]))  # ranks as -log r does, 0 too
+    return *rank_correlations(fewer, np.stack(values, axis=1), "budgets"), _named(results, *networks)
+
+
+def _small_against_large(results: Results, name: str, ratio: bool) -> tuple[np.ndarray, str]:
+    full = _networks(results, "full")[0]
+    small, large = (_quantity(full, name)[:, who].mean(axis=1) for who in (_small(results), results.large))
+    if ratio and (np.minimum(small, large) <= 0).any():
+        raise Missing(f"a mean of '{name}' is not positive for some seed, so there is no ratio")
+    return np.log2(small / large) if ratio else small - large, f"small {small.mean():.3g}, large {large.mean():.3g}"
+
+
+def _foretells_drop(results: Results, name: str) -> tuple[np.ndarray, str, str]:
+    full, network = _networks(results, "full")[0], _networks(results, "snl")[0]
+    x, y = _quantity(full, name)[:, _known(network)], _drops(network, _known(network))
+    return *rank_correlations(x, y, "groups"), _named(results, network)
+
+
+def _methods(results: Results, over_groups: Callable[..., np.ndarray]) -> tuple[np.ndarray, str]:
+    def apart(pair: tuple[Variant, Variant]) -> float:
+        few, many = sorted(network.relu_count for network in pair)
+        return (many + 0.5) / (few + 0.5)  # of counts, above 2 exactly where many > 2 few; 0 equals 0
+
+    pairs = [(snl, other) for snl in _networks(results, "snl") for other in _networks(results, "deepreduce")]
+    pair = min(pairs, key=apart)  # the tightest of equals
+    if apart(pair) > COMPARABLE:
+        raise Missing(f"the nearest budgets differ by more than a factor of {COMPARABLE}: {_named(results, *pair)}")
+    snl, deepreduce = (over_groups(_drops(network, _known(network)), axis=1) for network in pair)
+    return deepreduce - snl, _named(results, *pair)
+
+
+def _bound(results: Results, term: str) -> tuple[np.ndarray, str, str]:
+    """Compare Theorem 4.4, at the full network, with the rise of the loss; its sum, or the rank of one of its terms."""
+    full, network = _networks(results, "full")[0], _networks(results, "snl")[0]
+    if (full.groups.get("curvature_count", results.test_count) != results.test_count).any():  # other images
+        raise Missing("gradients are of the training images, losses of the test images; use --analysis.split test")
+    if not np.isfinite(network.parameter_distance).all():
+        raise Missing(f"the parameter distance of {network.label} is not known")
+    top = _quantity(full, "top_eigenvalue") + _quantity(full, "top_eigenvalue_residual")  # Lanczos ends below it
+    rise = _quantity(network, "loss") - _quantity(full, "loss")
+    terms = zip(_quantity(full, "gradient_norm"), top, network.parameter_distance, rise, strict=True)
+    found = [excess_loss_bound(g, t, float(d), r) for g, t, d, r in terms]
+    note = f"{_named(results, network)}; the change of the masks is no part of the bound"
+    if term == "bound":
+        medians = f"medians: bound {np.median([b.bound for b in found]):.3g}, rise {np.median(rise):.3g} nats"
+        return np.array([bound.holds.mean() for bound in found]), note, medians
+    return *rank_correlations(np.array([getattr(bound, term) for bound in found]), rise, "groups"), note
+
+
+def _gap(network: Variant) -> np.ndarray:
+    """Return the largest distance of a group's loss from the mean of the groups' losses, for each seed."""
+    loss = _quantity(network, "loss")
+    return np.abs(loss - loss.mean(axis=1, keepdims=True)).max(axis=1)
+
+
+def _against_random(results: Results) -> tuple[np.ndarray, str]:
+    chosen = _networks(results, "snl")
+    chance = {network.relu_count: network for network in _networks(results, "random")}
+    snl = next((network for network in chosen if network.relu_count in chance), None)
+    if snl is None:
+        raise Missing("no random mask keeps as many ReLUs as one of SNL's")
+    other = chance[snl.relu_count]
+    return snl.accuracy - other.accuracy, _named(results, snl, other)
+
+
+def _mitigated(results: Results, kind: str, what: Literal["drop", "gap", "all"]) -> tuple[np.ndarray, str]:
+    """Compare the tightest network with a mitigation, SNL before others, with the same one without it."""
+    plain = {network.label: network for network in results.variants if not network.base}
+    pairs = [(v, plain[v.base]) for v in results.variants if v.base in plain and _kind(v) == kind]
+    if not pairs:
+        raise Missing("no network was made with mitigation beside the same one without it")
+    network, other = min(pairs, key=lambda pair: (pair[1].method != "snl", pair[1].relu_count))
+    if what == "all":
+        return other.accuracy - network.accuracy, _named(results, network, other)
+    if what == "gap":
+        return _gap(other) - _gap(network), _named(results, network, other)
+    saved = _drops(other, _small(results)) - _drops(network, _small(results))
+    return saved.mean(axis=1), _named(results, network, other)

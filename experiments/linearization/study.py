@@ -1,0 +1,237 @@
+"""The linearization study (Das et al. 2024): who loses accuracy when ReLUs are removed, and what foretells it.
+
+    python -m experiments.linearization --preset quickstart
+
+Trains a full network for each seed, linearizes it by SNL (one descent, several budgets) and DeepReDuce, fine-tunes by
+distillation, measures every group, and writes a report. Finished runs are kept: the same command goes on where it was
+interrupted, and another one shares the runs that it has in common. ``--dry-run`` lists the runs and what is left.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from experiments import cli
+from experiments.linearization import report
+from experiments.running import datasets, measure, plan, stages
+from experiments.running.datasets import DataConfig
+from experiments.running.measure import AnalysisConfig
+from experiments.running.progress import Progress
+from experiments.running.records import Workspace
+from experiments.running.stages import ModelConfig
+from jaxfair.errors import JaxfairError
+from jaxfair.linearize import snl
+from jaxfair.linearize.deepreduce import CULLED_SETS, DeepReduceConfig
+from jaxfair.linearize.snl import SnlConfig
+from jaxfair.runs import Run
+from jaxfair.training.fit import DEEPREDUCE_TRAIN, SNL_FINETUNE, TrainConfig, check_config
+from jaxfair.training.mitigate import Method
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A whole study; the defaults are the papers' settings.
+
+    Attributes:
+        out: folder of the runs and the report.
+        seeds: number of training seeds, 0 to seeds - 1.
+        budgets: ReLUs that SNL keeps, as fractions below 1 of all units or as whole counts.
+        deepreduce: DeepReDuce configurations: C and the culled stages, +T thinned, +a and +r scales (C12+T+a0.5).
+        deepreduce_start: whether their students start from new weights or from the full network's.
+        mitigations: fine-tune the SNL networks by these too, with the numbers of ``snl_finetune.mitigation``.
+        mitigation_rates: the multipliers' rates mu of ``lagrangian``, if there are several (Das et al. 2024, D.2).
+        controls: finetuned is the full network trained on as the linearized ones are; random keeps as many ReLUs as SNL
+            chosen at random.
+        dry_run: list the runs, which are finished and about how long the others take, and make none.
+        seeds_at_once: seeds trained in one program; by default 1 on CPU and all elsewhere. Fewer take less memory.
+        data: which data, and how it is split.
+        model: the full network.
+        train: of the full network.
+        snl: of the SNL descent.
+        snl_finetune: of the networks that SNL linearized.
+        deepreduce_train: of the DeepReDuce students.
+        analysis: what is measured on each group.
+    """
+
+    out: Path = Path("results/linearization")
+    seeds: int = 10
+    budgets: tuple[float, ...] = (0.5, 0.2, 0.1, 0.03)
+    deepreduce: tuple[str, ...] = ("C1", "C12", "C123")
+    deepreduce_start: Literal["fresh", "base"] = "fresh"
+    mitigations: tuple[Method, ...] = ()
+    mitigation_rates: tuple[float, ...] = ()
+    controls: tuple[Literal["finetuned", "random"], ...] = ()
+    dry_run: bool = False
+    seeds_at_once: int | None = None
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    snl: SnlConfig = SnlConfig()
+    snl_finetune: TrainConfig = SNL_FINETUNE
+    deepreduce_train: TrainConfig = DEEPREDUCE_TRAIN
+    analysis: AnalysisConfig = AnalysisConfig()
+
+
+def run(study: Study) -> None:
+    """Make every run that is not finished yet, then the report; print the table and where the report lies."""
+    configurations = reductions(study)
+    train_set, test_set, record, source = datasets.prepare(study.data)
+    budgets = stages.check(train_set, study.model, study.budgets, configurations)
+    check(study, len(train_set))
+    with Progress() as progress:
+        root, at_once = study.out / "runs", study.seeds_at_once
+        space = Workspace(root, train_set, test_set, record, progress, at_once, source, plan=[])
+        make(space, study, budgets, configurations)
+        planned = space.plan or []
+        if not study.dry_run:
+            progress.expect(len(planned))
+            analysed = make(dataclasses.replace(space, plan=None), study, budgets, configurations)
+    if study.dry_run:
+        plan.show(space, planned, study.model, study.train)
+        return
+    if progress.kept:
+        print(f"{progress.kept} runs were finished before and are kept.", file=sys.stderr)
+    folder = study.out / "report"
+    title = f"Linearization of a ResNet on {source['title']}: who loses accuracy"
+    results = report.write(
+        analysed, folder, title=title, command=["python -m experiments.linearization", *sys.argv[1:]]
+    )
+    report.print_summary(results, title)
+    print(f"\nReport: {folder / 'report.html'}")
+
+
+def make(
+    space: Workspace, study: Study, budgets: Sequence[int], configurations: Sequence[DeepReduceConfig]
+) -> list[Run]:
+    """Make every run, or note it in the workspace's plan; return the analyses."""
+    full = stages.train_full(space, study.model, study.train, range(study.seeds))
+    linearized = [stages.linearize_snl(space, base, study.snl, budgets) for base in full]
+    groups = [(list(starts), config) for starts in zip(*linearized, strict=True) for config in tunings(study)]
+    if "finetuned" in study.controls:
+        groups.append((full, study.snl_finetune))
+    for count in budgets if "random" in study.controls else []:
+        groups.append(([stages.linearize_random(space, base, count) for base in full], study.snl_finetune))
+    for config in configurations:
+        starts = [stages.linearize_deepreduce(space, base, config) for base in full]
+        groups.append((starts, study.deepreduce_train))
+    tuned = [stages.finetune(space, starts, full, config) for starts, config in groups]
+    return [
+        stages.analyse(space, network, base, study.analysis)
+        for networks in [full, *tuned]
+        for network, base in zip(networks, full, strict=True)
+    ]
+
+
+def check(study: Study, num_examples: int) -> None:
+    """Find settings that some stage would refuse, before the first one runs.
+
+    Raises:
+        JaxfairError: there is nothing to run, or a number is impossible.
+    """
+    if study.seeds_at_once is not None and study.seeds_at_once < 1:
+        raise JaxfairError(f"seeds_at_once is {study.seeds_at_once}; give at least 1, or leave it out.")
+    if study.seeds < 1 or not (study.budgets or study.deepreduce):
+        raise JaxfairError(
+            f"The study has {study.seeds} seeds, {len(study.budgets)} SNL budgets and {len(study.deepreduce)} "
+            "DeepReDuce configurations; give at least one seed, and one budget or configuration."
+        )
+    for config in (study.train, *tunings(study), study.deepreduce_train):
+        check_config(config, num_examples)
+    snl.check_config(study.snl, num_examples)
+    measure.check_config(study.analysis)
+
+
+def reductions(study: Study) -> list[DeepReduceConfig]:
+    """Return the study's different DeepReDuce configurations.
+
+    Raises:
+        JaxfairError: a name is no configuration.
+    """
+    parsed = (DeepReduceConfig.parse(name, study.deepreduce_start) for name in study.deepreduce)
+    return list(dict.fromkeys(parsed))
+
+
+def tunings(study: Study) -> list[TrainConfig]:
+    """Return how SNL's networks are fine-tuned: plainly, and with each mitigation."""
+    plain, found = study.snl_finetune, []
+    for method in dict.fromkeys(("none", *study.mitigations)):
+        several = dict.fromkeys(study.mitigation_rates) if method == "lagrangian" else ()
+        for rate in several or (plain.mitigation.rate,):
+            mitigation = dataclasses.replace(plain.mitigation, method=method, rate=rate)
+            found.append(dataclasses.replace(plain, mitigation=mitigation))
+    return found
+
+
+QUICKSTART = Study(
+    out=Path("results/quickstart"),
+    seeds=5,
+    budgets=(0.2, 0.05, 0.01),
+    deepreduce=("C12", "C123"),
+    deepreduce_start="base",
+    data=DataConfig("digits-imbalanced", test_fraction=0.25),
+    model=ModelConfig(stage_sizes=(1, 1, 1), width=8),
+    train=TrainConfig(epochs=40, batch_size=64, learning_rate=0.05, schedule="cosine"),
+    snl=SnlConfig(batch_size=64, kappa=1e-3),
+    snl_finetune=dataclasses.replace(SNL_FINETUNE, epochs=30, batch_size=64, learning_rate=1e-2),
+    deepreduce_train=dataclasses.replace(DEEPREDUCE_TRAIN, epochs=30, batch_size=64, learning_rate=1e-2),
+)
+"""Handwritten digits, 90 % of 0-4 and 10 % of 5-9 (Das et al.'s CIFAR-10 imbalance), a small ResNet: about a minute."""
+
+CPU = Study(
+    out=Path("results/cpu"),
+    seeds=3,
+    budgets=(0.2, 0.05, 0.01),
+    deepreduce=("C12", "C123"),
+    deepreduce_start="base",
+    mitigations=("lagrangian",),
+    controls=("finetuned",),
+    data=DataConfig("utkface-race", keep=(0.3,) * 5),
+    model=ModelConfig(width=8),
+    train=TrainConfig(epochs=15, batch_size=128, learning_rate=0.05, schedule="cosine"),
+    snl=SnlConfig(batch_size=128, learning_rate=2e-3, kappa=3e-3),
+    snl_finetune=dataclasses.replace(SNL_FINETUNE, epochs=6, batch_size=128, learning_rate=1e-2),
+    deepreduce_train=dataclasses.replace(DEEPREDUCE_TRAIN, epochs=10, batch_size=128, learning_rate=1e-2),
+    analysis=AnalysisConfig(start="coarse"),
+)
+"""UTKFace by race, 30 % of the training images, a narrow ResNet-18: an hour on two CPU cores with other work beside."""
+
+GPU = Study(
+    out=Path("results/gpu"),
+    seeds=3,
+    budgets=(0.2, 0.05, 0.01),
+    deepreduce=("C12", "C123"),
+    mitigations=("lagrangian",),
+    controls=("finetuned",),
+    data=DataConfig("utkface-race"),
+    train=TrainConfig(epochs=40, schedule="cosine", augment="cifar"),
+    snl=SnlConfig(kappa=1e-4, augment="cifar"),
+    snl_finetune=dataclasses.replace(SNL_FINETUNE, epochs=10, augment="cifar"),
+    deepreduce_train=dataclasses.replace(DEEPREDUCE_TRAIN, epochs=20, learning_rate=1e-2, augment="cifar"),
+    analysis=AnalysisConfig(start="coarse"),
+)
+"""A ResNet-18 of full width on one GPU, meant for half an hour on one data set; not yet timed on any."""
+
+PAPER = Study(
+    out=Path("results/paper"),
+    deepreduce=tuple(DeepReduceConfig(stages).name for stages in CULLED_SETS),
+    mitigations=("lagrangian", "lagrangian-detached"),
+    mitigation_rates=(1e-4, 1e-3, 1e-2),
+    controls=("finetuned", "random"),
+    data=DataConfig("utkface-race"),
+)
+"""Das et al. 2024 in full: ten seeds, ResNet-18, all eleven culled sets; days on one GPU, see ``--dry-run``."""
+
+PRESETS = {"quickstart": QUICKSTART, "cpu": CPU, "gpu": GPU, "paper": PAPER}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line."""
+    return cli.main(
+        PRESETS,
+        run,
+        program="python -m experiments.linearization",
+        description=(__doc__ or "").split("\n\n")[0],
+        arguments=arguments,
+    )

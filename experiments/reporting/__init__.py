@@ -1,0 +1,1 @@
+"""How numbers become text, tables, figures and pages; knows no study."""

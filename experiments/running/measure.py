@@ -1,0 +1,166 @@
+"""What is measured on each group of a network, and on each test image. Knows no run records."""
+
+import dataclasses
+from functools import partial
+from typing import Any, Literal
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.tree_util import Partial
+from jaxtyping import Array
+
+from jaxfair import groups, losses, margins
+from jaxfair.curvature.spectrum import GroupCurvature, Start, group_curvature
+from jaxfair.data.dataset import Dataset, normalize
+from jaxfair.errors import JaxfairError
+from jaxfair.networks import masks
+from jaxfair.networks.network import Network, frozen, predict
+
+QUANTITIES = ("loss", "softmax_gap", "linearized_distance")
+"""Of an image, whose mean over a group is recorded."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AnalysisConfig:
+    """What is measured on each group.
+
+    Attributes:
+        split: whose loss the gradient and Hessian are of; accuracies are always of the test set.
+        tolerance: relative residual of the eigenvalues.
+        start: of Lanczos. ``random`` misses the largest eigenvalue with probability zero; ``gradient`` and ``coarse``
+            take about half the time, and may stop at a lesser one.
+        max_steps: Hessian-vector products at most, for each group.
+        linearized_distance: whether to measure each test image's linearised distance to the decision boundary too.
+        chunk_size: images differentiated at once; None chooses what is fast.
+        precision: of matrix products on accelerators: highest is full float32, default may be TF32 or bfloat16.
+    """
+
+    split: Literal["test", "train"] = "test"
+    tolerance: float = 1e-2
+    start: Start = "random"
+    max_steps: int = 100
+    linearized_distance: bool = True
+    chunk_size: int | None = None
+    precision: Literal["highest", "default"] = "highest"
+
+
+def check_config(config: AnalysisConfig) -> None:
+    """Raise a JaxfairError if nothing can be measured by this configuration."""
+    too_small = config.chunk_size is not None and config.chunk_size < 1
+    if config.max_steps < 1 or too_small or not 0 < config.tolerance < 1:
+        raise JaxfairError(
+            f"The analysis has max_steps {config.max_steps}, chunk_size {config.chunk_size} and tolerance "
+            f"{config.tolerance}; give numbers of at least 1, and a tolerance between 0 and 1."
+        )
+
+
+def measure(
+    network: Network, full: Network, train_set: Dataset, test: Dataset, config: AnalysisConfig
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, Any]]:
+    """Measure a network against the full one it came from.
+
+    Returns:
+        Arrays of each test image; Lanczos coefficients of each group; the numbers of ``result.json``.
+    """
+    examples = measure_examples(network, test, config)
+    logits, label = examples["logits"], examples["label"]
+    num_groups = len(test.group_names)
+    measured = test if config.split == "test" else train_set
+    curvature = measure_curvature(network, measured, config)
+    by_group = partial(groups.group_means, group=np.asarray(test.group), num_groups=num_groups)
+    correct = (logits.argmax(-1) == label).astype(np.float64)
+    full_correct = (predict(full, test).argmax(-1) == label).astype(np.float64)
+    accuracy, full_accuracy = by_group(correct), by_group(full_correct)
+    result = {
+        "relu_count": masks.relu_count(network.masks),
+        "unit_count": masks.unit_count(network.masks),
+        "parameter_distance": _distance(network, full),
+        "accuracy": correct.mean(),
+        "groups": {
+            "name": test.group_names,
+            "train_count": train_set.group_counts,
+            "test_count": test.group_counts,
+            "curvature_count": measured.group_counts,
+            "accuracy": accuracy,
+            "accuracy_full": full_accuracy,
+            "relative_drop_percent": groups.relative_drop(full_accuracy, accuracy),
+            **{name: by_group(examples[name]) for name in QUANTITIES if name in examples},
+            **curvature_columns(curvature),
+        },
+        "checks": {
+            "deterministic": bool(np.array_equal(logits, predict(network, test))),
+            "worst_relative_residual": np.max(curvature.top_eigenvalue_residual / np.abs(curvature.top_eigenvalue)),
+            "precision": config.precision,
+        },
+    }
+    return examples, {"alphas": curvature.alphas, "betas": curvature.betas}, result
+
+
+def measure_examples(network: Network, test: Dataset, config: AnalysisConfig) -> dict[str, np.ndarray]:
+    """Return an array for each quantity of a test image: index, label, group, loss, logits, distances."""
+    logits = predict(network, test)
+    examples = {
+        "index": np.arange(len(test)),
+        "label": np.asarray(test.label),
+        "group": np.asarray(test.group),
+        "loss": np.asarray(losses.cross_entropy(jnp.asarray(logits), test.label)),
+        "logits": logits,
+        "softmax_gap": np.asarray(margins.softmax_gap(jnp.asarray(logits))),
+    }
+    if config.linearized_distance:
+        examples["linearized_distance"] = _linearized_distance(network, test)
+    return examples
+
+
+def measure_curvature(network: Network, measured: Dataset, config: AnalysisConfig) -> GroupCurvature:
+    """Return gradient and Hessian of every group's mean loss."""
+    return group_curvature(
+        Partial(_logits_of_images, network, measured.mean, measured.std),
+        network.params,
+        measured.images,
+        measured.label,
+        groups.group_weights(measured.group, len(measured.group_names)),
+        tolerance=config.tolerance,
+        start=config.start,
+        max_steps=config.max_steps,
+        chunk_size=config.chunk_size,
+        precision=config.precision,
+    )
+
+
+def curvature_columns(curvature: GroupCurvature) -> dict[str, np.ndarray]:
+    """Return what a record holds of it for each group."""
+    return {
+        "gradient_norm": curvature.gradient_norm,
+        "top_eigenvalue": curvature.top_eigenvalue,
+        "top_eigenvalue_residual": curvature.top_eigenvalue_residual,
+        "top_eigenvalue_converged": curvature.converged,
+        "hessian_products": curvature.steps,
+    }
+
+
+def _logits_of_images(network: Network, mean: Array, std: Array, params: Any, images: Array) -> Array:
+    """Normalize inside the program: a whole split in float32 would take four times the memory of its images."""
+    return frozen(network)(params, normalize(images, mean, std))
+
+
+def _linearized_distance(network: Network, test: Dataset, batch_size: int = 1024) -> np.ndarray:
+    """L2 in pixel values from 0 to 1, so that it means the same whatever an image is normalized by."""
+    logits_fn, found = Partial(_logits_of_pixels, network, test.mean, test.std), []
+    for start in range(0, len(test), batch_size):
+        some = test.take(np.arange(start, min(start + batch_size, len(test))))
+        pixels = np.asarray(some.images, np.float32) / 255
+        found.append(margins.linearized_distance(logits_fn, pixels, some.label).distance)
+    return np.concatenate(found)
+
+
+def _logits_of_pixels(network: Network, mean: Array, std: Array, pixels: Array) -> Array:
+    return network((pixels - mean) / std)
+
+
+def _distance(network: Network, full: Network) -> float:
+    """``||theta_r - theta||`` over all parameters; NaN where the two networks differ in size."""
+    if network.module != full.module:
+        return float("nan")
+    return float(optax.tree.norm(optax.tree.sub(network.params, full.params)))

@@ -1,0 +1,1 @@
+"""The toy examples of Das et al. 2024."""

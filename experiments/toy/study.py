@@ -1,0 +1,96 @@
+"""The toy studies of Das et al. 2024: two classes in the plane (Fig. 2), and linear pieces (Fig. 10, Prop. 4.1, 4.2).
+
+    python -m experiments.toy boundary
+    python -m experiments.toy pieces
+
+``boundary`` trains a small network on two groups, with all of its ReLUs and with a random half of its hidden units
+linear, and compares what each group loses. ``pieces`` counts the linear pieces of random networks exactly, against the
+formula for how many there can be, and compares trained networks with the best piecewise linear approximation.
+"""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from experiments import cli
+from experiments.linearization.figures import STYLE
+from experiments.running.progress import Progress
+from experiments.toy.boundary import Boundary, check_boundary, compare, draw_boundary, print_boundary
+from experiments.toy.networks import Toy
+from experiments.toy.pieces import Pieces, check_pieces, draw_pieces, measure, print_pieces
+from jaxfair import hardware, runs
+from jaxfair.errors import JaxfairError, did_you_mean
+
+PROGRAM = "python -m experiments.toy"
+
+
+COMMANDS: dict[str, tuple[type[Toy], Callable, Callable, Callable]] = {
+    "boundary": (Boundary, compare, draw_boundary, print_boundary),
+    "pieces": (Pieces, measure, draw_pieces, print_pieces),
+}
+
+
+def make(name: str, config: Toy) -> None:
+    """Make a study, unless it was finished before, and print its table and where it lies."""
+    import matplotlib as mpl
+
+    _, compute, draw, show = COMMANDS[name]
+    check(config)
+    settings = {key: value for key, value in dataclasses.asdict(config).items() if key != "out"}
+    run = runs.start(config.out, {"stage": "toy", "name": name, **settings})
+    if run.done:
+        print("The study was finished before and is kept.", file=sys.stderr)
+    else:
+        began, environment = time.monotonic(), runs.environment()
+        with Progress() as progress:
+            result, shown = compute(config, progress)
+        run.write_json("result.json", result)
+        with mpl.rc_context({**STYLE, "text.parse_math": True}):
+            figure = draw(result, shown)
+            figure.savefig(run.path / f"{name}.png")
+            figure.savefig(run.path / f"{name}.svg", metadata={"Date": None})
+        finished = {"finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+        environment |= {**hardware.describe(), **finished, "seconds": round(time.monotonic() - began, 2)}
+        run.write_json("environment.json", environment)
+        run.finish()
+    show(run.json("result.json"))
+    print(f"\nNumbers and figure: {run.path}")
+
+
+def check(config: Toy) -> None:
+    """Find impossible settings before anything is made.
+
+    Raises:
+        JaxfairError: a setting is impossible.
+    """
+    if config.seeds < 1 or config.steps < 1 or not 0 < config.learning_rate < np.inf:
+        raise JaxfairError(
+            f"The study has {config.seeds} seeds and {config.steps} steps at learning rate {config.learning_rate}; "
+            "give at least one seed and step, and a positive rate."
+        )
+    if isinstance(config, Boundary):
+        check_boundary(config)
+    elif isinstance(config, Pieces):
+        check_pieces(config)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line."""
+    return cli.guarded(lambda: _run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def _run(arguments: list[str]) -> None:
+    import tyro
+
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(f"{(__doc__ or '').strip()}\n\nusage: {PROGRAM} {{{','.join(COMMANDS)}}} [options]")
+        return
+    name, *rest = arguments
+    if name not in COMMANDS:
+        raise JaxfairError(f"There is no study '{name}'{did_you_mean(name, COMMANDS)}")
+    config = tyro.cli(COMMANDS[name][0], args=rest, prog=f"{PROGRAM} {name}")
+    cli.configure_jax()
+    make(name, config)

@@ -1,0 +1,76 @@
+"""The estimator of Das et al.'s code: curvature of groups batch by batch."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxfair import groups, losses
+from jaxfair.curvature import lanczos
+from jaxfair.curvature.operators import GroupOperator, make_plan
+from jaxfair.curvature.programs import LogitsFn, as_pytree
+from jaxfair.curvature.spectrum import check_examples
+from jaxfair.errors import JaxfairError
+
+
+class MinibatchCurvature(NamedTuple):
+    """The estimator of Das et al.'s code: it depends on the batch size and on the order of the examples.
+
+    Attributes:
+        gradient_norm: for each group the mean over batches of the norm of the batch's group gradient, shape (groups,).
+        eigenvalues: for each group the eigenvalue of largest magnitude of each batch that holds the group.
+    """
+
+    gradient_norm: np.ndarray
+    eigenvalues: tuple[np.ndarray, ...]
+
+
+def minibatch_curvature(
+    logits_fn: LogitsFn,
+    params: Any,
+    x: Any,
+    y: Any,
+    group: Any,
+    *,
+    batch_size: int = 256,
+    tolerance: float = 1e-2,
+    max_steps: int = 100,
+    seed: int = 0,
+    precision: str = "highest",
+) -> MinibatchCurvature:
+    """Compute group gradient norms and eigenvalues batch by batch, as the code of Das et al. 2024 does.
+
+    Use ``group_report`` unless you reproduce their figures. Arguments as there; batches are taken in order.
+    """
+    group, y = groups.as_numbers(group, len(y)), jnp.asarray(y)
+    check_examples(params, x, y, np.ones((1, len(y))))
+    losses.check_labels(y)
+    if batch_size < 1:
+        raise JaxfairError(f"The batch size is {batch_size}; give at least 1.")
+    count = int(group.max(initial=0)) + 1
+    logits_fn = as_pytree(logits_fn)
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    first = jax.random.normal(jax.random.key(seed), (size,), jnp.result_type(*jax.tree.leaves(params)))
+    plan = make_plan(
+        logits_fn,
+        params,
+        x,
+        y,
+        count=min(batch_size, len(group)),
+        chunk_size=None,
+        precision=precision,
+    )
+    norms, values = [[[] for _ in range(count)] for _ in range(2)]
+    for begin in range(0, len(group), batch_size):
+        inside = (np.arange(len(group)) >= begin) & (np.arange(len(group)) < begin + batch_size)
+        for g in np.unique(group[inside]):
+            member = (inside & (group == g)).astype(first.dtype)
+            operator = GroupOperator(logits_fn, params, x, y, member / member.sum(), plan, precision=precision)
+            norms[g].append(lanczos.norm(operator.loss_and_gradient()[1]))
+            ends = lanczos.extreme_eigenvalues(
+                operator, first, largest=1, smallest=int(size > 1), tolerance=tolerance, max_steps=max_steps
+            ).values
+            values[g].append(ends[np.argmax(np.abs(ends))])
+    means = [np.mean(found) if found else np.nan for found in norms]
+    return MinibatchCurvature(np.array(means), tuple(np.array(found) for found in values))

@@ -1,0 +1,272 @@
+"""A group's loss, gradient, Hessian and Gauss-Newton products, summed over chunks of its examples.
+
+Sums, never means of means, so the chunk size changes nothing but rounding. The primal pass of each chunk is kept
+between products where the memory bound allows, since a product then costs two gradients instead of three, and is
+recomputed where it does not.
+"""
+
+import functools
+import itertools
+from typing import Any, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+from jaxtyping import Array, Float
+
+from jaxfair import losses
+from jaxfair.curvature.chunks import Chunk, Cut, Devices, accumulate
+from jaxfair.curvature.programs import Kind, LogitsFn, LossFn, Model, as_pytree, depends_on_last, programs
+from jaxfair.errors import JaxfairError
+
+GIGABYTE = 1024**3
+
+
+class Plan(NamedTuple):
+    """How a group's examples are cut up.
+
+    Attributes:
+        chunk_size: examples of one program call.
+        kept_bytes: memory that a kept primal pass of one chunk takes.
+        shared_bytes: memory of arrays that all kept passes have in common, once on each device.
+    """
+
+    chunk_size: int
+    kept_bytes: int
+    shared_bytes: int = 0
+
+
+def make_plan(
+    logits_fn: Partial,
+    params: Any,
+    x: Any,
+    y: Any,
+    *,
+    kind: Kind = "hessian",
+    count: int,
+    chunk_size: int | None,
+    memory: int | None = None,
+    precision: str = "highest",
+    loss: LossFn = losses.cross_entropy,
+) -> Plan:
+    """Choose the chunk size and find the memory of a kept pass, by tracing alone: nothing is computed.
+
+    Args:
+        logits_fn: as for ``GroupOperator``.
+        params: its parameters.
+        x: any inputs; shapes and types count.
+        y: their labels.
+        kind: of the product.
+        count: examples of the largest group.
+        chunk_size: None chooses one: what is fast on a CPU, or at most a quarter of ``memory`` on an accelerator.
+        memory: bytes that kept passes may take on each device; None is 1 GiB on a CPU, a quarter of an accelerator's.
+        precision: of matrix products.
+        loss: as for ``GroupOperator``.
+    """
+    if chunk_size is not None and chunk_size < 1:
+        raise JaxfairError(f"The chunk size is {chunk_size}; give at least 1, or None to have it chosen.")
+    plan = functools.partial(_plan, Model(logits_fn, as_pytree(loss)), params, x, y, kind, precision)
+    if chunk_size is None:
+        one, two = plan(1).kept_bytes, plan(2).kept_bytes
+        chunk_size = _chunk_size(count, max(two - one, 1), max(2 * one - two, 0), _bound(memory))
+    return plan(min(chunk_size, count))
+
+
+def _plan(model: Model, params: Any, x: Any, y: Any, kind: Kind, precision: str, size: int) -> Plan:
+    def struct(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype)
+
+    leaves = jax.tree.leaves(params)
+    dtype, count = jnp.result_type(*leaves), sum(leaf.size for leaf in leaves)
+    chunk = Chunk(jax.tree.map(struct, x), struct(y), jax.ShapeDtypeStruct((size,), dtype))
+    total = jax.ShapeDtypeStruct((), dtype), jax.ShapeDtypeStruct((count,), dtype)
+    # Traced as the program that will run, so that it is traced once.
+    traced = programs(jax.default_backend(), precision).keep.trace(kind, total, model, params, chunk)
+    sizes = [leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(traced.out_info[0])]
+    own = sum(itertools.compress(sizes, depends_on_last(traced.jaxpr, len(jax.tree.leaves(chunk)))))
+    return Plan(size, own, sum(sizes) - own)
+
+
+def _bound(memory: int | None) -> int:
+    """Return the bytes that kept passes may take: as given, or a quarter of an accelerator's memory, 1 GiB on a CPU."""
+    return memory if memory is not None else (Devices().memory or 4 * GIGABYTE) // 4
+
+
+def _chunk_size(count: int, each: int, fixed: int, memory: int) -> int:
+    """Return examples a chunk, for bytes that each one's pass takes and bytes that a chunk's takes whatever its size.
+
+    A multiple of 8, which the kernels that contract over examples work in. On CPU small enough for a core's caches, but
+    not so small that what is fixed counts.
+    """
+    target = max(16 * 1024**2, 6 * fixed) if jax.default_backend() == "cpu" else memory / 4
+    for_every_worker = -(-count // (8 * Devices().workers)) * 8
+    wished = min(int(np.clip(target // each, 8, 1024)) // 8 * 8, for_every_worker)
+    return min(range(wished, max(wished // 2, 8) - 1, -8), key=lambda size: -(-count // size) * size)  # least padding
+
+
+class GroupOperator:
+    """The Hessian (or Gauss-Newton matrix) of one group's weighted loss, at fixed parameters.
+
+    ``operator(v)`` is the product with a flat vector of shape (p,), or with each row of a block of shape (b, p).
+
+    Attributes:
+        size: number of parameters p.
+        chunks: number of chunks.
+        kept: number of chunks whose primal pass is kept; the others are recomputed at every product.
+    """
+
+    def __init__(
+        self,
+        logits_fn: LogitsFn,
+        params: Any,
+        x: Any,
+        y: Any,
+        weight: np.ndarray,
+        plan: Plan | None = None,
+        *,
+        kind: Kind = "hessian",
+        memory: int | None = None,
+        precision: str = "highest",
+        loss: LossFn = losses.cross_entropy,
+        shuffled: bool = False,
+    ) -> None:
+        """Cut the examples whose weight is not 0 into chunks; passes are kept from the first use on.
+
+        Args:
+            logits_fn: ``(params, x) -> logits``, deterministic, in evaluation mode.
+            params: pytree of floating-point arrays.
+            x: inputs, examples along the first axis.
+            y: labels, or whatever ``loss`` takes, examples along the first axis.
+            weight: of each example in the sum, shape (n,).
+            plan: from ``make_plan``, one for all groups; None makes one for this group alone.
+            kind: ``hessian`` or ``gauss_newton``.
+            memory: bytes that kept passes may take on each device; None is 1 GiB on a CPU, a quarter of an
+                accelerator's.
+            precision: of matrix products on accelerators.
+            loss: ``(outputs of logits_fn, y) -> losses`` of shape (m,), one for each example.
+            shuffled: whether each chunk is a random sample of the examples; otherwise they stay in order.
+        """
+        self._programs = programs(jax.default_backend(), precision)
+        model, self._kind, self._devices = Model(as_pytree(logits_fn), as_pytree(loss)), kind, Devices()
+        self._networks = self._devices.copies((model, params))
+        leaves = jax.tree.leaves(params)
+        self.size, self._dtype = sum(leaf.size for leaf in leaves), jnp.result_type(*leaves)
+        if kind not in get_args(Kind):
+            raise JaxfairError(f"There is no kind '{kind}'; give {' or '.join(get_args(Kind))}.")
+        if np.shape(weight) != np.shape(y)[:1]:
+            raise JaxfairError(f"The weights have shape {np.shape(weight)} for {len(y)} labels; give one for each.")
+        count = int(np.count_nonzero(weight))
+        if not count:
+            raise JaxfairError("Every example has weight 0; give some example of the group a weight.")
+        if plan is None:
+            how: dict[str, Any] = {"memory": memory, "precision": precision, "loss": loss, "kind": kind}
+            plan = make_plan(model.logits_fn, params, x, y, count=count, chunk_size=None, **how)
+        self._chunks = Cut(x, y, weight, plan.chunk_size, shuffled=shuffled)
+        self.chunks = len(self._chunks)
+        on_each_device = max(_bound(memory) - plan.shared_bytes, 0) // max(plan.kept_bytes, 1)
+        self.kept = min(self.chunks, self._devices.count * on_each_device)
+        self._passes: dict[int, Any] = {}
+        self._own: tuple[bool, ...] = ()  # which arrays of a kept pass depend on its chunk
+        self._shared: dict[int, list[Any]] = {}
+
+    def loss_and_gradient(self) -> tuple[float, Float[Array, " p"]]:
+        """Return the weighted loss and its flat gradient; the passes that are kept for products give it for nothing."""
+        loss, gradient = accumulate(self._add_gradient, self._zero, self.chunks, self._devices)
+        return float(loss), gradient
+
+    def __call__(self, vector: Any, chunks: int | None = None) -> Float[Array, "*b p"]:
+        """Return the product with a vector, or with each row of a block; over the first ``chunks`` alone if given."""
+        vector = jnp.asarray(vector, self._dtype)
+        if vector.shape[-1:] != (self.size,) or vector.ndim > 2 or not vector.size:
+            raise JaxfairError(f"The vector has shape {vector.shape}; expected ({self.size},) or (b, {self.size}).")
+        if vector.ndim == 2 and jax.default_backend() == "cpu":  # where mapped kernels become slow grouped convolutions
+            return jnp.stack([self(row, chunks) for row in vector])
+        zero = functools.partial(jnp.zeros, vector.shape, self._dtype)
+        add = functools.partial(self._add_product, self._devices.copies(vector))
+        return accumulate(add, zero, chunks or self.chunks, self._devices)
+
+    def not_finite(self) -> str | None:
+        """Name the first chunk whose loss or gradient is not finite; None if there is none."""
+        for i in range(self.chunks):
+            total = self._programs.loss_and_gradient(self._devices.place(self._zero(), i), *self._chunk(i))
+            if not all(np.isfinite(leaf).all() for leaf in map(np.asarray, total)):
+                examples = np.sort(self._chunks.positions(i))
+                among = "" if np.ptp(examples) == len(examples) - 1 else "among "  # shuffled, or not next to each other
+                return f"chunk {i + 1} of {self.chunks} ({among}examples {examples[0]} to {examples[-1]})"
+        return None
+
+    def _zero(self) -> tuple[Float[Array, ""], Float[Array, " p"]]:
+        return jnp.zeros((), self._dtype), jnp.zeros(self.size, self._dtype)
+
+    def _chunk(self, i: int) -> tuple[Model, Any, Chunk]:
+        """Return the network and a chunk's examples on the chunk's device."""
+        return *self._networks[i % self._devices.count], self._devices.place(self._chunks[i], i)
+
+    def _add_gradient(self, total: Any, i: int) -> Any:
+        if i >= self.kept or i in self._passes or self._kind != "hessian":
+            return self._programs.loss_and_gradient(total, *self._chunk(i))
+        return self._keep(total, i)
+
+    def _keep(self, total: Any, i: int) -> Any:
+        """Keep a chunk's pass; what it has in common with the first one on its device is kept once."""
+        network, params, chunk = self._chunk(i)
+        arguments = self._kind, total, network, params, chunk
+        if not self._own:
+            traced = self._programs.keep.trace(*arguments)
+            self._own = depends_on_last(traced.jaxpr, len(jax.tree.leaves(chunk)))
+        kept, *total = self._programs.keep(*arguments)
+        leaves, tree = jax.tree.flatten(kept)
+        common = self._shared.setdefault(i % self._devices.count, leaves)
+        # The results that follow the pass are the totals.
+        pairs = zip(leaves, common, self._own, strict=False)
+        self._passes[i] = tree.unflatten(leaf if own else first for leaf, first, own in pairs)
+        return tuple(total)
+
+    def _add_product(self, vectors: list[Array], total: Any, i: int) -> Any:
+        copy = i % self._devices.count
+        if i >= self.kept:
+            return self._programs.product(self._kind, total, *self._chunk(i), vectors[copy])
+        if i not in self._passes:
+            self._keep(self._devices.place(self._zero(), i), i)
+        return self._programs.apply(total, self._passes[i], self._networks[copy][1], vectors[copy])
+
+
+def per_example_gradient_norms(
+    logits_fn: LogitsFn,
+    params: Any,
+    x: Any,
+    y: Any,
+    *,
+    chunk_size: int | None = None,
+    memory: int | None = None,
+    precision: str = "highest",
+    loss: LossFn = losses.cross_entropy,
+) -> Float[np.ndarray, " n"]:
+    """Compute the L2 norm of the gradient of each example's loss; shape (n,).
+
+    Args:
+        logits_fn: this and all other arguments as for ``GroupOperator``.
+        params: as there.
+        x: as there.
+        y: as there.
+        chunk_size: gradients held at once; None chooses 4 on CPU, where more are slower, else a quarter of ``memory``.
+        memory: bytes; None as there.
+        precision: as there.
+        loss: as there.
+    """
+    if chunk_size is None:
+        one = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
+        chunk_size = 4 if jax.default_backend() == "cpu" else int(np.clip(_bound(memory) // (4 * one), 1, 1024))
+    dtype = jnp.result_type(*jax.tree.leaves(params))
+    cut = Cut(x, jnp.asarray(y), np.ones(len(y), dtype), min(chunk_size, len(y)))
+    program, devices = programs(jax.default_backend(), precision).norms, Devices()
+    networks = devices.copies((Model(as_pytree(logits_fn), as_pytree(loss)), params))
+    norms = np.empty(len(y), dtype)
+
+    def fill(nothing: None, i: int) -> None:
+        index = cut.positions(i)
+        norms[index] = program(*networks[i % devices.count], devices.place(cut[i], i))[: len(index)]
+
+    accumulate(fill, lambda: None, len(cut), devices)
+    return norms

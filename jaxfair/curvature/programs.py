@@ -1,0 +1,176 @@
+"""The compiled functions of one chunk: loss, gradient, and products with the Hessian or the Gauss-Newton matrix."""
+
+import functools
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.flatten_util import ravel_pytree
+from jax.tree_util import Partial
+from jaxtyping import Array, Float
+
+from jaxfair import losses
+from jaxfair.curvature.chunks import Chunk
+from jaxfair.errors import JaxfairError
+
+LogitsFn = Callable[[Any, Any], Any]
+LossFn = Callable[[Any, Any], Any]
+Kind = Literal["hessian", "gauss_newton"]
+
+
+class Model(NamedTuple):
+    """What is differentiated, as an argument of jitted functions.
+
+    Attributes:
+        logits_fn: ``(params, x) -> outputs``.
+        loss: ``(outputs, y) -> per-example losses`` of shape (m,).
+    """
+
+    logits_fn: Partial
+    loss: Partial
+
+
+def as_pytree(function: Callable) -> Partial:
+    """Return a function that can be an argument of a jitted one; equal functions share a compiled program."""
+    return function if isinstance(function, Partial) else Partial(function)
+
+
+class Programs(NamedTuple):
+    """Compiled functions; the first argument but for the kind is a total that they consume and add to.
+
+    Attributes:
+        loss_and_gradient: ``(total, model, params, chunk) -> total`` of the weighted loss and flat gradient.
+        norms: ``(model, params, chunk) -> norms`` of each example's own gradient.
+        keep: ``(kind, total, model, params, chunk) -> linear, *total``: the pass that ``apply`` takes.
+        apply: ``(total, linear, params, vector) -> total`` of products.
+        product: ``(kind, total, model, params, chunk, vector) -> total`` of products, the pass computed again.
+    """
+
+    loss_and_gradient: Any
+    norms: Any
+    keep: Any
+    apply: Any
+    product: Any
+
+
+def at_precision(precision: str) -> AbstractContextManager[None]:
+    """Return a context in which matrix products have this precision, as ``jax.default_matmul_precision`` names it."""
+    try:
+        return jax.default_matmul_precision(precision)
+    except ValueError:
+        raise JaxfairError(
+            f"There is no precision '{precision}'; give highest (full float32), default (the device's own), "
+            "tensorfloat32 or bfloat16."
+        ) from None
+
+
+@functools.cache
+def programs(backend: str, precision: str) -> Programs:
+    """Return the compiled functions of a backend, which add to a total that they consume.
+
+    ``precision`` is part of the program, whatever thread runs it.
+    """
+    options = {"xla_cpu_multi_thread_eigen": False} if backend == "cpu" else None
+
+    def compiled(function: Callable, total: int | None = 0) -> Any:
+        @functools.wraps(function)
+        def wrapped(*arguments: Any) -> Any:
+            with at_precision(precision):
+                return function(*arguments)
+
+        static = 0 if total else None  # the kind comes before the total
+        return jax.jit(wrapped, static_argnums=static, donate_argnums=total, compiler_options=options)
+
+    def apply(total: Array, kept: Partial, params: Any, vector: Array) -> Array:
+        def one(vector: Array) -> Array:
+            return ravel_pytree(kept(ravel_pytree(params)[1](vector)))[0]
+
+        return total + (one(vector) if vector.ndim == 1 else jax.vmap(one)(vector))
+
+    def product(kind: Kind, total: Array, model: Model, params: Any, chunk: Chunk, vector: Array) -> Array:
+        return apply(total, linear_map(kind, model, params, chunk)[0], params, vector)
+
+    return Programs(
+        compiled(_loss_and_gradient), compiled(_norms, None), compiled(_keep, 1), compiled(apply), compiled(product, 1)
+    )
+
+
+def depends_on_last(traced: ClosedJaxpr, count: int) -> tuple[bool, ...]:
+    """Return for each result of a traced function whether it may depend on any of its last ``count`` arguments."""
+    arguments = len(traced.jaxpr.invars)
+    return tuple(_dependent(traced.jaxpr, [i >= arguments - count for i in range(arguments)]))
+
+
+def _dependent(jaxpr: Jaxpr, changing: list[bool]) -> list[bool]:
+    changed = {id(variable) for variable, changes in zip(jaxpr.invars, changing, strict=True) if changes}
+    for equation in jaxpr.eqns:
+        inputs = [id(variable) in changed for variable in equation.invars]
+        if any(inputs):
+            inner = equation.params.get("jaxpr") if equation.primitive.name in ("jit", "pjit") else None
+            outputs = _dependent(inner.jaxpr, inputs) if inner is not None else [True] * len(equation.outvars)
+            changed.update(id(variable) for variable, changes in zip(equation.outvars, outputs, strict=True) if changes)
+    return [id(variable) in changed for variable in jaxpr.outvars]
+
+
+def _loss(model: Model, chunk: Chunk, params: Any) -> Float[Array, ""]:
+    return _weighted(model, chunk, model.logits_fn(params, chunk.x))
+
+
+def _weighted(model: Model, chunk: Chunk, outputs: Any) -> Float[Array, ""]:
+    """Return the weighted loss of outputs; what the user's functions return is checked while they are traced."""
+    count = len(chunk.weight)
+    if model.loss.func is losses.cross_entropy and (np.ndim(outputs) != 2 or len(outputs) != count):
+        given = f"shape {outputs.shape}" if hasattr(outputs, "shape") else f"a {type(outputs).__name__}"
+        raise JaxfairError(f"logits_fn returned {given} for {count} examples; expected an array (n, classes).")
+    found = model.loss(outputs, chunk.y)
+    if getattr(found, "shape", None) != (count,):
+        given = f"shape {found.shape}" if hasattr(found, "shape") else f"a {type(found).__name__}"
+        raise JaxfairError(f"The loss returned {given} for {count} examples; expected one number for each, (n,).")
+    return jnp.vdot(chunk.weight, found)
+
+
+def _loss_and_gradient(total: Any, model: Model, params: Any, chunk: Chunk) -> tuple[Array, Array]:
+    loss, gradient = jax.value_and_grad(functools.partial(_loss, model, chunk))(params)
+    return total[0] + loss, total[1] + ravel_pytree(gradient)[0]
+
+
+def _norms(model: Model, params: Any, chunk: Chunk) -> Float[Array, " m"]:
+    def norm(x: Any, y: Any) -> Float[Array, ""]:
+        alone = jax.tree.map(lambda leaf: leaf[None], Chunk(x, y, jnp.ones((), chunk.weight.dtype)))
+        gradient = jax.grad(functools.partial(_loss, model, alone))(params)
+        return jnp.linalg.norm(ravel_pytree(gradient)[0])
+
+    return jax.vmap(norm)(chunk.x, chunk.y)
+
+
+def _keep(kind: Kind, total: Any, model: Model, params: Any, chunk: Chunk) -> tuple[Any, Array, Array]:
+    """Return the linear map of a chunk, and the totals with what the Hessian's pass has computed on its way."""
+    linear, loss, gradient = linear_map(kind, model, params, chunk)
+    return linear, total[0] + loss, total[1] + gradient
+
+
+def linear_map(kind: Kind, model: Model, params: Any, chunk: Chunk) -> tuple[Any, Any, Any]:
+    """Return the product as a linear function of a pytree of tangents, its primal pass done.
+
+    Beside it the loss and flat gradient, which are 0 for Gauss-Newton.
+    """
+    if kind == "hessian":
+
+        def gradient_and_loss(p: Any) -> tuple[Any, Any]:
+            loss, gradient = jax.value_and_grad(functools.partial(_loss, model, chunk))(p)
+            return gradient, loss
+
+        gradient, linear, loss = jax.linearize(gradient_and_loss, params, has_aux=True)
+        return linear, loss, ravel_pytree(gradient)[0]
+    outputs, tangent = jax.linearize(lambda p: model.logits_fn(p, chunk.x), params)
+    slope = jax.grad(functools.partial(_weighted, model, chunk))
+    return Partial(_gauss_newton, tangent, jax.linearize(slope, outputs)[1]), 0, 0
+
+
+def _gauss_newton(tangent: Any, curvature: Any, vector: Any) -> Any:
+    """Compute ``J^T L J v``, L the loss's Hessian in the outputs: without the network's own curvature."""
+    return jax.linear_transpose(tangent, vector)(curvature(tangent(vector)))[0]

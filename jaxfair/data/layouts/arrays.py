@@ -1,0 +1,107 @@
+"""Arrays in one ``.npz`` file: ``images`` and any number of columns."""
+
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxfair.data.columns import Column, Index, from_values, official_split
+from jaxfair.errors import JaxfairError
+
+
+def read(path: Path) -> Index:
+    """Return the images and columns of an ``.npz`` file.
+
+    ``images`` is uint8 of shape (n, height, width) or (n, height, width, 1 or 3). Every other array has one integer,
+    number, string or boolean an image and becomes a column of its name. An array ``split`` of ``train``, ``test``,
+    ``val``, ``valid`` and ``validation`` becomes the split as well. All arrays are held in memory.
+
+    Raises:
+        JaxfairError: not an ``.npz`` file, a file that is cut short, Python objects in it, no ``images``, or arrays of
+            another type or shape.
+    """
+    arrays = _load(path)
+    if "images" not in arrays:
+        raise JaxfairError(
+            f"'{path}' has no array 'images' but {', '.join(arrays) or 'nothing'}; "
+            "save the images as uint8 of shape (n, height, width, channels) under this name."
+        )
+    images = arrays.pop("images")
+    _check_shape(images, path)
+    _check_type(images, path)
+    columns = {name: _column(name, array, len(images), path) for name, array in arrays.items()}
+
+    def stream() -> Iterator[tuple[int, Any]]:
+        return enumerate(images)
+
+    return Index(
+        title=path.name,
+        names=[f"image {i} of {path.name}" for i in range(len(images))],
+        stream=stream,
+        columns=columns,
+        split=official_split(columns["split"]) if "split" in columns else None,
+        size=(images.shape[1], images.shape[2], images.shape[3] if images.ndim == 4 else 1),
+    )
+
+
+def _load(path: Path) -> dict[str, np.ndarray]:
+    arrays: dict[str, Any] = {}
+    advice = "write it by np.savez(path, images=..., and the columns by their names)"
+    try:
+        content = np.load(path, allow_pickle=False)
+        if isinstance(content, np.lib.npyio.NpzFile):
+            with content:
+                for name in content.files:
+                    arrays[name] = content[name]
+    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise JaxfairError(f"'{path}' cannot be read: {error.strerror}; give an .npz file.") from error
+        if "Object arrays" in str(error):
+            raise JaxfairError(
+                f"'{path}' holds an array of Python objects, which is not safe to load; save numbers or strings, "
+                "such as np.array(values, dtype=str)."
+            ) from error
+        raise JaxfairError(f"'{path}' is no .npz file, or is cut short; {advice}.") from error
+    if not all(isinstance(array, np.ndarray) for array in arrays.values()) or not isinstance(content, Mapping):
+        raise JaxfairError(f"'{path}' holds something else than named arrays; {advice}.")
+    return arrays
+
+
+def _check_shape(images: np.ndarray, path: Path) -> None:
+    shape = images.shape
+    if images.ndim == 4 and shape[1] in (1, 3) and shape[3] not in (1, 3):
+        raise JaxfairError(
+            f"The images of '{path}' have shape {shape}, channels first; save images.transpose(0, 2, 3, 1)."
+        )
+    if images.ndim not in (3, 4) or 0 in shape or (images.ndim == 4 and shape[3] not in (1, 3)):
+        raise JaxfairError(
+            f"The images of '{path}' have shape {shape}; expected (n, height, width) or (n, height, width, 1 or 3), "
+            "none of them 0."
+        )
+
+
+def _check_type(images: np.ndarray, path: Path) -> None:
+    if images.dtype == np.uint8:
+        return
+    kind, text = images.dtype.kind, f"The images of '{path}' have type {images.dtype}"
+    if kind not in "buif":
+        raise JaxfairError(f"{text}; save them as uint8.")
+    low, high = images.min(), images.max()
+    advice = "scale them to 0 to 255 and save them as uint8"
+    if low >= 0 and high <= 255:
+        advice = "save images.astype(np.uint8)"
+    if kind in "bf" and low >= 0 and high <= 1:
+        advice = "save np.rint(images * 255).astype(np.uint8)"
+    raise JaxfairError(f"{text} from {low} to {high}; {advice}.")
+
+
+def _column(name: str, array: np.ndarray, count: int, path: Path) -> Column:
+    if array.shape != (count,) or array.dtype.kind not in "biufSU":
+        raise JaxfairError(
+            f"The array '{name}' of '{path}' has type {array.dtype} and shape {array.shape}; "
+            f"expected {count} integers, strings or booleans, one an image."
+        )
+    return from_values(array.tolist())

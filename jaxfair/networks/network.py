@@ -1,0 +1,177 @@
+"""A network: a module with its variables, and what is computed with it outside training."""
+
+import dataclasses
+import zlib
+from functools import cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+from jaxtyping import Array, Float, Int
+
+from jaxfair.data.dataset import Dataset
+from jaxfair.errors import JaxfairError
+from jaxfair.networks.architectures import EPSILON, Module, ResNet, check_module
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["params", "batch_stats", "masks"], meta_fields=["module"])
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A module with its variables: what training, linearization and analysis hand to each other.
+
+    A pytree whose arrays are the variables, so it passes through ``jax.jit`` and two networks of one module share a
+    compiled function.
+    """
+
+    module: Module
+    params: Any
+    batch_stats: Any
+    masks: Any
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n classes"]:
+        """Compute logits in evaluation mode."""
+        return _logits(self, self.params, x)
+
+    def replace(self, **changes: Any) -> "Network":
+        """Return a copy with some variables replaced."""
+        return dataclasses.replace(self, **changes)
+
+
+def init(module: Module, image_shape: tuple[int, int, int], seed: int) -> Network:
+    """Initialise a network with every unit a ReLU.
+
+    Args:
+        module: the architecture.
+        image_shape: (height, width, channels) of its inputs.
+        seed: of the He-normal weights, whose bits are the same on every hardware.
+
+    Raises:
+        JaxfairError: a size is not positive, a name is unknown, or the images are too small for the number of stages.
+    """
+    return jax.tree_util.tree_map_with_path(partial(_initial, seed), shapes(module, image_shape))
+
+
+def shapes(module: Module, image_shape: tuple[int, int, int]) -> Network:
+    """Return the network that ``init`` makes with shapes in the place of arrays; raises what ``init`` does."""
+    check_module(module, image_shape)
+    hashable: Any = module  # a frozen dataclass, which pyright does not see
+    return _shapes(hashable, image_shape)
+
+
+@cache
+def _shapes(module: Any, image_shape: tuple[int, int, int]) -> Network:
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    variables = jax.eval_shape(partial(module.init, train=False), jax.random.key(0), image)
+    return Network(module, variables["params"], variables.get("batch_stats", {}), variables["masks"])
+
+
+def _initial(seed: int, path: tuple[Any, ...], shape: jax.ShapeDtypeStruct) -> Array:
+    """Draw in NumPy: JAX's normal numbers depend on the instruction set in their last bits."""
+    name = path[-1].key
+    if name != "kernel":
+        return jnp.full(shape.shape, 1 if name in ("scale", "var", "alpha") else 0, shape.dtype)
+    stream = zlib.crc32(jax.tree_util.keystr(path).encode())
+    normal = np.random.default_rng([seed % 2**64, stream]).standard_normal(shape.shape)
+    return jnp.asarray(np.sqrt(2 / np.prod(shape.shape[:-1])) * normal, shape.dtype)
+
+
+def apply_train(
+    network: Network, params: Any, masks: Any, x: Float[Array, "n h w c"]
+) -> tuple[Float[Array, "n classes"], Any]:
+    """Compute logits in training mode; return them with the updated batch statistics."""
+    variables = {"params": params, "batch_stats": network.batch_stats, "masks": masks}
+    logits, updated = network.module.apply(variables, x, train=True, mutable=["batch_stats"])
+    return logits, updated.get("batch_stats", {})
+
+
+def frozen(network: Network) -> Partial:
+    """Return ``logits_fn(params, x)`` in evaluation mode, with batch statistics and masks fixed.
+
+    Analysis sees nothing else, so batch norm in the wrong mode cannot be expressed; it is folded into the convolutions
+    before it, which changes rounding alone. The result is a pytree: functions jitted over it are compiled once for all
+    networks of one module.
+    """
+    return Partial(_folded_logits, network)
+
+
+def _folded_logits(network: Network, params: Any, x: Float[Array, "n h w c"]) -> Float[Array, "n classes"]:
+    module = network.module
+    # Emulated arithmetic rounds the kernels as they are; before a preactivation's norm there is a sum.
+    if not isinstance(module, ResNet) or module.block == "preactivation" or module.arithmetic != "native":
+        return _logits(network, params, x)
+    variables = {"params": fold(params, network.batch_stats), "masks": network.masks}
+    logits = module.apply(variables, x, train=False, folded=True)
+    assert isinstance(logits, jax.Array)
+    return logits
+
+
+def _logits(network: Network, params: Any, x: Float[Array, "n h w c"]) -> Float[Array, "n classes"]:
+    variables = {"params": params, "batch_stats": network.batch_stats, "masks": network.masks}
+    logits = network.module.apply(variables, x, train=False)
+    assert isinstance(logits, jax.Array)
+    return logits
+
+
+def fold(params: Any, batch_stats: Any) -> Any:
+    """Return parameters in which every convolution has the norm after it built in.
+
+    The same function of the parameters, and so with the same derivatives up to rounding. But what a norm computes on
+    activations is computed on kernels, and a Hessian product keeps half as many activations.
+
+    Args:
+        params: nested dicts in which ``<x>_norm`` follows ``<x>_conv`` and ``norm<k>`` follows ``conv<k>``.
+        batch_stats: means and variances of the norms, in the same places.
+
+    Returns:
+        The same dicts without norms; a convolution has ``kernel`` and ``bias``.
+    """
+    folded = {}
+    for name, entry in params.items():
+        if "conv" in name:
+            norm = name.replace("conv", "norm")
+            slope = params[norm]["scale"] / jnp.sqrt(batch_stats[norm]["var"] + EPSILON)
+            bias = params[norm]["bias"] - batch_stats[norm]["mean"] * slope
+            folded[name] = {"kernel": entry["kernel"] * slope, "bias": bias}
+        elif "norm" not in name:
+            folded[name] = fold(entry, batch_stats[name]) if name in batch_stats else entry
+    return folded
+
+
+def check_images(network: Network, data: Dataset) -> None:
+    """Raise a JaxfairError if the network cannot take these images or does not have their classes."""
+    expected = jax.tree.leaves(network.masks)[0].shape[:2]
+    stem = network.params["stem_conv"]["kernel"]
+    h, w, c = data.image_shape
+    fits = (-(-h // network.module.stem_stride), -(-w // network.module.stem_stride)) == expected
+    if not fits or stem.shape[-2] != c or network.module.num_classes != len(data.class_names):
+        size = "x".join(str(side * network.module.stem_stride) for side in expected)
+        raise JaxfairError(
+            f"The network takes {size} images with {stem.shape[-2]} channels and {network.module.num_classes} classes, "
+            f"but '{data.name}' has {h}x{w} with {c} and {len(data.class_names)}; initialise one for this data."
+        )
+
+
+@jax.jit
+def _predict_batch(network: Network, data: Dataset, index: Int[Array, " b"]) -> Float[Array, "b c"]:
+    return network(data.normalize(data.images[index]))
+
+
+def predict(network: Network, data: Dataset, *, batch_size: int = 1024) -> Float[np.ndarray, "n c"]:
+    """Compute evaluation-mode logits of a whole data set.
+
+    Args:
+        network: a ResNet of any size.
+        data: images and their statistics.
+        batch_size: images at once; the last batch is padded, so one program serves all.
+    """
+    check_images(network, data)
+    if batch_size < 1:
+        raise JaxfairError(f"The batch size is {batch_size}; give at least 1.")
+    size = min(batch_size, len(data))
+    batches = []
+    for start in range(0, len(data), size):
+        index = np.minimum(np.arange(start, start + size), len(data) - 1)
+        batches.append(np.asarray(_predict_batch(network, *data.fetch(index))))
+    return np.concatenate(batches)[: len(data)]

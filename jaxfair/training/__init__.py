@@ -1,0 +1,1 @@
+"""Training of networks, with and without mitigation."""

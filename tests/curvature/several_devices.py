@@ -1,0 +1,116 @@
+"""Groups shared by several devices, run by ``test_devices.py`` in a process whose CPU counts as three of them."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+
+import jaxfair
+from jaxfair import groups
+from jaxfair.curvature.operators import GIGABYTE, GroupOperator, Kind, Plan, per_example_gradient_norms
+from jaxfair.curvature.spectrum import group_curvature
+from tests.examples import CLASSES, GROUP, GROUPS, IMAGES, LABEL, N
+
+# The devices' sums are added in another order than one device's: some roundings of float32.
+SAME: dict[str, Any] = {"rtol": 2e-5, "atol": 2e-6}
+X = IMAGES.astype(np.float32)
+
+
+class Network(NamedTuple):
+    """An MLP, and an array that its function is bound to, as masks and statistics are to a network's."""
+
+    params: Any
+    scale: Any
+
+    @property
+    def logits_fn(self) -> Partial:
+        return Partial(mlp, self.scale)
+
+
+def mlp(scale: jax.Array, params: Any, x: jax.Array) -> jax.Array:
+    return jnp.tanh(x.reshape(len(x), -1) @ params["in"]) @ params["out"] * scale
+
+
+def make_network() -> Network:
+    rng = np.random.default_rng(1)
+    shapes = {"in": (16, 5), "out": (5, CLASSES)}
+    return Network({k: jnp.asarray(rng.normal(size=v), jnp.float32) for k, v in shapes.items()}, jnp.ones(CLASSES) * 2)
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return make_network()
+
+
+def operator(network: Network, x: Any = X, *, memory: int = GIGABYTE, kind: Kind = "hessian") -> GroupOperator:
+    weight = np.full(N, 1 / N, np.float32)
+    plan = Plan(2, GIGABYTE // 4)
+    return GroupOperator(network.logits_fn, network.params, x, LABEL, weight, plan, memory=memory, kind=kind)
+
+
+def results(found: GroupOperator, vector: np.ndarray) -> list[Any]:
+    """Return loss, gradient, and products with a vector, a block, and some of the chunks."""
+    return [*found.loss_and_gradient(), found(vector), found(np.stack([vector, -vector])), found(vector, chunks=2)]
+
+
+def test_there_are_several() -> None:
+    assert jax.local_device_count() == 3
+
+
+@pytest.mark.parametrize("kind", ["hessian", "gauss_newton"])
+@pytest.mark.parametrize("memory", [0, GIGABYTE // 4, GIGABYTE])
+def test_same_numbers_as_one_device(network: Network, kind: Kind, memory: int) -> None:
+    """With no pass kept, one on each device, and all."""
+    vector = np.random.default_rng(0).normal(size=operator(network).size).astype(np.float32)
+    with jax.default_device(jax.devices()[0]):
+        alone = results(operator(network, memory=memory, kind=kind), vector)
+    shared = operator(network, memory=memory, kind=kind)
+    found = results(shared, vector)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **SAME), found, alone)
+    # Six chunks of two examples: each device may keep ``memory``.
+    assert shared.kept == {0: 0, GIGABYTE // 4: 3, GIGABYTE: 6}[memory]
+    again = results(operator(network, memory=memory, kind=kind), vector)
+    jax.tree.map(np.testing.assert_array_equal, again, found)
+
+
+def test_each_device_keeps_its_own_chunks(network: Network) -> None:
+    found = operator(network)
+    found.loss_and_gradient()
+    where = {i: {d for leaf in jax.tree.leaves(kept) for d in leaf.devices()} for i, kept in found._passes.items()}
+    assert where == {i: {jax.devices()[i % 3]} for i in range(6)}
+
+
+def test_a_default_device_is_the_only_one_used(network: Network) -> None:
+    """In every thread."""
+    with jax.default_device(jax.devices()[2]):
+        found = operator(make_network())
+        gradient = found.loss_and_gradient()[1]
+    kept = jax.tree.leaves((gradient, list(found._passes.values())))
+    assert {device for leaf in kept for device in leaf.devices()} == {jax.devices()[2]}
+    np.testing.assert_allclose(gradient, operator(network).loss_and_gradient()[1], **SAME)
+
+
+def test_committed_arrays_are_moved(network: Network) -> None:
+    """A network restored from a checkpoint and images put on a device by hand."""
+    last = jax.devices()[2]
+    moved = operator(jax.device_put(network, last), jax.device_put(X, jax.devices()[1]))
+    np.testing.assert_allclose(moved.loss_and_gradient()[1], operator(network).loss_and_gradient()[1], **SAME)
+
+
+def test_group_report_and_gradient_norms(network: Network) -> None:
+    """From the user's side: the same table, on every start, with fewer examples of a group than devices too."""
+    arguments = network.logits_fn, network.params, X, LABEL
+    weights = groups.group_weights(GROUP, GROUPS)
+    with jax.default_device(jax.devices()[0]):
+        alone = jaxfair.group_report(*arguments, GROUP, bottom=True, tolerance=1e-4)
+        norms = per_example_gradient_norms(*arguments)
+        started = group_curvature(*arguments, weights, start="gradient", tolerance=1e-4)
+    shared = jaxfair.group_report(*arguments, GROUP, bottom=True, tolerance=1e-4)
+    for name in ("loss", "gradient_norm", "top_eigenvalue"):
+        np.testing.assert_allclose(getattr(shared, name), getattr(alone, name), rtol=1e-4)
+    np.testing.assert_allclose(per_example_gradient_norms(*arguments), norms, **SAME)
+    found = group_curvature(*arguments, weights, start="gradient", tolerance=1e-4)
+    np.testing.assert_allclose(found.top_eigenvalue, started.top_eigenvalue, rtol=1e-4)

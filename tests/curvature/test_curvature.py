@@ -1,0 +1,254 @@
+"""Curvature of groups against softmax regression in closed form and dense Hessians of a gated ResNet in float64."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+from jax.tree_util import Partial
+from scipy.linalg import eigh_tridiagonal
+from scipy.special import log_softmax, softmax
+
+from jaxfair import networks
+from jaxfair.curvature.spectrum import GroupCurvature, Start, group_curvature
+from jaxfair.errors import JaxfairError
+from jaxfair.groups import group_weights
+from tests.examples import CLASSES, FEATURES, GROUP, GROUPS, IMAGES, INPUTS, LABEL, WEIGHTS, N, linear
+
+# Lanczos to rounding: the error of an eigenvalue is of the order of residual^2 / gap.
+EXACT: dict[str, Any] = {"tolerance": 1e-11, "max_steps": 400}
+
+
+def weights_of(group: np.ndarray) -> jax.Array:
+    """Return the groups' weights, in full precision where JAX computes in float64."""
+    member = np.asarray(group) == np.arange(GROUPS)[:, None]
+    return jnp.asarray(member / member.sum(axis=1, keepdims=True))
+
+
+def softmax_regression(chunk_size: int = 256, order: Any = slice(None), **options: Any) -> GroupCurvature:
+    x, y, weights = jnp.asarray(INPUTS[order]), jnp.asarray(LABEL[order]), weights_of(GROUP[order])
+    return group_curvature(linear, jnp.asarray(WEIGHTS), x, y, weights, chunk_size=chunk_size, **(EXACT | options))
+
+
+def closed_form() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return loss, gradient norm and all Hessian eigenvalues, the largest last, of each group.
+
+    Gradient ``x (p - onehot)^T``, Hessian ``x x^T (x) (diag(p) - p p^T)``, both meaned over the group.
+    """
+    scores = softmax(INPUTS @ WEIGHTS, axis=1)
+    loss = -log_softmax(INPUTS @ WEIGHTS, axis=1)[np.arange(N), LABEL]
+    gradient = np.einsum("ni,nc->nic", INPUTS, scores - np.eye(CLASSES)[LABEL]).reshape(N, -1)
+    hessian = [np.kron(np.outer(x, x), np.diag(p) - np.outer(p, p)) for x, p in zip(INPUTS, scores, strict=True)]
+    members = [np.flatnonzero(g == GROUP) for g in range(GROUPS)]
+    return (
+        np.array([loss[m].mean() for m in members]),
+        np.array([np.linalg.norm(gradient[m].mean(axis=0)) for m in members]),
+        np.array([np.linalg.eigvalsh(np.mean([hessian[i] for i in m], axis=0)) for m in members]),
+    )
+
+
+@pytest.mark.usefixtures("float64")
+def test_softmax_regression() -> None:
+    found, (loss, gradient_norm, eigenvalues) = softmax_regression(), closed_form()
+    np.testing.assert_allclose(found.loss, loss, rtol=1e-12)
+    np.testing.assert_allclose(found.gradient_norm, gradient_norm, rtol=1e-12)
+    np.testing.assert_allclose(found.top_eigenvalue, eigenvalues[:, -1], rtol=1e-12)
+    assert found.converged.all()
+
+
+def test_softmax_regression_in_float32() -> None:
+    """A mean of at most 6 terms after a chain of about 10 operations: within 100 eps of the largest quantity."""
+    found, (loss, gradient_norm, eigenvalues) = softmax_regression(tolerance=1e-5), closed_form()
+    for ours, theirs in zip(found[:3], (loss, gradient_norm, eigenvalues[:, -1]), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=100 * np.finfo(np.float32).eps * theirs.max())
+
+
+@pytest.mark.usefixtures("float64")
+def test_an_eigenvalue_lies_within_the_reported_residual() -> None:
+    """After two products only, where nothing has converged yet."""
+    found, (_, _, eigenvalues) = softmax_regression(max_steps=2), closed_form()
+    assert not found.converged.any()
+    assert found.steps.tolist() == [2] * GROUPS
+    assert (found.top_eigenvalue < eigenvalues[:, -1]).all()
+    distance = np.abs(eigenvalues - found.top_eigenvalue[:, None]).min(axis=1)
+    assert (distance <= found.top_eigenvalue_residual).all()
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("chunk_size", [1, 5, 12, 13])
+def test_the_chunk_size_does_not_matter(chunk_size: int) -> None:
+    """Sums, not means of means; the last chunk is padded, and at chunk size 1 there is no padding."""
+    whole, chunked = softmax_regression(), softmax_regression(chunk_size)
+    for ours, theirs in zip(chunked[:3], whole[:3], strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_order_of_examples_and_the_seed_do_not_matter() -> None:
+    whole = softmax_regression()
+    for other in (softmax_regression(5, np.random.default_rng(1).permutation(N)), softmax_regression(seed=7)):
+        for ours, theirs in zip(other[:3], whole[:3], strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+
+
+@pytest.mark.usefixtures("float64")
+def test_losses_of_groups_add_up_to_the_loss_of_the_whole() -> None:
+    found = softmax_regression()
+    whole = -log_softmax(INPUTS @ WEIGHTS, axis=1)[np.arange(N), LABEL].mean()
+    np.testing.assert_allclose(np.bincount(GROUP) / N @ found.loss, whole, rtol=1e-12)
+
+
+@pytest.mark.usefixtures("float64")
+def test_coefficients_are_those_of_each_group() -> None:
+    """Each row gives the group's eigenvalue again; the shorter ones are padded by NaN."""
+    found = softmax_regression(tolerance=1e-3)
+    assert found.alphas.shape == found.betas.shape == (GROUPS, found.steps.max())
+    assert len(set(found.steps.tolist())) > 1
+    for row, steps in enumerate(found.steps):
+        assert np.isnan(found.alphas[row, steps:]).all()
+        values = eigh_tridiagonal(found.alphas[row, :steps], found.betas[row, : steps - 1], eigvals_only=True)
+        np.testing.assert_allclose(values[-1], found.top_eigenvalue[row], rtol=1e-12)
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_stationary_point() -> None:
+    """One input with both labels, at zero weights: no gradient, and the Hessian is ``x x^T (x) [[1,-1],[-1,1]]/4``."""
+    x = jnp.asarray(np.repeat(INPUTS[:1], 2, axis=0))
+    found = group_curvature(linear, jnp.zeros((FEATURES, 2)), x, jnp.array([0, 1]), jnp.full((1, 2), 0.5), **EXACT)
+    np.testing.assert_allclose(found.gradient_norm, 0, atol=1e-15)
+    np.testing.assert_allclose(found.top_eigenvalue, INPUTS[0] @ INPUTS[0] / 2, rtol=1e-12)
+
+
+@pytest.mark.parametrize("largest", [2.5, 4.0])
+def test_a_gradient_along_a_lesser_eigenvector_does_not_hide_the_largest(largest: float) -> None:
+    """The Hessian is diagonal: 2 along the gradient, more along another coordinate, a bulk below 0.3.
+
+    With logits (0, q) and label 0 the loss is ``log(1 + e^q)``; for ``q(t) = a t_1 + sum_i d_i t_i^2`` its gradient at
+    zero is ``a e_1 / 2`` and its Hessian ``a^2 / 4 e_1 e_1^T + diag(d)``; a^2 = 8.
+    """
+    curvature = np.random.default_rng(0).uniform(-0.05, 0.3, 100_000)
+    curvature[:2] = 0, largest
+    d = jnp.asarray(curvature, jnp.float32)
+
+    def logits_fn(params: jax.Array, x: jax.Array) -> jax.Array:
+        q = jnp.sqrt(8.0) * params[0] + params @ (d * params)
+        return jnp.stack([0 * x[:, 0], q + 0 * x[:, 0]], axis=1)
+
+    x, y, weights = jnp.zeros((1, 1)), jnp.zeros(1, int), jnp.ones((1, 1))
+    found = group_curvature(logits_fn, jnp.zeros(len(d)), x, y, weights)
+    np.testing.assert_allclose(found.top_eigenvalue, largest, rtol=1e-3)
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_coarse_start_finds_the_same_eigenvalues_in_fewer_steps() -> None:
+    """Groups of 800 and 40 examples: an eighth of the first is enough to start from; the second has too few."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(840, 30)) * np.linspace(0.2, 2, 30) + 0.5, rng.integers(0, 5, 840)
+    parameters, weights = jnp.asarray(rng.normal(size=(30, 5)) / 5), group_weights(np.repeat([0, 1], [800, 40]), 2)
+
+    def found(start: Start, **options: Any) -> GroupCurvature:
+        return group_curvature(
+            linear, parameters, jnp.asarray(x), jnp.asarray(y), weights, chunk_size=8, start=start, **options
+        )
+
+    random, coarse = found("random", bottom=True, **EXACT), found("coarse", bottom=True, **EXACT)
+    np.testing.assert_allclose(coarse.top_eigenvalue, random.top_eigenvalue, rtol=1e-9)
+    np.testing.assert_allclose(coarse.bottom_eigenvalue, random.bottom_eigenvalue, atol=1e-9 * random.top_eigenvalue[0])
+    coarse, gradient = found("coarse"), found("gradient")
+    assert coarse.steps[0] < gradient.steps[0]
+    spent = (coarse.products - coarse.steps) * 100 / 13  # 13 of 100 chunks
+    assert spent[0] >= 1
+    assert spent[0] == pytest.approx(round(spent[0]))
+    assert spent[1] == 0
+    np.testing.assert_allclose(coarse.top_eigenvalue[1], gradient.top_eigenvalue[1], rtol=1e-12)
+
+
+@pytest.fixture(scope="module")
+def network() -> networks.Network:
+    return networks.init(networks.ResNet((1, 1), num_classes=CLASSES, width=2), (4, 4, 1), seed=0)
+
+
+def gated(network: networks.Network) -> networks.Network:
+    """Draw weights, statistics and masks, some of them fractional, in float64."""
+    rng = np.random.default_rng(3)
+    return network.replace(
+        params=jax.tree.map(lambda a: jnp.asarray(rng.normal(scale=0.7, size=a.shape)), network.params),
+        batch_stats=jax.tree.map(lambda a: jnp.asarray(rng.uniform(0.5, 1.5, a.shape)), network.batch_stats),
+        masks=jax.tree.map(lambda a: jnp.asarray(rng.choice([0.0, 0.5, 1.0], a.shape)), network.masks),
+    )
+
+
+@pytest.mark.usefixtures("float64")
+def test_gated_resnet_against_the_dense_hessian(network: networks.Network) -> None:
+    """Every group's loss, gradient and largest eigenvalue; the Hessian is indefinite, so the sign is tested as well."""
+    network = gated(network)
+    logits_fn = networks.frozen(network)
+    x, y = jnp.asarray(IMAGES), jnp.asarray(LABEL)
+    flat, unravel = ravel_pytree(network.params)
+
+    def loss(theta: jax.Array, weights: jax.Array) -> jax.Array:
+        return -weights @ jax.nn.log_softmax(logits_fn(unravel(theta), x))[jnp.arange(N), y]
+
+    dense = jax.jit(lambda w: (loss(flat, w), jax.grad(loss)(flat, w), jax.hessian(loss)(flat, w)))
+    losses, gradients, hessians = (np.stack(v) for v in zip(*map(dense, weights_of(GROUP)), strict=True))
+    found = group_curvature(logits_fn, network.params, x, y, weights_of(GROUP), chunk_size=5, **EXACT)
+    np.testing.assert_allclose(found.loss, losses, rtol=1e-9)
+    np.testing.assert_allclose(found.gradient_norm, np.linalg.norm(gradients, axis=1), rtol=1e-9)
+    eigenvalues = np.linalg.eigvalsh(hessians)
+    np.testing.assert_allclose(found.top_eigenvalue, eigenvalues[:, -1], rtol=1e-9)
+    assert (eigenvalues[:, 0] < -0.01).all()
+    assert found.converged.all()
+
+
+def test_one_compiled_function_serves_all_groups_chunks_and_networks(network: networks.Network) -> None:
+    """The logits are traced once: the pass that is kept for the products gives the gradient too."""
+    traces = []
+
+    def counted(network: networks.Network, params: Any, x: jax.Array) -> jax.Array:
+        traces.append(1)
+        return network.replace(params=params)(x)
+
+    x = jnp.asarray(IMAGES, jnp.float32)
+    for scale in (1.0, 0.5):
+        other = network.replace(masks=jax.tree.map(lambda a, s=scale: s * a, network.masks))
+        weights = group_weights(GROUP, GROUPS)
+        group_curvature(Partial(counted, other), other.params, x, jnp.asarray(LABEL), weights, chunk_size=5)
+    assert len(traces) == 1
+
+
+def run_with(**changes: Any) -> GroupCurvature:
+    arguments: dict[str, Any] = {
+        "params": jnp.asarray(WEIGHTS),
+        "x": jnp.asarray(INPUTS),
+        "y": jnp.asarray(LABEL),
+        "weights": group_weights(GROUP, GROUPS),
+    }
+    return group_curvature(linear, **(arguments | changes))
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"x": jnp.ones((N + 1, FEATURES))}, f"{N + 1} inputs, {N} labels and weights for {N}"),
+        ({"y": jnp.zeros(N - 1, int)}, f"{N} inputs, {N - 1} labels"),
+        ({"weights": jnp.ones((GROUPS, 2))}, "labels and weights for 2"),
+        ({"params": jnp.full((FEATURES, CLASSES), jnp.nan)}, "loss or gradient of group 0 is not finite"),
+        ({"weights": jnp.eye(GROUPS, N).at[1].set(0)}, r"Group \[1\] has no example"),
+        ({"chunk_size": 0}, "chunk size is 0; give at least 1"),
+        ({"max_steps": 0}, "At most 0 Lanczos steps"),
+    ],
+)
+def test_refusals(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(JaxfairError, match=words):
+        run_with(**changes)
+
+
+def test_a_bad_example_is_blamed_on_its_own_group() -> None:
+    """A NaN at weight 0, where it would still be NaN, stays out of the groups before."""
+    x = INPUTS.copy()
+    x[-1] = np.nan
+    with pytest.raises(JaxfairError, match="group 2 is not finite"):
+        run_with(x=jnp.asarray(x))

@@ -1,0 +1,203 @@
+"""One call on a user's own model: numbers, table, and what it refuses."""
+
+import json
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+import jaxfair
+from jaxfair import groups, losses
+from jaxfair.curvature.minibatch import minibatch_curvature
+from jaxfair.errors import JaxfairError
+
+N, FEATURES, CLASSES = 30, 3, 4
+GROUP = np.arange(N) % 3
+
+
+def model(params: Any, x: jax.Array) -> jax.Array:
+    return jnp.tanh(x @ params["hidden"]) @ params["out"]
+
+
+@pytest.fixture(scope="module")
+def problem() -> dict[str, Any]:
+    keys = jax.random.split(jax.random.key(0), 4)
+    params = {"hidden": jax.random.normal(keys[0], (FEATURES, 5)), "out": jax.random.normal(keys[1], (5, CLASSES))}
+    x = jax.random.normal(keys[2], (N, FEATURES))
+    return {"params": params, "x": x, "y": jax.random.randint(keys[3], (N,), 0, CLASSES), "group": GROUP}
+
+
+def dense(problem: dict[str, Any], index: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """Loss, gradient and Hessian of a set of examples, by dense autodiff."""
+    flat, unravel = ravel_pytree(problem["params"])
+
+    def loss(p: jax.Array) -> jax.Array:
+        return losses.cross_entropy(model(unravel(p), problem["x"][index]), problem["y"][index]).mean()
+
+    return float(loss(flat)), np.asarray(jax.grad(loss)(flat)), np.asarray(jax.hessian(loss)(flat))
+
+
+def test_every_number_equals_dense_autodiff(problem: dict[str, Any]) -> None:
+    report = jaxfair.group_report(model, **problem, bottom=True, tolerance=1e-5)
+    logits = np.asarray(model(problem["params"], problem["x"]))
+    for g in range(3):
+        members = np.flatnonzero(g == GROUP)
+        loss, gradient, hessian = dense(problem, members)
+        eigenvalues = np.linalg.eigvalsh(hessian)
+        # float32: a few hundred roundings of values of order 1.
+        assert report.loss[g] == pytest.approx(loss, rel=1e-5)
+        assert report.gradient_norm[g] == pytest.approx(np.linalg.norm(gradient), rel=1e-4)
+        assert report.top_eigenvalue[g] == pytest.approx(eigenvalues[-1], rel=1e-4)
+        assert report.bottom_eigenvalue[g] == pytest.approx(eigenvalues[0], abs=float(1e-4 * eigenvalues[-1]))
+        right = logits[members].argmax(-1) == np.asarray(problem["y"])[members]
+        assert report.accuracy[g] == right.mean()
+        scores = np.sort(np.asarray(jax.nn.softmax(logits[members])), axis=-1)
+        assert report.softmax_gap[g] == pytest.approx((scores[:, -1] - scores[:, -2]).mean(), rel=1e-5)
+    assert report.count.tolist() == [10, 10, 10]
+    assert report.converged.all()
+    assert report.asymmetry < 1e-5
+
+
+def test_it_prints_and_converts(problem: dict[str, Any]) -> None:
+    names = ["young", "old", "oldest"]
+    report = jaxfair.group_report(model, **problem, group_names=names)
+    lines = str(report).splitlines()
+    assert len(lines) == 4
+    assert len({len(line) for line in lines}) == 1
+    assert [line.split()[0] for line in lines] == ["group", *names]
+    stored = json.loads(json.dumps(report.to_dict()))
+    assert stored["group"] == names
+    assert stored["top_eigenvalue"] == report.top_eigenvalue.tolist()
+    pandas = pytest.importorskip("pandas")
+    frame = report.to_frame()
+    assert isinstance(frame, pandas.DataFrame)
+    assert frame.loc["old", "count"] == 10
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"start": "gradient"}, {"stop": "error"}, {"bottom": True}, {"tolerance": 1e-5}, {"max_steps": 2}],
+    ids=str,
+)
+def test_every_option_changes_the_work(problem: dict[str, Any], change: dict[str, Any]) -> None:
+    from jaxfair.curvature.spectrum import group_curvature
+
+    data = problem["params"], problem["x"], problem["y"], groups.group_weights(GROUP, 3)
+    plain, other = group_curvature(model, *data), group_curvature(model, *data, **change)
+    assert not np.array_equal(plain.alphas, other.alphas)
+
+
+def test_memory_and_chunk_size_change_nothing(problem: dict[str, Any]) -> None:
+    plain = jaxfair.group_report(model, **problem)
+    options: dict[str, Any]
+    for options in ({"memory": 0}, {"chunk_size": 1}, {"chunk_size": 4, "memory": 10_000}):
+        other = jaxfair.group_report(model, **problem, **options)
+        np.testing.assert_allclose(other.top_eigenvalue, plain.top_eigenvalue, rtol=1e-4)
+        np.testing.assert_allclose(other.gradient_norm, plain.gradient_norm, rtol=1e-5)
+
+
+def test_minibatch_estimator_is_the_mean_of_batch_norms(problem: dict[str, Any]) -> None:
+    found = minibatch_curvature(model, **problem, batch_size=8, tolerance=1e-5)
+    for g in range(3):
+        batches = [np.arange(b, min(b + 8, N)) for b in range(0, N, 8)]
+        members = [batch[GROUP[batch] == g] for batch in batches if (GROUP[batch] == g).any()]
+        norms = [np.linalg.norm(dense(problem, m)[1]) for m in members]
+        assert found.gradient_norm[g] == pytest.approx(np.mean(norms), rel=1e-4)
+        extremes = [np.linalg.eigvalsh(dense(problem, m)[2])[[0, -1]] for m in members]
+        np.testing.assert_allclose(found.eigenvalues[g], [e[np.argmax(np.abs(e))] for e in extremes], rtol=1e-3)
+
+
+CALLS = iter(range(1_000_000))
+
+
+def noisy(params: Any, x: jax.Array) -> jax.Array:
+    """A dropout that was left on: every call draws anew."""
+    seed = jax.pure_callback(lambda: np.int32(next(CALLS)), jax.ShapeDtypeStruct((), jnp.int32))
+    keep = jax.random.bernoulli(jax.random.key(seed), 0.5, x.shape)
+    return model(params, jnp.where(keep, 2 * x, 0))
+
+
+def fixed_dropout(params: Any, x: jax.Array) -> jax.Array:
+    """A dropout of one key: an example's fate is its place in the batch."""
+    return model(params, jnp.where(jax.random.bernoulli(jax.random.key(0), 0.5, x.shape), 2 * x, 0))
+
+
+def batch_norm_left_on(params: Any, x: jax.Array) -> jax.Array:
+    return model(params, (x - x.mean(axis=0)) / x.std(axis=0))
+
+
+@jax.custom_vjp
+def wrong_square(x: jax.Array) -> jax.Array:
+    return x**2
+
+
+wrong_square.defvjp(lambda x: (x**2, x), lambda x, g: (g * jnp.cumsum(x),))
+
+
+@pytest.mark.parametrize(
+    ("logits_fn", "change", "words"),
+    [
+        (noisy, {}, "two results for the same input; switch dropout"),
+        (batch_norm_left_on, {"chunk_size": 7}, "with the rest of its batch; put batch norm and dropout into"),
+        (batch_norm_left_on, {}, "with the rest of its batch; put batch norm and dropout into"),
+        (fixed_dropout, {}, "with the rest of its batch; put batch norm and dropout into"),
+        (
+            model,
+            {"group": np.where(GROUP == 2, 0, GROUP), "group_names": ["a", "b", "c"]},
+            r"Group \[2\] has no sample",
+        ),
+        (model, {"y": jnp.zeros(N - 1, int)}, "labels"),
+        (model, {"y": jnp.full(N, -1)}, "label of example 0 is -1; the 4 classes count from 0"),
+        (model, {"y": jnp.full(N, 4)}, "label of example 0 is 4; the 4 classes count from 0"),
+        (model, {"y": jnp.zeros(N)}, "Labels have type float32"),
+        (model, {"group": GROUP.astype(float)}, "groups have type float64; give integers"),
+        (model, {"group": GROUP.astype(str)}, "groups have type <U.*; give integers"),
+        (model, {"group": GROUP[1:]}, "groups have shape"),
+        (model, {"group_names": ["a"]}, "There are 1 group names for groups 0 to 2"),
+        (model, {"precision": "tf32"}, "There is no precision 'tf32'"),
+        (model, {"loss": lambda logits, y: logits}, r"loss returned shape \(\d+, \d+\) for \d+ examples"),
+        (model, {"loss": lambda logits, y: logits.mean()}, r"loss returned shape \(\) for"),
+        (lambda p, x: (model(p, x), 0), {}, "expected \\(n, classes\\)"),
+        (lambda p, x: model(p, x)[:, 0], {}, "expected \\(n, classes\\)"),
+    ],
+)
+def test_refusals(problem: dict[str, Any], logits_fn: Any, change: dict[str, Any], words: str) -> None:
+    with pytest.raises(JaxfairError, match=words):
+        jaxfair.group_report(logits_fn, **(problem | change))
+
+
+def test_a_value_that_is_not_finite_is_named(problem: dict[str, Any]) -> None:
+    x = problem["x"].at[4].set(jnp.nan)
+    with pytest.raises(JaxfairError, match="loss of example 4, in group '1', is nan"):
+        jaxfair.group_report(model, **(problem | {"x": x}))
+
+
+def test_a_wrong_derivative_is_found() -> None:
+    params, x = jnp.linspace(1.0, 2.0, 6), jnp.ones((N, 1))
+
+    def logits_fn(p: jax.Array, x: jax.Array) -> jax.Array:
+        return x * wrong_square(p)[:CLASSES]
+
+    with pytest.raises(JaxfairError, match="Hessian is not symmetric"):
+        jaxfair.group_report(logits_fn, params, x, jnp.zeros(N, int), np.zeros(N, int))
+
+
+def test_integer_parameters_are_refused(problem: dict[str, Any]) -> None:
+    changed: dict[str, Any] = problem | {"params": {**problem["params"], "steps": jnp.arange(3)}}
+    with pytest.raises(JaxfairError, match="parameter 'steps' has type int32; second derivatives need"):
+        jaxfair.group_report(model, **changed)
+
+
+def test_one_example_a_group_and_a_zero_network(problem: dict[str, Any]) -> None:
+    params = jax.tree.map(jnp.zeros_like, problem["params"])
+    changed: dict[str, Any] = problem | {"params": params, "group": np.arange(N)}
+    report = jaxfair.group_report(model, **changed)
+    np.testing.assert_allclose(report.loss, np.log(CLASSES), rtol=1e-6)
+    assert report.converged.all()
+    # tanh(x h) o at h = o = 0 is bilinear: the Hessian couples h_ij with o_jc by x_i (1/C - [c = y]) and nothing else.
+    slope = np.sqrt((1 - 1 / CLASSES) ** 2 + (CLASSES - 1) / CLASSES**2)
+    expected = np.linalg.norm(problem["x"], axis=1) * slope
+    np.testing.assert_allclose(report.top_eigenvalue, expected, rtol=1e-4)

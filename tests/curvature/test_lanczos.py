@@ -1,0 +1,215 @@
+"""Lanczos against NumPy's dense eigenvalues, and its own error bound against the true error."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxfair.curvature.lanczos import EigenResult, MatVec, extreme_eigenvalues
+from jaxfair.errors import JaxfairError
+
+EPS = float(np.finfo(np.float64).eps)
+
+
+def dense(matrix: np.ndarray) -> MatVec:
+    return lambda vector: matrix @ vector
+
+
+def random_start(size: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(size)
+
+
+def random_symmetric(size: int, seed: int = 0) -> np.ndarray:
+    matrix = np.random.default_rng(seed).standard_normal((size, size))
+    return matrix + matrix.T
+
+
+def largest(matrix: np.ndarray, k: int) -> np.ndarray:
+    return np.linalg.eigvalsh(matrix)[::-1][:k]
+
+
+def rounding(matrix: np.ndarray, epsilon: float = EPS) -> float:
+    """Bound what rounding adds to a Ritz value: ``c n eps ||A||`` (Parlett 1998, ch. 13), c = 10."""
+    return 10 * len(matrix) * epsilon * float(np.linalg.norm(matrix, 2))
+
+
+def test_diagonal() -> None:
+    result = extreme_eigenvalues(dense(np.diag(np.arange(1.0, 21))), random_start(20), largest=3, tolerance=1e-12)
+    np.testing.assert_allclose(result.values, [20, 19, 18], rtol=1e-12)
+    assert result.converged is True  # a Python bool, which JSON takes
+    assert result.steps == len(result.alphas) == len(result.betas) <= 20
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 30])
+@pytest.mark.parametrize("k", [1, 5, 30])
+def test_random_symmetric(size: int, k: int) -> None:
+    """With as many steps as the operator has rows, up to k = size."""
+    matrix, k = random_symmetric(size), min(k, size)
+    result = extreme_eigenvalues(dense(matrix), random_start(size, 1), largest=k, tolerance=1e-13)
+    np.testing.assert_allclose(result.values, largest(matrix, k), rtol=0, atol=rounding(matrix))
+    assert result.converged
+
+
+def test_far_fewer_steps_than_rows_suffice_for_an_outlier() -> None:
+    matrix = np.diag(np.append(np.linspace(0, 1, 499), 10.0))
+    result = extreme_eigenvalues(dense(matrix), random_start(500), tolerance=1e-6)
+    assert result.converged
+    assert result.steps <= 10
+    # The error of a Ritz value is at most residual^2 / gap (Parlett 1998, 11.7).
+    np.testing.assert_allclose(result.values, 10, atol=(1e-6 * 10) ** 2 / 9 + rounding(matrix))
+
+
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 10_000), st.integers(-20, 20))
+def test_an_eigenvalue_lies_within_each_residual(size: int, max_steps: int, seed: int, exponent: int) -> None:
+    """For every Ritz value, however few the steps; and none exceeds the largest eigenvalue."""
+    matrix = random_symmetric(size, seed) * 2.0**exponent
+    k = min(size, max_steps, 3)
+    start = random_start(size, seed + 1)
+    result = extreme_eigenvalues(dense(matrix), start, largest=k, tolerance=1e-9, max_steps=max_steps)
+    eigenvalues = np.linalg.eigvalsh(matrix)
+    distance = np.abs(result.values[:, None] - eigenvalues).min(axis=1)
+    assert (distance <= result.residuals + rounding(matrix)).all()
+    assert result.values[0] <= eigenvalues[-1] + rounding(matrix)
+    assert (np.diff(result.values) <= 0).all()
+
+
+def test_the_residual_is_the_true_one_where_the_tolerance_is_not_reached() -> None:
+    """Against Rayleigh-Ritz on an explicit basis of the Krylov space of four products."""
+    matrix, start = np.diag(np.linspace(-1, 1, 50)), random_start(50)
+    result = extreme_eigenvalues(dense(matrix), start, largest=2, tolerance=1e-6, max_steps=4)
+    assert (result.converged, result.steps) == (False, 4)
+    basis, _ = np.linalg.qr(np.stack([np.diag(matrix) ** power * start for power in range(4)], axis=1))
+    values, coordinates = np.linalg.eigh(basis.T @ matrix @ basis)
+    vectors = (basis @ coordinates)[:, :1:-1]
+    np.testing.assert_allclose(result.values, values[:1:-1], rtol=1e-10)
+    residuals = np.linalg.norm(matrix @ vectors - vectors * values[:1:-1], axis=0)
+    np.testing.assert_allclose(result.residuals, residuals, rtol=1e-8)
+    assert residuals.min() > 1e-2
+
+
+def test_convergence_means_that_every_residual_meets_the_tolerance() -> None:
+    matrix = random_symmetric(60)
+    coarse, fine = (
+        extreme_eigenvalues(dense(matrix), random_start(60, 1), largest=2, tolerance=t) for t in (1e-2, 1e-6)
+    )
+    for result, tolerance in ((coarse, 1e-2), (fine, 1e-6)):
+        assert result.converged
+        assert (result.residuals <= tolerance * np.abs(result.values)).all()
+    assert (coarse.residuals > 1e-6 * coarse.values).any()
+    assert coarse.steps < fine.steps < 60
+
+
+def test_negative_definite_yields_the_eigenvalue_nearest_to_zero() -> None:
+    matrix = -np.diag(np.arange(1.0, 16))
+    result = extreme_eigenvalues(dense(matrix), random_start(15), largest=2, tolerance=1e-12)
+    np.testing.assert_allclose(result.values, [-1, -2], rtol=1e-10)
+
+
+def test_an_outlier_has_no_ghost_copies() -> None:
+    """Without orthogonalisation against all earlier vectors, 1e6 would be found several times."""
+    matrix = np.diag(np.append(np.linspace(0, 1, 60), 1e6))
+    result = extreme_eigenvalues(dense(matrix), random_start(61), largest=3, tolerance=1e-12)
+    np.testing.assert_allclose(result.values, [1e6, 1, 1 - 1 / 59], rtol=1e-9, atol=rounding(matrix))
+
+
+@given(st.integers(0, 1000), st.integers(-60, 60))
+def test_a_power_of_two_scales_every_number_exactly(seed: int, exponent: int) -> None:
+    """No threshold is absolute."""
+    matrix, start, factor = random_symmetric(8, seed), random_start(8, seed), 2.0**exponent
+    plain, scaled = (extreme_eigenvalues(dense(m), start, largest=2, tolerance=1e-4) for m in (matrix, factor * matrix))
+    assert plain.steps == scaled.steps
+    np.testing.assert_allclose(scaled.alphas, factor * plain.alphas, rtol=0, atol=0)
+    np.testing.assert_allclose(scaled.values, factor * plain.values, rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "value", "steps"),
+    [
+        (np.zeros((6, 6)), 0.0, 1),
+        (3 * np.eye(6), 3.0, 1),
+        (-2 * np.eye(6), -2.0, 1),
+        (np.diag([5.0, 5, 5, 1, 1, 1]), 5.0, 2),
+        (np.outer(np.arange(6.0), np.arange(6.0)), 55.0, 2),
+        (-np.outer(np.arange(6.0), np.arange(6.0)), 0.0, 2),
+    ],
+    ids=["zero", "identity", "negative identity", "multiplicities", "rank one", "negative rank one"],
+)
+def test_breakdown_ends_with_the_exact_value(matrix: np.ndarray, value: float, steps: int) -> None:
+    """The Krylov space has one dimension for each distinct eigenvalue; one more step may find only rounding."""
+    result = extreme_eigenvalues(dense(matrix), random_start(6), tolerance=1e-12)
+    np.testing.assert_allclose(result.values, [value], rtol=0, atol=rounding(matrix))
+    assert result.residuals[0] <= rounding(matrix)
+    assert result.converged
+    assert result.steps <= steps + 1
+
+
+@pytest.mark.parametrize("matrix", [np.zeros((6, 6)), np.eye(6)], ids=["zero", "identity"])
+def test_fewer_values_than_asked_are_not_passed_off_as_converged(matrix: np.ndarray) -> None:
+    """The Krylov space has one dimension, but two eigenvalues were asked for."""
+    result = extreme_eigenvalues(dense(matrix), random_start(6), largest=2)
+    assert len(result.values) == 2 or not result.converged
+
+
+def test_an_eigenvector_as_start_needs_one_step() -> None:
+    result = extreme_eigenvalues(dense(np.diag([3.0, 2, 1])), np.array([2.0, 0, 0]))
+    assert (result.values.tolist(), result.steps, result.converged) == ([3.0], 1, True)
+
+
+@pytest.mark.parametrize("size", [1, 5, 40])
+def test_float32(size: int) -> None:
+    """The operator is asked in the precision of the start, and the result is good to that precision."""
+    matrix = random_symmetric(size)
+    asked = set()
+
+    def matvec(vector: np.ndarray) -> np.ndarray:
+        asked.add(vector.dtype)
+        return matrix.astype(np.float32) @ vector
+
+    result = extreme_eigenvalues(matvec, random_start(size, 1).astype(np.float32), largest=min(3, size), tolerance=1e-5)
+    assert asked == {np.dtype(np.float32)}
+    assert result.converged
+    expected = largest(matrix, min(3, size))
+    np.testing.assert_allclose(result.values, expected, rtol=0, atol=rounding(matrix, float(np.finfo(np.float32).eps)))
+
+
+def test_coefficients_reproduce_the_values() -> None:
+    """The stored tridiagonal matrix is enough to compute values and residuals again."""
+    result = extreme_eigenvalues(dense(random_symmetric(30)), random_start(30, 1), largest=2, tolerance=1e-3)
+    off_diagonal = np.diag(result.betas[:-1], 1)
+    values, vectors = np.linalg.eigh(np.diag(result.alphas) + off_diagonal + off_diagonal.T)
+    np.testing.assert_allclose(result.values, values[::-1][:2], rtol=1e-12)
+    np.testing.assert_allclose(result.residuals, result.betas[-1] * np.abs(vectors[-1, ::-1][:2]), rtol=1e-6)
+
+
+def fail_at(step: int) -> MatVec:
+    """Return an operator whose product is NaN from call ``step`` on."""
+    calls = []
+
+    def matvec(vector: np.ndarray) -> np.ndarray:
+        calls.append(1)
+        return np.arange(1.0, 6) * vector if len(calls) < step else np.full(5, np.nan)
+
+    return matvec
+
+
+@pytest.mark.parametrize(
+    ("run", "words"),
+    [
+        (lambda: extreme_eigenvalues(fail_at(1), np.ones(5)), "product of Lanczos step 1 has values that are not"),
+        (lambda: extreme_eigenvalues(fail_at(3), np.ones(5)), "product of Lanczos step 3 has values that are not"),
+        (lambda: extreme_eigenvalues(dense(np.eye(5)), np.zeros(5)), "start vector has norm 0.0; give a finite vector"),
+        (lambda: extreme_eigenvalues(dense(np.eye(2)), np.array([1, np.inf])), "start vector has norm inf"),
+        (lambda: extreme_eigenvalues(dense(np.eye(2)), np.array([1, np.nan])), "start vector has norm nan"),
+        (
+            lambda: extreme_eigenvalues(dense(np.eye(5)), np.ones(5), largest=6),
+            "6 eigenvalues .* size 5; ask for 1 to 5",
+        ),
+        (lambda: extreme_eigenvalues(dense(np.eye(5)), np.ones(5), largest=0), "0 eigenvalues .* size 5"),
+        (lambda: extreme_eigenvalues(dense(np.eye(5)), np.ones(5), max_steps=0), "0 .*steps"),
+    ],
+)
+def test_refusals(run: Callable[[], EigenResult], words: str) -> None:
+    with pytest.raises(JaxfairError, match=words):
+        run()

@@ -1,0 +1,300 @@
+"""Both ends, eigenvectors, restarts of a bounded basis, stopping rules, several runs in step, and device arrays."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxfair.curvature.lanczos import EigenResult, MatVec, extreme_eigenvalues, extreme_eigenvalues_together
+from jaxfair.errors import JaxfairError
+
+EPS = float(np.finfo(np.float64).eps)
+SPREAD = np.linspace(-1, 1, 200) ** 3 * 10  # eigenvalues that are dense in the middle and sparse at both ends
+
+
+def dense(matrix: np.ndarray) -> MatVec:
+    return lambda vector: matrix @ vector
+
+
+def diagonal(values: np.ndarray) -> MatVec:
+    return lambda vector: values * vector
+
+
+def random_start(size: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(size)
+
+
+def random_symmetric(size: int, seed: int = 0) -> np.ndarray:
+    matrix = np.random.default_rng(seed).standard_normal((size, size))
+    return matrix + matrix.T
+
+
+def ends(eigenvalues: np.ndarray, largest: int, smallest: int) -> np.ndarray:
+    ordered = np.sort(eigenvalues)
+    return np.concatenate([ordered[::-1][:largest], ordered[:smallest]])
+
+
+def rounding(matrix: np.ndarray, epsilon: float = EPS) -> float:
+    """Bound what rounding adds to a Ritz value: ``c n eps ||A||`` (Parlett 1998, ch. 13), c = 10."""
+    return 10 * len(matrix) * epsilon * float(np.linalg.norm(matrix, 2))
+
+
+@pytest.mark.parametrize(("largest", "smallest"), [(0, 1), (0, 4), (1, 1), (3, 2), (15, 15), (0, 30)])
+def test_smallest_and_both_ends(largest: int, smallest: int) -> None:
+    """The largest in falling order, then the smallest in rising order; up to all eigenvalues there are."""
+    matrix = random_symmetric(30)
+    result = extreme_eigenvalues(
+        dense(matrix), random_start(30, 1), largest=largest, smallest=smallest, tolerance=1e-12
+    )
+    expected = ends(np.linalg.eigvalsh(matrix), largest, smallest)
+    np.testing.assert_allclose(result.values, expected, rtol=0, atol=rounding(matrix))
+    assert result.residuals.shape == (largest + smallest,)
+    assert result.converged
+
+
+def test_the_smallest_is_the_largest_of_the_negative() -> None:
+    """Step by step the same numbers with the other sign; the tolerance is relative to the largest magnitude."""
+    matrix, start = random_symmetric(40), random_start(40, 1)
+    low = extreme_eigenvalues(dense(matrix), start, largest=0, smallest=2, tolerance=0.0, max_steps=12)
+    high = extreme_eigenvalues(dense(-matrix), start, largest=2, tolerance=0.0, max_steps=12)
+    np.testing.assert_allclose(low.values, -high.values, rtol=1e-12)
+    np.testing.assert_allclose(low.residuals, high.residuals, rtol=1e-9)
+
+
+def test_an_eigenvalue_near_zero_at_the_lower_end_does_not_stall() -> None:
+    """A positive semidefinite operator's zero: relative to itself no residual would ever be small enough."""
+    values = np.append(0.0, np.linspace(1, 10, 60))
+    result = extreme_eigenvalues(diagonal(values), random_start(61), largest=0, smallest=1, tolerance=1e-4)
+    assert result.converged
+    assert result.steps < 61
+    assert abs(result.values[0]) <= 1e-4 * 10
+
+
+@pytest.mark.parametrize("max_basis", [100, 8])
+def test_vectors(max_basis: int) -> None:
+    """Unit eigenvectors, orthogonal to each other; ``||A v - value v||`` is the residual that is reported."""
+    matrix = np.diag(np.random.default_rng(1).permutation(SPREAD))
+    options: dict[str, Any] = {"largest": 3, "smallest": 2, "tolerance": 1e-4, "max_steps": 1000}
+    result = extreme_eigenvalues(dense(matrix), random_start(200), max_basis=max_basis, vectors=True, **options)
+    assert result.converged
+    assert result.vectors.shape == (5, 200)
+    np.testing.assert_allclose(result.vectors @ result.vectors.T, np.eye(5), rtol=0, atol=1e-12)
+    residuals = np.linalg.norm(result.vectors @ matrix - result.values[:, None] * result.vectors, axis=1)
+    np.testing.assert_allclose(residuals, result.residuals, rtol=1e-6, atol=rounding(matrix))
+    assert residuals.max() > 1e-9, "at rounding the comparison would test nothing"
+    assert extreme_eigenvalues(dense(matrix), random_start(200), max_basis=max_basis, **options).vectors is None
+
+
+@pytest.mark.parametrize(("largest", "smallest"), [(1, 0), (0, 1), (1, 1), (3, 2)])
+@pytest.mark.parametrize("max_basis", [0, 1, 10])
+def test_restarts_reach_the_same_eigenvalues(largest: int, smallest: int, max_basis: int) -> None:
+    """From the smallest basis allowed on; every product counts, and a bounded basis never needs fewer of them."""
+    wanted, products = largest + smallest, []
+
+    def matvec(vector: np.ndarray) -> np.ndarray:
+        products.append(1)
+        return SPREAD * vector
+
+    options: dict[str, Any] = {"largest": largest, "smallest": smallest, "tolerance": 1e-9, "max_steps": 2000}
+    start = random_start(200)
+    unbounded = extreme_eigenvalues(diagonal(SPREAD), start, max_basis=200, **options)
+    rows = wanted + 3 + max_basis
+    result = extreme_eigenvalues(matvec, start, max_basis=rows, **options)
+    assert result.converged
+    assert result.steps == len(products) == len(result.alphas) == len(result.betas)
+    assert result.steps >= unbounded.steps > rows, "there was no restart"
+    # The error of each is at most the residual, 1e-9 of the largest magnitude.
+    np.testing.assert_allclose(result.values, ends(SPREAD, largest, smallest), rtol=0, atol=1e-9 * 10)
+
+
+@pytest.mark.parametrize("max_steps", [9, 10, 23])
+def test_steps_end_at_the_limit_also_after_restarts(max_steps: int) -> None:
+    calls = []
+
+    def matvec(vector: np.ndarray) -> np.ndarray:
+        calls.append(1)
+        return SPREAD * vector
+
+    result = extreme_eigenvalues(matvec, random_start(200), tolerance=1e-12, max_steps=max_steps, max_basis=9)
+    assert (result.converged, result.steps, len(calls)) == (False, max_steps, max_steps)
+
+
+@given(st.integers(6, 14), st.integers(0, 1), st.integers(0, 1), st.integers(1, 40), st.integers(0, 10_000))
+def test_an_eigenvalue_lies_within_each_residual(size: int, more: int, low: int, max_steps: int, seed: int) -> None:
+    """At both ends, however few the steps, and after restarts of the smallest basis; none is beyond the spectrum."""
+    matrix = random_symmetric(size, seed)
+    options: dict[str, Any] = {"largest": 1 + more - low, "smallest": 1 + low, "tolerance": 1e-12}
+    result = extreme_eigenvalues(
+        dense(matrix), random_start(size, seed + 1), max_steps=max_steps, max_basis=6, **options
+    )
+    eigenvalues = np.linalg.eigvalsh(matrix)
+    slack = rounding(matrix)
+    distance = np.abs(result.values[:, None] - eigenvalues).min(axis=1)
+    assert (distance <= result.residuals + slack).all()
+    assert (result.values <= eigenvalues[-1] + slack).all()
+    assert (result.values >= eigenvalues[0] - slack).all()
+
+
+@pytest.mark.parametrize("max_basis", [100, 12])
+def test_stopping_by_the_error_needs_fewer_steps_and_keeps_its_word(max_basis: int) -> None:
+    """On spectra with a gap above the bulk, for several of them and several starts."""
+    for seed in range(5):
+        bulk = np.random.default_rng(seed).uniform(-1, 1, 300)
+        values = np.append(bulk, [2.0, 3.0])
+        runs: list[EigenResult] = []
+        for stop in ("residual", "error"):
+            options: dict[str, Any] = {"largest": 2, "tolerance": 1e-6, "max_steps": 400, "max_basis": max_basis}
+            runs.append(extreme_eigenvalues(diagonal(values), random_start(302, seed), stop=stop, **options))
+        bound, estimate = runs
+        assert bound.converged
+        assert estimate.converged
+        assert estimate.steps < bound.steps
+        assert (np.abs(estimate.values - [3, 2]) <= 1e-6 * np.array([3, 2])).all()
+        assert (estimate.residuals > 1e-6 * estimate.values).any(), "the bound was met too"
+        assert (bound.residuals <= 1e-6 * bound.values).all()
+
+
+@pytest.mark.parametrize(("stop", "steps"), [("residual", 1), ("error", 2)])
+def test_one_ritz_value_has_no_gap(stop: Any, steps: int) -> None:
+    """Half of the value is far more than the width of this spectrum, but an error needs a second value."""
+    values = np.linspace(1, 1.1, 50)
+    assert extreme_eigenvalues(diagonal(values), random_start(50), stop=stop, tolerance=0.5).steps == steps
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"max_basis": 3}, "basis of 3 vectors is too small for 1 eigenvalues; allow 4"),
+        ({"max_basis": 7, "largest": 3, "smallest": 2}, "basis of 7 vectors is too small for 5 eigenvalues; allow 8"),
+        ({"largest": -1, "smallest": 2}, "ask for 1 to 200"),
+        ({"largest": 100, "smallest": 101}, "201 eigenvalues"),
+    ],
+)
+def test_refusals(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(JaxfairError, match=words):
+        extreme_eigenvalues(diagonal(SPREAD), random_start(200), **options)
+
+
+def test_a_small_basis_is_allowed_where_it_is_never_full() -> None:
+    """A run of three products, or an operator of three rows, has no need of a fourth vector."""
+    assert extreme_eigenvalues(diagonal(SPREAD), random_start(200), max_steps=3, max_basis=3).steps == 3
+    assert extreme_eigenvalues(dense(np.diag([1.0, 2, 3])), np.ones(3), max_basis=3).converged
+
+
+OPTIONS = [
+    {},
+    {"largest": 2, "smallest": 1, "tolerance": 1e-6, "max_steps": 300, "max_basis": 9},
+    {"stop": "error", "vectors": True},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=["defaults", "restarts", "vectors"])
+def test_together_is_the_same_as_one_by_one(options: dict[str, Any]) -> None:
+    """Different operators of one size, which converge at different steps; the shape of the call never changes."""
+    spectra = [SPREAD, np.append(np.zeros(199), 5.0), np.random.default_rng(0).uniform(-1, 1, 200)]
+    starts = [random_start(200, seed) for seed in range(3)]
+    calls = []
+
+    def matmat(vectors: list[np.ndarray]) -> list[np.ndarray]:
+        calls.append([len(v) for v in vectors])
+        return [values * v for values, v in zip(spectra, vectors, strict=True)]
+
+    found = extreme_eigenvalues_together(matmat, starts, **options)
+    alone = [
+        extreme_eigenvalues(diagonal(values), start, **options) for values, start in zip(spectra, starts, strict=True)
+    ]
+    assert len({result.steps for result in alone}) > 1
+    assert calls == [[200] * 3] * max(result.steps for result in alone)
+    for ours, theirs in zip(found, alone, strict=True):
+        for name in EigenResult._fields:
+            np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
+
+
+def check_device(dtype: Any) -> None:
+    """Compare with NumPy in float64, through restarts; neither may depend on where the basis lies."""
+    epsilon = float(np.finfo(dtype).eps)
+    values, asked = jnp.asarray(SPREAD, dtype), []
+
+    def matvec(vector: jax.Array) -> jax.Array:
+        asked.append((isinstance(vector, jax.Array), vector.dtype))
+        return values * vector
+
+    options: dict[str, Any] = {"largest": 2, "smallest": 2, "tolerance": 100 * epsilon, "max_steps": 2000}
+    start = jnp.asarray(random_start(200), dtype)
+    result = extreme_eigenvalues(matvec, start, max_basis=12, vectors=True, **options)
+    assert result.converged
+    assert result.steps > 12
+    assert set(asked) == {(True, np.dtype(dtype))}
+    assert isinstance(result.vectors, jax.Array)
+    assert result.vectors.dtype == dtype
+    host = extreme_eigenvalues(diagonal(SPREAD), random_start(200), max_basis=12, **options)
+    slack = 10 * 200 * epsilon * 10  # as in ``rounding``
+    np.testing.assert_allclose(result.values, host.values, rtol=0, atol=100 * epsilon * 10 + slack)
+    vectors = np.asarray(result.vectors, np.float64)
+    np.testing.assert_allclose(vectors @ vectors.T, np.eye(4), rtol=0, atol=100 * epsilon)
+    residuals = np.linalg.norm(vectors * SPREAD - result.values[:, None] * vectors, axis=1)
+    assert (residuals <= result.residuals + slack).all()
+
+
+def test_device_arrays_in_float32() -> None:
+    check_device(np.float32)
+
+
+@pytest.mark.usefixtures("float64")
+def test_device_arrays_in_float64() -> None:
+    check_device(np.float64)
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_device_takes_the_same_steps_as_the_host() -> None:
+    """The coefficients of both agree where the tridiagonal matrix has not yet amplified rounding."""
+    matrix, start = random_symmetric(50), random_start(50, 1)
+    options: dict[str, Any] = {"tolerance": 0.0, "max_steps": 15}
+    host = extreme_eigenvalues(dense(matrix), start, **options)
+    on_device = jnp.asarray(matrix)
+    device = extreme_eigenvalues(lambda v: on_device @ v, jnp.asarray(start), **options)
+    np.testing.assert_allclose(device.alphas, host.alphas, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(device.betas, host.betas, rtol=0, atol=1e-9)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("on_device", [False, True], ids=["host", "device"])
+def test_an_outlier_does_not_spoil_orthogonality(on_device: bool) -> None:
+    """One pass of Gram-Schmidt against a vector that dominates leaves its rounding, and ghosts of it, behind."""
+    values = np.append(np.linspace(0, 1, 60), 1e8)
+    xp: Any = jnp if on_device else np
+    kept, start = xp.asarray(values), xp.asarray(random_start(61))
+    result = extreme_eigenvalues(
+        lambda v: kept * v, start, largest=4, tolerance=1e-9, max_steps=500, max_basis=61, vectors=True
+    )
+    vectors = np.asarray(result.vectors)
+    np.testing.assert_allclose(vectors @ vectors.T, np.eye(4), rtol=0, atol=1e-12)
+    # Rounding of the products is relative to the outlier: 1e8 times 1e-16, some hundred times.
+    np.testing.assert_allclose(result.values, ends(values, 4, 0), rtol=1e-12, atol=1e-6)
+
+
+@pytest.mark.parametrize(("largest", "smallest"), [(1, 0), (0, 1), (2, 2)])
+def test_a_bounded_basis_costs_little(largest: int, smallest: int) -> None:
+    """A third of the spare rows is kept at each end that is wanted, not only the wanted vectors."""
+    options: dict[str, Any] = {"largest": largest, "smallest": smallest, "tolerance": 1e-9, "max_steps": 2000}
+    start, steps = random_start(200), []
+    for max_basis in (200, 16):
+        steps.append(extreme_eigenvalues(diagonal(SPREAD), start, max_basis=max_basis, **options).steps)
+    assert steps[0] <= steps[1] <= 1.4 * steps[0]  # measured: 1.06 to 1.28; without the spare rows 1.6 to 2
+
+
+@pytest.mark.parametrize("max_basis", [100, 6], ids=["one basis", "restarts"])
+def test_asymmetry_tells_rounding_from_a_wrong_operator(max_basis: int) -> None:
+    """It never exceeds ``||A - A^T||``, and sees a skew part of 1e-4 of the operator's size."""
+    matrix, start = random_symmetric(40), random_start(40, 1)
+    size = np.abs(np.linalg.eigvalsh(matrix)).max()
+    skew = np.triu(np.random.default_rng(2).normal(size=(40, 40)), 1)
+    skew = 1e-4 * size * (skew - skew.T) / np.linalg.norm(skew - skew.T, 2)
+    options: dict[str, Any] = {"tolerance": 1e-3, "max_basis": max_basis}
+    assert extreme_eigenvalues(lambda v: matrix @ v, start, **options).asymmetry < 1e-13
+    found = extreme_eigenvalues(lambda v: (matrix + skew) @ v, start, **options)
+    assert 1e-6 < found.asymmetry < 2.01e-4 * size / np.abs(found.values).max()

@@ -1,0 +1,119 @@
+"""A user's own per-example loss, per-example gradients, and the naming of what is not finite."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxfair
+from jaxfair.curvature import spectrum
+from jaxfair.curvature.operators import GIGABYTE, GroupOperator, as_pytree, make_plan, per_example_gradient_norms
+from jaxfair.curvature.spectrum import group_curvature
+from jaxfair.errors import JaxfairError
+
+N, FEATURES, OUTPUTS = 11, 4, 3
+RNG = np.random.default_rng(0)
+INPUTS, TARGETS = RNG.normal(size=(N, FEATURES)), RNG.normal(size=(N, OUTPUTS))
+PARAMS = {"hidden": RNG.normal(size=(FEATURES, FEATURES)), "out": RNG.normal(size=(FEATURES, OUTPUTS))}
+GROUP = np.arange(N) % 2
+WEIGHTS = (np.arange(2)[:, None] == GROUP) / np.bincount(GROUP)[:, None]
+
+
+def network(params: Any, x: Any) -> jax.Array:
+    return jnp.tanh(x @ params["hidden"]) @ params["out"]
+
+
+def linear(params: Any, x: Any) -> jax.Array:
+    return x @ params
+
+
+def squared(outputs: jax.Array, y: jax.Array) -> jax.Array:
+    return jnp.sum((outputs - y) ** 2, axis=-1)
+
+
+def as_given(outputs: jax.Array, y: jax.Array) -> jax.Array:
+    return outputs
+
+
+@pytest.mark.usefixtures("float64")
+def test_squared_error_against_its_closed_form() -> None:
+    """Of a linear model: the Hessian of the mean is ``2 X^T X / n`` for every output, and so is Gauss-Newton's."""
+    params = jnp.asarray(PARAMS["out"])
+    found = group_curvature(linear, params, INPUTS, TARGETS, WEIGHTS, loss=squared, tolerance=1e-12)
+    for g, weight in enumerate(WEIGHTS):
+        second = 2 * INPUTS.T @ (weight[:, None] * INPUTS)
+        residual = INPUTS @ PARAMS["out"] - TARGETS
+        assert found.top_eigenvalue[g] == pytest.approx(np.linalg.eigvalsh(second)[-1], rel=1e-10)
+        assert found.loss[g] == pytest.approx(weight @ (residual**2).sum(axis=1), rel=1e-12)
+        gradient = 2 * INPUTS.T @ (weight[:, None] * residual)
+        assert found.gradient_norm[g] == pytest.approx(np.linalg.norm(gradient), rel=1e-12)
+        for kind in ("hessian", "gauss_newton"):
+            plan = make_plan(
+                as_pytree(linear), params, INPUTS, TARGETS, kind=kind, count=6, chunk_size=4, memory=0, loss=squared
+            )
+            operator = GroupOperator(linear, params, INPUTS, TARGETS, weight, plan, kind=kind, loss=squared)
+            product = np.asarray(operator(np.arange(12.0))).reshape(FEATURES, OUTPUTS)
+            np.testing.assert_allclose(product, second @ np.arange(12.0).reshape(FEATURES, OUTPUTS), rtol=1e-10)
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_loss_that_is_no_function_of_outputs() -> None:
+    """``logits_fn`` computes it from inputs and labels; the Hessian is that of the plain way."""
+
+    def whole(params: Any, both: Any) -> jax.Array:
+        return squared(network(params, both[0]), both[1])
+
+    params = jax.tree.map(jnp.asarray, PARAMS)
+    plain = group_curvature(network, params, INPUTS, TARGETS, WEIGHTS, loss=squared, tolerance=1e-10, bottom=True)
+    other = group_curvature(
+        whole, params, (INPUTS, TARGETS), np.zeros(N), WEIGHTS, loss=as_given, tolerance=1e-10, bottom=True
+    )
+    for name in ("loss", "gradient_norm", "top_eigenvalue", "bottom_eigenvalue"):
+        np.testing.assert_allclose(getattr(other, name), getattr(plain, name), rtol=1e-8, err_msg=name)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("chunk_size", [None, 1, 3, 11, 50])
+def test_per_example_gradient_norms(chunk_size: int | None) -> None:
+    """Against one gradient after another."""
+    params, label = jax.tree.map(jnp.asarray, PARAMS), np.arange(N) % OUTPUTS
+
+    def loss(params: Any, i: int) -> jax.Array:
+        return -jax.nn.log_softmax(network(params, INPUTS[i]))[label[i]]
+
+    gradients = [jax.grad(loss)(params, i) for i in range(N)]
+    expected = [np.sqrt(sum((np.asarray(leaf) ** 2).sum() for leaf in jax.tree.leaves(g))) for g in gradients]
+    found = per_example_gradient_norms(network, params, INPUTS, label, chunk_size=chunk_size)
+    assert found.shape == (N,)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_what_is_not_finite_is_named_by_group_and_chunk() -> None:
+    """Group 1 has the odd examples 1, 3, 5, 7, 9 in chunks of two: the seventh is in its second chunk."""
+    params, x = jax.tree.map(jnp.float32, PARAMS), INPUTS.astype(np.float32).copy()
+    x[7] = np.inf  # tanh is finite there, its derivative times infinity is not
+    with pytest.raises(JaxfairError, match=r"group 1 is not finite in chunk 2 of 3 \(among examples 5 to 7\)"):
+        group_curvature(network, params, x, np.arange(N) % OUTPUTS, WEIGHTS, chunk_size=2)
+
+
+def test_the_report_takes_a_loss() -> None:
+    """Margin loss of a user: the report's loss is its mean, and accuracy stays what it is."""
+
+    def smooth(logits: jax.Array, y: jax.Array) -> jax.Array:
+        return 2 * jaxfair.losses.cross_entropy(logits, y)
+
+    params, label = jax.tree.map(jnp.float32, PARAMS), np.arange(N) % OUTPUTS
+    x = INPUTS.astype(np.float32)
+    once = jaxfair.group_report(network, params, x, label, GROUP)
+    twice = jaxfair.group_report(network, params, x, label, GROUP, loss=smooth, memory=GIGABYTE)
+    for name, factor in {"loss": 2, "gradient_norm": 2, "top_eigenvalue": 2, "accuracy": 1}.items():
+        np.testing.assert_allclose(getattr(twice, name), factor * getattr(once, name), rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(("start", "stop", "words"), [("zero", "error", "start 'zero'"), ("random", "no", "stop 'no'")])
+def test_unknown_options_are_refused(start: str, stop: str, words: str) -> None:
+    """Called without the tests' type checker, which refuses them on its own."""
+    with pytest.raises(JaxfairError, match=f"There is no {words}; give "):
+        spectrum._check_options(start, stop)

@@ -1,0 +1,290 @@
+"""The cache on disk: found again, safe against other processes, kills and damage, and never a must."""
+
+import errno
+import json
+import multiprocessing
+import os
+import signal
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jaxfair.data import cache as store
+from jaxfair.data import sources
+from jaxfair.errors import JaxfairError
+
+KEY = {"source": "a", "size": [2, 3], "options": {"x": 1, "y": None}}
+IMAGES = np.random.default_rng(0).integers(0, 256, (7, 2, 3, 1)).astype(np.uint8)
+LABEL = np.arange(7, dtype=np.int32)
+
+
+def build(allocate: store.Allocate) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    allocate(IMAGES.shape)[:] = IMAGES
+    return {"label": LABEL}, {"title": "made", "size": (2, 3)}
+
+
+def no_build(allocate: store.Allocate) -> Any:
+    raise AssertionError("is in the cache, yet built again")
+
+
+def assert_whole(entry: store.Entry) -> None:
+    assert sorted(entry.arrays) == ["images", "label"]
+    np.testing.assert_array_equal(entry.arrays["images"], IMAGES)
+    np.testing.assert_array_equal(entry.arrays["label"], LABEL)
+    assert entry.record == {"title": "made", "size": [2, 3]}
+    assert entry.arrays["images"].dtype == np.uint8
+    assert not entry.arrays["images"].flags.writeable
+
+
+def entry_folder(root: Path) -> Path:
+    (only,) = root.iterdir()
+    return only
+
+
+def test_what_was_built_is_found_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "new" / "cache"
+    for how in (build, no_build):
+        entry = store.load_or_build(root, KEY, how)
+        assert_whole(entry)
+        assert isinstance(entry.arrays["images"], np.memmap)
+        assert entry.folder == entry_folder(root)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_order_of_the_key_does_not_matter_and_its_content_does(tmp_path: Path) -> None:
+    store.load_or_build(tmp_path, KEY, build)
+    turned = {"options": {"y": None, "x": 1}, "size": (2, 3), "source": "a"}
+    assert_whole(store.load_or_build(tmp_path, turned, no_build))
+    with pytest.raises(AssertionError, match="built again"):
+        store.load_or_build(tmp_path, KEY | {"size": [3, 2]}, no_build)
+
+
+def test_a_build_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    def broken(allocate: store.Allocate) -> Any:
+        allocate((7, 2, 3, 1))[:3] = 1
+        raise OSError(errno.ENOSPC, "of the build's own")
+
+    with pytest.raises(OSError, match="own"):
+        store.load_or_build(tmp_path, KEY, broken)
+    assert not list(tmp_path.iterdir())
+
+
+DAMAGE = {
+    "a bit flipped": ("images.npy", lambda p: p.write_bytes(p.read_bytes()[:-1] + bytes([p.read_bytes()[-1] ^ 1]))),
+    "cut short": ("images.npy", lambda p: p.write_bytes(p.read_bytes()[:-1])),
+    "empty": ("label.npy", lambda p: p.write_bytes(b"")),
+    "array missing": ("label.npy", Path.unlink),
+    "images missing": ("images.npy", Path.unlink),
+    "entry missing": ("entry.json", Path.unlink),
+    "entry cut short": ("entry.json", lambda p: p.write_bytes(p.read_bytes()[:-9])),
+    "entry of another kind": ("entry.json", lambda p: p.write_text("[]")),
+    "record changed": ("entry.json", lambda p: p.write_text(p.read_text().replace("made", "fake"))),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_entry_is_reported_in_one_line_and_built_again(
+    damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.load_or_build(tmp_path, KEY, build)
+    name, spoil = DAMAGE[damage]
+    spoil(entry_folder(tmp_path) / name)
+    assert_whole(store.load_or_build(tmp_path, KEY, build))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "damaged" in line
+    assert (name in line) == (damage not in ("entry missing", "entry cut short", "entry of another kind"))
+    assert_whole(store.load_or_build(tmp_path, KEY, no_build))
+    assert capsys.readouterr().err == ""
+    assert entry_folder(tmp_path).name.isalnum()  # nothing else is left
+
+
+def build_together(root: str, barrier: Any) -> None:
+    def slow(allocate: store.Allocate) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        result = build(allocate)
+        barrier.wait(60)  # both have filled their images, and neither has published them
+        return result
+
+    assert_whole(store.load_or_build(Path(root), KEY, slow))
+
+
+def read_until_it_is_there(root: str, missed: Any) -> None:
+    def miss(allocate: store.Allocate) -> Any:
+        missed.set()
+        raise FileNotFoundError
+
+    while True:
+        try:
+            return assert_whole(store.load_or_build(Path(root), KEY, miss))
+        except FileNotFoundError:
+            pass
+
+
+def test_two_processes_build_at_once_and_a_third_reads(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    context = multiprocessing.get_context("spawn")
+    barrier, missed = context.Barrier(3), context.Event()
+    jobs = [context.Process(target=build_together, args=(str(tmp_path), barrier), daemon=True) for _ in range(2)]
+    jobs.append(context.Process(target=read_until_it_is_there, args=(str(tmp_path), missed), daemon=True))
+    for job in jobs:
+        job.start()
+    assert missed.wait(60)
+    barrier.wait(60)
+    for job in jobs:
+        job.join(60)
+    assert [job.exitcode for job in jobs] == [0, 0, 0]
+    assert capfd.readouterr().err == ""
+    assert entry_folder(tmp_path).name.isalnum()
+
+
+def build_and_hang(root: str, started: Any) -> None:
+    def hang(allocate: store.Allocate) -> Any:
+        allocate(IMAGES.shape)[:3] = 9
+        started.set()
+        time.sleep(600)
+
+    store.load_or_build(Path(root), KEY, hang)
+
+
+def test_a_killed_build_is_built_again_and_removed_when_old_but_never_one_in_use(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    started = context.Event()
+    job = context.Process(target=build_and_hang, args=(str(tmp_path), started), daemon=True)
+    job.start()
+    assert started.wait(60)
+    (place,) = tmp_path.iterdir()
+
+    def grow_old() -> None:
+        then = time.time() - 2 * store.ABANDONED
+        os.utime(place, times=(then, then))
+
+    grow_old()
+    assert_whole(store.load_or_build(tmp_path, KEY, build))
+    assert place.exists()  # old, but its process lives
+    os.kill(job.pid or 0, signal.SIGKILL)
+    job.join(60)
+    os.utime(place)
+    store.load_or_build(tmp_path, KEY | {"source": "b"}, build)
+    assert place.exists()  # its process is dead, but it may be another machine's
+    grow_old()
+    store.load_or_build(tmp_path, KEY | {"source": "c"}, build)
+    assert not place.exists()
+    assert len(list(tmp_path.iterdir())) == 3
+    assert_whole(store.load_or_build(tmp_path, KEY, no_build))
+
+
+def refuse(number: int) -> Any:
+    def refused(*_: Any, **__: Any) -> Any:
+        raise OSError(number, os.strerror(number))
+
+    return refused
+
+
+@pytest.mark.parametrize(
+    ("where", "number"),
+    [
+        ("pathlib.Path.mkdir", errno.EROFS),
+        ("pathlib.Path.mkdir", errno.EACCES),
+        ("numpy.lib.format.open_memmap", errno.ENOSPC),
+        ("os.posix_fallocate", errno.ENOSPC),
+        ("numpy.save", errno.ENOSPC),
+        ("os.fsync", errno.EIO),
+        ("pathlib.Path.rename", errno.EACCES),
+    ],
+)
+def test_a_cache_that_cannot_be_written_is_reported_in_one_line_and_not_used(
+    where: str, number: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if where == "os.posix_fallocate" and not hasattr(os, "posix_fallocate"):
+        pytest.skip("needs os.posix_fallocate")
+
+    def build_in_little_space(allocate: store.Allocate) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        result = build(allocate)
+        assert len(list(tmp_path.glob("*/images.npy"))) == (where not in in_memory)
+        return result
+
+    in_memory = ("pathlib.Path.mkdir", "numpy.lib.format.open_memmap", "os.posix_fallocate")
+    with monkeypatch.context() as patch:
+        patch.setattr(where, refuse(number))
+        entry = store.load_or_build(tmp_path, KEY, build_in_little_space)
+    assert_whole(entry)
+    assert entry.folder is None
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"'{tmp_path}' cannot be written ({os.strerror(number)})" in line
+    assert not list(tmp_path.iterdir())
+    assert_whole(entry)
+
+
+def test_a_file_in_the_place_of_the_cache_and_no_cache_at_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cache").write_text("a file")
+    for root in (tmp_path / "cache", tmp_path / "cache" / "below"):
+        assert_whole(store.load_or_build(root, KEY, build))
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"'{root}' cannot be written" in line
+    assert_whole(store.load_or_build(None, KEY, build))
+    assert capsys.readouterr().err == ""
+
+
+def test_a_file_system_that_cannot_reserve_space_gets_zeros(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "posix_fallocate", refuse(errno.EOPNOTSUPP), raising=False)
+    shape = (3, 700, 701, 1)  # more than one block, and no multiple of it
+
+    def mostly_empty(allocate: store.Allocate) -> Any:
+        images = allocate(shape)
+        assert isinstance(images, np.memmap)
+        images[-1, -1, -1] = 5
+        assert Path(str(images.filename)).stat().st_blocks * 512 >= images.nbytes
+        return {}, {}
+
+    images = store.load_or_build(tmp_path, KEY, mostly_empty).arrays["images"]
+    assert (images.shape, images.sum(), images[-1, -1, -1, 0]) == (shape, 5, 5)
+
+
+def test_images_for_which_there_is_no_room_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "posix_fallocate", refuse(errno.ENOSPC), raising=False)
+    monkeypatch.setattr(np, "zeros", lambda *_: (_ for _ in ()).throw(MemoryError))
+    with pytest.raises(JaxfairError, match=r"decoded images take 2\.0 GB, .*set JAXFAIR_CACHE"):
+        store.load_or_build(tmp_path, KEY, lambda allocate: allocate((2_000_000, 20, 50, 1)))  # pyright: ignore
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_default_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("JAXFAIR_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert store.default_cache() == tmp_path / "home" / ".cache" / "jaxfair" / "data"
+    monkeypatch.setenv("XDG_CACHE_HOME", "not/absolute")
+    assert store.default_cache() == tmp_path / "home" / ".cache" / "jaxfair" / "data"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert store.default_cache() == tmp_path / "xdg" / "jaxfair" / "data"
+    monkeypatch.setenv("JAXFAIR_CACHE", str(tmp_path / "mine"))
+    assert store.default_cache() == tmp_path / "mine"
+    assert store.user_folder("compiled") == tmp_path / "xdg" / "jaxfair" / "compiled", "images alone have their own"
+    assert sources.default_data_dir() == tmp_path / "xdg" / "jaxfair" / "datasets"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_user_without_a_home_has_a_cache_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the folder for temporary files, where no compiled program is kept: others could put one there."""
+
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("JAXFAIR_CACHE", "JAXFAIR_DATA", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    assert store.user_folder("compiled") is None
+    assert store.default_cache() == Path(tempfile.gettempdir()) / "jaxfair" / "data"
+    assert sources.default_data_dir() == Path("datasets")
+
+
+def test_the_entry_says_what_it_is_of(tmp_path: Path) -> None:
+    entry = store.load_or_build(tmp_path, KEY, build)
+    assert entry.folder is not None
+    content = json.loads((entry.folder / "entry.json").read_text())
+    assert (content["key"], content["record"]["title"]) == (KEY, "made")
+    assert sorted(content["files"]) == ["images.npy", "label.npy"]

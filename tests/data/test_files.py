@@ -1,0 +1,134 @@
+"""Folder, archive and file as one view: equal contents, sentences for what is not there, identity."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from jaxfair.data.files import Files, identity, open_files
+from jaxfair.errors import JaxfairError
+from tests.packing import ARCHIVES, CONTENTS, JUNK, everything, packed, zipped
+from tests.real_data import needs
+
+
+@pytest.mark.parametrize("kind", ["folder", *ARCHIVES])
+def test_every_form_of_one_set_gives_the_same_files(tmp_path: Path, kind: str) -> None:
+    with open_files(packed(tmp_path, kind, CONTENTS | JUNK)) as view:
+        assert view.names == tuple(sorted(CONTENTS) if kind == "folder" else CONTENTS)
+        assert {name: view.read(name) for name in reversed(view.names)} == CONTENTS
+        wanted = ["table.csv", "set/b/2.txt", "table.csv"]
+        in_order = [name for name in view.names if name in wanted]
+        assert list(view.stream(wanted)) == [(name, CONTENTS[name]) for name in in_order]
+
+
+def test_one_file_is_a_view_of_one_name(tmp_path: Path) -> None:
+    path = tmp_path / "train.npz"
+    path.write_bytes(b"abc")
+    assert everything(path) == {"train.npz": b"abc"}
+
+
+def test_archives_inside_are_named(tmp_path: Path) -> None:
+    inner = {"a/one.ZIP": b"-", "b.tar.gz": b"-", "c.7z": b"-", "images.gz": b"-", "zip": b"-"}
+    with open_files(packed(tmp_path, "zip", inner)) as view:
+        assert view.archives == ("a/one.ZIP", "b.tar.gz", "c.7z")
+
+
+def test_streams_are_lazy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    view = Files(tmp_path, "abc", lambda name: read.append(name) or b"")
+    stream = view.stream("abc")
+    assert read == []
+    next(stream)
+    assert read == ["a"]
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "nothing", ""])
+def test_only_listed_names_are_read(tmp_path: Path, name: str) -> None:
+    (tmp_path / "x").write_bytes(b"secret")
+    with open_files(packed(tmp_path, "folder", CONTENTS)) as view:
+        with pytest.raises(JaxfairError, match=f"There is no file '{name}' in .*which holds 5, such as"):
+            view.read(name)
+        with pytest.raises(JaxfairError, match="There is no file"):
+            list(view.stream([name]))
+
+
+def test_a_folder_may_link_to_files_and_folders_elsewhere(tmp_path: Path) -> None:
+    folder = packed(tmp_path, "folder", {"a/1.txt": b"1"})
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "2.txt").write_bytes(b"2")
+    (folder / "linked.txt").symlink_to(other / "2.txt")
+    (folder / "b").symlink_to(other)
+    (folder / "c").symlink_to(other)
+    (folder / "a" / "up").symlink_to(folder)
+    assert everything(folder) == {"a/1.txt": b"1", "b/2.txt": b"2", "c/2.txt": b"2", "linked.txt": b"2"}
+    (folder / "lost").symlink_to(other / "3.txt")
+    with pytest.raises(JaxfairError, match="lost is a link to nothing"):
+        open_files(folder)
+
+
+def test_what_is_not_there_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for use in (open_files, identity):
+        with pytest.raises(JaxfairError, match=r"There is no file or folder .*nowhere\.zip"):
+            use(tmp_path / "nowhere.zip")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "empty.zip").touch()
+    for name in ("folder", "junk.zip"):
+        zipped(tmp_path / "junk.zip", JUNK)
+        with pytest.raises(JaxfairError, match=f"{name} holds no files"):
+            open_files(tmp_path / name)
+    with pytest.raises(JaxfairError, match=r"empty\.zip is empty"):
+        open_files(tmp_path / "empty.zip")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # tests may run as root, who may read everything
+    with pytest.raises(JaxfairError, match="cannot be read; ask for permission"):
+        open_files(tmp_path / "junk.zip")
+
+
+def test_a_file_that_goes_away_is_one_sentence(tmp_path: Path) -> None:
+    folder = packed(tmp_path, "folder", CONTENTS)
+    with open_files(folder) as view:
+        (folder / "table.csv").unlink()
+        with pytest.raises(JaxfairError, match=r"'table\.csv' in .* cannot be read: No such file"):
+            view.read("table.csv")
+
+
+def test_identity_changes_with_the_source(tmp_path: Path) -> None:
+    folder, archive = packed(tmp_path, "folder", CONTENTS), packed(tmp_path, "zip", CONTENTS)
+    seen = [identity(folder), identity(archive)]
+    (folder / ".DS_Store").touch()
+    assert [identity(folder), identity(archive)] == seen
+
+    def changed(path: Path) -> bool:
+        seen.append(identity(path))
+        return len(set(seen)) == len(seen)
+
+    os.utime(folder / "set/a/1.txt", ns=(1, 1))
+    assert changed(folder)
+    (folder / "table.csv").rename(folder / "tables.csv")
+    assert changed(folder)
+    status = (folder / "tables.csv").stat()
+    (folder / "tables.csv").write_bytes(b"longer" * 1000)
+    os.utime(folder / "tables.csv", ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert changed(folder)
+    (folder / "new.csv").touch()
+    assert changed(folder)
+    os.utime(archive, ns=(1, 1))
+    assert changed(archive)
+    assert changed(archive.rename(tmp_path / "b.zip"))
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "first"),
+    [
+        ("utkface_64.zip", 23_707, "UTKFace/"),
+        ("cifar10_jpg.tar.gz", 60_000, "t"),
+        ("celeba_10k_89x109.tar.gz", 10_001, ""),
+    ],
+)
+def test_real_archives_open(name: str, count: int, first: str) -> None:
+    with open_files(needs(name)) as view:
+        images = [name for name in view.names if name.endswith(".jpg")]
+        assert len(view.names) == count
+        assert view.names[0].startswith(first)
+        chosen = images[:: len(images) // 50]
+        assert [name for name, data in view.stream(chosen) if data.startswith(b"\xff\xd8")] == chosen

@@ -1,0 +1,150 @@
+"""Arrays in an .npz file: columns by name, and one sentence for each file that is not as expected."""
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jaxfair.data.columns import Column
+from jaxfair.data.layouts import arrays
+from jaxfair.errors import JaxfairError
+
+IMAGES = np.arange(4 * 5 * 6 * 3).reshape(4, 5, 6, 3).astype(np.uint8)
+OBJECTS = np.array(["a", None, "b", 1], dtype=object)
+
+
+def save(folder: Path, **content: Any) -> Path:
+    np.savez(folder / "set.npz", **content)
+    return folder / "set.npz"
+
+
+def values(column: Column) -> list[str]:
+    return [column.names[code] for code in column.codes]
+
+
+@pytest.mark.parametrize(
+    ("images", "size"),
+    [(IMAGES, (5, 6, 3)), (IMAGES[..., :1], (5, 6, 1)), (IMAGES[..., 0], (5, 6, 1)), (IMAGES[:, :1], (1, 6, 3))],
+)
+def test_rows_are_streamed_in_order(tmp_path: Path, images: np.ndarray, size: tuple[int, int, int]) -> None:
+    index = arrays.read(save(tmp_path, images=images))
+    assert (index.size, len(index.names), index.names[3], index.title) == (size, 4, "image 3 of set.npz", "set.npz")
+    for _ in range(2):  # each call starts anew
+        rows, pixels = zip(*index.stream(), strict=True)
+        assert rows == (0, 1, 2, 3)
+        np.testing.assert_array_equal(np.stack(pixels), images)
+        assert pixels[0].dtype == np.uint8
+
+
+@pytest.mark.parametrize("save_as", [np.savez, np.savez_compressed])
+def test_every_other_array_is_a_column(tmp_path: Path, save_as: Any) -> None:
+    columns = {
+        "age": np.array([10, 9, 10, 2]),
+        "male": np.array([True, False, False, True]),
+        "race": np.array(["White", "", "Black", "Asian"]),
+        "code": np.array([b"x", b"y", b"x", b"y"]),
+        "score": np.array([1, 2, np.nan, 2], np.float32),
+    }
+    save_as(tmp_path / "set.npz", images=IMAGES, **columns)
+    index = arrays.read(tmp_path / "set.npz")
+    assert list(index.columns) == list(columns)
+    assert index.columns["age"].names == ("2", "9", "10")
+    assert values(index.columns["age"]) == ["10", "9", "10", "2"]
+    assert values(index.columns["male"]) == ["True", "False", "False", "True"]
+    assert index.columns["race"].codes.tolist() == [2, -1, 1, 0]
+    assert values(index.columns["code"]) == ["x", "y", "x", "y"]
+    assert (index.columns["score"].names, index.columns["score"].codes.tolist()) == (("1", "2"), [0, 1, -1, 1])
+    assert index.split is None
+
+
+@pytest.mark.parametrize("dtype", [str, bytes])
+def test_an_array_split_is_the_split(tmp_path: Path, dtype: type) -> None:
+    index = arrays.read(save(tmp_path, images=IMAGES, split=np.array(["val", "train", "test", "train"], dtype)))
+    assert index.split is not None
+    assert values(index.split) == ["validation", "train", "test", "train"]
+    assert values(index.columns["split"]) == ["val", "train", "test", "train"]
+
+
+def test_an_array_split_of_other_values_is_a_column(tmp_path: Path) -> None:
+    index = arrays.read(save(tmp_path, images=IMAGES, split=np.array([0, 1, 2, 0])))
+    assert (index.split, index.columns["split"].names) == (None, ("0", "1", "2"))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"image": IMAGES}, "no array 'images' but image; save the images as uint8"),
+        ({}, "no array 'images' but nothing"),
+        ({"images": IMAGES / 255}, r"type float64 from 0.0 to 1.0; save np.rint\(images \* 255\).astype\(np.uint8\)"),
+        ({"images": IMAGES > 0}, r"type bool from False to True; save np.rint\(images \* 255\)"),
+        ({"images": IMAGES.astype(int)}, r"type int64 from 0 to 255; save images.astype\(np.uint8\)"),
+        ({"images": IMAGES * 1.0}, r"type float64 from 0.0 to 255.0; save images.astype"),
+        ({"images": IMAGES / 255 - 0.5}, "type float64 from -0.5 to 0.5; scale them to 0 to 255"),
+        ({"images": IMAGES.astype(int) + 1}, "type int64 from 1 to 256; scale them to 0 to 255"),
+        ({"images": IMAGES * np.nan}, "type float64 from nan to nan; scale them"),
+        ({"images": IMAGES.astype(str)}, "type <U3; save them as uint8"),
+        (
+            {"images": IMAGES.transpose(0, 3, 1, 2)},
+            r"\(4, 3, 5, 6\), channels first; save images.transpose\(0, 2, 3",
+        ),
+        ({"images": IMAGES[:, :, :, [0, 1, 2, 0]]}, r"shape \(4, 5, 6, 4\); expected \(n, height, width\) or"),
+        ({"images": IMAGES.transpose(1, 2, 3, 0)}, r"shape \(5, 6, 3, 4\); expected"),
+        ({"images": IMAGES.reshape(4, -1)}, r"shape \(4, 90\); expected"),
+        ({"images": IMAGES[:0]}, r"shape \(0, 5, 6, 3\); expected .* none of them 0"),
+        ({"images": IMAGES[:, :0]}, "none of them 0"),
+        (
+            {"images": IMAGES, "age": np.arange(3)},
+            r"'age' of .* shape \(3,\); expected 4 integers, strings or bool",
+        ),
+        ({"images": IMAGES, "age": np.zeros((4, 1), int)}, r"'age' of .* shape \(4, 1\); expected 4"),
+        ({"images": IMAGES, "note": np.array("text")}, r"'note' of .* shape \(\); expected 4"),
+        ({"images": IMAGES, "day": np.zeros(4, "datetime64[D]")}, r"'day' of .* type datetime64\[D\]"),
+        ({"images": IMAGES, "race": OBJECTS}, "Python objects, which is not safe to load; save numbers or strings"),
+        ({"images": OBJECTS}, "Python objects"),
+    ],
+)
+def test_content_is_refused(tmp_path: Path, content: dict[str, Any], words: str) -> None:
+    with pytest.raises(JaxfairError, match=words):
+        arrays.read(save(tmp_path, **content))
+
+
+@pytest.mark.parametrize("size", [0, 3, 100, -200, -1])
+def test_a_file_that_is_cut_short_is_refused(tmp_path: Path, size: int) -> None:
+    path = save(tmp_path, images=IMAGES)
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(JaxfairError, match=r"no .npz file, or is cut short; write it by np.savez\(path, images="):
+        arrays.read(path)
+
+
+def test_a_file_with_a_changed_byte_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path, images=IMAGES)
+    data = bytearray(path.read_bytes())
+    data[200] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(JaxfairError, match=r"no .npz file, or is cut short"):
+        arrays.read(path)
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "one.npy", IMAGES)
+    np.save(tmp_path / "objects.npy", OBJECTS)
+    (tmp_path / "text.npz").write_text("images")
+    with pytest.raises(JaxfairError, match=r"something else than named arrays; write it by np.savez"):
+        arrays.read(tmp_path / "one.npy")
+    with pytest.raises(JaxfairError, match="Python objects"):
+        arrays.read(tmp_path / "objects.npy")
+    with pytest.raises(JaxfairError, match=r"no .npz file"):
+        arrays.read(tmp_path / "text.npz")
+    with pytest.raises(JaxfairError, match=r"cannot be read: No such file or directory; give an .npz file"):
+        arrays.read(tmp_path / "absent.npz")
+    with pytest.raises(JaxfairError, match="cannot be read: Is a directory"):
+        arrays.read(tmp_path)
+
+
+def test_an_archive_of_other_files_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "set.npz", "w") as archive:
+        archive.writestr("cat/1.jpg", b"pixels")
+    with pytest.raises(JaxfairError, match="something else than named arrays"):
+        arrays.read(tmp_path / "set.npz")

@@ -1,0 +1,150 @@
+"""Image folders: classes, official parts, what lies elsewhere, and the same rows from a folder and its archive."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxfair.data import columns
+from jaxfair.data.columns import MISSING, Column, Index, combine, from_values
+from jaxfair.data.files import open_files
+from jaxfair.data.layouts import find, folder
+from jaxfair.errors import JaxfairError
+from tests.layout_sources import check_sources_agree, counts, write
+from tests.real_data import needs
+
+
+def read(root: Path, *names: str) -> Index:
+    with open_files(write(root, {name: name.encode() for name in names})) as files:
+        return folder.read(files)
+
+
+def values(column: Column | None) -> list[str | None]:
+    """Return the value of every row, None where it is missing."""
+    assert column is not None
+    return [None if code == MISSING else column.names[code] for code in column.codes]
+
+
+FLAT = ("dog/2.jpg", "cat/1.PNG", "cat/0.jpeg")
+PARTS = ("train/cat/1.jpg", "train/dog/1.jpg", "test/dog/2.jpg", "val/cat/3.jpg")
+
+
+@pytest.mark.parametrize("prefix", ["", "top/", "two/deep/"])
+def test_the_class_is_the_first_folder_that_is_not_shared(tmp_path: Path, prefix: str) -> None:
+    index = read(tmp_path, *(prefix + name for name in FLAT))
+    assert list(index.names) == [prefix + name for name in ("cat/0.jpeg", "cat/1.PNG", "dog/2.jpg")]
+    assert values(index.columns["class"]) == ["cat", "cat", "dog"]
+    assert (index.split, index.left_out, index.rejected) == (None, (), ())
+    assert index.title == tmp_path.name
+
+
+@pytest.mark.parametrize("prefix", ["", "top/"])
+@pytest.mark.parametrize("validation", ["val", "valid", "validation", "Val"])
+def test_official_parts_become_the_split(tmp_path: Path, prefix: str, validation: str) -> None:
+    index = read(tmp_path, *(prefix + name.replace("val", validation) for name in PARTS))
+    rows = {name.split("/", prefix.count("/"))[-1]: row for row, name in enumerate(index.names)}
+    split, classes = values(index.split), values(index.columns["class"])
+    for name in PARTS:
+        row = rows[name.replace("val", validation)]
+        assert (split[row], classes[row]) == (name.split("/")[0].replace("val", "validation"), name.split("/")[1])
+    assert index.split is not None
+    assert index.split.names == ("train", "test", "validation")
+
+
+def test_one_part_alone_is_no_split(tmp_path: Path) -> None:
+    index = read(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg")
+    assert (values(index.columns["class"]), index.split) == (["cat", "dog"], None)
+
+
+def test_a_class_may_be_named_train(tmp_path: Path) -> None:
+    """Vehicles: bus, car, train."""
+    index = read(tmp_path, "bus/1.jpg", "car/1.jpg", "train/1.jpg")
+    assert (values(index.columns["class"]), index.split) == (["bus", "car", "train"], None)
+
+
+def test_a_single_class_is_left_to_the_caller(tmp_path: Path) -> None:
+    assert values(read(tmp_path, "top/cat/1.jpg", "top/cat/2.jpg").columns["class"]) == ["cat", "cat"]
+
+
+@pytest.mark.parametrize(("prefix", "top"), [("", ""), ("top/", ""), ("train/", "test/cat/9.jpg")])
+def test_images_beside_class_folders_are_rejected(tmp_path: Path, prefix: str, top: str) -> None:
+    names = [prefix + name for name in ("cat/1.jpg", "dog/2.jpg", "stray.jpg")]
+    index = read(tmp_path, *names, *filter(None, [top]))
+    assert [tuple(rejected) for rejected in index.rejected] == [(prefix + "stray.jpg", "lies beside the class folders")]
+    assert sorted(index.names) == sorted([*names[:2], *filter(None, [top])])
+    assert set(values(index.columns["class"])) == {"cat", "dog"}
+
+
+def test_deeper_folders_count_to_their_class_and_are_reported(tmp_path: Path) -> None:
+    index = read(tmp_path, "cat/black/1.jpg", "cat/white/2.jpg", "dog/3.jpg")
+    assert values(index.columns["class"]) == ["cat", "cat", "dog"]
+    (left_out,) = index.left_out
+    assert left_out.name == "2 files (cat/black/1.jpg, cat/white/2.jpg)"
+    assert "below their class folder" in left_out.reason
+
+
+def test_files_that_are_no_images_are_reported_as_one(tmp_path: Path) -> None:
+    index = read(tmp_path, *FLAT, "README.md", "cat/b.txt", "cat/a.csv", "dog/z.npy", "dog/jpg")
+    (left_out,) = index.left_out
+    assert left_out == ("5 files (README.md, cat/a.csv, cat/b.txt, ...)", "no images by their extension")
+    assert len(index.names) == 3
+
+
+def test_hidden_files_of_a_mac_are_no_images(tmp_path: Path) -> None:
+    assert len(read(tmp_path, *FLAT, "cat/._0.jpeg", "__MACOSX/cat/._0.jpeg").names) == 3
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("a.txt", "cat/b.csv"), r"no image among its 2 files \(a.txt, cat/b.csv\); expected folders of classes"),
+        (("1.jpg", "2.jpg"), "no class folders: '1.jpg' lies in none; expected <class>/<image>"),
+        (("train/1.jpg", "test/2.jpg"), "no class folders: 'test/2.jpg' lies in none"),
+        (("train/1.jpg", "train/2.jpg"), "no class folders: 'train/1.jpg' lies in none"),
+        ((*PARTS, "extra/cat/1.jpg"), "'extra' lies beside test and train and val; expected either classes or"),
+    ],
+)
+def test_what_is_no_image_folder_is_refused(tmp_path: Path, names: tuple[str, ...], words: str) -> None:
+    with pytest.raises(JaxfairError, match=words):
+        read(tmp_path, *names)
+
+
+def test_archives_agree_with_their_folder(tmp_path: Path) -> None:
+    """Also where they are stored in other orders; the stream yields each file under its own row."""
+    index = read(tmp_path / "a", *PARTS, "README.md", "stray.png", "train/cat/deep/4.jpg")
+    check_sources_agree(tmp_path / "a", lambda files: folder.read(files)._replace(title=""))
+    assert dict(index.stream()) == {row: name.encode() for row, name in enumerate(index.names)}
+
+
+@given(st.lists(st.sampled_from(["train", "Train", "training", "test", "val", "valid", "validation"]), max_size=8))
+def test_official_split_says_what_the_values_say(cells: list[str]) -> None:
+    meaning = {"Train": "train", "training": "train", "val": "validation", "valid": "validation"}
+    expected = [meaning.get(cell, cell) for cell in cells]
+    split = columns.official_split(from_values(cells))
+    if len(set(expected)) < 2:
+        assert split is None
+    else:
+        assert values(split) == expected
+    assert columns.official_split(from_values(["other", None, "a"])) is None
+    for unknown in ("other", None) if cells else ():
+        with pytest.raises(JaxfairError, match="give train, test or validation to all"):
+            columns.official_split(from_values([*cells, unknown]))
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(1, "1 file (0)"), (3, "3 files (0, 1, 2)"), (4, "4 files (0, 1, 2, ...)")],
+)
+def test_several(count: int, text: str) -> None:
+    assert find.several([str(i) for i in range(count)]) == text
+
+
+def test_cifar10_as_published_folders() -> None:
+    """5,000 images a class in train and 1,000 in test."""
+    with open_files(needs("cifar10_jpg.tar.gz")) as files:
+        index = folder.read(files)
+    assert index.split is not None
+    both = index._replace(columns={"both": combine([index.split, index.columns["class"]])})
+    assert sorted(counts(both, "both").values()) == [1000] * 10 + [5000] * 10
+    assert index.rejected == ()

@@ -1,0 +1,303 @@
+"""Tables of labels: paths, columns, rows that do not fit, and one index from CSV and from Parquet."""
+
+import csv
+import sys
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxfair.data.columns import MISSING, Column, Index, combine
+from jaxfair.data.files import open_files
+from jaxfair.data.layouts import table
+from jaxfair.errors import JaxfairError
+from tests.data.test_layouts_folder import values
+from tests.layout_sources import write
+
+NAMES = ("a.jpg", "b.jpg", "sub/c.jpg", "sub/d e.jpg")
+IMAGES: dict[str, bytes] = dict.fromkeys(NAMES, b"")
+
+
+def read(root: Path, content: str | bytes, path_column: str = "file", name: str = "labels.csv") -> Index:
+    """Read a table of this content beside a folder of NAMES."""
+    write(root / "images", IMAGES)
+    path = root / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    with open_files(root / "images") as files:
+        return table.read(path, files, path_column)
+
+
+ROWS = (("file", "race", "sex"), ("b.jpg", "White", "f"), ("sub/c.jpg", "Black", "m"), ("a.jpg", "White", "m"))
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["plain", "mark"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=["unix", "windows", "mac"])
+def test_columns_by_name_in_the_order_of_the_table(tmp_path: Path, delimiter: str, mark: str, end: str) -> None:
+    index = read(tmp_path, mark + end.join(delimiter.join(row) for row in ROWS) + end)
+    assert list(index.names) == ["b.jpg", "sub/c.jpg", "a.jpg"]
+    assert list(index.columns) == ["race", "sex"]
+    assert values(index.columns["race"]) == ["White", "Black", "White"]
+    assert values(combine([index.columns["race"], index.columns["sex"]])) == ["White & f", "Black & m", "White & m"]
+    assert (index.split, index.rejected, index.title) == (None, (), "images, labels of labels.csv")
+    assert index.left_out == (("1 file (sub/d e.jpg)", "named by no row of labels.csv"),)
+
+
+def test_excel_quotes(tmp_path: Path) -> None:
+    content = 'file;"a;b ""x"""\r\n"sub/d e.jpg";"one\r\nline; two"\r\n"a.jpg";"""q"""\r\n'
+    index = read(tmp_path, content)
+    assert list(index.names) == ["sub/d e.jpg", "a.jpg"]
+    assert values(index.columns['a;b "x"']) == ["one\r\nline; two", '"q"']
+
+
+def test_the_delimiter_is_the_one_that_yields_the_path_column(tmp_path: Path) -> None:
+    index = read(tmp_path, "a,b,c;file\n1,2,3;a.jpg\n")
+    assert values(index.columns["a,b,c"]) == ["1,2,3"]
+
+
+def test_blank_lines_and_columns_without_a_name_are_passed_over(tmp_path: Path) -> None:
+    """Excel and pandas write both."""
+    index = read(tmp_path, "\n, file ,race,,\n0,a.jpg,White,,\n\n1,b.jpg,Black,,\n\n")
+    assert (list(index.names), list(index.columns)) == (["a.jpg", "b.jpg"], ["race"])
+
+
+@pytest.mark.parametrize(
+    ("cell", "name"),
+    [
+        ("./a.jpg", "a.jpg"),
+        ("sub\\c.jpg", "sub/c.jpg"),
+        (".\\sub\\d e.jpg", "sub/d e.jpg"),
+        (" sub//c.jpg ", "sub/c.jpg"),
+        ("sub/../a.jpg", "a.jpg"),
+    ],
+)
+def test_spellings_of_a_path(tmp_path: Path, cell: str, name: str) -> None:
+    assert read(tmp_path, f"file\n{cell}\n").names == [name]
+
+
+@pytest.mark.parametrize("cell", ["/a.jpg", "../a.jpg", "sub/../../a.jpg", "..", "..\\a", "C:\\a", "\\\\host\\a"])
+def test_a_path_that_leads_out_is_refused(tmp_path: Path, cell: str) -> None:
+    with pytest.raises(JaxfairError) as caught:
+        read(tmp_path, f"file\na.jpg\n{cell}\n")
+    assert f"The path '{cell}' in data row 2 of " in str(caught.value)
+    assert "leads out of" in str(caught.value)
+
+
+def test_names_that_look_like_paths_elsewhere_are_found_exactly(tmp_path: Path) -> None:
+    write(tmp_path / "images", {"sub\\x.jpg": b"", "C:y.jpg": b""})
+    assert read(tmp_path, "file\nsub\\x.jpg\nC:y.jpg\n").names == ["sub\\x.jpg", "C:y.jpg"]
+
+
+def test_rows_that_do_not_fit_are_rejected(tmp_path: Path) -> None:
+    """Their cells leave no trace in the columns; rows count from 1 below the header."""
+    rows = ["file,race", "a.jpg,1", "gone.jpg,2", " ,3", "b.jpg,4", "./b.jpg,4", "sub/c.jpg", "sub\\c.jpg,6", "x,7,8"]
+    index = read(tmp_path, "\n".join([*rows, "b.jpg,9"]))
+    assert list(index.names) == ["a.jpg", "sub/c.jpg"]
+    assert index.columns["race"].names == ("1", "6")
+    assert [tuple(rejected) for rejected in index.rejected] == [
+        ("data row 6 of labels.csv", "has 1 cells instead of 2"),
+        ("data row 8 of labels.csv", "has 3 cells instead of 2"),
+        ("data row 3 of labels.csv", "has no path"),
+        ("gone.jpg", "does not exist"),
+        ("b.jpg", "stands in data rows 4, 5 and 9 of labels.csv"),
+    ]
+    assert index.left_out == (("1 file (sub/d e.jpg)", "named by no row of labels.csv"),)
+
+
+def test_missing_cells_stay_rows(tmp_path: Path) -> None:
+    index = read(tmp_path, "file,race,empty\na.jpg,,\nb.jpg,White,\nsub/c.jpg, ,\n")
+    assert index.columns["race"].codes.tolist() == [MISSING, 0, MISSING]
+    assert index.columns["empty"].codes.tolist() == [MISSING] * 3
+
+
+@pytest.mark.parametrize(
+    ("cells", "names"),
+    [
+        (["1.0", "", "10.0"], ("1", "10")),
+        (["0.50", "nan", "1e-05"], ("1e-05", "0.5")),
+        (["1.0", "1", "2"], ("1", "1.0", "2")),
+        (["1.0", "x", "2.0"], ("1.0", "2.0", "x")),
+        (["007", "7", "10"], ("007", "7", "10")),
+        (["1e5", "2e5", "3e5"], ("1e5", "2e5", "3e5")),
+    ],
+)
+def test_only_a_column_of_floats_is_read_as_numbers(tmp_path: Path, cells: list[str], names: tuple[str, ...]) -> None:
+    """The pandas library writes whole numbers with a gap as 1.0; ids and versions keep their spelling."""
+    content = "\n".join(["file,x", *(f"{name},{cell}" for name, cell in zip(NAMES, cells, strict=False))])
+    assert read(tmp_path, content).columns["x"].names == names
+
+
+def test_a_column_split_is_the_split_and_stays_a_column(tmp_path: Path) -> None:
+    index = read(tmp_path, "file,split\na.jpg,valid\nb.jpg,train\nsub/c.jpg,training\n")
+    assert values(index.split) == ["validation", "train", "train"]
+    assert values(index.columns["split"]) == ["valid", "train", "training"]
+
+
+@pytest.mark.parametrize(("cell", "words"), [("", "no value in 1 rows"), ("held", "the value 'held' too")])
+def test_a_split_that_is_not_known_of_all_is_refused(tmp_path: Path, cell: str, words: str) -> None:
+    """It would be lost, and what was held out be trained on."""
+    with pytest.raises(JaxfairError, match=f"says train and validation, but {words}"):
+        read(tmp_path, f"file,split\na.jpg,valid\nb.jpg,train\nsub/c.jpg,{cell}\n")
+
+
+def test_a_column_split_of_other_values_is_a_column(tmp_path: Path) -> None:
+    index = read(tmp_path, "file,split\na.jpg,0\nb.jpg,1\n")
+    assert (index.split, index.columns["split"].names) == (None, ("0", "1"))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "is empty; expected a header and a row an image"),
+        ("\n\n", "is empty; expected"),
+        ("file,race\n", "has a header but no rows"),
+        ("files,race\na.jpg,1\n", r"has no column 'file'; did you mean 'files'\?"),
+        ("x,y\na.jpg,1\n", "has no column 'file'; choose from x, y"),
+        ("x;y\na.jpg;1\n", "choose from x, y"),
+        ("file,race,race\na.jpg,1,2\n", "several columns named 'race'; rename all but one"),
+        ("file,file\na.jpg,b.jpg\n", "several columns named 'file'"),
+        ("file,race\ngone.jpg,1\n", r"can be used \(gone.jpg does not exist\); .* whose first file is 'a.jpg'"),
+        ("file,race\na.jpg\n", r"can be used \(data row 1 of labels.csv has 1 cells instead of 2\)"),
+        ('file,race\na.jpg,"White\nb.jpg,Black\n', "is no CSV from line 2 on: unexpected end .* check the quotes"),
+        ('file,race\na.jpg,"White" x\n', "is no CSV from line 2 on"),
+        (b"\x89PNG\r\n\0\0", "is not text; save it as CSV in UTF-8"),
+        ("file,race\n".encode("utf-16"), "is not text; save it as CSV in UTF-8, or as Parquet"),
+        ("file,race\na.jpg,é\n".encode("latin-1"), "is not UTF-8 text in line 2; save it as CSV in UTF-8"),
+    ],
+)
+def test_a_table_is_refused(tmp_path: Path, content: str | bytes, words: str) -> None:
+    with pytest.raises(JaxfairError, match=words):
+        read(tmp_path, content)
+
+
+def test_an_absent_table_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, IMAGES)
+    with open_files(tmp_path) as files:
+        with pytest.raises(JaxfairError, match=r"cannot be read: No such file or directory; give a CSV or Parquet"):
+            table.read(tmp_path / "labels.csv", files, "file")
+        with pytest.raises(JaxfairError, match="cannot be read: Is a directory"):
+            table.read(tmp_path, files, "file")
+
+
+def test_a_table_within_its_folder_is_no_file_left_out(tmp_path: Path) -> None:
+    write(tmp_path, {"a.jpg": b"", "b.jpg": b"", "labels.csv": b"file\na.jpg\nb.jpg\n"})
+    with open_files(tmp_path) as files:
+        assert table.read(tmp_path / "labels.csv", files, "file").left_out == ()
+
+
+def test_paths_may_leave_out_the_one_folder_of_an_archive(tmp_path: Path) -> None:
+    """And the stream yields each file under its own row, in the archive's order."""
+    (tmp_path / "labels.csv").write_text("file\nb/b.jpg\ntop/a.jpg\ngone.jpg\n")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in ("a.jpg", "b/b.jpg", "f.jpg", "e.jpg", "d/d.jpg", "c.jpg"):
+            archive.writestr(f"top/{name}", name)
+    with open_files(tmp_path / "a.zip") as files:
+        index = table.read(tmp_path / "labels.csv", files, "file")
+        assert list(index.names) == ["top/b/b.jpg", "top/a.jpg"]
+        assert list(index.stream()) == [(1, b"a.jpg"), (0, b"b/b.jpg")]
+        assert index.rejected == (("gone.jpg", "does not exist"),)
+        assert index.left_out[0].name == "4 files (top/c.jpg, top/d/d.jpg, top/e.jpg, ...)"
+
+
+def write_both(root: Path, columns: dict[str, Sequence[Any]]) -> tuple[Path, Path]:
+    """Write the same columns as CSV and as Parquet."""
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table(columns), root / "labels.parquet")
+    with (root / "labels.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+    return root / "labels.csv", root / "labels.parquet"
+
+
+def column_of(length: int) -> st.SearchStrategy[list[Any]]:
+    text = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=4) | st.sampled_from(["1.0", "nan", "2"])
+    kinds = [text, st.integers(-99, 99), st.booleans(), st.floats(width=64, allow_infinity=False)]
+    return st.sampled_from(kinds).flatmap(lambda cell: st.lists(st.none() | cell, min_size=length, max_size=length))
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> dict[str, Sequence[Any]]:
+    cells = st.sampled_from([*NAMES, "./a.jpg", "gone.jpg", "", None])
+    paths = ["a.jpg", *draw(st.lists(cells, max_size=5))]
+    columns = {name: draw(column_of(len(paths))) for name in draw(st.sets(st.sampled_from("xyz"), min_size=1))}
+    return {"file": paths, **columns}
+
+
+def describe(path: Path, root: Path) -> Any:
+    """Return all that an index says, or the sentence of the refusal."""
+    with open_files(root) as files:
+        try:
+            index = table.read(path, files, "file")
+        except JaxfairError as error:
+            return str(error).replace(path.suffix, "")
+    columns = {name: values(column) for name, column in index.columns.items()}
+    notes = [(r.name.replace(path.suffix, ""), r.reason.replace(path.suffix, "")) for r in index.rejected]
+    return list(index.names), columns, notes, len(index.left_out)
+
+
+@settings(max_examples=60)
+@given(tables())
+def test_csv_and_parquet_give_one_index(columns: dict[str, Sequence[Any]]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        root = write(Path(name) / "images", IMAGES)
+        as_csv, as_parquet = write_both(Path(name), columns)
+        assert describe(as_csv, root) == describe(as_parquet, root)
+
+
+def test_parquet_types(tmp_path: Path) -> None:
+    """Bytes, categories, dates and names with a dot; contents of files are not decoded for the other columns."""
+    pyarrow = pytest.importorskip("pyarrow")
+    categories = pyarrow.array(["x", None, "y"]).dictionary_encode()
+    days = pyarrow.array(np.array(["2020-01-02", "NaT", "2020-01-01"], "datetime64[D]"))
+    columns = {
+        "file": [b"a.jpg", b"b.jpg", None],
+        "a.b": categories,
+        "a": days,
+        "c": [{"bytes": b"1"}, {"bytes": b"2"}, {"bytes": b"3"}],
+    }
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table(columns), tmp_path / "labels.parquet")
+    with open_files(write(tmp_path / "images", IMAGES)) as files:
+        index = table.read(tmp_path / "labels.parquet", files, "file")
+    assert list(index.names) == ["a.jpg", "b.jpg"]
+    assert values(index.columns["a.b"]) == ["x", None]
+    assert values(index.columns["a"]) == ["2020-01-02", None]
+    assert len(index.columns["c"].names) == 2
+    assert index.rejected == (("data row 3 of labels.parquet", "has no path"),)
+
+
+@pytest.mark.parametrize(("size", "words"), [(0, "Parquet"), (50, "Parquet: .*; write it again, or as CSV")])
+def test_a_parquet_file_that_is_cut_short_is_refused(tmp_path: Path, size: int, words: str) -> None:
+    _, path = write_both(tmp_path, {"file": ["a.jpg"]})
+    with pytest.raises(JaxfairError, match=words):
+        read(tmp_path, path.read_bytes()[:size], name="labels.parquet")
+
+
+def test_parquet_needs_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(JaxfairError, match=r"needs pyarrow to be read; install 'jaxfair\[parquet\]', or save"):
+        read(tmp_path, b"PAR1", name="labels.pq")
+
+
+def test_only_columns_that_are_looked_up_are_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded = []
+
+    def from_values(cells: Sequence[Any]) -> Column:
+        encoded.append(list(cells))
+        return Column(np.zeros(len(cells), np.int32), ("x",))
+
+    monkeypatch.setattr(table, "from_values", from_values)
+    index = read(tmp_path, "file,x,y\na.jpg,1,2\nb.jpg,3,4\n")
+    assert (len(index.columns), encoded) == (2, [])
+    assert index.columns["y"] is index.columns["y"]
+    assert encoded == [["2", "4"]]

@@ -1,0 +1,165 @@
+"""Collections into data sets: labels, groups, what is dropped and what is refused."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jaxfair.data import columns
+from jaxfair.data.columns import Rejected
+from jaxfair.data.protocol import Collection, Parts, Protocol, make_parts
+from jaxfair.errors import JaxfairError
+
+N = 12
+IMAGES = np.arange(N, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 1), np.uint8)
+SMILE = ["no", "yes"] * 6
+SKIN = ["dark"] * 3 + ["light"] * 9
+SPLIT = ["train"] * 6 + ["test"] * 4 + ["validation"] * 2
+PLAIN = Protocol(("smile",), ("skin",))
+
+
+def collection(**changes: Any) -> Collection:
+    known = {
+        "title": "Smiles",
+        "images": IMAGES,
+        "names": [f"{i}.png" for i in range(N)],
+        "columns": {"smile": columns.from_values(SMILE), "skin": columns.from_values(SKIN)},
+        "split": None,
+        "unreadable": {},
+        "left_out": (),
+        "rejected": (),
+    }
+    return Collection(**(known | changes))
+
+
+def parts(protocol: Protocol = PLAIN, **changes: Any) -> Parts:
+    return make_parts(collection(**changes), protocol, "smiles")
+
+
+def shown(dataset: Any) -> list[int]:
+    """Return which images a set has: every pixel holds the image's number."""
+    return np.asarray(dataset.images)[:, 0, 0, 0].tolist()
+
+
+def test_every_image_keeps_its_label_and_group() -> None:
+    made = parts()
+    assert made.test is None
+    assert made.left_out == ()
+    assert shown(made.train) == list(range(N))
+    assert [made.train.class_names[i] for i in np.asarray(made.train.label)] == SMILE
+    assert [made.train.group_names[i] for i in np.asarray(made.train.group)] == SKIN
+    assert made.train.name == "smiles"
+
+
+def test_intersections_are_groups() -> None:
+    made = parts(Protocol(("smile",), ("skin", "smile"))).train
+    assert made.group_names == ("dark & no", "dark & yes", "light & no", "light & yes")
+    assert made.group_counts.tolist() == [2, 1, 4, 5]
+
+
+def test_rare_groups_are_merged() -> None:
+    made = parts(Protocol(("smile",), ("skin", "smile"), merge_below=3)).train
+    assert dict(zip(made.group_names, made.group_counts.tolist(), strict=True)) == {
+        "light & no": 4,
+        "light & yes": 5,
+        "other": 3,
+    }
+
+
+def test_values_are_dropped_with_their_name() -> None:
+    made = parts(Protocol(("smile",), ("smile",), drop=("skin=dark",))).train
+    assert shown(made) == list(range(3, N))
+
+
+def test_an_official_split_is_kept_and_the_validation_images_are_left_out() -> None:
+    made = parts(Protocol(("smile",), ("smile",)), split=columns.from_values(SPLIT))
+    assert made.test is not None
+    assert (shown(made.train), shown(made.test)) == (list(range(6)), list(range(6, 10)))
+    np.testing.assert_array_equal(made.test.mean, made.train.mean)
+    assert np.asarray(made.train.mean) == pytest.approx(2.5 / 255)
+    assert made.left_out == (Rejected("2 images", "are the validation split"),)
+
+
+def test_validation_images_are_the_test_set_where_there_is_no_other() -> None:
+    everyone = [value.replace("test", "train") for value in SPLIT]
+    made = parts(Protocol(("smile",), ("smile",)), split=columns.from_values(everyone))
+    assert made.test is not None
+    assert shown(made.test) == [10, 11]
+
+
+def test_a_set_of_training_images_alone_is_not_split() -> None:
+    assert parts(split=columns.from_values(["train"] * N)).test is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "rows", "words"),
+    [
+        ({"unreadable": {4: "is cut short"}}, [4], "1 images or rows of Smiles cannot be used: 4.png is cut short;"),
+        (
+            {"columns": {"smile": columns.from_values([None, *SMILE[1:]]), "skin": columns.from_values(SKIN)}},
+            [0],
+            "0.png has no smile",
+        ),
+        ({"rejected": (Rejected("row 17", "does not exist"),)}, [], "row 17 does not exist"),
+        (
+            {"unreadable": dict.fromkeys(range(1, 6), "is empty")},
+            range(1, 6),
+            "5 images .*: 1.png is empty; 2.png is empty; 3.png is empty; and 2 more",
+        ),
+    ],
+)
+def test_what_cannot_be_used_stops_the_run_unless_it_may_be_dropped(changes: Any, rows: Any, words: str) -> None:
+    with pytest.raises(JaxfairError, match=words):
+        parts(**changes)
+    made = parts(dataclasses.replace(PLAIN, allow_dropping=True), **changes)
+    assert shown(made.train) == [i for i in range(N) if i not in rows]
+    assert len(made.left_out) == max(len(rows), 1)
+
+
+def test_an_unreadable_image_that_is_dropped_anyway_stops_nothing() -> None:
+    made = parts(Protocol(("smile",), ("smile",), drop=("skin=dark",)), unreadable={0: "is empty"})
+    assert shown(made.train) == list(range(3, N))
+
+
+def test_a_missing_cell_of_a_column_that_is_not_used_stops_nothing() -> None:
+    known = {"smile": columns.from_values(SMILE), "skin": columns.from_values([None, *SKIN[1:]])}
+    assert len(parts(Protocol(("smile",), ("smile",)), columns=known).train) == N
+
+
+def test_ten_thousand_groups_are_refused_but_can_be_merged() -> None:
+    many = 10_000
+    changes = {
+        "images": np.zeros((many, 1, 1, 1), np.uint8),
+        "names": [str(i) for i in range(many)],
+        "columns": {
+            "smile": columns.from_values(["no", "yes"] * (many // 2)),
+            "person": columns.from_values(["a", "a", *range(2, many)]),
+        },
+    }
+    with pytest.raises(JaxfairError, match=r"group person of Smiles has 9,999 values; .*merge more of them"):
+        parts(Protocol(("smile",), ("person",)), **changes)
+    made = parts(Protocol(("smile",), ("person",), merge_below=2), **changes)
+    assert made.train.group_counts.tolist() == [2, many - 2]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "words"),
+    [
+        (Protocol(("smle",), ("skin",)), "no label column 'smle'; did you mean 'smile'"),
+        (Protocol(("smile",), ("skn",)), "no group column 'skn'; did you mean 'skin'"),
+        (Protocol(("smile",), ("skin",), drop=("skin=drk",)), "'skin' has no value 'drk' to drop; did you mean 'dark'"),
+        (Protocol(("smile",), ("skin",), drop=("sin=dark",)), "no drop column 'sin'; did you mean 'skin'"),
+        (Protocol(("smile",), ("skin",), drop=("smile=no",)), "label smile of Smiles has one value only, 'yes'"),
+        (Protocol(("smile",), ("skin",), drop=("skin=dark",)), "group skin of Smiles has one value only, 'light'"),
+        (Protocol(("smile",), ("skin",), drop=("smile=no", "smile=yes")), "No image of Smiles is left"),
+    ],
+)
+def test_refusals(protocol: Protocol, words: str) -> None:
+    with pytest.raises(JaxfairError, match=words):
+        parts(protocol)
+
+
+def test_an_official_split_without_a_group_is_refused() -> None:
+    with pytest.raises(JaxfairError, match="official test images of Smiles hold none of group dark; drop"):
+        parts(split=columns.from_values(SPLIT))

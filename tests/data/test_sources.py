@@ -1,0 +1,320 @@
+"""Named data sets and the user's own: where they are found, what becomes of them, and what is refused."""
+
+import io
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from jaxfair.data import builders, images, sources
+from jaxfair.data.sources import SourceConfig
+from jaxfair.errors import JaxfairError
+from tests.real_data import needs
+
+AGES = (1, 5, 5, 15, 15, 30, 30, 40, 70, 80)
+
+
+@pytest.fixture(autouse=True)
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Point the cache, the data directory and TFDS's folders into a temporary folder; return the data directory."""
+    monkeypatch.setenv("JAXFAIR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("JAXFAIR_DATA", str(tmp_path / "data"))
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "data").mkdir()
+    return tmp_path / "data"
+
+
+def jpeg(seed: int) -> bytes:
+    """Return a photograph of noise, 48x40."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (48, 40, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG")
+    return file.getvalue()
+
+
+def utkface(path: Path) -> Path:
+    """Write a small UTKFace, races and genders in turn."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for i, age in enumerate(AGES):
+            archive.writestr(f"UTKFace/{age}_{i % 2}_{i % 5}_2017010{i}000000000.jpg.chip.jpg", jpeg(i))
+    return path
+
+
+def test_digits_are_those_of_scikit_learn() -> None:
+    """Grey levels 0 to 16 become 0 to 255, to the nearest level; nothing else changes."""
+    dataset = sources.digits()
+    bunch: Any = load_digits()
+    assert dataset.images.shape == (1797, 8, 8, 1)
+    np.testing.assert_allclose(
+        np.asarray(dataset.images[..., 0]) * (16 / 255), bunch.images, rtol=0, atol=0.5 * 16 / 255
+    )
+    assert len(np.unique(dataset.images)) == 17
+    np.testing.assert_array_equal(dataset.label, bunch.target)
+
+
+def test_the_group_of_a_digit_is_its_class() -> None:
+    dataset = sources.digits()
+    np.testing.assert_array_equal(dataset.group, dataset.label)
+    assert dataset.class_names == dataset.group_names == tuple("0123456789")
+    # As scikit-learn's description and the UCI page of the set have it.
+    assert dataset.group_counts.tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+
+
+def test_digits_by_name() -> None:
+    loaded = sources.load("digits")
+    assert (loaded.train.name, loaded.train.fingerprint()) == ("digits", sources.digits().fingerprint())
+    assert loaded.keep == ()
+    assert sources.load("digits-imbalanced").keep == (0.9,) * 5 + (0.1,) * 5
+    train_set, test_set = loaded.split(test_fraction=0.25, seed=3)
+    assert (len(train_set), len(test_set)) == (1347, 450)
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("utkface-age", {"2-12": 2, "13-17": 2, "18-64": 3, "65+": 2}),
+        ("utkface-age5", {"0-1": 1, "2-12": 2, "13-17": 2, "18-64": 3, "65+": 2}),
+        ("utkface-race", {"White": 2, "Black": 2, "Asian": 2, "Indian": 2, "Other": 2}),
+        ("utkface-gender", {"male": 5, "female": 5}),
+    ],
+)
+def test_the_protocols_of_utkface(places: Path, name: str, counts: dict[str, int]) -> None:
+    utkface(places / "UTKFace.zip")
+    loaded = sources.load(name)
+    train = loaded.train
+    assert loaded.test is None
+    assert train.name == name
+    assert train.image_shape == (32, 32, 3)
+    assert dict(zip(train.group_names, train.group_counts.tolist(), strict=True)) == counts
+    assert train.class_names == train.group_names
+    np.testing.assert_array_equal(train.label, train.group)
+    assert str(places / "UTKFace.zip") in loaded.origin
+
+
+def test_pixels_are_those_of_pillow(tmp_path: Path) -> None:
+    """Stretched to a square by Pillow's bilinear filter, in the order of the files' names."""
+    path = utkface(tmp_path / "faces.zip")
+    found = sources.load(SourceConfig("utkface-gender", path=path, size=24)).train.images
+    with zipfile.ZipFile(path) as archive:
+        for i, name in enumerate(sorted(archive.namelist())):
+            expected = Image.open(io.BytesIO(archive.read(name))).resize((24, 24), Image.Resampling.BILINEAR)
+            np.testing.assert_array_equal(found[i], np.asarray(expected))
+
+
+def test_another_label_and_intersections_as_groups(places: Path) -> None:
+    utkface(places / "UTKFace.zip")
+    config = SourceConfig("utkface-race", label=("gender",), group=("gender", "age"), drop=("age=0-1",))
+    train = sources.load(config).train
+    assert train.class_names == ("male", "female")
+    assert train.group_counts.sum() == 9
+    assert "female & 2-12" in train.group_names
+
+
+def test_images_are_decoded_once(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And again when the size or the files change."""
+    path, calls = utkface(places / "UTKFace.zip"), []
+    real = images.decode_all
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        calls.append(1)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr("jaxfair.data.collect.decode_all", counted)
+    first = sources.load("utkface-race").train
+    again = sources.load("utkface-age5").train
+    assert len(calls) == 1
+    np.testing.assert_array_equal(np.asarray(first.images), np.asarray(again.images))
+    sources.load(SourceConfig("utkface-race", size=16))
+    assert len(calls) == 2
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("UTKFace/30_0_0_20170109000000000.jpg.chip.jpg", jpeg(99))
+    assert len(sources.load("utkface-race").train) == 11
+    assert len(calls) == 3
+
+
+def test_a_named_path_comes_before_the_data_directory_and_that_before_tfds(places: Path, tmp_path: Path) -> None:
+    mine = utkface(tmp_path / "mine.zip")
+    builders.prepare(mine, places / "tfds")
+    assert sources.load("utkface-race").origin.startswith("tfds in ")
+    utkface(places / "UTKFace.zip")
+    assert sources.load("utkface-race").origin == f"utkface in {places / 'UTKFace.zip'}"
+    assert sources.load(SourceConfig("utkface-race", path=mine)).origin == f"utkface in {mine}"
+
+
+def test_tfds_and_the_official_files_give_the_same_set(places: Path, tmp_path: Path) -> None:
+    mine = utkface(tmp_path / "mine.zip")
+    official = sources.load(SourceConfig("utkface-age", path=mine)).train
+    folder = builders.prepare(mine, places / "tfds")
+    for prepared in (sources.load("utkface-age"), sources.load(SourceConfig("utkface-age", path=folder))):
+        assert prepared.train.class_names == official.class_names
+        key = [np.asarray(d.images).reshape(len(d), -1) for d in (prepared.train, official)]
+        orders = [np.lexsort(k.T) for k in key]  # tfds shuffles
+        np.testing.assert_array_equal(key[0][orders[0]], key[1][orders[1]])
+        np.testing.assert_array_equal(prepared.train.label[orders[0]], official.label[orders[1]])
+
+
+def test_a_table_of_ones_own(tmp_path: Path) -> None:
+    """Relative paths, a label, two group columns of which one has a rare value, an official split."""
+    rows = ["path,smile,skin,age,split"]
+    for i in range(12):
+        (tmp_path / f"{i}.jpg").write_bytes(jpeg(i))
+        rows.append(f"{i}.jpg,{'yes' if i % 2 else 'no'},{'dark' if i % 3 else 'light'},{int(i in (9, 11))},train")
+        (tmp_path / f"t{i}.jpg").write_bytes(jpeg(100 + i))
+        rows.append(f"t{i}.jpg,{'yes' if i % 2 else 'no'},{'dark' if i % 3 else 'light'},{int(i in (9, 11))},test")
+    path = tmp_path / "my labels.csv"
+    path.write_text("\n".join(rows))
+    config = SourceConfig("table", path=path, label=("smile",), group=("skin", "age"), merge_below=3, size=8)
+    loaded = sources.load(config)
+    assert loaded.test is not None
+    assert loaded.train.name == "my-labels"
+    assert loaded.train.group_names == ("dark & 0", "light & 0", "other")
+    assert (len(loaded.train), len(loaded.test)) == (12, 12)
+    assert loaded.train.image_shape == (8, 8, 3)
+    assert sources.load(SourceConfig("table", path=path, label=("smile",))).train.group_names == ("no", "yes")
+
+
+def test_a_folder_and_arrays_of_ones_own(tmp_path: Path) -> None:
+    for name in ("cat/a.jpg", "cat/b.jpg", "dog/c.jpg"):
+        (tmp_path / "pets" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "pets" / name).write_bytes(jpeg(len(name)))
+    pets = sources.load(SourceConfig("folder", path=tmp_path / "pets")).train
+    assert (pets.class_names, pets.group_counts.tolist()) == (("cat", "dog"), [2, 1])
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 5, 7, 1), dtype=np.uint8)
+    np.savez(tmp_path / "mine.npz", images=pixels, label=np.arange(6) % 2, group=np.arange(6) % 3)
+    mine = sources.load(SourceConfig("npz", path=tmp_path / "mine.npz")).train
+    np.testing.assert_array_equal(mine.images, pixels)
+    assert mine.group_names == ("0", "1", "2")
+    assert mine.class_names == ("0", "1")
+
+
+def test_the_official_celeba_with_its_images_in_a_zip(places: Path) -> None:
+    folder = places / "celeba"
+    (folder / "Anno").mkdir(parents=True)
+    rows = [f"{i:06}.jpg {1 if i % 2 else -1} {1 if i % 3 else -1}" for i in range(1, 13)]
+    (folder / "Anno" / "list_attr_celeba.txt").write_text("\n".join(["12", "Male Blond_Hair", *rows]))
+    (folder / "list_eval_partition.txt").write_text("\n".join(f"{i:06}.jpg {0 if i < 7 else 2}" for i in range(1, 13)))
+    with zipfile.ZipFile(folder / "img_align_celeba.zip", "w") as archive:
+        for i in range(1, 13):
+            archive.writestr(f"img_align_celeba/{i:06}.jpg", jpeg(i))
+    loaded = sources.load("celeba")
+    assert loaded.test is not None
+    assert (len(loaded.train), len(loaded.test)) == (6, 6)
+    assert loaded.train.group_names[3] == "Male & Blond_Hair"
+    assert loaded.train.group_counts.tolist() == [1, 2, 1, 2]
+    assert loaded.title == "CelebA, 12-image subset"
+
+
+def test_a_zip_in_a_zip_is_named(places: Path, tmp_path: Path) -> None:
+    inner = utkface(tmp_path / "inner.zip")
+    with zipfile.ZipFile(places / "UTKFace.zip", "w") as archive:
+        archive.write(inner, "archive/UTKFace-inner.zip")
+    with pytest.raises(JaxfairError, match=r"holds the archive 'archive/UTKFace-inner.zip': unpack that"):
+        sources.load("utkface-race")
+
+
+def test_unreadable_images_stop_the_run_until_they_may_be_dropped(places: Path) -> None:
+    with zipfile.ZipFile(utkface(places / "UTKFace.zip"), "a") as archive:
+        archive.writestr("UTKFace/30_0_0_20180101000000000.jpg.chip.jpg", jpeg(7)[:500])
+        archive.writestr("UTKFace/30_0_0_20180101000000001.jpg.chip.jpg", b"")
+    with pytest.raises(
+        JaxfairError, match=r"^2 images or rows of UTKFace, 12-image subset cannot be used: .*_20180101000000000"
+    ):
+        sources.load("utkface-race")
+    loaded = sources.load(SourceConfig("utkface-race", allow_dropping=True))
+    assert len(loaded.train) == len(AGES)
+    assert len(loaded.left_out) == 2
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (SourceConfig("digit"), "no data set 'digit'; did you mean 'digits'"),
+        (SourceConfig("utkface"), "did you mean 'utkface-race'|did you mean 'utkface-age'"),
+        (SourceConfig("table"), "'table' has no path"),
+        (SourceConfig("cifar10", size=0), "size is 0"),
+        (SourceConfig("cifar10", path=Path("nowhere")), "no file or folder nowhere"),
+        (SourceConfig("utkface-race"), "no files of 'utkface-race' .*; put the aligned .* into '.*data'"),
+    ],
+)
+def test_refusals(config: SourceConfig, words: str) -> None:
+    with pytest.raises(JaxfairError, match=words):
+        sources.load(config)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "svhn", "celeba"])
+def test_without_files_and_without_tensorflow_the_user_is_told_what_to_do(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(JaxfairError, match=rf"no files of '{name}' .*; put .* or install jaxfair\[tensorflow\]"):
+        sources.load(name)
+
+
+REAL = {
+    "utkface-race": [10077, 4524, 3434, 3975, 1692],
+    "utkface-gender": [12388, 11314],
+    "utkface-age": [2289, 820, 17512, 1958],
+    "utkface-age5": [1123, 2289, 820, 17512, 1958],
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_the_real_utkface(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    cache = tmp_path_factory.getbasetemp() / "utkface"  # decoded once for all of them
+    loaded = sources.load(SourceConfig(name, path=needs("utkface_64.zip")), cache=cache)
+    assert loaded.train.group_counts.tolist() == REAL[name]
+    assert len(loaded.left_out) == 5
+    assert loaded.title == "UTKFace"
+
+
+def test_the_real_celeba() -> None:
+    loaded = sources.load(SourceConfig("celeba", path=needs("celeba_10k_89x109.tar.gz")))
+    counts = dict(zip(loaded.train.group_names, loaded.train.group_counts.tolist(), strict=True))
+    expected = {"not Male & not Blond_Hair": 4412, "not Male & Blond_Hair": 1371, "Male & not Blond_Hair": 4136}
+    assert counts == expected | {"Male & Blond_Hair": 81}
+    assert loaded.title == "CelebA, 10,000-image subset"
+
+
+def test_the_real_svhn_and_cifar10() -> None:
+    svhn = sources.load(SourceConfig("svhn", path=needs("svhn_train1083.tar.gz")))
+    assert svhn.train.group_counts.tolist() == [66, 227, 141, 134, 110, 112, 78, 70, 78, 67]
+    assert svhn.title == "SVHN, 1,083-image subset"
+    cifar = sources.load(SourceConfig("cifar10-imbalanced", path=needs("cifar10_jpg.tar.gz")))
+    assert cifar.test is not None
+    assert cifar.train.group_counts.tolist() == [5000] * 10
+    assert cifar.test.group_counts.tolist() == [1000] * 10
+    assert cifar.keep == sources.IMBALANCE
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (SourceConfig("digits", path=Path("x.zip")), "'digits' takes no path; leave it out, or name another set"),
+        (SourceConfig("digits", size=16), "takes no size"),
+        (SourceConfig("folder", path=Path("x"), image_column="file"), "'folder' takes no image_column"),
+        (SourceConfig("npz", path=Path("x"), images=Path("y")), "'npz' takes no images"),
+        (SourceConfig("utkface-race", merge_below=-3), "below -3 images"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(config: SourceConfig, words: str) -> None:
+    with pytest.raises(JaxfairError, match=words):
+        sources.load(config)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_strings_do_for_paths_and_for_one_column(places: Path) -> None:
+    path: Any = str(utkface(places / "mine.zip"))
+    gender: Any = "gender"
+    loaded = sources.load(SourceConfig("utkface-race", path=path, label=gender))
+    assert loaded.train.class_names == ("male", "female")
+
+
+def test_images_of_which_nothing_is_known_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "bare.npz", images=np.zeros((3, 2, 2, 3), np.uint8))
+    with pytest.raises(JaxfairError, match="no label column 'label', since nothing is known of the images but pixels"):
+        sources.load(SourceConfig("npz", path=tmp_path / "bare.npz"))

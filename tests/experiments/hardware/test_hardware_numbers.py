@@ -1,0 +1,176 @@
+"""The hardware study's numbers in closed form, and its findings made true and false on purpose."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from experiments.hardware import claims
+from experiments.hardware import tables as numbers
+from experiments.hardware.results import Hardware
+from experiments.reporting.verdicts import Missing
+from tests.hardware_study import ALL, BASE, PROFILES, STEPS, changed, make_hardware
+
+
+@pytest.fixture(scope="module")
+def hardware() -> Hardware:
+    return make_hardware(trainings=ALL)
+
+
+def with_losses(reference: Any, profiles: Any, ulps: Any) -> Hardware:
+    """Return one seed of three groups with these losses of the reference, (g,), and of others, (m, g) and (k, g)."""
+    kinds = [(f"p{i}", f"p{i} (native)", "native") for i in range(len(profiles))]
+    groups: dict[str, Any] = {"group_names": "abc", "train_count": (30, 20, 10), "test_count": (40, 40, 40)}
+    made = make_hardware(seeds=1, profiles=kinds, ulps=len(ulps), **groups)
+    made = changed(made, "reference", 0, {"loss": np.array([reference])})
+    for part, values in (("profiles", profiles), ("ulps", ulps)):
+        for i, value in enumerate(values):
+            made = changed(made, part, i, {"loss": np.array([value])})
+    return made
+
+
+def test_the_quantities_of_the_paper_by_hand() -> None:
+    made = with_losses([1.0, 2.0, 3.0], [[1.5, 2.0, 2.0], [1.0, 1.0, 5.0]], [[1.0, 2.0, 3.5]])
+    plain = made.comparisons[0]
+    np.testing.assert_allclose(numbers.delta(plain, plain.profiles), [[0.5, 1.0, 2.0]])
+    np.testing.assert_allclose(numbers.xi(plain, plain.profiles), [1.5])
+    np.testing.assert_allclose(numbers.pair_xi(plain, plain.profiles), [1.5])  # (1 - 0 + 2 - 0) / 2
+    np.testing.assert_allclose(numbers.pair_xi(plain, plain.ulps), [0.5])
+    made = changed(
+        changed(made, "profiles", 0, {}, distance=np.array([3.0])), "profiles", 1, {}, distance=np.array([2.0])
+    )
+    values = {"gradient_norm": [1, 2, 0.1], "top_eigenvalue": [2, 4, 0.2], "top_eigenvalue_residual": [0, 1, 0]}
+    made = changed(made, "reference", 0, {name: np.array([value], float) for name, value in values.items()})
+    np.testing.assert_array_equal(numbers.rho(made.comparisons[0]), [3.0])
+    rows = {row["group"]: row for row in numbers.group_rows(made)}
+    assert [row["delta"] for row in rows.values()] == [0.5, 1.0, 2.0]
+    assert [row["delta_native"] for row in rows.values()] == [0.5, 1.0, 2.0]
+    assert all(np.isnan(row["delta_emulated"]) for row in rows.values())
+    assert [row["delta_ulps"] for row in rows.values()] == [0.0, 0.0, 0.5]
+    # gradient norm times 3, plus half of eigenvalue and residual times 9
+    np.testing.assert_allclose([row["bound"] for row in rows.values()], [3 + 9, 6 + 22.5, 0.3 + 0.9])
+    assert [row["bound_holds"] for row in rows.values()] == [1, 1, 0]
+    assert rows["c"]["tightness"] == pytest.approx(2 / 1.2)
+
+
+def test_a_bound_needs_gradients_of_the_images_whose_loss_it_bounds(hardware: Hardware) -> None:
+    shape = hardware.comparisons[0].reference.groups["loss"].shape
+    other = changed(hardware, "reference", 0, {"curvature_count": np.broadcast_to(hardware.train_count, shape)})
+    with pytest.raises(Missing, match=r"--analysis\.split test"):
+        numbers.bounds(other, other.comparisons[0])
+    (claim,) = [claim for claim in claims.claims(other) if claim.name == "bound_holds"]
+    assert claim.verdict == "not enough data"
+    assert all(np.isnan(row["bound"]) for row in numbers.group_rows(other) if row["training"] == "plain")
+
+
+def test_profiles_are_told_from_controls_and_rejoin_them(hardware: Hardware) -> None:
+    ulps, inside = hardware.comparisons[0].ulps, np.array([0, 1, 1, 1, 1])
+    assert ulps[0].curve is not None
+    curve = np.where(inside, ulps[0].curve, 1.0)
+    made = changed(hardware, "profiles", 0, {}, curve=curve)
+    made = changed(made, "profiles", 1, {}, curve=np.where(inside[::-1], ulps[0].curve, 1.0))
+    made = changed(made, "profiles", 2, {}, curve=None)
+    rows = [row for row in numbers.profile_rows(made) if row["training"] == "plain"]
+    labels = [label for _, label, _ in PROFILES]
+    controls = [f"{BASE}, ulp 1", f"{BASE}, ulp 2", f"{BASE}, repeated", f"{BASE}, other data order"]
+    assert [row["hardware"] for row in rows] == [BASE, *labels, *controls]
+    assert [row["role"] for row in rows] == ["reference", *["profile"] * 3, *["control"] * 4]
+    said = [row["as_far_as_ulps_from_step"] for row in rows]
+    assert said[:4] == ["", "1", "not by the last step", ""]
+    assert said[4:7] == ["", "", "same bits"]
+    assert [row["same_bits_seeds"] for row in rows] == [3, 0, 0, 0, 0, 0, 3, 0]
+    plain = made.comparisons[0]
+    for row, series in zip(rows, plain.every, strict=True):
+        largest = np.abs(series.groups["loss"] - plain.reference.groups["loss"]).max(axis=1)
+        np.testing.assert_allclose(row["largest_loss_difference"], largest.mean())
+    one = plain._replace(ulps=plain.ulps[:1])
+    assert numbers.rejoining(hardware._replace(steps=np.array(STEPS)), one) != {}  # three seeds are three curves
+    assert numbers.rejoining(hardware, plain._replace(ulps=())) == {}
+
+
+def test_spread_is_tested_for_each_profile_and_group(hardware: Hardware) -> None:
+    rows = [row for row in numbers.spread_rows(hardware) if row["training"] == "plain"]
+    assert len(rows) == 2 * 3 * 4
+    plain = hardware.comparisons[0]
+    for name in ("loss", "accuracy"):
+        base = plain.reference.groups[name]
+        control = np.mean([np.abs(u.groups[name] - base) for u in plain.ulps], axis=0)
+        for series in plain.profiles:
+            mine = [row for row in rows if (row["quantity"], row["hardware"]) == (name, series.label)]
+            spread = np.abs(series.groups[name] - base)
+            for row, g in zip(mine, hardware.order, strict=True):
+                assert row["group"] == hardware.group_names[g]
+                excess = spread[:, g] - control[:, g]
+                ends = stats.t.interval(0.95, 2, excess.mean(), stats.sem(excess))
+                found = [row[key] for key in ("spread", "control", "excess", "excess_low", "excess_high")]
+                np.testing.assert_allclose(found, [spread[:, g].mean(), control[:, g].mean(), excess.mean(), *ends])
+                assert 1 / 27 == row["smallest_p_value"] <= row["p_value"] <= row["family_p_value"] <= 1
+
+
+# What makes a finding true, given Delta or differences of (s, g) that rise by this much from the largest group on.
+RISING = np.array([0.2, 0.4, 0.1, 0.3])  # groups of 300, 20, 400 and 100 images
+BORNE_OUT: dict[str, Callable[[Hardware, float], Hardware]] = {
+    "small_more_sensitive (native)": lambda h, sign: moved(h, "native", 0.5 + sign * RISING),
+    "small_more_sensitive (emulated)": lambda h, sign: moved(h, "emulated", 0.5 + sign * RISING),
+    "gradient_norm_foretells_delta (native)": lambda h, sign: both(h, "gradient_norm", "native", sign),
+    "top_eigenvalue_foretells_delta (emulated)": lambda h, sign: both(h, "top_eigenvalue", "emulated", sign),
+    "small_larger_gradient": lambda h, sign: at_reference(h, gradient_norm=0.5 + sign * RISING),
+    "eigenvalue_near_boundary": lambda h, sign: at_reference(h, softmax_gap=-RISING, top_eigenvalue=1 + sign * RISING),
+    "bound_holds": lambda h, sign: at_reference(h, gradient_norm=100 + sign * 100, top_eigenvalue=0.001),
+    "loss_beyond_rounding (native)": lambda h, sign: moved(h, "native", 0.5 + sign * 0.4, ulps=0.5),
+    "loss_beyond_rounding (emulated)": lambda h, sign: moved(h, "emulated", 0.5 + sign * 0.4, ulps=0.5),
+    "accuracy_beyond_rounding (native)": lambda h, sign: moved(h, "native", 0.5 + sign * 0.4, "accuracy", ulps=0.5),
+    "xi_beyond_rounding (native)": lambda h, sign: moved(h, "native", (0.5 + sign * 0.4) * RISING, ulps=0.5 * RISING),
+    "alignment_lowers_xi (profiles)": lambda h, sign: aligned(moved(h, "", (0.5 + sign * 0.4) * RISING)),
+    "alignment_lowers_xi (ulps)": lambda h, sign: aligned(moved(h, "", 1.0, ulps=(0.5 + sign * 0.4) * RISING)),
+    "linearized_more_sensitive": lambda h, sign: aligned(moved(h, "", 0.5 - sign * 0.4), 0.5, 2),
+    "alignment_cheap": lambda h, sign: changed(
+        h, "reference", 0, {}, accuracy=h.comparisons[1].reference.accuracy - sign * 0.1
+    ),
+}
+
+
+def moved(made: Hardware, kind: str, by: Any, name: str = "loss", ulps: Any = None) -> Hardware:
+    """Move a quantity of the profiles of a kind (all: ""), and of the one-ulp controls, from the reference's."""
+    base = made.comparisons[0].reference.groups[name]
+    for i, series in enumerate(made.comparisons[0].profiles):
+        if kind in ("", series.kind):
+            made = changed(made, "profiles", i, {name: base + by})
+    for i in range(len(made.comparisons[0].ulps)) if ulps is not None else ():
+        made = changed(made, "ulps", i, {name: base + ulps})
+    return made
+
+
+def at_reference(made: Hardware, **values: Any) -> Hardware:
+    shape = made.comparisons[0].reference.groups["loss"].shape
+    return changed(made, "reference", 0, {name: np.broadcast_to(value, shape) for name, value in values.items()})
+
+
+def both(made: Hardware, name: str, kind: str, sign: float) -> Hardware:
+    return at_reference(moved(made, kind, 0.5 + sign * RISING), **{name: RISING})
+
+
+def aligned(made: Hardware, by: Any = 0.5 * RISING, index: int = 1) -> Hardware:
+    """Move the losses of all profiles and controls of another training than the plain one."""
+    first = made._replace(comparisons=made.comparisons[index:])
+    others = moved(first, "", by, ulps=by).comparisons[0]
+    return made._replace(comparisons=(*made.comparisons[:index], others, *made.comparisons[index + 1 :]))
+
+
+@pytest.mark.parametrize("name", BORNE_OUT)
+def test_a_finding_is_borne_out_or_contradicted(hardware: Hardware, name: str) -> None:
+    for sign, verdict in ((1.0, "supported"), (-1.0, "not supported: contradicted")):
+        (claim,) = [c for c in claims.claims(BORNE_OUT[name](hardware, sign)) if c.name == name]
+        assert claim.verdict == verdict, claim
+
+
+def test_every_finding_is_listed_whatever_there_is(hardware: Hardware) -> None:
+    names = {claim.name for claim in claims.claims(hardware)}
+    bare = make_hardware(profiles=(), ulps=0, others=(), steps=())
+    found = claims.claims(bare)
+    assert {claim.name for claim in found} == {name for name in names if "emulated" not in name}
+    decided = {claim.name for claim in found if claim.verdict != "not enough data"}
+    assert decided == {"small_larger_gradient", "eigenvalue_near_boundary"}
+    assert all(claim.note for claim in found if claim.name not in decided)

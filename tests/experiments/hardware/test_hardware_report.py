@@ -1,0 +1,265 @@
+"""The hardware study's report from results made by hand: figures, what is left out and why, warnings, and the page."""
+
+import csv
+import errno
+import os
+import types
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from scipy import stats
+
+from experiments.hardware import claims, figures, report
+from experiments.hardware import page as hardware_page
+from experiments.hardware import tables as numbers
+from experiments.hardware.results import Hardware
+from experiments.reporting.verdicts import Missing
+from experiments.running import datasets
+from experiments.running.datasets import DataConfig
+from jaxfair.errors import JaxfairError
+from jaxfair.groups import group_means
+from jaxfair.losses import cross_entropy
+from jaxfair.networks.architectures import CNN
+from jaxfair.networks.network import init, predict
+from tests.experiments.linearization.test_report import Page
+from tests.hardware_study import ALL, BASE, STEPS, changed, make_hardware
+
+NAMES = ("<b>bold</b>", "é ☃", "c", "d")
+COMMAND = ["python -m experiments.hardware", "--out", "a<b"]
+FILES = {f"{name}.csv" for name in ("profiles", "trainings", "groups", "spread", "claims")} | {
+    "claims.md",
+    "report.html",
+    "runs.json",
+}
+
+
+@pytest.fixture(scope="module")
+def hardware() -> Hardware:
+    return make_hardware(trainings=ALL, group_names=NAMES)
+
+
+@pytest.fixture(scope="module")
+def folder(hardware: Hardware, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("study") / "deep" / "report"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report.publish(hardware, folder, COMMAND)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> Page:
+    return Page((folder / "report.html").read_text(encoding="utf-8"))
+
+
+def test_one_seed_that_is_not_repeated_bit_for_bit_is_said_aloud(hardware: Hardware) -> None:
+    claim = claims.claims(hardware)[-1]
+    assert (claim.value, claim.verdict) == (1.0, "supported")
+    assert not any("NOT REPEATABLE" in text for text in hardware_page.warnings(hardware))
+    other = changed(hardware, "others", 0, {}, same_bits=np.array([True, False, True]))
+    claim = claims.claims(other)[-1]
+    assert (claim.value, claim.verdict) == (pytest.approx(2 / 3), "not supported: contradicted")
+    assert "(seed 1)" in hardware_page.warnings(other)[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"test_count": (40, 29, 60, 50)}, "Fewer than 30 test images in group b:"),
+        ({"test_count": (40, 30, 60, 50)}, None),
+        ({"others": ("order",)}, "Nothing was repeated"),
+        ({"ulps": 1}, "One-ulp controls: 1"),
+        ({"seeds": 2}, "No p-value can be below 0.11"),
+    ],
+)
+def test_what_a_reader_must_know_is_said(settings: dict[str, Any], expected: str | None) -> None:
+    said = hardware_page.warnings(make_hardware(**settings))
+    assert (len(said) == 1 and expected in said[0]) if expected else said == []
+
+
+def test_versions_and_profiles_that_change_nothing_are_said(hardware: Hardware) -> None:
+    same = changed(hardware, "profiles", 2, {}, same_bits=np.ones(3, bool))
+    said = hardware_page.warnings(same._replace(differences=("Versions of jax differ: 1, 2.",)))
+    assert [text.partition(":")[0] for text in said] == [
+        "Versions of jax differ",
+        "bfloat16 (emulated) ended in the reference's bits",
+    ]
+
+
+def points(axes: Axes) -> dict[str, np.ndarray]:
+    """Return the middle and the ends of every point of each series, shape (points, 3), by its label."""
+    found = {}
+    for container in axes.containers:
+        lines: Any = getattr(container, "lines")  # noqa: B009
+        bars = lines[2][0].get_segments()
+        drawn = zip(lines[0].get_xydata(), bars, strict=True)
+        found[str(container.get_label())] = np.array([[p[1], *b[:, 1]] for p, b in drawn])
+    return found
+
+
+def expected(values: np.ndarray) -> np.ndarray:
+    mean = values.mean(axis=0)
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    return np.stack([mean, mean - half, mean + half], axis=-1)
+
+
+def test_groups_are_drawn_from_large_to_small_and_kinds_apart(hardware: Hardware) -> None:
+    upper, lower = figures.accuracy_by_group(hardware).axes
+    plain, order = hardware.comparisons[0], [2, 0, 3, 1]
+    base = plain.reference.groups["accuracy"]
+    drawn, apart = points(upper), points(lower)
+    assert list(drawn) == [series.label for series in plain.every]
+    for series in plain.every:
+        accuracy = series.groups["accuracy"]
+        np.testing.assert_allclose(drawn[series.label], expected(accuracy[:, order]))
+        if series is not plain.reference:
+            np.testing.assert_allclose(apart[series.label], expected(100 * (accuracy - base)[:, order]), atol=1e-12)
+    looks: Any = {str(c.get_label()): getattr(c, "lines")[0] for c in upper.containers}  # noqa: B009
+    assert {s.kind: looks[s.label].get_marker() for s in plain.profiles} == {"native": "o", "emulated": "^"}
+    controls = {looks[s.label].get_color() for s in (*plain.ulps, *plain.others)}
+    assert all(len({color[i : i + 2] for i in (1, 3, 5)}) == 1 for color in controls)  # grey
+
+
+def test_excess_and_sensitivity_are_those_of_the_tables(hardware: Hardware) -> None:
+    rows = [row for row in numbers.spread_rows(hardware) if row["training"] == "plain"]
+    panels = figures.spread_against_rounding(hardware).axes
+    for name, axes in (("loss", panels[2]), ("accuracy", panels[3])):
+        for label, drawn in points(axes).items():
+            mine = [row for row in rows if (row["quantity"], row["hardware"]) == (name, label)]
+            table = [[row["excess"], row["excess_low"], row["excess_high"]] for row in mine]
+            np.testing.assert_allclose(drawn, table, atol=1e-12)
+    rows = numbers.group_rows(hardware)
+    for draw, title in ((figures.alignment, "alignment"), (figures.linearized, "SNL 50")):
+        drawn = points(draw(hardware).axes[0])
+        assert list(drawn) == [f"{t}, {part}" for t in ("plain", title) for part in ("profiles", "one-ulp controls")]
+        for label, part in drawn.items():
+            key = "delta" if label.endswith("profiles") else "delta_ulps"
+            mine = [row for row in rows if row["training"] == label.partition(",")[0]]
+            table = [[row[key], row[f"{key}_low"], row[f"{key}_high"]] for row in mine]
+            np.testing.assert_allclose(part, table)
+
+
+def test_trainings_part_and_the_step_where_they_rejoin_is_circled(hardware: Hardware) -> None:
+    ulp = hardware.comparisons[0].ulps[0].curve
+    assert ulp is not None
+    made = changed(hardware, "profiles", 0, {}, curve=np.where(np.array(STEPS) < 2, ulp / 1e3, ulp))
+    (axes,) = figures.divergence(made).axes
+    lines: dict[str, Any] = {str(line.get_label()): line for line in axes.get_lines()}
+    for series in (*made.comparisons[0].profiles, *made.comparisons[0].ulps):
+        assert series.curve is not None
+        np.testing.assert_allclose(lines[series.label].get_ydata(), np.median(series.curve, axis=0)[1:] / 2)
+    assert f"{BASE}, repeated: 0, the same bits" in lines
+    circles = [line for line in axes.get_lines() if line.get_markersize() == 12]
+    assert [np.asarray(line.get_xdata()).tolist() for line in circles] == [[2]]
+
+
+def test_what_cannot_be_drawn_says_why(tmp_path: Path) -> None:
+    bare = make_hardware(profiles=(), ulps=0, others=(), steps=(), seeds=1)
+    report.publish(bare, tmp_path / "report", COMMAND)
+    found = Page((tmp_path / "report" / "report.html").read_text(encoding="utf-8"))
+    drawn = {path.stem for path in (tmp_path / "report").glob("*.png")}
+    assert drawn == {"accuracy_by_group", "curvature_and_boundary"}
+    for name in set(figures.DRAWINGS) - drawn:
+        assert f"({name}) cannot be drawn: " in found.text
+    assert "nan" not in " ".join(" ".join(row) for row in found.rows).lower()
+
+
+def test_a_report_is_complete_and_loads_nothing(folder: Path, page: Page) -> None:
+    drawn = set(figures.DRAWINGS) - {"segment"}
+    assert {p.name for p in folder.iterdir()} == FILES | {f"{name}.{kind}" for name in drawn for kind in ("png", "svg")}
+    assert [path.name for path in folder.parent.iterdir()] == ["report"]
+    assert page.loads
+    assert [url for url in page.loads if not url.startswith("#")] == []
+    assert "(segment) cannot be drawn: the networks are not at hand" in page.text
+    assert all(figures.DRAWINGS[name][0] in page.text for name in drawn)
+
+
+def test_the_page_shows_the_tables_and_escapes_names(hardware: Hardware, folder: Path, page: Page) -> None:
+    assert "b" not in page.seen
+    assert "--out a<b" in page.text
+    for row in numbers.profile_rows(hardware):
+        (shown,) = [cells for cells in page.rows if cells[:2] == [row["training"], row["hardware"]]]
+        assert float(shown[3].split(" ±")[0]) == pytest.approx(row["accuracy"], rel=5e-3)
+    for claim in claims.claims(hardware):
+        (shown,) = [cells for cells in page.rows if cells[0] == claim.statement + claim.statistic]
+        assert shown[2:4] == [str(claim.seeds), claim.verdict]
+    groups = [cells for cells in page.rows if cells[0] in NAMES]
+    assert [cells[0] for cells in groups] == [NAMES[g] for _ in ALL for g in hardware.order]
+    with (folder / "groups.csv").open(newline="", encoding="utf-8") as file:
+        for row, cells in zip(numbers.group_rows(hardware), csv.DictReader(file), strict=True):
+            assert float(cells["delta"]) == row["delta"]
+    assert "nan" not in " ".join(" ".join(row) for row in page.rows).lower()
+
+
+def test_an_earlier_report_survives_and_other_folders_are_left_alone(
+    hardware: Hardware, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
+    with pytest.raises(JaxfairError, match="something else"):
+        report.publish(hardware, tmp_path / "mine", COMMAND)
+    assert (tmp_path / "mine" / "thesis.tex").read_text() == "years of work"
+    before = (folder / "report.html").read_bytes()
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(figures, "write", full)
+    with pytest.raises(JaxfairError, match="No space left"):
+        report.publish(hardware, folder, COMMAND)
+    assert (folder / "report.html").read_bytes() == before
+    assert [path.name for path in folder.parent.iterdir()] == ["report"]
+
+
+def test_the_printed_table_has_a_row_for_every_profile_and_control(
+    hardware: Hardware, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report.print_summary(changed(hardware, "others", 0, {}, same_bits=np.zeros(3, bool)))
+    out = capsys.readouterr().out
+    for series in hardware.comparisons[0].every:
+        (line,) = [line for line in out.splitlines() if line.startswith(f"│ {series.label} ")]
+        assert f"{series.accuracy.mean():.3g} ±" in line
+    assert "warning: NOT REPEATABLE" in out
+
+
+@pytest.fixture
+def with_networks(hardware: Hardware, monkeypatch: pytest.MonkeyPatch) -> Hardware:
+    """Return results whose reference and profiles have untrained networks, and whose data are the digits."""
+    config = DataConfig("digits-imbalanced", test_fraction=0.25)
+    record = datasets.prepare(config).record
+    module = CNN(num_classes=10)
+    for i in range(-1, 3):
+        run = types.SimpleNamespace(config={"data": record}, seed=i + 1)
+        hardware = changed(hardware, "profiles" if i >= 0 else "reference", max(i, 0), {}, trained=(run,))
+    monkeypatch.setattr(report, "load_network", lambda run: init(module, (8, 8, 1), run.seed))
+    return hardware
+
+
+def test_losses_are_followed_from_the_reference_to_the_furthest_profile(with_networks: Hardware) -> None:
+    base = with_networks.comparisons[0].reference.groups["loss"]
+    far = changed(with_networks, "profiles", 1, {"loss": base + np.array([20, 40, 10, 30])})
+    found = report.segment(far)
+    assert found.label == "one thread (native)"
+    test = datasets.prepare(DataConfig("digits-imbalanced", test_fraction=0.25)).test
+    for point, seed in ((0, 0), (1, 2)):
+        logits = predict(init(CNN(num_classes=10), (8, 8, 1), seed), test)
+        losses = cross_entropy(jnp.asarray(logits), test.label)
+        means = group_means(np.asarray(losses), np.asarray(test.group), 10)
+        np.testing.assert_allclose(found.losses[found.points == point][0], means, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [({"fingerprint": {"test": "x"}}, "others"), ({"name": "cifar10-of-yesterday"}, "cannot be loaded again")],
+)
+def test_data_that_are_gone_or_changed_are_no_error(with_networks: Hardware, change: Any, reason: str) -> None:
+    reference = with_networks.comparisons[0].reference
+    record = reference.trained[0].config["data"] | change
+    run: Any = types.SimpleNamespace(config={"data": record})
+    with pytest.raises(Missing, match=reason):
+        report.segment(changed(with_networks, "reference", 0, {}, trained=(run,)))

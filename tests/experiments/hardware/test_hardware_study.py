@@ -1,0 +1,186 @@
+"""The hardware study end to end on two profiles: controls, bundles that may and may not be merged, resuming."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.hardware import bundles
+from experiments.hardware import results as hardware_results
+from experiments.hardware import study as hardware
+from experiments.hardware.bundles import Bundle
+from experiments.hardware.results import Comparison, Hardware
+from jaxfair.errors import JaxfairError
+from jaxfair.runs import Run
+from tests.study import TINY_HARDWARE as OPTIONS
+from tests.study import command_line, hardware_made_once
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _command_line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with command_line(tmp_path_factory.getbasetemp() / "cache"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a finished study; tests only read it."""
+    return hardware_made_once(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(scope="module")
+def results(study: Path) -> Hardware:
+    return hardware_results.collect(bundles.read(study))
+
+
+def of(results: Hardware, title: str) -> Comparison:
+    return next(comparison for comparison in results.comparisons if comparison.title == title)
+
+
+def test_every_training_ran_on_every_profile_and_with_its_controls(results: Hardware) -> None:
+    titles = [comparison.title for comparison in results.comparisons]
+    assert titles[:2] == ["plain", "alignment"]
+    assert titles[2].startswith("SNL ")
+    for comparison in results.comparisons:
+        assert [series.profile for series in comparison.profiles] == ["bf16"]
+        assert [series.control for series in comparison.ulps] == ["ulp1", "ulp2"]
+        others = ["repeat", "order"] if comparison.title == "plain" else []
+        assert [series.control for series in comparison.others] == others
+    assert {series.kind for series in of(results, "plain").profiles} == {"emulated"}
+    assert {"gradient_norm", "top_eigenvalue"} <= of(results, "plain").reference.groups.keys()
+
+
+def test_a_repeat_has_the_same_bits_and_nothing_else_has(results: Hardware) -> None:
+    for comparison in results.comparisons:
+        for series in comparison.every:
+            same = series.control == "repeat" or series is comparison.reference
+            assert series.same_bits.all() == same
+            assert (series.distance == 0).all() == same
+
+
+def test_a_rounding_is_seen_at_once_and_one_ulp_only_later(results: Hardware) -> None:
+    """After one step bf16, whose unit is 2^-8, is further away than one unit of 2^-24 in some weights."""
+    plain = of(results, "plain")
+    (emulated,), ulps = plain.profiles, plain.ulps
+    assert results.steps.tolist() == [0, 1, 2, 25]
+    assert emulated.curve is not None
+    assert (emulated.curve[:, 0] == 0).all()  # the same initial parameters
+    for ulp in ulps:
+        assert ulp.curve is not None
+        assert (ulp.curve[:, 0] > 0).all()
+        assert (emulated.curve[:, 1] > 100 * ulp.curve[:, 1]).all()
+
+
+def test_the_reports_numbers_are_those_of_the_runs(study: Path, results: Hardware) -> None:
+    plain = of(results, "plain")
+    series = plain.profiles[0]
+    examples = [run.arrays("examples.npz") for run in bundles.read(study)[1].members[0].analysed]
+    for seed, example in enumerate(examples):
+        right = example["logits"].argmax(-1) == example["label"]
+        expected = [right[example["group"] == g].mean() for g in range(len(results.group_names))]
+        np.testing.assert_allclose(series.groups["accuracy"][seed], expected, rtol=1e-12)
+    assert (study / "report" / "report.html").is_file()
+
+
+def test_a_second_call_makes_no_run(study: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (study / "runs").rglob("DONE")}
+    assert hardware.main([*OPTIONS, "--out", str(study)]) == 0
+    assert {path: path.stat().st_mtime_ns for path in (study / "runs").rglob("DONE")} == before
+    assert "train on" not in capfd.readouterr().err
+
+
+def test_a_packed_study_can_be_merged_with_another(study: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "elsewhere.tar.gz"
+    assert hardware.main(["pack", str(study), str(packed)]) == 0
+    assert hardware.main(["merge", str(study), str(packed), "--out", str(tmp_path / "both")]) == 0
+    assert (tmp_path / "both" / "report" / "report.html").is_file()
+    merged = bundles.read(study) + bundles.read(tmp_path / "both" / "unpacked" / "elsewhere")
+    found = of(hardware_results.collect(merged), "plain")
+    assert [series.profile for series in found.profiles] == ["bf16", "cpu", "bf16"]
+    assert len({series.label for series in found.profiles}) == 3
+    assert found.profiles[1].same_bits.all()  # the reference itself, from the archive
+
+
+def changed(study: Path, copy: Path, change: Callable[[Run], None]) -> list[Bundle]:
+    """Return a study, and a copy of it with one plain training of its reference changed and sealed again."""
+    shutil.copytree(study, copy)
+    first = bundles.read(study)[0]
+    run = Run(copy / "runs" / first.members[0].trained[0].path.name, {})
+    change(run)
+    run.finish()
+    return [first, bundles.read(copy)[0]]
+
+
+def edit(name: str, *keys: str) -> Callable[[Run], None]:
+    """Return what replaces one value of a JSON file of a run."""
+
+    def change(run: Run) -> None:
+        whole = value = json.loads((run.path / name).read_text())
+        for key in keys[:-1]:
+            value = value[key]
+        value[keys[-1]] = "other"
+        run.write_json(name, whole)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (edit("config.json", "data", "fingerprint", "train"), "the data"),
+        (edit("config.json", "model", "width"), "the network"),
+        (edit("config.json", "train", "learning_rate"), "the training"),
+        (edit("config.json", "seed"), "the seeds"),
+        (edit("start.json", "initial"), "the initial parameters"),
+        (edit("start.json", "order"), "the order of the data"),
+    ],
+)
+def test_runs_that_began_differently_are_refused(
+    study: Path, tmp_path: Path, change: Callable[[Run], None], what: str
+) -> None:
+    both = changed(study, tmp_path / "other", change)
+    with pytest.raises(JaxfairError, match=f"differs from .* in {what}: .*other"):
+        bundles.check(both)
+
+
+def test_other_versions_have_to_be_allowed(study: Path, tmp_path: Path) -> None:
+    both = changed(study, tmp_path / "other", edit("environment.json", "versions", "jax"))
+    with pytest.raises(JaxfairError, match=r"Versions of jax differ: .*allow-versions"):
+        bundles.check(both)
+    (said,) = bundles.check(both, allow_versions=True)
+    assert said.startswith("Versions of jax differ: ")
+    assert said.endswith("other.")
+
+
+def test_emulation_may_differ_between_bundles(study: Path) -> None:
+    assert bundles.check(bundles.read(study)) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--profiles", "cpu", "cpu-axv"), "did you mean 'cpu-avx'"),
+        (("--profiles", "cpu", "cpu"), "different profiles"),
+        (("--seeds", "0"), "at least one seed"),
+        (("--profiles", "tpu"), "failed"),
+        (("--steps", "3", "2"), "failed"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    tmp_path: Path, options: tuple[str, ...], said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert hardware.main([*OPTIONS, *options, "--out", str(tmp_path)]) == 1
+    message = capfd.readouterr().err
+    assert said in message
+    assert "Traceback" not in message
+
+
+def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(JaxfairError, match="holds no hardware study"):
+        bundles.read(tmp_path)
+    (tmp_path / "x.tar").write_text("no archive")
+    with pytest.raises(JaxfairError, match="no study's folder or packed study"):
+        bundles.unpack(tmp_path / "x.tar", tmp_path / "to")

@@ -1,0 +1,152 @@
+"""The linearization study end to end: what its runs hold, against plain NumPy."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.running import stages
+from jaxfair.errors import JaxfairError
+from jaxfair.networks import masks
+from tests.study import RUNS, call, command_line, finished, made_once, of_stage
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _command_line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with command_line(tmp_path_factory.getbasetemp() / "cache"):
+        yield
+
+
+@pytest.fixture
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made_once(tmp_path_factory.getbasetemp())
+
+
+def test_every_run_is_finished_and_readable(out: Path) -> None:
+    found = finished(out)
+    assert len(found) == len(list((out / "runs").iterdir())) == sum(RUNS.values())
+    assert {stage: len(of_stage(found, stage)) for stage in RUNS} == RUNS
+    digests = {run.digest for run in found.values()}
+    for run in found.values():
+        for name in json.loads((run.path / "DONE").read_text()):
+            if name.endswith(".json"):
+                assert run.json(name)
+            elif name == "examples.npz":
+                assert all(np.isfinite(array).all() for array in run.arrays(name).values())
+        assert set(run.config.get("parents", {}).values()) <= digests
+        assert not run.progress_dir.exists()
+        environment = run.json("environment.json")
+        assert environment["backend"] == jax.default_backend()
+        assert environment["default_matmul_precision"] == "highest"
+        assert environment["started"] <= environment["finished"]
+
+
+def test_training_is_logged_by_epoch(out: Path) -> None:
+    (run,) = of_stage(finished(out), "train")
+    rows = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert run.json("result.json")["final"] == {name: rows[-1][name] for name in ("loss", "accuracy")}
+
+
+def test_masks_hold_exactly_their_budget(out: Path) -> None:
+    found = finished(out)
+    for run in [*of_stage(found, "linearize"), *of_stage(found, "finetune")]:
+        network = stages.load_network(run)
+        assert all(set(np.unique(leaf)) <= {0.0, 1.0} for leaf in jax.tree.leaves(network.masks))
+        expected = {"SNL 384": 384, "DeepReDuce C12": 0}[run.config["variant"]["label"]]
+        assert masks.relu_count(network.masks) == run.json("result.json")["relu_count"] == expected
+        assert masks.unit_count(network.masks) == run.json("result.json")["unit_count"] == 768
+    (full,) = of_stage(found, "train")
+    assert masks.relu_count(stages.load_network(full).masks) == 768
+
+
+def test_results_equal_plain_numpy_on_the_examples(out: Path) -> None:
+    analysed = of_stage(finished(out), "analyse")
+    assert len(analysed) == 3
+    full_examples = next(run for run in analysed if run.config["variant"]["method"] == "full").arrays("examples.npz")
+    full_right = full_examples["logits"].argmax(axis=1) == full_examples["label"]
+    for run in analysed:
+        examples, result = run.arrays("examples.npz"), run.json("result.json")
+        logits, label, group = examples["logits"].astype(np.float64), examples["label"], examples["group"]
+        np.testing.assert_array_equal(examples["index"], np.arange(len(label)))
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        scores = np.exp(shifted) / np.exp(shifted).sum(axis=1, keepdims=True)
+        loss = -np.log(scores[np.arange(len(label)), label])
+        top = np.sort(scores, axis=1)
+        np.testing.assert_allclose(examples["loss"], loss, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(examples["softmax_gap"], top[:, -1] - top[:, -2], rtol=1e-4, atol=1e-6)
+        right, groups = logits.argmax(axis=1) == label, result["groups"]
+        assert result["accuracy"] == right.mean()
+        assert groups["test_count"] == np.bincount(group).tolist() == run.config["data"]["test_count"]
+        for g in range(10):
+            accuracy, before = right[group == g].mean(), full_right[group == g].mean()
+            assert groups["accuracy"][g] == pytest.approx(accuracy, rel=1e-12)
+            assert groups["accuracy_full"][g] == pytest.approx(before, rel=1e-12)
+            assert groups["loss"][g] == pytest.approx(loss[group == g].mean(), rel=1e-4)
+            drop = groups["relative_drop_percent"][g]
+            assert drop is None if before == 0 else drop == pytest.approx(100 * (before - accuracy) / before)
+        assert result["checks"]["deterministic"] is True
+
+
+@pytest.mark.parametrize("damaged", ["result.json", "examples.npz"])
+def test_a_damaged_run_is_found(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damaged: str) -> None:
+    shutil.copytree(out, tmp_path / "damaged")
+    path = of_stage(finished(tmp_path / "damaged"), "analyse")[0].path / damaged
+    flip_a_bit(path)
+    assert call(tmp_path / "damaged") == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: '{path}' was changed after the run; delete the folder '{path.parent.name}'")
+
+
+def test_a_damaged_checkpoint_is_found(out: Path, tmp_path: Path) -> None:
+    shutil.copytree(out, tmp_path / "damaged")
+    run = of_stage(finished(tmp_path / "damaged"), "finetune")[0]
+    stages.load_network(run)
+    files = [path for path in run.checkpoint_dir.rglob("*") if path.is_file() and path.parent.name == "d"]
+    assert sum(path.stat().st_size for path in files) > 10_000
+    for path in files:
+        flip_a_bit(path)
+        with pytest.raises(JaxfairError, match=re.escape(run.path.name)):
+            stages.load_network(run)
+        flip_a_bit(path)
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_mitigations_and_controls_stand_beside_the_plain_networks(tmp_path: Path) -> None:
+    """Each is fine-tuned and analysed; the detached penalty ends where plain fine-tuning does."""
+    options = ("--mitigations", "lagrangian", "lagrangian-detached", "--controls", "finetuned", "random")
+    options += ("--mitigation-rates", "0.1", "0.2", "--snl-finetune.mitigation.rate=0.1", "--deepreduce")
+    assert call(tmp_path, *options) == 0
+    found = finished(tmp_path)
+    tuned = {run.config["variant"]["label"]: run for run in of_stage(found, "finetune")}
+    budget = next(label for label in tuned if re.fullmatch(r"SNL \d+", label)).removeprefix("SNL ")
+    mitigated, detached = f"SNL {budget} + lagrangian (mu 0.1)", f"SNL {budget} + lagrangian-detached (mu 0.1)"
+    more = {mitigated, f"SNL {budget} + lagrangian (mu 0.2)", detached, f"Random {budget}"}
+    assert set(tuned) == {f"SNL {budget}", *more, "Full network, fine-tuned"}
+    analysed = {run.config["variant"]["label"]: run for run in of_stage(found, "analyse")}
+    assert set(analysed) == {*tuned, "Full network"}
+    assert {analysed[label].json("result.json")["relu_count"] for label in more} == {int(budget)}
+    assert analysed[mitigated].config["variant"]["base"] == f"SNL {budget}"
+    assert analysed[mitigated].config["variant"]["mitigation"]["rate"] == 0.1
+    multipliers = tuned[mitigated].json("result.json")["multipliers"]
+    assert len(multipliers) == 10
+    assert min(multipliers) >= 0 < max(multipliers)
+    logits = [analysed[label].arrays("examples.npz")["logits"] for label in (f"SNL {budget}", detached)]
+    # One epoch: another program adds in another order.
+    np.testing.assert_allclose(*logits, rtol=1e-3, atol=1e-3)
+    kept = [
+        [np.asarray(leaf) for leaf in jax.tree.leaves(stages.load_network(run).masks)]
+        for run in (tuned[f"SNL {budget}"], tuned[f"Random {budget}"])
+    ]
+    assert any((a != b).any() for a, b in zip(*kept, strict=True))

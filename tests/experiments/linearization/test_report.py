@@ -1,0 +1,292 @@
+"""The report: one file that needs nothing else, names escaped, and an old report that survives a failing write."""
+
+import csv
+import errno
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.linearization import claims, figures, paper_figures, report
+from experiments.linearization import page as page_of_report
+from experiments.linearization import results as tables
+from experiments.linearization.results import Results
+from experiments.reporting import drawing
+from jaxfair.errors import JaxfairError
+from jaxfair.runs import Run
+from tests.study import make_analyses, mitigated, sketch
+
+VOID = {"meta", "br", "img", "hr", "link", "input"}
+LOADING = {"src", "href", "xlink:href", "srcset", "data", "poster", "action", "background"}
+FILES = {"report.html", "runs.json", "summary.csv", "groups.csv", "claims.csv", "claims.md", "paper"} | {
+    f"{name}.{kind}" for name in page_of_report.CAPTIONS for kind in ("png", "svg")
+}
+PAPER = {f"{name}.{kind}" for name in paper_figures.DRAWINGS for kind in ("png", "svg")}
+NETWORKS = (
+    ("Full network", "full", 768),
+    ("SNL 200", "snl", 200),
+    ("SNL 50", "snl", 50),
+    ("DeepReDuce C12", "deepreduce", 0),
+)
+TITLE = "Linearization of <everything> & more"
+COMMAND = ["python -m experiments.linearization", "--out", "a<b"]
+
+
+class Page(HTMLParser):
+    """Collects what a page shows and loads, and checks that its tags are balanced."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: set[str] = set()
+        self.loads: list[str] = []
+        self.rows: list[list[str]] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_startendtag(tag, attrs)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.add(tag)
+        self.loads += [value or "" for name, value in attrs if name in LOADING]
+        self.loads += [url for _, value in attrs for url in re.findall(r"url\(([^)]*)\)", value or "")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "style":
+            self.loads += re.findall(r"@import|url\([^)]*\)", data)
+        elif "svg" not in self.open:
+            self.text += data
+            if "td" in self.open or "th" in self.open:
+                self.rows[-1][-1] += data
+
+
+def write(analysed: list[Run], folder: Path) -> Results:
+    return report.write(analysed, folder, title=TITLE, command=COMMAND)
+
+
+@pytest.fixture(scope="module")
+def analysed(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    names = ("<b>bold</b>", 'a "quoted" & long name', "é ☃")
+    networks = [*NETWORKS, mitigated("SNL 50", 50, rate=0.01), mitigated("SNL 50", 50, rate=0.1)]
+    return make_analyses(tmp_path_factory.mktemp("analyses"), group_names=names, networks=networks)
+
+
+@pytest.fixture(scope="module")
+def folder(analysed: list[Run], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("study") / "deep" / "report"
+    write(analysed, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> Page:
+    return Page((folder / "report.html").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def sketched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the figures empty: they take most of a report's time."""
+    monkeypatch.setattr(drawing, "save", sketch)
+
+
+def test_a_report_is_complete(folder: Path) -> None:
+    assert {path.name for path in folder.iterdir()} == FILES
+    assert {path.name for path in (folder / "paper").iterdir()} == PAPER
+    assert [path.name for path in folder.parent.iterdir()] == ["report"]  # no scratch folder is left
+
+
+def test_the_page_loads_nothing(page: Page) -> None:
+    assert page.loads  # the figures refer to their own glyphs
+    assert [url for url in page.loads if not url.startswith("#")] == []
+    assert not page.seen & {"script", "iframe", "object", "embed", "link", "base", "img"}
+
+
+def test_every_figure_of_the_paper_is_shown_or_says_why_not(
+    page: Page, folder: Path, analysed: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captions = [caption for caption, _ in paper_figures.DRAWINGS.values()]
+    assert all(caption in page.text for caption in captions)
+    assert "cannot be drawn" not in page.text
+    shown = (folder / "report.html").read_text(encoding="utf-8").count("<svg")
+    assert shown == len(captions) + len(page_of_report.CAPTIONS)
+    monkeypatch.setattr(drawing, "save", sketch)
+    write(analysed[:3], tmp_path / "report")
+    text = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    lacking = [name for name in paper_figures.DRAWINGS if f"({name}) cannot be drawn: No " in Page(text).text]
+    assert text.count("<svg") + len(lacking) == shown
+    assert {path.stem for path in (tmp_path / "report" / "paper").iterdir()} == set(paper_figures.DRAWINGS) - {*lacking}
+
+
+def test_names_are_escaped(page: Page) -> None:
+    assert "b" not in page.seen
+    assert "everything" not in page.seen
+    cells = {row[0] for row in page.rows}
+    assert {"<b>bold</b>", 'a "quoted" & long name', "é ☃"} <= cells
+    assert TITLE in page.text
+    assert "--out a<b" in page.text
+
+
+def test_the_tables_of_the_page_are_those_of_the_files(page: Page, analysed: list[Run]) -> None:
+    results = tables.collect(analysed)
+    numbers = [row for row in page.rows if row[0] not in ("network", "group", "finding")]
+    summary, groups = tables.summary_rows(results), tables.group_rows(results)
+    found = claims.claims(results)
+    findings, numbers[len(summary) :] = numbers[len(summary) :][: len(found)], numbers[len(summary) + len(found) :]
+    assert len(numbers) == len(summary) + len(groups)
+    for shown, claim in zip(findings, found, strict=True):
+        assert shown[0].startswith(claim.statement)
+        assert shown[2:4] == [str(claim.seeds), claim.verdict]
+        assert (
+            shown[1] == ""
+            if np.isnan(claim.value)
+            else float(shown[1].split()[0]) == pytest.approx(claim.value, abs=5e-3)
+        )
+    for shown, row in zip(numbers, summary, strict=False):
+        assert shown[:2] == [row["network"], f"{row['relus']:,}"]
+        for cell, name in zip(shown[2:5], ("accuracy", "large_groups", "small_groups"), strict=True):
+            value, half = (float(part) for part in cell.split(" ±"))
+            assert value == pytest.approx(row[name], abs=5e-4)
+            assert half == pytest.approx(row[f"{name}_high"] - row[name], abs=5e-4)
+    assert numbers[0][5:7] == ["", ""]  # the full network drops by nothing
+    assert numbers[3][7] == ""  # DeepReDuce's parameters are others
+    for shown, row in zip(numbers[len(summary) :], groups, strict=True):
+        assert shown[:3] == [row["group"], str(row["train_count"]), str(row["test_count"])]
+        loss, low, _, high = shown[5].split()
+        expected = [row["loss"], row["loss_low"], row["loss_high"]]
+        assert [float(loss), float(low), float(high)] == pytest.approx(expected, abs=5e-4)
+    assert "nan" not in " ".join(" ".join(row) for row in page.rows).lower()
+
+
+def test_csv_files_hold_the_tables(folder: Path, analysed: list[Run]) -> None:
+    results = tables.collect(analysed)
+    for name, rows in (("summary", tables.summary_rows(results)), ("groups", tables.group_rows(results))):
+        with (folder / f"{name}.csv").open(newline="", encoding="utf-8") as file:
+            read = list(csv.DictReader(file))
+        for row, cells in zip(rows, read, strict=True):
+            for key, value in row.items():
+                if isinstance(value, str):
+                    assert cells[key] == value
+                else:
+                    assert cells[key] == "" if np.isnan(value) else float(cells[key]) == value, key
+
+
+def test_provenance_names_every_run_and_its_arithmetic(page: Page, analysed: list[Run]) -> None:
+    facts = json.loads(page.text[page.text.index("{") :])
+    assert facts["analysed runs"] == [run.path.name for run in analysed]
+    assert facts["device"] == ["cpu: cpu x 1"]
+    assert facts["precision of matrix products"] == ["highest"]
+    assert facts["versions"]["numpy"] == np.__version__
+    assert facts["predictions repeated bit for bit"] is True
+    assert facts["worst relative residual of an eigenvalue"] == 0.01
+
+
+@pytest.mark.usefixtures("sketched")
+def test_small_test_sets_and_missing_convergence_are_warned_of(tmp_path: Path) -> None:
+    made = make_analyses(tmp_path, group_names=("a", "b", "c"), test_count=(40, 60, 13), seeds=1)
+    result = made[1].json("result.json")
+    result["groups"]["top_eigenvalue_converged"][0] = False
+    result["groups"]["top_eigenvalue_residual"][0] = None
+    result["checks"]["worst_relative_residual"] = None  # infinite: an eigenvalue was 0
+    made[1].write_json("result.json", result)
+    made[1].finish()
+    write(made, tmp_path / "report")
+    page = Page((tmp_path / "report" / "report.html").read_text(encoding="utf-8"))
+    assert "Fewer than 30 test images in group c:" in page.text
+    assert "Some eigenvalues of SNL 200 did not converge" in page.text
+    assert "One seed: no interval can be given." in page.text
+    assert "nan" not in " ".join(" ".join(row) for row in page.rows).lower()
+
+
+@pytest.mark.usefixtures("sketched")
+def test_a_new_report_replaces_the_old_one(analysed: list[Run], tmp_path: Path) -> None:
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "old_figure.png").write_bytes(b"")
+    write(analysed[:6], tmp_path / "report")
+    assert {path.name for path in (tmp_path / "report").iterdir()} == FILES
+
+
+def no_space(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.usefixtures("sketched")
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(figures, "draw_all"), (paper_figures, "write"), (tables, "write_csv"), (Path, "write_text")],
+)
+def test_a_failing_write_leaves_the_old_report(
+    analysed: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: object, name: str
+) -> None:
+    write(analysed[:6], tmp_path / "report")
+    before = contents(tmp_path / "report")
+    monkeypatch.setattr(owner, name, no_space)
+    with pytest.raises(JaxfairError, match=r"cannot be written to .*No space left.*runs are kept"):
+        write(analysed[:9], tmp_path / "report")
+    monkeypatch.undo()
+    assert contents(tmp_path / "report") == before
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+
+
+@pytest.mark.usefixtures("sketched")
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_failing_move_leaves_the_old_report(
+    analysed: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    write(analysed[:6], tmp_path / "report")
+    before = contents(tmp_path / "report")
+    moves = []
+
+    def fails_once(real: Callable[..., None]) -> Callable[..., None]:
+        def move(*arguments: object, **options: object) -> None:
+            moves.append(arguments)
+            (no_space if len(moves) == failing else real)(*arguments, **options)
+
+        return move
+
+    monkeypatch.setattr(os, "rename", fails_once(os.rename))
+    monkeypatch.setattr(os, "replace", fails_once(os.replace))
+    monkeypatch.setattr(shutil, "copytree", no_space)  # what shutil.move tries next
+    with pytest.raises(JaxfairError, match=r"cannot be written to"):
+        write(analysed[:9], tmp_path / "report")
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+    assert contents(tmp_path / "report") == before
+
+
+def test_a_folder_under_a_file_is_refused(analysed: list[Run], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(JaxfairError, match="cannot be written"):
+        write(analysed, tmp_path / "file" / "report")
+
+
+def test_the_printed_table_holds_every_network(analysed: list[Run], capsys: pytest.CaptureFixture[str]) -> None:
+    results = tables.collect(analysed)
+    report.print_summary(results, "A title [in brackets]")
+    out = capsys.readouterr().out
+    assert "A title [in brackets]" in out
+    assert "\x1b" not in out
+    for row in tables.summary_rows(results):
+        (line,) = [line for line in out.splitlines() if line[1:].split("│")[0].strip() == row["network"]]
+        assert f"{row['accuracy']:.3f} ±" in line
+        assert row["network"] == "Full network" or f"{row['large_drop_percent']:.1f} (" in line

@@ -1,0 +1,177 @@
+"""The linearization study made again, extended, and killed: finished runs are kept, and the bits are the same."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.linearization import study as linearization
+from experiments.running import datasets, stages
+from experiments.running.progress import Progress
+from experiments.running.records import Workspace
+from jaxfair import checkpoints
+from jaxfair.linearize.snl import SnlConfig
+from tests.study import ROOT, RUNS, TINY, call, command_line, finished, made_once, of_stage
+
+ALWAYS_SAVE = [f"--{stage}.checkpoint-seconds=0" for stage in ("train", "snl", "snl-finetune", "deepreduce-train")]
+# Stands in for a kill inside a stage: SIGKILL right after a checkpoint.
+KILLS_ITSELF = """
+import os, signal, sys
+from experiments import linearization
+from jaxfair import checkpoints
+real, left = checkpoints.save, [int(sys.argv[1])]
+def save(*arguments):
+    real(*arguments)
+    left[0] -= 1
+    if left == [0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+checkpoints.save = save
+linearization.main(sys.argv[2:])
+"""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _command_line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with command_line(tmp_path_factory.getbasetemp() / "cache"):
+        yield
+
+
+@pytest.fixture
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made_once(tmp_path_factory.getbasetemp())
+
+
+def times(out: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in sorted((out / "runs").rglob("*"))}
+
+
+def test_a_second_call_makes_no_run(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(out, tmp_path / "again")
+    before = times(tmp_path / "again")
+    assert call(tmp_path / "again") == 0
+    assert times(tmp_path / "again") == before
+    captured = capsys.readouterr()
+    assert captured.err == "8 runs were finished before and are kept.\n"
+    report = tmp_path / "again" / "report" / "report.html"
+    assert captured.out.rstrip("\n").endswith(f"Report: {report}")
+    assert report.is_file()
+    for label in ("Full network", "SNL 384", "DeepReDuce C12"):
+        assert label in captured.out
+    for name in ("summary.csv", "accuracy_by_budget.svg"):
+        assert (report.parent / name).read_bytes() == (out / "report" / name).read_bytes()
+
+
+def test_another_budget_shares_the_other_runs(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(out, tmp_path / "more")
+    before, old = times(tmp_path / "more"), finished(tmp_path / "more")
+    # 384 is 0.5 of all units: one run, not two.
+    assert call(tmp_path / "more", "--budgets", "0.5", "384", "0.4") == 0
+    found = finished(tmp_path / "more")
+    new = [run for name, run in found.items() if name not in old]
+    assert sorted(run.config["stage"] for run in new) == ["analyse", "finetune", "linearize"]
+    assert {run.config["variant"]["label"] for run in new} == {"SNL 307"}
+    after = times(tmp_path / "more")
+    assert all(after[path] == before[path] for path in before if path.is_file())
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1] == "8 runs were finished before and are kept."
+    assert [line.split("/")[1].split("]")[0] for line in lines[:-1]] == ["11"] * 3, lines
+
+
+def test_different_names_of_one_student_are_one(out: Path, tmp_path: Path) -> None:
+    shutil.copytree(out, tmp_path / "same")
+    before = times(tmp_path / "same")
+    assert call(tmp_path / "same", "--deepreduce", "C12", "C12+a1", "C12+r1.0", "C12") == 0
+    assert times(tmp_path / "same") == before
+
+
+def assert_same_study(left: Path, right: Path) -> None:
+    """Compare all that the stages computed, bit for bit."""
+    runs_left, runs_right = finished(left), finished(right)
+    assert list(runs_left) == list(runs_right)
+    for name, run in runs_left.items():
+        other = runs_right[name]
+        for file in json.loads((run.path / "DONE").read_text()):
+            if file != "environment.json" and not file.startswith("checkpoint/"):
+                assert (run.path / file).read_bytes() == (other.path / file).read_bytes(), (name, file)
+        if run.checkpoint_dir.exists():
+            networks = [jax.tree.leaves(stages.load_network(r)) for r in (run, other)]
+            for a, b in zip(*networks, strict=True):
+                np.testing.assert_array_equal(np.asarray(a).view(np.int32), np.asarray(b).view(np.int32), name)
+
+
+@pytest.mark.parametrize(("saves", "stage"), [(2, "train"), (7, "linearize"), (None, "")])
+def test_a_killed_study_ends_with_the_same_bits(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: int | None, stage: str
+) -> None:
+    """Killed inside a stage after so many checkpoints, or at some moment after the first run is finished."""
+    study = tmp_path / "killed"
+    command = ["-c", KILLS_ITSELF, str(saves)] if saves else ["-m", "experiments.linearization"]
+    process = subprocess.Popen(
+        [sys.executable, *command, *TINY, "--out", str(study), *ALWAYS_SAVE],
+        cwd=ROOT,
+        env={**os.environ, "XDG_CACHE_HOME": os.environ["XDG_CACHE_HOME"]},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        if saves is None:
+            deadline = time.monotonic() + 120
+            while not finished(study) and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.01)
+            time.sleep(float(np.random.default_rng().uniform(0, 1)))
+            process.kill()
+        assert process.wait(timeout=120) == -signal.SIGKILL
+    finally:
+        process.kill()
+    assert len(finished(study)) < sum(RUNS.values())
+    assert not (study / "report").exists()
+
+    unfinished = {path.parent for path in (study / "runs").rglob("progress")}
+    restored: list[Path] = []
+    real = checkpoints.restore
+    monkeypatch.setattr(checkpoints, "restore", lambda path, like: restored.append(path) or real(path, like))
+    assert call(study, *ALWAYS_SAVE) == 0
+    assert_same_study(out, study)
+    if stage:
+        assert [path.name.split("-")[0] for path in unfinished] == [stage]
+        assert any(unfinished & set(path.parents) and "progress" in path.parts for path in restored)
+
+
+def test_an_interrupted_descent_gives_any_budget_the_same_bits(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint made below a budget that is asked for later must not serve it."""
+    study = tmp_path / "interrupted"
+    for name in finished(out):
+        if name.startswith("train-"):
+            shutil.copytree(out / "runs" / name, study / "runs" / name)
+    below = []
+
+    def stop_below(self: Progress, done: int, total: object, unit: str, state: str = "") -> None:
+        below.extend([done] if state.endswith("ReLUs") and int(state.split()[0]) < 384 else [])
+        if len(below) > 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Progress, "update", stop_below)
+        assert call(study, "--budgets", "70", *ALWAYS_SAVE) == 130
+    train_set, test_set, record, _ = datasets.prepare(linearization.QUICKSTART.data)
+    (base,) = of_stage(finished(study), "train")
+    with Progress(terminal=False) as progress:
+        space = Workspace(study / "runs", train_set, test_set, record, progress)
+        config = SnlConfig(batch_size=64, learning_rate=0.02, kappa=1e-2)
+        first, _ = stages.linearize_snl(space, base, config, (384, 70))
+    (expected,) = (run for run in of_stage(finished(out), "linearize") if run.config["variant"]["method"] == "snl")
+    assert first.path.name == expected.path.name
+    assert first.json("result.json") == expected.json("result.json")
+    for a, b in zip(*(jax.tree.leaves(stages.load_network(run)) for run in (first, expected)), strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -1,0 +1,234 @@
+"""Tables against plain masked NumPy on the arrays of hand-made analyses."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.linearization import results as tables
+from experiments.linearization.results import Results
+from jaxfair import runs
+from jaxfair.errors import JaxfairError
+from jaxfair.runs import Run
+from tests.study import make_analyses, make_study, mitigated
+
+T3 = 4.302652729911275  # 97.5 % quantile of Student's t with 2 degrees of freedom, from a printed table: 4.3027
+
+
+@pytest.fixture(scope="module")
+def analyses(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    return make_analyses(tmp_path_factory.mktemp("analyses"))
+
+
+@pytest.fixture(scope="module")
+def results(analyses: list[Run]) -> Results:
+    return tables.collect(analyses)
+
+
+def right(run: Run) -> np.ndarray:
+    examples = run.arrays("examples.npz")
+    return examples["logits"].argmax(axis=1) == examples["label"]
+
+
+def by_network(analyses: list[Run]) -> list[list[Run]]:
+    """Return the runs of the four networks, three seeds each."""
+    return [analyses[i : i + 3] for i in range(0, 12, 3)]
+
+
+def test_collect_keeps_networks_seeds_and_groups_in_order(analyses: list[Run], results: Results) -> None:
+    labels = [variant.label for variant in results.variants]
+    assert labels == ["Full network", "SNL 200", "SNL 50", "DeepReDuce C12"]
+    assert [variant.relu_count for variant in results.variants] == [768, 200, 50, 0]
+    assert all(variant.seeds == (0, 1, 2) for variant in results.variants)
+    assert results.group_names == ("a", "b", "c")
+    np.testing.assert_array_equal(results.group, analyses[5].arrays("examples.npz")["group"])
+    np.testing.assert_array_equal(np.bincount(results.group), results.test_count)
+    for variant, found in zip(results.variants, by_network(analyses), strict=True):
+        np.testing.assert_array_equal(variant.correct, [right(run) for run in found])
+        stored = [run.json("result.json")["groups"]["gradient_norm"] for run in found]
+        np.testing.assert_array_equal(variant.groups["gradient_norm"], stored)
+
+
+def test_large_groups_have_at_least_the_average(tmp_path: Path) -> None:
+    found = tables.collect(make_analyses(tmp_path, train_count=(20, 400, 210)))
+    assert found.large.tolist() == [False, True, True]
+    assert found.order.tolist() == [1, 2, 0]
+    assert results_of_equal(tmp_path / "equal").large.all()
+
+
+def results_of_equal(root: Path, seeds: int = 3) -> Results:
+    return tables.collect(make_analyses(root, train_count=(50, 50, 50), test_count=(30, 30, 30), seeds=seeds))
+
+
+def test_summary_rows_equal_masked_numpy(analyses: list[Run], results: Results) -> None:
+    rows = tables.summary_rows(results)
+    full = [right(run) for run in by_network(analyses)[0]]
+    parts = {"large": [0, 1], "small": [2]}
+    for row, found in zip(rows, by_network(analyses), strict=True):
+        correct = [right(run) for run in found]
+        for name, members in parts.items():
+            means = np.array([np.mean([c[results.group == g].mean() for g in members]) for c in correct])
+            assert row[f"{name}_groups"] == pytest.approx(means.mean(), rel=1e-12)
+            half = T3 * means.std(ddof=1) / np.sqrt(3)
+            ends = (row[f"{name}_groups_low"], row[f"{name}_groups_high"])
+            assert ends == pytest.approx((means.mean() - half, means.mean() + half), rel=1e-9)
+            drops = []
+            for before, after in zip(full, correct, strict=True):
+                for g in members:
+                    b, a = before[results.group == g].mean(), after[results.group == g].mean()
+                    drops.append(100 * (b - a) / b)
+            drop = f"{name}_drop_percent"
+            if row["network"] == "Full network":
+                assert np.isnan([row[drop], row[f"{drop}_low"], row[f"{drop}_high"]]).all()
+            else:
+                assert row[drop] == pytest.approx(np.mean(drops), rel=1e-9)
+                assert row[f"{drop}_low"] < row[drop] < row[f"{drop}_high"]
+        assert row["accuracy"] == pytest.approx(np.mean(correct), rel=1e-12)
+        assert row["seeds"] == 3
+    assert [row["parameter_distance"] for row in rows[:3]] == [769.0, 201.0, 51.0]
+    assert np.isnan(rows[3]["parameter_distance"])
+
+
+def test_group_rows_equal_masked_numpy(analyses: list[Run], results: Results) -> None:
+    rows = tables.group_rows(results)
+    assert len(rows) == 12
+    at = {(row["network"], row["group"]): row for row in rows}
+    assert [row["group"] for row in rows[:3]] == ["a", "b", "c"]
+    full = [right(run) for run in by_network(analyses)[0]]
+    for found in by_network(analyses):
+        label = found[0].config["variant"]["label"]
+        stored = [run.json("result.json")["groups"] for run in found]
+        for g, name in enumerate("abc"):
+            row, members = at[label, name], results.group == g
+            accuracy = np.mean([right(run)[members].mean() for run in found])
+            assert row["accuracy"] == pytest.approx(accuracy, rel=1e-12)
+            assert row["accuracy_low"] < accuracy < row["accuracy_high"]
+            assert (row["train_count"], row["test_count"]) == ((400, 300, 20)[g], members.sum())
+            before = np.array([c[members].mean() for c in full])
+            after = np.array([right(run)[members].mean() for run in found])
+            drop = (100 * (before - after) / before).mean()
+            assert row["relative_drop_percent"] == pytest.approx(drop, rel=1e-9, abs=1e-9)
+            assert row["relative_drop_percent_low"] <= drop <= row["relative_drop_percent_high"]
+            for quantity in ("loss", "gradient_norm", "top_eigenvalue", "softmax_gap"):
+                seeds = np.array([one[quantity][g] for one in stored])
+                assert row[quantity] == pytest.approx(seeds.mean(), rel=1e-12)
+                half = T3 * seeds.std(ddof=1) / np.sqrt(3)
+                assert row[f"{quantity}_high"] - row[quantity] == pytest.approx(half, rel=1e-9)
+            worst = max(one["top_eigenvalue_residual"][g] for one in stored)
+            assert row["top_eigenvalue_residual_max"] == worst
+
+
+def test_small_samples_have_wide_intervals(results: Results) -> None:
+    widths = {r["group"]: r["accuracy_high"] - r["accuracy_low"] for r in tables.group_rows(results)[:3]}
+    assert widths["c"] > 1.4 * max(widths["a"], widths["b"])  # 13 images against 40 and 60
+
+
+def test_one_seed_has_no_interval_over_seeds(tmp_path: Path) -> None:
+    row = tables.summary_rows(results_of_equal(tmp_path, seeds=1))[1]
+    assert np.isfinite(row["accuracy"])
+    assert np.isnan([row["accuracy_low"], row["accuracy_high"]]).all()
+    assert row["large_drop_percent_low"] < row["large_drop_percent_high"]  # test images are still resampled
+
+
+def test_equal_groups_leave_the_small_ones_blank(tmp_path: Path) -> None:
+    for row in tables.summary_rows(results_of_equal(tmp_path)):
+        assert np.isfinite(row["large_groups"])
+        small = [value for name, value in row.items() if name.startswith("small_")]
+        assert len(small) == 6
+        assert np.isnan(small).all()
+
+
+def test_a_group_that_cannot_lose_has_no_drop_and_no_interval(tmp_path: Path) -> None:
+    found = tables.collect(make_analyses(tmp_path, never_right=[2]))
+    for row in tables.group_rows(found):
+        drop = [row[f"relative_drop_percent{end}"] for end in ("", "_low", "_high")]
+        assert np.isnan(drop).all() if row["group"] == "c" else np.isfinite(drop).all(), row
+    for row in tables.summary_rows(found)[1:]:
+        assert np.isnan([row[f"small_drop_percent{end}"] for end in ("", "_low", "_high")]).all(), row
+
+
+def test_analyses_that_do_not_belong_together_are_refused(analyses: list[Run]) -> None:
+    with pytest.raises(JaxfairError, match="not of the same seeds"):
+        tables.collect(analyses[:-1])
+    config = {**analyses[0].config, "seed": 3, "data": {"name": "other", "fingerprint": {"train": "9", "test": "9"}}}
+    with pytest.raises(JaxfairError, match="different data sets or splits"):
+        tables.collect([*analyses, runs.Run(analyses[0].path, config)])
+
+
+def test_no_analyses_are_refused() -> None:
+    with pytest.raises(JaxfairError, match=r"no analyses.*stage 'analyse'"):
+        tables.collect([])
+
+
+def test_a_study_is_read_back_in_its_order(tmp_path: Path) -> None:
+    networks = (("Full network", "full", 768), ("SNL 50", "snl", 50), ("SNL 200", "snl", 200))
+    made = make_study(tmp_path / "study", "A <title>", seeds=2, networks=networks)
+    assert [run.config for run in tables.read(tmp_path / "study")] == [run.config for run in made]
+    assert [run.path.name for run in made] != sorted(run.path.name for run in made)
+    record = tables.record(tmp_path / "study")
+    assert (record["title"], record["command"]) == ("A <title>", ["a", "b c"])
+    (tmp_path / "study").rename(tmp_path / "moved")
+    assert len(tables.read(tmp_path / "moved")) == 6
+
+
+def test_what_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
+    study = tmp_path / "study"
+
+    def refused(match: str) -> None:
+        with pytest.raises(JaxfairError, match=match) as caught:
+            tables.read(study)
+        assert "\n" not in str(caught.value)
+
+    refused("There is no folder")
+    made = make_analyses(study / "runs", seeds=1)
+    refused(r"has no 'report/runs.json'")
+    record = study / "report" / "runs.json"
+    record.parent.mkdir()
+    record.write_text(json.dumps({"title": "t", "command": ["c"], "runs": [run.path.name for run in made]}))
+    assert len(tables.read(study)) == 4
+    file = made[1].path / "config.json"
+    text = file.read_text()
+    file.write_text(text.replace("SNL 200", "SNL 201"))
+    refused("changed after the run")
+    file.write_text(text)
+    (made[2].path / "DONE").unlink()
+    refused("unfinished run")
+    shutil.rmtree(made[0].path)
+    refused("is of a run that is gone")
+    for damaged in ("{", "[]", '{"title": "t"}', '{"title": 1, "runs": []}', '{"title": "t", "runs": [3]}'):
+        record.write_text(damaged)
+        refused("is damaged")
+
+
+def test_what_was_mitigated_is_known(tmp_path: Path) -> None:
+    networks = (("Full network", "full", 768), ("SNL 50", "snl", 50), mitigated("SNL 50", 50, rate=0.5))
+    _, plain, other = tables.collect(make_analyses(tmp_path, networks=networks)).variants
+    assert (plain.base, plain.mitigation) == (None, None)
+    assert other.base == "SNL 50"
+    assert other.mitigation is not None
+    assert (other.mitigation["method"], other.mitigation["rate"]) == ("lagrangian", 0.5)
+
+
+def test_csv_reads_back_as_the_same_numbers(tmp_path: Path, results: Results) -> None:
+    for rows in (tables.summary_rows(results), tables.group_rows(results)):
+        tables.write_csv(tmp_path / "table.csv", rows)
+        with (tmp_path / "table.csv").open(newline="") as file:
+            read = list(csv.DictReader(file))
+        assert len(read) == len(rows)
+        for row, cells in zip(rows, read, strict=True):
+            assert list(cells) == list(row)
+            for name, value in row.items():
+                if isinstance(value, str):
+                    assert cells[name] == value
+                else:
+                    assert cells[name] == "" if np.isnan(value) else float(cells[name]) == value, name
+
+
+def test_csv_keeps_any_name(tmp_path: Path) -> None:
+    name = 'a "b", <c>; ü\nd'
+    tables.write_csv(tmp_path / "table.csv", [{"group": name, "accuracy": np.float32(np.nan)}])
+    with (tmp_path / "table.csv").open(newline="", encoding="utf-8") as file:
+        assert list(csv.DictReader(file)) == [{"group": name, "accuracy": ""}]

@@ -1,0 +1,85 @@
+"""A dry run names exactly the runs that the study makes, and writes nothing."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from experiments.linearization import study as linearization
+from experiments.linearization.study import PRESETS, QUICKSTART
+from experiments.running import datasets, plan, stages
+from experiments.running.progress import Progress
+from experiments.running.records import Planned, Workspace
+from jaxfair import runs
+from tests.study import RUNS, call, command_line, finished, made_once
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _command_line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with command_line(tmp_path_factory.getbasetemp() / "cache"):
+        yield
+
+
+def test_it_makes_nothing_and_counts_every_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(tmp_path / "study", "--dry-run") == 0
+    assert not (tmp_path / "study").exists()
+    assert f"0 of {sum(RUNS.values())} runs are finished" in capsys.readouterr().out
+
+
+def test_a_finished_study_has_nothing_left(
+    tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every planned run is found under its digest, which holds its parents'; new ones are counted beside them."""
+    out = made_once(tmp_path_factory.getbasetemp())
+    before = finished(out)
+    assert call(out, "--dry-run") == 0
+    total = sum(RUNS.values())
+    assert f"{total} of {total} runs are finished; the others take about 0 s." in capsys.readouterr().out
+    assert call(out, "--dry-run", "--controls", "finetuned") == 0
+    assert f"{total} of {total + 2} runs are finished" in capsys.readouterr().out
+    assert finished(out).keys() == before.keys()
+
+
+def test_time_left_is_work_left_at_the_speed_of_finished_runs(tmp_path: Path) -> None:
+    """Two of three seeds were trained, of 100 units in 8 s together and 60 in 4: 12 s / 160, times 100 left."""
+    planned = []
+    for seed, work, seconds in ((0, 100, 16.0), (1, 60, 8.0), (2, 100, None)):
+        config = {"stage": "train", "name": f"{seed}", "variant": {"label": "Full network"}}
+        run = runs.start(tmp_path, config)
+        if seconds is not None:
+            run.write_json("environment.json", {"seconds": seconds, "seconds_shared_by_runs": 2})
+            run.finish()
+        planned.append(Planned(run, work))
+    train_set, test_set, record, _ = datasets.prepare(QUICKSTART.data)
+    space = Workspace(tmp_path, train_set, test_set, record, Progress(terminal=False))
+    speeds = plan.speed(space, planned, QUICKSTART.model, QUICKSTART.train)
+    assert speeds["train"] == pytest.approx(12 / 160)
+    assert 0 < speeds["analyse"] < 1  # timed here: seconds for a forward pass of one small image
+    assert plan.rows(planned, speeds) == [("train", "Full network", 3, 2, pytest.approx(7.5))]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_can_be_planned(name: str, tmp_path: Path) -> None:
+    """On the digits, made as large as the preset's network needs; settings that a stage would refuse are found."""
+    study = PRESETS[name]
+    digits, test_set, record, source = datasets.prepare(QUICKSTART.data)
+    budgets = [100, 10]
+    linearization.check(study, len(digits) * 20)
+    space = Workspace(tmp_path, digits, test_set, record, Progress(terminal=False), source=source, plan=[])
+    linearization.make(space, study, budgets, linearization.reductions(study))
+    found = space.plan or []
+    full = [item for item in found if item.run.config["stage"] == "train"]
+    assert len(full) == study.seeds
+    assert len({item.run.path for item in found}) == len(found)
+    analysed = [item for item in found if item.run.config["stage"] == "analyse"]
+    tuned = [item for item in found if item.run.config["stage"] == "finetune"]
+    assert len(analysed) == len(full) + len(tuned)
+    assert len(linearization.reductions(study)) == len(study.deepreduce)
+    assert stages.full_module(digits, study.model).stage_sizes == study.model.stage_sizes
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(4.2, "4 s"), (89, "89 s"), (100, "2 min"), (3600, "60 min"), (36000, "10.0 h")]
+)
+def test_durations_are_said_as_a_reader_says_them(seconds: float, text: str) -> None:
+    assert plan.duration(seconds) == text

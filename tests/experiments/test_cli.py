@@ -1,0 +1,211 @@
+"""The command line given bad input: one sentence, a status that is not 0, and no run that only looks finished."""
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import pytest
+
+from experiments import cli
+from experiments.linearization import study
+from experiments.running import stages
+from experiments.running.progress import Progress
+from jaxfair import runs
+from tests.study import CONFIGURED, call, command_line, finished
+
+
+@pytest.fixture(autouse=True)
+def _command_line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with command_line(tmp_path_factory.getbasetemp() / "cache"):
+        yield
+
+
+def sentence(text: str) -> str:
+    """Return the one sentence of an error output; other lines are those of progress."""
+    lines = text.rstrip("\n").splitlines()
+    assert lines[-1].startswith("error: ")
+    assert [line for line in lines[:-1] if not re.match(r"\[\d+/\d+\] ", line)] == []
+    message = lines[-1].removeprefix("error: ")
+    assert not re.search(r"[.?!] [A-Z]", message), message
+    return message
+
+
+BEFORE_ANYTHING_IS_MADE = {
+    "--preset quikstart": "There is no preset 'quikstart'; did you mean 'quickstart'?",
+    "--data.name digit": "There is no data set 'digit'; did you mean 'digits'?",
+    "--data.name cifar": "There is no data set 'cifar'; did you mean 'cifar10'?",
+    "--budgets 0": "The ReLU budget is 0; give at least one unit",
+    "--budgets nan": "The ReLU budget is nan; give a fraction",
+    "--budgets -0.5": "The ReLU budget is -0.5; give at least one unit",
+    "--budgets 769": "The ReLU budget is 769, but the network has 768 units; give 1 to 768.",
+    "--budgets 1.5": "1.5 is neither a fraction below 1 nor a whole number",
+    "--budgets 0.5 0.00001": "The ReLU budget is 0, but the network has 768 units",
+    "--seeds 0": "The study has 0 seeds, 1 SNL budgets and 1 DeepReDuce configurations; give at least one seed",
+    "--seeds -3": "The study has -3 seeds",
+    "--budgets --deepreduce": "0 SNL budgets and 0 DeepReDuce configurations; give at least one",
+    "--deepreduce X1": "'X1' is no DeepReDuce configuration; write C and the stages to cull",
+    "--deepreduce C3": "DeepReDuce culls stages (3,), but the network has stages 1 to 2.",
+    "--deepreduce C1+a0.5": "changes the network's size; start it fresh",
+    "--deepreduce C1+a0.5.5": "'C1+a0.5.5' is no DeepReDuce configuration",
+    "--deepreduce C1+r0 --deepreduce-start fresh": "resolution scale 0",
+    "--deepreduce C1+a0.3 --deepreduce-start fresh": "Channel scale 0.3 and resolution scale 1.0 give width 1.2",
+    "--data.keep 0.5 0.5": "The shares to keep are (0.5, 0.5); expected 10 numbers between 0 and 1",
+    "--data.keep 1 1 1 1 1 1 1 1 1 nan": "expected 10 numbers between 0 and 1",
+    "--data.keep 1 1 1 1 1 1 1 1 1 0": "has no sample of group 9; leave these groups out",
+    "--data.test-fraction 0": "The test fraction is 0.0 and the seed 0; give a fraction between 0 and 1",
+    "--data.test-fraction 0.001": "leaves training or test without an image",
+    "--model.stage-sizes 1 1 1 1 1": "Images of 8x8 are too small for 5 stages",
+    "--model.stage-sizes": "stage",
+    "--model.width 0": "width",
+    "--model.width -1": "width",
+    "--model.stem-stride 0": "stem",
+    "--train.epochs -1": "epochs",
+    "--train.batch-size 5000": "The batch size is 5000, but there are 675 images",
+    "--train.batch-size 0": "The batch size is 0",
+    "--snl.batch-size 5000": "The batch size is 5000",
+    "--snl-finetune.batch-size 5000": "The batch size is 5000",
+    "--deepreduce-train.batch-size 5000": "The batch size is 5000",
+    "--train.learning-rate nan": "at learning rate nan; give at least one epoch",
+    "--analysis.max-steps 0": "steps",
+    "--analysis.chunk-size 0": "chunk",
+    "--analysis.chunk-size -1": "chunk",
+}
+
+
+@pytest.mark.parametrize("options", BEFORE_ANYTHING_IS_MADE)
+def test_bad_input_is_refused_before_anything_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: str
+) -> None:
+    assert call(tmp_path, *options.split()) == 1
+    captured = capsys.readouterr()
+    assert BEFORE_ANYTHING_IS_MADE[options] in sentence(captured.err)
+    assert captured.out == ""
+    assert list(tmp_path.rglob("DONE")) == []
+
+
+WHILE_RUNNING = {
+    "--train.learning-rate 1e30": ("The loss of seed 0 is nan at step 1; lower the learning rate", set()),
+    "--train.learning-rate inf --train.batch-size 675 --train.epochs 1": ("lower the learning rate", set()),
+    "--snl.learning-rate 1e30": ("The loss of the SNL descent of seed 0 is nan at step 1; lower", {"train"}),
+    "--snl.max-epochs 1 --budgets 0.01": ("ReLUs after 1 epochs, above the budget 8; raise kappa", {"train"}),
+    "--snl-finetune.learning-rate 1e30": ("of seed 0 is nan at step 1; lower", {"train", "linearize"}),
+}
+
+
+@pytest.mark.parametrize("options", WHILE_RUNNING)
+def test_a_failing_stage_is_not_finished(tmp_path: Path, capsys: pytest.CaptureFixture[str], options: str) -> None:
+    expected, stages_done = WHILE_RUNNING[options]
+    assert call(tmp_path, *options.split()) == 1
+    assert expected in sentence(capsys.readouterr().err)
+    assert {run.config["stage"] for run in finished(tmp_path).values()} == stages_done
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("--bdgets 3", "--budgets"),
+        ("--train.learning-rte 0.1", "--train.learning-rate"),
+        ("--budgets half", "--budgets"),
+        ("--seeds 1.5", "--seeds"),
+        ("--seeds", "--seeds"),
+        ("--deepreduce-start cold", "--deepreduce-start"),
+        ("--preset", "--preset"),
+    ],
+)
+def test_options_that_do_not_parse(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: str, expected: str
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        call(tmp_path, *options.split())
+    assert caught.value.code == 2
+    captured = capsys.readouterr()
+    assert expected in captured.err
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_names_the_presets(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        study.main(["--help"])
+    assert caught.value.code == 0
+    out = capsys.readouterr().out
+    assert study.PRESETS
+    for name in study.PRESETS:
+        assert name in out
+    assert "--snl.kappa" in out
+
+
+def test_an_option_wins_over_the_preset() -> None:
+    config = cli.parse(study.PRESETS, "x", "y", ["--seeds", "7", "--preset", "quickstart"])
+    assert config.seeds == 7
+    assert config.model == study.QUICKSTART.model
+
+
+def test_an_out_folder_under_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert call(tmp_path / "file" / "study") == 1
+    assert re.search(r"cannot be written: Not a directory; choose another folder", sentence(capsys.readouterr().err))
+
+
+def test_a_full_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = os.fsync, []
+
+    def fsync(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) > 6:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    monkeypatch.setattr(runs.os, "fsync", fsync)
+    assert call(tmp_path) == 1
+    assert "free some space and run the same command again" in sentence(capsys.readouterr().err)
+    assert {run.config["stage"] for run in finished(tmp_path).values()} == {"train"}
+
+
+def test_an_interrupt_keeps_finished_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self: Progress, done: int, *_: object) -> None:
+        if done == 4:  # the first epoch of the second seed
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Progress, "update", interrupted)
+        assert call(tmp_path, "--seeds", "2") == 130
+    assert capsys.readouterr().err.splitlines()[-1].startswith("interrupted; finished runs are kept")
+    (first,) = finished(tmp_path).values()
+    assert (first.config["stage"], first.config["seed"]) == ("train", 0)
+    before = (first.path / "DONE").stat().st_mtime_ns
+    monkeypatch.setattr(stages, "measure", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert call(tmp_path, "--seeds", "2") == 130
+    assert (first.path / "DONE").stat().st_mtime_ns == before
+    assert sorted(run.config["stage"] for run in finished(tmp_path).values()) == (
+        ["finetune"] * 4 + ["linearize"] * 4 + ["train"] * 2
+    )
+
+
+def test_the_cache_is_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    cli.configure_jax()
+    assert jax.config.values[CONFIGURED[0]] == "highest"
+    assert jax.config.values[CONFIGURED[1]] == str(tmp_path / "cache" / "jaxfair" / "compiled")
+    assert (tmp_path / "cache" / "jaxfair" / "compiled").is_dir()
+
+
+@pytest.mark.parametrize("home", ["under a file", "none"])
+def test_no_writable_cache_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file") if home == "under a file" else "")
+    monkeypatch.setattr(Path, "home", no_home)
+    jax.config.update("jax_compilation_cache_dir", None)
+    cli.configure_jax()
+    assert jax.config.values[CONFIGURED[0]] == "highest"
+    assert jax.config.values[CONFIGURED[1]] is None

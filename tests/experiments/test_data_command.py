@@ -1,0 +1,107 @@
+"""The command that describes and prepares data sets, and what a study records of its data."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import data
+from experiments.running import datasets
+from experiments.running.datasets import DataConfig
+from jaxfair.data import sources
+from tests.data.test_sources import places, utkface  # noqa: F401 - a fixture
+
+pytestmark = pytest.mark.usefixtures("places")
+
+
+def mine(path: Path) -> Path:
+    """Write an npz file with two groups, one of 200 images and one of 40, in which one image in four smiles."""
+    label, group = np.arange(240) % 4 == 0, np.repeat(["many", "few"], [200, 40])
+    images = np.random.default_rng(0).integers(0, 256, (240, 6, 6, 3), dtype=np.uint8)
+    np.savez(path, images=images, label=np.where(label, "smile", "none"), group=group)
+    return path
+
+
+def test_describe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = mine(tmp_path / "mine.npz"), tmp_path / "pictures" / "mine.png"
+    assert data.main(["describe", "npz", "--path", str(path), "--out", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert f"npz in {path}" in text
+    assert "192 training and 48 test images of 6x6x3, split by class and group, 20 % test, seed 0" in text
+    rows = {line.split("  ")[0]: line.split()[1:] for line in text.splitlines() if line.startswith(("few", "many"))}
+    # Train and test of the group; then by class. Wilson's interval of 80 % on 8 and on 40 images.
+    assert rows == {
+        "few": ["32", "8", "24", "8", "6", "2", "45", "to", "95", "%"],
+        "many": ["160", "40", "120", "40", "30", "10", "65", "to", "90", "%"],
+    }
+    assert "Warning: too few test images of few, many:" in text
+    assert out.stat().st_size > 1000
+
+
+def test_describe_says_when_the_group_is_the_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    utkface(tmp_path / "data" / "UTKFace.zip")
+    out = str(tmp_path / "sheet.png")
+    assert data.main(["describe", "utkface-gender", "--out", out, "--test-fraction", "0.4"]) == 0
+    printed = capsys.readouterr()
+    assert "The group is the class." in printed.out
+    assert "UTKFace, 10-image subset, utkface in" in printed.out
+    assert "decode images" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["describe", "digit"], "no data set 'digit'; did you mean 'digits'"),
+        (["describe", "digits", "--out", "sheet.csv"], "ends in .png"),
+        (["describe", "digits", "--path", "x.zip"], "'digits' takes no path"),
+        (["descibe", "digits"], "no command 'descibe'; did you mean 'describe'"),
+        (["describe", "npz"], "has no path"),
+        (["prepare", "cifar10", "--path", "x"], "only utkface can"),
+        (["prepare", "utkface", "--path", "nowhere"], "nowhere"),
+    ],
+)
+def test_a_mistake_is_answered_by_one_sentence(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert data.main(arguments) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert words in error
+    assert error.count("\n") == 1
+
+
+def test_help_names_the_sets(capsys: pytest.CaptureFixture[str]) -> None:
+    assert data.main([]) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in sources.NAMES)
+
+
+def test_prepare_writes_what_the_studies_find(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = utkface(tmp_path / "mine.zip")
+    assert data.main(["prepare", "utkface", "--path", str(path)]) == 0
+    assert "Prepared: " in capsys.readouterr().out
+    assert sources.load("utkface-race").origin.startswith("tfds in ")
+
+
+def test_the_record_says_what_the_data_is_and_not_where_it_lay(tmp_path: Path) -> None:
+    """Equal records make runs shareable; a moved file changes nothing."""
+    one, two = mine(tmp_path / "mine.npz"), tmp_path / "elsewhere" / "renamed.npz"
+    two.parent.mkdir()
+    two.write_bytes(one.read_bytes())
+    records = [datasets.prepare(DataConfig("npz", path=path))[2] for path in (one, two)]
+    text = [str(record) for record in records]
+    assert text[0] == text[1]
+    assert str(tmp_path) not in text[0]
+    assert records[0]["name"] == "npz"
+    assert not records[0]["official_test_set"]
+    assert datasets.prepare(DataConfig("npz", path=one, seed=1))[2] != records[0]
+
+
+def test_a_named_imbalance_thins_the_training_set_only() -> None:
+    train_set, test_set, *_ = datasets.prepare(DataConfig("digits-imbalanced", test_fraction=0.25))
+    whole, *_ = datasets.prepare(DataConfig("digits", test_fraction=0.25))
+    shares = train_set.group_counts / whole.group_counts
+    np.testing.assert_allclose(shares, [0.9] * 5 + [0.1] * 5, atol=0.01)
+    assert len(test_set) == 450
+    mine = datasets.prepare(DataConfig("digits-imbalanced", test_fraction=0.25, keep=(0.5,) * 10))[0]
+    np.testing.assert_allclose(mine.group_counts / whole.group_counts, 0.5, atol=0.01)

@@ -1,0 +1,135 @@
+"""Selective Network Linearization: exact budgets, one descent for all of them, resuming, clear failures."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxfair import checkpoints, networks
+from jaxfair.errors import JaxfairError
+from jaxfair.linearize import snl
+from jaxfair.networks import masks
+from tests.training.test_train import MODULE, assert_same_bits, make_data
+
+CONFIG = snl.SnlConfig(batch_size=8, learning_rate=4e-3, kappa=1e-2)
+BUDGETS = [0.5, 100, 7]
+UNITS = 2 * 8 * 8 * 4
+
+
+@pytest.fixture(scope="module")
+def network() -> networks.Network:
+    return networks.init(MODULE, (8, 8, 3), 0)
+
+
+@pytest.fixture(scope="module")
+def snapshots(network: networks.Network) -> list[snl.Snapshot]:
+    return list(snl.descend(network, make_data(), CONFIG, budgets=BUDGETS, seed=0))
+
+
+def test_every_mask_holds_exactly_its_budget(snapshots: list[snl.Snapshot]) -> None:
+    assert [s.budget for s in snapshots] == [UNITS // 2, 100, 7]
+    for snapshot in snapshots:
+        assert masks.relu_count(snapshot.network.masks) == snapshot.budget
+        values = np.unique(np.concatenate([np.ravel(m) for m in jax.tree.leaves(snapshot.network.masks)]))
+        np.testing.assert_array_equal(values, [0, 1])
+
+
+def test_the_descent_does_not_depend_on_which_budgets_are_asked(
+    network: networks.Network, snapshots: list[snl.Snapshot]
+) -> None:
+    (alone,) = snl.descend(network, make_data(), CONFIG, budgets=[100], seed=0)
+    assert alone.epoch == snapshots[1].epoch
+    assert_same_bits(alone.network, snapshots[1].network)
+
+
+def test_weights_move_with_the_masks_and_the_full_network_is_not_consumed(
+    network: networks.Network, snapshots: list[snl.Snapshot]
+) -> None:
+    first = snapshots[0].network
+    moved = [bool((a != b).any()) for a, b in zip(*map(jax.tree.leaves, (network.params, first.params)), strict=True)]
+    assert all(moved)
+    assert masks.relu_count(network.masks) == UNITS
+
+
+def test_the_authors_rule_keeps_at_most_the_budget(network: networks.Network) -> None:
+    config = replace(CONFIG, rule="threshold")
+    (snapshot,) = snl.descend(network, make_data(), config, budgets=[100], seed=0)
+    (exact,) = snl.descend(network, make_data(), CONFIG, budgets=[100], seed=0)
+    count = masks.relu_count(snapshot.network.masks)
+    assert 0 < count <= 100
+    # Both rules see the same values, so the threshold's choice lies within the exact one.
+    inside = jax.tree.map(lambda a, b: bool((a <= b).all()), snapshot.network.masks, exact.network.masks)
+    assert all(jax.tree.leaves(inside))
+
+
+def test_kappa_grows_only_when_the_count_stands_still(network: networks.Network) -> None:
+    """With no pull at all the count never falls; growth then decides whether the budget is ever reached."""
+    weak = replace(CONFIG, kappa=1e-9, max_epochs=12)
+    with pytest.raises(JaxfairError, match=rf"still had {UNITS} ReLUs after 12 epochs, above the budget 7"):
+        list(snl.descend(network, make_data(), replace(weak, kappa_growth=1.0), budgets=[7], seed=0))
+    strong = replace(weak, kappa_growth=2.0, warmup_epochs=0, max_epochs=120)
+    (snapshot,) = snl.descend(network, make_data(), strong, budgets=[7], seed=0)
+    assert masks.relu_count(snapshot.network.masks) == 7
+
+
+def test_an_interrupted_descent_resumes_to_the_same_bits(
+    network: networks.Network, snapshots: list[snl.Snapshot], tmp_path: Path
+) -> None:
+    config = replace(CONFIG, checkpoint_seconds=0.0)
+    stop = (snapshots[0].epoch + snapshots[1].epoch) // 2
+
+    def interrupt(epoch: int, count: int) -> None:
+        if epoch == stop:
+            raise KeyboardInterrupt
+
+    options = {"budgets": BUDGETS, "seed": 0, "progress_dir": tmp_path}
+    seen = []
+    with pytest.raises(KeyboardInterrupt):
+        seen.extend(snl.descend(network, make_data(), config, on_epoch=interrupt, **options))
+    (only,) = tmp_path.iterdir()
+    assert checkpoints.latest_step(only) == stop - 1
+    rest = list(snl.descend(network, make_data(), config, **options))
+    for resumed, straight in zip(rest[-2:], snapshots[-2:], strict=True):
+        assert (resumed.budget, resumed.epoch) == (straight.budget, straight.epoch)
+        assert_same_bits(resumed.network, straight.network)
+
+
+@pytest.mark.parametrize("budget", [0, -3, float("nan"), 1.5, UNITS + 1])
+def test_impossible_budgets_are_refused(network: networks.Network, budget: float) -> None:
+    with pytest.raises(JaxfairError, match="ReLU budget"):
+        next(snl.descend(network, make_data(), CONFIG, budgets=[budget], seed=0))
+
+
+def test_a_diverging_descent_names_its_step(network: networks.Network) -> None:
+    with pytest.raises(JaxfairError, match=r"SNL descent of seed 0 is (nan|inf) at step \d+"):
+        list(snl.descend(network, make_data(), replace(CONFIG, learning_rate=1e30), budgets=[7], seed=0))
+
+
+def test_a_descent_that_gave_up_goes_on_when_it_may_last_longer(network: networks.Network, tmp_path: Path) -> None:
+    options = {"budgets": [100], "seed": 0}
+    (straight,) = snl.descend(network, make_data(), CONFIG, **options)
+    short = replace(CONFIG, max_epochs=straight.epoch - 1)
+    with pytest.raises(JaxfairError, match="raise kappa or max_epochs"):
+        list(snl.descend(network, make_data(), short, progress_dir=tmp_path, **options))
+    epochs = []
+    (longer,) = snl.descend(
+        network, make_data(), CONFIG, progress_dir=tmp_path, on_epoch=lambda epoch, _: epochs.append(epoch), **options
+    )
+    assert epochs == [straight.epoch]
+    assert_same_bits(longer.network, straight.network)
+
+
+def test_the_progress_of_another_descent_is_not_continued(network: networks.Network, tmp_path: Path) -> None:
+    config = replace(CONFIG, checkpoint_seconds=0.0)
+    list(snl.descend(network, make_data(), config, budgets=[100], seed=0, progress_dir=tmp_path))
+    (straight,) = snl.descend(network, make_data(), config, budgets=[100], seed=1)
+    (shared,) = snl.descend(network, make_data(), config, budgets=[100], seed=1, progress_dir=tmp_path)
+    assert_same_bits(straight.network, shared.network)
+
+
+@pytest.mark.parametrize("change", [{"threshold": 1.5}, {"kappa": 0.0}, {"kappa": float("nan")}, {"temperature": 0.0}])
+def test_settings_that_would_mean_nothing_are_refused(network: networks.Network, change: dict) -> None:
+    with pytest.raises(JaxfairError, match="give a positive kappa"):
+        snl.descend(network, make_data(), replace(CONFIG, **change), budgets=[7], seed=0)

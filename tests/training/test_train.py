@@ -1,0 +1,298 @@
+"""Training: the step, seeds together, resuming bit for bit, clear failures."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxfair import checkpoints, data, losses
+from jaxfair.errors import JaxfairError
+from jaxfair.loops import run_epoch
+from jaxfair.networks.architectures import ResNet
+from jaxfair.networks.network import Network, apply_train, init, predict
+from jaxfair.training.fit import Carry, Fitted, Fixed, TrainConfig, TrainStep, check_finite, fit, make_optimizer
+
+MODULE = ResNet((1,), num_classes=3, width=4)
+CONFIG = TrainConfig(epochs=3, batch_size=8, learning_rate=0.05, augment="cifar")
+
+
+def make_data(n: int = 40, seed: int = 0) -> data.Dataset:
+    """Three classes of random 8x8 RGB images, each with its own mean brightness."""
+    rng = np.random.default_rng(seed)
+    label = np.arange(n) % 3
+    images = (rng.integers(0, 120, (n, 8, 8, 3)) + 60 * label[:, None, None, None]).astype(np.uint8)
+    names = ["a", "b", "c"]
+    return data.make_dataset(images, label, label, name="made", class_names=names, group_names=names)
+
+
+def fit_one(seed: int = 0, config: TrainConfig = CONFIG, **options) -> Fitted:
+    network = init(MODULE, (8, 8, 3), seed)
+    return next(fit([network], make_data(), config, seeds=[seed], **options))
+
+
+def saved_step(folder: Path) -> int | None:
+    (only,) = folder.iterdir()
+    return checkpoints.latest_step(only)
+
+
+def leaves(network: Network) -> list[np.ndarray]:
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(network)]
+
+
+def assert_same_bits(a: Network, b: Network) -> None:
+    for x, y in zip(leaves(a), leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_one_step_is_torch_sgd_on_the_batch_loss() -> None:
+    """Velocity = gradient + weight decay, parameters -= rate * velocity, written out by hand."""
+    dataset, network = make_data(), init(MODULE, (8, 8, 3), 0)
+    config = replace(CONFIG, augment="none", schedule="constant", momentum=0.9)
+    index = np.arange(8, dtype=np.int32)
+
+    def loss_fn(params):
+        logits, _ = apply_train(network, params, network.masks, dataset.normalize(dataset.images[index]))
+        return losses.cross_entropy(logits, dataset.label[index]).mean()
+
+    params, velocity = network.params, optax.tree.zeros_like(network.params)
+    optimizer = make_optimizer(config, 5)
+    carry = Carry(jax.tree.map(jnp.copy, network), optimizer.init(network.params))
+    fixed = Fixed(None, dataset, jnp.int32(0))
+    for step in range(2):
+        grads = jax.grad(loss_fn)(params)
+        velocity = jax.tree.map(lambda v, g, p: 0.9 * v + g + 5e-4 * p, velocity, grads, params)
+        params = jax.tree.map(lambda p, v: p - 0.05 * v, params, velocity)
+        carry, _ = TrainStep(config, 5)(carry, fixed, (jnp.int32(step), jnp.asarray(index)))
+        network_params = carry.network.params
+    # float32, values below 1, a gradient of a few hundred terms: 1e-5 leaves a factor of ten.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5), network_params, params)
+
+
+def test_seeds_together_equal_single_runs_after_one_step() -> None:
+    """Later steps are chaotic: rounding differences grow a million-fold within an epoch."""
+    dataset, seeds = make_data(8), [0, 3, 5]
+    config = replace(CONFIG, epochs=1)  # one batch of 8: one step
+    networks = [init(MODULE, (8, 8, 3), seed) for seed in seeds]
+    teachers = [init(MODULE, (8, 8, 3), seed + 10) for seed in seeds]
+    config = replace(config, distillation_weight=1.0)
+    options = {"seeds": seeds, "teachers": teachers}
+    single = list(fit(networks, dataset, config, at_once=1, **options))
+    joint = list(fit(networks, dataset, config, at_once=3, **options))
+    assert [f.seed for f in joint] == seeds
+    for one, other, start in zip(single, joint, networks, strict=True):
+        for a, b, c in zip(leaves(one.network), leaves(other.network), leaves(start), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+            assert a.shape == c.shape
+        np.testing.assert_allclose(one.history["loss"], other.history["loss"], rtol=1e-5)
+    moved = [np.abs(a - b).max() for a, b in zip(leaves(single[0].network), leaves(networks[0]), strict=True)]
+    assert max(moved) > 1e-3
+
+
+def test_one_program_for_the_epoch_equals_a_loop_after_one_step_and_visits_every_batch() -> None:
+    """On accelerators the epoch is one scan; a plain sum shows that both visit the same steps in the same order."""
+
+    def step(carry, fixed, x):
+        return carry * fixed + x, carry
+
+    xs = np.arange(1.0, 6.0, dtype=np.float32)
+    for fused in (True, False):
+        carry, seen = run_epoch(step, jnp.float32(0), jnp.float32(2), xs, fused=fused)
+        assert float(carry) == 57.0
+        np.testing.assert_array_equal(seen, [0, 1, 4, 11, 26])
+
+
+def test_a_repeat_gives_the_same_bits_and_another_seed_does_not() -> None:
+    first, again = fit_one(), fit_one()
+    assert_same_bits(first.network, again.network)
+    network = init(MODULE, (8, 8, 3), 0)
+    other = next(fit([network], make_data(), CONFIG, seeds=[1]))
+    assert any((a != b).any() for a, b in zip(leaves(first.network), leaves(other.network), strict=True))
+
+
+def test_masks_stay_and_the_initial_network_is_not_consumed() -> None:
+    network = init(MODULE, (8, 8, 3), 0)
+    masks = jax.tree.map(lambda m: m * 0.5, network.masks)
+    network = network.replace(masks=masks)
+    fitted = next(fit([network], make_data(), CONFIG, seeds=[0]))
+    jax.tree.map(np.testing.assert_array_equal, fitted.network.masks, masks)
+    assert np.isfinite(np.asarray(network(make_data().normalize(make_data().images)))).all()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"augment": "none"}, {"label_weight": 0.5}, {"distillation_weight": 2.0}, {"temperature": 1.0}],
+    ids=str,
+)
+def test_every_option_of_the_loss_changes_the_step(change: dict) -> None:
+    config, dataset = replace(CONFIG, distillation_weight=1.0), make_data()
+    network, teacher = (init(MODULE, (8, 8, 3), seed) for seed in (0, 9))
+    fixed = Fixed(teacher, dataset, jnp.int32(0))
+    losses_seen = []
+    for chosen in (config, replace(config, **change)):
+        carry = Carry(network, make_optimizer(chosen, 5).init(network.params))
+        step = jax.jit(TrainStep(chosen, 5))
+        losses_seen.append(float(step(carry, fixed, (jnp.int32(0), jnp.arange(8)))[1]["loss"]))
+    assert losses_seen[0] != losses_seen[1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"learning_rate": 0.1},
+        {"momentum": 0.0},
+        {"nesterov": True},
+        {"weight_decay": 0.1},
+        {"schedule": "cosine"},
+        {"schedule": "constant"},
+    ],
+    ids=str,
+)
+def test_every_option_of_the_optimizer_changes_the_parameters(change: dict) -> None:
+    ends = []
+    for config in (CONFIG, replace(CONFIG, **change)):
+        optimizer, params = make_optimizer(config, 2), jnp.ones(3)
+        state = optimizer.init(params)
+        for _ in range(6):
+            updates, state = optimizer.update(jnp.square(params), state, params)
+            params = jnp.asarray(optax.apply_updates(params, updates))
+        ends.append(np.asarray(params))
+    assert (ends[0] != ends[1]).all()
+
+
+def test_the_step_schedule_divides_by_ten_at_half_and_three_quarters() -> None:
+    config = replace(CONFIG, epochs=8, momentum=0.0, weight_decay=0.0, learning_rate=1.0, schedule="step")
+    optimizer = make_optimizer(config, 2)
+    state = optimizer.init(jnp.zeros(()))
+    rates = []
+    for _ in range(16):
+        update, state = optimizer.update(jnp.ones(()), state, jnp.zeros(()))
+        rates.append(-float(np.asarray(update)))
+    np.testing.assert_allclose(rates, [1.0] * 8 + [0.1] * 4 + [0.01] * 4, rtol=1e-6)
+
+
+def test_resuming_gives_the_bits_of_an_uninterrupted_run(tmp_path: Path) -> None:
+    """Interrupted by an exception after each epoch in turn; history included."""
+    straight = fit_one()
+    for stop in (1, 2):
+
+        def interrupt(epoch: int, epochs: int, metrics: object, stop: int = stop) -> None:
+            if epoch > stop:
+                raise KeyboardInterrupt
+
+        options = {"progress_dirs": [tmp_path / str(stop)], "config": replace(CONFIG, checkpoint_seconds=0.0)}
+        with pytest.raises(KeyboardInterrupt):
+            fit_one(on_epoch=interrupt, **options)
+        assert saved_step(tmp_path / str(stop)) == stop
+        resumed = fit_one(**options)
+        assert_same_bits(straight.network, resumed.network)
+        for name in ("loss", "accuracy"):
+            np.testing.assert_array_equal(straight.history[name], resumed.history[name])
+
+
+KILLED = """
+import os, signal
+import tests.training.test_train as t
+from dataclasses import replace
+from pathlib import Path
+def on_epoch(epoch, epochs, metrics):
+    if epoch == 3 and {kill}:
+        os.kill(os.getpid(), signal.SIGKILL)
+config = replace(t.CONFIG, epochs=5, checkpoint_seconds=0.0)
+fitted = t.fit_one(config=config, progress_dirs=[Path({folder!r})], on_epoch=on_epoch)
+t.np.savez({out!r}, *t.leaves(fitted.network), **fitted.history)
+"""
+
+
+def test_a_killed_process_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    def run(folder: str, out: str, *, kill: bool) -> int:
+        code = KILLED.format(kill=kill, folder=str(tmp_path / folder), out=str(tmp_path / out))
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        return subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode
+
+    assert run("straight", "straight.npz", kill=False) == 0
+    assert run("killed", "killed.npz", kill=True) == -signal.SIGKILL
+    assert not (tmp_path / "killed.npz").exists()
+    assert saved_step(tmp_path / "killed") == 2
+    assert run("killed", "killed.npz", kill=False) == 0
+    with np.load(tmp_path / "straight.npz") as a, np.load(tmp_path / "killed.npz") as b:
+        assert sorted(a) == sorted(b)
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_a_diverging_loss_names_its_step() -> None:
+    with pytest.raises(JaxfairError, match=r"seed 0 is (nan|inf) at step \d+; lower the learning rate"):
+        fit_one(config=replace(CONFIG, learning_rate=1e9))
+
+
+def test_check_finite_counts_from_the_first_step_given() -> None:
+    with pytest.raises(JaxfairError, match="at step 12;"):
+        check_finite(np.array([1.0, 2.0, np.inf, np.nan]), 10, "it")
+    check_finite(np.ones(3), 0, "it")
+
+
+def test_predict_equals_the_network_whatever_the_batch_size() -> None:
+    dataset, network = make_data(21), fit_one().network
+    expected = np.asarray(network(dataset.normalize(dataset.images)))
+    for size in (1, 4, 21, 100):
+        # Another batch size may use another kernel; float32 rounding of logits of order 1.
+        np.testing.assert_allclose(predict(network, dataset, batch_size=size), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("module", "shape"),
+    [
+        (MODULE, (8, 8, 1)),
+        (MODULE, (16, 16, 3)),
+        (ResNet((1,), num_classes=4, width=4), (8, 8, 3)),
+    ],
+)
+def test_a_network_for_other_images_or_classes_is_refused(module: ResNet, shape: tuple[int, int, int]) -> None:
+    network = init(module, shape, 0)
+    with pytest.raises(JaxfairError, match="initialise one for this data"):
+        next(fit([network], make_data(), CONFIG, seeds=[0]))
+    with pytest.raises(JaxfairError, match="initialise one for this data"):
+        predict(network, make_data())
+
+
+def test_seeds_and_networks_must_match_in_number() -> None:
+    with pytest.raises(JaxfairError, match="2 seeds for 1 networks"):
+        next(fit([init(MODULE, (8, 8, 3), 0)], make_data(), CONFIG, seeds=[0, 1]))
+    with pytest.raises(JaxfairError, match="batch size is 100"):
+        fit_one(config=replace(CONFIG, batch_size=100))
+
+
+def test_progress_of_another_run_is_not_continued(tmp_path: Path) -> None:
+    """Another rate, seed or data set in the same folder starts from its own beginning."""
+    config = replace(CONFIG, checkpoint_seconds=0.0)
+    fit_one(config=config, progress_dirs=[tmp_path])
+    other = replace(config, learning_rate=0.01)
+    straight, shared = fit_one(config=other), fit_one(config=other, progress_dirs=[tmp_path])
+    assert_same_bits(straight.network, shared.network)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_mistakes_are_found_when_fit_is_called_not_when_it_is_read() -> None:
+    networks = [init(MODULE, (8, 8, 3), 0), init(ResNet((1,), 3, 8), (8, 8, 3), 0)]
+    with pytest.raises(JaxfairError, match="networks of different modules"):
+        fit(networks, make_data(), CONFIG, seeds=[0, 1])
+    with pytest.raises(JaxfairError, match="there are no teachers"):
+        fit(networks[:1], make_data(), replace(CONFIG, distillation_weight=1.0), seeds=[0])
+    for change in ({"momentum": 1.0}, {"temperature": 0.0}, {"weight_decay": float("nan")}, {"epochs": 0}):
+        with pytest.raises(JaxfairError, match=r"give (a momentum|at least one epoch)"):
+            fit(networks[:1], make_data(), replace(CONFIG, **change), seeds=[0])
+
+
+def test_seeds_in_one_program_name_the_one_that_diverges() -> None:
+    good = init(MODULE, (8, 8, 3), 0)
+    bad = good.replace(params=jax.tree.map(lambda p: p * np.nan, good.params))
+    with pytest.raises(JaxfairError, match="The loss of seed 7 is nan at step 0;"):
+        list(fit([good, bad], make_data(), CONFIG, seeds=[3, 7], at_once=2))
