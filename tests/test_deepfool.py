@@ -15,7 +15,7 @@ from jax.tree_util import Partial
 
 from jaxfair import margins, networks
 from jaxfair.errors import JaxfairError
-from tests.test_margins import (
+from tests.margin_cases import (
     CLASSES,
     EXACT,
     FUNCTIONS,

@@ -19,7 +19,7 @@ from jaxfair.networks.network import apply_train, init
 from jaxfair.training import fit as train
 from jaxfair.training import mitigate
 from jaxfair.training.mitigate import Distance, Method, MitigationConfig, State
-from tests.training.test_train import MODULE, assert_same_bits, leaves
+from tests.training.cases import MODULE, assert_same_bits, leaves
 
 EXAMPLES = 400
 Examples = tuple[jax.Array, jax.Array, jax.Array]

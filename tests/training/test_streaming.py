@@ -16,7 +16,7 @@ from jaxfair.linearize import snl
 from jaxfair.loops import run_epoch
 from jaxfair.networks.network import init, predict
 from jaxfair.training.fit import fit
-from tests.training.test_train import CONFIG, MODULE, assert_same_bits
+from tests.training.cases import CONFIG, MODULE, assert_same_bits
 
 NAMES = ["a", "b", "c"]
 LABEL = np.arange(44) % 3

@@ -4,10 +4,8 @@ import csv
 import errno
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +18,9 @@ from experiments.linearization.results import Results
 from experiments.reporting import drawing
 from jaxfair.errors import JaxfairError
 from jaxfair.runs import Run
+from tests.experiments.page import Page
 from tests.study import make_analyses, mitigated, sketch
 
-VOID = {"meta", "br", "img", "hr", "link", "input"}
-LOADING = {"src", "href", "xlink:href", "srcset", "data", "poster", "action", "background"}
 FILES = {"report.html", "runs.json", "summary.csv", "groups.csv", "claims.csv", "claims.md", "paper"} | {
     f"{name}.{kind}" for name in page_of_report.CAPTIONS for kind in ("png", "svg")
 }
@@ -36,46 +33,6 @@ NETWORKS = (
 )
 TITLE = "Linearization of <everything> & more"
 COMMAND = ["python -m experiments.linearization", "--out", "a<b"]
-
-
-class Page(HTMLParser):
-    """Collects what a page shows and loads, and checks that its tags are balanced."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.seen: set[str] = set()
-        self.loads: list[str] = []
-        self.rows: list[list[str]] = []
-        self.text = ""
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_startendtag(tag, attrs)
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.add(tag)
-        self.loads += [value or "" for name, value in attrs if name in LOADING]
-        self.loads += [url for _, value in attrs for url in re.findall(r"url\(([^)]*)\)", value or "")]
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] == "style":
-            self.loads += re.findall(r"@import|url\([^)]*\)", data)
-        elif "svg" not in self.open:
-            self.text += data
-            if "td" in self.open or "th" in self.open:
-                self.rows[-1][-1] += data
 
 
 def write(analysed: list[Run], folder: Path) -> Results:
