@@ -187,7 +187,7 @@ def fit_toy() -> None:
 
 
 EPOCHS = {"loops._run_steps"}
-LANCZOS = {"krylov._orthogonalise", "krylov._set_row"}
+LANCZOS = {"lanczos._orthogonalise", "lanczos._set_row"}
 PRODUCTS = {"programs.programs.keep", "programs.programs.apply"}
 SCORES = {"bounds._logit_and_squared_norm"}
 SCENARIOS: dict[str, tuple[Callable[[], object], set[str]]] = {
@@ -199,7 +199,7 @@ SCENARIOS: dict[str, tuple[Callable[[], object], set[str]]] = {
     "predict": (lambda: predict(network(), made()), {"network._predict_batch"}),
     "analyse": (analyse, {"network._predict_batch", *PRODUCTS, *LANCZOS}),
     "report": (lambda: report.group_report(*analysed(), GROUP), {"report._logits", *PRODUCTS, *LANCZOS}),
-    "eigenvectors": (find_eigenvectors, {*LANCZOS, "krylov._combine"}),
+    "eigenvectors": (find_eigenvectors, {*LANCZOS, "lanczos._combine"}),
     "hessian-kept": (partial(multiply, "hessian", GIGABYTE), PRODUCTS),
     "hessian-recomputed": (
         partial(multiply, "hessian", 0),
