@@ -7,7 +7,6 @@ weights that differ in the last place, which ends somewhere else too, since trai
 Shapes: m hardware profiles, k controls, s seeds, g groups, t logged steps.
 """
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -69,24 +68,6 @@ def group_sensitivity(loss: Float[np.ndarray, "*batch m g"]) -> Float[np.ndarray
 def fairness_violation(sensitivity: Float[np.ndarray, "*batch g"]) -> Float[np.ndarray, "*batch"]:
     """Compute ``xi = max_{a, a'} |Delta(a) - Delta(a')|`` in nats (Nelaturu et al. 2024, section 3)."""
     return np.asarray(np.ptp(np.asarray(sensitivity, float), axis=-1))
-
-
-def parameter_distances(networks: Sequence[Any]) -> Float[np.ndarray, "m m"]:
-    """Compute the L2 distances between all pairs of m parameter trees.
-
-    Raises:
-        JaxfairError: two trees differ in structure or shapes.
-    """
-    distances = np.zeros((len(networks), len(networks)))
-    for i, first in enumerate(networks):
-        for j, second in enumerate(networks[:i]):
-            distances[i, j] = distances[j, i] = parameter_distance(first, second)
-    return distances
-
-
-def parameter_spread(distances: Float[np.ndarray, "*batch m m"]) -> Float[np.ndarray, "*batch m"]:
-    """Compute ``rho(m) = max_m' ||theta_m - theta_m'||_2`` (Nelaturu et al. 2024, Theorem 4.1) from distances."""
-    return np.asarray(distances, float).max(axis=-1)
 
 
 def spread_against_control(
