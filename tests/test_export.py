@@ -25,7 +25,7 @@ from experiments.toy import networks as toy_networks
 from jaxfair import bounds, data, hardware, margins, sensitivity
 from jaxfair.curvature import lanczos, operators, report
 from jaxfair.curvature.operators import GIGABYTE, GroupOperator
-from jaxfair.curvature.programs import Kind, Programs
+from jaxfair.curvature.programs import Kind, Programs, as_pytree
 from jaxfair.groups import group_weights
 from jaxfair.linearize import snl
 from jaxfair.networks import CNN, Module, Network, ResNet, frozen, init, predict
@@ -163,7 +163,7 @@ def find_eigenvectors() -> None:
 
 def find_distances() -> None:
     logits_fn, params, images, label = analysed()
-    bound = margins.bind(logits_fn, params)
+    bound = as_pytree(logits_fn, params)
     margins.linearized_distance(bound, images, label)
     margins.distance_along_gradient(bound, images, label, max_distance=10.0, tolerance=0.1)
     for start in (label, None):
