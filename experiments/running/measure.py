@@ -6,11 +6,11 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.tree_util import Partial
 from jaxtyping import Array
 
 from jaxfair import groups, losses, margins
+from jaxfair.bounds import parameter_distance
 from jaxfair.curvature.spectrum import GroupCurvature, Start, group_curvature
 from jaxfair.data.dataset import Dataset, normalize
 from jaxfair.errors import JaxfairError
@@ -75,7 +75,10 @@ def measure(
     result = {
         "relu_count": masks.relu_count(network.masks),
         "unit_count": masks.unit_count(network.masks),
-        "parameter_distance": _distance(network, full),
+        # NaN where the two networks differ in size, as after DeepReDuce.
+        "parameter_distance": parameter_distance(network.params, full.params)
+        if network.module == full.module
+        else np.nan,
         "accuracy": correct.mean(),
         "groups": {
             "name": test.group_names,
@@ -157,10 +160,3 @@ def _linearized_distance(network: Network, test: Dataset, batch_size: int = 1024
 
 def _logits_of_pixels(network: Network, mean: Array, std: Array, pixels: Array) -> Array:
     return network((pixels - mean) / std)
-
-
-def _distance(network: Network, full: Network) -> float:
-    """``||theta_r - theta||`` over all parameters; NaN where the two networks differ in size."""
-    if network.module != full.module:
-        return float("nan")
-    return float(optax.tree.norm(optax.tree.sub(network.params, full.params)))
