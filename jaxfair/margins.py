@@ -21,6 +21,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
+from jaxfair.curvature.chunks import over_chunks
 from jaxfair.curvature.programs import as_pytree
 from jaxfair.errors import JaxfairError
 from jaxfair.loops import run_until
@@ -177,23 +178,22 @@ def deepfool(
 
 
 def _over_chunks(function: Callable, classifier: Classifier, x: Any, label: Any, chunk_size: int, *options: Any) -> Any:
-    """Apply ``function(classifier, x, label, *options)`` to chunks of one size, the last padded."""
-    if len(x) == 0 or chunk_size < 1:
-        raise JaxfairError(f"There are {len(x)} examples and chunk_size is {chunk_size}; both must be at least 1.")
+    """Apply ``function(classifier, x, label, *options)`` to chunks of the examples, whose inputs it checks."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise JaxfairError(f"Inputs are {x.dtype}; distances need the floating-point input that the network is given.")
     if label is not None and len(label) != len(x):
         raise JaxfairError(f"There are {len(x)} inputs and {len(label)} labels.")
     classifier = as_pytree(classifier)
-    size, results = min(chunk_size, len(x)), []
+
+    def chunk(index: np.ndarray) -> Any:
+        points = jnp.asarray(x[index])
+        own = _logits(classifier, points).argmax(axis=1) if label is None else jnp.asarray(label[index])
+        return function(classifier, points, own, *options)
+
     with jax.default_matmul_precision("highest"):
-        _check_classes(jax.eval_shape(_logits, classifier, x[:size]).shape, label)
-        for start in range(0, len(x), size):
-            index = np.minimum(np.arange(start, start + size), len(x) - 1)
-            points = jnp.asarray(x[index])
-            own = _logits(classifier, points).argmax(axis=1) if label is None else jnp.asarray(label[index])
-            results.append(function(classifier, points, own, *options))
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts)[: len(x)], *results)
+        if len(first := x[:chunk_size]):
+            _check_classes(jax.eval_shape(_logits, classifier, first).shape, label)
+        return over_chunks(chunk, len(x), chunk_size)
 
 
 def _check_classes(shape: tuple[int, ...], label: Any = None) -> None:

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxfair import losses
 from jaxfair.bounds import parameter_distance
-from jaxfair.curvature.chunks import Cut
+from jaxfair.curvature.chunks import over_chunks
 from jaxfair.curvature.programs import LogitsFn, LossFn, Model, as_pytree, at_precision
 from jaxfair.curvature.spectrum import check_examples
 from jaxfair.errors import JaxfairError
@@ -200,17 +200,20 @@ def losses_on_segment(
     """
     weights, points = check_examples(start, x, y, weights), np.asarray(points, float)
     parameter_distance(start, end)  # refuses what cannot be interpolated
-    if points.ndim != 1 or not points.size or chunk_size < 1:
-        raise JaxfairError(f"The points have shape {points.shape}, the chunk size is {chunk_size}; give (t,) and >= 1.")
-    model, used = Model(as_pytree(logits_fn), as_pytree(loss)), (weights != 0).any(axis=0)
-    cut, found = Cut(x, jnp.asarray(y), used, min(chunk_size, int(used.sum()))), np.zeros((len(points), len(used)))
-    for i, index in enumerate(map(cut.positions, range(len(cut)))):
-        chunk = cut[i]
-        with at_precision(precision):
-            chunk_losses = [_losses_at(model, start, end, float(t), chunk.x, chunk.y) for t in points]
-        found[:, index] = np.stack(chunk_losses)[:, : len(index)]
+    if points.ndim != 1 or not points.size:
+        raise JaxfairError(f"The points have shape {points.shape}; give at least one, shape (t,).")
+    model, y = Model(as_pytree(logits_fn), as_pytree(loss)), jnp.asarray(y)
+    used = np.flatnonzero((weights != 0).any(axis=0))
+
+    def chunk(index: np.ndarray) -> np.ndarray:
+        index = used[index]
+        some = jax.tree.map(lambda leaf: leaf[index], (x, y))
+        return np.stack([_losses_at(model, start, end, float(t), *some) for t in points], axis=1)
+
+    with at_precision(precision):
+        found, weights = over_chunks(chunk, len(used), chunk_size).astype(float), weights[:, used].astype(float)
     # Of its own examples only: 0 times NaN is NaN.
-    return np.stack([found[:, row != 0] @ row[row != 0].astype(float) for row in weights], axis=1)
+    return np.stack([row[row != 0] @ found[row != 0] for row in weights], axis=1)
 
 
 @jax.jit

@@ -254,7 +254,7 @@ def test_constant_tied_and_nan(function: Callable[..., Any]) -> None:
         ({"label": np.zeros(2, int)}, "3 inputs and 2 labels"),
         ({"classes": 1}, r"Logits have shape \(3, 1\)"),
         ({"x": np.zeros((3, 3), np.uint8)}, "Inputs are uint8"),
-        ({"chunk_size": 0}, "chunk_size is 0"),
+        ({"chunk_size": 0}, "chunk size is 0"),
     ],
 )
 @each_function
