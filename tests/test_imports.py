@@ -12,6 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 HOUSE = (
     ("jaxfair.errors",),
     ("jaxfair.losses", "jaxfair.groups", "jaxfair.loops", "jaxfair.checkpoints", "jaxfair.runs"),
+    ("jaxfair.curvature.chunks",),
+    ("jaxfair.curvature.programs",),
     ("jaxfair.margins",),
     ("jaxfair.curvature", "jaxfair.data"),
     ("jaxfair.networks", "jaxfair.bounds"),

@@ -14,6 +14,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.special import softmax
 
 from jaxfair import margins
+from jaxfair.curvature.programs import as_pytree
 from jaxfair.errors import JaxfairError
 from tests.margin_cases import (
     CLASSES,
@@ -82,7 +83,7 @@ def test_affine_networks(seed: int, classes: int) -> None:
     params, x, label = affine_case(seed, classes)
     true = signed_distances(params, x, label)
     with jax.enable_x64(True):
-        found, nearest = map(np.asarray, margins.linearized_distance(margins.bind(affine, params), x, label))
+        found, nearest = map(np.asarray, margins.linearized_distance(as_pytree(affine, params), x, label))
     np.testing.assert_allclose(found[true >= 0], true[true >= 0], **EXACT)
     assert (found[true < 0] < 0).all()
     assert (found >= true - 1e-9).all()
@@ -116,7 +117,7 @@ def test_along_the_gradient_of_affine_networks(seed: int, classes: int) -> None:
         leave = crossing[speed < 0].min(initial=np.inf, where=signed[speed < 0] >= 0)
         expected.append(-enter if enter < leave else -np.inf)
     with jax.enable_x64(True):
-        found = np.asarray(line(margins.bind(affine, params), x, label))
+        found = np.asarray(line(as_pytree(affine, params), x, label))
     # A stay inside the region that is shorter than the bracket may be overlooked, and found is then infinite.
     met = np.isfinite(found)
     error = np.abs(found[met]) - np.abs(np.array(expected)[met])
@@ -133,7 +134,7 @@ def test_disc() -> None:
     radius, r = 2.0, np.array([0.01, 0.5, 1.5, 1.999, 2.001, 3.0, 9.0])
     angle = np.arange(7)
     x = r[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    network, label = margins.bind(disc, jnp.asarray(radius)), np.zeros(7, int)
+    network, label = as_pytree(disc, jnp.asarray(radius)), np.zeros(7, int)
     found = np.asarray(line(network, x, label))
     np.testing.assert_array_equal(np.sign(found), np.sign(radius - r))
     error = np.abs(found) - np.abs(radius - r)
@@ -148,7 +149,7 @@ def test_disc() -> None:
 @pytest.mark.parametrize("tolerance", [1.0, 1e-2, 1e-5, 1e-10])
 def test_bisection_meets_its_tolerance(tolerance: float) -> None:
     r = np.linspace(0.1, 3.7, 11)
-    x, network = np.stack([r, np.zeros(11)], axis=1), margins.bind(disc, jnp.asarray(2.0))
+    x, network = np.stack([r, np.zeros(11)], axis=1), as_pytree(disc, jnp.asarray(2.0))
     found = np.asarray(margins.distance_along_gradient(network, x, np.zeros(11, int), 10.0, tolerance))
     error = np.abs(found) - np.abs(2 - r)
     assert (error >= -1e-12).all()
@@ -158,7 +159,7 @@ def test_bisection_meets_its_tolerance(tolerance: float) -> None:
 @pytest.mark.usefixtures("float64")
 def test_no_boundary_within_reach() -> None:
     """Infinite, with the example's sign; the distance itself is still within reach of itself."""
-    x, label, network = np.array([[1.0, 0.0], [3.5, 0.0]]), np.zeros(2, int), margins.bind(disc, jnp.asarray(2.0))
+    x, label, network = np.array([[1.0, 0.0], [3.5, 0.0]]), np.zeros(2, int), as_pytree(disc, jnp.asarray(2.0))
     reach = partial(margins.distance_along_gradient, network, x, label)
     np.testing.assert_array_equal(reach(0.99, 1e-3), [np.inf, -np.inf])
     np.testing.assert_allclose(reach(1.0, 1e-3), [1.0, -np.inf])
@@ -170,13 +171,13 @@ def test_constant_tied_and_nan(function: Callable[..., Any]) -> None:
     """No gradient: infinitely far, with the gap's sign; a tie: 0; NaN: NaN, and only in its own example."""
     bias = np.array([1.0, 0.0], np.float32)
     x, label = np.ones((2, 3), np.float32), np.array([0, 1])
-    distance = jax.tree.leaves(function(margins.bind(affine, (np.zeros((2, 3), np.float32), bias)), x, label))[0]
+    distance = jax.tree.leaves(function(as_pytree(affine, (np.zeros((2, 3), np.float32), bias)), x, label))[0]
     np.testing.assert_array_equal(distance, [np.inf, -np.inf])
-    distance = jax.tree.leaves(function(margins.bind(affine, (np.zeros((2, 3), np.float32), 0 * bias)), x, label))[0]
+    distance = jax.tree.leaves(function(as_pytree(affine, (np.zeros((2, 3), np.float32), 0 * bias)), x, label))[0]
     np.testing.assert_array_equal(distance, 0)
     x[0, 0] = np.nan
     weights = np.array([[1, 0, 0], [0, 0, 1]], np.float32)
-    found = function(margins.bind(affine, (weights, bias)), x, label)
+    found = function(as_pytree(affine, (weights, bias)), x, label)
     distance = jax.tree.leaves(found)[0]
     assert np.isnan(distance[0])
     assert distance[1] < 0
@@ -194,7 +195,7 @@ def test_constant_tied_and_nan(function: Callable[..., Any]) -> None:
         ({"label": np.zeros(2, int)}, "3 inputs and 2 labels"),
         ({"classes": 1}, r"Logits have shape \(3, 1\)"),
         ({"x": np.zeros((3, 3), np.uint8)}, "Inputs are uint8"),
-        ({"chunk_size": 0}, "chunk_size is 0"),
+        ({"chunk_size": 0}, "chunk size is 0"),
     ],
 )
 @each_function
@@ -202,13 +203,13 @@ def test_bad_input(function: Callable[..., Any], changes: dict[str, Any], messag
     given = {"x": np.zeros((3, 3), np.float32), "label": np.zeros(3, int), "classes": 4, "chunk_size": 8} | changes
     params = np.ones((given.pop("classes"), 3), np.float32), np.float32(0)
     with pytest.raises(JaxfairError, match=message):
-        function(margins.bind(affine, params), **given)
+        function(as_pytree(affine, params), **given)
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_bad_options() -> None:
     params, x, label = affine_case(0)
-    network = margins.bind(affine, params)
+    network = as_pytree(affine, params)
     for tolerance, limit in [(0.0, 1.0), (2.0, 1.0), (1e-3, np.inf), (np.nan, 1.0), (-1.0, 1.0)]:
         with pytest.raises(JaxfairError, match="tolerance is"):
             margins.distance_along_gradient(network, x, label, limit, tolerance)

@@ -130,9 +130,11 @@ def run(study: Study, given: Sequence[str]) -> None:
         return
     check(study)
     bundles.listed(study.out, study.profiles)
-    for profile in _named(study):
+    profiles = _named(study)
+    plain = hardware.plain_digests(os.environ) if any(profile.varies_cpu for profile in profiles) else None
+    for profile in profiles:
         command = [sys.executable, "-m", "experiments.hardware", *given, "--child", profile.name]
-        environment = hardware.environment_of(profile, os.environ)
+        environment = hardware.environment_of(profile, os.environ, plain)
         print(f"Profile {profile.name}: {profile.label}", file=sys.stderr, flush=True)
         if subprocess.run(command, env=environment, check=False).returncode:
             raise JaxfairError(
