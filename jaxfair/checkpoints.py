@@ -54,6 +54,16 @@ def key(*parts: object) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
 
+def tree_digest(tree: Any) -> str:
+    """Return 16 hexadecimal digits of all arrays and their places: equal bits, equal digest, on any machine."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)}{array.dtype.str}{array.shape}".encode())
+        digest.update(array.view(np.uint8))  # bfloat16 has no buffer of its own
+    return digest.hexdigest()[:16]
+
+
 def latest_step(directory: Path) -> int | None:
     """Return the step of the newest finished checkpoint, or None."""
     directory = Path(directory)
@@ -88,8 +98,8 @@ def restore(directory: Path, like: Tree) -> Tree:
                     f"The checkpoint '{directory}' belongs to another model: {name} is {_describe(found.get(name))} "
                     f"there and {_describe(wanted.get(name))} here; use the configuration that it was written with."
                 )
-        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        target = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=device) for k, v in wanted.items()}
+        here = jnp.zeros(()).sharding  # of new arrays, on the device that the user may have set
+        target = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=here) for k, v in wanted.items()}
         try:
             arrays = checkpointer.restore(directory / str(step), target)
         except Exception as error:

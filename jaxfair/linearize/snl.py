@@ -163,32 +163,34 @@ def descend(
         on_epoch: called after every epoch.
 
     Raises:
-        JaxfairError: a budget is impossible, the loss is not finite, or ``max_epochs`` did not reach a budget.
+        JaxfairError: there is no budget or an impossible one, the loss is not finite, or ``max_epochs`` did not reach
+            a budget.
     """
     check_images(network, data)
     check_config(config, len(data))
-    return _descend(network, data, config, budgets, seed, progress_dir, on_epoch)
+    if not budgets:
+        raise JaxfairError("SNL got no ReLU budget; give at least one, as a count or as a fraction of all units.")
+    counts = sorted({masks.resolve_budget(b, masks.unit_count(network.masks)) for b in budgets}, reverse=True)
+    return _descend(network, data, config, counts, seed, progress_dir, on_epoch)
 
 
 def _descend(
     network: Network,
     data: Dataset,
     config: SnlConfig,
-    budgets: Sequence[float],
+    counts: list[int],
     seed: int,
     progress_dir: Path | None,
     on_epoch: OnEpoch | None,
 ) -> Iterator[Snapshot]:
-    counts = sorted({masks.resolve_budget(b, masks.unit_count(network.masks)) for b in budgets}, reverse=True)
     step = SnlStep(dataclasses.replace(config, checkpoint_seconds=0, max_epochs=0, rule="exact", kappa=0))
     fixed = Fixed(jax.tree.map(jnp.copy, network), data, jnp.int32(seed))
     opt_state = optax.adam(config.learning_rate).init((network.params, network.masks))  # pyright: ignore
     carry = Descent(jax.tree.map(jnp.copy, network), opt_state, jnp.float32(config.kappa))
     lowest, first = np.int32(masks.unit_count(network.masks)), 0
     if progress_dir is not None:
-        progress_dir = Path(progress_dir) / checkpoints.key(
-            seed, step, config.kappa, config.kappa_growth, data.fingerprint()
-        )
+        begin = network.module, checkpoints.tree_digest(network)
+        progress_dir = Path(progress_dir) / checkpoints.key(seed, step, config.kappa, data.fingerprint(), *begin)
     if progress_dir is not None and checkpoints.latest_step(progress_dir) is not None:
         first = checkpoints.latest_step(progress_dir) or 0
         fresh = carry, lowest

@@ -105,7 +105,7 @@ class Carry(NamedTuple):
 
 
 class Fixed(NamedTuple):
-    """What all steps of a run share."""
+    """What all steps of a run share; ``seed`` is that of the augmentation."""
 
     teacher: Network | None
     data: Dataset
@@ -212,6 +212,7 @@ def fit(
     config: TrainConfig,
     *,
     seeds: Sequence[int],
+    order_seeds: Sequence[int] | None = None,
     teachers: Sequence[Network] | None = None,
     progress_dirs: Sequence[Path] | None = None,
     on_epoch: OnEpoch | None = None,
@@ -227,7 +228,8 @@ def fit(
         networks: initial networks of one module, one for each seed.
         data: the training set, shared by all seeds.
         config: how to train.
-        seeds: of the order of the data and the augmentation.
+        seeds: of the augmentation, and of the order of the data unless that has seeds of its own.
+        order_seeds: of the order of the data alone.
         teachers: networks to distil from, one for each seed.
         progress_dirs: for each seed, where checkpoints of unfinished training lie (seeds trained together use the
             first one's); None keeps none. The caller removes them.
@@ -237,10 +239,10 @@ def fit(
     Raises:
         JaxfairError: a loss is not finite, the batch is larger than the set, or images do not suit the network.
     """
-    _check(networks, data, config, seeds, teachers)
-    return _fit_chunks(
-        networks, data, config, seeds, teachers, progress_dirs, on_epoch, at_once or seeds_at_once(seeds)
-    )
+    order_seeds = seeds if order_seeds is None else order_seeds
+    at_once = seeds_at_once(seeds) if at_once is None else at_once
+    _check(networks, data, config, seeds, order_seeds, teachers, progress_dirs, at_once)
+    return _fit_chunks(networks, data, config, seeds, order_seeds, teachers, progress_dirs, on_epoch, at_once)
 
 
 def seeds_at_once(seeds: Sequence[int]) -> int:
@@ -253,6 +255,7 @@ def _fit_chunks(
     data: Dataset,
     config: TrainConfig,
     seeds: Sequence[int],
+    order_seeds: Sequence[int],
     teachers: Sequence[Network] | None,
     progress_dirs: Sequence[Path] | None,
     on_epoch: OnEpoch | None,
@@ -264,12 +267,13 @@ def _fit_chunks(
         pick = partial(_stack_or_only, chunk=chunk)
         teacher = None if teachers is None else pick(teachers)
         fixed = Fixed(teacher, data, jnp.asarray(pick([np.int32(seed) for seed in seeds])))
-        chunk_seeds = [seeds[i] for i in chunk]
-        folder = None
+        chunk_seeds, orders = [seeds[i] for i in chunk], [order_seeds[i] for i in chunk]
+        network, folder = pick(networks), None
         if progress_dirs is not None:
-            name = checkpoints.key(chunk_seeds, decisive, networks[0].module, data.fingerprint())
+            begin = checkpoints.tree_digest((network, teacher))
+            name = checkpoints.key(chunk_seeds, orders, decisive, networks[0].module, data.fingerprint(), begin)
             folder = Path(progress_dirs[chunk[0]]) / name
-        carry, history = _fit_chunk(pick(networks), fixed, config, chunk_seeds, folder, on_epoch)
+        carry, history = _fit_chunk(network, fixed, config, chunk_seeds, orders, folder, on_epoch)
         for row, seed in enumerate(chunk_seeds):
             last = carry if len(chunk) == 1 else jax.tree.map(lambda a, row=row: a[row], carry)
             of_seed = {name: values[:, row] for name, values in history.items()}
@@ -284,7 +288,13 @@ def _stack_or_only(trees: Sequence[Any], chunk: list[int]) -> Any:
 
 
 def _fit_chunk(
-    network: Network, fixed: Fixed, config: TrainConfig, seeds: list[int], folder: Path | None, on_epoch: OnEpoch | None
+    network: Network,
+    fixed: Fixed,
+    config: TrainConfig,
+    seeds: list[int],
+    order_seeds: list[int],
+    folder: Path | None,
+    on_epoch: OnEpoch | None,
 ) -> tuple[Carry, dict[str, np.ndarray]]:
     steps = len(epoch_order(len(fixed.data), config.batch_size, 0, 0))
     step: Callable = TrainStep(dataclasses.replace(config, checkpoint_seconds=0), steps)
@@ -308,7 +318,7 @@ def _fit_chunk(
         history = {name: np.array(history[name]) for name in ("loss", "accuracy")}
     saved = time.monotonic()
     for epoch in range(first, config.epochs):
-        orders = [epoch_order(len(fixed.data), config.batch_size, seed, epoch) for seed in seeds]
+        orders = [epoch_order(len(fixed.data), config.batch_size, seed, epoch) for seed in order_seeds]
         index = orders[0] if len(seeds) == 1 else np.stack(orders, axis=1)
         numbers = np.arange(epoch * steps, (epoch + 1) * steps, dtype=np.int32)
         carry, metrics = run_epoch(step, carry, fixed, (numbers, index), fetch=fetch if fixed.data.on_host else None)
@@ -333,11 +343,17 @@ def _check(
     data: Dataset,
     config: TrainConfig,
     seeds: Sequence[int],
+    order_seeds: Sequence[int],
     teachers: Sequence[Network] | None,
+    progress_dirs: Sequence[Path] | None,
+    at_once: int,
 ) -> None:
-    lengths = {len(seeds), len(networks), len(teachers or networks)}
-    if len(lengths) != 1 or not seeds:
-        raise JaxfairError(f"fit got {len(seeds)} seeds for {len(networks)} networks; give one network a seed.")
+    given = {"seeds": seeds, "order_seeds": order_seeds, "teachers": teachers, "progress_dirs": progress_dirs}
+    for name, values in given.items():
+        if values is not None and not 0 < len(values) == len(networks):
+            raise JaxfairError(f"fit got {len(values)} {name} for {len(networks)} networks; give one for each network.")
+    if at_once < 1:
+        raise JaxfairError(f"fit is to train {at_once} seeds at once; give at least 1, or leave at_once out.")
     if any(network.module != networks[0].module for network in networks):
         raise JaxfairError("fit got networks of different modules; train each module in a call of its own.")
     if config.distillation_weight and teachers is None:

@@ -4,7 +4,6 @@ Full parameters of every step would be too many to keep or to send. A digest say
 a sketch how far they are apart.
 """
 
-import hashlib
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -26,7 +25,13 @@ SKETCH_SIZE = 4096
 
 
 def first_steps(
-    network: Network, data: Dataset, config: TrainConfig, *, seed: int, steps: Sequence[int]
+    network: Network,
+    data: Dataset,
+    config: TrainConfig,
+    *,
+    seed: int,
+    steps: Sequence[int],
+    order_seed: int | None = None,
 ) -> Iterator[tuple[int, Network]]:
     """Train as ``train.fit`` does and yield the network after each of ``steps``, ascending; it stops after the last.
 
@@ -34,8 +39,9 @@ def first_steps(
         network: to start from.
         data: the training set.
         config: of the whole training, on whose length the learning rate depends.
-        seed: of the order of the data and the augmentation.
+        seed: of the augmentation, and of the order of the data unless that has a seed of its own.
         steps: counted from 1, none beyond the end of the training.
+        order_seed: of the order of the data alone.
 
     Raises:
         JaxfairError: the steps do not ascend, or the training does not have so many.
@@ -52,8 +58,9 @@ def first_steps(
     step = train.TrainStep(config, per_epoch)
     carry = Carry(jax.tree.map(jnp.copy, network), make_optimizer(config, per_epoch).init(network.params), state)
     fixed = Fixed(None, data, jnp.asarray(np.int32(seed)))
+    order_seed = seed if order_seed is None else order_seed
     for epoch in range(-(-wanted[-1] // per_epoch)):
-        order, begin = epoch_order(len(data), config.batch_size, seed, epoch), epoch * per_epoch
+        order, begin = epoch_order(len(data), config.batch_size, order_seed, epoch), epoch * per_epoch
         marks = [mark for mark in wanted if begin < mark <= begin + per_epoch]
         done = begin
         for mark in dict.fromkeys([*marks, min(begin + per_epoch, wanted[-1])]):
@@ -72,16 +79,6 @@ def _advance(step: TrainStep, carry: Carry, fixed: Fixed, index: np.ndarray, don
     carry, metrics = run_epoch(step, carry, fixed, (numbers, index), fetch=fetch)
     train.check_finite(metrics["loss"], done, "a training whose first steps were looked at")
     return carry
-
-
-def tree_digest(tree: Any) -> str:
-    """Return 16 hexadecimal digits of all arrays and their places: equal bits, equal digest, on any machine."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = np.ascontiguousarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)}{array.dtype.str}{array.shape}".encode())
-        digest.update(array.data)
-    return digest.hexdigest()[:16]
 
 
 def sketch(params: Any, size: int = SKETCH_SIZE) -> Float[np.ndarray, " k"]:
