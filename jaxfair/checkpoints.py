@@ -60,7 +60,7 @@ def tree_digest(tree: Any) -> str:
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         array = np.ascontiguousarray(leaf)
         digest.update(f"{jax.tree_util.keystr(path)}{array.dtype.str}{array.shape}".encode())
-        digest.update(array.view(np.uint8))  # bfloat16 has no buffer of its own
+        digest.update(array.view(np.uint8).data)  # bfloat16 has no buffer of its own
     return digest.hexdigest()[:16]
 
 
@@ -107,6 +107,20 @@ def restore(directory: Path, like: Tree) -> Tree:
                 f"The checkpoint '{directory / str(step)}' is damaged ({error}); delete it and rerun."
             ) from error
     return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in wanted])
+
+
+def resume(directory: Path | None, fresh: Tree) -> tuple[int, Tree]:
+    """Return the step and the tree of the newest checkpoint, or 0 and ``fresh`` where there is none.
+
+    Args:
+        directory: where checkpoints of unfinished work lie, named by ``key``; None where none are kept.
+        fresh: what the work begins with, of the structure, shapes and types of a checkpoint.
+
+    Raises:
+        JaxfairError: the checkpoint is damaged or holds other arrays, as for ``restore``.
+    """
+    step = None if directory is None else latest_step(directory)
+    return (0, fresh) if directory is None or step is None else (step, restore(directory, fresh))
 
 
 def _flat(tree: object) -> dict[str, Any]:

@@ -15,11 +15,10 @@ from jaxtyping import Float
 
 from jaxfair.data.dataset import Dataset, epoch_order
 from jaxfair.errors import JaxfairError
-from jaxfair.loops import run_epoch
 from jaxfair.networks.network import Network
-from jaxfair.training import fit as train
 from jaxfair.training import mitigate
-from jaxfair.training.fit import Carry, Fixed, TrainConfig, TrainStep, make_optimizer
+from jaxfair.training.batches import Fixed, run_batches
+from jaxfair.training.fit import TrainConfig, begin, make_step
 
 SKETCH_SIZE = 4096
 
@@ -46,39 +45,26 @@ def first_steps(
     Raises:
         JaxfairError: the steps do not ascend, or the training does not have so many.
     """
-    per_epoch = len(epoch_order(len(data), config.batch_size, 0, 0))
+    step = make_step(config, data)
+    per_epoch = step.steps_per_epoch
     wanted = list(steps)
     if wanted != sorted(set(wanted)) or not wanted or not 1 <= wanted[0] <= wanted[-1] <= per_epoch * config.epochs:
         raise JaxfairError(
             f"The steps to look at are {wanted}; give ascending ones from 1 to {per_epoch * config.epochs}, the length "
             "of the training."
         )
-    shapes = {"num_groups": len(data.group_names), "num_classes": len(data.class_names)}
-    state = mitigate.init(config.mitigation, **shapes, input_shape=data.image_shape)
-    step = train.TrainStep(config, per_epoch)
-    carry = Carry(jax.tree.map(jnp.copy, network), make_optimizer(config, per_epoch).init(network.params), state)
-    fixed = Fixed(None, data, jnp.asarray(np.int32(seed)))
     order_seed = seed if order_seed is None else order_seed
-    for epoch in range(-(-wanted[-1] // per_epoch)):
-        order, begin = epoch_order(len(data), config.batch_size, order_seed, epoch), epoch * per_epoch
-        marks = [mark for mark in wanted if begin < mark <= begin + per_epoch]
-        done = begin
-        for mark in dict.fromkeys([*marks, min(begin + per_epoch, wanted[-1])]):
-            carry = _advance(step, carry, fixed, order[done - begin : mark - begin], done)
-            done = mark
-            if mark in marks:
-                yield mark, jax.tree.map(jnp.copy, carry.network)  # the next step consumes the carry
-        carry = carry._replace(mitigation=mitigate.end_epoch(config.mitigation, carry.mitigation))
-
-
-def _advance(step: TrainStep, carry: Carry, fixed: Fixed, index: np.ndarray, done: int) -> Carry:
-    if not len(index):
-        return carry
-    numbers = np.arange(done, done + len(index), dtype=np.int32)
-    fetch = train.fetch if fixed.data.on_host else None
-    carry, metrics = run_epoch(step, carry, fixed, (numbers, index), fetch=fetch)
-    train.check_finite(metrics["loss"], done, "a training whose first steps were looked at")
-    return carry
+    carry, fixed = begin(network, data, config), Fixed(None, data, jnp.asarray(np.int32(seed)))
+    ends, done = range(per_epoch, wanted[-1], per_epoch), 0
+    for mark in sorted({*wanted, *ends}):
+        epoch, skipped = divmod(done, per_epoch)
+        index = epoch_order(len(data), config.batch_size, order_seed, epoch)[skipped:][: mark - done]
+        carry, _ = run_batches(step, carry, fixed, index, done, ["a training whose first steps were looked at"])
+        if mark in wanted:
+            yield mark, jax.tree.map(jnp.copy, carry.network)  # the next step consumes the carry
+        if mark in ends:
+            carry = carry._replace(mitigation=mitigate.end_epoch(config.mitigation, carry.mitigation))
+        done = mark
 
 
 def sketch(params: Any, size: int = SKETCH_SIZE) -> Float[np.ndarray, " k"]:

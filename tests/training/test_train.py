@@ -18,7 +18,8 @@ from jaxfair.errors import JaxfairError
 from jaxfair.loops import run_epoch
 from jaxfair.networks.architectures import ResNet
 from jaxfair.networks.network import Network, apply_train, init, predict
-from jaxfair.training.fit import Carry, Fitted, Fixed, TrainConfig, TrainStep, check_finite, fit, make_optimizer
+from jaxfair.training.batches import Fixed, check_finite
+from jaxfair.training.fit import Carry, Fitted, TrainConfig, TrainStep, fit, make_optimizer
 
 MODULE = ResNet((1,), num_classes=3, width=4)
 CONFIG = TrainConfig(epochs=3, batch_size=8, learning_rate=0.05, augment="cifar")
@@ -235,8 +236,8 @@ def test_a_diverging_loss_names_its_step() -> None:
 
 def test_check_finite_counts_from_the_first_step_given() -> None:
     with pytest.raises(JaxfairError, match="at step 12;"):
-        check_finite(np.array([1.0, 2.0, np.inf, np.nan]), 10, "it")
-    check_finite(np.ones(3), 0, "it")
+        check_finite(np.array([1.0, 2.0, np.inf, np.nan]), 10, ["it"])
+    check_finite(np.ones(3), 0, ["it"])
 
 
 def test_predict_equals_the_network_whatever_the_batch_size() -> None:
