@@ -28,6 +28,7 @@ from experiments.running.records import (
 )
 from experiments.running.stages import FORWARD, GRADIENT, PRODUCT, ModelConfig
 from jaxfair import groups
+from jaxfair.checkpoints import tree_digest
 from jaxfair.data.dataset import epoch_order
 from jaxfair.hardware import Profile
 from jaxfair.linearize.snl import SnlConfig
@@ -142,7 +143,7 @@ def _train(space: Workspace, profile: Profile, module: Module, task: Task, seeds
     title = f"train on {variant['label']}"
     for seed, run in zip(seeds, found, strict=True):
         if space.plan is None and not run.done:
-            digests = {"initial": trajectory.tree_digest(begin(seed).params)}
+            digests = {"initial": tree_digest(begin(seed).params)}
             run.write_json("start.json", digests | {"order": order_digest(space, task.train, seed + order)})
     return stages.fit(space, found, task.train, title, lambda i: begin(seeds[i]), None, order)
 
@@ -172,9 +173,10 @@ def _first_steps(
     network = start_of(module, space.train.image_shape, task.control, seed)
     order = OTHER_ORDER if task.control == "order" else 0
     sketches.append(trajectory.sketch(network.params))
-    for step, after in trajectory.first_steps(network, space.train, task.train, seed=seed + order, steps=steps):
+    seeds = {"seed": seed, "order_seed": seed + order}
+    for step, after in trajectory.first_steps(network, space.train, task.train, steps=steps, **seeds):
         sketches.append(trajectory.sketch(after.params))
-        digests.append(trajectory.tree_digest(after.params))
+        digests.append(tree_digest(after.params))
         space.progress.update(step, steps[-1], "step")
     run.write_arrays("sketches.npz", {"steps": np.array([0, *steps]), "sketches": np.array(sketches)})
     return finish(run, None, started, {"digests": digests})
@@ -201,7 +203,7 @@ def _analyse(
     found.write_arrays("examples.npz", examples)
     columns = _group_columns(space, network, examples, config, curvature=curvature)
     correct = (examples["logits"].argmax(-1) == examples["label"]).mean()
-    digest = trajectory.tree_digest(network.params)
+    digest = tree_digest(network.params)
     return finish(found, None, started, {"accuracy": correct, "groups": columns, "parameters": digest})
 
 

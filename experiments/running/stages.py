@@ -244,7 +244,7 @@ def fit(
         title: for the progress.
         network_of: makes the network to start from of the run at an index.
         teacher_of: makes its teacher, if there is one.
-        order_seed: added to each run's seed where the order of the data is drawn.
+        order_seed: added to each run's seed where the order of the data is drawn, and nowhere else.
     """
     if noted(space, found, len(space.train) * config.epochs * (GRADIENT + FORWARD * (teacher_of is not None))):
         return found
@@ -266,7 +266,8 @@ def fit(
         [network_of(i) for i in pending],
         space.train,
         config,
-        seeds=[found[i].config["seed"] + order_seed for i in pending],
+        seeds=[found[i].config["seed"] for i in pending],
+        order_seeds=[found[i].config["seed"] + order_seed for i in pending],
         teachers=None if teacher_of is None else [teacher_of(i) for i in pending],
         progress_dirs=[found[i].progress_dir for i in pending],
         on_epoch=on_epoch,

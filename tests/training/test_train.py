@@ -18,7 +18,8 @@ from jaxfair.errors import JaxfairError
 from jaxfair.loops import run_epoch
 from jaxfair.networks.architectures import ResNet
 from jaxfair.networks.network import apply_train, init, predict
-from jaxfair.training.fit import Carry, Fixed, TrainStep, check_finite, fit, make_optimizer
+from jaxfair.training.batches import Fixed, check_finite
+from jaxfair.training.fit import Carry, TrainStep, fit, make_optimizer
 from tests.training.cases import CONFIG, MODULE, assert_same_bits, fit_one, leaves, make_data, saved_step
 
 
@@ -206,8 +207,8 @@ def test_a_diverging_loss_names_its_step() -> None:
 
 def test_check_finite_counts_from_the_first_step_given() -> None:
     with pytest.raises(JaxfairError, match="at step 12;"):
-        check_finite(np.array([1.0, 2.0, np.inf, np.nan]), 10, "it")
-    check_finite(np.ones(3), 0, "it")
+        check_finite(np.array([1.0, 2.0, np.inf, np.nan]), 10, ["it"])
+    check_finite(np.ones(3), 0, ["it"])
 
 
 def test_predict_equals_the_network_whatever_the_batch_size() -> None:
@@ -235,20 +236,55 @@ def test_a_network_for_other_images_or_classes_is_refused(module: ResNet, shape:
 
 
 def test_seeds_and_networks_must_match_in_number() -> None:
-    with pytest.raises(JaxfairError, match="2 seeds for 1 networks"):
-        next(fit([init(MODULE, (8, 8, 3), 0)], make_data(), CONFIG, seeds=[0, 1]))
+    network = init(MODULE, (8, 8, 3), 0)
+    for change in ({"seeds": [0, 1]}, {"order_seeds": [0, 1]}, {"teachers": [network] * 2}, {"progress_dirs": []}):
+        with pytest.raises(JaxfairError, match=rf"fit got \d {next(iter(change))} for 1 networks; give one"):
+            fit([network], make_data(), CONFIG, **{"seeds": [0], **change})
+    with pytest.raises(JaxfairError, match="fit got 0 seeds for 0 networks"):
+        fit([], make_data(), CONFIG, seeds=[])
+    for at_once in (0, -2):
+        with pytest.raises(JaxfairError, match=f"to train {at_once} seeds at once; give at least 1"):
+            fit([network], make_data(), CONFIG, seeds=[0], at_once=at_once)
     with pytest.raises(JaxfairError, match="batch size is 100"):
         fit_one(config=replace(CONFIG, batch_size=100))
 
 
+def train_in(folder: Path, *, start: int = 0, teacher: int = 9, config: TrainConfig = CONFIG, **options) -> Network:
+    """Train by distillation, with checkpoints after every epoch."""
+    config = replace(config, epochs=2, distillation_weight=1.0, checkpoint_seconds=0.0)
+    networks = {name: [init(MODULE, (8, 8, 3), seed)] for name, seed in (("networks", start), ("teachers", teacher))}
+    options = {"data": make_data(), "seeds": [0], **networks, **options}
+    return next(fit(config=config, progress_dirs=[folder], **options)).network
+
+
 def test_progress_of_another_run_is_not_continued(tmp_path: Path) -> None:
-    """Another rate, seed or data set in the same folder starts from its own beginning."""
-    config = replace(CONFIG, checkpoint_seconds=0.0)
-    fit_one(config=config, progress_dirs=[tmp_path])
-    other = replace(config, learning_rate=0.01)
-    straight, shared = fit_one(config=other), fit_one(config=other, progress_dirs=[tmp_path])
-    assert_same_bits(straight.network, shared.network)
-    assert len(list(tmp_path.iterdir())) == 2
+    """Another network to start from or to learn from, in the same folder, starts from its own beginning."""
+    train_in(tmp_path / "shared")
+    for i, change in enumerate(({"start": 1}, {"teacher": 8}), 2):
+        assert_same_bits(train_in(tmp_path / f"{i}", **change), train_in(tmp_path / "shared", **change))
+        assert len(list((tmp_path / "shared").iterdir())) == i
+
+
+def test_whatever_decides_the_training_names_its_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Path] = []
+
+    def ask(folder: Path) -> None:
+        asked.append(folder)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoints, "latest_step", ask)
+    changes = [
+        {"start": 1},
+        {"teacher": 8},
+        {"config": replace(CONFIG, learning_rate=0.01)},
+        {"data": make_data(seed=1)},
+    ]
+    changes += [{"seeds": [1], "order_seeds": [0]}, {"order_seeds": [1]}, {"config": replace(CONFIG, momentum=0.5)}]
+    for change in ({}, *changes, {"order_seeds": [0]}):
+        with pytest.raises(KeyboardInterrupt):
+            train_in(tmp_path, **change)
+    assert len(set(asked)) == 1 + len(changes)
+    assert asked[0] == asked[-1]
 
 
 def test_mistakes_are_found_when_fit_is_called_not_when_it_is_read() -> None:
