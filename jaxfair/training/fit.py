@@ -17,7 +17,8 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from jaxfair import checkpoints, losses
-from jaxfair.data.dataset import Augmentation, Dataset, augment, epoch_order
+from jaxfair.data.dataset import Augmentation, Dataset, augment
+from jaxfair.data.splits import epoch_order
 from jaxfair.errors import JaxfairError
 from jaxfair.loops import Together, run_epoch
 from jaxfair.networks.network import Network, apply_train, check_images
