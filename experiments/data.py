@@ -141,10 +141,10 @@ def contact_sheet(dataset: Dataset, out: Path, title: str) -> None:
 
 def prepare(config: Prepare) -> None:
     """Write UTKFace as a TFDS data set."""
-    from jaxfair.data import builders
+    from jaxfair.data import tfds
 
     with Progress() as progress:
-        folder = builders.prepare(
+        folder = tfds.prepare(
             config.path,
             config.out or sources.default_data_dir() / "tfds",
             on_progress=datasets.shown(progress, "prepare images"),

@@ -15,13 +15,13 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from jaxfair.data import builders
 from jaxfair.data import cache as store
+from jaxfair.data import tfds
 from jaxfair.data.columns import Column, Index, Rejected
 from jaxfair.data.dataset import Dataset, make_dataset
 from jaxfair.data.files import Files, identity, open_files, open_nested
 from jaxfair.data.images import decode_all
-from jaxfair.data.layouts import arrays, celeba, cifar10, find, folder, prepared, svhn, table, utkface
+from jaxfair.data.layouts import arrays, celeba, cifar10, find, folder, svhn, table, utkface
 from jaxfair.data.protocol import SourceConfig, make_parts
 from jaxfair.data.splits import divide, thin, with_training_statistics
 from jaxfair.errors import JaxfairError, did_you_mean
@@ -252,7 +252,7 @@ def _locate(config: SourceConfig, named: Named | None, data_dir: Path) -> tuple[
             return named.layout, path
     mine = os.environ.get("TFDS_DATA_DIR")
     folders = [data_dir / "tfds", *([Path(mine)] if mine else []), Path("~/tensorflow_datasets").expanduser()]
-    found = prepared.find(named.tfds, folders)
+    found = tfds.find(named.tfds, folders)
     if found is None:
         hint = (
             f"put {named.what} into '{data_dir}' (JAXFAIR_DATA names another folder), or name the folder or archive "
@@ -263,7 +263,7 @@ def _locate(config: SourceConfig, named: Named | None, data_dir: Path) -> tuple[
             raise JaxfairError(f"{missing}; {hint}.")
         if importlib.util.find_spec("tensorflow") is None:
             raise JaxfairError(f"{missing}; {hint}, or install jaxfair[tensorflow], by which TFDS downloads them.")
-        found = builders.prepare_stock(named.tfds, folders[0], hint=hint)
+        found = tfds.prepare_stock(named.tfds, folders[0], hint=hint)
     return "tfds", found
 
 
@@ -304,7 +304,7 @@ def _read(layout: Layout, path: Path, files: Files, image_column: str | None) ->
         if layout == "npz":
             return arrays.read(path)
         if layout == "tfds":
-            return prepared.read(path, image=image_column or "image")
+            return tfds.read(path, image=image_column or "image")
         return readers[layout].read(files)
     except JaxfairError as error:
         if files.archives and not files.path.is_dir():

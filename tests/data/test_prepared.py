@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxfair.data.layouts import prepared
+from jaxfair.data import tfds as prepared
 from jaxfair.errors import JaxfairError
 from tests.layout_sources import values
 from tests.tfds_set import picture, png, write

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from jaxfair.data import builders, dataset, images, sources, splits
+from jaxfair.data import dataset, images, sources, splits, tfds
 from jaxfair.data.sources import SourceConfig
 from jaxfair.errors import JaxfairError
 from tests.faces import AGES, jpeg, own_places, utkface
@@ -157,7 +157,7 @@ def test_shares_may_be_kept_in_the_test_set_too_and_by_group(tmp_path: Path) -> 
 
 def test_a_named_path_comes_before_the_data_directory_and_that_before_tfds(places: Path, tmp_path: Path) -> None:
     mine = utkface(tmp_path / "mine.zip")
-    builders.prepare(mine, places / "tfds")
+    tfds.prepare(mine, places / "tfds")
     assert sources.load("utkface-race").origin.startswith("tfds in ")
     utkface(places / "UTKFace.zip")
     assert sources.load("utkface-race").origin == f"utkface in {places / 'UTKFace.zip'}"
@@ -167,7 +167,7 @@ def test_a_named_path_comes_before_the_data_directory_and_that_before_tfds(place
 def test_tfds_and_the_official_files_give_the_same_set(places: Path, tmp_path: Path) -> None:
     mine = utkface(tmp_path / "mine.zip")
     official = sources.load(SourceConfig("utkface-age", path=mine)).train
-    folder = builders.prepare(mine, places / "tfds")
+    folder = tfds.prepare(mine, places / "tfds")
     for prepared in (sources.load("utkface-age"), sources.load(SourceConfig("utkface-age", path=folder))):
         assert prepared.train.class_names == official.class_names
         key = [np.asarray(d.images).reshape(len(d), -1) for d in (prepared.train, official)]
