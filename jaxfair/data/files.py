@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 
 from jaxfair.errors import JaxfairError
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 _TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 _ARCHIVES = (".zip", *_TAR, ".tar.zst", ".rar", ".7z")  # the last three are known to be archives, and not read
 _UNPACKERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
@@ -63,13 +64,18 @@ class Files:
         """The names that are archives themselves; they are not looked into."""
         return tuple(name for name in self.names if name.lower().endswith(_ARCHIVES))
 
+    @property
+    def images(self) -> list[str]:
+        """The names of the images, sorted, so that a folder and an archive of it give one order."""
+        return sorted(name for name in self.names if name.lower().endswith(IMAGE_SUFFIXES))
+
     def read(self, name: str) -> bytes:
         """Return the contents of one file.
 
         Raises:
             JaxfairError: There is no such name, or its contents are damaged or not accessible.
         """
-        return next(self.stream([name]))[1]
+        return self._read(name)
 
     def stream(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
         """Yield name and contents of every file of ``names``, once, in the order of ``self.names``: one pass.
@@ -78,25 +84,29 @@ class Files:
             JaxfairError: As ``read``, at the file in question.
         """
         wanted = frozenset(names)
-        for name in wanted - self._known:
+        chosen = [name for name in self.names if name in wanted]
+        for done, name in enumerate([*(wanted - self._known), *chosen]):
+            yield name, self._read(name, done)
+
+    def _read(self, name: str, done: int = 0) -> bytes:
+        if name not in self._known:
             raise JaxfairError(
                 f"There is no file '{name}' in {self.path}, which holds {len(self.names):,}, "
                 f"such as '{self.names[0]}'; check the name."
             )
-        for done, name in enumerate(name for name in self.names if name in wanted):
-            try:
-                yield name, self._load(name)
-            except NotImplementedError as error:
-                raise JaxfairError(
-                    f"'{name}' in {self.path} is packed by a method that Python cannot read; unpack it and give the "
-                    "folder."
-                ) from error
-            except _DAMAGE as error:
-                if isinstance(error, OSError) and error.strerror:  # the system's, not a reader's
-                    raise JaxfairError(f"'{name}' in {self.path} cannot be read: {error.strerror}.") from error
-                raise JaxfairError(
-                    f"'{name}' in {self.path} is damaged, after {done:,} files that could be read; download it again."
-                ) from error
+        what = f"'{name}' in {self.path}"
+        try:
+            return self._load(name)
+        except NotImplementedError as error:
+            raise JaxfairError(
+                f"{what} is packed by a method that Python cannot read; unpack it and give the folder."
+            ) from error
+        except _DAMAGE as error:
+            if isinstance(error, OSError) and error.strerror:  # the system's, not a reader's
+                raise JaxfairError(f"{what} cannot be read: {error.strerror}.") from error
+            raise JaxfairError(
+                f"{what} is damaged, after {done:,} files that could be read; download it again."
+            ) from error
 
     def close(self) -> None:
         """Close the archive; nothing can be read after that."""
@@ -110,10 +120,16 @@ class Files:
         self.close()
 
 
-def open_files(path: Path) -> Files:
+def open_files(path: Path, *, nested: bool = False) -> Files:
     """Open a folder, a .zip, a .tar (plain, .gz, .bz2 or .xz), or any other file as a view of one name.
 
     Links are followed in a folder. In an archive they are left out, but for hard links in a tar, which are files.
+
+    Args:
+        path: The folder, archive or file.
+        nested: Whether the archives that lie in a folder without images of its own are opened too. The official CelebA
+            is such a folder: ``img_align_celeba.zip`` beside tables. Files of an archive are named ``archive/name``. An
+            archive within an archive stays closed.
 
     Raises:
         JaxfairError: The path is missing, unreadable, without files, cut short, damaged or encrypted, or an archive
@@ -121,7 +137,8 @@ def open_files(path: Path) -> Files:
     """
     _check_readable(path)
     if path.is_dir():
-        return Files(path, sorted(name for name, _ in _scan(path)), lambda name: (path / name).read_bytes())
+        files = Files(path, sorted(name for name, _ in _scan(path)), lambda name: (path / name).read_bytes())
+        return _with_archives(files) if nested and not files.images else files
     if path.stat().st_size == 0:
         raise JaxfairError(f"{path} is empty, with 0 bytes; download it again.")
     name = path.name.lower()
@@ -130,20 +147,10 @@ def open_files(path: Path) -> Files:
     return _open_tar(path) if name.endswith(_TAR) else Files(path, [path.name], lambda _: path.read_bytes())
 
 
-def open_nested(path: Path) -> Files:
-    """Open a source as ``open_files`` does, and with it the archives that lie in a folder.
-
-    The official CelebA is such a folder: ``img_align_celeba.zip`` beside tables. Files of an archive are named
-    ``archive/name``. An archive within an archive stays closed.
-
-    Raises:
-        JaxfairError: As ``open_files``, for the folder or for an archive in it.
-    """
-    outer = open_files(path)
-    opened = [name for name in outer.archives if name.lower().endswith((".zip", *_TAR))] if path.is_dir() else []
-    inner = {name: open_files(path / name) for name in opened}
-    if not inner:
-        return outer
+def _with_archives(outer: Files) -> Files:
+    """Return the files of a folder with those of the archives in it in place of the archives."""
+    opened = [name for name in outer.archives if name.lower().endswith((".zip", *_TAR))]
+    inner = {name: open_files(outer.path / name) for name in opened}
     places = {f"{archive}/{name}": (files, name) for archive, files in inner.items() for name in files.names}
     places |= {name: (outer, name) for name in outer.names if name not in inner}
 
@@ -152,10 +159,10 @@ def open_nested(path: Path) -> Files:
         return files.read(own)
 
     def close() -> None:
-        for files in (outer, *inner.values()):
+        for files in inner.values():
             files.close()
 
-    return Files(path, places, load, close)
+    return Files(outer.path, places, load, close)
 
 
 def identity(path: Path) -> str:

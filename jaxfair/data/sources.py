@@ -19,9 +19,9 @@ from jaxfair.data import cache as store
 from jaxfair.data import tfds
 from jaxfair.data.columns import Column, Index, Rejected
 from jaxfair.data.dataset import Dataset, make_dataset
-from jaxfair.data.files import Files, identity, open_files, open_nested
+from jaxfair.data.files import Files, identity, open_files
 from jaxfair.data.images import decode_all
-from jaxfair.data.layouts import arrays, celeba, cifar10, find, folder, svhn, table, utkface
+from jaxfair.data.layouts import arrays, celeba, cifar10, folder, svhn, table, utkface
 from jaxfair.data.protocol import SourceConfig, make_parts
 from jaxfair.data.splits import divide, thin, with_training_statistics
 from jaxfair.errors import JaxfairError, did_you_mean
@@ -62,34 +62,20 @@ _UTKFACE = Named(
     "utkface",
     "the aligned and cropped UTKFace images (UTKFace.zip or .tar.gz)",
 )
-_CIFAR10 = Named(
-    "cifar10",
-    ("class",),
-    ("cifar-10-batches-py", "cifar-10-python.tar.gz", "cifar10*", "CIFAR10*", "CIFAR-10*"),
-    "cifar10",
-    "the Python version of CIFAR-10 (cifar-10-python.tar.gz)",
-)
+_CIFAR10_NAMES = ("cifar-10-batches-py", "cifar-10-python.tar.gz", "cifar10*", "CIFAR10*", "CIFAR-10*")
+_CIFAR10_FILES = "the Python version of CIFAR-10 (cifar-10-python.tar.gz)"
+_CIFAR10 = Named("cifar10", ("class",), _CIFAR10_NAMES, "cifar10", _CIFAR10_FILES)
+_SVHN_FILES = "train_32x32.mat and test_32x32.mat of SVHN in a folder svhn"
+_CELEBA_FILES = "img_align_celeba (folder or zip), list_attr_celeba.txt and list_eval_partition.txt in a folder celeba"
 NAMED = {
     "cifar10": _CIFAR10,
     "cifar10-imbalanced": _CIFAR10._replace(keep=IMBALANCE),
-    "svhn": Named(
-        "svhn",
-        ("digit",),
-        ("svhn*", "SVHN*"),
-        "svhn_cropped",
-        "train_32x32.mat and test_32x32.mat of SVHN in a folder svhn",
-    ),
+    "svhn": Named("svhn", ("digit",), ("svhn*", "SVHN*"), "svhn_cropped", _SVHN_FILES),
     "utkface-age": _UTKFACE._replace(label=("age",), drop=("age=0-1",)),
     "utkface-age5": _UTKFACE._replace(label=("age",)),
     "utkface-race": _UTKFACE._replace(label=("race",)),
     "utkface-gender": _UTKFACE._replace(label=("gender",)),
-    "celeba": Named(
-        "celeba",
-        ("Male", "Blond_Hair"),
-        ("celeba*", "CelebA*"),
-        "celeb_a",
-        "img_align_celeba (folder or zip), list_attr_celeba.txt and list_eval_partition.txt in a folder celeba",
-    ),
+    "celeba": Named("celeba", ("Male", "Blond_Hair"), ("celeba*", "CelebA*"), "celeb_a", _CELEBA_FILES),
 }
 """Settings of Das et al. 2024; ``utkface-age5`` keeps ages 0-1, as their code does, and ``celeba`` is their code's."""
 
@@ -185,10 +171,12 @@ def load(
     named = NAMED.get(config.name)
     layout, path = _locate(config, named, data_dir or default_data_dir())
     images, index = _decoded(config, layout, path, cache or store.default_cache(), on_progress)
-    if named is not None and layout == "tfds":
-        index = index._replace(columns=_as_official(index.columns, named))
+    columns = dict(index.columns)
+    if named is not None and len(named.label) == 1 and "label" in columns and named.label[0] not in columns:
+        columns[named.label[0]] = columns.pop("label")  # as TFDS calls what the official files call class or digit
     name = config.name if named else re.sub(r"[^\w.-]+", "-", path.stem)  # fit for a file name
-    parts, left_out = make_parts(images, index, _with_defaults(config, named, index.columns), name)
+    config = _with_defaults(config, named, columns)
+    parts, left_out = make_parts(images, index._replace(columns=columns), config, name)
     return Loaded(parts, index.title, f"{layout} in {path}", left_out, named.keep if named else ())
 
 
@@ -200,13 +188,10 @@ def _checked(config: SourceConfig) -> SourceConfig:
         raise JaxfairError(f"The image size is {config.size}; give 1 to 4096 pixels, or leave it out.")
     if config.merge_below < 0:
         raise JaxfairError(f"Groups below {config.merge_below} images are to be merged; give 0 for none, or more.")
-    fields = [field.name for field in dataclasses.fields(SourceConfig) if field.name != "name"]
-    useless = [
-        *(["images"] if config.name != "table" else []),
-        *(["image_column"] if config.name not in ("table", "tfds") else []),
-    ]
-    for field in fields if config.name in EMBEDDED else useless:
-        if getattr(config, field) != getattr(SourceConfig(), field):
+    takers = {"images": ("table",), "image_column": ("table", "tfds")}
+    for field, default in dataclasses.asdict(SourceConfig(config.name)).items():
+        useful = config.name not in EMBEDDED and config.name in takers.get(field, NAMES)
+        if not useful and getattr(config, field) != default:
             raise JaxfairError(
                 f"The data set '{config.name}' takes no {field}; leave it out, or name another set "
                 f"({', '.join(OWN)} for your own)."
@@ -254,15 +239,13 @@ def _locate(config: SourceConfig, named: Named | None, data_dir: Path) -> tuple[
     folders = [data_dir / "tfds", *([Path(mine)] if mine else []), Path("~/tensorflow_datasets").expanduser()]
     found = tfds.find(named.tfds, folders)
     if found is None:
-        hint = (
-            f"put {named.what} into '{data_dir}' (JAXFAIR_DATA names another folder), or name the folder or archive "
-            "by path"
-        )
-        missing = f"There are no files of '{config.name}' in the data directory"
+        here = f"put {named.what} into '{data_dir}' (JAXFAIR_DATA names another folder)"
+        hint = f"{here}, or name the folder or archive by path"
+        missing = f"There are no files of '{config.name}' in the data directory; {hint}"
         if named.tfds == "utkface":
-            raise JaxfairError(f"{missing}; {hint}.")
+            raise JaxfairError(f"{missing}.")
         if importlib.util.find_spec("tensorflow") is None:
-            raise JaxfairError(f"{missing}; {hint}, or install jaxfair[tensorflow], by which TFDS downloads them.")
+            raise JaxfairError(f"{missing}, or install jaxfair[tensorflow], by which TFDS downloads them.")
         found = tfds.prepare_stock(named.tfds, folders[0], hint=hint)
     return "tfds", found
 
@@ -276,7 +259,7 @@ def _decoded(
     key = {"layout": layout, "column": config.image_column, "size": config.size, "sources": sources}
 
     def build(allocate: store.Allocate) -> Index:
-        with _opened(images_in) as files:
+        with open_files(images_in, nested=True) as files:
             index = _read(layout, path, files, config.image_column)
             if not len(index.names):
                 raise JaxfairError(f"There is no image in '{images_in}'; expected the layout '{layout}'.")
@@ -287,12 +270,6 @@ def _decoded(
             return index._replace(unreadable=decode_all(index.stream(), images, on_progress=on_progress))
 
     return store.load_or_build(cache, key, build)
-
-
-def _opened(path: Path) -> Files:
-    """Open a source; a folder without images of its own has them in archives."""
-    files = open_files(path)
-    return files if not path.is_dir() or find.images(files) else open_nested(path)
 
 
 def _read(layout: Layout, path: Path, files: Files, image_column: str | None) -> Index:
@@ -311,14 +288,6 @@ def _read(layout: Layout, path: Path, files: Files, image_column: str | None) ->
             hint = f"it holds the archive '{files.archives[0]}': unpack that, and name it instead"
             raise JaxfairError(f"{str(error).rstrip('.')}; {hint}.") from error
         raise
-
-
-def _as_official(columns: Mapping[str, Column], named: Named) -> dict[str, Column]:
-    """Return a TFDS set's columns under the names that the official files' layout gives them."""
-    columns = dict(columns)
-    if "label" in columns and len(named.label) == 1 and named.label[0] not in columns:
-        columns[named.label[0]] = columns.pop("label")
-    return columns
 
 
 def _with_defaults(config: SourceConfig, named: Named | None, columns: Mapping[str, Column]) -> SourceConfig:

@@ -8,8 +8,6 @@ from jaxfair.data.columns import Rejected
 from jaxfair.data.files import Files
 from jaxfair.errors import JaxfairError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-
 
 def base(name: str) -> str:
     """Return a file's name without its folders."""
@@ -19,11 +17,6 @@ def base(name: str) -> str:
 def stem(name: str) -> str:
     """Return a file's name without its folders, up to its first dot: ``000001`` of ``celebA/000001.jpg``."""
     return base(name).partition(".")[0]
-
-
-def images(files: Files) -> list[str]:
-    """Return the names of the images, sorted, so that a folder and an archive of it give one order."""
-    return sorted(name for name in files.names if name.lower().endswith(IMAGE_SUFFIXES))
 
 
 def one(files: Files, *patterns: str) -> str | None:

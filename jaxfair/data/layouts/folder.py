@@ -3,7 +3,7 @@
 from itertools import takewhile
 
 from jaxfair.data.columns import PARTS, Index, Rejected, from_values, official_split
-from jaxfair.data.files import Files
+from jaxfair.data.files import IMAGE_SUFFIXES, Files
 from jaxfair.data.layouts import find
 from jaxfair.errors import JaxfairError
 
@@ -20,11 +20,11 @@ def read(files: Files) -> Index:
         JaxfairError: no image, no class folder, or other folders beside those of official parts.
     """
     names = sorted(files.names)
-    images = find.images(files)
+    images = files.images
     if not images:
         raise JaxfairError(
             f"'{files.path}' holds no image among its {find.several(names)}; expected folders of classes with "
-            f"{', '.join(find.IMAGE_SUFFIXES)} files in them."
+            f"{', '.join(IMAGE_SUFFIXES)} files in them."
         )
     folders = _below_shared([name.split("/")[:-1] for name in images])
     level = _class_level(files, {folder[0] for folder in folders if folder})

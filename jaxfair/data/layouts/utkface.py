@@ -37,7 +37,7 @@ def read(files: Files) -> Index:
     Raises:
         JaxfairError: no image has such a name.
     """
-    names = find.images(files)
+    names = files.images
     named, copies = find.without_copies([name for name in names if _NAME.fullmatch(find.base(name))])
     if not named:
         raise JaxfairError(
