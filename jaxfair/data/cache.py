@@ -61,7 +61,7 @@ def default_cache() -> Path:
 
 
 def load_or_build(root: Path, key: Mapping[str, Any], build: Callable[[Allocate], Index]) -> tuple[Images, Index]:
-    """Return the images and the index of a key, built now if they are not in the cache.
+    """Return the images of a key, read-only, and what is known of them, built now if they are not in the cache.
 
     Processes may ask for one key at the same time: each may build, and the first entry stays. A cache that cannot be
     written is not used; a line on standard error says so.
@@ -69,14 +69,10 @@ def load_or_build(root: Path, key: Mapping[str, Any], build: Callable[[Allocate]
     Args:
         root: The folder of the cache, which is made when something is written.
         key: JSON values that tell this entry from all others, in any order.
-        build: A function that fills the array which it allocates, and returns what is known of its images. Its
-            exceptions pass through and leave nothing behind.
-
-    Returns:
-        The images, which cannot be written, and their index.
+        build: A function that fills the array which it allocates, and returns what is known of its images.
 
     Raises:
-        JaxfairError: Neither the cache nor memory can hold the images.
+        JaxfairError: Neither the cache nor memory can hold the images. Exceptions of ``build`` pass through.
     """
     named = json.dumps({"format": FORMAT, "key": dict(key)}, sort_keys=True)
     folder = root / hashlib.sha256(named.encode()).hexdigest()[:20]
@@ -153,7 +149,7 @@ def _checksum(images: np.ndarray, codes: np.ndarray, stored: Mapping[str, Any]) 
     """Return a CRC-32 of an entry: against damage, not against malice, and three times as fast as SHA-256."""
     checksum = zlib.crc32(json.dumps([images.shape, codes.shape, stored]).encode())
     for array in (images, codes):
-        checksum = zlib.crc32(np.ascontiguousarray(array), checksum)
+        checksum = zlib.crc32(np.ascontiguousarray(array).data, checksum)
     return checksum
 
 

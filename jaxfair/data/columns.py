@@ -127,11 +127,11 @@ def choose(columns: Mapping[str, Column], names: Sequence[str], what: str) -> Co
     return combine([columns[name] for name in names])
 
 
-def official_split(column: Column) -> Column | None:
+def official_split(column: Column | None) -> Column | None:
     """Return the parts ``train``, ``test`` and ``validation`` that a column says.
 
     Args:
-        column: A column whose values may be the names in ``PARTS``, in any case.
+        column: A column whose values may be the names in ``PARTS``, in any case; None says nothing.
 
     Returns:
         The split, or None where no value is one of them, or all are one part, which is no split.
@@ -139,6 +139,8 @@ def official_split(column: Column) -> Column | None:
     Raises:
         JaxfairError: Some values are parts and others are not, or are missing: what was held out would be trained on.
     """
+    if column is None:
+        return None
     parts = [PARTS.get(name.lower(), "") for name in column.names]
     names = tuple(part for part in ("train", "test", "validation") if part in parts)
     others = [name for name, part in zip(column.names, parts, strict=True) if not part]

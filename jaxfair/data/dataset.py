@@ -38,11 +38,6 @@ class Rows:
         return (len(self.index), *self.array.shape[1:])
 
     @property
-    def ndim(self) -> int:
-        """The number of axes."""
-        return self.array.ndim
-
-    @property
     def dtype(self) -> np.dtype:
         """The type of a pixel."""
         return self.array.dtype
@@ -175,7 +170,7 @@ def make_dataset(
         JaxfairError: The shape or type is wrong, labels or groups are out of range, or a group has no image.
     """
     images = images if isinstance(images, Rows) else np.asarray(images)
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
+    if images.dtype != np.uint8 or len(images.shape) != 4 or images.shape[-1] not in (1, 3):
         raise JaxfairError(
             f"Images of '{name}' have type {images.dtype} and shape {images.shape}; "
             "expected uint8 of shape (n, height, width, 1 or 3)."

@@ -15,7 +15,7 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -87,6 +87,11 @@ class Files:
         chosen = [name for name in self.names if name in wanted]
         for done, name in enumerate([*(wanted - self._known), *chosen]):
             yield name, self._read(name, done)
+
+    def rows(self, names: Sequence[str]) -> Iterator[tuple[int, bytes]]:
+        """Yield the position in ``names`` and the contents of each file, as ``stream`` does."""
+        row = {name: i for i, name in enumerate(names)}
+        return ((row[name], data) for name, data in self.stream(names))
 
     def _read(self, name: str, done: int = 0) -> bytes:
         if name not in self._known:

@@ -85,7 +85,7 @@ def make_parts(
     _check_values(label, config.label, "label", index.title)
     _check_values(group, config.group, "group", index.title)
     members, skipped = _official(index.split, rows)
-    unknown = (np.full(images.shape[-1], np.nan, np.float32),) * 2
+    unknown = np.full(images.shape[-1], np.nan, np.float32)
     parts = []
     for part, which in zip(members, ("training", "test"), strict=False):
         absent = [value for code, value in enumerate(group.names) if not (group.codes[part] == code).any()]
@@ -96,7 +96,7 @@ def make_parts(
             )
         pixels = Rows(images, rows[part])  # read only if they fit on the device
         names = {"name": name, "class_names": label.names, "group_names": group.names}
-        parts.append(make_dataset(pixels, label.codes[part], group.codes[part], **names, statistics=unknown))
+        parts.append(make_dataset(pixels, label.codes[part], group.codes[part], **names, statistics=(unknown, unknown)))
     return tuple(parts), (*index.left_out, *reported, *skipped)
 
 

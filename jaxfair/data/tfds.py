@@ -174,6 +174,7 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _prepared_folder(directory: Path) -> Path:
+    """Return the one folder of a prepared set at or below a directory."""
     if not directory.is_dir():
         raise JaxfairError(f"There is no folder {directory}; expected one in which tfds has prepared a set.")
     folders = _folders(directory)
@@ -235,7 +236,7 @@ def _splits(builder: Any, folder: Path) -> tuple[list[Any], list[Rejected]]:
 
 
 def _official(split: Any) -> str:
-    return PARTS.get(split.name, split.name)
+    return PARTS.get(split.name) or split.name
 
 
 def _examples(builder: Any, split: Any, folder: Path) -> Iterator[Example]:

@@ -121,7 +121,7 @@ def test_statistics_are_computed_once_of_the_images_that_are_trained_on(
     tmp_path: Path, official: bool, keep: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (60, 2, 2, 3), dtype=np.uint8)
-    parts = {"split": np.array(["train", "test"])[np.arange(60) // 2 % 2]} if official else {}
+    parts: dict[str, Any] = {"split": np.array(["train", "test"])[np.arange(60) // 2 % 2]} if official else {}
     np.savez(tmp_path / "mine.npz", images=pixels, label=np.arange(60) % 2, **parts)
     loaded = sources.load(SourceConfig("npz", path=tmp_path / "mine.npz"))
     seen = []

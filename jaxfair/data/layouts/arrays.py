@@ -3,6 +3,7 @@
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,7 @@ def read(path: Path) -> Index:
         names=[f"image {i} of {path.name}" for i in range(len(images))],
         stream=lambda: enumerate(images),
         columns=columns,
-        split=official_split(columns["split"]) if "split" in columns else None,
+        split=official_split(columns.get("split")),
         size=(images.shape[1], images.shape[2], images.shape[3] if images.ndim == 4 else 1),
     )
 
@@ -44,7 +45,7 @@ def _load(path: Path) -> dict[str, np.ndarray]:
     advice = "write it by np.savez(path, images=..., and the columns by their names)"
     try:
         content = np.load(path, allow_pickle=False)
-        arrays = dict(content) if isinstance(content, np.lib.npyio.NpzFile) else {"": None}
+        arrays: dict[str, Any] = dict(content) if isinstance(content, np.lib.npyio.NpzFile) else {"": None}
     except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, OSError) and error.strerror:
             raise JaxfairError(f"'{path}' cannot be read: {error.strerror}; give an .npz file.") from error

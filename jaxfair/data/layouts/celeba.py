@@ -52,7 +52,7 @@ def read(files: Files) -> Index:
     return Index(
         title=find.title("CelebA", len(names), full=len(names) == _COUNT),
         names=names,
-        stream=find.streamer(files, names),
+        stream=lambda: files.rows(names),
         columns={name: Column(codes[i], (f"not {name}", name)) for i, name in enumerate(header)},
         split=split if split and len(split.names) > 1 else None,
         left_out=_without_image(files, table, rows),

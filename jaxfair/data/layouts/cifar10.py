@@ -3,7 +3,6 @@
 import io
 import pickle
 import re
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -11,13 +10,12 @@ import numpy as np
 from jaxfair.data.columns import Column, Index, Rejected
 from jaxfair.data.files import Files
 from jaxfair.data.layouts import find
+from jaxfair.data.layouts.find import PARTS
 from jaxfair.errors import JaxfairError
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
-PARTS = ("train", "test")
 
-_SIZE = (32, 32, 3)
 _COUNTS = [50_000, 10_000]  # of train and test
 _META = "batches.meta"
 _IN_FOLDERS = re.compile(r"((?:.*/)?(train|test))/([^/]+)/[^/]+")  # folder of the part, part, class
@@ -63,10 +61,10 @@ def _read_folders(files: Files) -> Index:
     return Index(
         title=find.title(title, len(names), full=counts == _COUNTS),
         names=names,
-        stream=find.streamer(files, names),
+        stream=lambda: files.rows(names),
         columns={"class": Column(np.array([CLASSES.index(label) for *_, label in found.values()], np.int32), CLASSES)},
         split=Column(part, PARTS) if counts[1] else None,
-        size=_SIZE,
+        size=(32, 32, 3),
         rejected=tuple(
             Rejected(name, "lies in no folder train/<class> or test/<class>") for name in images if name not in found
         ),
@@ -97,17 +95,10 @@ def _read_batches(files: Files) -> Index:
         find.base(name): _batch(data, f"'{name}' of '{files.path}'", meta=find.base(name) == _META)
         for name, data in files.stream([name for name in found.values() if name is not None])
     }
-    images = [content[batch][0] for batch in BATCHES]
-    label = np.concatenate([content[batch][1] for batch in BATCHES])
-    counts = [sum(map(len, images[:-1])), len(images[-1])]
-    return Index(
-        title=find.title("CIFAR-10", len(label), full=counts == _COUNTS),
-        names=[f"{found[b]}[{i}]" for b, pixels in zip(BATCHES, images, strict=True) for i in range(len(pixels))],
-        stream=lambda: enumerate(chain.from_iterable(images)),
-        columns={"class": Column(label, CLASSES)},
-        split=Column(np.repeat(np.arange(2, dtype=np.int32), counts), PARTS),
-        size=_SIZE,
-    )
+    parts = [
+        ("test" if batch == "test_batch" else "train", found[batch] or batch, *content[batch]) for batch in BATCHES
+    ]
+    return find.from_arrays("CIFAR-10", _COUNTS, "class", CLASSES, parts)
 
 
 def _batch(data: bytes, where: str, *, meta: bool) -> tuple[np.ndarray, np.ndarray]:

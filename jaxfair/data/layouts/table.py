@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from jaxfair.data.columns import Column, Index, Rejected, from_values, official_split
 from jaxfair.data.files import Files
-from jaxfair.data.layouts.find import several, streamer
+from jaxfair.data.layouts.find import several
 from jaxfair.errors import JaxfairError, did_you_mean
 
 # As Python and pandas write floats: a CSV's 1.0 is then the value 1, as it is in Parquet. A gap is blank or nan.
@@ -72,9 +72,9 @@ def read(table: Path, files: Files, path_column: str) -> Index:
     return Index(
         title=f"{files.path.absolute().name}, labels of {table.name}",
         names=list(kept),
-        stream=streamer(files, list(kept)),
+        stream=lambda: files.rows(list(kept)),
         columns=columns,
-        split=official_split(columns["split"]) if "split" in columns else None,
+        split=official_split(columns.get("split")),
         left_out=(Rejected(several(unnamed), f"named by no row of {table.name}"),) if unnamed else (),
         rejected=rejected,
     )
