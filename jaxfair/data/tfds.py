@@ -201,10 +201,10 @@ def _builder(folder: Path) -> Any:
         stored = {form.value for form in builder.info.available_file_formats()}
     except Exception as error:  # a damaged file raises whatever its parser does
         raise JaxfairError(f"{folder} is no whole set ({_first_line(error)}); prepare it again.") from error
-    if "array_record" not in stored and "tfrecord" not in stored:
+    chosen = next((form for form in ("array_record", "tfrecord") if form in stored), None)
+    if chosen is None:
         found = ", ".join(sorted(stored))
         raise JaxfairError(f"{folder} is stored as {found}; prepare it again with file_format='array_record'.")
-    chosen = "array_record" if "array_record" in stored else "tfrecord"
     if chosen == "tfrecord" and importlib.util.find_spec("tensorflow") is None:
         raise JaxfairError(
             f"{folder} is stored as TFRecord, which only TensorFlow reads; install jaxfair[tensorflow], or prepare the "

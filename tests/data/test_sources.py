@@ -298,6 +298,19 @@ def test_the_real_celeba() -> None:
     assert loaded.title == "CelebA, 10,000-image subset"
 
 
+@pytest.mark.parametrize(
+    ("name", "file", "prints"),
+    [
+        ("digits", None, ("4b1dd2a064e795f7", "9e577004742e64c9")),
+        ("svhn", "svhn_train1083.tar.gz", ("a62e4921d380f8f1", "e7ee85993779c16e")),
+    ],
+)
+def test_finished_runs_are_found_again(name: str, file: str | None, prints: tuple[str, str]) -> None:
+    """Their digests hold these fingerprints; sets of JPEGs would depend on the version of Pillow."""
+    loaded = sources.load(SourceConfig(name, path=needs(file) if file else None))
+    assert tuple(part.fingerprint() for part in loaded.split()) == prints
+
+
 def test_the_real_svhn_and_cifar10() -> None:
     svhn = sources.load(SourceConfig("svhn", path=needs("svhn_train1083.tar.gz")))
     assert svhn.train.group_counts.tolist() == [66, 227, 141, 134, 110, 112, 78, 70, 78, 67]

@@ -95,9 +95,7 @@ def _read_batches(files: Files) -> Index:
         find.base(name): _batch(data, f"'{name}' of '{files.path}'", meta=find.base(name) == _META)
         for name, data in files.stream([name for name in found.values() if name is not None])
     }
-    parts = [
-        ("test" if batch == "test_batch" else "train", found[batch] or batch, *content[batch]) for batch in BATCHES
-    ]
+    parts = [(PARTS[batch == "test_batch"], found[batch] or batch, *content[batch]) for batch in BATCHES]
     return find.from_arrays("CIFAR-10", _COUNTS, "class", CLASSES, parts)
 
 
