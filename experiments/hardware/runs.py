@@ -29,7 +29,7 @@ from experiments.running.records import (
 from experiments.running.stages import FORWARD, GRADIENT, PRODUCT, ModelConfig
 from jaxfair import groups
 from jaxfair.checkpoints import tree_digest
-from jaxfair.data.dataset import epoch_order
+from jaxfair.data.splits import epoch_order
 from jaxfair.hardware import Profile
 from jaxfair.linearize.snl import SnlConfig
 from jaxfair.networks.architectures import Module
