@@ -17,7 +17,7 @@ import pytest
 from experiments.linearization import study as linearization
 from experiments.running import datasets, stages
 from experiments.running.progress import Progress
-from experiments.running.records import Workspace
+from experiments.running.records import Workspace, carry_out
 from jaxfair import checkpoints
 from jaxfair.linearize.snl import SnlConfig
 from tests.study import ROOT, RUNS, TINY, call, command_line, finished, made_once, of_stage
@@ -170,6 +170,7 @@ def test_an_interrupted_descent_gives_any_budget_the_same_bits(
         space = Workspace(study / "runs", train_set, test_set, record, progress)
         config = SnlConfig(batch_size=64, learning_rate=0.02, kappa=1e-2)
         first, _ = stages.linearize_snl(space, base, config, (384, 70))
+        carry_out(space)
     (expected,) = (run for run in of_stage(finished(out), "linearize") if run.config["variant"]["method"] == "snl")
     assert first.path.name == expected.path.name
     assert first.json("result.json") == expected.json("result.json")
