@@ -27,7 +27,7 @@ from experiments.running import datasets, measure, stages
 from experiments.running.datasets import DataConfig
 from experiments.running.measure import AnalysisConfig
 from experiments.running.progress import Progress
-from experiments.running.records import Workspace
+from experiments.running.records import Workspace, carry_out
 from experiments.running.stages import ModelConfig
 from jaxfair import hardware
 from jaxfair.errors import JaxfairError
@@ -175,9 +175,9 @@ def _make(study: Study, profile: Profile) -> None:
     about = {**hardware.describe(profile), "probe": proof}
     with Progress() as progress:
         root, at_once = study.out / "runs", study.seeds_at_once
-        space = Workspace(root, train_set, test_set, record, progress, at_once, source, about, plan=[])
-        make = partial(
-            runs.make,
+        space = Workspace(root, train_set, test_set, record, progress, at_once, source, about)
+        declared = runs.declare(
+            space,
             profile=profile,
             tasks=tasks(study, budgets, reference=reference),
             seeds=range(study.seeds),
@@ -189,10 +189,8 @@ def _make(study: Study, profile: Profile) -> None:
             ],
             reference=reference,
         )
-        make(space)
-        progress.expect(len(space.plan or []))
-        made = make(dataclasses.replace(space, plan=None))
-    bundles.note(study.out, profile, made, reference=reference)
+        carry_out(space)
+    bundles.note(study.out, profile, declared, reference=reference)
 
 
 def tasks(study: Study, budgets: Sequence[int], *, reference: bool) -> list[Task]:
