@@ -115,8 +115,8 @@ def calls(monkeypatch: pytest.MonkeyPatch, unchecked: None) -> Iterator[Counter[
 
 def made(*, on_device: bool = True) -> data.Dataset:
     images = np.random.default_rng(0).integers(0, 256, (N, 8, 8, 3), dtype=np.uint8)
-    names = {"class_names": "abc", "group_names": "de"}
-    return data.make_dataset(images, LABEL, GROUP, name="made", on_device=on_device, **names)
+    named = partial(data.make_dataset, name="made", class_names="abc", group_names="de")
+    return named(images, LABEL, GROUP, on_device=on_device)
 
 
 def network(seed: int = 0, module: Module = MODULE) -> Network:

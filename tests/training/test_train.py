@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +14,13 @@ import numpy as np
 import optax
 import pytest
 
-from jaxfair import losses
+from jaxfair import checkpoints, losses
 from jaxfair.errors import JaxfairError
 from jaxfair.loops import run_epoch
 from jaxfair.networks.architectures import ResNet
-from jaxfair.networks.network import apply_train, init, predict
+from jaxfair.networks.network import Network, apply_train, init, predict
 from jaxfair.training.batches import Fixed, check_finite
-from jaxfair.training.fit import Carry, TrainStep, fit, make_optimizer
+from jaxfair.training.fit import Carry, TrainConfig, TrainStep, fit, make_optimizer
 from tests.training.cases import CONFIG, MODULE, assert_same_bits, fit_one, leaves, make_data, saved_step
 
 
@@ -260,7 +261,8 @@ def train_in(folder: Path, *, start: int = 0, teacher: int = 9, config: TrainCon
 def test_progress_of_another_run_is_not_continued(tmp_path: Path) -> None:
     """Another network to start from or to learn from, in the same folder, starts from its own beginning."""
     train_in(tmp_path / "shared")
-    for i, change in enumerate(({"start": 1}, {"teacher": 8}), 2):
+    changes: list[dict[str, Any]] = [{"start": 1}, {"teacher": 8}]
+    for i, change in enumerate(changes, 2):
         assert_same_bits(train_in(tmp_path / f"{i}", **change), train_in(tmp_path / "shared", **change))
         assert len(list((tmp_path / "shared").iterdir())) == i
 
@@ -273,7 +275,7 @@ def test_whatever_decides_the_training_names_its_progress(tmp_path: Path, monkey
         raise KeyboardInterrupt
 
     monkeypatch.setattr(checkpoints, "latest_step", ask)
-    changes = [
+    changes: list[dict[str, Any]] = [
         {"start": 1},
         {"teacher": 8},
         {"config": replace(CONFIG, learning_rate=0.01)},

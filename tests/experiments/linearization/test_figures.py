@@ -55,6 +55,7 @@ def test_every_study_is_drawn_without_warnings(tmp_path: Path, study: dict) -> N
         drawn = drawing.draw_all(figures.DRAWINGS, results, tmp_path)
     assert [figure.name for figure in drawn] == list(figures.DRAWINGS)
     for figure in drawn:
+        assert figure.file is not None
         assert figure.file == tmp_path / f"{figure.name}.svg"
         assert figure.file.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
         assert ET.parse(figure.file).getroot().tag.endswith("svg")
