@@ -282,7 +282,8 @@ def test_whatever_decides_the_training_names_its_progress(tmp_path: Path, monkey
         {"data": make_data(seed=1)},
     ]
     changes += [{"seeds": [1], "order_seeds": [0]}, {"order_seeds": [1]}, {"config": replace(CONFIG, momentum=0.5)}]
-    for change in ({}, *changes, {"order_seeds": [0]}):
+    everything: list[dict[str, Any]] = [{}, *changes, {"order_seeds": [0]}]
+    for change in everything:
         with pytest.raises(KeyboardInterrupt):
             train_in(tmp_path, **change)
     assert len(set(asked)) == 1 + len(changes)
