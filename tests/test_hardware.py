@@ -20,6 +20,7 @@ from jaxfair.errors import JaxfairError
 from jaxfair.hardware import PROFILES, Profile
 from jaxfair.networks import arithmetic
 
+LEVEL = "--xla_backend_optimization_level=1"  # of the tests' own programs, in conftest.py
 CPU = [profile for profile in PROFILES.values() if profile.backend == "cpu"]
 EMULATED = [profile for profile in PROFILES.values() if profile.kind == "emulated"]
 ABSENT = [profile for profile in PROFILES.values() if profile.backend not in (jax.default_backend(), None)]
@@ -50,7 +51,8 @@ def start(profile: Profile, plain: Any = None, late: Any = None, base: Mapping[s
 
     A variant of the CPU may start a process of its own only where it is not told what the plain CPU computes.
     """
-    environment = dict(base) if late else hardware.environment_of(profile, base, plain)
+    base = {**base, "XLA_FLAGS": base.get("XLA_FLAGS", "").replace(LEVEL, "").strip()}  # the processes have XLA's own
+    environment = base if late else hardware.environment_of(profile, base, plain)
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     alone = plain is None and late is None and profile.varies_cpu
     command = [sys.executable, "-c", CHILD, json.dumps([dataclasses.asdict(profile), alone, late])]

@@ -72,6 +72,13 @@ def test_a_broken_rule_is_found() -> None:
     assert not broken("jaxfair.training.fit", ["jaxfair.curvature.lanczos", "jaxfair.training.mitigate", "numpy"])
 
 
+def test_no_test_file_imports_another() -> None:
+    """What several share is a plain module: a test file is imported twice otherwise, and its fixtures made twice."""
+    for path in (ROOT / "tests").rglob("*.py"):
+        shared = [name for name in imports(path) if name.startswith("tests") and ".test_" in name]
+        assert not shared, f"{path.name} imports {shared[0]}; move what they share to a module without tests"
+
+
 def test_importing_jaxfair_loads_nothing_heavy() -> None:
     """Each public module, in one process; flax itself loads rich."""
     modules = [
