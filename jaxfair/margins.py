@@ -24,6 +24,7 @@ from jaxtyping import Array, Float, Int
 from jaxfair.curvature.chunks import over_chunks
 from jaxfair.curvature.programs import as_pytree
 from jaxfair.errors import JaxfairError
+from jaxfair.inputs import as_array, as_labels, check_lengths, quoted
 from jaxfair.loops import run_until
 
 Classifier = Callable[[Any], Float[Array, "n c"]]
@@ -34,6 +35,9 @@ GROWTH = 1.25  # of the bracketing points' distances; nearer to 1 misses fewer c
 
 _logits = jax.jit(lambda classifier, x: classifier(x))
 _scale, _select = jax.vmap(jnp.multiply), jax.vmap(jnp.where)  # the first argument is one number for each example
+
+bind = as_pytree
+"""``bind(logits_fn, params)`` is the classifier ``x -> logits`` that the distances take."""
 
 
 class LinearizedDistance(NamedTuple):
@@ -179,10 +183,11 @@ def deepfool(
 
 def _over_chunks(function: Callable, classifier: Classifier, x: Any, label: Any, chunk_size: int, *options: Any) -> Any:
     """Apply ``function(classifier, x, label, *options)`` to chunks of the examples, whose inputs it checks."""
-    if not jnp.issubdtype(x.dtype, jnp.floating):
+    x, label = as_array(x, "inputs"), None if label is None else as_labels(label)
+    if not x.ndim or not jnp.issubdtype(x.dtype, jnp.floating):
         raise JaxfairError(f"Inputs are {x.dtype}; distances need the floating-point input that the network is given.")
-    if label is not None and len(label) != len(x):
-        raise JaxfairError(f"There are {len(x)} inputs and {len(label)} labels.")
+    if label is not None:
+        check_lengths(inputs=len(x), labels=len(label))
     classifier = as_pytree(classifier)
 
     def chunk(index: np.ndarray) -> Any:
@@ -201,7 +206,7 @@ def _check_classes(shape: tuple[int, ...], label: Any = None) -> None:
         raise JaxfairError(f"Logits have shape {shape}; a boundary needs (examples, classes) with at least 2 classes.")
     traced = label is None or isinstance(label, Tracer)
     if not traced and (wrong := np.setdiff1d(np.asarray(label), np.arange(shape[1]))).size:
-        raise JaxfairError(f"Labels {wrong[:5].tolist()} are not among the {shape[1]} classes, which count from 0.")
+        raise JaxfairError(f"Labels {quoted(wrong)} are not among the {shape[1]} classes, which count from 0.")
 
 
 def _margin(scores: Float[Array, "n c"], label: Int[Array, " n"]) -> Float[Array, " n"]:
@@ -219,9 +224,11 @@ def _linearize(
     own = jax.nn.one_hot(label, logits.shape[1], dtype=logits.dtype)
     gap = (jnp.take_along_axis(logits, label[:, None], axis=1) - logits).T
     # Gradients of the gaps, shape (classes, n, *shape), by their cotangents: differences of gradients would cancel.
-    cotangents = own - jnp.eye(logits.shape[1], dtype=own.dtype)[:, None]
+    cotangents = own[None] - jnp.eye(logits.shape[1], dtype=own.dtype)[:, None]
     gradients = jax.vmap(lambda cotangent: pull_back(cotangent)[0])(cotangents)
-    norms = jnp.sqrt((gradients**2).sum(axis=tuple(range(2, gradients.ndim))))
+    axes = tuple(range(2, gradients.ndim))
+    largest = jnp.abs(gradients).max(axis=axes, keepdims=True)  # squares of 1e20 or 1e-20 leave the range of float32
+    norms = jnp.sqrt(((gradients / jnp.where(largest > 0, largest, 1)) ** 2).sum(axis=axes)) * largest.squeeze(axes)
     distances = jnp.where(own.T == 1, jnp.inf, jnp.where(gap == 0, 0, gap / norms))
     nearest = jnp.argmin(distances, axis=0)
     chosen = (nearest, jnp.arange(len(x)))

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxfair import groups, losses
+from jaxfair import groups
 from jaxfair.curvature import lanczos
 from jaxfair.curvature.operators import GroupOperator, make_plan
 from jaxfair.curvature.programs import LogitsFn, as_pytree
-from jaxfair.curvature.spectrum import check_examples
 from jaxfair.errors import JaxfairError
+from jaxfair.inputs import as_examples
 
 
 class MinibatchCurvature(NamedTuple):
@@ -43,9 +43,8 @@ def minibatch_curvature(
 
     Use ``group_report`` unless you reproduce their figures. Arguments as there; batches are taken in order.
     """
+    params, x, y = as_examples(logits_fn, params, x, y, labelled=True)
     group, y = groups.as_numbers(group, len(y)), jnp.asarray(y)
-    check_examples(params, x, y, np.ones((1, len(y))))
-    losses.check_labels(y)
     if batch_size < 1:
         raise JaxfairError(f"The batch size is {batch_size}; give at least 1.")
     count = int(group.max(initial=0)) + 1

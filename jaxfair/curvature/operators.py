@@ -19,6 +19,7 @@ from jaxfair import losses
 from jaxfair.curvature.chunks import Chunk, Cut, Devices, accumulate
 from jaxfair.curvature.programs import Kind, LogitsFn, LossFn, Model, as_pytree, depends_on_last, programs
 from jaxfair.errors import JaxfairError
+from jaxfair.inputs import as_examples
 
 GIGABYTE = 1024**3
 
@@ -148,6 +149,8 @@ class GroupOperator:
             shuffled: whether each chunk is a random sample of the examples; otherwise they stay in order.
         """
         self._programs = programs(jax.default_backend(), precision)
+        if plan is None:  # otherwise whoever planned has asked
+            params, x, y = as_examples(logits_fn, params, x, y, labelled=losses.takes_classes(loss))
         model, self._kind, self._devices = Model(as_pytree(logits_fn), as_pytree(loss)), kind, Devices()
         self._networks = self._devices.copies((model, params))
         leaves = jax.tree.leaves(params)
@@ -184,7 +187,15 @@ class GroupOperator:
             return jnp.stack([self(row, chunks) for row in vector])
         zero = functools.partial(jnp.zeros, vector.shape, self._dtype)
         add = functools.partial(self._add_product, self._devices.copies(vector))
-        return accumulate(add, zero, chunks or self.chunks, self._devices)
+        try:
+            return accumulate(add, zero, chunks or self.chunks, self._devices)
+        except TypeError as error:
+            if "custom_vjp" not in str(error):
+                raise
+            raise JaxfairError(
+                "The model has a derivative of its own (jax.custom_vjp) that cannot be differentiated again, as a "
+                "Hessian needs; give it a jax.custom_jvp."
+            ) from error
 
     def not_finite(self) -> str | None:
         """Name the first chunk whose loss or gradient is not finite; None if there is none."""
@@ -255,6 +266,9 @@ def per_example_gradient_norms(
         precision: as there.
         loss: as there.
     """
+    params, x, y = as_examples(logits_fn, params, x, y, labelled=losses.takes_classes(loss))
+    if chunk_size is not None and chunk_size < 1:
+        raise JaxfairError(f"The chunk size is {chunk_size}; give at least 1, or None to have it chosen.")
     if chunk_size is None:
         one = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
         chunk_size = 4 if jax.default_backend() == "cpu" else int(np.clip(_bound(memory) // (4 * one), 1, 1024))

@@ -1,6 +1,7 @@
 """One call for a user's own model: what is known of every group."""
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +13,9 @@ from jax.tree_util import Partial
 from jaxfair import groups, losses, margins
 from jaxfair.curvature.chunks import over_chunks
 from jaxfair.curvature.programs import LogitsFn, LossFn, as_pytree, at_precision
-from jaxfair.curvature.spectrum import CurvatureConfig, GroupCurvature, check_examples, group_curvature
+from jaxfair.curvature.spectrum import CurvatureConfig, GroupCurvature, group_curvature
 from jaxfair.errors import JaxfairError
+from jaxfair.inputs import Missing, as_examples, as_groups, as_labels, check_lengths, quoted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +80,8 @@ def group_report(
     group: Any,
     config: CurvatureConfig = CurvatureConfig(tolerance=1e-2),
     *,
-    group_names: Sequence[str] | None = None,
+    group_names: Sequence[Any] | None = None,
+    missing: Missing = "refuse",
     loss: LossFn = losses.cross_entropy,
 ) -> GroupReport:
     """Measure every group of a data set on any model.
@@ -92,42 +95,43 @@ def group_report(
             into its parameters and the rest, and merge them inside.
         params: Pytree of floating-point arrays.
         x: Inputs, a pytree of arrays with n examples along the first axis.
-        y: Labels, integers of shape (n,).
-        group: Group of each example, integers 0..G-1, shape (n,).
+        y: Labels of shape (n,), or one-hot; for a ``loss`` of your own whatever it takes, one row an example.
+        group: Group of each example, shape (n,): numbers, texts, categories, or anything that can be told apart.
         config: How the eigenvalues are found, and how precisely: by default to a hundredth of their size, where
             ``CurvatureConfig`` has a thousandth.
-        group_names: One name for each group; their numbers by default.
+        group_names: Names of the groups 0..G-1; by default their values, of those that occur.
+        missing: What to do with examples whose group is missing (masked, None or not a number): ``refuse``, ``drop``
+            them from the report, or make them a ``group`` of that name.
         loss: ``(logits, y) -> losses`` of shape (n,), one for each example.
 
     Raises:
         JaxfairError: Shapes or types do not match, a group is empty, the model is not deterministic or depends on the
             rest of its batch, its Hessian is not symmetric, or a value is not finite.
     """
-    group = groups.as_numbers(group, len(y))
-    count = int(group.max(initial=0)) + 1 if group_names is None else len(group_names)
-    if group.max(initial=0) >= count:
-        raise JaxfairError(f"There are {count} group names for groups 0 to {group.max()}; give one for each.")
-    names = tuple(map(str, range(count))) if group_names is None else tuple(group_names)
-    weights = groups.group_weights(group, count)
-    check_examples(params, x, y, weights)
-    logits_fn = as_pytree(logits_fn)
+    labelled, logits_fn = losses.takes_classes(loss), as_pytree(logits_fn)
+    params, x, y = as_examples(logits_fn, params, x, y, labelled=labelled)
+    group, names, kept = as_groups(group, group_names, missing)
+    check_lengths(labels=len(y), groups=len(group))
+    if not kept.all():
+        x, y, group = jax.tree.map(lambda leaf: leaf[kept], (x, y, group))
+    weights = groups.group_weights(group, len(names))
     logits = _trusted_logits(logits_fn, params, x, y, config.precision, config.chunk_size or 256)
-    if loss is losses.cross_entropy:
-        losses.check_labels(y, logits.shape[1])
-    per_example = np.asarray(loss(jnp.asarray(logits), jnp.asarray(y)), np.float64)
+    right, gap = _predictions(logits, np.asarray(y), labelled=labelled)
+    per_example = _trusted_losses(loss, logits, y)
     if not np.isfinite(per_example).all():
         bad = int(np.argmin(np.isfinite(per_example)))
         raise JaxfairError(
             f"The loss of example {bad}, in group '{names[group[bad]]}', is {per_example[bad]}; check its input and "
             "the parameters."
         )
+    _warn(params, logits)
     curvature = group_curvature(logits_fn, params, x, y, weights, config, loss=loss)
     return GroupReport(
         names=names,
-        count=np.bincount(group, minlength=count),
-        accuracy=groups.group_means(logits.argmax(-1) == np.asarray(y), group, count),
-        loss=groups.group_means(per_example, group, count),
-        softmax_gap=groups.group_means(np.asarray(margins.softmax_gap(jnp.asarray(logits))), group, count),
+        count=np.bincount(group, minlength=len(names)),
+        accuracy=groups.group_means(right, group, len(names)),
+        loss=groups.group_means(per_example, group, len(names)),
+        softmax_gap=groups.group_means(gap, group, len(names)),
         curvature=curvature,
         asymmetry=_checked_asymmetry(curvature.asymmetry, np.abs(curvature.top_eigenvalue)),
         precision=config.precision,
@@ -163,8 +167,7 @@ def _trusted_logits(logits_fn: Partial, params: Any, x: Any, y: Any, precision: 
         raise JaxfairError(
             "logits_fn gave two results for the same input; switch dropout and other randomness off (evaluation mode)."
         )
-    scale = np.nanmax(np.abs(first), initial=0.0) + 1e-30
-    difference = np.nanmax(np.abs(first - shifted), initial=0.0) / scale
+    difference = _change(first, shifted)
     # Another batch position may change the rounding, by far less than this; training-mode batch norm changes percents.
     if difference > 1e-3:
         raise JaxfairError(
@@ -172,6 +175,78 @@ def _trusted_logits(logits_fn: Partial, params: Any, x: Any, y: Any, precision: 
             "norm and dropout into evaluation mode."
         )
     return first
+
+
+def _change(first: np.ndarray, other: np.ndarray) -> float:
+    """Return by how much logits differ: relative to the largest, or as probabilities, whichever is more.
+
+    A class that is switched off by a huge logit would hide any change from the first; rounding of the logits that
+    count for an example is no change.
+    """
+    relative = np.nanmax(np.abs(first - other), initial=0.0) / (np.nanmax(np.abs(first), initial=0.0) + 1e-30)
+    scores = [np.asarray(jax.nn.softmax(jnp.asarray(logits))) for logits in (first, other)]
+    counts = np.abs(np.where(scores[0] > 1e-6, first, 0)).max(axis=1)
+    rounding = 4 * np.finfo(np.float32).eps * counts
+    moved = np.abs(scores[0] - scores[1]).max(axis=1) - rounding
+    return float(max(relative, np.nanmax(moved, initial=0.0)))
+
+
+def _predictions(logits: np.ndarray, y: np.ndarray, *, labelled: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return whether each example is classified correctly, and its softmax gap; NaN where neither has a meaning.
+
+    One logit is that of the second of two classes: the boundary is at 0 and the gap is that of the two sigmoids. Labels
+    of a user's own loss count where they are classes or one-hot rows; several labels or a regression have none.
+    """
+    nothing, classes = np.full(len(logits), np.nan), max(logits.shape[1], 2)
+    try:
+        label = np.asarray(as_labels(y, classes))
+    except JaxfairError:
+        if labelled:
+            raise
+        return nothing, nothing
+    if logits.shape[1] == 1:
+        if labelled:
+            raise JaxfairError("The network has one logit, whose cross-entropy is 0; give a loss for two classes.")
+        logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
+    return logits.argmax(axis=1) == label, np.asarray(margins.softmax_gap(jnp.asarray(logits)))
+
+
+def _trusted_losses(loss: LossFn, logits: np.ndarray, y: Any) -> np.ndarray:
+    """Return the loss of each example, the same whatever other examples it is computed with."""
+    y, count = jnp.asarray(y), len(logits)
+    whole = np.asarray(loss(jnp.asarray(logits), y), np.float64)
+    if whole.shape != (count,):
+        raise JaxfairError(f"The loss returned shape {whole.shape} for {count} examples; expected one number for each.")
+    cut = max(1, count // 3)
+    cuts = [part for part in (slice(0, cut), slice(cut, None)) if len(logits[part])]
+    found = [np.asarray(loss(jnp.asarray(logits[part]), y[part]), np.float64) for part in cuts]
+    parts = np.concatenate([part.reshape(-1) for part in found])
+    scale = np.nanmax(np.abs(whole), initial=0.0) + 1e-30
+    if parts.shape != whole.shape or np.nanmax(np.abs(parts - whole), initial=0.0) > 1e-3 * scale:
+        raise JaxfairError(
+            "The loss of an example depends on which others it is computed with, such as by class weights divided by "
+            "the batch's; give one number for each example that is its own, without dividing by the batch."
+        )
+    return whole
+
+
+STATISTICS = ("batch_stats", "running_mean", "running_var", "moving_mean", "moving_variance", "num_batches_tracked")
+
+
+def _warn(params: Any, logits: np.ndarray) -> None:
+    """Warn of what is no mistake for certain, but seldom meant."""
+    if logits.shape[1] > 1 and (logits >= 0).all() and np.abs(logits.sum(axis=1) - 1).max() < 1e-4:
+        warnings.warn("logits_fn seems to return probabilities; return the logits before the softmax.", stacklevel=3)
+    paths = jax.tree_util.tree_flatten_with_path(params)[0]
+    named = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]
+    if statistics := [name for name in named if any(word in name.lower() for word in STATISTICS)]:
+        text = f"The parameters hold batch statistics ({quoted(statistics)}); bind them to logits_fn instead."
+        warnings.warn(text, stacklevel=3)
+    first: dict[int, str] = {}
+    for name, (_, leaf) in zip(named, paths, strict=True):
+        if (other := first.setdefault(id(leaf), name)) != name:
+            text = f"The parameters '{other}' and '{name}' are one array and are differentiated as two; keep it once."
+            warnings.warn(text, stacklevel=3)
 
 
 def _checked_asymmetry(asymmetry: np.ndarray, scale: np.ndarray) -> float:

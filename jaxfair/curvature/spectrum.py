@@ -18,6 +18,7 @@ from jaxfair.curvature import lanczos
 from jaxfair.curvature.operators import GroupOperator, make_plan
 from jaxfair.curvature.programs import LogitsFn, LossFn, as_pytree, at_precision
 from jaxfair.errors import JaxfairError
+from jaxfair.inputs import as_examples, check_lengths, quoted
 
 Start = Literal["random", "gradient", "coarse"]
 SHARE, LEAST, COARSE = 8, 100, 3e-3  # a coarse start: one of so many chunks, examples at least, tolerance
@@ -129,9 +130,8 @@ def group_curvature(
     Raises:
         JaxfairError: Shapes or types do not match, a group has no weight, or a value is not finite.
     """
-    group_rows = check_examples(params, x, y, weights)
-    if loss is losses.cross_entropy:
-        losses.check_labels(y)
+    labelled = losses.takes_classes(loss)
+    params, x, y, group_rows = check_examples(logits_fn, params, x, y, weights, labelled=labelled)
     logits_fn, loss, y = as_pytree(logits_fn), as_pytree(loss), jnp.asarray(y)
     flat, _ = ravel_pytree(params)
     noise = jax.random.normal(jax.random.key(config.seed), flat.shape, flat.dtype)
@@ -174,31 +174,23 @@ def group_curvature(
     return _collect(rows, bottom=config.bottom)
 
 
-def check_examples(params: Any, x: Any, y: Any, weights: Any) -> np.ndarray:
-    """Return the groups' weights, shape (groups, n), as an array on the host; refuse what does not fit together."""
-    if any(not np.ndim(leaf) for leaf in jax.tree.leaves(x)):
-        raise JaxfairError("An input is a single number; give arrays with the examples along their first axis.")
-    inputs = "/".join(str(length) for length in sorted({len(leaf) for leaf in jax.tree.leaves(x)}))
+def check_examples(
+    logits_fn: LogitsFn, params: Any, x: Any, y: Any, weights: Any, *, labelled: bool
+) -> tuple[Any, Any, Any, np.ndarray]:
+    """Return parameters, inputs, labels and the groups' weights, shape (groups, n), as arrays that fit together.
+
+    Raises:
+        JaxfairError: They do not, or a group has no example of any weight.
+    """
+    params, x, y = as_examples(logits_fn, params, x, y, labelled=labelled)
     group_rows = np.asarray(weights)
     if group_rows.ndim != 2 or not len(group_rows):
         raise JaxfairError(f"The weights have shape {group_rows.shape}; expected (groups, examples).")
-    if np.ndim(y) == 0 or inputs != str(len(y)) or group_rows.shape[1] != len(y):
-        labels = len(y) if np.ndim(y) else "single"
-        raise JaxfairError(f"There are {inputs} inputs, {labels} labels and weights for {group_rows.shape[1]}.")
-    if not jax.tree.leaves(params):
-        raise JaxfairError("There are no parameters; give a pytree of floating-point arrays.")
-    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-        if not hasattr(leaf, "dtype") or leaf.dtype not in (jnp.float32, jnp.float64):
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
-            kind = leaf.dtype if hasattr(leaf, "dtype") else type(leaf).__name__
-            raise JaxfairError(
-                f"The parameter '{name}' has type {kind}; second derivatives need arrays of float32 or float64: "
-                "convert it, or keep it out of params."
-            )
+    check_lengths(labels=len(y), weights=group_rows.shape[1])
     if not (group_rows != 0).any(axis=1).all():
         empty = np.flatnonzero(~(group_rows != 0).any(axis=1)).tolist()
-        raise JaxfairError(f"Group {empty} has no example of any weight; leave it out or merge it.")
-    return group_rows
+        raise JaxfairError(f"Group {quoted(empty)} has no example of any weight; leave it out or merge it.")
+    return params, x, y, group_rows
 
 
 def _start(
