@@ -127,12 +127,13 @@ def drop_interval(
     its level where three to five seeds differ much more than test sets would, and more where they hardly differ.
 
     Args:
-        correct_before: 1.0 where the full network is right, shape (seeds, examples).
-        correct_after: the same for the linearized network of each seed.
-        group: of each example; None for one group. Every group counts the same, whatever its size.
-        resamples: number of bootstrap resamples.
-        seed: of the resampling.
-        level: confidence level.
+        correct_before: Whether the full network is right, 1.0 or 0.0, shape (seeds, examples).
+        correct_after: The same for the linearized network of each seed.
+        group: Group of each example, shape (examples,); None for one group. Every group counts the same, whatever its
+            size.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the resampling.
+        level: Confidence level.
     """
     num_seeds, num_examples = correct_before.shape
     group = np.zeros(num_examples, int) if group is None else np.asarray(group)

@@ -44,8 +44,8 @@ class LinearizedDistance(NamedTuple):
     """Distances to the boundary of the network linearised at each example.
 
     Attributes:
-        distance: signed, in L2 of the input, shape (n,).
-        nearest: the class whose boundary with the label is meant, shape (n,).
+        distance: Signed distances in L2 of the input, shape (n,).
+        nearest: Class whose boundary with the label is meant, shape (n,).
     """
 
     distance: Array
@@ -56,10 +56,10 @@ class DeepFool(NamedTuple):
     """Points across the boundary, and how far they are.
 
     Attributes:
-        distance: signed L2 norm of the perturbation, shape (n,); infinite where no boundary was crossed.
-        perturbed: the points where the search ended, shape (n, *shape).
-        steps: linearisations used, shape (n,).
-        success: whether the point is across the boundary, shape (n,).
+        distance: Signed L2 norm of each perturbation, shape (n,); infinite where no boundary was crossed.
+        perturbed: Points where the search ended, shape (n, *shape).
+        steps: Number of linearisations used, shape (n,).
+        success: Whether the point is across the boundary, shape (n,).
     """
 
     distance: Array
@@ -105,13 +105,14 @@ def linearized_distance(
     where overcoming one overcomes all, as with two classes. Where a gap has no gradient it is infinite, with its sign.
 
     Args:
-        classifier: ``x -> logits``, its parameters bound.
-        x: inputs, floating point.
-        label: in 0..C-1.
-        chunk_size: examples at once; memory is that of ``chunk_size * C`` examples' gradients.
+        classifier: ``x -> logits`` of shape (n, classes), its parameters bound.
+        x: Inputs, floating point, shape (n, *shape).
+        label: Labels, integers 0..C-1, shape (n,).
+        chunk_size: Number of examples at once; memory is that of ``chunk_size * C`` examples' gradients.
 
     Raises:
-        JaxfairError: no example, fewer than two classes, a label that is not one of them, or shapes that do not match.
+        JaxfairError: There is no example, there are fewer than two classes, a label is not one of them, or shapes do
+            not match.
     """
     return LinearizedDistance(*_over_chunks(lambda *chunk: _linearize(*chunk)[:2], classifier, x, label, chunk_size))
 
@@ -129,15 +130,16 @@ def distance_along_gradient(
     back between two of those points is taken not to have crossed.
 
     Args:
-        classifier: ``x -> logits``, its parameters bound.
-        x: inputs, floating point.
-        label: in 0..C-1.
-        max_distance: where to give up, in L2 of the input; the result is then infinite, with the example's sign.
-        tolerance: width of the final bracket, in L2 of the input.
-        chunk_size: examples at once, as for ``linearized_distance``.
+        classifier: ``x -> logits`` of shape (n, classes), its parameters bound.
+        x: Inputs, floating point, shape (n, *shape).
+        label: Labels, integers 0..C-1, shape (n,).
+        max_distance: Distance at which to give up, in L2 of the input; the result is then infinite, with the example's
+            sign.
+        tolerance: Width of the final bracket, in L2 of the input.
+        chunk_size: Number of examples at once.
 
     Raises:
-        JaxfairError: as ``linearized_distance``; or not ``0 < tolerance <= max_distance < inf``.
+        JaxfairError: ``linearized_distance`` would refuse the examples, or not ``0 < tolerance <= max_distance < inf``.
     """
     if not 0 < tolerance <= max_distance < math.inf:
         raise JaxfairError(f"tolerance is {tolerance} and max_distance {max_distance}; give 0 < tolerance <= distance.")
@@ -166,15 +168,17 @@ def deepfool(
     ``1 + overshoot`` times the distance, after one step.
 
     Args:
-        classifier: ``x -> logits``, its parameters bound.
-        x: inputs, floating point; no range of pixels confines the search.
-        label: in 0..C-1; None takes each example's prediction, as published, and no distance is negative.
-        max_steps: linearisations at most (50 in the authors' code).
-        overshoot: share added to the perturbation, so that the boundary is crossed (0.02 in the authors' code).
-        chunk_size: examples at once, as for ``linearized_distance``.
+        classifier: ``x -> logits`` of shape (n, classes), its parameters bound.
+        x: Inputs, floating point, shape (n, *shape); no range of pixels confines the search.
+        label: Labels, integers 0..C-1, shape (n,); None takes each example's prediction, as published, and no distance
+            is negative.
+        max_steps: Number of linearisations at most (50 in the authors' code).
+        overshoot: Share added to the perturbation, so that the boundary is crossed (0.02 in the authors' code).
+        chunk_size: Number of examples at once.
 
     Raises:
-        JaxfairError: as ``linearized_distance``; ``max_steps`` below 1, or ``overshoot`` negative.
+        JaxfairError: ``linearized_distance`` would refuse the examples, ``max_steps`` is below 1, or ``overshoot`` is
+            negative.
     """
     if max_steps < 1 or not 0 <= overshoot < math.inf:
         raise JaxfairError(f"max_steps is {max_steps} and overshoot {overshoot}; give at least 1 and at least 0.")
