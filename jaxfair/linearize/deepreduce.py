@@ -94,23 +94,24 @@ def student_module(base: Module, config: DeepReduceConfig) -> ResNet:
     return module
 
 
-def student(base: Network, image_shape: tuple[int, int, int], config: DeepReduceConfig, seed: int) -> Network:
-    """Build the student to be trained by distillation from ``base``.
+def deepreduce(network: Network, image_shape: tuple[int, int, int], config: DeepReduceConfig, *, seed: int) -> Network:
+    """Build the student of a trained network, which is then trained by distillation from it (``DEEPREDUCE_TRAIN``).
 
     Args:
-        base: the trained full network.
-        image_shape: (height, width, channels) of the images.
+        network: the trained full network, the teacher; it is not changed, and a student from the base is a copy of it.
+        image_shape: height, width and channels of the images.
         config: what to remove.
-        seed: fresh weights are drawn from it, other ones than ``networks.init`` draws from the same seed.
+        seed: decides the weights of a fresh student; they are others than ``networks.init`` draws from the same seed.
 
     Raises:
-        JaxfairError: as ``student_module``, or the images are too small for it.
+        JaxfairError: the configuration does not suit the network (see ``student_module``), or the images are too small
+            for the student.
     """
-    module = student_module(base.module, config)
+    module = student_module(network.module, config)
     # Another stream than the base network's seed, which would give the student the base's own initial weights.
     fresh = int(np.random.SeedSequence([seed, 1]).generate_state(1)[0] % 2**31)
-    network = init(module, image_shape, fresh) if config.start == "fresh" else jax.tree.map(jnp.copy, base)
-    return network.replace(masks=choose(network.masks, config))
+    student = init(module, image_shape, fresh) if config.start == "fresh" else jax.tree.map(jnp.copy, network)
+    return student.replace(masks=choose(student.masks, config))
 
 
 def choose(full: masks.Masks, config: DeepReduceConfig) -> masks.Masks:

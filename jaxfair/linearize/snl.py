@@ -154,7 +154,7 @@ def check_config(config: SnlConfig, num_examples: int) -> None:
     epoch_order(num_examples, config.batch_size, 0, 0)
 
 
-def descend(
+def snl(
     network: Network,
     data: Dataset,
     config: SnlConfig,
