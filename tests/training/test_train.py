@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -289,7 +290,8 @@ def train_in(folder: Path, *, start: int = 0, teacher: int = 9, config: TrainCon
 def test_progress_of_another_run_is_not_continued(tmp_path: Path) -> None:
     """Another network to start from or to learn from, in the same folder, starts from its own beginning."""
     train_in(tmp_path / "shared")
-    for i, change in enumerate(({"start": 1}, {"teacher": 8}), 2):
+    changes: list[dict[str, Any]] = [{"start": 1}, {"teacher": 8}]
+    for i, change in enumerate(changes, 2):
         assert_same_bits(train_in(tmp_path / f"{i}", **change), train_in(tmp_path / "shared", **change))
         assert len(list((tmp_path / "shared").iterdir())) == i
 
@@ -302,14 +304,15 @@ def test_whatever_decides_the_training_names_its_progress(tmp_path: Path, monkey
         raise KeyboardInterrupt
 
     monkeypatch.setattr(checkpoints, "latest_step", ask)
-    changes = [
+    changes: list[dict[str, Any]] = [
         {"start": 1},
         {"teacher": 8},
         {"config": replace(CONFIG, learning_rate=0.01)},
         {"data": make_data(seed=1)},
     ]
     changes += [{"seeds": [1], "order_seeds": [0]}, {"order_seeds": [1]}, {"config": replace(CONFIG, momentum=0.5)}]
-    for change in ({}, *changes, {"order_seeds": [0]}):
+    same: dict[str, Any] = {"order_seeds": [0]}
+    for change in ({}, *changes, same):
         with pytest.raises(KeyboardInterrupt):
             train_in(tmp_path, **change)
     assert len(set(asked)) == 1 + len(changes)
