@@ -89,7 +89,8 @@ def parse(presets: Mapping[str, Config], program: str, description: str, argumen
 def configure_jax() -> None:
     """Set full float32 products and a compilation cache on disk, which spares a second run the compilation.
 
-    A precision in JAX's own environment variable stays: the hardware study starts processes with others.
+    What JAX's own environment variables say stays: the hardware study starts processes with other precisions, and a
+    cluster may have a better place for the cache.
     """
     import jax
 
@@ -98,7 +99,7 @@ def configure_jax() -> None:
     if "JAX_DEFAULT_MATMUL_PRECISION" not in os.environ:
         jax.config.update("jax_default_matmul_precision", "highest")
     cache = store.user_folder("compiled")
-    if cache is None:
+    if cache is None or "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     try:
         cache.mkdir(parents=True, exist_ok=True)

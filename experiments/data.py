@@ -74,7 +74,7 @@ def overview(config: DataConfig, loaded: sources.Loaded, train_set: Dataset, tes
     """Return counts by group and class, statistics, origin and warnings as text."""
     height, width, channels = train_set.image_shape
     share = f"{100 * config.test_fraction:g} % test, seed {config.seed}"
-    how = "official split" if loaded.test is not None else f"split by class and group, {share}"
+    how = "official split" if loaded.official else f"split by class and group, {share}"
     shown = [f"{value:.3f}" for value in (*np.asarray(train_set.mean), *np.asarray(train_set.std))]
     lines = [
         *datasets.origin(loaded),
@@ -141,10 +141,10 @@ def contact_sheet(dataset: Dataset, out: Path, title: str) -> None:
 
 def prepare(config: Prepare) -> None:
     """Write UTKFace as a TFDS data set."""
-    from jaxfair.data import builders
+    from jaxfair.data import tfds
 
     with Progress() as progress:
-        folder = builders.prepare(
+        folder = tfds.prepare(
             config.path,
             config.out or sources.default_data_dir() / "tfds",
             on_progress=datasets.shown(progress, "prepare images"),

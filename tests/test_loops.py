@@ -1,6 +1,7 @@
 """The epoch loop: what is saved when, and what a later call goes on from."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from jaxfair.loops import epochs
 FRESH = {"sum": np.float32(0), "seen": np.zeros(5, np.int32)}
 
 
-def run(epoch: int, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def run(epoch: int, state: dict[str, Any]) -> dict[str, Any]:
     return {"sum": np.float32(state["sum"] * 2 + epoch), "seen": np.asarray(state["seen"]) + (np.arange(5) == epoch)}
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.hardware.runs import Made
+from experiments.hardware.runs import Declared
 from jaxfair import runs
 from jaxfair.errors import JaxfairError
 from jaxfair.hardware import Profile
@@ -28,7 +28,7 @@ class Member(NamedTuple):
     """The runs of one training on one profile, one for each seed.
 
     Attributes:
-        control, mitigation, budget: which training, see ``hardware_runs.Task``.
+        control, mitigation, budget: which training, see ``hardware.runs.Task``.
         trained, analysed, steps: finished runs; ``steps`` may be empty.
     """
 
@@ -58,7 +58,7 @@ class Bundle(NamedTuple):
     members: list[Member]
 
 
-def note(study: Path, profile: Profile, made: Sequence[Made], *, reference: bool) -> None:
+def note(study: Path, profile: Profile, declared: Sequence[Declared], *, reference: bool) -> None:
     """Write which runs of a study are those of a profile."""
     members = [
         {
@@ -67,7 +67,7 @@ def note(study: Path, profile: Profile, made: Sequence[Made], *, reference: bool
             "budget": found.task.budget,
             **{key: [run.path.name for run in getattr(found, key)] for key in RUNS},
         }
-        for found in made
+        for found in declared
     ]
     about = {"profile": profile.name, "label": profile.label, "kind": profile.kind, "reference": reference}
     runs.write_json(study / f"profile-{profile.name}.json", {**about, "members": members})

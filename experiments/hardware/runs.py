@@ -15,21 +15,11 @@ import numpy as np
 
 from experiments.running import measure, stages
 from experiments.running.measure import AnalysisConfig
-from experiments.running.records import (
-    Workspace,
-    finish,
-    load_network,
-    module_of,
-    noted,
-    now,
-    open_run,
-    settings_of,
-    skip,
-)
+from experiments.running.records import Workspace, load_network, module_of, once, open_run, settings_of
 from experiments.running.stages import FORWARD, GRADIENT, PRODUCT, ModelConfig
 from jaxfair import groups
 from jaxfair.checkpoints import tree_digest
-from jaxfair.data.dataset import epoch_order
+from jaxfair.data.splits import epoch_order
 from jaxfair.hardware import Profile
 from jaxfair.linearize.snl import SnlConfig
 from jaxfair.networks.architectures import Module
@@ -61,7 +51,7 @@ class Task(NamedTuple):
     budget: int | None = None
 
 
-class Made(NamedTuple):
+class Declared(NamedTuple):
     """The runs of a task on a profile, one for each seed.
 
     Attributes:
@@ -94,7 +84,7 @@ def variant_of(profile: Profile, task: Task) -> dict[str, Any]:
     return {"label": label, "method": "hardware", **about, "budget": task.budget}
 
 
-def make(
+def declare(
     space: Workspace,
     profile: Profile,
     tasks: Sequence[Task],
@@ -105,10 +95,10 @@ def make(
     steps: Sequence[int],
     *,
     reference: bool,
-) -> list[Made]:
-    """Make all runs of a profile that are not finished, or note them in the workspace's plan."""
+) -> list[Declared]:
+    """Declare all runs of a profile."""
     module = full_module(space, model, profile.arithmetic)
-    made = []
+    declared = []
     for task in tasks:
         trained, first = _train(space, profile, module, task._replace(budget=None), seeds), []
         if task.budget is None and task.train.mitigation.method == "none" and steps:
@@ -118,8 +108,8 @@ def make(
             trained = stages.finetune(space, starts, trained, linearized.finetune)
         curvature = reference and task.control == "none"
         analysed = [_analyse(space, profile, task, run, analysis, curvature=curvature) for run in trained]
-        made.append(Made(task, trained, analysed, first))
-    return made
+        declared.append(Declared(task, trained, analysed, first))
+    return declared
 
 
 def full_module(space: Workspace, model: ModelConfig, arithmetic: Arithmetic) -> Module:
@@ -138,14 +128,14 @@ def start_of(module: Module, image_shape: tuple[int, int, int], control: str, se
 def _train(space: Workspace, profile: Profile, module: Module, task: Task, seeds: Sequence[int]) -> list[Run]:
     variant, settings = variant_of(profile, task), {"train": settings_of(task.train)}
     found = [_open(space, "train", seed, module, variant, settings) for seed in seeds]
-    begin = partial(start_of, module, space.train.image_shape, task.control)
     order = OTHER_ORDER if task.control == "order" else 0
-    title = f"train on {variant['label']}"
-    for seed, run in zip(seeds, found, strict=True):
-        if space.plan is None and not run.done:
-            digests = {"initial": tree_digest(begin(seed).params)}
-            run.write_json("start.json", digests | {"order": order_digest(space, task.train, seed + order)})
-    return stages.fit(space, found, task.train, title, lambda i: begin(seeds[i]), None, order)
+
+    def begin(run: Run, network: Network) -> None:
+        digests = {"initial": tree_digest(network.params)}
+        run.write_json("start.json", digests | {"order": order_digest(space, task.train, run.config["seed"] + order)})
+
+    start = partial(start_of, module, space.train.image_shape, task.control)
+    return stages.fit(space, found, task.train, f"train on {variant['label']}", start, order_seed=order, begin=begin)
 
 
 def order_digest(space: Workspace, config: TrainConfig, seed: int) -> str:
@@ -163,23 +153,21 @@ def _first_steps(
     """Record digests and sketches of the parameters after the first steps of a training."""
     variant = variant_of(profile, task)
     run = _open(space, "steps", seed, module, variant, {"train": settings_of(task.train), "steps": list(steps)})
-    if noted(space, [run], GRADIENT * steps[-1] * task.train.batch_size):
-        return run
-    if run.done:
-        skip(space, 1)
-        return run
-    space.progress.begin(f"first {steps[-1]} steps on {variant['label']}, seed {seed}")
-    started, sketches, digests = now(space), [], []
-    network = start_of(module, space.train.image_shape, task.control, seed)
-    order = OTHER_ORDER if task.control == "order" else 0
-    sketches.append(trajectory.sketch(network.params))
-    seeds = {"seed": seed, "order_seed": seed + order}
-    for step, after in trajectory.first_steps(network, space.train, task.train, steps=steps, **seeds):
-        sketches.append(trajectory.sketch(after.params))
-        digests.append(tree_digest(after.params))
-        space.progress.update(step, steps[-1], "step")
-    run.write_arrays("sketches.npz", {"steps": np.array([0, *steps]), "sketches": np.array(sketches)})
-    return finish(run, None, started, {"digests": digests})
+
+    def compute() -> tuple[None, dict[str, Any]]:
+        network = start_of(module, space.train.image_shape, task.control, seed)
+        sketches, digests = [trajectory.sketch(network.params)], []
+        order = OTHER_ORDER if task.control == "order" else 0
+        seeds = {"seed": seed, "order_seed": seed + order}
+        for step, after in trajectory.first_steps(network, space.train, task.train, steps=steps, **seeds):
+            sketches.append(trajectory.sketch(after.params))
+            digests.append(tree_digest(after.params))
+            space.progress.update(step, steps[-1], "step")
+        run.write_arrays("sketches.npz", {"steps": np.array([0, *steps]), "sketches": np.array(sketches)})
+        return None, {"digests": digests}
+
+    title = f"first {steps[-1]} steps on {variant['label']}"
+    return once(space, run, GRADIENT * steps[-1] * task.train.batch_size, title, compute)
 
 
 def _analyse(
@@ -189,22 +177,20 @@ def _analyse(
     variant, settings = variant_of(profile, task), {"parents": {"network": run.digest}, "curvature": curvature}
     settings["analysis"] = settings_of(config)
     found = _open(space, "analyse", run.config["seed"], module_of(run), variant, settings)
+
+    def compute() -> tuple[None, dict[str, Any]]:
+        network = load_network(run)
+        examples = measure.measure_examples(network, space.test, config)
+        examples["impurity"] = np.asarray(mitigate.boundary_distance(jnp.asarray(examples["logits"]), "impurity"))
+        found.write_arrays("examples.npz", examples)
+        columns = _group_columns(space, network, examples, config, curvature=curvature)
+        correct = (examples["logits"].argmax(-1) == examples["label"]).mean()
+        digest = tree_digest(network.params)
+        return None, {"accuracy": correct, "groups": columns, "parameters": digest}
+
     passes = len(space.test.class_names) * config.linearized_distance * GRADIENT
     passes += (GRADIENT + PRODUCT * stages.ASSUMED_STEPS) * curvature + FORWARD
-    if noted(space, [found], len(space.test) * passes):
-        return found
-    if found.done:
-        skip(space, 1)
-        return found
-    space.progress.begin(f"analyse {variant['label']}, seed {run.config['seed']}")
-    started, network = now(space), load_network(run)
-    examples = measure.measure_examples(network, space.test, config)
-    examples["impurity"] = np.asarray(mitigate.boundary_distance(jnp.asarray(examples["logits"]), "impurity"))
-    found.write_arrays("examples.npz", examples)
-    columns = _group_columns(space, network, examples, config, curvature=curvature)
-    correct = (examples["logits"].argmax(-1) == examples["label"]).mean()
-    digest = tree_digest(network.params)
-    return finish(found, None, started, {"accuracy": correct, "groups": columns, "parameters": digest})
+    return once(space, found, len(space.test) * passes, f"analyse {variant['label']}", compute)
 
 
 def _group_columns(

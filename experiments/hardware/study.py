@@ -27,7 +27,7 @@ from experiments.running import datasets, measure, stages
 from experiments.running.datasets import DataConfig
 from experiments.running.measure import AnalysisConfig
 from experiments.running.progress import Progress
-from experiments.running.records import Workspace
+from experiments.running.records import Workspace, carry_out
 from experiments.running.stages import ModelConfig
 from jaxfair import hardware
 from jaxfair.errors import JaxfairError
@@ -130,9 +130,11 @@ def run(study: Study, given: Sequence[str]) -> None:
         return
     check(study)
     bundles.listed(study.out, study.profiles)
-    for profile in _named(study):
+    profiles = _named(study)
+    plain = hardware.plain_digests(os.environ) if any(profile.varies_cpu for profile in profiles) else None
+    for profile in profiles:
         command = [sys.executable, "-m", "experiments.hardware", *given, "--child", profile.name]
-        environment = hardware.environment_of(profile, os.environ)
+        environment = hardware.environment_of(profile, os.environ, plain)
         print(f"Profile {profile.name}: {profile.label}", file=sys.stderr, flush=True)
         if subprocess.run(command, env=environment, check=False).returncode:
             raise JaxfairError(
@@ -173,9 +175,9 @@ def _make(study: Study, profile: Profile) -> None:
     about = {**hardware.describe(profile), "probe": proof}
     with Progress() as progress:
         root, at_once = study.out / "runs", study.seeds_at_once
-        space = Workspace(root, train_set, test_set, record, progress, at_once, source, about, plan=[])
-        make = partial(
-            runs.make,
+        space = Workspace(root, train_set, test_set, record, progress, at_once, source, about)
+        declared = runs.declare(
+            space,
             profile=profile,
             tasks=tasks(study, budgets, reference=reference),
             seeds=range(study.seeds),
@@ -187,10 +189,8 @@ def _make(study: Study, profile: Profile) -> None:
             ],
             reference=reference,
         )
-        make(space)
-        progress.expect(len(space.plan or []))
-        made = make(dataclasses.replace(space, plan=None))
-    bundles.note(study.out, profile, made, reference=reference)
+        carry_out(space)
+    bundles.note(study.out, profile, declared, reference=reference)
 
 
 def tasks(study: Study, budgets: Sequence[int], *, reference: bool) -> list[Task]:

@@ -19,7 +19,7 @@ from experiments.running import datasets, measure, plan, stages
 from experiments.running.datasets import DataConfig
 from experiments.running.measure import AnalysisConfig
 from experiments.running.progress import Progress
-from experiments.running.records import Workspace
+from experiments.running.records import Workspace, carry_out
 from experiments.running.stages import ModelConfig
 from jaxfair.errors import JaxfairError
 from jaxfair.linearize import snl
@@ -81,20 +81,17 @@ def run(study: Study) -> None:
     budgets = stages.check(train_set, study.model, study.budgets, configurations)
     check(study, len(train_set))
     with Progress() as progress:
-        root, at_once = study.out / "runs", study.seeds_at_once
-        space = Workspace(root, train_set, test_set, record, progress, at_once, source, plan=[])
-        make(space, study, budgets, configurations)
-        planned = space.plan or []
+        space = Workspace(study.out / "runs", train_set, test_set, record, progress, study.seeds_at_once, source)
+        analysed = declare(space, study, budgets, configurations)
         if not study.dry_run:
-            progress.expect(len(planned))
-            analysed = make(dataclasses.replace(space, plan=None), study, budgets, configurations)
+            carry_out(space)
     if study.dry_run:
-        plan.show(space, planned, study.model, study.train)
+        plan.show(space, study.model, study.train)
         return
     if progress.kept:
         print(f"{progress.kept} runs were finished before and are kept.", file=sys.stderr)
     folder = study.out / "report"
-    title = f"Linearization of a ResNet on {source['title']}: who loses accuracy"
+    title = report.title(analysed, source["title"])
     results = report.write(
         analysed, folder, title=title, command=["python -m experiments.linearization", *sys.argv[1:]]
     )
@@ -102,10 +99,10 @@ def run(study: Study) -> None:
     print(f"\nReport: {folder / 'report.html'}")
 
 
-def make(
+def declare(
     space: Workspace, study: Study, budgets: Sequence[int], configurations: Sequence[DeepReduceConfig]
 ) -> list[Run]:
-    """Make every run, or note it in the workspace's plan; return the analyses."""
+    """Declare every run of the study and return the analyses."""
     full = stages.train_full(space, study.model, study.train, range(study.seeds))
     linearized = [stages.linearize_snl(space, base, study.snl, budgets) for base in full]
     groups = [(list(starts), config) for starts in zip(*linearized, strict=True) for config in tunings(study)]

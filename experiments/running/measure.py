@@ -6,12 +6,13 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.tree_util import Partial
 from jaxtyping import Array
 
 from jaxfair import groups, losses, margins
-from jaxfair.curvature.spectrum import GroupCurvature, Start, group_curvature
+from jaxfair.bounds import parameter_distance
+from jaxfair.curvature.chunks import over_chunks
+from jaxfair.curvature.spectrum import CurvatureConfig, GroupCurvature, Start, group_curvature
 from jaxfair.data.dataset import Dataset, normalize
 from jaxfair.errors import JaxfairError
 from jaxfair.networks import masks
@@ -75,7 +76,10 @@ def measure(
     result = {
         "relu_count": masks.relu_count(network.masks),
         "unit_count": masks.unit_count(network.masks),
-        "parameter_distance": _distance(network, full),
+        # NaN where the two networks differ in size, as after DeepReDuce.
+        "parameter_distance": parameter_distance(network.params, full.params)
+        if network.module == full.module
+        else np.nan,
         "accuracy": correct.mean(),
         "groups": {
             "name": test.group_names,
@@ -121,11 +125,13 @@ def measure_curvature(network: Network, measured: Dataset, config: AnalysisConfi
         measured.images,
         measured.label,
         groups.group_weights(measured.group, len(measured.group_names)),
-        tolerance=config.tolerance,
-        start=config.start,
-        max_steps=config.max_steps,
-        chunk_size=config.chunk_size,
-        precision=config.precision,
+        CurvatureConfig(
+            tolerance=config.tolerance,
+            start=config.start,
+            max_steps=config.max_steps,
+            chunk_size=config.chunk_size,
+            precision=config.precision,
+        ),
     )
 
 
@@ -145,22 +151,17 @@ def _logits_of_images(network: Network, mean: Array, std: Array, params: Any, im
     return frozen(network)(params, normalize(images, mean, std))
 
 
-def _linearized_distance(network: Network, test: Dataset, batch_size: int = 1024) -> np.ndarray:
+def _linearized_distance(network: Network, test: Dataset, chunk_size: int = 128) -> np.ndarray:
     """L2 in pixel values from 0 to 1, so that it means the same whatever an image is normalized by."""
-    logits_fn, found = Partial(_logits_of_pixels, network, test.mean, test.std), []
-    for start in range(0, len(test), batch_size):
-        some = test.take(np.arange(start, min(start + batch_size, len(test))))
+    classifier = Partial(_logits_of_pixels, network, test.mean, test.std)
+
+    def distance(index: np.ndarray) -> np.ndarray:
+        some = test.take(index)
         pixels = np.asarray(some.images, np.float32) / 255
-        found.append(margins.linearized_distance(logits_fn, pixels, some.label).distance)
-    return np.concatenate(found)
+        return np.asarray(margins.linearized_distance(classifier, pixels, some.label, chunk_size=chunk_size).distance)
+
+    return over_chunks(distance, len(test), chunk_size)
 
 
 def _logits_of_pixels(network: Network, mean: Array, std: Array, pixels: Array) -> Array:
     return network((pixels - mean) / std)
-
-
-def _distance(network: Network, full: Network) -> float:
-    """``||theta_r - theta||`` over all parameters; NaN where the two networks differ in size."""
-    if network.module != full.module:
-        return float("nan")
-    return float(optax.tree.norm(optax.tree.sub(network.params, full.params)))

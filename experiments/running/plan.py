@@ -1,16 +1,17 @@
 """What a study would do: its runs, which of them are finished, and about how long the others take."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from experiments.running import stages
-from experiments.running.records import Planned, Workspace
+from experiments.running.records import Job, Workspace
 from experiments.running.stages import ModelConfig
 from jaxfair.networks.network import init
+from jaxfair.runs import Run
 from jaxfair.training import fit as train
 from jaxfair.training.fit import TrainConfig
 
@@ -34,13 +35,14 @@ class Row(NamedTuple):
     seconds: float
 
 
-def show(space: Workspace, planned: Sequence[Planned], model: ModelConfig, config: TrainConfig) -> None:
-    """Print the runs, those left, and an estimate of the time."""
+def show(space: Workspace, model: ModelConfig, config: TrainConfig) -> None:
+    """Print the runs that were declared, those left, and an estimate of the time."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    found = rows(planned, speed(space, planned, model, config) if any(not p.run.done for p in planned) else {})
+    left = any(not run.done for run, _ in _each(space.jobs))
+    found = rows(space.jobs, speed(space, model, config) if left else {})
     table = Table(title="Runs of this study")
     for column in ("stage", "network", "runs", "finished", "time left"):
         table.add_column(column, justify="left" if column in ("stage", "network") else "right")
@@ -58,26 +60,30 @@ def show(space: Workspace, planned: Sequence[Planned], model: ModelConfig, confi
     )
 
 
-def rows(planned: Sequence[Planned], speeds: dict[str, float]) -> list[Row]:
+def rows(jobs: Sequence[Job], speeds: dict[str, float]) -> list[Row]:
     """Gather runs by stage and network, in their order; ``speeds`` are seconds per unit of work of each stage."""
-    gathered: dict[tuple[str, str], list[Planned]] = {}
-    for item in planned:
-        config = item.run.config
-        gathered.setdefault((config["stage"], config["variant"]["label"]), []).append(item)
+    gathered: dict[tuple[str, str], list[tuple[Run, float]]] = {}
+    for run, work in _each(jobs):
+        gathered.setdefault((run.config["stage"], run.config["variant"]["label"]), []).append((run, work))
     return [
         Row(
-            *(stage, label, len(items), sum(item.run.done for item in items)),
-            sum(item.work * speeds[stage] for item in items if not item.run.done),
+            *(stage, label, len(members), sum(run.done for run, _ in members)),
+            sum(work * speeds[stage] for run, work in members if not run.done),
         )
-        for (stage, label), items in gathered.items()
+        for (stage, label), members in gathered.items()
     ]
 
 
-def speed(space: Workspace, planned: Sequence[Planned], model: ModelConfig, config: TrainConfig) -> dict[str, float]:
+def _each(jobs: Sequence[Job]) -> Iterator[tuple[Run, float]]:
+    """Yield every run and its work."""
+    return ((run, job.work) for job in jobs for run in job.runs)
+
+
+def speed(space: Workspace, model: ModelConfig, config: TrainConfig) -> dict[str, float]:
     """Return seconds per unit of work of each stage, from what is finished or from a few timed steps."""
     seconds: dict[str, list[float]] = {stage: [] for stage in WORDS}
     work: dict[str, list[float]] = {stage: [] for stage in WORDS}
-    for run, amount in planned:
+    for run, amount in _each(space.jobs):
         if run.done and amount:
             environment = run.json("environment.json")
             seconds[run.config["stage"]].append(environment["seconds"] / environment["seconds_shared_by_runs"])

@@ -44,10 +44,10 @@ class Progress:
         """Say how many runs the study has in all."""
         self._total = runs
 
-    def skip(self) -> None:
-        """Count a run that an earlier call finished."""
-        self._index += 1
-        self._kept += 1
+    def skip(self, runs: int = 1) -> None:
+        """Count runs that an earlier call finished."""
+        self._index += runs
+        self._kept += runs
 
     @property
     def kept(self) -> int:

@@ -1,8 +1,13 @@
-"""What the stages of a study share: where runs lie, how they are found, noted in a plan, and recorded when finished."""
+"""What the stages of a study share: how runs are declared, found, carried out, and recorded when they are finished.
+
+A stage only declares its runs: it opens each by its configuration, which names the runs that it needs by their digests,
+and says by which function it is made. ``carry_out`` then makes those that are not finished. A plan therefore knows all
+runs before the first one is made, and a run can be made wherever its parents' folders can be read.
+"""
 
 import dataclasses
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,21 +20,51 @@ from jaxfair.networks.network import Network, shapes
 from jaxfair.runs import Run
 
 
-class Planned(NamedTuple):
-    """A run that a study needs, finished or not.
+class Output(NamedTuple):
+    """What was made for a run.
 
     Attributes:
-        run: where it is or will be.
-        work: what it takes, in forward passes of one image through the full network; a guess.
+        run: whose it is.
+        network: to be stored as the run's checkpoint; None where the run makes no network.
+        result: the numbers of ``result.json``.
     """
 
     run: Run
+    network: Network | None
+    result: Mapping[str, Any]
+
+
+class Job(NamedTuple):
+    """Runs that are made together, and how.
+
+    Attributes:
+        runs: where each of them is or will be.
+        work: what each of them takes, in forward passes of one image through the full network; a guess.
+        title: says what is made, without the seeds.
+        compute: makes the runs that it is given, any of ``runs``, and yields them in batches as they are ready. It
+            writes what a run has beside its network and result, such as arrays.
+    """
+
+    runs: Sequence[Run]
     work: float
+    title: str
+    compute: Callable[[Sequence[Run]], Iterable[Sequence[Output]]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Workspace:
-    """What all stages of a study share; with a plan, stages only note there what they would make."""
+    """What all stages of a study share.
+
+    Attributes:
+        root: folder of all runs.
+        train, test: the data.
+        record: describes the data in every configuration.
+        progress: shows what is being made.
+        seeds_at_once: how many seeds are trained in one program; None chooses what is fast.
+        source: where the data came from, for every record of the environment.
+        about: what else every record of the environment says.
+        jobs: what the stages have declared so far, parents before their children.
+    """
 
     root: Path
     train: Dataset
@@ -38,15 +73,51 @@ class Workspace:
     progress: Progress
     seeds_at_once: int | None = None
     source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    about: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # more for every record of the environment
-    plan: list[Planned] | None = None
+    about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    jobs: list[Job] = dataclasses.field(default_factory=list)
 
 
-def noted(space: Workspace, found: Iterable[Run], work: float) -> bool:
-    """Note runs in the plan, if that is all that is wanted."""
-    if space.plan is not None:
-        space.plan.extend(Planned(run, work) for run in found)
-    return space.plan is not None
+def declare(
+    space: Workspace,
+    found: Sequence[Run],
+    work: float,
+    title: str,
+    compute: Callable[[Sequence[Run]], Iterable[Sequence[Output]]],
+) -> list[Run]:
+    """Declare runs that are made together (see ``Job``) and return them; a run that was declared before stays there."""
+    known = {run.path for job in space.jobs for run in job.runs}
+    if new := [run for run in found if run.path not in known]:
+        space.jobs.append(Job(new, work, title, compute))
+    return list(found)
+
+
+def once(
+    space: Workspace, run: Run, work: float, title: str, compute: Callable[[], tuple[Network | None, Mapping[str, Any]]]
+) -> Run:
+    """Declare a run that is made alone and return it; ``compute`` returns its network, if any, and its result."""
+    declare(space, [run], work, title, lambda _: [[Output(run, *compute())]])
+    return run
+
+
+def carry_out(space: Workspace) -> None:
+    """Make every declared run that is not finished, in the order of their declaration."""
+    space.progress.expect(sum(len(job.runs) for job in space.jobs))
+    for job in space.jobs:
+        pending = [runs.start(space.root, run.config) for run in job.runs if not run.done]
+        space.progress.skip(len(job.runs) - len(pending))
+        if not pending:
+            continue
+        seeds = {run.config["seed"] for run in pending}
+        which = f"seed {min(seeds)}" if len(seeds) == 1 else f"{len(seeds)} seeds"
+        space.progress.begin(f"{job.title}, {which}", len(pending))
+        started = _now(space)
+        for batch in job.compute(pending):
+            # All are written before the first is finished, which removes what they were trained from together.
+            for output in batch:
+                _write(output, started, shared_by=len(batch))
+            for output in batch:
+                output.run.finish()
+            started = _now(space)
 
 
 def open_run(
@@ -58,12 +129,11 @@ def open_run(
     variant: Mapping[str, str],
     settings: Mapping[str, Any],
 ) -> Run:
-    """Open the run of a configuration; when planning, only say where it would be."""
+    """Return the run of a configuration: where it is, or where it will be."""
     fields = [field.name for field in dataclasses.fields(module) if field.name not in ("parent", "name")]
     model = {"network": type(module).__name__, **{field: getattr(module, field) for field in fields}}
     shared = {"stage": stage, "name": name, "seed": seed, "variant": variant, "data": space.record, "model": model}
-    find = runs.start if space.plan is None else runs.locate
-    return find(space.root, {**shared, **settings})
+    return runs.locate(space.root, {**shared, **settings})
 
 
 def module_of(run: Run) -> Module:
@@ -89,16 +159,9 @@ def load_network(run: Run) -> Network:
     return checkpoints.restore(run.checkpoint_dir, shapes(module_of(run), tuple(run.config["data"]["image_shape"])))
 
 
-def finish(run: Run, network: Network | None, started: dict[str, Any], result: Mapping[str, Any]) -> Run:
-    """Write what came out and mark the run as finished."""
-    write(run, network, started, result)
-    return run.finish()
-
-
-def write(
-    run: Run, network: Network | None, started: dict[str, Any], result: Mapping[str, Any], *, shared_by: int = 1
-) -> None:
+def _write(output: Output, started: Mapping[str, Any], *, shared_by: int) -> None:
     """Write a network, its result, and where and how long it was made; ``shared_by`` runs were made together."""
+    run, network, result = output
     if network is not None:
         checkpoints.save(run.checkpoint_dir, 0, network)
         counts = {"relu_count": masks.relu_count(network.masks), "unit_count": masks.unit_count(network.masks)}
@@ -111,12 +174,6 @@ def write(
     run.write_json("environment.json", environment)
 
 
-def now(space: Workspace) -> dict[str, Any]:
+def _now(space: Workspace) -> dict[str, Any]:
     """Return the environment that a run starts in."""
     return {"clock": time.time(), "environment": {**runs.environment(), "data_source": space.source, **space.about}}
-
-
-def skip(space: Workspace, count: int) -> None:
-    """Count runs that an earlier call finished."""
-    for _ in range(count):
-        space.progress.skip()

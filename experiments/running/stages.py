@@ -1,23 +1,21 @@
-"""Stages: a configuration in, a finished run directory out. The only place where library and run records meet."""
+"""Stages: a configuration in, a declared run out. The only place where library and run records meet."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
 
 from experiments.running.measure import AnalysisConfig, measure
 from experiments.running.records import (
+    Output,
     Workspace,
-    finish,
+    declare,
     load_network,
     module_of,
-    noted,
-    now,
+    once,
     open_run,
     settings_of,
-    skip,
-    write,
 )
 from jaxfair.data.dataset import Dataset
 from jaxfair.linearize import deepreduce, snl
@@ -89,53 +87,49 @@ def check(
 def train_full(space: Workspace, model: ModelConfig, config: train.TrainConfig, seeds: Sequence[int]) -> list[Run]:
     """Train the full network, once for each seed."""
     module = full_module(space.train, model)
+    settings = {"train": settings_of(config)}
     found = [
-        open_run(
-            space, "train", f"{space.record['name']}-seed{seed}", seed, module, FULL, {"train": settings_of(config)}
-        )
-        for seed in seeds
+        open_run(space, "train", f"{space.record['name']}-seed{seed}", seed, module, FULL, settings) for seed in seeds
     ]
-    title = "train the full network"
-    return fit(space, found, config, title, lambda i: init(module, space.train.image_shape, seeds[i]), None)
+    return fit(space, found, config, "train the full network", lambda seed: init(module, space.train.image_shape, seed))
 
 
 def linearize_snl(space: Workspace, base: Run, config: snl.SnlConfig, counts: Sequence[int]) -> list[Run]:
     """Linearize by SNL: one descent, one run for each of the different budgets, in their order."""
     seed = base.config["seed"]
-    found = {}
+    found = []
     for count in counts:
         settings = {"parents": {"full": base.digest}, "snl": {**settings_of(config), "budget": count}}
         variant = {"method": "snl", "label": f"SNL {count}"}
         name = f"{space.record['name']}-snl{count}-seed{seed}"
-        found[count] = open_run(space, "linearize", name, seed, module_of(base), variant, settings)
-    if noted(space, found.values(), len(space.train) * ASSUMED_DESCENT * (FORWARD + GRADIENT) / max(len(found), 1)):
-        return [found[count] for count in counts]
-    pending = {count: run for count, run in found.items() if not run.done}
-    skip(space, len(found) - len(pending))
-    if pending:
-        space.progress.begin(f"SNL descent, seed {seed}", len(pending))
-        started = now(space)
+        found.append(open_run(space, "linearize", name, seed, module_of(base), variant, settings))
 
+<<<<<<< HEAD
         def on_epoch(epoch: int, count: int) -> None:
             space.progress.update(epoch, None, "epoch", f"{count} ReLUs")
 
         # The tightest budget is reached last, so the unfinished descent lies with it.
         progress_dir = pending[min(pending)].progress_dir
         descent = snl.snl(
+=======
+    def compute(pending: Sequence[Run]) -> Iterator[list[Output]]:
+        by_budget = {run.config["snl"]["budget"]: run for run in pending}
+        descent = snl.descend(
+>>>>>>> main
             load_network(base),
             space.train,
             config,
-            budgets=list(pending),
+            budgets=list(by_budget),
             seed=seed,
-            progress_dir=progress_dir,
-            on_epoch=on_epoch,
+            # The tightest budget is reached last, so the unfinished descent lies with it.
+            progress_dir=by_budget[min(by_budget)].progress_dir,
+            on_epoch=lambda epoch, count: space.progress.update(epoch, None, "epoch", f"{count} ReLUs"),
         )
         for snapshot in descent:
-            run = pending[snapshot.budget]
-            if not run.done:
-                write(run, snapshot.network, started, {"epochs": snapshot.epoch}, shared_by=len(pending))
-                run.finish()
-    return [found[count] for count in counts]
+            yield [Output(by_budget[snapshot.budget], snapshot.network, {"epochs": snapshot.epoch})]
+
+    work = len(space.train) * ASSUMED_DESCENT * (FORWARD + GRADIENT) / max(len(found), 1)
+    return declare(space, found, work, "SNL descent", compute)
 
 
 def linearize_deepreduce(space: Workspace, base: Run, config: deepreduce.DeepReduceConfig) -> Run:
@@ -169,16 +163,10 @@ def _derive(
     settings: Mapping[str, Any],
     make: Callable[[], Network],
 ) -> Run:
-    """Make a network from a full one without training, unless it was made before."""
+    """Make a network from a full one without training."""
     seed, settings = base.config["seed"], {"parents": {"full": base.digest}, **settings}
     run = open_run(space, "linearize", f"{space.record['name']}-{name}-seed{seed}", seed, module, variant, settings)
-    if noted(space, [run], 0):
-        return run
-    if run.done:
-        skip(space, 1)
-        return run
-    space.progress.begin(f"{variant['label']}, seed {seed}")
-    return finish(run, make(), now(space), {})
+    return once(space, run, 0, variant["label"], lambda: (make(), {}))
 
 
 def finetune(space: Workspace, starts: Sequence[Run], bases: Sequence[Run], config: train.TrainConfig) -> list[Run]:
@@ -195,8 +183,12 @@ def finetune(space: Workspace, starts: Sequence[Run], bases: Sequence[Run], conf
         settings = {"parents": {"start": begin.digest, "teacher": base.digest}, "train": settings_of(config)}
         name = f"{space.record['name']}-{variant['label']}-seed{seed}"
         found.append(open_run(space, "finetune", name, seed, module_of(begin), variant, settings))
-    title = f"fine-tune {starts[0].config['variant']['label']}{suffix}"
-    return fit(space, found, config, title, lambda i: load_network(starts[i]), lambda i: load_network(bases[i]))
+    start_of, base_of = ({run.config["seed"]: run for run in several} for several in (starts, bases))
+    return fit(
+        *(space, found, config, f"fine-tune {starts[0].config['variant']['label']}{suffix}"),
+        lambda seed: load_network(start_of[seed]),
+        lambda seed: load_network(base_of[seed]),
+    )
 
 
 def _how(config: MitigationConfig) -> str:
@@ -212,77 +204,77 @@ def analyse(space: Workspace, run: Run, base: Run, config: AnalysisConfig) -> Ru
     settings = {"parents": {"network": run.digest, "full": base.digest}, "analysis": settings_of(config)}
     name = f"{space.record['name']}-{variant['label']}-seed{seed}"
     found = open_run(space, "analyse", name, seed, module_of(run), variant, settings)
+
+    def compute() -> tuple[None, dict[str, Any]]:
+        examples, spectrum, result = measure(load_network(run), load_network(base), space.train, space.test, config)
+        found.write_arrays("examples.npz", examples)
+        found.write_arrays("spectrum.npz", spectrum)
+        return None, result
+
     products = GRADIENT + PRODUCT * ASSUMED_STEPS + len(space.test.class_names) * config.linearized_distance * GRADIENT
-    if noted(space, [found], len(space.test) * products):
-        return found
-    if found.done:
-        skip(space, 1)
-        return found
-    space.progress.begin(f"analyse {variant['label']}, seed {seed}")
-    started = now(space)
-    examples, spectrum, result = measure(load_network(run), load_network(base), space.train, space.test, config)
-    found.write_arrays("examples.npz", examples)
-    found.write_arrays("spectrum.npz", spectrum)
-    return finish(found, None, started, result)
+    return once(space, found, len(space.test) * products, f"analyse {variant['label']}", compute)
 
 
 def fit(
     space: Workspace,
-    found: list[Run],
+    found: Sequence[Run],
     config: train.TrainConfig,
     title: str,
     network_of: Callable[[int], Network],
-    teacher_of: Callable[[int], Network] | None,
+    teacher_of: Callable[[int], Network] | None = None,
+    *,
     order_seed: int = 0,
+    begin: Callable[[Run, Network], None] = lambda run, network: None,
 ) -> list[Run]:
-    """Train the networks of those runs that are not finished.
+    """Train one network for each run.
 
     Args:
         space: of the study.
-        found: a run for each network.
+        found: the runs, each of another seed.
         config: how to train.
         title: for the progress.
-        network_of: makes the network to start from of the run at an index.
+        network_of: makes the network of a seed to start from.
         teacher_of: makes its teacher, if there is one.
         order_seed: added to each run's seed where the order of the data is drawn, and nowhere else.
+        begin: called with each run and the network that it starts from.
     """
-    if noted(space, found, len(space.train) * config.epochs * (GRADIENT + FORWARD * (teacher_of is not None))):
-        return found
-    pending = [i for i, run in enumerate(found) if not run.done]
-    skip(space, len(found) - len(pending))
-    if not pending:
-        return found
-    started = now(space)
-    space.progress.begin(f"{title}, {len(pending)} seed{'s' * (len(pending) > 1)}", len(pending))
-    at_once = space.seeds_at_once or train.seeds_at_once(pending)
-    done = 0
 
-    def on_epoch(epoch: int, epochs: int, metrics: Mapping[str, float]) -> None:
-        state = f"loss {metrics['loss']:.3f}, accuracy {metrics['accuracy']:.3f}"
-        calls = -(-len(pending) // at_once)
-        space.progress.update(done // at_once * epochs + epoch, calls * epochs, "epoch", state)
+    def compute(pending: Sequence[Run]) -> Iterator[list[Output]]:
+        seeds = [run.config["seed"] for run in pending]
+        networks = [network_of(seed) for seed in seeds]
+        for run, network in zip(pending, networks, strict=True):
+            begin(run, network)
+        at_once, done = space.seeds_at_once or train.seeds_at_once(seeds), 0
 
-    fitted = train.fit(
-        [network_of(i) for i in pending],
-        space.train,
-        config,
-        seeds=[found[i].config["seed"] for i in pending],
-        order_seeds=[found[i].config["seed"] + order_seed for i in pending],
-        teachers=None if teacher_of is None else [teacher_of(i) for i in pending],
-        progress_dirs=[found[i].progress_dir for i in pending],
-        on_epoch=on_epoch,
-        at_once=at_once,
-    )
-    for first in range(0, len(pending), at_once):
-        members = [found[i] for i in pending[first : first + at_once]]
-        # All are written before the first is finished, which removes what they were trained from together.
-        for run, (_, network, history, multipliers) in zip(members, fitted, strict=False):
-            columns = {name: values.tolist() for name, values in history.items()}
-            rows = ({"epoch": e + 1, **{n: c[e] for n, c in columns.items()}} for e in range(config.epochs))
-            run.write_rows("metrics.jsonl", rows)
-            result = {"final": {name: values[-1] for name, values in history.items()}, "multipliers": multipliers}
-            write(run, network, started, result, shared_by=len(members))
-        for run in members:
-            run.finish()
-        done, started = done + len(members), now(space)
-    return found
+        def on_epoch(epoch: int, epochs: int, metrics: Mapping[str, float]) -> None:
+            state = f"loss {metrics['loss']:.3f}, accuracy {metrics['accuracy']:.3f}"
+            calls = -(-len(pending) // at_once)
+            space.progress.update(done // at_once * epochs + epoch, calls * epochs, "epoch", state)
+
+        fitted = train.fit(
+            networks,
+            space.train,
+            config,
+            seeds=seeds,
+            order_seeds=[seed + order_seed for seed in seeds],
+            teachers=None if teacher_of is None else [teacher_of(seed) for seed in seeds],
+            progress_dirs=[run.progress_dir for run in pending],
+            on_epoch=on_epoch,
+            at_once=at_once,
+        )
+        for first in range(0, len(pending), at_once):
+            members = pending[first : first + at_once]
+            yield [_fitted(run, one) for run, one in zip(members, fitted, strict=False)]
+            done += len(members)
+
+    work = len(space.train) * config.epochs * (GRADIENT + FORWARD * (teacher_of is not None))
+    return declare(space, found, work, title, compute)
+
+
+def _fitted(run: Run, fitted: train.Fitted) -> Output:
+    """Write the history of a training, and return what came out of it."""
+    history = fitted.history
+    epochs = len(history["loss"])
+    run.write_rows("metrics.jsonl", ({"epoch": e + 1, **{n: v[e] for n, v in history.items()}} for e in range(epochs)))
+    final = {name: values[-1] for name, values in history.items()}
+    return Output(run, fitted.network, {"final": final, "multipliers": fitted.multipliers})

@@ -160,8 +160,8 @@ class GroupOperator:
         if not count:
             raise JaxfairError("Every example has weight 0; give some example of the group a weight.")
         if plan is None:
-            how: dict[str, Any] = {"memory": memory, "precision": precision, "loss": loss, "kind": kind}
-            plan = make_plan(model.logits_fn, params, x, y, count=count, chunk_size=None, **how)
+            choose = functools.partial(make_plan, kind=kind, memory=memory, precision=precision, loss=model.loss)
+            plan = choose(model.logits_fn, params, x, y, count=count, chunk_size=None)
         self._chunks = Cut(x, y, weight, plan.chunk_size, shuffled=shuffled)
         self.chunks = len(self._chunks)
         on_each_device = max(_bound(memory) - plan.shared_bytes, 0) // max(plan.kept_bytes, 1)

@@ -10,51 +10,46 @@ import numpy as np
 from jax.tree_util import Partial
 
 from jaxfair import groups, losses, margins
-from jaxfair.curvature import lanczos
+from jaxfair.curvature.chunks import over_chunks
 from jaxfair.curvature.programs import LogitsFn, LossFn, as_pytree, at_precision
-from jaxfair.curvature.spectrum import Start, check_examples, group_curvature
+from jaxfair.curvature.spectrum import CurvatureConfig, GroupCurvature, check_examples, group_curvature
 from jaxfair.errors import JaxfairError
 
 
 @dataclasses.dataclass(frozen=True)
 class GroupReport:
-    """Numbers of each group; arrays of length num_groups. ``print`` shows a table.
+    """What ``group_report`` found of each group; arrays of shape (num_groups,). ``print`` shows a table.
 
     Attributes:
-        names: of the groups.
-        count: examples.
-        accuracy: share of the examples classified correctly.
-        loss: mean loss; cross-entropy in nats unless another was given.
-        gradient_norm: L2 norm of the mean loss's gradient.
-        top_eigenvalue: largest (algebraic) eigenvalue of its Hessian.
-        top_eigenvalue_residual: an eigenvalue lies within this distance of it.
-        bottom_eigenvalue: smallest (algebraic) eigenvalue; NaN unless asked for.
-        bottom_eigenvalue_residual: an eigenvalue lies within this distance of it.
-        softmax_gap: mean of the largest minus the second largest softmax score.
-        converged: whether the eigenvalues met the tolerance.
-        asymmetry: of the groups' Hessians, relative to the largest eigenvalue of all groups: rounding.
-        precision: of matrix products on accelerators.
+        names: Names of the groups.
+        count: Number of examples.
+        accuracy: Share of the examples classified correctly.
+        loss: Mean loss; cross-entropy in nats unless another was given.
+        softmax_gap: Mean of the largest minus the second largest softmax score.
+        curvature: Gradient and Hessian of the mean loss.
+        asymmetry: Largest asymmetry of a group's Hessian, relative to the largest eigenvalue of all groups: rounding.
+        precision: Precision of matrix products on accelerators.
     """
 
     names: tuple[str, ...]
     count: np.ndarray
     accuracy: np.ndarray
     loss: np.ndarray
-    gradient_norm: np.ndarray
-    top_eigenvalue: np.ndarray
-    top_eigenvalue_residual: np.ndarray
-    bottom_eigenvalue: np.ndarray
-    bottom_eigenvalue_residual: np.ndarray
     softmax_gap: np.ndarray
-    converged: np.ndarray
+    curvature: GroupCurvature
     asymmetry: float
     precision: str
 
     def columns(self) -> dict[str, Any]:
         """Return the columns of the table by name."""
-        single = ("asymmetry", "precision")
-        fields = (field.name for field in dataclasses.fields(self))
-        return {name.replace("names", "group"): getattr(self, name) for name in fields if name not in single}
+        ends = ("top_eigenvalue", "top_eigenvalue_residual", "bottom_eigenvalue", "bottom_eigenvalue_residual")
+        return {
+            "group": self.names,
+            **{name: getattr(self, name) for name in ("count", "accuracy", "loss")},
+            **{name: getattr(self.curvature, name) for name in ("gradient_norm", *ends)},
+            "softmax_gap": self.softmax_gap,
+            "converged": self.curvature.converged,
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as lists and numbers, as JSON takes them (NaN stays NaN)."""
@@ -81,17 +76,9 @@ def group_report(
     x: Any,
     y: Any,
     group: Any,
+    config: CurvatureConfig = CurvatureConfig(tolerance=1e-2),
     *,
     group_names: Sequence[str] | None = None,
-    bottom: bool = False,
-    tolerance: float = 1e-2,
-    stop: lanczos.Stop = "residual",
-    start: Start = "random",
-    max_steps: int = 100,
-    chunk_size: int | None = None,
-    memory: int | None = None,
-    seed: int = 0,
-    precision: str = "highest",
     loss: LossFn = losses.cross_entropy,
 ) -> GroupReport:
     """Measure every group of a data set on any model.
@@ -103,25 +90,17 @@ def group_report(
         logits_fn: ``(params, x) -> logits`` of shape (n, classes), in evaluation mode. From Linen:
             ``lambda p, x: model.apply({"params": p, ...}, x, train=False)``; from NNX or Equinox: split the model
             into its parameters and the rest, and merge them inside.
-        params: pytree of floating-point arrays.
-        x: inputs, a pytree of arrays with n examples along the first axis.
-        y: labels, integers of shape (n,).
-        group: group of each example, integers 0..G-1, shape (n,).
-        group_names: one for each group; by default their numbers.
-        bottom: whether to find the smallest eigenvalue too, to ``tolerance`` times the largest: ask for a smaller
-            tolerance where it lies near zero.
-        tolerance: relative residual of the eigenvalues (see ``stop``).
-        stop: see ``lanczos.extreme_eigenvalues``.
-        start: see ``curvature.group_curvature``.
-        max_steps: Hessian-vector products at most, for each group.
-        chunk_size: examples differentiated at once; None chooses.
-        memory: bytes that kept primal passes may take on each device; see ``curvature.group_curvature``.
-        seed: of the random vectors.
-        precision: of matrix products on accelerators.
+        params: Pytree of floating-point arrays.
+        x: Inputs, a pytree of arrays with n examples along the first axis.
+        y: Labels, integers of shape (n,).
+        group: Group of each example, integers 0..G-1, shape (n,).
+        config: How the eigenvalues are found, and how precisely: by default to a hundredth of their size, where
+            ``CurvatureConfig`` has a thousandth.
+        group_names: One name for each group; their numbers by default.
         loss: ``(logits, y) -> losses`` of shape (n,), one for each example.
 
     Raises:
-        JaxfairError: shapes or types do not match, a group is empty, the model is not deterministic or depends on the
+        JaxfairError: Shapes or types do not match, a group is empty, the model is not deterministic or depends on the
             rest of its batch, its Hessian is not symmetric, or a value is not finite.
     """
     group = groups.as_numbers(group, len(y))
@@ -132,7 +111,7 @@ def group_report(
     weights = groups.group_weights(group, count)
     check_examples(params, x, y, weights)
     logits_fn = as_pytree(logits_fn)
-    logits = _trusted_logits(logits_fn, params, x, y, precision, chunk_size or 256)
+    logits = _trusted_logits(logits_fn, params, x, y, config.precision, config.chunk_size or 256)
     if loss is losses.cross_entropy:
         losses.check_labels(y, logits.shape[1])
     per_example = np.asarray(loss(jnp.asarray(logits), jnp.asarray(y)), np.float64)
@@ -142,38 +121,16 @@ def group_report(
             f"The loss of example {bad}, in group '{names[group[bad]]}', is {per_example[bad]}; check its input and "
             "the parameters."
         )
-    curvature = group_curvature(
-        logits_fn,
-        params,
-        x,
-        y,
-        weights,
-        bottom=bottom,
-        tolerance=tolerance,
-        stop=stop,
-        start=start,
-        max_steps=max_steps,
-        chunk_size=chunk_size,
-        memory=memory,
-        seed=seed,
-        precision=precision,
-        loss=loss,
-    )
-    asymmetry = _checked_asymmetry(curvature.asymmetry, np.abs(curvature.top_eigenvalue))
+    curvature = group_curvature(logits_fn, params, x, y, weights, config, loss=loss)
     return GroupReport(
         names=names,
         count=np.bincount(group, minlength=count),
         accuracy=groups.group_means(logits.argmax(-1) == np.asarray(y), group, count),
         loss=groups.group_means(per_example, group, count),
-        gradient_norm=curvature.gradient_norm,
-        top_eigenvalue=curvature.top_eigenvalue,
-        top_eigenvalue_residual=curvature.top_eigenvalue_residual,
-        bottom_eigenvalue=curvature.bottom_eigenvalue,
-        bottom_eigenvalue_residual=curvature.bottom_eigenvalue_residual,
         softmax_gap=groups.group_means(np.asarray(margins.softmax_gap(jnp.asarray(logits))), group, count),
-        converged=curvature.converged,
-        asymmetry=asymmetry,
-        precision=precision,
+        curvature=curvature,
+        asymmetry=_checked_asymmetry(curvature.asymmetry, np.abs(curvature.top_eigenvalue)),
+        precision=config.precision,
     )
 
 
@@ -187,13 +144,12 @@ def _trusted_logits(logits_fn: Partial, params: Any, x: Any, y: Any, precision: 
     count = len(y)
 
     def run(start: int, size: int) -> np.ndarray:
-        order = np.roll(np.arange(count), -start)
-        found = []
-        for begin in range(0, count, size):
-            index = np.pad(order[begin : begin + size], (0, max(0, size - (count - begin))), mode="wrap")
-            with at_precision(precision):
-                found.append(np.asarray(_logits(logits_fn, params, jax.tree.map(lambda leaf, i=index: leaf[i], x))))
-        return np.roll(np.concatenate(found)[:count], start, axis=0)
+        def chunk(index: np.ndarray) -> np.ndarray:
+            index = (index + start) % count
+            return np.asarray(_logits(logits_fn, params, jax.tree.map(lambda leaf: leaf[index], x)))
+
+        with at_precision(precision):
+            return np.roll(over_chunks(chunk, count, size), start, axis=0)
 
     size = min(size, count)
     with at_precision(precision):

@@ -16,7 +16,8 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from jaxfair import checkpoints, losses
-from jaxfair.data.dataset import Augmentation, Dataset, epoch_order
+from jaxfair.data.dataset import Augmentation, Dataset
+from jaxfair.data.splits import epoch_order
 from jaxfair.errors import JaxfairError
 from jaxfair.loops import epochs
 from jaxfair.networks import masks

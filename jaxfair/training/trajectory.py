@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from jaxfair.data.dataset import Dataset, epoch_order
+from jaxfair.data.dataset import Dataset
+from jaxfair.data.splits import epoch_order
 from jaxfair.errors import JaxfairError
 from jaxfair.networks.network import Network
 from jaxfair.training import mitigate

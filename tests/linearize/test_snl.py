@@ -11,7 +11,7 @@ from jaxfair import checkpoints, networks
 from jaxfair.errors import JaxfairError
 from jaxfair.linearize import snl
 from jaxfair.networks import masks
-from tests.training.test_train import MODULE, assert_same_bits, make_data
+from tests.training.cases import MODULE, assert_same_bits, make_data
 
 CONFIG = snl.SnlConfig(batch_size=8, learning_rate=4e-3, kappa=1e-2)
 BUDGETS = [0.5, 100, 7]

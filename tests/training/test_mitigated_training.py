@@ -20,7 +20,7 @@ from jaxfair.training import fit as train
 from jaxfair.training import mitigate
 from jaxfair.training.batches import Fixed
 from jaxfair.training.mitigate import Distance, Method, MitigationConfig, State
-from tests.training.test_train import MODULE, assert_same_bits, leaves
+from tests.training.cases import MODULE, assert_same_bits, leaves
 
 EXAMPLES = 400
 Examples = tuple[jax.Array, jax.Array, jax.Array]

@@ -14,44 +14,14 @@ import numpy as np
 import optax
 import pytest
 
-from jaxfair import checkpoints, data, losses
+from jaxfair import checkpoints, losses
 from jaxfair.errors import JaxfairError
 from jaxfair.loops import run_epoch
 from jaxfair.networks.architectures import ResNet
 from jaxfair.networks.network import Network, apply_train, init, predict
 from jaxfair.training.batches import Fixed, check_finite
-from jaxfair.training.fit import Carry, Fitted, TrainConfig, TrainStep, fit, make_optimizer
-
-MODULE = ResNet((1,), num_classes=3, width=4)
-CONFIG = TrainConfig(epochs=3, batch_size=8, learning_rate=0.05, augment="cifar")
-
-
-def make_data(n: int = 40, seed: int = 0) -> data.Dataset:
-    """Three classes of random 8x8 RGB images, each with its own mean brightness."""
-    rng = np.random.default_rng(seed)
-    label = np.arange(n) % 3
-    images = (rng.integers(0, 120, (n, 8, 8, 3)) + 60 * label[:, None, None, None]).astype(np.uint8)
-    names = ["a", "b", "c"]
-    return data.make_dataset(images, label, label, name="made", class_names=names, group_names=names)
-
-
-def fit_one(seed: int = 0, config: TrainConfig = CONFIG, **options) -> Fitted:
-    network = init(MODULE, (8, 8, 3), seed)
-    return next(fit([network], make_data(), config, seeds=[seed], **options))
-
-
-def saved_step(folder: Path) -> int | None:
-    (only,) = folder.iterdir()
-    return checkpoints.latest_step(only)
-
-
-def leaves(network: Network) -> list[np.ndarray]:
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(network)]
-
-
-def assert_same_bits(a: Network, b: Network) -> None:
-    for x, y in zip(leaves(a), leaves(b), strict=True):
-        np.testing.assert_array_equal(x, y)
+from jaxfair.training.fit import Carry, TrainConfig, TrainStep, fit, make_optimizer
+from tests.training.cases import CONFIG, MODULE, assert_same_bits, fit_one, leaves, make_data, saved_step
 
 
 def test_one_step_is_torch_sgd_on_the_batch_loss() -> None:
@@ -201,7 +171,8 @@ def test_resuming_gives_the_bits_of_an_uninterrupted_run(tmp_path: Path) -> None
 
 KILLED = """
 import os, signal
-import tests.training.test_train as t
+import numpy as np
+from tests.training import cases as t
 from dataclasses import replace
 from pathlib import Path
 def on_epoch(epoch, epochs, metrics):
@@ -209,7 +180,7 @@ def on_epoch(epoch, epochs, metrics):
         os.kill(os.getpid(), signal.SIGKILL)
 config = replace(t.CONFIG, epochs=5, checkpoint_seconds=0.0)
 fitted = t.fit_one(config=config, progress_dirs=[Path({folder!r})], on_epoch=on_epoch)
-t.np.savez({out!r}, *t.leaves(fitted.network), **fitted.history)
+np.savez({out!r}, *t.leaves(fitted.network), **fitted.history)
 """
 
 
@@ -311,8 +282,8 @@ def test_whatever_decides_the_training_names_its_progress(tmp_path: Path, monkey
         {"data": make_data(seed=1)},
     ]
     changes += [{"seeds": [1], "order_seeds": [0]}, {"order_seeds": [1]}, {"config": replace(CONFIG, momentum=0.5)}]
-    same: dict[str, Any] = {"order_seeds": [0]}
-    for change in ({}, *changes, same):
+    everything: list[dict[str, Any]] = [{}, *changes, {"order_seeds": [0]}]
+    for change in everything:
         with pytest.raises(KeyboardInterrupt):
             train_in(tmp_path, **change)
     assert len(set(asked)) == 1 + len(changes)

@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from experiments.hardware import study as hardware
 from experiments.hardware.bundles import Bundle
 from experiments.hardware.results import Comparison, Hardware
 from jaxfair.errors import JaxfairError
+from jaxfair.hardware import PLAIN_DIGESTS
 from jaxfair.runs import Run
 from tests.study import TINY_HARDWARE as OPTIONS
 from tests.study import command_line, hardware_made_once
@@ -90,6 +92,26 @@ def test_a_second_call_makes_no_run(study: Path, capfd: pytest.CaptureFixture[st
     assert hardware.main([*OPTIONS, "--out", str(study)]) == 0
     assert {path: path.stat().st_mtime_ns for path in (study / "runs").rglob("DONE")} == before
     assert "train on" not in capfd.readouterr().err
+
+
+def test_the_plain_cpu_is_probed_once_for_all_profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each child is told what it computes; the last one fails here, so that nothing is reported."""
+    told: list[str] = []
+
+    def probe(base: Mapping[str, str]) -> dict[str, str]:
+        told.append("probed")
+        return {"gradient": "abc"}
+
+    def start(command: list[str], *, env: Mapping[str, str], check: bool) -> subprocess.CompletedProcess:
+        told.append(env[PLAIN_DIGESTS])
+        return subprocess.CompletedProcess(command, int(len(told) == 4))
+
+    monkeypatch.setattr(hardware.hardware, "plain_digests", probe)
+    monkeypatch.setattr(hardware.subprocess, "run", start)
+    plan = hardware.Study(out=tmp_path, profiles=("cpu", "cpu-avx", "cpu-opt0"))
+    with pytest.raises(JaxfairError, match="'cpu-opt0' failed"):
+        hardware.run(plan, [])
+    assert told == ["probed", *3 * ['{"gradient": "abc"}']]
 
 
 def test_a_packed_study_can_be_merged_with_another(study: Path, tmp_path: Path) -> None:

@@ -1,12 +1,10 @@
 """The linearization study made again, extended, and killed: finished runs are kept, and the bits are the same."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,25 +15,26 @@ import pytest
 from experiments.linearization import study as linearization
 from experiments.running import datasets, stages
 from experiments.running.progress import Progress
-from experiments.running.records import Workspace
+from experiments.running.records import Workspace, carry_out
 from jaxfair import checkpoints
 from jaxfair.linearize.snl import SnlConfig
 from tests.study import ROOT, RUNS, TINY, call, command_line, finished, made_once, of_stage
 
 ALWAYS_SAVE = [f"--{stage}.checkpoint-seconds=0" for stage in ("train", "snl", "snl-finetune", "deepreduce-train")]
-# Stands in for a kill inside a stage: SIGKILL right after a checkpoint.
+# Stands in for a kill from outside: SIGKILL right after a checkpoint, or right before a run is marked as finished.
 KILLS_ITSELF = """
 import os, signal, sys
-from experiments import linearization
-from jaxfair import checkpoints
-real, left = checkpoints.save, [int(sys.argv[1])]
-def save(*arguments):
-    real(*arguments)
-    left[0] -= 1
+from experiments.linearization import study
+from jaxfair import checkpoints, runs
+moment, left = sys.argv[1], [int(sys.argv[2])]
+def count(passed):
+    left[0] -= passed == moment
     if left == [0]:
         os.kill(os.getpid(), signal.SIGKILL)
-checkpoints.save = save
-linearization.main(sys.argv[2:])
+save, finish = checkpoints.save, runs.Run.finish
+checkpoints.save = lambda *arguments: (save(*arguments), count("checkpoint"))
+runs.Run.finish = lambda run: (count("done"), finish(run))[1]
+study.main(sys.argv[3:])
 """
 
 
@@ -108,30 +107,22 @@ def assert_same_study(left: Path, right: Path) -> None:
                 np.testing.assert_array_equal(np.asarray(a).view(np.int32), np.asarray(b).view(np.int32), name)
 
 
-@pytest.mark.parametrize(("saves", "stage"), [(2, "train"), (7, "linearize"), (None, "")])
+@pytest.mark.parametrize(
+    ("moment", "count", "stage"), [("checkpoint", 2, "train"), ("checkpoint", 7, "linearize"), ("done", 4, "finetune")]
+)
 def test_a_killed_study_ends_with_the_same_bits(
-    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: int | None, stage: str
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, count: int, stage: str
 ) -> None:
-    """Killed inside a stage after so many checkpoints, or at some moment after the first run is finished."""
+    """Killed inside a stage after so many checkpoints, or when all files of the fourth run are there except DONE."""
     study = tmp_path / "killed"
-    command = ["-c", KILLS_ITSELF, str(saves)] if saves else ["-m", "experiments.linearization"]
-    process = subprocess.Popen(
-        [sys.executable, *command, *TINY, "--out", str(study), *ALWAYS_SAVE],
+    process = subprocess.run(
+        [sys.executable, "-c", KILLS_ITSELF, moment, str(count), *TINY, "--out", str(study), *ALWAYS_SAVE],
         cwd=ROOT,
-        env={**os.environ, "XDG_CACHE_HOME": os.environ["XDG_CACHE_HOME"]},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        check=False,
     )
-    try:
-        if saves is None:
-            deadline = time.monotonic() + 120
-            while not finished(study) and process.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.01)
-            time.sleep(float(np.random.default_rng().uniform(0, 1)))
-            process.kill()
-        assert process.wait(timeout=120) == -signal.SIGKILL
-    finally:
-        process.kill()
+    assert process.returncode == -signal.SIGKILL
     assert len(finished(study)) < sum(RUNS.values())
     assert not (study / "report").exists()
 
@@ -141,9 +132,8 @@ def test_a_killed_study_ends_with_the_same_bits(
     monkeypatch.setattr(checkpoints, "restore", lambda path, like: restored.append(path) or real(path, like))
     assert call(study, *ALWAYS_SAVE) == 0
     assert_same_study(out, study)
-    if stage:
-        assert [path.name.split("-")[0] for path in unfinished] == [stage]
-        assert any(unfinished & set(path.parents) and "progress" in path.parts for path in restored)
+    assert [path.name.split("-")[0] for path in unfinished] == [stage]
+    assert any(unfinished & set(path.parents) and "progress" in path.parts for path in restored)
 
 
 def test_an_interrupted_descent_gives_any_budget_the_same_bits(
@@ -170,6 +160,7 @@ def test_an_interrupted_descent_gives_any_budget_the_same_bits(
         space = Workspace(study / "runs", train_set, test_set, record, progress)
         config = SnlConfig(batch_size=64, learning_rate=0.02, kappa=1e-2)
         first, _ = stages.linearize_snl(space, base, config, (384, 70))
+        carry_out(space)
     (expected,) = (run for run in of_stage(finished(out), "linearize") if run.config["variant"]["method"] == "snl")
     assert first.path.name == expected.path.name
     assert first.json("result.json") == expected.json("result.json")

@@ -9,7 +9,7 @@ from experiments.linearization import study as linearization
 from experiments.linearization.study import PRESETS, QUICKSTART
 from experiments.running import datasets, plan, stages
 from experiments.running.progress import Progress
-from experiments.running.records import Planned, Workspace
+from experiments.running.records import Job, Workspace
 from jaxfair import runs
 from tests.study import RUNS, call, command_line, finished, made_once
 
@@ -42,20 +42,20 @@ def test_a_finished_study_has_nothing_left(
 
 def test_time_left_is_work_left_at_the_speed_of_finished_runs(tmp_path: Path) -> None:
     """Two of three seeds were trained, of 100 units in 8 s together and 60 in 4: 12 s / 160, times 100 left."""
-    planned = []
+    jobs = []
     for seed, work, seconds in ((0, 100, 16.0), (1, 60, 8.0), (2, 100, None)):
         config = {"stage": "train", "name": f"{seed}", "variant": {"label": "Full network"}}
         run = runs.start(tmp_path, config)
         if seconds is not None:
             run.write_json("environment.json", {"seconds": seconds, "seconds_shared_by_runs": 2})
             run.finish()
-        planned.append(Planned(run, work))
+        jobs.append(Job([run], work, "train", lambda _: []))
     train_set, test_set, record, _ = datasets.prepare(QUICKSTART.data)
-    space = Workspace(tmp_path, train_set, test_set, record, Progress(terminal=False))
-    speeds = plan.speed(space, planned, QUICKSTART.model, QUICKSTART.train)
+    space = Workspace(tmp_path, train_set, test_set, record, Progress(terminal=False), jobs=jobs)
+    speeds = plan.speed(space, QUICKSTART.model, QUICKSTART.train)
     assert speeds["train"] == pytest.approx(12 / 160)
     assert 0 < speeds["analyse"] < 1  # timed here: seconds for a forward pass of one small image
-    assert plan.rows(planned, speeds) == [("train", "Full network", 3, 2, pytest.approx(7.5))]
+    assert plan.rows(jobs, speeds) == [("train", "Full network", 3, 2, pytest.approx(7.5))]
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -65,14 +65,14 @@ def test_every_preset_can_be_planned(name: str, tmp_path: Path) -> None:
     digits, test_set, record, source = datasets.prepare(QUICKSTART.data)
     budgets = [100, 10]
     linearization.check(study, len(digits) * 20)
-    space = Workspace(tmp_path, digits, test_set, record, Progress(terminal=False), source=source, plan=[])
-    linearization.make(space, study, budgets, linearization.reductions(study))
-    found = space.plan or []
-    full = [item for item in found if item.run.config["stage"] == "train"]
+    space = Workspace(tmp_path, digits, test_set, record, Progress(terminal=False), source=source)
+    linearization.declare(space, study, budgets, linearization.reductions(study))
+    found = [run for job in space.jobs for run in job.runs]
+    full = [run for run in found if run.config["stage"] == "train"]
     assert len(full) == study.seeds
-    assert len({item.run.path for item in found}) == len(found)
-    analysed = [item for item in found if item.run.config["stage"] == "analyse"]
-    tuned = [item for item in found if item.run.config["stage"] == "finetune"]
+    assert len({run.path for run in found}) == len(found)
+    analysed = [run for run in found if run.config["stage"] == "analyse"]
+    tuned = [run for run in found if run.config["stage"] == "finetune"]
     assert len(analysed) == len(full) + len(tuned)
     assert len(linearization.reductions(study)) == len(study.deepreduce)
     assert stages.full_module(digits, study.model).stage_sizes == study.model.stage_sizes

@@ -14,7 +14,7 @@ from scipy import stats
 from experiments.running.progress import Progress
 from experiments.toy import boundary, pieces, study
 from experiments.toy import networks as toy_networks
-from tests.experiments.toy.test_toy_pieces import exact_breakpoints
+from tests.experiments.toy.cases import exact_breakpoints
 from tests.study import command_line
 
 TINY_BOUNDARY = ("boundary", "--seeds=3", "--restarts=2", "--steps=60", "--points=200", "--widths", "3", "2")
