@@ -1,4 +1,4 @@
-"""Curvature of groups against softmax regression in closed form and dense Hessians of a gated ResNet in float64."""
+"""Curvature of groups against softmax regression in closed form; starts, options and refusals; one program for all."""
 
 from typing import Any
 
@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 from scipy.linalg import eigh_tridiagonal
 from scipy.special import log_softmax, softmax
@@ -171,38 +170,6 @@ def test_a_coarse_start_finds_the_same_eigenvalues_in_fewer_steps() -> None:
 @pytest.fixture(scope="module")
 def network() -> networks.Network:
     return networks.init(networks.ResNet((1, 1), num_classes=CLASSES, width=2), (4, 4, 1), seed=0)
-
-
-def gated(network: networks.Network) -> networks.Network:
-    """Draw weights, statistics and masks, some of them fractional, in float64."""
-    rng = np.random.default_rng(3)
-    return network.replace(
-        params=jax.tree.map(lambda a: jnp.asarray(rng.normal(scale=0.7, size=a.shape)), network.params),
-        batch_stats=jax.tree.map(lambda a: jnp.asarray(rng.uniform(0.5, 1.5, a.shape)), network.batch_stats),
-        masks=jax.tree.map(lambda a: jnp.asarray(rng.choice([0.0, 0.5, 1.0], a.shape)), network.masks),
-    )
-
-
-@pytest.mark.usefixtures("float64")
-def test_gated_resnet_against_the_dense_hessian(network: networks.Network) -> None:
-    """Every group's loss, gradient and largest eigenvalue; the Hessian is indefinite, so the sign is tested as well."""
-    network = gated(network)
-    logits_fn = networks.frozen(network)
-    x, y = jnp.asarray(IMAGES), jnp.asarray(LABEL)
-    flat, unravel = ravel_pytree(network.params)
-
-    def loss(theta: jax.Array, weights: jax.Array) -> jax.Array:
-        return -weights @ jax.nn.log_softmax(logits_fn(unravel(theta), x))[jnp.arange(N), y]
-
-    dense = jax.jit(lambda w: (loss(flat, w), jax.grad(loss)(flat, w), jax.hessian(loss)(flat, w)))
-    losses, gradients, hessians = (np.stack(v) for v in zip(*map(dense, weights_of(GROUP)), strict=True))
-    found = group_curvature(logits_fn, network.params, x, y, weights_of(GROUP), CurvatureConfig(chunk_size=5, **EXACT))
-    np.testing.assert_allclose(found.loss, losses, rtol=1e-9)
-    np.testing.assert_allclose(found.gradient_norm, np.linalg.norm(gradients, axis=1), rtol=1e-9)
-    eigenvalues = np.linalg.eigvalsh(hessians)
-    np.testing.assert_allclose(found.top_eigenvalue, eigenvalues[:, -1], rtol=1e-9)
-    assert (eigenvalues[:, 0] < -0.01).all()
-    assert found.converged.all()
 
 
 def test_one_compiled_function_serves_all_groups_chunks_and_networks(network: networks.Network) -> None:
