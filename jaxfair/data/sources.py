@@ -197,7 +197,7 @@ def _checked(config: SourceConfig) -> SourceConfig:
                 f"({', '.join(OWN)} for your own)."
             )
     paths = {field: Path(value) for field in ("path", "images") if (value := getattr(config, field)) is not None}
-    lists = {field: getattr(config, field) for field in ("label", "group", "drop")}
+    lists = {field: getattr(config, field) for field in ("label", "group", "drop", "numeric")}
     texts = {field: (value,) for field, value in lists.items() if isinstance(value, str)}
     return dataclasses.replace(config, **paths, **texts)
 

@@ -79,6 +79,16 @@ def test_values_are_dropped_with_their_name() -> None:
     assert shown(made) == list(range(3, N))
 
 
+def test_a_numeric_column_is_read_so_before_its_values_are_dropped() -> None:
+    known = {"smile": columns.from_values(SMILE), "dose": columns.from_values(["250.0", "250.00", "07", "7"] * 3)}
+    made = parts(protocol("smile", "dose"), columns=known).train
+    assert made.group_names == ("07", "7", "250.0", "250.00")
+    made = parts(protocol("smile", "dose", numeric=("dose",)), columns=known).train
+    assert (made.group_names, made.group_counts.tolist()) == (("7", "250"), [6, 6])
+    made = parts(protocol("smile", "smile", numeric=("dose",), drop=("dose=250",)), columns=known).train
+    assert shown(made) == [2, 3, 6, 7, 10, 11]
+
+
 def test_an_official_split_is_kept_and_the_validation_images_are_left_out() -> None:
     made = parts(protocol("smile", "smile"), split=columns.from_values(SPLIT))
     assert made.test is not None
@@ -155,6 +165,8 @@ def test_ten_thousand_groups_are_refused_but_can_be_merged() -> None:
         (protocol("smle", "skin"), "no label column 'smle'; did you mean 'smile'"),
         (protocol("smile", "skn"), "no group column 'skn'; did you mean 'skin'"),
         (protocol("smile", "skin", drop=("skin=drk",)), "'skin' has no value 'drk' to drop; did you mean 'dark'"),
+        (protocol("smile", "skin", numeric=("skn",)), "no numeric column 'skn'; did you mean 'skin'"),
+        (protocol("smile", "skin", numeric=("skin",)), "'skin' is to be numeric, but has the value 'dark'"),
         (protocol("smile", "skin", drop=("sin=dark",)), "no drop column 'sin'; did you mean 'skin'"),
         (protocol("smile", "skin", drop=("smile=no",)), "label smile of Smiles has one value only, 'yes'"),
         (protocol("smile", "skin", drop=("skin=dark",)), "group skin of Smiles has one value only, 'light'"),
