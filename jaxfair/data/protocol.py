@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxfair.data.columns import MISSING, Column, Index, Rejected, as_numbers, choose, merge_below, select
 from jaxfair.data.dataset import Dataset, Rows, make_dataset
+from jaxfair.data.splits import check_classes
 from jaxfair.errors import JaxfairError, did_you_mean
 
 MOST_VALUES = 1000
@@ -67,7 +68,8 @@ def make_parts(
 
     Raises:
         JaxfairError: A column or value does not exist, a numeric column has a value that is no number, images cannot
-            be used and dropping is not allowed, there is only one class, or there are too many classes or groups.
+            be used and dropping is not allowed, there is only one class, there are too many classes or groups, or the
+            official training or test images lack a class or a group that the others have.
     """
     numbers = {key: as_numbers(choose(index.columns, [key], "numeric"), key) for key in config.numeric}
     index = index._replace(columns={**index.columns, **numbers})
@@ -102,6 +104,8 @@ def make_parts(
         pixels = Rows(images, rows[part])  # read only if they fit on the device
         names = {"name": name, "class_names": label.names, "group_names": group.names}
         parts.append(make_dataset(pixels, label.codes[part], group.codes[part], **names, statistics=(unknown, unknown)))
+    if len(parts) == 2:
+        check_classes(*parts)
     return tuple(parts), (*index.left_out, *reported, *skipped)
 
 

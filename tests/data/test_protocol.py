@@ -181,3 +181,20 @@ def test_refusals(config: SourceConfig, words: str) -> None:
 def test_an_official_split_without_a_group_is_refused() -> None:
     with pytest.raises(JaxfairError, match="official test images of Smiles hold none of group dark; drop"):
         parts(split=columns.from_values(SPLIT))
+
+
+@pytest.mark.parametrize(("only_in", "absent_from"), [("test", "training"), ("train", "test")])
+def test_an_official_split_without_a_class_is_refused_and_the_advice_helps(only_in: str, absent_from: str) -> None:
+    """Though both parts have all groups."""
+    smile = [*SMILE]
+    smile[SPLIT.index(only_in)] = "grin"
+    known = {"smile": columns.from_values(smile), "skin": columns.from_values(["dark", "dark", "light"] * 4)}
+    changes: Any = {"columns": known, "split": columns.from_values(SPLIT)}
+    with pytest.raises(
+        JaxfairError,
+        match=f"The {absent_from} images of 'smiles' hold none of class grin, of which the other part has 1; leave",
+    ):
+        parts(**changes)
+    made = parts(protocol("smile", "skin", drop=("smile=grin",)), **changes)
+    assert made.test is not None
+    assert made.train.class_names == made.test.class_names == ("no", "yes")
