@@ -1,0 +1,339 @@
+"""What users hand over: read as it is meant, or refused in one short sentence before anything is computed."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pandas as pd
+import pytest
+
+import jaxfair
+from jaxfair import inputs
+from jaxfair.curvature.lanczos import extreme_eigenvalues
+from jaxfair.curvature.operators import GroupOperator
+from jaxfair.curvature.spectrum import CurvatureConfig
+from jaxfair.errors import JaxfairError
+from jaxfair.margins import bind, linearized_distance
+
+pytestmark = pytest.mark.usefixtures("unchecked")
+RNG = np.random.default_rng(0)
+N, CLASSES = 20, 3
+W = RNG.normal(size=(4, CLASSES)).astype(np.float32)
+X = RNG.normal(size=(N, 4)).astype(np.float32)
+Y = RNG.integers(0, CLASSES, N)
+GROUP = np.arange(N) % 2
+SHUFFLED = np.random.default_rng(1).permutation(N)
+LONGEST = 400  # letters of a sentence
+
+
+def net(w: Any, x: Any) -> jax.Array:
+    return jnp.tanh(x @ w)
+
+
+def report(y: Any = Y, group: Any = GROUP, x: Any = X, **options: Any) -> jaxfair.GroupReport:
+    return jaxfair.group_report(net, W, x, y, group, **options)
+
+
+class Tensor:
+    """What a tensor of PyTorch offers: it leaves its tape, its device, and becomes an array."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values = values
+
+    def detach(self) -> "Tensor":
+        return self
+
+    cpu = detach
+
+    def numpy(self) -> np.ndarray:
+        return self.values
+
+
+SAME_LABELS: dict[str, Callable[[np.ndarray], Any]] = {
+    "list": np.ndarray.tolist,
+    "shuffled series": lambda y: pd.Series(y, index=SHUFFLED),
+    "categories": lambda y: pd.Series(y).astype("category"),
+    "whole floats": lambda y: y.astype(float),
+    "one-hot": lambda y: np.eye(CLASSES)[y],
+    "one column": lambda y: y[:, None],
+    "masks nothing": lambda y: np.ma.array(y, mask=False),
+    "tensor": Tensor,
+    "objects": lambda y: y.astype(object),
+    "jax": jnp.asarray,
+    "uint8": lambda y: y.astype(np.uint8),
+}
+
+
+@pytest.mark.parametrize("kind", SAME_LABELS)
+def test_labels_of_any_kind_mean_the_same_everywhere(kind: str) -> None:
+    y, classifier = SAME_LABELS[kind](Y), bind(net, W)
+    np.testing.assert_array_equal(report(y).loss, report().loss)
+    norms = jaxfair.per_example_gradient_norms
+    np.testing.assert_array_equal(norms(net, W, X, y), norms(net, W, X, Y))
+    for distance in (linearized_distance, jaxfair.deepfool):
+        np.testing.assert_array_equal(distance(classifier, X, y).distance, distance(classifier, X, Y).distance)
+    weights, vector = np.ones(N) / N, np.ones(12)
+    np.testing.assert_array_equal(
+        GroupOperator(net, W, X, y, weights)(vector), GroupOperator(net, W, X, Y, weights)(vector)
+    )
+
+
+@pytest.mark.parametrize("x", [pd.DataFrame(X, index=SHUFFLED), X.tolist(), Tensor(X), np.ma.array(X)], ids=type)
+def test_inputs_of_any_kind_mean_the_same(x: Any) -> None:
+    np.testing.assert_allclose(report(x=x).curvature.top_eigenvalue, report().curvature.top_eigenvalue, rtol=1e-6)
+
+
+BAD_LABELS = {
+    "too large": (np.where(np.arange(N) == 5, 3, Y), "label of example 5 is 3; the 3 classes count from 0"),
+    "negative": (np.where(np.arange(N) == 5, -1, Y), "label of example 5 is -1"),
+    "255": (np.where(np.arange(N) == 5, 255, Y).astype(np.uint8), "label of example 5 is 255"),
+    "fraction": (Y + 0.5, "labels are whole numbers"),
+    "missing": (np.where(np.arange(N) == 5, np.nan, Y), "label of example 5 is nan"),
+    "masked": (np.ma.array(Y, mask=np.arange(N) < 6), "6 of the labels are masked"),
+    "short": (Y[:8], "20 inputs, 8 labels"),
+    "texts": (Y.astype(str), "Labels have type"),
+    "ragged": ([[1], [1, 2]], "no regular shape"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_LABELS)
+def test_labels_that_mean_nothing_are_refused_everywhere(kind: str) -> None:
+    y, sentence = BAD_LABELS[kind]
+    weights = np.ones((1, N)) / N
+    calls: list[Callable[[], Any]] = [
+        lambda: report(y),
+        lambda: report(y, loss=optax.softmax_cross_entropy_with_integer_labels),
+        lambda: jaxfair.group_curvature(net, W, X, y, weights),
+        lambda: jaxfair.per_example_gradient_norms(net, W, X, y),
+        lambda: GroupOperator(net, W, X, y, weights[0]),
+    ]
+    for call in calls:
+        with pytest.raises(JaxfairError, match=sentence) as refused:
+            call()
+        assert len(str(refused.value)) < LONGEST
+    for distance in (linearized_distance, jaxfair.deepfool):
+        with pytest.raises(JaxfairError):
+            distance(bind(net, W), X, y)
+
+
+@pytest.mark.parametrize(
+    ("group", "names"),
+    [
+        (np.where(GROUP, 56045, 1001), ("1001", "56045")),
+        (np.where(GROUP, "b", "a"), ("a", "b")),
+        (pd.Series(np.where(GROUP, "b", "a"), index=SHUFFLED).astype("category"), ("a", "b")),
+        (GROUP == 1, ("False", "True")),
+        ([("b", 1) if g else ("a", 2) for g in GROUP], None),
+        (GROUP.astype(float), ("0", "1")),
+    ],
+)
+def test_groups_are_whatever_can_be_told_apart(group: Any, names: tuple[str, ...] | None) -> None:
+    if names is None:  # a list of pairs is a table, an array of objects is one column of pairs
+        array = np.empty(N, object)
+        array[:] = group
+        group, names = array, ("('a', 2)", "('b', 1)")
+    found = report(group=group)
+    assert found.names == names
+    np.testing.assert_array_equal(found.loss, report().loss)
+
+
+MASKED = np.arange(N) < 6
+WITHOUT: dict[str, Any] = {
+    "mask": np.ma.array(GROUP, mask=MASKED),
+    "nan": np.where(MASKED, np.nan, GROUP),
+    "none": np.where(MASKED, None, np.where(GROUP, "1", "0")),
+    "pandas": pd.array(np.where(MASKED, None, GROUP), dtype="Int64"),
+}
+
+
+@pytest.mark.parametrize("kind", WITHOUT)
+def test_missing_groups_are_refused_dropped_or_a_group(kind: str) -> None:
+    """What the refusal advises is done here, word for word."""
+    group = WITHOUT[kind]
+    with pytest.raises(JaxfairError, match="6 of 20 examples have no group, the first is example 0") as refused:
+        report(group=group)
+    assert "missing='drop'" in str(refused.value)
+    assert "missing='group'" in str(refused.value)
+    dropped = report(group=group, missing="drop")
+    expected = report(Y[6:], GROUP[6:], X[6:])
+    assert dropped.names == expected.names == ("0", "1")
+    np.testing.assert_array_equal(dropped.count, expected.count)
+    np.testing.assert_allclose(dropped.loss, expected.loss)
+    assert report(group=group, missing="group").names == ("0", "1", inputs.MISSING)
+
+
+def test_groups_that_cannot_be_read_are_refused() -> None:
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"group": GROUP - 1}, "groups run from -1 to 0; mark a missing one"),
+        ({"group": GROUP[:8]}, "20 labels, 8 groups"),
+        ({"group": GROUP, "group_names": ["a"]}, "1 group names for groups 0 to 1"),
+        ({"group": GROUP, "group_names": ["a", "a"]}, "Two groups have one name"),
+        ({"group": np.where(GROUP, "b", "a"), "group_names": ["a", "b"]}, "names by number"),
+        ({"group": GROUP, "missing": "keep"}, "no policy 'keep'"),
+    ]
+    for options, sentence in cases:
+        with pytest.raises(JaxfairError, match=sentence):
+            report(**options)
+
+
+def test_messages_are_bounded() -> None:
+    assert len(inputs.quoted(range(100_000))) < 60
+    with pytest.raises(JaxfairError) as refused:
+        report(np.arange(N) + 10**6)
+    assert len(str(refused.value)) < LONGEST
+
+
+def mixing(p: Any, x: Any) -> jax.Array:
+    h = x @ p
+    return jnp.tanh((h - h.mean(0)) / (h.std(0) + 1e-3))
+
+
+@pytest.mark.parametrize("size", [4, 20])
+def test_a_huge_logit_hides_no_mixing_of_examples(size: int) -> None:
+    def one_class_off(p: Any, x: Any) -> jax.Array:
+        return jnp.where(jnp.array([True, True, False]), mixing(p, x), -1e9)
+
+    def one_example_huge(p: Any, x: Any) -> jax.Array:
+        return jnp.where(x[:, :1] == X[0, 0], 1e9, mixing(p, x))
+
+    for model in (mixing, one_class_off, one_example_huge):
+        with pytest.raises(JaxfairError, match="rest of its batch"):
+            jaxfair.group_report(model, W, X, GROUP, GROUP, CurvatureConfig(chunk_size=size))
+
+
+def test_a_class_switched_off_is_no_mistake() -> None:
+    def off(w: Any, x: Any) -> jax.Array:
+        return jnp.where(jnp.array([True, True, False]), 1e3 * net(w, x), -1e9)
+
+    assert np.isfinite(jaxfair.group_report(off, W, X, GROUP, GROUP).curvature.top_eigenvalue).all()
+
+
+def test_a_loss_whose_examples_depend_on_their_batch_is_refused() -> None:
+    def balanced(logits: Any, y: Any) -> jax.Array:
+        weight = jnp.where(y == 0, 2.0, 1.0)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y) * weight / weight.mean()
+
+    def broadcast(logits: Any, y: Any) -> jax.Array:
+        return (logits[:, :1] - y) ** 2
+
+    with pytest.raises(JaxfairError, match="depends on which others"):
+        report(loss=balanced)
+    with pytest.raises(JaxfairError, match=r"returned shape \(20, 20\) for 20 examples"):
+        report(loss=broadcast)
+
+
+def test_one_logit_several_labels_and_regression(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One logit is a boundary at 0; what has no class has no accuracy, and the rest of the report stands."""
+
+    def one(w: Any, x: Any) -> jax.Array:
+        return net(w, x)[:, :1]
+
+    def binary(z: Any, y: Any) -> jax.Array:
+        return optax.sigmoid_binary_cross_entropy(z[:, 0], y)
+
+    z = np.asarray(one(W, X))[:, 0]
+    found = jaxfair.group_report(one, W, X, GROUP.astype(np.float32), GROUP, loss=binary)
+    np.testing.assert_allclose(found.accuracy, [((z > 0) == GROUP)[g == GROUP].mean() for g in (0, 1)])
+    gap = np.abs(2 / (1 + np.exp(-z)) - 1)
+    np.testing.assert_allclose(found.softmax_gap, [gap[g == GROUP].mean() for g in (0, 1)], rtol=1e-5)
+    soft = jaxfair.group_report(
+        net, W, X, np.eye(CLASSES, dtype=np.float32)[Y], GROUP, loss=optax.softmax_cross_entropy
+    )
+    np.testing.assert_allclose(soft.accuracy, report().accuracy)
+    many = (RNG.random((N, CLASSES)) < 0.6).astype(np.float32)
+    several = report(many, loss=lambda z, y: optax.sigmoid_binary_cross_entropy(z, y).mean(axis=1))
+    assert np.isnan(several.accuracy).all()
+    assert "accuracy" not in str(several)
+    assert np.isfinite(several.curvature.top_eigenvalue).all()
+    monkeypatch.setattr("jaxfair.curvature.report.group_curvature", pytest.fail)  # refused before it
+    with pytest.raises(JaxfairError, match="one logit"):
+        jaxfair.group_report(one, W, X, np.zeros(N, int), GROUP)
+
+
+def test_what_is_seldom_meant_is_said() -> None:
+    def probabilities(w: Any, x: Any) -> jax.Array:
+        return jax.nn.softmax(net(w, x))
+
+    with pytest.warns(UserWarning, match="seems to return probabilities"):
+        jaxfair.group_report(probabilities, W, X, Y, GROUP)
+    shared = jnp.asarray(W)
+    params = {"a": shared, "b": shared, "batch_stats": {"mean": jnp.ones(1)}}
+    with pytest.warns(UserWarning) as said:
+        jaxfair.group_report(lambda p, x: net(p["a"] + p["b"], x) * p["batch_stats"]["mean"], params, X, Y, GROUP)
+    texts = " ".join(str(warning.message) for warning in said)
+    assert "'a' and 'b' are one array" in texts
+    assert "batch statistics (batch_stats/mean)" in texts
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report()
+
+
+def test_a_derivative_that_is_only_first_order_is_named() -> None:
+    act = jax.custom_vjp(jnp.tanh)
+    act.defvjp(lambda z: (act(z), z), lambda z, c: (c * (1 - jnp.tanh(z) ** 2),))
+    with pytest.raises(JaxfairError, match="custom_vjp"):
+        jaxfair.group_report(lambda w, x: act(x @ w), W, X, Y, GROUP)
+
+
+def test_donated_parameters_are_named() -> None:
+    gone = jnp.asarray(W)
+    gone.delete()
+    with pytest.raises(JaxfairError, match="donated"):
+        jaxfair.group_report(net, gone, X, Y, GROUP)
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e20])
+def test_distances_do_not_depend_on_the_logits_scale(scale: float) -> None:
+    label = (X @ W).argmax(axis=1)
+    plain, scaled = (
+        linearized_distance(bind(lambda w, x: x @ w, np.float32(W * s)), X, label).distance for s in (1.0, scale)
+    )
+    np.testing.assert_allclose(scaled, plain, rtol=1e-5)
+
+
+def test_strict_rank_promotion_is_kept() -> None:
+    with jax.numpy_rank_promotion("raise"):
+        assert np.isfinite(linearized_distance(bind(net, W), X, Y).distance).all()
+
+
+def test_multiple_eigenvalues_are_all_found() -> None:
+    """3, 3, 3 from a random start and from one inside a Krylov space that holds only one of them."""
+    values = np.r_[3.0, 3.0, 3.0, np.linspace(0, 2, 37)]
+    q = np.linalg.qr(RNG.normal(size=(40, 40)))[0]
+    for largest, smallest in ((3, 0), (2, 0), (1, 2)):
+        signs = np.where(values == 0, 0.0, values) if not smallest else values - 3.0
+        found = extreme_eigenvalues(
+            lambda v, signs=signs: q @ (signs * (q.T @ v)), RNG.normal(size=40), largest=largest, smallest=smallest,
+            tolerance=1e-8, max_steps=400,
+        )  # fmt: skip
+        assert found.converged
+        expected = np.r_[np.sort(signs)[::-1][:largest], np.sort(signs)[:smallest]]
+        np.testing.assert_allclose(found.values, expected, atol=1e-6)
+
+
+def test_arrays_on_several_devices_are_taken(tmp_path: Any) -> None:
+    """Replicated parameters and sharded inputs, in a process whose CPU counts as two devices."""
+    import os
+    import subprocess
+    import sys
+
+    code = """
+import numpy as np, jax, jax.numpy as jnp, jaxfair
+from jax.sharding import NamedSharding, PartitionSpec as P
+mesh, rng = jax.make_mesh((2,), ("data",)), np.random.default_rng(0)
+w, x = (rng.normal(size=s).astype(np.float32) for s in ((4, 3), (20, 4)))
+y, g = rng.integers(0, 3, 20), np.arange(20) % 2
+net = lambda w, x: jnp.tanh(x @ w)
+put = lambda a, spec: jax.device_put(a, NamedSharding(mesh, spec))
+given = (w, x), (put(w, P()), x), (w, put(x, P("data")))
+found = [jaxfair.group_report(net, *a, y, g).curvature.top_eigenvalue for a in given]
+assert (found[0] == found[1]).all() and (found[0] == found[2]).all(), found
+"""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
+    environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": os.pathsep.join(sys.path)}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
