@@ -135,7 +135,7 @@ def test_masked_and_missing_values_of_arrays(tmp_path: Path) -> None:
         "text": np.array(["a", None, float("nan"), "b"], dtype=str),
         "bytes": np.array([b"a", b"N/A", b"none", b"b"]),
         "number": np.array([1, np.nan, np.nan, 2]),
-        "filled": np.ma.masked_array(["a", "xx", "xx", "b"], [0, 1, 1, 0]).filled("NA"),
+        "filled": np.ma.masked_equal(np.array(["a", "xx", "xx", "b"]), "xx").filled("NA"),
     }
     for column in arrays.read(save(tmp_path, images=IMAGES, **columns)).columns.values():
         assert column.codes.tolist() == [0, -1, -1, 1]

@@ -218,7 +218,7 @@ def test_the_archive_of_a_table_may_be_named_alone(tmp_path: Path) -> None:
         rows = "".join(f"\u00fc{i}.jpg,{i % 2},{ages[i // 4]}\n" for i in range(8))
         archive.writestr("faces\\labels.csv", f"path,label,a\u0302ge\n{rows}")
     config = SourceConfig("table", path=tmp_path / "faces.zip", group=("\u00e2ge",), drop=("\u00e2ge=xe\u0301",))
-    with pytest.raises(JaxfairError, match="group \u00e2ge of .* has one value only, 'x'"):
+    with pytest.raises(JaxfairError, match=r"group \u00e2ge of .* has one value only, 'x'"):
         sources.load(config)
     loaded = sources.load(dataclasses.replace(config, drop=()))
     assert loaded.train.group_names == ("x", "x\u00e9")
