@@ -9,6 +9,7 @@ import hashlib
 import lzma
 import os
 import posixpath
+import re
 import stat
 import struct
 import tarfile
@@ -152,6 +153,11 @@ def open_files(path: Path, *, nested: bool = False) -> Files:
     return _open_tar(path) if name.endswith(_TAR) else Files(path, [path.name], lambda _: path.read_bytes())
 
 
+def holds_files(path: Path) -> bool:
+    """Tell whether a path is a folder or, by its name, an archive that can be opened, rather than a single file."""
+    return path.is_dir() or path.name.lower().endswith((".zip", *_TAR))
+
+
 def _with_archives(outer: Files) -> Files:
     """Return the files of a folder with those of the archives in it in place of the archives."""
     opened = [name for name in outer.archives if name.lower().endswith((".zip", *_TAR))]
@@ -227,7 +233,7 @@ def _open_zip(path: Path) -> Files:
         archive = zipfile.ZipFile(path)
         for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
             name = _member_name(path, info.filename)
-            if name is None or info.is_dir():
+            if name is None or info.filename.endswith(("/", "\\")):
                 continue
             if info.flag_bits & 1:
                 raise JaxfairError(f"{path} is encrypted; unpack it with its password and give the folder.")
@@ -335,15 +341,19 @@ def _add(path: Path, places: dict[str, Any], name: str, place: Any) -> None:
 
 
 def _member_name(path: Path, name: str) -> str | None:
-    """Return the name without ``./``, or None for what is to be ignored."""
-    parts = [part for part in name.split("/") if part not in ("", ".")]
-    if name.startswith("/") or ".." in parts:
+    r"""Return the name with ``/`` for ``\`` and without ``./``, or None for what is to be ignored.
+
+    Old packers of Windows part folders by ``\``, which the paths of tables may do too.
+    """
+    plain = name.replace("\\", "/")
+    parts = [part for part in plain.split("/") if part not in ("", ".")]
+    if re.match("([A-Za-z]:)?/", plain) or ".." in parts:
         raise JaxfairError(f"{path} holds '{name}', a name that leads out of the archive; get it from a safe source.")
     return None if not parts or any(map(_is_junk, parts)) else "/".join(parts)
 
 
 def _check_link(path: Path, name: str, target: str) -> None:
-    end = posixpath.normpath(posixpath.join(posixpath.dirname(name), target))
+    end = posixpath.normpath(posixpath.join(posixpath.dirname(name), target.replace("\\", "/")))
     if end.startswith("/") or end.split("/")[0] == "..":
         raise JaxfairError(
             f"'{name}' in {path} is a link to '{target}', out of the archive; pack the files themselves, not links."

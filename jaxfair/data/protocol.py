@@ -22,7 +22,8 @@ class SourceConfig:
     Attributes:
         name: The name of a named set, or folder, table, npz or tfds for one of your own.
         path: Folder, archive or file; None looks for a named set in the data directory.
-        images: The folder or archive that a table's paths are in; None is the table's own folder.
+        images: The folder or archive that a table's paths are in; None is the table's own folder, or ``path`` if that
+            is a folder or archive with a table in it.
         image_column: The column of a table's paths, or the feature of a TFDS set's images; None is ``path`` and
             ``image``.
         label: Columns whose intersections are the classes. If none is given, they are the named set's, or ``class`` of
@@ -82,7 +83,7 @@ def make_parts(
     if reported and not config.allow_dropping:
         raise JaxfairError(
             f"{len(reported):,} images or rows of {index.title} cannot be used: {summary(reported)}; "
-            "mend or remove them, or leave them out by allow_dropping (--allow-dropping)."
+            "mend or remove them, or leave them out by allow_dropping (--data.allow-dropping)."
         )
     used[list(unusable)] = False
     rows = np.flatnonzero(used)
@@ -134,7 +135,7 @@ def _unusable(index: Index, keys: Sequence[str], used: np.ndarray) -> dict[int, 
 
 def _check_values(column: Column, keys: Sequence[str], what: str, title: str) -> None:
     if len(column.names) > MOST_VALUES:
-        merge = ", or merge more of them by merge_below (--merge-below)" if what == "group" else ""
+        merge = ", or merge more of them by merge_below (--data.merge-below)" if what == "group" else ""
         raise JaxfairError(
             f"The {what} {' & '.join(keys)} of {title} has {len(column.names):,} values; give a column with at "
             f"most {MOST_VALUES:,}{merge}."

@@ -17,9 +17,9 @@ import numpy as np
 
 from jaxfair.data import cache as store
 from jaxfair.data import tfds
-from jaxfair.data.columns import Column, Index, Rejected
+from jaxfair.data.columns import Column, Index, Rejected, nfc
 from jaxfair.data.dataset import Dataset, make_dataset
-from jaxfair.data.files import Files, identity, open_files
+from jaxfair.data.files import Files, holds_files, identity, open_files
 from jaxfair.data.images import decode_all
 from jaxfair.data.layouts import arrays, celeba, cifar10, folder, svhn, table, utkface
 from jaxfair.data.protocol import SourceConfig, make_parts
@@ -172,7 +172,7 @@ def load(
     named = NAMED.get(config.name)
     layout, path = _locate(config, named, data_dir or default_data_dir())
     images, index = _decoded(config, layout, path, cache or store.default_cache(), on_progress)
-    columns = dict(index.columns)
+    columns = {nfc(key): column for key, column in index.columns.items()}
     if named is not None and len(named.label) == 1 and "label" in columns and named.label[0] not in columns:
         columns[named.label[0]] = columns.pop("label")  # as TFDS calls what the official files call class or digit
     name = config.name if named else re.sub(r"[^\w.-]+", "-", path.stem)  # fit for a file name
@@ -199,7 +199,10 @@ def _checked(config: SourceConfig) -> SourceConfig:
             )
     paths = {field: Path(value) for field in ("path", "images") if (value := getattr(config, field)) is not None}
     lists = {field: getattr(config, field) for field in ("label", "group", "drop", "numeric")}
-    texts = {field: (value,) for field, value in lists.items() if isinstance(value, str)}
+    texts = {
+        field: tuple(nfc(text) for text in ([value] if isinstance(value, str) else value))
+        for field, value in lists.items()
+    }
     return dataclasses.replace(config, **paths, **texts)
 
 
@@ -255,7 +258,9 @@ def _decoded(
     config: SourceConfig, layout: Layout, path: Path, cache: Path, on_progress: OnProgress | None
 ) -> tuple[np.ndarray, Index]:
     """Decode a source into the cache, or map what is there already."""
-    images_in = (config.images or path.parent) if layout == "table" else path
+    images_in = path
+    if layout == "table":
+        images_in = config.images or (path if holds_files(path) else path.parent)
     sources = [identity(source) for source in dict.fromkeys((path, images_in))]
     key = {"layout": layout, "column": config.image_column, "size": config.size, "sources": sources}
 

@@ -3,6 +3,7 @@
 import gzip
 import io
 import random
+import re
 import stat
 import tarfile
 import zipfile
@@ -46,19 +47,31 @@ def test_no_room_for_a_temporary_file_is_one_sentence(tmp_path: Path, monkeypatc
         open_files(packed(tmp_path, "tar.gz", CONTENTS))
 
 
+@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
+def test_folders_may_be_parted_as_on_windows(tmp_path: Path, kind: str) -> None:
+    path = packed(tmp_path, kind, {"a\\b\\1.txt": b"1", ".\\a\\2.txt": b"2", "a\\__MACOSX\\._1": b"-"})
+    if kind == "zip":
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("a\\c\\", b"")  # a folder
+    assert everything(path) == {"a/b/1.txt": b"1", "a/2.txt": b"2"}
+    with pytest.raises(JaxfairError, match=r"holds 'a/1\.txt' twice"):
+        open_files(packed(tmp_path, kind, {"a\\1.txt": b"1", "a/1.txt": b"2"}))
+
+
 @pytest.mark.parametrize("kind", ["zip", "tar"])
-@pytest.mark.parametrize("name", ["../x", "a/../../x", "a/.."])
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "a/..", "..\\x", "a\\..\\..\\x"])
 def test_names_that_lead_outside_are_refused(tmp_path: Path, kind: str, name: str) -> None:
     with pytest.raises(JaxfairError, match="leads out of the archive"):
         open_files(packed(tmp_path, kind, {"a.txt": b"a", name: b"x"}))
 
 
-def test_absolute_names_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["/x", "\\x", "C:\\x", "c:/x"])
+def test_absolute_names_are_refused(tmp_path: Path, name: str) -> None:
     for path in (
-        zipped(tmp_path / "a.zip", {"/x": b"x"}),
-        tar(tmp_path / "a.tar", {}, lambda archive: archive.addfile(tarfile.TarInfo("/x"))),
+        zipped(tmp_path / "a.zip", {name: b"x"}),
+        tar(tmp_path / "a.tar", {}, lambda archive: archive.addfile(tarfile.TarInfo(name))),
     ):
-        with pytest.raises(JaxfairError, match="holds '/x', a name that leads out"):
+        with pytest.raises(JaxfairError, match=f"holds '{re.escape(name)}', a name that leads out"):
             open_files(path)
 
 

@@ -1,6 +1,7 @@
 """Tables of labels: paths, columns, rows that do not fit, and one index from CSV and from Parquet."""
 
 import csv
+import posixpath
 import tempfile
 import zipfile
 from collections.abc import Collection, Sequence
@@ -19,6 +20,7 @@ from jaxfair.data.files import open_files
 from jaxfair.data.layouts import table
 from jaxfair.errors import JaxfairError
 from tests.layout_sources import values, write
+from tests.packing import packed
 
 NAMES = ("a.jpg", "b.jpg", "sub/c.jpg", "sub/d e.jpg")
 IMAGES: dict[str, bytes] = dict.fromkeys(NAMES, b"")
@@ -190,7 +192,7 @@ def test_an_absent_table_is_refused(tmp_path: Path) -> None:
     with open_files(tmp_path) as files:
         with pytest.raises(JaxfairError, match=r"cannot be read: No such file or directory; give a CSV or Parquet"):
             table.read(tmp_path / "labels.csv", files, "file")
-        with pytest.raises(JaxfairError, match="cannot be read: Is a directory"):
+        with pytest.raises(JaxfairError, match=r"holds no table; expected one table that ends in \.csv, .* by images"):
             table.read(tmp_path, files, "file")
 
 
@@ -212,6 +214,62 @@ def test_paths_may_leave_out_the_one_folder_of_an_archive(tmp_path: Path) -> Non
         assert list(index.stream()) == [(1, b"a.jpg"), (0, b"b/b.jpg")]
         assert index.rejected == (("gone.jpg", "does not exist"),)
         assert index.left_out[0].name == "4 files (top/c.jpg, top/d/d.jpg, top/e.jpg, ...)"
+
+
+CAFE = {"NFC": "caf\u00e9/\u00fc.jpg", "NFD": "cafe\u0301/u\u0308.jpg"}
+
+
+@pytest.mark.parametrize("stored", CAFE)
+@pytest.mark.parametrize("written", CAFE)
+def test_names_are_the_same_in_both_forms_of_unicode(tmp_path: Path, stored: str, written: str) -> None:
+    """Also with other folders before them; macOS packs names in the second form."""
+    (tmp_path / "labels.csv").write_text(f"fi\u0301le,x\n{CAFE[written]},1\n.\\{CAFE[written]},2\nb.jpg,3\n")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(f"top/{CAFE[stored]}", b"\xfc")
+        archive.writestr("top/b.jpg", b"b")
+    with open_files(tmp_path / "a.zip") as files:
+        index = table.read(tmp_path / "labels.csv", files, "f\u00edle")
+        assert index.names == ["top/b.jpg"]
+        assert index.rejected == ((f"top/{CAFE[stored]}", "stands in data rows 1 and 2 of labels.csv"),)
+        assert list(index.stream()) == [(0, b"b")]
+
+
+def test_two_files_that_differ_in_the_form_alone_are_found_by_it(tmp_path: Path) -> None:
+    names = ["\u00e9\u00fc.jpg", "e\u0301u\u0308.jpg"]
+    write(tmp_path / "images", dict.fromkeys(names, b""))
+    index = read(tmp_path, "\n".join(["file", *names, "e\u0301\u00fc.jpg"]))  # the last is spelled as neither
+    assert index.names == names
+    assert [rejected.reason for rejected in index.rejected] == ["does not exist"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar.gz"])
+@pytest.mark.parametrize("name", ["labels.csv", "set/LABELS.CSV", "set/lists/labels.parquet"])
+@pytest.mark.parametrize("relative_to", ["", "set", "the table"])
+def test_a_table_may_lie_in_the_archive_of_its_images(tmp_path: Path, kind: str, name: str, relative_to: str) -> None:
+    folder = posixpath.dirname(name) if relative_to == "the table" else relative_to
+    cells = [posixpath.relpath(image, folder or ".") for image in ("set/a.jpg", "set/b/c.jpg")]
+    written = write_both(tmp_path, {"file": cells, "race": ["x", "y"]})[name.endswith("parquet")].read_bytes()
+    contents = {"set/a.jpg": b"a", "set/b/c.jpg": b"c", name: written, "notes.txt": b""}
+    path = packed(tmp_path, kind, contents)
+    with open_files(path) as files:
+        index = table.read(path, files, "file")
+        assert index.names == ["set/a.jpg", "set/b/c.jpg"]
+        assert dict(index.stream()) == {0: b"a", 1: b"c"}
+        assert index.left_out == (("1 file (notes.txt)", "named by no row of " + posixpath.basename(name)),)
+        assert (values(index.columns["race"]), index.rejected) == (["x", "y"], ())
+    with open_files(write(tmp_path / "elsewhere", {"set/a.jpg": b"a", "set/b/c.jpg": b"c"})) as files:
+        if relative_to == "":  # images may be elsewhere still
+            assert table.read(path, files, "file").names == ["set/a.jpg", "set/b/c.jpg"]
+
+
+def test_of_two_tables_in_an_archive_one_has_to_be_named(tmp_path: Path) -> None:
+    """And the advice helps."""
+    path = packed(tmp_path, "zip", {"a.jpg": b"", "1.csv": b"file\na.jpg\n", "2.csv": b""})
+    with open_files(path) as files:
+        with pytest.raises(JaxfairError, match=r"holds 2 files \(1.csv, 2.csv\); expected one .* name the table"):
+            table.read(path, files, "file")
+        (tmp_path / "1.csv").write_bytes(files.read("1.csv"))
+        assert table.read(tmp_path / "1.csv", files, "file").names == ["a.jpg"]
 
 
 def write_both(root: Path, columns: dict[str, Sequence[Any]]) -> tuple[Path, Path]:

@@ -1,6 +1,8 @@
 """Named data sets and the user's own: where they are found, what becomes of them, and what is refused."""
 
+import dataclasses
 import io
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -207,6 +209,65 @@ def test_a_table_of_ones_own(tmp_path: Path) -> None:
     assert sources.load(SourceConfig("table", path=path, label=("smile",))).train.group_names == ("no", "yes")
 
 
+def test_the_archive_of_a_table_may_be_named_alone(tmp_path: Path) -> None:
+    """With names and columns in the form of Unicode that macOS has, and options in the other."""
+    with zipfile.ZipFile(tmp_path / "faces.zip", "w") as archive:
+        for i in range(8):
+            archive.writestr(f"faces\\u\u0308{i}.jpg", jpeg(i))
+        ages = ("x", "x\u00e9")
+        rows = "".join(f"\u00fc{i}.jpg,{i % 2},{ages[i // 4]}\n" for i in range(8))
+        archive.writestr("faces\\labels.csv", f"path,label,a\u0302ge\n{rows}")
+    config = SourceConfig("table", path=tmp_path / "faces.zip", group=("\u00e2ge",), drop=("\u00e2ge=xe\u0301",))
+    with pytest.raises(JaxfairError, match=r"group \u00e2ge of .* has one value only, 'x'"):
+        sources.load(config)
+    loaded = sources.load(dataclasses.replace(config, drop=()))
+    assert loaded.train.group_names == ("x", "x\u00e9")
+    assert loaded.left_out == ()
+
+
+def test_a_windows_zip_of_a_named_set(places: Path) -> None:
+    with zipfile.ZipFile(places / "UTKFace.zip", "w") as archive:
+        for i, age in enumerate(AGES):
+            archive.writestr(f"UTKFace\\{age}_{i % 2}_{i % 5}_2017010{i}000000000.jpg.chip.jpg", jpeg(i))
+    windows = sources.load("utkface-race").train
+    utkface(places / "UTKFace.zip")
+    assert sources.load("utkface-race").train.fingerprint() == windows.fingerprint()
+
+
+def test_text_in_a_table_that_looks_like_numbers_or_gaps(tmp_path: Path) -> None:
+    codes, races = ["250.0", "250.00", "250.01", "250.1", "250.10"], ["b", "w", "None", "n/a", "NAN"]
+    rows = ["path,label,icd9,race"]
+    for i in range(20):
+        (tmp_path / f"{i}.jpg").write_bytes(jpeg(i))
+        rows.append(f"{i}.jpg,{i % 2},{codes[i % 5]},{races[i % 5]}")
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    config = SourceConfig("table", path=tmp_path / "t.csv", group=("icd9",))
+    assert sources.load(config).train.group_names == tuple(codes)
+    numeric = sources.load(dataclasses.replace(config, numeric=("icd9",))).train
+    assert (numeric.group_names, numeric.group_counts.tolist()) == (("250", "250.01", "250.1"), [8, 4, 8])
+    with pytest.raises(JaxfairError, match=r"^12 images or rows of .* cannot be used: 2\.jpg has no race; .*--data\."):
+        sources.load(dataclasses.replace(config, group=("race",)))
+    loaded = sources.load(dataclasses.replace(config, group=("race",), allow_dropping=True))
+    assert loaded.train.group_counts.tolist() == [4, 4]
+    assert [item.reason for item in loaded.left_out].count("has no race") == 12
+
+
+def test_the_advice_for_arrays_of_objects_keeps_what_is_missing(tmp_path: Path) -> None:
+    """The advice is carried out as it stands."""
+    values = np.array(["a", "b", None, float("nan")] * 4, dtype=object)
+    arrays: dict[str, Any] = {"images": np.zeros((16, 4, 4), np.uint8), "label": np.arange(16) // 4 % 2}
+    config = SourceConfig("npz", path=tmp_path / "mine.npz")
+    np.savez(tmp_path / "mine.npz", **arrays, group=values)
+    with pytest.raises(JaxfairError, match=r"Python objects, .* such as np\.array\(") as caught:
+        sources.load(config)
+    (advice,) = re.findall(r"np\.array\(.*\)", str(caught.value))
+    np.savez(tmp_path / "mine.npz", **arrays, group=eval(advice, {"np": np, "values": values}))
+    with pytest.raises(JaxfairError, match=r"^8 images or rows of mine\.npz cannot be used: .* has no group; and 5"):
+        sources.load(config)
+    loaded = sources.load(dataclasses.replace(config, allow_dropping=True))
+    assert (loaded.train.group_names, loaded.train.group_counts.tolist()) == (("a", "b"), [4, 4])
+
+
 def test_a_folder_and_arrays_of_ones_own(tmp_path: Path) -> None:
     for name in ("cat/a.jpg", "cat/b.jpg", "dog/c.jpg"):
         (tmp_path / "pets" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -244,6 +305,9 @@ def test_a_zip_in_a_zip_is_named(places: Path, tmp_path: Path) -> None:
         archive.write(inner, "archive/UTKFace-inner.zip")
     with pytest.raises(JaxfairError, match=r"holds the archive 'archive/UTKFace-inner.zip': unpack that"):
         sources.load("utkface-race")
+    with zipfile.ZipFile(places / "UTKFace.zip") as archive:
+        path = Path(archive.extract("archive/UTKFace-inner.zip", tmp_path))
+    assert len(sources.load(SourceConfig("utkface-race", path=path)).train) == len(AGES)
 
 
 def test_unreadable_images_stop_the_run_until_they_may_be_dropped(places: Path) -> None:

@@ -52,7 +52,7 @@ def _load(path: Path) -> dict[str, np.ndarray]:
         if "Object arrays" in str(error):
             raise JaxfairError(
                 f"'{path}' holds an array of Python objects, which is not safe to load; save numbers or strings, "
-                "such as np.array(values, dtype=str)."
+                "such as np.array(values, dtype=str), in which None and NaN stay missing."
             ) from error
         raise JaxfairError(f"'{path}' is no .npz file, or is cut short; {advice}.") from error
     if not all(isinstance(array, np.ndarray) for array in arrays.values()):
@@ -80,7 +80,7 @@ def _check_images(images: np.ndarray, path: Path) -> None:
     low, high = images.min(), images.max()
     advice = "scale them to 0 to 255 and save them as uint8"
     if low >= 0 and high <= 255:
-        advice = "save images.astype(np.uint8)"
+        advice = "save np.rint(images).astype(np.uint8)" if kind == "f" else "save images.astype(np.uint8)"
     if kind in "bf" and low >= 0 and high <= 1:
         advice = "save np.rint(images * 255).astype(np.uint8)"
     raise JaxfairError(f"{text} from {low} to {high}; {advice}.")

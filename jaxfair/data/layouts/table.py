@@ -4,18 +4,22 @@ CSV is read by Python's own reader: pyarrow's would turn ``007`` into 7 unless t
 never closed for a cell with the rest of the table in it.
 """
 
+import contextlib
 import csv
 import io
 import posixpath
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxfair.data.columns import Index, Rejected, from_values, official_split
-from jaxfair.data.files import Files
+from jaxfair.data.columns import Index, Rejected, from_values, nfc, official_split
+from jaxfair.data.files import Files, holds_files, open_files
 from jaxfair.data.layouts.find import several
 from jaxfair.errors import JaxfairError, did_you_mean
+
+_PARQUET = (".parquet", ".pq")
+_TABLES = (".csv", ".tsv", *_PARQUET)
 
 
 class _Table(NamedTuple):
@@ -32,9 +36,12 @@ def read(table: Path, files: Files, path_column: str) -> Index:
 
     Args:
         table: Parquet where it ends in ``.parquet`` or ``.pq``; otherwise CSV in UTF-8, split at commas, semicolons or
-            tabs, with a header. Columns without a name are passed over.
-        files: What the paths are relative to, or relative to its one folder where all files lie in one.
-        path_column: The name of the column of paths, whose folders are parted by ``/`` or ``\``.
+            tabs, with a header. Columns without a name are passed over. A folder or archive stands for the one table
+            in it.
+        files: What the paths are relative to, or relative to the folder of it in which the table lies, or to its one
+            folder where all images lie in one.
+        path_column: The name of the column of paths, whose folders are parted by ``/`` or ``\``. Names are the same in
+            both forms of Unicode.
 
     Returns:
         The index. Missing cells have the code ``MISSING``. A column ``split`` of ``train``, ``test``, ``val``,
@@ -46,7 +53,9 @@ def read(table: Path, files: Files, path_column: str) -> Index:
         JaxfairError: The table cannot be read, has two columns of one name, no column of paths, no row, or none that
             can be used; or a path is absolute or leads out of ``files``.
     """
-    content = _parquet(table) if table.suffix.lower() in (".parquet", ".pq") else _csv(table, path_column)
+    table, data, inside = _located(table, files)
+    path_column = nfc(path_column)
+    content = _parquet(data, table) if table.suffix.lower() in _PARQUET else _csv(data, table, path_column)
     repeated = [name for name in content.names if name and content.names.count(name) > 1]
     if repeated:
         raise JaxfairError(f"The table '{table}' has several columns named '{repeated[0]}'; rename all but one.")
@@ -55,7 +64,7 @@ def read(table: Path, files: Files, path_column: str) -> Index:
         raise JaxfairError(f"The table '{table}' has no column '{path_column}'{did_you_mean(path_column, cells)}")
     if not content.rows and not content.ragged:
         raise JaxfairError(f"The table '{table}' has a header but no rows; expected a row an image.")
-    named, blank = _named(cells.pop(path_column), content.rows, table, files)
+    named, blank = _named(cells.pop(path_column), content.rows, table, _finder(files, inside))
     present = frozenset(files.names)
     kept = {name: at[0] for name, at in named.items() if len(at) == 1 and name in present}
     rejected = (*content.ragged, *blank, *_misfits(named, present, content.rows, table))
@@ -65,7 +74,7 @@ def read(table: Path, files: Files, path_column: str) -> Index:
             f"paths are expected to be relative to '{files.path}', whose first file is '{files.names[0]}'."
         )
     columns = {name: from_values([column[i] for i in kept.values()]) for name, column in cells.items()}
-    unnamed = sorted(name for name in present - named.keys() if not _is_same(files.path / name, table))
+    unnamed = sorted(name for name in present - named.keys() if name != inside)
     return Index(
         title=f"{files.path.absolute().name}, labels of {table.name}",
         names=list(kept),
@@ -77,13 +86,31 @@ def read(table: Path, files: Files, path_column: str) -> Index:
     )
 
 
+def _located(table: Path, files: Files) -> tuple[Path, bytes, str]:
+    """Return the path of a table, its content, and its name in ``files``, which is empty if it lies elsewhere."""
+    if not holds_files(table):
+        same = (name for name in files.names if _is_same(files.path / name, table))
+        try:
+            return table, table.read_bytes(), next(same, "")
+        except OSError as error:
+            raise JaxfairError(
+                f"The table '{table}' cannot be read: {error.strerror}; give a CSV or Parquet file."
+            ) from error
+    own = table == files.path
+    with contextlib.nullcontext(files) if own else open_files(table) as holder:
+        names = [name for name in holder.names if name.lower().endswith(_TABLES)]
+        if len(names) != 1:
+            raise JaxfairError(
+                f"'{table}' holds {several(names) if names else 'no table'}; expected one table that ends in "
+                f"{', '.join(_TABLES)}, so name the table itself by path, and '{table}' by images."
+            )
+        return table / names[0], holder.read(names[0]), names[0] if own else ""
+
+
 def _named(
-    cells: Sequence[Any], rows: Sequence[int], table: Path, files: Files
+    cells: Sequence[Any], rows: Sequence[int], table: Path, find: Callable[[str, str], str]
 ) -> tuple[dict[str, list[int]], tuple[Rejected, ...]]:
     """Return where each path stands, and the rows without one."""
-    present = frozenset(files.names)
-    folders = {name[: name.find("/") + 1] for name in present}
-    only_folder = folders.pop() if len(folders) == 1 else ""
     named: dict[str, list[int]] = {}
     blank = []
     for i, cell in enumerate(cells):
@@ -91,21 +118,35 @@ def _named(
         if not text.strip():
             blank.append(Rejected(f"data row {rows[i]} of {table.name}", "has no path"))
             continue
-        name = text if text in present else _relative(text, files, f"data row {rows[i]} of '{table}'")
-        if name not in present and only_folder + name in present:
-            name = only_folder + name
-        named.setdefault(name, []).append(i)
+        named.setdefault(find(text, f"data row {rows[i]} of '{table}'"), []).append(i)
     return named, tuple(blank)
 
 
-def _relative(text: str, files: Files, where: str) -> str:
-    path = text.strip().replace("\\", "/")
-    normal = posixpath.normpath(path)
-    if path.startswith("/") or re.match("[A-Za-z]:", path) or normal.split("/")[0] == "..":
-        raise JaxfairError(
-            f"The path '{text}' in {where} is absolute or leads out of '{files.path}'; give paths relative to that."
-        )
-    return normal
+def _finder(files: Files, inside: str) -> Callable[[str, str], str]:
+    """Return a function from a cell and where it stands to the name of its file, or to the path that no file has."""
+    present = frozenset(files.names)
+    tops = {name[: name.find("/") + 1] for name in files.images or files.names}
+    only_top = tops.pop() if len(tops) == 1 else ""
+    folder = inside[: inside.rfind("/") + 1]
+    composed: dict[str, str | None] = {}
+    for name in present:  # macOS stores names in another form of Unicode than tables have
+        composed[nfc(name)] = None if nfc(name) in composed else name
+
+    def find(text: str, where: str) -> str:
+        if text in present:
+            return text
+        path = text.strip().replace("\\", "/")
+        spelled = [posixpath.normpath(path), posixpath.normpath(folder + path)]
+        spelled = [name for name in spelled if name.split("/")[0] != ".."]
+        if re.match("([A-Za-z]:|/)", path) or not spelled:
+            raise JaxfairError(
+                f"The path '{text}' in {where} is absolute or leads out of '{files.path}'; give paths relative to that."
+            )
+        places = [*spelled, only_top + spelled[0]]
+        known = (name if name in present else composed.get(nfc(name)) for name in places)
+        return next(filter(None, known), spelled[0])
+
+    return find
 
 
 def _misfits(
@@ -123,8 +164,8 @@ def _is_same(path: Path, table: Path) -> bool:
     return path.name == table.name and path.exists() and path.samefile(table)
 
 
-def _csv(table: Path, path_column: str) -> _Table:
-    text = _text(table)
+def _csv(data: bytes, table: Path, path_column: str) -> _Table:
+    text = _text(data, table)
     headers = {delimiter: _header(text, delimiter) for delimiter in ",;\t"}
     delimiter = max(headers, key=lambda d: (path_column in headers[d], len(headers[d])))
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -137,7 +178,7 @@ def _csv(table: Path, path_column: str) -> _Table:
         raise JaxfairError(f"The table '{table}' is no CSV from line {line} on: {error}; check the quotes.") from error
     if not records:
         raise JaxfairError(f"The table '{table}' is empty; expected a header and a row an image.")
-    names = [name.strip() for name in records[0]]
+    names = [nfc(name.strip()) for name in records[0]]
     good = {row: record for row, record in enumerate(records[1:], 1) if len(record) == len(names)}
     ragged = [
         Rejected(f"data row {row} of {table.name}", f"has {len(record)} cells instead of {len(names)}")
@@ -148,14 +189,8 @@ def _csv(table: Path, path_column: str) -> _Table:
     return _Table(names, columns, list(good), tuple(ragged))
 
 
-def _text(table: Path) -> str:
+def _text(data: bytes, table: Path) -> str:
     advice = "save it as CSV in UTF-8, or as Parquet with a name in .parquet"
-    try:
-        data = table.read_bytes()
-    except OSError as error:
-        raise JaxfairError(
-            f"The table '{table}' cannot be read: {error.strerror}; give a CSV or Parquet file."
-        ) from error
     if b"\0" in data:
         raise JaxfairError(f"The table '{table}' is not text; {advice}.")
     try:
@@ -169,19 +204,20 @@ def _header(text: str, delimiter: str) -> list[str]:
     """Return the names in the first line that is not empty; none where this delimiter does not separate them."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
-        return [name.strip() for name in next((record for record in reader if record), [])]
+        return [nfc(name.strip()) for name in next((record for record in reader if record), [])]
     except csv.Error:
         return []
 
 
-def _parquet(table: Path) -> _Table:
+def _parquet(data: bytes, table: Path) -> _Table:
     import pyarrow
     from pyarrow import parquet
 
     try:
-        with parquet.ParquetFile(table) as file:
+        with parquet.ParquetFile(io.BytesIO(data)) as file:
             content = file.read()
-        return _Table(content.column_names, [c.to_pylist() for c in content.columns], range(1, content.num_rows + 1))
+        names = [nfc(name) for name in content.column_names]
+        return _Table(names, [c.to_pylist() for c in content.columns], range(1, content.num_rows + 1))
     except (OSError, pyarrow.ArrowException, ValueError) as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise JaxfairError(
