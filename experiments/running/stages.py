@@ -104,18 +104,9 @@ def linearize_snl(space: Workspace, base: Run, config: snl.SnlConfig, counts: Se
         name = f"{space.record['name']}-snl{count}-seed{seed}"
         found.append(open_run(space, "linearize", name, seed, module_of(base), variant, settings))
 
-<<<<<<< HEAD
-        def on_epoch(epoch: int, count: int) -> None:
-            space.progress.update(epoch, None, "epoch", f"{count} ReLUs")
-
-        # The tightest budget is reached last, so the unfinished descent lies with it.
-        progress_dir = pending[min(pending)].progress_dir
-        descent = snl.snl(
-=======
     def compute(pending: Sequence[Run]) -> Iterator[list[Output]]:
         by_budget = {run.config["snl"]["budget"]: run for run in pending}
-        descent = snl.descend(
->>>>>>> main
+        descent = snl.snl(
             load_network(base),
             space.train,
             config,
