@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from experiments.hardware.results import Comparison, Hardware, Series
+from experiments.reporting.groups import Groups
 
 PROFILES = (("cpu-avx", "AVX (native)", "native"), ("cpu-1", "one thread (native)", "native"))
 PROFILES += (("bf16", "bfloat16 (emulated)", "emulated"),)
@@ -36,15 +37,14 @@ def make_hardware(
         _comparison(rng, *training, counts, tests, seeds, profiles, ulps, others, np.array(steps))
         for training in trainings
     ]
-    group = np.repeat(np.arange(len(group_names)), tests)
-    return Hardware(tuple(comparisons), tuple(group_names), counts, tests, group, np.array(steps, int), ())
+    return Hardware(tuple(comparisons), Groups(tuple(group_names), counts, tests), np.array(steps, int), ())
 
 
-def changed(hardware: Hardware, part: str, index: int, groups: dict[str, np.ndarray], **fields: Any) -> Hardware:
+def changed(hardware: Hardware, part: str, index: int, by_group: dict[str, np.ndarray], **fields: Any) -> Hardware:
     """Return results in whose plain training one series has other quantities by group, or other fields."""
     first = hardware.comparisons[0]
     series = (first.reference,) if part == "reference" else getattr(first, part)
-    new = series[index]._replace(groups=series[index].groups | groups, **fields)
+    new = series[index]._replace(by_group=series[index].by_group | by_group, **fields)
     value = new if part == "reference" else (*series[:index], new, *series[index + 1 :])
     return hardware._replace(comparisons=(first._replace(**{part: value}), *hardware.comparisons[1:]))
 
@@ -91,8 +91,7 @@ def _comparison(
             kind=kind,
             control=control,
             accuracy=(own["accuracy"] * tests).sum(axis=1) / tests.sum(),
-            groups=own,
-            correct=np.zeros((seeds, int(tests.sum()))),
+            by_group=own,
             distance=scale * rng.uniform(1, 2, seeds),
             curve=growth if budget is None and len(steps) else None,
             same_bits=np.full(seeds, scale == 0),

@@ -1,7 +1,8 @@
 """The findings of Nelaturu et al. 2024 as numbers, and the question they leave open: is it more than rounding?
 
-As in ``claims``: one number a seed, Student's t interval over seeds, and whether it lies on the claimed side. All seeds
-share one split. ``Delta`` and ``xi`` are of test images' losses, each network on its own profile's arithmetic.
+As all findings are (``reporting.verdicts``): one number a seed, Student's t interval over seeds, and whether it lies on
+the claimed side. All seeds share one split. ``Delta`` and ``xi`` are of test images' losses, each network on its own
+profile's arithmetic.
 """
 
 from functools import partial
@@ -11,8 +12,7 @@ import numpy as np
 
 from experiments.hardware import tables as numbers
 from experiments.hardware.results import Comparison, Hardware
-from experiments.linearization.claims import CHEAP
-from experiments.reporting.verdicts import Claim, Missing, decide, rank_correlations
+from experiments.reporting.verdicts import CHEAP, Claim, Missing, decide, rank_correlations, small_groups
 
 RHO = "Spearman correlation over groups of"
 NATS = "nats"
@@ -106,8 +106,9 @@ def _counts(comparison: Comparison, kind: str) -> str:
 def _ranks(hardware: Hardware, x: str, y: str) -> tuple[np.ndarray, str, str]:
     """Rank groups by two quantities at the reference; a kind of profile stands for Delta over it."""
     plain = hardware.comparisons[0]
-    shape = plain.reference.groups["loss"].shape
-    first = np.broadcast_to(hardware.train_count, shape) if x == "train_count" else numbers.quantity(plain.reference, x)
+    shape = plain.reference.by_group["loss"].shape
+    counts = np.broadcast_to(hardware.groups.train_count, shape)
+    first = counts if x == "train_count" else numbers.quantity(plain.reference, x)
     if y not in numbers.KINDS:
         return *rank_correlations(first, numbers.quantity(plain.reference, y), "groups"), ""
     delta = numbers.delta(plain, numbers.of_kind(plain, y))
@@ -124,9 +125,8 @@ def _bound(hardware: Hardware) -> tuple[np.ndarray, str]:
 
 def _beyond_rounding(hardware: Hardware, name: str, kind: str) -> tuple[np.ndarray, str]:
     plain = hardware.comparisons[0]
-    if hardware.large.all():
-        raise Missing("no group has fewer training images than the average")
-    spread, control = (_spread(plain, others, name, ~hardware.large) for others in (_of(plain, kind), _ulps(plain)))
+    small = small_groups(hardware.groups)
+    spread, control = (_spread(plain, others, name, small) for others in (_of(plain, kind), _ulps(plain)))
     note = f"{_counts(plain, kind)}, {len(plain.ulps)} controls; {spread.mean():.3g} against {control.mean():.3g}"
     return spread - control, note
 

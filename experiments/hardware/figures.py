@@ -1,26 +1,27 @@
 """Figures of a hardware study, with intervals over seeds; what cannot be drawn says why.
 
-Looks are those of ``hardware_drawing``.
+Native profiles are dots, emulated ones triangles, controls grey. Groups go from the most training images to the fewest.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from experiments.hardware import drawing as looks
 from experiments.hardware import tables as numbers
-from experiments.hardware.drawing import CONTROLS, Row
 from experiments.hardware.results import Comparison, Hardware, Series
 from experiments.reporting import drawing
-from experiments.reporting.drawing import BARS, COLORS, LARGE, SMALL, Drawing, Drawn
+from experiments.reporting.drawing import BARS, COLORS, GREY, LARGE, SMALL, Drawing, Drawn, Points
 from experiments.reporting.series import over_seeds
 from experiments.reporting.verdicts import Missing
+from jaxfair.sensitivity import SpreadTest
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+CONTROLS = {"ulp": ("#8a8a8a", "x"), "repeat": ("#8a8a8a", "+"), "order": ("#b8b8b8", "D")}
 ULPS = "one-ulp controls"
 NAMES = {"top_eigenvalue": "largest Hessian eigenvalue", "gradient_norm": "gradient norm", "delta": "Delta (nats)"}
 NAMES |= {"softmax_gap": "distance to the boundary\n(softmax gap)", "impurity": "impurity, 1 - sum of squared scores"}
@@ -57,14 +58,13 @@ def write(hardware: Hardware, folder: Path, segment: Callable[[], Segment]) -> l
 
 def accuracy_by_group(hardware: Hardware) -> "Figure":
     """Draw group accuracy on every profile and control, and its difference from the reference (Fig. 1)."""
-    plain = hardware.comparisons[0]
-    figure, grid = drawing.group_panels(hardware.groups, 2, height=2.5)
-    rows = looks.rows_of(hardware, plain, lambda series: series.groups["accuracy"])
-    looks.by_group(grid[0, 0], hardware, rows)
-    base = plain.reference.groups["accuracy"]
-    looks.by_group(
-        grid[1, 0], hardware, [row._replace(values=100 * (row.values - base)) for row in rows[1:]], zero=True
-    )
+    plain, groups = hardware.comparisons[0], hardware.groups
+    figure, grid = drawing.group_panels(groups, 2, height=2.5)
+    base = plain.reference.by_group["accuracy"]
+    accuracy = [series.by_group["accuracy"] for series in plain.every]
+    drawing.by_group(grid[0, 0], groups, _points(hardware, plain.every, accuracy))
+    apart = [100 * (value - base) for value in accuracy[1:]]
+    drawing.by_group(grid[1, 0], groups, _points(hardware, plain.every[1:], apart), zero=True)
     grid[0, 0].set_ylabel("accuracy")
     grid[1, 0].set_ylabel("difference from the\nreference (points)")
     drawing.finish(figure, list(grid[:, 0]), "")
@@ -74,17 +74,18 @@ def accuracy_by_group(hardware: Hardware) -> "Figure":
 def reference_and_distance(hardware: Hardware) -> "Figure":
     """Draw the parameters' distances from the reference, and gradients and Hessians there (Fig. 2)."""
     plain = hardware.comparisons[0]
-    rows = looks.rows_of(hardware, plain, lambda series: series.distance)[1:]
+    rows = _points(hardware, plain.every[1:], [series.distance for series in plain.every[1:]])
     if not rows:
         raise Missing("there is nothing to compare the reference with")
-    found = [numbers.quantity(plain.reference, name) for name in ("gradient_norm", "top_eigenvalue")]
+    names = ("gradient_norm", "top_eigenvalue")
+    found = [over_seeds(numbers.quantity(plain.reference, name)) for name in names]
     figure, grid = drawing.group_panels(
         hardware.groups, 1, 3, width=4.4, height=2.5, labelled=(1, 2), least=1.0 + 0.2 * len(rows)
     )
-    looks.across(grid[0, 0], rows)
+    drawing.across(grid[0, 0], rows)
     grid[0, 0].set_xlabel("L2 distance of the parameters\nfrom the reference's; the largest is rho")
-    for axes, name, values in zip(grid[0, 1:], ("gradient_norm", "top_eigenvalue"), found, strict=True):
-        drawing.by_size(axes, hardware.groups, over_seeds(values))
+    for axes, name, value in zip(grid[0, 1:], names, found, strict=True):
+        drawing.by_size(axes, hardware.groups, value)
         axes.set_ylabel(NAMES[name])
     drawing.group_legend(figure, hardware.groups)
     return figure
@@ -94,17 +95,17 @@ def size_gradient_sensitivity(hardware: Hardware) -> "Figure":
     """Draw group size, gradient norm and Delta over all profiles against each other (Fig. 3)."""
     plain = hardware.comparisons[0]
     gradient, delta = numbers.quantity(plain.reference, "gradient_norm"), numbers.delta(plain, plain.profiles)
-    size = np.broadcast_to(np.asarray(hardware.train_count, float), delta.shape)
+    size = np.broadcast_to(np.asarray(hardware.groups.train_count, float), delta.shape)
     parts = {"training images of the group": size, NAMES["gradient_norm"]: gradient, NAMES["delta"]: delta}
     x, y, z = parts
-    return looks.scatter(hardware, parts, [(x, y), (x, z), (y, z)])
+    return _scattered(hardware, parts, [(x, y), (x, z), (y, z)])
 
 
 def along_segment(hardware: Hardware, segment: Segment) -> "Figure":
     """Draw each group's loss between the parameters of two profiles, seed 0 (Fig. 4)."""
     figure, panels = drawing.panels(hardware.groups.titles, "loss (nats)")
-    for axes, g in zip(panels, hardware.order, strict=True):
-        axes.plot(segment.points, segment.losses[:, g], color=LARGE if hardware.large[g] else SMALL)
+    for axes, g in zip(panels, hardware.groups.order, strict=True):
+        axes.plot(segment.points, segment.losses[:, g], color=LARGE if hardware.groups.large[g] else SMALL)
         ends = np.isin(segment.points, (0, 1))
         axes.plot(segment.points[ends], segment.losses[ends, g], "o", color="#222222", markersize=4)
     figure.supxlabel(f"from the reference's parameters (0) to those of {segment.label} (1)", fontsize=9.5)
@@ -117,33 +118,33 @@ def curvature_and_boundary(hardware: Hardware) -> "Figure":
     names = ("softmax_gap", "impurity", "top_eigenvalue")
     parts = {NAMES[name]: numbers.quantity(hardware.comparisons[0].reference, name) for name in names}
     gap, impurity, top = parts
-    return looks.scatter(hardware, parts, [(gap, top), (impurity, top)])
+    return _scattered(hardware, parts, [(gap, top), (impurity, top)])
 
 
 def divergence(hardware: Hardware) -> "Figure":
     """Draw how far each training is from the reference over its first steps, and when it is as far as the controls."""
-    plain = hardware.comparisons[0]
-    after = np.asarray(hardware.steps) > 0
-    recorded = plain._replace(**{k: tuple(s for s in getattr(plain, k) if s.curve is not None) for k in PARTS})
-    rows = looks.rows_of(hardware, recorded, lambda series: _curve(series) / plain.moved[:, None])[1:]
-    if not after.any() or not rows or not np.isfinite(plain.moved).all():
+    plain, after = hardware.comparisons[0], np.asarray(hardware.steps) > 0
+    recorded = [(series, series.curve) for series in plain.every[1:] if series.curve is not None]
+    if not after.any() or not recorded or not np.isfinite(plain.moved).all():
         raise Missing("the first steps of the trainings were not recorded; use --steps")
     joined = numbers.rejoining(hardware, plain)
     figure, grid = drawing.subplots(1, 1, 8.0, 4.6)
     axes, steps = grid[0, 0], np.asarray(hardware.steps)[after]
-    for row in rows:
-        values = np.where(row.values > 0, row.values, np.nan)[:, after]  # 0 has no place on a logarithmic axis
+    for series, curve in recorded:
+        color, marker = _look(hardware, series)
+        relative = (curve / plain.moved[:, None])[:, after]
+        values = np.where(relative > 0, relative, np.nan)  # 0 has no place on a logarithmic axis
         if np.isnan(values).all():
-            axes.plot([], [], color=row.color, marker=row.marker, label=f"{row.label}: 0, the same bits")
+            axes.plot([], [], color=color, marker=marker, label=f"{series.label}: 0, the same bits")
             continue
-        middle = np.median(row.values, axis=0)[after]
+        middle = np.median(relative, axis=0)
         middle[middle == 0] = np.nan
-        axes.plot(steps, middle, color=row.color, marker=row.marker, markersize=4, linewidth=1.2, label=row.label)
+        axes.plot(steps, middle, color=color, marker=marker, markersize=4, linewidth=1.2, label=series.label)
         ends = np.fmin.reduce(values), np.fmax.reduce(values)
-        axes.fill_between(steps, *ends, color=row.color, alpha=0.12, linewidth=0)
-        if np.isin(step := joined.get(row.label, np.nan), steps):
+        axes.fill_between(steps, *ends, color=color, alpha=0.12, linewidth=0)
+        if np.isin(step := joined.get(series.label, np.nan), steps):
             at = middle[steps == step]
-            axes.plot(step, at, "o", markersize=12, markerfacecolor="none", color=row.color, markeredgewidth=1.4)
+            axes.plot(step, at, "o", markersize=12, markerfacecolor="none", color=color, markeredgewidth=1.4)
     axes.set(xscale="log", yscale="log", xlabel="training step", ylabel="distance / what training moved")
     axes.set_xticks(steps, [f"{step:,}" for step in steps])
     axes.minorticks_off()
@@ -154,33 +155,41 @@ def divergence(hardware: Hardware) -> "Figure":
 
 def spread_against_rounding(hardware: Hardware) -> "Figure":
     """Draw each profile's mean |difference| from the reference, its excess over the one-ulp controls', and p-values."""
-    plain = hardware.comparisons[0]
-    figure, grid = drawing.group_panels(hardware.groups, 3, 2, width=6.2, height=2.5)
-    for name, axes in (("loss", grid[:, 0]), ("accuracy", grid[:, 1])):
+    plain, groups = hardware.comparisons[0], hardware.groups
+    figure, grid = drawing.group_panels(groups, 3, 2, width=6.2, height=2.5)
+    for (name, unit), (spread, excess, tested) in zip(
+        {"loss": "nats", "accuracy": "share"}.items(), grid.T, strict=True
+    ):
         test, control = numbers.spread_test(plain, name), numbers.differences(plain, plain.ulps, name).mean(axis=0)
-        only = plain._replace(ulps=(), others=())
-        rows = looks.rows_of(hardware, only, lambda s, n=name: numbers.differences(plain, [s], n)[0])[1:]
-        looks.by_group(axes[0], hardware, [*rows, Row(f"{ULPS}, mean", *CONTROLS["ulp"], control)])
-        looks.by_group(axes[1], hardware, [row._replace(values=row.values - control) for row in rows], zero=True)
-        for i, row in enumerate(rows):
-            x = np.arange(len(hardware.order)) + (i - (len(rows) - 1) / 2) * 0.7 / len(rows)
-            axes[2].plot(x, test.p_value[i][hardware.order], row.marker, color=row.color, markersize=4)
-            family = test.family_p_value[i][hardware.order]
-            axes[2].plot(x, family, row.marker, color=row.color, markersize=6, markerfacecolor="none")
-        for level, text in ((0.05, "0.05"), (test.smallest_p_value, "least\npossible")):
-            axes[2].axhline(level, color="#888888", linewidth=0.8, linestyle="--")
-            axes[2].annotate(text, (1.01, level), xycoords=("axes fraction", "data"), va="center", fontsize=7.5)
-        axes[2].set_yscale("log")
-        axes[2].set_ylim(top=1.5)
-        axes[2].minorticks_off()  # whose labels would need the parser of mathematics
-        axes[2].yaxis.set_major_formatter("{x:g}")
-        unit = "nats" if name == "loss" else "share"
-        axes[0].set_title("loss" if name == "loss" else "accuracy", fontsize=10)
-        axes[0].set_ylabel(f"mean |difference| ({unit})")
-        axes[1].set_ylabel(f"excess over controls ({unit})")
-        axes[2].set_ylabel("p-value")
+        apart = numbers.differences(plain, plain.profiles, name)
+        rows = _points(hardware, plain.profiles, apart)
+        drawing.by_group(spread, groups, [*rows, Points(f"{ULPS}, mean", *CONTROLS["ulp"], over_seeds(control))])
+        rows = _points(hardware, plain.profiles, apart - control)
+        drawing.by_group(excess, groups, rows, zero=True)
+        _p_values(tested, hardware, test, rows)
+        spread.set_title(name, fontsize=10)
+        spread.set_ylabel(f"mean |difference| ({unit})")
+        excess.set_ylabel(f"excess over controls ({unit})")
     drawing.finish(figure, list(grid[0]), "")
     return figure
+
+
+def _p_values(axes: "Axes", hardware: Hardware, test: SpreadTest, rows: Sequence[Points]) -> None:
+    """Draw each profile's p-value by group, and hollow that of the family of all groups."""
+    order, places = hardware.groups.order, np.arange(len(hardware.groups.order))
+    for row, shift, alone, family in zip(
+        rows, drawing.shifts(len(rows)), test.p_value, test.family_p_value, strict=True
+    ):
+        axes.plot(places + shift, alone[order], row.marker, color=row.color, markersize=4)
+        axes.plot(places + shift, family[order], row.marker, color=row.color, markersize=6, markerfacecolor="none")
+    for level, text in ((0.05, "0.05"), (test.smallest_p_value, "least\npossible")):
+        axes.axhline(level, color=GREY, linewidth=0.8, linestyle="--")
+        axes.annotate(text, (1.01, level), xycoords=("axes fraction", "data"), va="center", fontsize=7.5)
+    axes.set_yscale("log")
+    axes.set_ylim(top=1.5)
+    axes.minorticks_off()  # whose labels would need the parser of mathematics
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set_ylabel("p-value")
 
 
 def alignment(hardware: Hardware) -> "Figure":
@@ -199,31 +208,60 @@ def linearized(hardware: Hardware) -> "Figure":
     return _compared(hardware, [hardware.comparisons[0], *found])
 
 
-PARTS = ("profiles", "ulps", "others")
+def _look(hardware: Hardware, series: Series) -> tuple[str, str]:
+    """Return colour and marker of a series of the plain training; a profile looks alike in every figure."""
+    if (control := series.control.rstrip("0123456789")) in CONTROLS:
+        return CONTROLS[control]
+    labels = [other.label for other in hardware.comparisons[0].profiles]
+    if series.label not in labels:
+        return COLORS[0], "s"  # the reference
+    return COLORS[1:][labels.index(series.label) % (len(COLORS) - 1)], "o" if series.kind == "native" else "^"
 
 
-def _curve(series: Series) -> np.ndarray:
-    return np.zeros((len(series.accuracy), 1)) if series.curve is None else series.curve
+def _points(hardware: Hardware, found: Sequence[Series], values: Iterable[np.ndarray]) -> list[Points]:
+    """Return a value of each series of the plain training, given by seed, or by seed and group, as points."""
+    looks = [(series.label, *_look(hardware, series)) for series in found]
+    return [Points(*look, over_seeds(value)) for look, value in zip(looks, values, strict=True)]
+
+
+def _scattered(hardware: Hardware, parts: Mapping[str, np.ndarray], pairs: Sequence[tuple[str, str]]) -> "Figure":
+    """Draw pairs of quantities (s, g), a point each group with both intervals and its name.
+
+    Args:
+        hardware: whose groups they are.
+        parts: the quantities, by what is written at their axis.
+        pairs: x and y of each panel.
+    """
+    figure, grid = drawing.subplots(1, len(pairs), 4.2, 3.8)
+    drawing.group_legend(figure, hardware.groups)
+    found = {name: over_seeds(values) for name, values in parts.items()}
+    for axes, (x, y) in zip(grid[0], pairs, strict=True):
+        drawing.scatter(axes, hardware.groups, found[x], found[y])
+        for which in "xy":
+            drawing.scale([axes], which)
+        axes.set(xlabel=x, ylabel=y)
+    for axes, (x, y) in zip(grid[0], pairs, strict=True):
+        drawing.name_points(figure, axes, found[x].mean, found[y].mean, hardware.groups.short_names())
+    return figure
 
 
 def _compared(hardware: Hardware, comparisons: Sequence[Comparison]) -> "Figure":
     """Draw Delta and accuracy by group, and xi, of several kinds of training, over profiles and among controls."""
-    delta, xi, accuracy = [], [], []
+    delta, xi, by_group, accuracy = [], [], [], []
     for comparison, color in zip(comparisons, COLORS, strict=False):
         for others, marker, name in ((comparison.profiles, "o", "profiles"), (comparison.ulps, "x", ULPS)):
             if others:
-                row = Row(f"{comparison.title}, {name}", color, marker, numbers.delta(comparison, others))
-                delta.append(row)
-                xi.append(row._replace(values=numbers.pair_xi(comparison, others)))
-        accuracy.append(Row(comparison.title, color, "s", comparison.reference.groups["accuracy"]))
+                look = f"{comparison.title}, {name}", color, marker
+                delta.append(Points(*look, over_seeds(numbers.delta(comparison, others))))
+                xi.append(Points(*look, over_seeds(numbers.pair_xi(comparison, others))))
+        look = comparison.title, color, "s"
+        by_group.append(Points(*look, over_seeds(comparison.reference.by_group["accuracy"])))
+        accuracy.append(Points(*look, over_seeds(comparison.reference.accuracy)))
     figure, grid = drawing.group_panels(hardware.groups, 2, 2, width=5.6, height=2.5, labelled=(0,))
-    looks.by_group(grid[0, 0], hardware, delta)
-    looks.by_group(grid[1, 0], hardware, accuracy)
-    looks.across(grid[0, 1], xi)
-    looks.across(
-        grid[1, 1],
-        [row._replace(values=c.reference.accuracy) for row, c in zip(accuracy, comparisons, strict=True)],
-    )
+    drawing.by_group(grid[0, 0], hardware.groups, delta)
+    drawing.by_group(grid[1, 0], hardware.groups, by_group)
+    drawing.across(grid[0, 1], xi)
+    drawing.across(grid[1, 1], accuracy)
     grid[0, 0].set_ylabel(NAMES["delta"])
     grid[0, 1].set_xlabel("xi between the reference and one other, mean (nats)")
     grid[1, 0].set_ylabel("accuracy at the reference")

@@ -1,21 +1,69 @@
-"""The page of a hardware study's report: HTML that opens offline, with the figures inside."""
+"""The page of a hardware study's report: what stands on it, in which order, and what each number means."""
 
-import html
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from experiments.hardware.results import Hardware
+from experiments.reporting import html, reports
 from experiments.reporting.drawing import Drawn
-from experiments.reporting.html import STYLE, figure
+from experiments.reporting.tables import Column, Row, Table
 from experiments.reporting.verdicts import Claim
 
-Row = dict[str, Any]
-Columns = Sequence[tuple[str, Callable[[Row], str]]]
 TITLE = "Hardware: does the machine change who the model fails, beyond noise?"
-FEW_IMAGES, FEW_ULPS, LEVEL = 30, 2, 0.05
+FEW_ULPS, LEVEL = 2, 0.05
+
+PROFILES = (
+    Column("hardware"),
+    Column("role"),
+    Column("accuracy", form=".3f", half=True),
+    Column("largest_loss_difference", "largest |loss difference| of a group (nats)", half=True),
+    Column("distance", "distance of parameters", half=True),
+    Column("same_bits", "same bits as the reference"),
+    Column("as_far_as_ulps_from_step", "as far as one-ulp controls from step"),
+)
+TRAININGS = (
+    Column("training"),
+    Column("profiles"),
+    Column("ulps", "one-ulp controls"),
+    Column("accuracy", form=".3f", half=True),
+    Column("rho", half=True),
+    Column("xi_profiles", "xi, profiles", half=True),
+    Column("xi_ulps", "xi, controls", half=True),
+    Column("pair_xi_native", "xi of two runs, native", half=True),
+    Column("pair_xi_emulated", "xi of two runs, emulated", half=True),
+    Column("pair_xi_ulps", "xi of two runs, controls", half=True),
+)
+GROUPS = (
+    Column("group"),
+    Column("train_count", "training images"),
+    Column("test_count", "test images"),
+    Column("accuracy", form=".3f", half=True),
+    Column("loss", half=True),
+    Column("delta", "Delta", half=True),
+    Column("delta_native", "Delta, native", half=True),
+    Column("delta_emulated", "Delta, emulated", half=True),
+    Column("delta_ulps", "Delta, one-ulp controls", half=True),
+    Column("gradient_norm", half=True),
+    Column("top_eigenvalue", "largest Hessian eigenvalue", half=True),
+    Column("gradient_term"),
+    Column("eigenvalue_term"),
+    Column("bound"),
+    Column("bound_holds", "share of seeds where it holds"),
+    Column("tightness"),
+)
+SPREAD = (
+    Column("quantity"),
+    Column("hardware"),
+    Column("group"),
+    Column("spread"),
+    Column("control", "controls'"),
+    Column("excess", half=True),
+    Column("p_value", "p"),
+    Column("family_p_value", "p (groups)"),
+    Column("smallest_p_value", "smallest possible p"),
+)
 
 MEANINGS = {
     "Profile": "the arithmetic of a training: (native) is what a machine has, (emulated) rounds the operands of every "
@@ -58,77 +106,21 @@ def warnings(hardware: Hardware) -> list[str]:
         found.append(f"One-ulp controls: {len(plain.ulps)}; what rounding does is badly known from fewer than 2.")
     elif (smallest := (len(plain.ulps) + 1.0) ** -len(plain.reference.accuracy)) > LEVEL:
         found.append(f"No p-value can be below {smallest:.2g} with so few seeds and controls.")
-    if few := [hardware.group_names[g] for g in hardware.order if hardware.test_count[g] < FEW_IMAGES]:
-        found.append(
-            f"Fewer than {FEW_IMAGES} test images in group {', '.join(few)}: one image moves their accuracy far."
-        )
+    found += hardware.groups.warnings()
     for series in plain.profiles:
         if series.same_bits.all():
             found.append(f"{series.label} ended in the reference's bits: for this training it is no other hardware.")
     for comparison in hardware.comparisons:
-        if not comparison.reference.groups.get("top_eigenvalue_converged", np.ones(1)).all():
+        if not comparison.reference.by_group.get("top_eigenvalue_converged", np.ones(1)).all():
             found.append(f"Some eigenvalues did not converge ({comparison.title}): the bound may be too small.")
     return found
 
 
-def number(row: Row, name: str) -> str:
-    """Write a number of a row with three digits; nothing where it is NaN."""
-    return f"{row[name]:.3g}" if np.isfinite(row[name]) else ""
-
-
-def plus_minus(row: Row, name: str) -> str:
-    """Write a number of a row and half of its interval, with three digits; nothing where it is NaN."""
-    half = row[f"{name}_high"] - row[name]
-    return number(row, name) + (f" ±{half:.2g}" if np.isfinite(half) else "")
-
-
-def _named(*columns: tuple[str, str]) -> list[tuple[str, Callable[[Row], str]]]:
-    return [(head, lambda row, n=name: html.escape(str(row[n]))) for head, name in columns]
-
-
-def _measured(*columns: tuple[str, str]) -> list[tuple[str, Callable[[Row], str]]]:
-    """Return columns of numbers, with their intervals where they have them."""
-    return [
-        (head, lambda row, n=name: plus_minus(row, n) if f"{n}_high" in row else number(row, n))
-        for head, name in columns
-    ]
-
-
-PROFILES: Columns = [
-    *_named(("training", "training"), ("hardware", "hardware"), ("role", "role")),
-    *_measured(
-        ("accuracy", "accuracy"),
-        ("largest |loss difference| of a group (nats)", "largest_loss_difference"),
-        ("distance of parameters", "distance"),
-    ),
-    ("same bits as the reference", lambda row: f"{row['same_bits_seeds']} of {row['seeds']}"),
-    *_named(("as far as one-ulp controls from step", "as_far_as_ulps_from_step")),
-]
-TRAININGS: Columns = [
-    *_named(("training", "training"), ("profiles", "profiles"), ("one-ulp controls", "ulps")),
-    *_measured(("accuracy", "accuracy"), ("rho", "rho"), ("xi, profiles", "xi_profiles"), ("xi, controls", "xi_ulps")),
-    *_measured(("xi of two runs, native", "pair_xi_native"), ("xi of two runs, emulated", "pair_xi_emulated")),
-    *_measured(("xi of two runs, controls", "pair_xi_ulps")),
-]
-GROUPS: Columns = [
-    *_named(("group", "group"), ("training images", "train_count"), ("test images", "test_count")),
-    *_measured(("accuracy", "accuracy"), ("loss", "loss"), ("Delta", "delta"), ("Delta, native", "delta_native")),
-    *_measured(("Delta, emulated", "delta_emulated"), ("Delta, one-ulp controls", "delta_ulps")),
-    *_measured(("gradient norm", "gradient_norm"), ("largest Hessian eigenvalue", "top_eigenvalue")),
-    *_measured(("gradient term", "gradient_term"), ("eigenvalue term", "eigenvalue_term"), ("bound", "bound")),
-    *_measured(("share of seeds where it holds", "bound_holds"), ("tightness", "tightness")),
-]
-SPREAD: Columns = [
-    *_named(("quantity", "quantity"), ("hardware", "hardware"), ("group", "group")),
-    *_measured(("spread", "spread"), ("controls'", "control"), ("excess", "excess")),
-    *_measured(("p", "p_value"), ("p (groups)", "family_p_value"), ("smallest possible p", "smallest_p_value")),
-]
-CLAIMS: Columns = [
-    ("finding", lambda row: f"{html.escape(row['statement'])}<br><small>{html.escape(row['statistic'])}</small>"),
-    ("mean over seeds (95 %)", lambda row: plus_minus({**row, "value_high": row["high"]}, "value")),
-    *_named(("seeds", "seeds"), ("verdict", "verdict")),
-    ("note", lambda row: f"<small>{html.escape(row['note'])}</small>"),
-]
+def profile_table(rows: Sequence[Row], training: str | None = None) -> Table:
+    """Return ``tables.profile_rows`` as readers see them, or those of one training alone, which need not name it."""
+    columns = PROFILES if training else (Column("training"), *PROFILES)
+    mine = [row for row in rows if training in (None, row["training"])]
+    return Table(columns, [{**row, "same_bits": f"{row['same_bits_seeds']} of {row['seeds']}"} for row in mine])
 
 
 def page(
@@ -143,58 +135,44 @@ def page(
     Args:
         hardware: of the study.
         drawn: its figures.
-        rows: its tables by name: profiles, trainings, groups and spread, of ``hardware_tables``.
+        rows: its tables by name: profiles, trainings, groups and spread, of ``hardware.tables``.
         found: its claims.
         command: what the reader types to make it again.
     """
-    plain = hardware.comparisons[0]
-    intro = (
-        f"{len(plain.reference.accuracy)} seeds, {len(hardware.group_names)} groups, {hardware.train_count.sum():,} "
-        f"training and {hardware.test_count.sum():,} test images; {len(plain.profiles)} profiles beside the reference "
-        f"{plain.reference.label}, {len(plain.ulps)} one-ulp controls. ± is half of a 95 % interval over seeds."
-    )
-    parts = [f"<h1>{html.escape(TITLE)}</h1><p>{html.escape(intro)}</p>"]
-    parts += [f'<p class="warning">{html.escape(text)}</p>' for text in warnings(hardware)]
-    parts += ["<h2>Profiles and controls</h2>", _table(PROFILES, rows["profiles"])]
-    parts += ["<h2>Fairness violation</h2>", _table(TRAININGS, rows["trainings"])]
-    findings = _table(CLAIMS, [claim._asdict() for claim in found]).replace("<table>", '<table class="text">')
-    parts += ["<h2>Findings</h2>", findings]
-    parts += ["<p>The intervals are not corrected for the number of findings.</p><h2>Figures</h2>"]
-    parts += map(figure, sorted(drawn, key=lambda d: d.file is None))
+    parts = [html.paragraph(_introduction(hardware)), *map(html.warning, warnings(hardware))]
+    parts += [html.heading("Profiles and controls"), html.table(profile_table(rows["profiles"]))]
+    parts += [html.heading("Fairness violation"), html.table(Table(TRAININGS, rows["trainings"]))]
+    parts += [html.heading("Findings"), html.findings(found), html.heading("Figures")]
+    parts += map(html.figure, sorted(drawn, key=lambda d: d.file is None))
     for comparison in hardware.comparisons:
         mine = {name: [row for row in rows[name] if row["training"] == comparison.title] for name in rows}
-        parts += [f"<h2>Groups: {html.escape(comparison.title)}</h2>", _table(GROUPS, mine["groups"])]
-        tests = "<summary>Spread of each profile and group against the one-ulp controls'</summary>"
-        parts += [f"<details>{tests}{_table(SPREAD, mine['spread'])}</details>"] if mine["spread"] else []
-    meanings = "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in MEANINGS.items())
-    parts += [f"<h2>What each number means</h2><dl>{meanings}</dl>", _provenance(hardware, command)]
-    meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-    head = f"{meta}<title>{html.escape(TITLE)}</title><style>{STYLE}</style>"
-    return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>\n'
+        parts += [html.heading(f"Groups: {comparison.title}"), html.table(Table(GROUPS, mine["groups"]))]
+        tests = "Spread of each profile and group against the one-ulp controls'"
+        parts += [html.folded(tests, html.table(Table(SPREAD, mine["spread"])))] if mine["spread"] else []
+    return html.page(TITLE, [*parts, html.meanings(MEANINGS), html.provenance(_facts(hardware, command))])
 
 
-def _table(columns: Columns, rows: Sequence[Row]) -> str:
-    head = "".join(f"<th>{html.escape(name)}</th>" for name, _ in columns)
-    body = "".join("<tr>" + "".join(f"<td>{cell(row)}</td>" for _, cell in columns) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+def _introduction(hardware: Hardware) -> str:
+    plain, groups = hardware.comparisons[0], hardware.groups
+    return (
+        f"{len(plain.reference.accuracy)} seeds, {len(groups.names)} groups, {groups.train_count.sum():,} training and "
+        f"{groups.test_count.sum():,} test images; {len(plain.profiles)} profiles beside the reference "
+        f"{plain.reference.label}, {len(plain.ulps)} one-ulp controls. ± is half of a 95 % interval over seeds."
+    )
 
 
-def _provenance(hardware: Hardware, command: Sequence[str]) -> str:
-    """Say what made each profile's runs; nothing is known of results without runs."""
-    facts: dict[str, Any] = {"made by": " ".join(command)}
-    for series in (hardware.comparisons[0].reference, *hardware.comparisons[0].profiles):
-        environments = [run.json("environment.json") for run in series.trained]
-        if environments:
+def _facts(hardware: Hardware, command: Sequence[str]) -> dict[str, Any]:
+    """Return what made each profile's networks; nothing is known of results without runs."""
+    plain, facts = hardware.comparisons[0], dict[str, Any]({"made by": " ".join(command)})
+    for series in (plain.reference, *plain.profiles):
+        if series.trained:
+            last = series.trained[-1].json("environment.json")
+            own = {name: last.get(name) for name in ("driver", "xla_flags", "probe")}
             facts[series.label] = {
-                "commits": sorted({str(e["commit"]) + "+changes" * e["uncommitted_changes"] for e in environments}),
-                "device": sorted({f"{e['backend']}: {e['device_kind']} x {e['device_count']}" for e in environments}),
-                **{key: environments[-1][key] for key in ("driver", "xla_flags", "default_matmul_precision")},
-                "versions": environments[-1]["versions"] | {"python": environments[-1]["python"]},
-                "probe": environments[-1].get("probe"),
-                "finished": max(e["finished"] for e in environments),
-                "runs": [run.path.name for run in series.trained],
+                **reports.provenance(series.trained),
+                **own,
+                "trained runs": [run.path.name for run in series.trained],
             }
-    if trained := hardware.comparisons[0].reference.trained:
+    if trained := plain.reference.trained:
         facts |= {key: trained[0].config[key] for key in ("data", "model", "train")}
-    text = html.escape(json.dumps(facts, indent=1))
-    return f"<h2>How this was made</h2><p>Each run's folder holds its whole configuration.</p><pre>{text}</pre>"
+    return facts

@@ -1,7 +1,6 @@
 """The report of a hardware study: one HTML file that opens offline, the figures as files, the numbers as CSV."""
 
 import dataclasses
-import html
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -17,13 +16,13 @@ from experiments.hardware import results as hardware_results
 from experiments.hardware import tables as numbers
 from experiments.hardware.figures import Segment
 from experiments.hardware.results import Hardware
-from experiments.reporting import reports
-from experiments.reporting import tables as written
+from experiments.reporting import reports, tables
 from experiments.reporting.verdicts import Missing
 from experiments.running import datasets
 from experiments.running.datasets import DataConfig
 from experiments.running.records import load_network
 from jaxfair import groups
+from jaxfair.data import sources
 from jaxfair.data.dataset import normalize
 from jaxfair.errors import JaxfairError
 from jaxfair.networks.network import Network
@@ -33,7 +32,14 @@ from jaxfair.sensitivity import losses_on_segment
 POINTS = np.linspace(0, 1, 13)  # beyond them a batch norm's variance may be negative
 
 
-def write(studies: Sequence[Path], folder: Path, command: Sequence[str], *, allow_versions: bool = False) -> Hardware:
+def write(
+    studies: Sequence[Path],
+    folder: Path,
+    command: Sequence[str],
+    *,
+    allow_versions: bool = False,
+    data: DataConfig | None = None,
+) -> Hardware:
     """Write ``report.html``, figures and tables into ``folder``, replacing an earlier report, and print a summary.
 
     Args:
@@ -41,6 +47,7 @@ def write(studies: Sequence[Path], folder: Path, command: Sequence[str], *, allo
         folder: of the report; what it held is lost.
         command: what the reader types to make it again.
         allow_versions: whether runs of different package versions are compared.
+        data: of the study; None looks for the data where the reference's runs found them.
 
     Raises:
         JaxfairError: the studies cannot be compared, or the folder cannot be written; an earlier report is then whole.
@@ -50,16 +57,22 @@ def write(studies: Sequence[Path], folder: Path, command: Sequence[str], *, allo
     runs = [
         run for bundle in found for member in bundle.members for run in member.trained + member.analysed + member.steps
     ]
-    publish(hardware, folder, command, runs)
+    publish(hardware, folder, command, runs, data)
     print_summary(hardware)
-    print(f"\nReport: {folder / 'report.html'}")
+    print(f"\nReport: {folder / reports.PAGE}")
     return hardware
 
 
-def publish(hardware: Hardware, folder: Path, command: Sequence[str], runs: Sequence[Run] = ()) -> None:
+def publish(
+    hardware: Hardware,
+    folder: Path,
+    command: Sequence[str],
+    runs: Sequence[Run] = (),
+    data: DataConfig | None = None,
+) -> None:
     """Write the report of results that came from ``runs``; see ``write``."""
     with reports.replacing(folder) as made:
-        drawn = figures.write(hardware, made, partial(segment, hardware))
+        drawn = figures.write(hardware, made, partial(segment, hardware, data))
         found = claims.claims(hardware)
         rows = {
             "profiles": numbers.profile_rows(hardware),
@@ -69,18 +82,22 @@ def publish(hardware: Hardware, folder: Path, command: Sequence[str], runs: Sequ
         }
         for name, table in rows.items():
             if table:
-                written.write_csv(made / f"{name}.csv", table)
+                tables.write_csv(made / f"{name}.csv", table)
         trained = hardware.comparisons[0].reference.trained
         title = page.TITLE + (f" ({trained[0].config['data']['name']})" if trained else "")
         reports.write_record(made, "hardware", title, command, runs, found)
         text = page.page(hardware, drawn, rows, found, command)
-        (made / "report.html").write_text(text, encoding="utf-8")
+        (made / reports.PAGE).write_text(text, encoding="utf-8")
 
 
-def segment(hardware: Hardware) -> Segment:
+def segment(hardware: Hardware, data: DataConfig | None = None) -> Segment:
     """Compute groups' test losses between the reference's and another profile's parameters, seed 0.
 
     The profile is the one with the largest xi. Both networks are evaluated on the reference's arithmetic.
+
+    Args:
+        hardware: the results.
+        data: of the study; None looks for the data where the reference's runs found them.
 
     Raises:
         Missing: there is no other profile, or the data are not to be found or have changed.
@@ -92,15 +109,13 @@ def segment(hardware: Hardware) -> Segment:
         raise Missing("the networks are not at hand")
     apart = [numbers.pair_xi(plain, [series])[0] for series in plain.profiles]
     other = plain.profiles[int(np.nanargmax(apart))]
-    stored = plain.reference.trained[0].config["data"]
-    fields = {field.name for field in dataclasses.fields(DataConfig)} & set(stored)
-    settings: Any = {name: tuple(v) if isinstance(v := stored[name], list) else v for name in fields}
+    run = plain.reference.trained[0]
     try:
-        prepared = datasets.prepare(DataConfig(**settings))
+        prepared = datasets.prepare(_data_of(run) if data is None else data)
     except JaxfairError as error:
         raise Missing(f"the data cannot be loaded again: {error}") from error
     test = prepared.test
-    if test.fingerprint() != stored["fingerprint"]["test"]:
+    if test.fingerprint() != run.config["data"]["fingerprint"]["test"]:
         raise Missing("the data that are found now are others")
     start, end = (load_network(series.trained[0]) for series in (plain.reference, other))
     end = jax.tree.unflatten(jax.tree.structure(start), jax.tree.leaves(end))  # the module differs by its arithmetic
@@ -110,26 +125,23 @@ def segment(hardware: Hardware) -> Segment:
     return Segment(POINTS, losses_on_segment(logits, start, end, images, test.label, weights, POINTS), other.label)
 
 
+def _data_of(run: Run) -> DataConfig:
+    """Return what data a run was made of, and where it found them: its environment says that, not its configuration."""
+    stored = run.config["data"]
+    fields = {field.name for field in dataclasses.fields(DataConfig)} & set(stored)
+    settings: Any = {name: tuple(v) if isinstance(v := stored[name], list) else v for name in fields}
+    if stored["name"] not in sources.EMBEDDED:  # with a path, nothing is searched for or downloaded
+        settings["path"] = Path(run.json("environment.json")["data_source"]["origin"].partition(" in ")[2])
+    return DataConfig(**settings)
+
+
 def _logits(mean: Array, std: Array, network: Network, images: Array) -> Array:
     return network(normalize(images, mean, std))
 
 
 def print_summary(hardware: Hardware) -> None:
     """Print one row a profile and control of the plain training, and the warnings."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    rows = [row for row in numbers.profile_rows(hardware) if row["training"] == hardware.comparisons[0].title]
-    caption = f"±: half of a 95 % interval over {rows[0]['seeds']} seeds. Losses are of test images."
-    table = Table(title=page.TITLE, caption=Text(caption), caption_justify="left")
-    for name, _ in page.PROFILES[1:]:
-        first = name == "hardware"
-        table.add_column(name, justify="left" if first else "right", no_wrap=first)
-    for row in rows:
-        table.add_row(*(Text(html.unescape(cell(row))) for _, cell in page.PROFILES[1:]))
-    console = Console()
-    console = console if console.is_terminal else Console(width=160)
-    console.print(table)
-    for text in page.warnings(hardware):
-        console.print(Text(f"warning: {text}", style="red"))
+    plain = hardware.comparisons[0]
+    caption = f"±: half of a 95 % interval over {len(plain.reference.accuracy)} seeds. Losses are of test images."
+    table = page.profile_table(numbers.profile_rows(hardware), plain.title)
+    tables.show(table, page.TITLE, caption, page.warnings(hardware))

@@ -16,14 +16,13 @@ from jaxfair.runs import Run
 
 
 class Series(NamedTuple):
-    """All seeds of one training on one profile; for s seeds, g groups, n test images, t recorded steps.
+    """All seeds of one training on one profile; for s seeds, g groups, t recorded steps.
 
     Attributes:
         label: for readers; says whether the profile is native or emulated, and the control.
         profile, kind, control: by name.
         accuracy: over the test set, shape (s,).
-        groups: each quantity of ``result.json``, shape (s, g).
-        correct: 1.0 where the prediction is right, shape (s, n).
+        by_group: each quantity of ``result.json``, shape (s, g).
         distance: of the parameters from the reference's, shape (s,); 0 for the reference.
         curve: the same after each recorded step, estimated from sketches, shape (s, t); None where there is none.
         same_bits: whether the parameters at the end are the reference's to the bit, shape (s,).
@@ -35,8 +34,7 @@ class Series(NamedTuple):
     kind: str
     control: str
     accuracy: np.ndarray
-    groups: dict[str, np.ndarray]
-    correct: np.ndarray
+    by_group: dict[str, np.ndarray]
     distance: np.ndarray
     curve: np.ndarray | None
     same_bits: np.ndarray
@@ -76,35 +74,23 @@ class Hardware(NamedTuple):
 
     Attributes:
         comparisons: of every kind of training.
-        group_names: in the order of the groups axis.
-        train_count, test_count: images of each group.
-        group: of each test image.
+        groups: in the order of the groups axis.
         steps: after which parameters were recorded, 0 first; empty where they were not.
         differences: sentences on package versions that differ between machines.
     """
 
     comparisons: tuple[Comparison, ...]
-    group_names: tuple[str, ...]
-    train_count: np.ndarray
-    test_count: np.ndarray
-    group: np.ndarray
+    groups: Groups
     steps: np.ndarray
     differences: tuple[str, ...]
 
-    @property
-    def groups(self) -> Groups:
-        """Names and counts of the groups."""
-        return Groups(self.group_names, self.train_count, self.test_count)
 
-    @property
-    def large(self) -> np.ndarray:
-        """Whether each group has at least the average number of training images."""
-        return self.groups.large
+class _Base(NamedTuple):
+    """What every series of a comparison is held against: the reference's networks, sketches and digests, by seed."""
 
-    @property
-    def order(self) -> np.ndarray:
-        """Groups from the most training images to the fewest."""
-        return self.groups.order
+    networks: list[Network]
+    sketches: np.ndarray | None
+    digests: np.ndarray
 
 
 def collect(bundles: Sequence[Bundle], differences: Sequence[str] = ()) -> Hardware:
@@ -116,15 +102,13 @@ def collect(bundles: Sequence[Bundle], differences: Sequence[str] = ()) -> Hardw
     first = bundles[0]
     if not first.reference:
         raise JaxfairError(f"'{first.folder}' has no reference profile; give the study that ran the controls first.")
-    names = _labels(bundles)
     kinds = dict.fromkeys((member.mitigation, member.budget) for member in first.members)
-    comparisons = tuple(_comparison(bundles, names, *kind) for kind in kinds)
-    analysed = first.members[0].analysed[0]
-    columns, group = analysed.json("result.json")["groups"], analysed.arrays("examples.npz")["group"]
+    comparisons = tuple(_comparison(bundles, *kind) for kind in kinds)
+    columns = first.members[0].analysed[0].json("result.json")["groups"]
+    groups = Groups(tuple(columns["name"]), np.array(columns["train_count"]), np.array(columns["test_count"]))
     recorded = first.members[0].steps
     steps = recorded[0].arrays("sketches.npz")["steps"] if recorded else np.array([], int)
-    counts = np.array(columns["train_count"]), np.array(columns["test_count"])
-    return Hardware(comparisons, tuple(columns["name"]), *counts, group, steps, tuple(differences))
+    return Hardware(comparisons, groups, steps, tuple(differences))
 
 
 def _labels(bundles: Sequence[Bundle]) -> list[str]:
@@ -136,64 +120,56 @@ def _labels(bundles: Sequence[Bundle]) -> list[str]:
     ]
 
 
-def _comparison(bundles: Sequence[Bundle], names: Sequence[str], mitigation: str, budget: int | None) -> Comparison:
+def _comparison(bundles: Sequence[Bundle], mitigation: str, budget: int | None) -> Comparison:
+    first, wanted = bundles[0], (mitigation, budget)
+    reference = next((m for m in first.members if (m.control, m.mitigation, m.budget) == ("none", *wanted)), None)
+    if reference is None:
+        raise JaxfairError(f"'{first.folder}' lacks its reference training ({mitigation}, {budget} ReLUs).")
+    digests = np.array([run.json("result.json")["parameters"] for run in reference.analysed])
+    base = _Base([load_network(run) for run in reference.trained], _sketches(reference), digests)
+    names = _labels(bundles)
     series: dict[str, list[Series]] = {"profiles": [], "ulps": [], "others": []}
-    base = _member(bundles[0], "none", mitigation, budget)
-    if base is None:
-        raise JaxfairError(f"'{bundles[0].folder}' lacks its reference training ({mitigation}, {budget} ReLUs).")
-    networks, sketches = [load_network(run) for run in base.trained], _sketches(base)
-    digests = np.array([run.json("result.json")["parameters"] for run in base.analysed])
     for bundle, name in zip(bundles, names, strict=True):
         for member in bundle.members:
-            if (member.mitigation, member.budget) != (mitigation, budget) or member is base:
+            if (member.mitigation, member.budget) != wanted or member is reference:
                 continue
-            if member.control != "none" and bundle is not bundles[0]:
+            if member.control != "none" and bundle is not first:
                 continue  # controls are those of the reference
             label = name + CONTROLS.get(member.control, f", {member.control[:3]} {member.control[3:]}")
             kind = "profiles" if member.control == "none" else "others" if member.control in CONTROLS else "ulps"
-            series[kind].append(_series(bundle, label, member, networks, sketches, digests))
-    title = f"SNL {budget}" if budget is not None else "plain" if mitigation == "none" else mitigation
-    reference = _series(bundles[0], names[0], base, networks, sketches, digests)
-    moved = np.full(len(networks), np.nan)
-    if sketches is not None:
-        moved = np.linalg.norm(sketches[:, -1] - sketches[:, 0], axis=-1)
-    others = (tuple(found) for found in (series["profiles"], series["ulps"], series["others"]))
-    return Comparison(title, mitigation, budget, reference, *others, moved=moved)
+            series[kind].append(_series(bundle, label, member, base))
+    moved = np.full(len(base.networks), np.nan)
+    if base.sketches is not None:
+        moved = np.linalg.norm(base.sketches[:, -1] - base.sketches[:, 0], axis=-1)
+    return Comparison(
+        title=f"SNL {budget}" if budget is not None else "plain" if mitigation == "none" else mitigation,
+        mitigation=mitigation,
+        budget=budget,
+        reference=_series(first, names[0], reference, base),
+        profiles=tuple(series["profiles"]),
+        ulps=tuple(series["ulps"]),
+        others=tuple(series["others"]),
+        moved=moved,
+    )
 
 
-def _member(bundle: Bundle, control: str, mitigation: str, budget: int | None) -> Member | None:
-    wanted = (control, mitigation, budget)
-    return next((m for m in bundle.members if (m.control, m.mitigation, m.budget) == wanted), None)
-
-
-def _series(
-    bundle: Bundle,
-    label: str,
-    member: Member,
-    networks: Sequence[Network],
-    sketches: np.ndarray | None,
-    digests: np.ndarray,
-) -> Series:
+def _series(bundle: Bundle, label: str, member: Member, base: _Base) -> Series:
     results = [run.json("result.json") for run in member.analysed]
-    examples = [run.arrays("examples.npz") for run in member.analysed]
     columns = [name for name in results[0]["groups"] if name != "name"]
-    own = [load_network(run) for run in member.trained]
-    distance = [parameter_distance(a.params, b.params) for a, b in zip(networks, own, strict=True)]
-    found = _sketches(member)
+    own, sketches = [load_network(run) for run in member.trained], _sketches(member)
     curve = None
-    if sketches is not None and found is not None and found.shape == sketches.shape:
-        curve = np.linalg.norm(found - sketches, axis=-1)
+    if sketches is not None and base.sketches is not None and sketches.shape == base.sketches.shape:
+        curve = np.linalg.norm(sketches - base.sketches, axis=-1)
     return Series(
         label=label,
         profile=bundle.profile,
         kind=bundle.kind,
         control=member.control,
         accuracy=np.array([result["accuracy"] for result in results]),
-        groups={name: np.array([result["groups"][name] for result in results], float) for name in columns},
-        correct=np.array([(e["logits"].argmax(-1) == e["label"]).astype(float) for e in examples]),
-        distance=np.array(distance),
+        by_group={name: np.array([result["groups"][name] for result in results], float) for name in columns},
+        distance=np.array([parameter_distance(a.params, b.params) for a, b in zip(base.networks, own, strict=True)]),
         curve=curve,
-        same_bits=np.array([result["parameters"] for result in results]) == digests,
+        same_bits=np.array([result["parameters"] for result in results]) == base.digests,
         trained=tuple(member.trained),
     )
 

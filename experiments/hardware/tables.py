@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from experiments.hardware.results import Comparison, Hardware, Series
-from experiments.reporting.verdicts import Missing
+from experiments.reporting.series import UNKNOWN, over_seeds, with_interval
+from experiments.reporting.tables import Row
+from experiments.reporting.verdicts import Missing, stored
 from jaxfair.bounds import TaylorBound, sensitivity_bound
-from jaxfair.groups import seed_interval
 from jaxfair.sensitivity import (
     SpreadTest,
     fairness_violation,
@@ -26,9 +27,7 @@ KINDS = ("native", "emulated")
 
 def quantity(series: Series, name: str) -> np.ndarray:
     """Return a quantity of every seed and group, shape (s, g)."""
-    if not np.isfinite(series.groups.get(name, np.nan)).all():
-        raise Missing(f"the runs of {series.label} do not store '{name}' for every seed and group")
-    return series.groups[name]
+    return stored(series.by_group, name, series.label)
 
 
 def of_kind(comparison: Comparison, kind: str) -> tuple[Series, ...]:
@@ -40,14 +39,14 @@ def differences(comparison: Comparison, others: Sequence[Series], name: str = "l
     """Return ``|other - reference|`` of a quantity, shape (others, s, g)."""
     if not others:
         raise Missing("there is nothing to compare the reference with")
-    return np.abs(np.stack([series.groups[name] for series in others]) - comparison.reference.groups[name])
+    return np.abs(np.stack([series.by_group[name] for series in others]) - comparison.reference.by_group[name])
 
 
 def delta(comparison: Comparison, others: Sequence[Series]) -> np.ndarray:
     """Return ``Delta(a, m)`` in nats of the reference m among ``others``, shape (s, g) (Nelaturu et al. 2024, 3)."""
     if not others:
         raise Missing("there is nothing to compare the reference with")
-    losses = np.stack([series.groups["loss"] for series in (comparison.reference, *others)], axis=1)
+    losses = np.stack([series.by_group["loss"] for series in (comparison.reference, *others)], axis=1)
     return group_sensitivity(losses)[:, 0]
 
 
@@ -74,7 +73,8 @@ def rho(comparison: Comparison) -> np.ndarray:
 def bounds(hardware: Hardware, comparison: Comparison) -> list[TaylorBound]:
     """Compare Delta over all profiles with Theorem 4.1 at the reference, for each seed."""
     reference = comparison.reference
-    if (reference.groups.get("curvature_count", hardware.test_count) != hardware.test_count).any():
+    tested = hardware.groups.test_count
+    if (reference.by_group.get("curvature_count", tested) != tested).any():
         raise Missing("gradients are of the training images, losses of the test images; use --analysis.split test")
     # Lanczos ends below the largest eigenvalue, by no more than the residual.
     top = quantity(reference, "top_eigenvalue") + quantity(reference, "top_eigenvalue_residual")
@@ -86,8 +86,8 @@ def spread_test(comparison: Comparison, name: str) -> SpreadTest:
     """Test whether profiles move a quantity further than the one-ulp controls do."""
     if not comparison.profiles or not comparison.ulps:
         raise Missing("the study has no profile beside the reference, or no one-ulp control")
-    profiles, controls = (np.stack([s.groups[name] for s in part]) for part in (comparison.profiles, comparison.ulps))
-    return spread_against_control(comparison.reference.groups[name], profiles, controls)
+    profiles, controls = (np.stack([s.by_group[name] for s in part]) for part in (comparison.profiles, comparison.ulps))
+    return spread_against_control(comparison.reference.by_group[name], profiles, controls)
 
 
 def rejoining(hardware: Hardware, comparison: Comparison) -> dict[str, float]:
@@ -111,7 +111,7 @@ def said_to_rejoin(series: Series, found: Mapping[str, float]) -> str:
     return never if np.isnan(found[series.label]) else str(int(found[series.label]))
 
 
-def profile_rows(hardware: Hardware) -> list[dict[str, Any]]:
+def profile_rows(hardware: Hardware) -> list[Row]:
     """Return one row a training and series: what it is, accuracy, distances from the reference, with intervals."""
     rows = []
     for comparison in hardware.comparisons:
@@ -121,42 +121,46 @@ def profile_rows(hardware: Hardware) -> list[dict[str, Any]]:
             role = "reference" if series is comparison.reference else "profile" if is_profile else "control"
             row: dict[str, Any] = {"training": comparison.title, "hardware": series.label, "kind": series.kind}
             row |= {"role": role, "control": series.control, "seeds": len(series.accuracy)}
-            row |= with_interval("accuracy", series.accuracy)
+            row["accuracy"] = over_seeds(series.accuracy)
             largest = np.fmax.reduce(differences(comparison, [series])[0], axis=1)
-            row |= with_interval("largest_loss_difference", largest) | with_interval("distance", series.distance)
+            row |= {"largest_loss_difference": over_seeds(largest), "distance": over_seeds(series.distance)}
             row["same_bits_seeds"] = int(series.same_bits.sum())
             rows.append(row | {"as_far_as_ulps_from_step": said_to_rejoin(series, found)})
     return rows
 
 
-def group_rows(hardware: Hardware) -> list[dict[str, Any]]:
+def group_rows(hardware: Hardware) -> list[Row]:
     """Return one row a training and group: counts, Delta over profiles and among controls, and Theorem 4.1's terms."""
+    return [row for comparison in hardware.comparisons for row in _rows_of_groups(hardware, comparison)]
+
+
+def _rows_of_groups(hardware: Hardware, comparison: Comparison) -> list[Row]:
+    groups, own = hardware.groups, comparison.reference.by_group
+    nothing = np.full_like(own["loss"], np.nan)
+    sets = {"delta": comparison.profiles, **{f"delta_{kind}": of_kind(comparison, kind) for kind in KINDS}}
+    sets["delta_ulps"] = comparison.ulps
+    values = {name: own[name] for name in ("accuracy", "loss")}
+    values |= {name: delta(comparison, others) if others else nothing for name, others in sets.items()}
+    values |= {name: own.get(name, nothing) for name in ("gradient_norm", "top_eigenvalue")}
+    measured = {name: over_seeds(value) for name, value in values.items()}
+    try:
+        found = bounds(hardware, comparison)
+    except Missing:
+        found = [TaylorBound(*[part] * 6) for part in nothing]
+    known = np.all([np.isfinite(bound.actual) for bound in found], axis=0)
+    terms = {name: np.mean([getattr(b, name) for b in found], axis=0) for name in TaylorBound._fields}
+    holds = np.where(known, terms["holds"], np.nan)
     rows = []
-    for comparison in hardware.comparisons:
-        reference, nothing = comparison.reference, np.full_like(comparison.reference.groups["loss"], np.nan)
-        sets = {"delta": comparison.profiles, **{f"delta_{kind}": of_kind(comparison, kind) for kind in KINDS}}
-        sets["delta_ulps"] = comparison.ulps
-        values = {"accuracy": reference.groups["accuracy"], "loss": reference.groups["loss"]}
-        values |= {name: delta(comparison, others) if others else nothing for name, others in sets.items()}
-        values |= {name: reference.groups.get(name, nothing) for name in ("gradient_norm", "top_eigenvalue")}
-        try:
-            found = bounds(hardware, comparison)
-        except Missing:
-            found = [TaylorBound(*[part] * 6) for part in nothing]
-        known = np.all(np.isfinite(np.stack([bound.actual for bound in found])), axis=0, keepdims=True)[0]
-        terms = {name: np.mean([getattr(b, name) for b in found], axis=0) for name in TaylorBound._fields}
-        for g in hardware.order:
-            row: dict[str, Any] = {"training": comparison.title, "group": hardware.group_names[g]}
-            row |= {"train_count": hardware.train_count[g], "test_count": hardware.test_count[g], "seeds": len(nothing)}
-            for name, value in values.items():
-                row |= with_interval(name, value[:, g])
-            row |= {"gradient_term": terms["first"][g], "eigenvalue_term": terms["second"][g]}
-            row |= {"bound": terms["bound"][g], "bound_holds": terms["holds"][g] if known[g] else np.nan}
-            rows.append(row | {"tightness": terms["tightness"][g]})
+    for g in groups.order:
+        row: dict[str, Any] = {"training": comparison.title, "group": groups.names[g]}
+        row |= {"train_count": groups.train_count[g], "test_count": groups.test_count[g], "seeds": len(nothing)}
+        row |= {name: value.at(g) for name, value in measured.items()}
+        row |= {"gradient_term": terms["first"][g], "eigenvalue_term": terms["second"][g]}
+        rows.append(row | {"bound": terms["bound"][g], "bound_holds": holds[g], "tightness": terms["tightness"][g]})
     return rows
 
 
-def spread_rows(hardware: Hardware) -> list[dict[str, Any]]:
+def spread_rows(hardware: Hardware) -> list[Row]:
     """Return one row a training, quantity, profile and group: its spread, the controls', and the test of the excess."""
     rows = []
     for comparison in hardware.comparisons:
@@ -165,41 +169,29 @@ def spread_rows(hardware: Hardware) -> list[dict[str, Any]]:
                 test = spread_test(comparison, name)
             except Missing:
                 continue
+            excess = with_interval(test.excess, test.interval)
             for i, series in enumerate(comparison.profiles):
-                for g in hardware.order:
+                for g in hardware.groups.order:
                     row: dict[str, Any] = {"training": comparison.title, "quantity": name, "hardware": series.label}
-                    row |= {"kind": series.kind, "group": hardware.group_names[g], "seeds": len(series.accuracy)}
+                    row |= {"kind": series.kind, "group": hardware.groups.names[g], "seeds": len(series.accuracy)}
                     row |= {"controls": len(comparison.ulps), "spread": test.spread[i, g], "control": test.control[g]}
-                    low, high = test.interval.low[i, g], test.interval.high[i, g]
-                    row |= {"excess": test.excess[i, g], "excess_low": low, "excess_high": high}
-                    row |= {"p_value": test.p_value[i, g], "family_p_value": test.family_p_value[i, g]}
-                    rows.append(row | {"smallest_p_value": test.smallest_p_value})
+                    row |= {"excess": excess.at((i, g)), "p_value": test.p_value[i, g]}
+                    row |= {"family_p_value": test.family_p_value[i, g], "smallest_p_value": test.smallest_p_value}
+                    rows.append(row)
     return rows
 
 
-def training_rows(hardware: Hardware) -> list[dict[str, Any]]:
+def training_rows(hardware: Hardware) -> list[Row]:
     """Return one row a training: accuracy on the reference, rho, and xi as the paper has it and between two runs."""
     rows = []
     for comparison in hardware.comparisons:
-        nothing = np.full_like(comparison.reference.accuracy, np.nan)
-        row: dict[str, Any] = {
-            "training": comparison.title,
-            "seeds": len(nothing),
-            "profiles": len(comparison.profiles),
-        }
-        row |= {"ulps": len(comparison.ulps)} | with_interval("accuracy", comparison.reference.accuracy)
-        row |= with_interval("rho", rho(comparison) if comparison.profiles else nothing)
-        sets = {"profiles": comparison.profiles, "ulps": comparison.ulps}
-        for name, others in sets.items():
-            row |= with_interval(f"xi_{name}", xi(comparison, others) if others else nothing)
-        sets = {**{kind: of_kind(comparison, kind) for kind in KINDS}, "ulps": comparison.ulps}
-        for name, others in sets.items():
-            row |= with_interval(f"pair_xi_{name}", pair_xi(comparison, others) if others else nothing)
+        profiles, ulps, accuracy = comparison.profiles, comparison.ulps, comparison.reference.accuracy
+        row: dict[str, Any] = {"training": comparison.title, "seeds": len(accuracy), "profiles": len(profiles)}
+        row |= {"ulps": len(ulps), "accuracy": over_seeds(accuracy)}
+        row["rho"] = over_seeds(rho(comparison)) if profiles else UNKNOWN
+        for name, others in {"profiles": profiles, "ulps": ulps}.items():
+            row[f"xi_{name}"] = over_seeds(xi(comparison, others)) if others else UNKNOWN
+        for name, others in {**{kind: of_kind(comparison, kind) for kind in KINDS}, "ulps": ulps}.items():
+            row[f"pair_xi_{name}"] = over_seeds(pair_xi(comparison, others)) if others else UNKNOWN
         rows.append(row)
     return rows
-
-
-def with_interval(name: str, values: np.ndarray) -> dict[str, float]:
-    """Return the mean over seeds of ``values`` (s,) and its interval, as a table's row holds them."""
-    interval = seed_interval(values)
-    return {name: float(values.mean()), f"{name}_low": float(interval.low), f"{name}_high": float(interval.high)}

@@ -12,13 +12,12 @@ import numpy as np
 
 from experiments.linearization import results as tables
 from experiments.linearization.results import Results, Variant
-from experiments.reporting.verdicts import Claim, Missing, Side, decide, rank_correlations
+from experiments.reporting.verdicts import CHEAP, Claim, Missing, Side, decide, rank_correlations, small_groups, stored
 from jaxfair.bounds import excess_loss_bound
 from jaxfair.runs import Run
 
 UNHARMED = 2.0  # "nearly unharmed" is a smaller relative drop, in percent
 SEVERAL = 3  # times as much
-CHEAP = 0.01  # "little cost" is less accuracy
 COMPARABLE = 2  # ReLU counts that differ by a larger factor are not compared
 TERMS = (("first", "gradient"), ("second", "eigenvalue"))
 FEWER, RHO = "Spearman correlation over budgets of fewer ReLUs with", "Spearman correlation over groups of"
@@ -119,16 +118,12 @@ def _named(results: Results, *networks: Variant) -> str:
 
 
 def _small(results: Results) -> np.ndarray:
-    if results.groups.large.all():
-        raise Missing("no group has fewer training images than the average")
-    return ~results.groups.large
+    return small_groups(results.groups)
 
 
 def _quantity(network: Variant, name: str) -> np.ndarray:
     """Return a quantity of every group, shape (seeds, groups)."""
-    if not np.isfinite(network.by_group.get(name, np.nan)).all():
-        raise Missing(f"the runs of {network.label} do not store '{name}' for every seed and group")
-    return network.by_group[name]
+    return stored(network.by_group, name, network.label)
 
 
 def _known(network: Variant) -> np.ndarray:

@@ -141,7 +141,7 @@ class Points(NamedTuple):
     Attributes:
         label: in the legend.
         color, marker: of the points.
-        value: one for each group, in the groups' own order.
+        value: one for each group, in the groups' own order, or one number.
     """
 
     label: str
@@ -167,6 +167,15 @@ def by_group(axes: "Axes", groups: Groups, rows: Sequence[Points], *, size: floa
         axes.axvline(boundary, color="#eeeeee", linewidth=0.8, zorder=0)
     if zero:
         axes.axhline(0, color=GREY, linewidth=0.8, zorder=1)
+
+
+def across(axes: "Axes", rows: Sequence[Points]) -> None:
+    """Draw one value a row, names at the left, from top to bottom."""
+    for y, row in enumerate(rows):
+        errorbar(axes, row.value, y, row.color, row.marker)
+    axes.set_yticks(range(len(rows)), [row.label for row in rows], fontsize=8)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.grid(visible=False, axis="y")
 
 
 def shifts(count: int) -> np.ndarray:

@@ -1,11 +1,12 @@
 """A finding as a number: its statistic for each seed, the interval of the mean, and whether it is borne out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from experiments.reporting import tables
+from experiments.reporting.groups import Groups
 from experiments.reporting.series import Estimate, over_seeds
 from experiments.reporting.tables import Column, Table
 from jaxfair.errors import JaxfairError
@@ -14,6 +15,7 @@ Verdict = Literal["supported", "not supported: contradicted", "not supported: no
 Side = Literal["above", "below"]
 
 RANKED = 3  # a rank correlation of two is 1 or -1, so seeds that agree by chance would show anything
+CHEAP = 0.01  # "little cost" is less accuracy
 DIGITS = 9  # decimals that are kept; below them a sum in another order differs
 
 
@@ -98,6 +100,20 @@ def decide(results: Any, name: str, statement: str, statistic: str, measure: Cal
         notes += ["all seeds agree exactly, so the interval has no width"] * (low == high)
     return Claim(name, statement, statistic, value, low, high, len(values), verdict, "; ".join(filter(None, notes)))
 # fmt: on
+
+
+def stored(by_group: Mapping[str, np.ndarray], name: str, label: str) -> np.ndarray:
+    """Return a quantity of the runs called ``label``, shape (seeds, groups); ``Missing`` unless all of it is known."""
+    if not np.isfinite(by_group.get(name, np.nan)).all():
+        raise Missing(f"the runs of {label} do not store '{name}' for every seed and group")
+    return by_group[name]
+
+
+def small_groups(groups: Groups) -> np.ndarray:
+    """Return whether each group is small, shape (groups,); ``Missing`` if none is."""
+    if groups.large.all():
+        raise Missing("no group has fewer training images than the average")
+    return ~groups.large
 
 
 def rank_correlations(x: np.ndarray, y: np.ndarray, of: str) -> tuple[np.ndarray, str]:

@@ -8,9 +8,12 @@ import numpy as np
 import optax
 from jaxtyping import Float, Int
 
-from experiments.reporting.groups import LARGE, SMALL
+from experiments.reporting import drawing, series, tables
+from experiments.reporting.drawing import GREY, LARGE, SMALL
+from experiments.reporting.series import UNKNOWN
+from experiments.reporting.tables import Column, Table
 from experiments.running.progress import Progress
-from experiments.toy.networks import Layers, Toy, errorbar, fit, forward, init, plus_minus, summary, table
+from experiments.toy.networks import Layers, Toy, estimate, fit, forward, init, summary
 from jaxfair.errors import JaxfairError
 from jaxfair.groups import relative_drop
 
@@ -19,14 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 GROUPS = ("majority", "minority")
-
-
 NETWORKS = ("full", "half linear")
-
-
 TEST_POINTS = 5000  # of each group in the plane
-
-
 SHOWN_POINTS = 600  # in the figure, with the training points' shares
 
 
@@ -154,8 +151,8 @@ def draw_boundary(result: dict[str, Any], shown: Any) -> "Figure":
     for i, (name, color) in enumerate(zip(GROUPS, (LARGE, SMALL), strict=True)):
         values = result["relative_drop_percent"][name]
         drop.scatter([i] * len(values["per_seed"]), values["per_seed"], s=14, color=color, alpha=0.4, linewidths=0)
-        errorbar(drop, [i + 0.25], [values], color=color, marker="o")
-    drop.axhline(0, color="#888888", linewidth=0.8)
+        drawing.errorbar(drop, i + 0.25, estimate(values), color)
+    drop.axhline(0, color=GREY, linewidth=0.8)
     drop.set(xticks=(0, 1), xticklabels=GROUPS, xlim=(-0.5, 1.6), ylabel="relative accuracy drop (%)")
     drop.set_title(f"{len(values['per_seed'])} seeds: each, and\nmean with 95 % interval", fontsize=9.5)
     drop.grid(visible=False, axis="x")
@@ -180,16 +177,19 @@ def _draw_regions(axes: "Axes", layers: Layers, gates: Any, x: np.ndarray) -> No
 
 def print_boundary(result: dict[str, Any]) -> None:
     """Print accuracies and drops."""
-    accuracy, drop = result["accuracy"], result["relative_drop_percent"]
-    rows = [
-        [name, f"{result['relus'][name]}", *(plus_minus(accuracy[name][g], 100) for g in GROUPS)] for name in NETWORKS
-    ]
-    rows[0] += ["", ""]
-    rows[1] += [plus_minus(drop[g], 1) for g in GROUPS]
-    heads = ["network", "ReLUs", *(f"{what}, {g} (%)" for what in ("accuracy", "relative drop") for g in GROUPS)]
-    seeds = len(result["minority_drops_more_by"]["per_seed"])
-    table(f"Two classes in the plane, {seeds} seeds (± 95 % t intervals of the mean)", heads, rows)
-    print(f"The minority drops by {plus_minus(result['minority_drops_more_by'], 1)} points more.")
+    columns, rows = [Column("network"), Column("relus", "ReLUs")], []
+    for what in ("accuracy", "relative drop"):
+        columns += [Column(f"{what}, {group} (%)", form=".2f", half=True) for group in GROUPS]
+    for name in NETWORKS:
+        row: dict[str, Any] = {"network": name, "relus": result["relus"][name]}
+        row |= {f"accuracy, {group} (%)": estimate(result["accuracy"][name][group], 100) for group in GROUPS}
+        for group, drop in result["relative_drop_percent"].items():
+            row[f"relative drop, {group} (%)"] = UNKNOWN if name == NETWORKS[0] else estimate(drop)
+        rows.append(row)
+    more = result["minority_drops_more_by"]
+    title = f"Two classes in the plane, {len(more['per_seed'])} seeds (± 95 % t intervals of the mean)"
+    tables.show(Table(columns, rows), title)
+    print(f"The minority drops by {series.text(estimate(more), '.2f', half=True)} points more.")
 
 
 def check_boundary(config: Boundary) -> None:

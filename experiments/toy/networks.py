@@ -1,11 +1,11 @@
 """The small networks of the toy studies: drawn, trained and summarised."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +13,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from experiments.reporting.groups import LARGE
+from experiments.reporting.series import Estimate, over_seeds
 from jaxfair.errors import JaxfairError
-from jaxfair.groups import seed_interval
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 Layers = Sequence[tuple[Any, Any]]
 """Weights (inputs, outputs) and biases (outputs,) of each layer; the units of all but the last one are ReLUs."""
@@ -100,35 +96,10 @@ def fit(
 
 
 def summary(values: Any) -> dict[str, Any]:
-    """Return values with their mean and its 95 % t interval over seeds."""
-    low, high = seed_interval(np.asarray(values, float))
-    return {"per_seed": values, "mean": np.mean(values), "low": low, "high": high}
+    """Return values with their mean and its 95 % t interval over seeds, for a record."""
+    return {"per_seed": values, **over_seeds(values)._asdict()}
 
 
-def errorbar(axes: "Axes", x: Any, entries: Sequence[dict[str, Any]], *, marker: str, color=LARGE, label="") -> None:
-    """Draw summaries as points with their intervals."""
-    mean, low, high = (np.array([entry[key] for entry in entries], float) for key in ("mean", "low", "high"))
-    ends = np.nan_to_num(np.maximum([mean - low, high - mean], 0.0))  # one seed has no interval
-    axes.errorbar(x, mean, yerr=ends, color=color, marker=marker, linestyle="none", markersize=5, label=label)
-
-
-def plus_minus(entry: dict[str, Any], factor: float, digits: int = 2) -> str:
-    """Return a summary as text."""
-    if entry["mean"] is None:  # no drop from an accuracy of 0
-        return ""
-    half = "" if entry["high"] is None else f" ± {factor * (entry['high'] - entry['mean']):.{digits}f}"
-    return f"{factor * entry['mean']:.{digits}f}{half}"
-
-
-def table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
-    for i, head in enumerate(heads):
-        table.add_column(head, justify="right" if i else "left")
-    for row in rows:
-        table.add_row(*row)
-    console = Console()  # a file or a pipe has no width to fit into
-    (console if console.is_terminal else Console(width=120)).print(table)
+def estimate(entry: Mapping[str, Any], unit: float = 1.0) -> Estimate:
+    """Return a summary's mean and interval times ``unit``; a record has None where they are not known."""
+    return Estimate(*(unit * np.asarray(entry[key], float) for key in ("mean", "low", "high")))

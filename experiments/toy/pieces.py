@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import optax
 
-from experiments.reporting.groups import LARGE, SMALL
+from experiments.reporting import drawing, series, tables
+from experiments.reporting.drawing import GREY, LARGE, SMALL
+from experiments.reporting.series import Estimate
+from experiments.reporting.tables import Column, Table
 from experiments.running.progress import Progress
-from experiments.toy.networks import Layers, Toy, all_relus, errorbar, fit, forward, init, plus_minus, summary, table
+from experiments.toy.networks import Layers, Toy, all_relus, estimate, fit, forward, init, summary
 from jaxfair.errors import JaxfairError
 
 if TYPE_CHECKING:
@@ -169,7 +172,10 @@ def measure(config: Pieces, progress: Progress) -> tuple[dict[str, Any], Any]:
     for name in FUNCTIONS:
         chosen = [row for row in rows if row["function"] == name]
         logs = [np.log([row[key] for row in chosen]) for key in ("pieces", "best_error", "trained_error")]
-        slopes[name] = {"best": _fitted_slope(*logs[:2]), "trained": summary(np.polyfit(logs[0], logs[2], 1)[0])}
+        slopes[name] = {
+            "best": _fitted_slope(*logs[:2])._asdict(),
+            "trained": summary(np.polyfit(logs[0], logs[2], 1)[0]),
+        }
     return {"random": counted, "approximation": rows, "log_log_slope": slopes}, (config.interval, shown)
 
 
@@ -184,14 +190,15 @@ def draw_pieces(result: dict[str, Any], shown: Any) -> "Figure":
     for depth in sorted({row["network"].count("x") for row in rows}):
         chosen = [row for row in rows if row["network"].count("x") == depth]
         most, layers = [row["most"] for row in chosen], f"{depth + 1} hidden layer{'s' * (depth > 0)}"
-        errorbar(count, most, [row["pieces"] for row in chosen], marker="osD^v<>"[depth % 7], label=layers)
+        counted = series.stack([estimate(row["pieces"]) for row in chosen])
+        drawing.errorbar(count, most, counted, LARGE, "osD^v<>"[depth % 7], label=layers)
         for row in chosen:
             place: Any = {"xytext": (0, 9), "textcoords": "offset points", "fontsize": 6.5, "ha": "center"}
             count.annotate(row["network"], (row["most"], row["pieces"]["mean"]), **place)
     most, units = [row["most"] for row in rows], [row["units"] + 1 for row in rows]
     count.plot(most, units, "_", color=SMALL, markersize=10, label="hidden units + 1")
     top = 2 * max(row["pieces"]["mean"] for row in rows)
-    count.plot([2, top], [2, top], color="#888888", linewidth=1, label="as many as the formula allows")
+    count.plot([2, top], [2, top], color=GREY, linewidth=1, label="as many as the formula allows")
     count.set(xscale="log", yscale="log", ylim=(2, top))
     ticks = [t for t in (2, 5, 10, 20, 50, 100, 200, 500) if t <= top]
     count.set_yticks(ticks, [str(t) for t in ticks])
@@ -227,13 +234,13 @@ def _draw_example(axes: "Axes", interval: tuple[float, float], shown: dict[tuple
     axes.legend(fontsize=7, loc="upper center")
 
 
-def _fitted_slope(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
+def _fitted_slope(x: np.ndarray, y: np.ndarray) -> Estimate:
     """Return the slope of the line of least squares with its 95 % t interval."""
     from scipy.stats import t
 
     (slope, _), covariance = np.polyfit(x, y, 1, cov=True)
     half = t.ppf(0.975, len(x) - 2) * np.sqrt(covariance[0, 0])
-    return {"mean": slope, "low": slope - half, "high": slope + half}
+    return Estimate(slope, slope - half, slope + half)
 
 
 def parse_widths(name: str) -> tuple[int, ...]:
@@ -261,27 +268,34 @@ def check_pieces(config: Pieces) -> None:
         parse_widths(name)
 
 
+RANDOM = (
+    Column("network"),
+    Column("units", "hidden units"),
+    Column("pieces", "pieces, mean", ".2f", half=True),
+    Column("largest", "pieces, most"),
+    Column("most", "formula"),
+)
+APPROXIMATION = (
+    Column("function"),
+    Column("pieces"),
+    Column("best_error", "best possible error", ".2e"),
+    Column("median", "trained: median", ".2e"),
+    Column("best", "trained: best", ".2e"),
+)
+
+
 def print_pieces(result: dict[str, Any]) -> None:
     """Print counted pieces, errors and slopes."""
-    heads = ["network", "hidden units", "pieces, mean", "pieces, most", "formula"]
-    rows = [
-        [
-            r["network"],
-            f"{r['units']}",
-            plus_minus(r["pieces"], 1),
-            f"{max(r['pieces']['per_seed'])}",
-            f"{r['most']:,}",
-        ]
-        for r in result["random"]
+    counted = [
+        {**row, "pieces": estimate(row["pieces"]), "largest": max(row["pieces"]["per_seed"])}
+        for row in result["random"]
     ]
-    table("Linear pieces of random networks", heads, rows)
-    heads = ["function", "pieces", "best possible error", "trained: median", "trained: best"]
-    rows = []
-    for row in result["approximation"]:
-        trained = row["trained_error"]
-        values = (row["best_error"], np.median(trained), min(trained))
-        rows.append([row["function"], str(row["pieces"]), *(f"{value:.2e}" for value in values)])
-    table("Largest error of a piecewise linear function", heads, rows)
+    tables.show(Table(RANDOM, counted), "Linear pieces of random networks")
+    errors = [
+        {**row, "median": np.median(row["trained_error"]), "best": min(row["trained_error"])}
+        for row in result["approximation"]
+    ]
+    tables.show(Table(APPROXIMATION, errors), "Largest error of a piecewise linear function")
     for name, slopes in result["log_log_slope"].items():
-        shown = {key: plus_minus(value, 1, 3) for key, value in slopes.items()}
-        print(f"{name}: the best error falls as p^s with s = {shown['best']}, the trained one with {shown['trained']}.")
+        said = {key: series.text(estimate(value), ".3f", half=True) for key, value in slopes.items()}
+        print(f"{name}: the best error falls as p^s with s = {said['best']}, the trained one with {said['trained']}.")

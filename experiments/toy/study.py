@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from experiments import cli
-from experiments.reporting.drawing import STYLE
+from experiments.reporting import drawing
 from experiments.running.progress import Progress
 from experiments.toy.boundary import Boundary, check_boundary, compare, draw_boundary, print_boundary
 from experiments.toy.networks import Toy
@@ -48,10 +48,8 @@ def make(name: str, config: Toy) -> None:
         with Progress() as progress:
             result, shown = compute(config, progress)
         run.write_json("result.json", result)
-        with mpl.rc_context({**STYLE, "text.parse_math": True}):
-            figure = draw(result, shown)
-            figure.savefig(run.path / f"{name}.png")
-            figure.savefig(run.path / f"{name}.svg", metadata={"Date": None})
+        with mpl.rc_context({**drawing.STYLE, "text.parse_math": True}):
+            drawing.save(draw(result, shown), run.path / name)
         finished = {"finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
         environment |= {**hardware.describe(), **finished, "seconds": round(time.monotonic() - began, 2)}
         run.write_json("environment.json", environment)

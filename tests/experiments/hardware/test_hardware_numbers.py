@@ -45,10 +45,10 @@ def test_the_quantities_of_the_paper_by_hand() -> None:
     made = changed(made, "reference", 0, {name: np.array([value], float) for name, value in values.items()})
     np.testing.assert_array_equal(numbers.rho(made.comparisons[0]), [3.0])
     rows = {row["group"]: row for row in numbers.group_rows(made)}
-    assert [row["delta"] for row in rows.values()] == [0.5, 1.0, 2.0]
-    assert [row["delta_native"] for row in rows.values()] == [0.5, 1.0, 2.0]
-    assert all(np.isnan(row["delta_emulated"]) for row in rows.values())
-    assert [row["delta_ulps"] for row in rows.values()] == [0.0, 0.0, 0.5]
+    assert [row["delta"].mean for row in rows.values()] == [0.5, 1.0, 2.0]
+    assert [row["delta_native"].mean for row in rows.values()] == [0.5, 1.0, 2.0]
+    assert all(np.isnan(row["delta_emulated"]).all() for row in rows.values())
+    assert [row["delta_ulps"].mean for row in rows.values()] == [0.0, 0.0, 0.5]
     # gradient norm times 3, plus half of eigenvalue and residual times 9
     np.testing.assert_allclose([row["bound"] for row in rows.values()], [3 + 9, 6 + 22.5, 0.3 + 0.9])
     assert [row["bound_holds"] for row in rows.values()] == [1, 1, 0]
@@ -56,8 +56,8 @@ def test_the_quantities_of_the_paper_by_hand() -> None:
 
 
 def test_a_bound_needs_gradients_of_the_images_whose_loss_it_bounds(hardware: Hardware) -> None:
-    shape = hardware.comparisons[0].reference.groups["loss"].shape
-    other = changed(hardware, "reference", 0, {"curvature_count": np.broadcast_to(hardware.train_count, shape)})
+    shape = hardware.comparisons[0].reference.by_group["loss"].shape
+    other = changed(hardware, "reference", 0, {"curvature_count": np.broadcast_to(hardware.groups.train_count, shape)})
     with pytest.raises(Missing, match=r"--analysis\.split test"):
         numbers.bounds(other, other.comparisons[0])
     (claim,) = [claim for claim in claims.claims(other) if claim.name == "bound_holds"]
@@ -83,8 +83,8 @@ def test_profiles_are_told_from_controls_and_rejoin_them(hardware: Hardware) -> 
     assert [row["same_bits_seeds"] for row in rows] == [3, 0, 0, 0, 0, 0, 3, 0]
     plain = made.comparisons[0]
     for row, series in zip(rows, plain.every, strict=True):
-        largest = np.abs(series.groups["loss"] - plain.reference.groups["loss"]).max(axis=1)
-        np.testing.assert_allclose(row["largest_loss_difference"], largest.mean())
+        largest = np.abs(series.by_group["loss"] - plain.reference.by_group["loss"]).max(axis=1)
+        np.testing.assert_allclose(row["largest_loss_difference"].mean, largest.mean())
     one = plain._replace(ulps=plain.ulps[:1])
     assert numbers.rejoining(hardware._replace(steps=np.array(STEPS)), one) != {}  # three seeds are three curves
     assert numbers.rejoining(hardware, plain._replace(ulps=())) == {}
@@ -95,16 +95,16 @@ def test_spread_is_tested_for_each_profile_and_group(hardware: Hardware) -> None
     assert len(rows) == 2 * 3 * 4
     plain = hardware.comparisons[0]
     for name in ("loss", "accuracy"):
-        base = plain.reference.groups[name]
-        control = np.mean([np.abs(u.groups[name] - base) for u in plain.ulps], axis=0)
+        base = plain.reference.by_group[name]
+        control = np.mean([np.abs(u.by_group[name] - base) for u in plain.ulps], axis=0)
         for series in plain.profiles:
             mine = [row for row in rows if (row["quantity"], row["hardware"]) == (name, series.label)]
-            spread = np.abs(series.groups[name] - base)
-            for row, g in zip(mine, hardware.order, strict=True):
-                assert row["group"] == hardware.group_names[g]
+            spread = np.abs(series.by_group[name] - base)
+            for row, g in zip(mine, hardware.groups.order, strict=True):
+                assert row["group"] == hardware.groups.names[g]
                 excess = spread[:, g] - control[:, g]
                 ends = stats.t.interval(0.95, 2, excess.mean(), stats.sem(excess))
-                found = [row[key] for key in ("spread", "control", "excess", "excess_low", "excess_high")]
+                found = [row["spread"], row["control"], *row["excess"]]
                 np.testing.assert_allclose(found, [spread[:, g].mean(), control[:, g].mean(), excess.mean(), *ends])
                 assert 1 / 27 == row["smallest_p_value"] <= row["p_value"] <= row["family_p_value"] <= 1
 
@@ -134,7 +134,7 @@ BORNE_OUT: dict[str, Callable[[Hardware, float], Hardware]] = {
 
 def moved(made: Hardware, kind: str, by: Any, name: str = "loss", ulps: Any = None) -> Hardware:
     """Move a quantity of the profiles of a kind (all: ""), and of the one-ulp controls, from the reference's."""
-    base = made.comparisons[0].reference.groups[name]
+    base = made.comparisons[0].reference.by_group[name]
     for i, series in enumerate(made.comparisons[0].profiles):
         if kind in ("", series.kind):
             made = changed(made, "profiles", i, {name: base + by})
@@ -144,7 +144,7 @@ def moved(made: Hardware, kind: str, by: Any, name: str = "loss", ulps: Any = No
 
 
 def at_reference(made: Hardware, **values: Any) -> Hardware:
-    shape = made.comparisons[0].reference.groups["loss"].shape
+    shape = made.comparisons[0].reference.by_group["loss"].shape
     return changed(made, "reference", 0, {name: np.broadcast_to(value, shape) for name, value in values.items()})
 
 

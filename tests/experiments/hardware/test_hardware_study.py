@@ -52,7 +52,7 @@ def test_every_training_ran_on_every_profile_and_with_its_controls(results: Hard
         others = ["repeat", "order"] if comparison.title == "plain" else []
         assert [series.control for series in comparison.others] == others
     assert {series.kind for series in of(results, "plain").profiles} == {"emulated"}
-    assert {"gradient_norm", "top_eigenvalue"} <= of(results, "plain").reference.groups.keys()
+    assert {"gradient_norm", "top_eigenvalue"} <= of(results, "plain").reference.by_group.keys()
 
 
 def test_a_repeat_has_the_same_bits_and_nothing_else_has(results: Hardware) -> None:
@@ -82,8 +82,8 @@ def test_the_reports_numbers_are_those_of_the_runs(study: Path, results: Hardwar
     examples = [run.arrays("examples.npz") for run in bundles.read(study)[1].members[0].analysed]
     for seed, example in enumerate(examples):
         right = example["logits"].argmax(-1) == example["label"]
-        expected = [right[example["group"] == g].mean() for g in range(len(results.group_names))]
-        np.testing.assert_allclose(series.groups["accuracy"][seed], expected, rtol=1e-12)
+        expected = [right[example["group"] == g].mean() for g in range(len(results.groups.names))]
+        np.testing.assert_allclose(series.by_group["accuracy"][seed], expected, rtol=1e-12)
     assert (study / "report" / "report.html").is_file()
 
 

@@ -11,11 +11,12 @@ import optax
 import pytest
 from scipy import stats
 
+from experiments.reporting import drawing
 from experiments.running.progress import Progress
 from experiments.toy import boundary, pieces, study
 from experiments.toy import networks as toy_networks
 from tests.experiments.toy.cases import exact_breakpoints
-from tests.study import command_line
+from tests.study import command_line, sketch
 
 TINY_BOUNDARY = ("boundary", "--seeds=3", "--restarts=2", "--steps=60", "--points=200", "--widths", "3", "2")
 TINY_PIECES = ("pieces", "--seeds=3", "--steps=60", "--networks", "3", "2x2", "--pieces", "4", "2", "3")
@@ -105,7 +106,9 @@ def check_interval(entry: dict[str, Any]) -> None:
     np.testing.assert_allclose([entry["mean"], entry["low"], entry["high"]], expected, rtol=1e-9, atol=1e-12)
 
 
-def test_the_boundary_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_boundary_study(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert study.main([*TINY_BOUNDARY, "--out", str(tmp_path)]) == 0
     printed, result = capsys.readouterr().out, outcome(tmp_path)
     assert result["relus"] == {"full": 5, "half linear": 3}
@@ -116,7 +119,7 @@ def test_the_boundary_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         for entry in (drop, *(result["accuracy"][name][group] for name in boundary.NETWORKS)):
             check_interval(entry)
         half_width = drop["high"] - drop["mean"]
-        assert f"{drop['mean']:.2f} ± {half_width:.2f}" in printed
+        assert f"{drop['mean']:.2f} ±{half_width:.2f}" in printed
     majority, minority = (result["relative_drop_percent"][group]["per_seed"] for group in boundary.GROUPS)
     more = result["minority_drops_more_by"]
     np.testing.assert_allclose(more["per_seed"], np.subtract(minority, majority), rtol=1e-12)
@@ -133,6 +136,7 @@ def test_the_boundary_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert captured.out == printed
     assert "is kept" in captured.err
     assert (run / "DONE").stat().st_mtime_ns == finished
+    monkeypatch.setattr(drawing, "save", sketch)
     assert study.main([*TINY_BOUNDARY, "--out", str(tmp_path / "again")]) == 0
     assert outcome(tmp_path / "again") == result
 
@@ -171,7 +175,10 @@ def test_the_pieces_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 @pytest.mark.parametrize("tiny", [TINY_BOUNDARY, TINY_PIECES], ids=["boundary", "pieces"])
 @pytest.mark.filterwarnings("error")
-def test_one_seed_has_no_interval(tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny: Sequence[str]) -> None:
+def test_one_seed_has_no_interval(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tiny: Sequence[str]
+) -> None:
+    monkeypatch.setattr(drawing, "save", sketch)
     assert study.main([*tiny, "--seeds=1", "--steps=1", "--out", str(tmp_path)]) == 0
     result = outcome(tmp_path)
     entry = result["minority_drops_more_by"] if "relus" in result else result["random"][0]["pieces"]
