@@ -92,7 +92,6 @@ def _comparison(
             control=control,
             accuracy=(own["accuracy"] * tests).sum(axis=1) / tests.sum(),
             groups=own,
-            correct=np.zeros((seeds, int(tests.sum()))),
             distance=scale * rng.uniform(1, 2, seeds),
             curve=growth if budget is None and len(steps) else None,
             same_bits=np.full(seeds, scale == 0),

@@ -16,14 +16,13 @@ from jaxfair.runs import Run
 
 
 class Series(NamedTuple):
-    """All seeds of one training on one profile; for s seeds, g groups, n test images, t recorded steps.
+    """All seeds of one training on one profile; for s seeds, g groups, t recorded steps.
 
     Attributes:
         label: for readers; says whether the profile is native or emulated, and the control.
         profile, kind, control: by name.
         accuracy: over the test set, shape (s,).
         groups: each quantity of ``result.json``, shape (s, g).
-        correct: 1.0 where the prediction is right, shape (s, n).
         distance: of the parameters from the reference's, shape (s,); 0 for the reference.
         curve: the same after each recorded step, estimated from sketches, shape (s, t); None where there is none.
         same_bits: whether the parameters at the end are the reference's to the bit, shape (s,).
@@ -36,7 +35,6 @@ class Series(NamedTuple):
     control: str
     accuracy: np.ndarray
     groups: dict[str, np.ndarray]
-    correct: np.ndarray
     distance: np.ndarray
     curve: np.ndarray | None
     same_bits: np.ndarray
@@ -170,7 +168,6 @@ def _series(
     digests: np.ndarray,
 ) -> Series:
     results = [run.json("result.json") for run in member.analysed]
-    examples = [run.arrays("examples.npz") for run in member.analysed]
     columns = [name for name in results[0]["groups"] if name != "name"]
     own = [load_network(run) for run in member.trained]
     distance = [parameter_distance(a.params, b.params) for a, b in zip(networks, own, strict=True)]
@@ -185,7 +182,6 @@ def _series(
         control=member.control,
         accuracy=np.array([result["accuracy"] for result in results]),
         groups={name: np.array([result["groups"][name] for result in results], float) for name in columns},
-        correct=np.array([(e["logits"].argmax(-1) == e["label"]).astype(float) for e in examples]),
         distance=np.array(distance),
         curve=curve,
         same_bits=np.array([result["parameters"] for result in results]) == digests,
