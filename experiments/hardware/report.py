@@ -23,15 +23,24 @@ from experiments.running import datasets
 from experiments.running.datasets import DataConfig
 from experiments.running.records import load_network
 from jaxfair import groups
+from jaxfair.data import sources
 from jaxfair.data.dataset import normalize
 from jaxfair.errors import JaxfairError
 from jaxfair.networks.network import Network
+from jaxfair.runs import Run
 from jaxfair.sensitivity import losses_on_segment
 
 POINTS = np.linspace(0, 1, 13)  # beyond them a batch norm's variance may be negative
 
 
-def write(studies: Sequence[Path], folder: Path, command: Sequence[str], *, allow_versions: bool = False) -> Hardware:
+def write(
+    studies: Sequence[Path],
+    folder: Path,
+    command: Sequence[str],
+    *,
+    allow_versions: bool = False,
+    data: DataConfig | None = None,
+) -> Hardware:
     """Write ``report.html``, figures and tables into ``folder``, replacing an earlier report, and print a summary.
 
     Args:
@@ -39,26 +48,27 @@ def write(studies: Sequence[Path], folder: Path, command: Sequence[str], *, allo
         folder: of the report; what it held is lost.
         command: what the reader types to make it again.
         allow_versions: whether runs of different package versions are compared.
+        data: of the study; None looks for the data where the reference's runs found them.
 
     Raises:
         JaxfairError: the studies cannot be compared, or the folder cannot be written; an earlier report is then whole.
     """
     found = [bundle for study in studies for bundle in bundles.read(study)]
     hardware = hardware_results.collect(found, bundles.check(found, allow_versions=allow_versions))
-    publish(hardware, folder, command)
+    publish(hardware, folder, command, data)
     print_summary(hardware)
     print(f"\nReport: {folder / 'report.html'}")
     return hardware
 
 
-def publish(hardware: Hardware, folder: Path, command: Sequence[str]) -> None:
+def publish(hardware: Hardware, folder: Path, command: Sequence[str], data: DataConfig | None = None) -> None:
     """Write the report of results; see ``write``."""
     with report.replacing(folder, "another folder") as made:
         if folder.exists() and any(folder.iterdir()) and not (folder / "report.html").exists():
             raise JaxfairError(
                 f"'{folder}' holds something else than a report, which would be lost; name a new folder."
             )
-        drawn = figures.write(hardware, made, partial(segment, hardware))
+        drawn = figures.write(hardware, made, partial(segment, hardware, data))
         found = claims.claims(hardware)
         rows = {
             "profiles": numbers.profile_rows(hardware),
@@ -76,10 +86,14 @@ def publish(hardware: Hardware, folder: Path, command: Sequence[str]) -> None:
         (made / "report.html").write_text(text, encoding="utf-8")
 
 
-def segment(hardware: Hardware) -> Segment:
+def segment(hardware: Hardware, data: DataConfig | None = None) -> Segment:
     """Compute groups' test losses between the reference's and another profile's parameters, seed 0.
 
     The profile is the one with the largest xi. Both networks are evaluated on the reference's arithmetic.
+
+    Args:
+        hardware: the results.
+        data: of the study; None looks for the data where the reference's runs found them.
 
     Raises:
         Missing: there is no other profile, or the data are not to be found or have changed.
@@ -91,15 +105,13 @@ def segment(hardware: Hardware) -> Segment:
         raise Missing("the networks are not at hand")
     apart = [numbers.pair_xi(plain, [series])[0] for series in plain.profiles]
     other = plain.profiles[int(np.nanargmax(apart))]
-    stored = plain.reference.trained[0].config["data"]
-    fields = {field.name for field in dataclasses.fields(DataConfig)} & set(stored)
-    settings: Any = {name: tuple(v) if isinstance(v := stored[name], list) else v for name in fields}
+    run = plain.reference.trained[0]
     try:
-        prepared = datasets.prepare(DataConfig(**settings))
+        prepared = datasets.prepare(_data_of(run) if data is None else data)
     except JaxfairError as error:
         raise Missing(f"the data cannot be loaded again: {error}") from error
     test = prepared.test
-    if test.fingerprint() != stored["fingerprint"]["test"]:
+    if test.fingerprint() != run.config["data"]["fingerprint"]["test"]:
         raise Missing("the data that are found now are others")
     start, end = (load_network(series.trained[0]) for series in (plain.reference, other))
     end = jax.tree.unflatten(jax.tree.structure(start), jax.tree.leaves(end))  # the module differs by its arithmetic
@@ -107,6 +119,16 @@ def segment(hardware: Hardware) -> Segment:
     images = np.asarray(test.images[np.arange(len(test))])
     logits = Partial(_logits, test.mean, test.std)
     return Segment(POINTS, losses_on_segment(logits, start, end, images, test.label, weights, POINTS), other.label)
+
+
+def _data_of(run: Run) -> DataConfig:
+    """Return what data a run was made of, and where it found them: its environment says that, not its configuration."""
+    stored = run.config["data"]
+    fields = {field.name for field in dataclasses.fields(DataConfig)} & set(stored)
+    settings: Any = {name: tuple(v) if isinstance(v := stored[name], list) else v for name in fields}
+    if stored["name"] not in sources.EMBEDDED:  # with a path, nothing is searched for or downloaded
+        settings["path"] = Path(run.json("environment.json")["data_source"]["origin"].partition(" in ")[2])
+    return DataConfig(**settings)
 
 
 def _logits(mean: Array, std: Array, network: Network, images: Array) -> Array:

@@ -260,6 +260,7 @@ def test_losses_are_followed_from_the_reference_to_the_furthest_profile(with_net
 def test_data_that_are_gone_or_changed_are_no_error(with_networks: Hardware, change: Any, reason: str) -> None:
     reference = with_networks.comparisons[0].reference
     record = reference.trained[0].config["data"] | change
-    run: Any = types.SimpleNamespace(config={"data": record})
+    environment = {"data_source": {"origin": "cifar10 in nowhere"}}
+    run: Any = types.SimpleNamespace(config={"data": record}, json=lambda _: environment)
     with pytest.raises(Missing, match=reason):
         report.segment(changed(with_networks, "reference", 0, {}, trained=(run,)))
