@@ -180,7 +180,7 @@ def test_one_seed_has_no_interval(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 REFUSED = {
-    "bondary": "There is no study 'bondary'; did you mean 'boundary'?",
+    "bondary": "There is no command 'bondary'; did you mean 'boundary'?",
     "boundary --seeds 0": "The study has 0 seeds",
     "boundary --steps 0": "The study has 20 seeds and 0 steps",
     "boundary --learning-rate nan": "at learning rate nan; give at least one seed and step, and a positive rate",
