@@ -105,7 +105,8 @@ def parse(options: type | Mapping[str, Any], program: str, text: str, arguments:
 def configure_jax() -> None:
     """Set full float32 products and a compilation cache on disk, which spares a second run the compilation.
 
-    A precision in JAX's own environment variable stays: the hardware study starts processes with others.
+    What JAX's own environment variables say stays: the hardware study starts processes with other precisions, and a
+    cluster may have a better place for the cache.
     """
     import jax
 
@@ -114,7 +115,7 @@ def configure_jax() -> None:
     if "JAX_DEFAULT_MATMUL_PRECISION" not in os.environ:
         jax.config.update("jax_default_matmul_precision", "highest")
     cache = store.user_folder("compiled")
-    if cache is None:
+    if cache is None or "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     try:
         cache.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import tyro
@@ -29,6 +30,8 @@ MOST_GROUPS = 20
 WIDE = 0.2  # an interval of an accuracy of 80 % that is wider deserves a warning
 MOST_CLASSES = 12  # that get a column of their own
 
+Name = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
+
 
 @dataclasses.dataclass(frozen=True)
 class Describe(DataConfig):
@@ -39,7 +42,7 @@ class Describe(DataConfig):
         out: PNG file of the contact sheet; None is ``results/data/NAME.png``.
     """
 
-    name: tyro.conf.Positional[str] = tyro.MISSING
+    name: Name = tyro.MISSING
     out: Path | None = None
 
 
@@ -53,7 +56,7 @@ class Prepare:
         out: folder of TFDS data sets; None is ``tfds`` in the data directory, where the studies look.
     """
 
-    name: tyro.conf.Positional[str]
+    name: Name
     path: Path
     out: Path | None = None
 
@@ -78,7 +81,7 @@ def overview(config: DataConfig, loaded: sources.Loaded, train_set: Dataset, tes
     """Return counts by group and class, statistics, origin and warnings as text."""
     height, width, channels = train_set.image_shape
     share = f"{100 * config.test_fraction:g} % test, seed {config.seed}"
-    how = "official split" if loaded.test is not None else f"split by class and group, {share}"
+    how = "official split" if loaded.official else f"split by class and group, {share}"
     shown = [f"{value:.3f}" for value in (*np.asarray(train_set.mean), *np.asarray(train_set.std))]
     lines = [
         *datasets.origin(loaded),
@@ -145,12 +148,12 @@ def contact_sheet(dataset: Dataset, out: Path, title: str) -> None:
 
 def prepare(config: Prepare) -> None:
     """Write UTKFace as a TFDS data set."""
-    from jaxfair.data import builders
+    from jaxfair.data import tfds
 
     if config.name != "utkface":
         raise JaxfairError(f"'{config.name}' cannot be prepared; only utkface can, other sets TFDS prepares itself.")
     with Progress() as progress:
-        folder = builders.prepare(
+        folder = tfds.prepare(
             config.path,
             config.out or sources.default_data_dir() / "tfds",
             on_progress=datasets.shown(progress, "prepare images"),

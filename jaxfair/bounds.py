@@ -5,7 +5,6 @@ parameters ``theta`` at which its gradient and Hessian were taken. They leave ou
 does not hold is no contradiction: it says that the parameters moved too far for the expansion.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -17,9 +16,9 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
 from jaxfair.curvature import lanczos
+from jaxfair.curvature.programs import LogitsFn, as_pytree
 from jaxfair.errors import JaxfairError
 
-LogitsFn = Callable[[Any, Any], Float[Array, "n c"]]
 Values = float | Float[np.ndarray, " g"] | Float[Array, " g"]
 Form = Literal["logit", "printed"]
 
@@ -62,7 +61,7 @@ class HessianBound(NamedTuple):
 
 
 def parameter_distance(params: Any, other: Any) -> float:
-    """Compute ``||other - params||_2`` over all leaves, in float64.
+    """Compute ``||other - params||_2`` over all leaves, in float64, on the host.
 
     Between two networks trained apart it ignores the symmetries of the parametrisation: permuted units compute the same
     function at a distance.
@@ -179,7 +178,7 @@ def binary_hessian_bound(
     """
     from scipy.special import expit
 
-    logits_fn = logits_fn if isinstance(logits_fn, Partial) else Partial(logits_fn)
+    logits_fn = as_pytree(logits_fn)
     weights = np.asarray(weights, float)
     _check(logits_fn, params, x, y, weights, form)
     flat, unravel = ravel_pytree(params)

@@ -54,6 +54,16 @@ def key(*parts: object) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
 
+def tree_digest(tree: Any) -> str:
+    """Return 16 hexadecimal digits of all arrays and their places: equal bits, equal digest, on any machine."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)}{array.dtype.str}{array.shape}".encode())
+        digest.update(array.view(np.uint8).data)  # bfloat16 has no buffer of its own
+    return digest.hexdigest()[:16]
+
+
 def latest_step(directory: Path) -> int | None:
     """Return the step of the newest finished checkpoint, or None."""
     directory = Path(directory)
@@ -88,8 +98,8 @@ def restore(directory: Path, like: Tree) -> Tree:
                     f"The checkpoint '{directory}' belongs to another model: {name} is {_describe(found.get(name))} "
                     f"there and {_describe(wanted.get(name))} here; use the configuration that it was written with."
                 )
-        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        target = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=device) for k, v in wanted.items()}
+        here = jnp.zeros(()).sharding  # of new arrays, on the device that the user may have set
+        target = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=here) for k, v in wanted.items()}
         try:
             arrays = checkpointer.restore(directory / str(step), target)
         except Exception as error:
@@ -97,6 +107,20 @@ def restore(directory: Path, like: Tree) -> Tree:
                 f"The checkpoint '{directory / str(step)}' is damaged ({error}); delete it and rerun."
             ) from error
     return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in wanted])
+
+
+def resume(directory: Path | None, fresh: Tree) -> tuple[int, Tree]:
+    """Return the step and the tree of the newest checkpoint, or 0 and ``fresh`` where there is none.
+
+    Args:
+        directory: where checkpoints of unfinished work lie, named by ``key``; None where none are kept.
+        fresh: what the work begins with, of the structure, shapes and types of a checkpoint.
+
+    Raises:
+        JaxfairError: the checkpoint is damaged or holds other arrays, as for ``restore``.
+    """
+    step = None if directory is None else latest_step(directory)
+    return (0, fresh) if directory is None or step is None else (step, restore(directory, fresh))
 
 
 def _flat(tree: object) -> dict[str, Any]:

@@ -19,24 +19,32 @@ class Interval(NamedTuple):
 def group_weights(group: Int[Array, " n"] | Int[np.ndarray, " n"], num_groups: int) -> Float[Array, "g n"]:
     """Return ``w[g, i] = [group_i = g] / n_g``, so that ``w @ values`` are the groups' means.
 
+    Args:
+        group: Group of each example, integers 0..num_groups-1, shape (n,).
+        num_groups: Number of groups g.
+
     Raises:
-        JaxfairError: a group has no sample; its mean does not exist.
+        JaxfairError: The groups are not integers of that range, or one of them has no sample, whose mean would not
+            exist.
     """
-    group = np.asarray(group)
-    if group.size and (group.min() < 0 or group.max() >= num_groups):
-        raise JaxfairError(f"The groups run from {group.min()} to {group.max()}; expected 0 to {num_groups - 1}.")
-    counts = np.bincount(np.asarray(group), minlength=num_groups)
+    group = as_numbers(group, np.size(group), num_groups)
+    counts = np.bincount(group, minlength=num_groups)
     if (counts == 0).any():
         raise JaxfairError(f"Group {np.flatnonzero(counts == 0).tolist()} has no sample; leave it out or merge it.")
     member = jnp.asarray(group)[None] == jnp.arange(num_groups)[:, None]
     return member / jnp.asarray(counts, float)[:, None]
 
 
-def as_numbers(group: Any, count: int) -> np.ndarray:
+def as_numbers(group: Any, count: int, num_groups: int | None = None) -> Int[np.ndarray, " n"]:
     """Return the group of each of ``count`` examples as an array on the host.
 
+    Args:
+        group: Group of each example, integers from 0, shape (count,).
+        count: Number of examples.
+        num_groups: Number of groups; None for as many as the largest of them says.
+
     Raises:
-        JaxfairError: the groups are no integers, or not one for each example.
+        JaxfairError: The groups are not integers, not one for each example, or out of range.
     """
     group = np.asarray(group)
     if not np.issubdtype(group.dtype, np.integer):
@@ -46,6 +54,10 @@ def as_numbers(group: Any, count: int) -> np.ndarray:
         )
     if group.shape != (count,):
         raise JaxfairError(f"The groups have shape {group.shape} for {count} labels; give one for each example.")
+    most = np.inf if num_groups is None else num_groups - 1
+    if group.size and not 0 <= group.min() <= group.max() <= most:
+        wanted = "numbers from 0 on" if num_groups is None else f"0 to {most}"
+        raise JaxfairError(f"The groups run from {group.min()} to {group.max()}; expected {wanted}.")
     return group
 
 

@@ -1,7 +1,8 @@
 """Hardware profiles: what arithmetic a run used, how a process gets it, and the proof that it has it.
 
 A profile is a set of environment variables, read when JAX starts, so that each profile needs a process of its own:
-the parent starts it with ``environment_of``, the child calls ``verify`` before it computes anything.
+the parent starts it with ``environment_of``, the child calls ``verify`` before it computes anything. A variant of the
+CPU has to differ from the plain one, which the parent has probed once, by ``plain_digests``, for all of them.
 
 What the native CPU profiles change was measured on a CPU with AVX-512 (jax 0.10.2). ``--xla_cpu_max_isa`` limits what
 XLA compiles itself: elementwise functions, batch norm, small sums, products with a vector, random normal numbers.
@@ -54,6 +55,15 @@ class Profile:
     matmul_precision: Literal["highest", "tensorfloat32", "default"] = "highest"
     proof: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
+    @property
+    def varies_cpu(self) -> bool:
+        """Whether the profile is another way to compute on the CPU, which has to show in the bits."""
+        return self.backend == "cpu" and bool(self.environment)
+
+
+PLAIN_DIGESTS = "JAXFAIR_PLAIN_DIGESTS"
+"""Environment variable by which a parent tells its children what the plain CPU computes."""
+
 
 def _native(name: str, label: str, flags: str = "", precision: Any = "highest", **proof: Any) -> Profile:
     environment = {"XLA_FLAGS": flags} if flags else {}
@@ -93,35 +103,56 @@ def named(name: str) -> Profile:
     return PROFILES[name]
 
 
-def environment_of(profile: Profile, base: Mapping[str, str]) -> dict[str, str]:
-    """Return ``base``, such as ``os.environ``, with what gives a new process the profile's arithmetic.
+def environment_of(profile: Profile, base: Mapping[str, str], plain: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the environment that gives a new process the profile's arithmetic.
 
     A GPU or TPU is left to JAX's own choice: where there is none, JAX starts on the CPU, and ``verify`` can say so.
+
+    Args:
+        profile: The hardware to compute on.
+        base: The environment to add to, such as ``os.environ``.
+        plain: What ``plain_digests(base)`` returned, for the child's ``verify``.
     """
     child = {**base, "JAX_DEFAULT_MATMUL_PRECISION": profile.matmul_precision}
     if profile.backend:
         child["JAX_PLATFORMS"] = "cpu" if profile.backend == "cpu" else ""
     for name, value in profile.environment.items():
         child[name] = f"{base.get(name, '')} {value}".strip() if name == "XLA_FLAGS" else value
-    return child
+    return child if plain is None else {**child, PLAIN_DIGESTS: json.dumps(dict(plain))}
 
 
-def verify(profile: Profile, reference: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def plain_digests(base: Mapping[str, str]) -> dict[str, str]:
+    """Return the digests that ``probe`` finds on the plain CPU, in a process of its own (2 to 3 seconds).
+
+    Args:
+        base: The environment without a profile, such as ``os.environ`` of the parent.
+
+    Raises:
+        JaxfairError: The process failed.
+    """
+    environment = environment_of(PROFILES["cpu"], base) | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    code = "import json; from jaxfair import hardware; print(json.dumps(hardware.probe()['digests']))"
+    child = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    if child.returncode:
+        raise JaxfairError(f"The plain CPU that profiles are compared with failed: {child.stderr[-300:]!r}.")
+    return json.loads(child.stdout.splitlines()[-1])
+
+
+def verify(profile: Profile) -> dict[str, Any]:
     """Prove that this process has the profile's arithmetic; call it in the child, before anything is computed.
 
     Products have to be rounded as the profile says, and a variant of the CPU has to compute other bits than the plain
     CPU: else an instruction set that XLA or the machine does not know would pass for a hardware of its own.
 
     Args:
-        profile: that the process was started with.
-        reference: what this returned for ``cpu`` on this machine; a variant of the CPU otherwise starts a process that
-            finds it out (2 to 3 seconds).
+        profile: The profile that the process was started with. A variant of the CPU whose ``environment_of`` was not
+            given the plain CPU's digests has them found now.
 
     Returns:
         What ``probe`` found; for a variant of the CPU also ``differs_in``, the digests that are not the plain CPU's.
 
     Raises:
-        JaxfairError: the profile did not take effect, or is the plain CPU under another name on this machine.
+        JaxfairError: The profile did not take effect, or is the plain CPU under another name on this machine.
     """
     _check_settings(profile)
     found = probe(profile.arithmetic)
@@ -135,8 +166,9 @@ def verify(profile: Profile, reference: Mapping[str, Any] | None = None) -> dict
         for name, values in expected.items()
         if found[name] not in (*values, None)  # None: it cannot be found out here
     ]
-    if profile.backend == "cpu" and profile.environment:
-        plain = (reference or _probe_plain(profile))["digests"]
+    if profile.varies_cpu and not reasons:
+        told = os.environ.get(PLAIN_DIGESTS)
+        plain = json.loads(told) if told else plain_digests(_without(profile))
         found["differs_in"] = [name for name, digest in found["digests"].items() if plain[name] != digest]
         reasons += [] if found["differs_in"] else ["all results of the probe have the same bits as those of 'cpu'"]
     if reasons:
@@ -165,16 +197,11 @@ def _check_settings(profile: Profile) -> None:
         )
 
 
-def _probe_plain(profile: Profile) -> dict[str, Any]:
-    """Return ``probe()`` of a process that is like this one, without the profile."""
+def _without(profile: Profile) -> dict[str, str]:
+    """Return this process's environment without the profile."""
     environment = {name: value for name, value in os.environ.items() if name not in profile.environment}
     environment["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "").replace(profile.environment.get("XLA_FLAGS", ""), "")
-    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
-    code = "import json; from jaxfair import hardware; print(json.dumps(hardware.probe()))"
-    child = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    if child.returncode:
-        raise JaxfairError(f"The plain CPU that '{profile.name}' is compared with failed: {child.stderr[-300:]!r}.")
-    return json.loads(child.stdout.splitlines()[-1])
+    return environment
 
 
 def probe(kind: Arithmetic = "native") -> dict[str, Any]:

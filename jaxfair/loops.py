@@ -1,14 +1,63 @@
-"""How to loop over jitted steps: the one place that knows what is fast on which backend."""
+"""Loops: over the epochs of a training, and over jitted steps as it is fast on each backend."""
 
 import dataclasses
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+
+from jaxfair import checkpoints
+
+State = TypeVar("State")
+
+
+def epochs(
+    run: Callable[[int, State], State],
+    start: tuple[int, State],
+    num_epochs: int,
+    folder: Path | None = None,
+    checkpoint_seconds: float = 60.0,
+    *,
+    keep_last: bool = False,
+) -> Iterator[tuple[int, State]]:
+    """Run one epoch after another and yield, after each, the number of epochs done and the state.
+
+    A method that trains writes one epoch as a function, and takes what it wants while the loop waits: metrics,
+    snapshots, a reason to stop. A checkpoint is written only afterwards, so that work whose outcome was not taken is
+    done again. To go on after a kill, begin with ``checkpoints.resume``::
+
+        start = checkpoints.resume(folder, fresh)
+        for done, state in loops.epochs(run, start, num_epochs, folder):
+            on_epoch(done, state)
+
+    Args:
+        run: ``epoch, state -> state``, the epoch counted from 0. It may consume the state's arrays: a caller who keeps
+            some of them beyond the iteration copies them.
+        start: how many epochs were done before, and the state after them: a pytree of arrays, on the device or in
+            NumPy, that holds all that later epochs depend on.
+        num_epochs: the epochs in all.
+        folder: where checkpoints are written, for this work alone; None writes none.
+        checkpoint_seconds: the time between checkpoints in seconds: a killed process loses at most this and one epoch.
+        keep_last: whether the state after the last epoch is written in any case.
+
+    Raises:
+        JaxfairError: a checkpoint cannot be written.
+    """
+    first, state = start
+    saved = time.monotonic()
+    for epoch in range(first, num_epochs):
+        state = run(epoch, state)
+        yield epoch + 1, state
+        last = keep_last and epoch + 1 == num_epochs
+        if folder is not None and (last or time.monotonic() - saved > checkpoint_seconds):
+            checkpoints.save(folder, epoch + 1, state)
+            saved = time.monotonic()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,8 +5,10 @@ prediction. It is negative for a misclassified one: minus how far the nearest po
 prediction. Both are distances to the boundary of the label's region, ``z_label = max_{k != label} z_k``; the sign is
 the side. They are L2 norms in the network's input; for normalised images, in units of the normalisation.
 
-``logits_fn(x)`` has its parameters bound (``bind``), and each example's logits depend on that example alone, as they do
-in evaluation mode. Its matrix products run in full float32 on every device. NaN in logits makes a distance NaN.
+A classifier is ``x -> logits``, such as a ``Network``, or ``programs.as_pytree(logits_fn, params)``; one that is a
+pytree shares the compiled functions of this file with others of its kind, while a lambda is compiled for itself. Each
+example's logits depend on that example alone, as they do in evaluation mode. Matrix products run in full float32 on
+every device. NaN in logits makes a distance NaN.
 """
 
 import math
@@ -17,19 +19,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jax.tree_util import Partial, all_leaves
 from jaxtyping import Array, Float, Int
 
+from jaxfair.curvature.chunks import over_chunks
+from jaxfair.curvature.programs import as_pytree
 from jaxfair.errors import JaxfairError
 from jaxfair.loops import run_until
 
-LogitsFn = Callable[[Any], Float[Array, "n c"]]
+Classifier = Callable[[Any], Float[Array, "n c"]]
 Inputs = Float[Array, "n *shape"] | Float[np.ndarray, "n *shape"]
 Labels = Int[Array, " n"] | Int[np.ndarray, " n"]
 
 GROWTH = 1.25  # of the bracketing points' distances; nearer to 1 misses fewer crossings and costs more forward passes
 
-_logits = jax.jit(lambda logits_fn, x: logits_fn(x))
+_logits = jax.jit(lambda classifier, x: classifier(x))
 _scale, _select = jax.vmap(jnp.multiply), jax.vmap(jnp.where)  # the first argument is one number for each example
 
 
@@ -87,17 +90,9 @@ def signed_softmax_gap(logits: Float[Array, "n c"], label: Labels) -> Float[Arra
     return _margin(jax.nn.softmax(logits), jnp.asarray(label))
 
 
-def bind(logits_fn: Callable[[Any, Any], Array], params: Any) -> Partial:
-    """Return ``x -> logits_fn(params, x)`` as a pytree, for ``networks.frozen`` and functions like it.
-
-    Networks of one module bound this way share the compiled functions of this file; a lambda is compiled for itself.
-    """
-    # A Partial of a Partial would hide the inner one's arrays from jit.
-    inner = logits_fn if isinstance(logits_fn, Partial) else Partial(logits_fn)
-    return Partial(inner.func, *inner.args, params, **inner.keywords)
-
-
-def linearized_distance(logits_fn: LogitsFn, x: Inputs, label: Labels, *, chunk_size: int = 128) -> LinearizedDistance:
+def linearized_distance(
+    classifier: Classifier, x: Inputs, label: Labels, *, chunk_size: int = 128
+) -> LinearizedDistance:
     """Compute ``min_{k != label} (z_label - z_k) / ||grad_x (z_label - z_k)||``, over all classes.
 
     For an affine network this is exact where the label is predicted: the label's region is a polyhedron and the example
@@ -106,7 +101,7 @@ def linearized_distance(logits_fn: LogitsFn, x: Inputs, label: Labels, *, chunk_
     where overcoming one overcomes all, as with two classes. Where a gap has no gradient it is infinite, with its sign.
 
     Args:
-        logits_fn: ``x -> logits``, parameters bound.
+        classifier: ``x -> logits``, its parameters bound.
         x: inputs, floating point.
         label: in 0..C-1.
         chunk_size: examples at once; memory is that of ``chunk_size * C`` examples' gradients.
@@ -114,11 +109,11 @@ def linearized_distance(logits_fn: LogitsFn, x: Inputs, label: Labels, *, chunk_
     Raises:
         JaxfairError: no example, fewer than two classes, a label that is not one of them, or shapes that do not match.
     """
-    return LinearizedDistance(*_over_chunks(lambda *chunk: _linearize(*chunk)[:2], logits_fn, x, label, chunk_size))
+    return LinearizedDistance(*_over_chunks(lambda *chunk: _linearize(*chunk)[:2], classifier, x, label, chunk_size))
 
 
 def distance_along_gradient(
-    logits_fn: LogitsFn, x: Inputs, label: Labels, max_distance: float, tolerance: float, *, chunk_size: int = 128
+    classifier: Classifier, x: Inputs, label: Labels, max_distance: float, tolerance: float, *, chunk_size: int = 128
 ) -> Float[Array, " n"]:
     """Find how far the boundary is along the gradient of the gap to the nearest class, by bracketing and bisection.
 
@@ -130,7 +125,7 @@ def distance_along_gradient(
     back between two of those points is taken not to have crossed.
 
     Args:
-        logits_fn: ``x -> logits``, parameters bound.
+        classifier: ``x -> logits``, its parameters bound.
         x: inputs, floating point.
         label: in 0..C-1.
         max_distance: where to give up, in L2 of the input; the result is then infinite, with the example's sign.
@@ -144,11 +139,11 @@ def distance_along_gradient(
         raise JaxfairError(f"tolerance is {tolerance} and max_distance {max_distance}; give 0 < tolerance <= distance.")
     range_ = math.log(max_distance / tolerance)
     max_steps = math.ceil(range_ / math.log(GROWTH)) + math.ceil(range_ / math.log(2)) + 2
-    return _over_chunks(_line_chunk, logits_fn, x, label, chunk_size, max_steps, tolerance, max_distance)
+    return _over_chunks(_line_chunk, classifier, x, label, chunk_size, max_steps, tolerance, max_distance)
 
 
 def deepfool(
-    logits_fn: LogitsFn,
+    classifier: Classifier,
     x: Inputs,
     label: Labels | None = None,
     *,
@@ -167,7 +162,7 @@ def deepfool(
     ``1 + overshoot`` times the distance, after one step.
 
     Args:
-        logits_fn: ``x -> logits``, parameters bound.
+        classifier: ``x -> logits``, its parameters bound.
         x: inputs, floating point; no range of pixels confines the search.
         label: in 0..C-1; None takes each example's prediction, as published, and no distance is negative.
         max_steps: linearisations at most (50 in the authors' code).
@@ -179,27 +174,26 @@ def deepfool(
     """
     if max_steps < 1 or not 0 <= overshoot < math.inf:
         raise JaxfairError(f"max_steps is {max_steps} and overshoot {overshoot}; give at least 1 and at least 0.")
-    return _over_chunks(_deepfool_chunk, logits_fn, x, label, chunk_size, max_steps, overshoot)
+    return _over_chunks(_deepfool_chunk, classifier, x, label, chunk_size, max_steps, overshoot)
 
 
-def _over_chunks(function: Callable, logits_fn: LogitsFn, x: Any, label: Any, chunk_size: int, *options: Any) -> Any:
-    """Apply ``function(logits_fn, x, label, *options)`` to chunks of one size, the last padded."""
-    if len(x) == 0 or chunk_size < 1:
-        raise JaxfairError(f"There are {len(x)} examples and chunk_size is {chunk_size}; both must be at least 1.")
+def _over_chunks(function: Callable, classifier: Classifier, x: Any, label: Any, chunk_size: int, *options: Any) -> Any:
+    """Apply ``function(classifier, x, label, *options)`` to chunks of the examples, whose inputs it checks."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise JaxfairError(f"Inputs are {x.dtype}; distances need the floating-point input that the network is given.")
     if label is not None and len(label) != len(x):
         raise JaxfairError(f"There are {len(x)} inputs and {len(label)} labels.")
-    logits_fn = Partial(logits_fn) if all_leaves([logits_fn]) else logits_fn  # a plain function is a leaf
-    size, results = min(chunk_size, len(x)), []
+    classifier = as_pytree(classifier)
+
+    def chunk(index: np.ndarray) -> Any:
+        points = jnp.asarray(x[index])
+        own = _logits(classifier, points).argmax(axis=1) if label is None else jnp.asarray(label[index])
+        return function(classifier, points, own, *options)
+
     with jax.default_matmul_precision("highest"):
-        _check_classes(jax.eval_shape(_logits, logits_fn, x[:size]).shape, label)
-        for start in range(0, len(x), size):
-            index = np.minimum(np.arange(start, start + size), len(x) - 1)
-            points = jnp.asarray(x[index])
-            own = _logits(logits_fn, points).argmax(axis=1) if label is None else jnp.asarray(label[index])
-            results.append(function(logits_fn, points, own, *options))
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts)[: len(x)], *results)
+        if len(first := x[:chunk_size]):
+            _check_classes(jax.eval_shape(_logits, classifier, first).shape, label)
+        return over_chunks(chunk, len(x), chunk_size)
 
 
 def _check_classes(shape: tuple[int, ...], label: Any = None) -> None:
@@ -217,9 +211,11 @@ def _margin(scores: Float[Array, "n c"], label: Int[Array, " n"]) -> Float[Array
 
 
 @jax.jit
-def _linearize(logits_fn: LogitsFn, x: Float[Array, "n *shape"], label: Int[Array, " n"]) -> tuple[Array, Array, Array]:
+def _linearize(
+    classifier: Classifier, x: Float[Array, "n *shape"], label: Int[Array, " n"]
+) -> tuple[Array, Array, Array]:
     """Return signed distance and nearest class, shape (n,), and the gap's unit gradient (0 where it vanishes)."""
-    logits, pull_back = jax.vjp(logits_fn, x)
+    logits, pull_back = jax.vjp(classifier, x)
     own = jax.nn.one_hot(label, logits.shape[1], dtype=logits.dtype)
     gap = (jnp.take_along_axis(logits, label[:, None], axis=1) - logits).T
     # Gradients of the gaps, shape (classes, n, *shape), by their cotangents: differences of gradients would cancel.
@@ -233,35 +229,37 @@ def _linearize(logits_fn: LogitsFn, x: Float[Array, "n *shape"], label: Int[Arra
     return distances[chosen], nearest, _scale(jnp.where(length > 0, 1 / length, 0), gradients[chosen])
 
 
-def _side(logits_fn: LogitsFn, x: Array, label: Array) -> Float[Array, " n"]:
+def _side(classifier: Classifier, x: Array, label: Array) -> Float[Array, " n"]:
     """Return 1 where the label is the prediction, -1 where it is not, 0 on the boundary; NaN stays NaN."""
-    return jnp.sign(_margin(_logits(logits_fn, x), label)).astype(x.dtype)
+    return jnp.sign(_margin(_logits(classifier, x), label)).astype(x.dtype)
 
 
-def _line_chunk(logits_fn: LogitsFn, x: Array, label: Array, max_steps: int, tolerance: float, limit: float) -> Array:
-    side = _side(logits_fn, x, label)
-    direction = _scale(-side, _linearize(logits_fn, x, label)[2])
+def _line_chunk(
+    classifier: Classifier, x: Array, label: Array, max_steps: int, tolerance: float, limit: float
+) -> Array:
+    side = _side(classifier, x, label)
+    direction = _scale(-side, _linearize(classifier, x, label)[2])
     far = jnp.where(side == 0, 0, jnp.full_like(side, jnp.inf))
     carry = (jnp.abs(side) != 1, jnp.zeros_like(side), far, jnp.full_like(side, tolerance))
-    fixed = (logits_fn, x, label, side, direction, tolerance, limit)
+    fixed = (classifier, x, label, side, direction, tolerance, limit)
     return side * run_until(_line_step, carry, fixed, max_steps)[2]
 
 
 def _line_step(carry: tuple[Array, ...], fixed: tuple) -> tuple[Array, ...]:
     """Halve the bracket ``(near, far]`` of each example that has one; look further out for one that has not."""
     done, near, far, probe = carry
-    logits_fn, x, label, side, direction, tolerance, limit = fixed
+    classifier, x, label, side, direction, tolerance, limit = fixed
     t = jnp.where(jnp.isfinite(far), (near + far) / 2, probe)
-    crossed = side * _margin(logits_fn(x + _scale(t, direction)), label) <= 0
+    crossed = side * _margin(classifier(x + _scale(t, direction)), label) <= 0
     near, far = jnp.where(crossed, near, t), jnp.where(crossed & ~done, t, far)
     done = done | (far - near <= tolerance) | (jnp.isinf(far) & (probe >= limit))
     return done, near, far, jnp.minimum(GROWTH * probe, limit)
 
 
-def _deepfool_chunk(logits_fn: LogitsFn, x: Array, label: Array, max_steps: int, overshoot: float) -> DeepFool:
-    side = _side(logits_fn, x, label)
+def _deepfool_chunk(classifier: Classifier, x: Array, label: Array, max_steps: int, overshoot: float) -> DeepFool:
+    side = _side(classifier, x, label)
     carry = (jnp.abs(side) != 1, jnp.zeros_like(x), jnp.zeros(len(x), jnp.int32))
-    done, total, steps = run_until(_deepfool_step, carry, (logits_fn, x, label, side, overshoot), max_steps)
+    done, total, steps = run_until(_deepfool_step, carry, (classifier, x, label, side, overshoot), max_steps)
     success = done & ~jnp.isnan(side)
     perturbation = (1 + overshoot) * total
     norm = jnp.sqrt((perturbation**2).sum(axis=tuple(range(1, x.ndim))))
@@ -270,8 +268,8 @@ def _deepfool_chunk(logits_fn: LogitsFn, x: Array, label: Array, max_steps: int,
 
 def _deepfool_step(carry: tuple[Array, ...], fixed: tuple) -> tuple[Array, ...]:
     done, total, steps = carry
-    logits_fn, x, label, side, overshoot = fixed
-    distance, _, direction = _linearize(logits_fn, x + (1 + overshoot) * total, label)
+    classifier, x, label, side, overshoot = fixed
+    distance, _, direction = _linearize(classifier, x + (1 + overshoot) * total, label)
     total = _select(done | ~jnp.isfinite(distance), total, total - _scale(distance, direction))
-    crossed = side * _margin(logits_fn(x + (1 + overshoot) * total), label) <= 0
+    crossed = side * _margin(classifier(x + (1 + overshoot) * total), label) <= 0
     return done | crossed, total, steps + ~done

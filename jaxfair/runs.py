@@ -24,6 +24,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -67,9 +68,8 @@ class Run:
         return self.path / "progress"
 
     def write_json(self, name: str, value: Any) -> None:
-        """Write a JSON file atomically; NumPy values become numbers and lists, NaN becomes null."""
-        text = json.dumps(_plain(value), indent=1, allow_nan=False) + "\n"
-        _write(self.path / name, text.encode())
+        """Write a JSON file of the run; see ``jaxfair.runs.write_json``."""
+        write_json(self.path / name, value)
 
     def write_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Write an .npz file atomically."""
@@ -118,6 +118,15 @@ class Run:
         return path
 
 
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically; NumPy values become numbers and lists, NaN and infinities null.
+
+    Raises:
+        JaxfairError: the file cannot be written; one that was there before is kept.
+    """
+    _write(Path(path), (json.dumps(_plain(value), indent=1, allow_nan=False) + "\n").encode())
+
+
 def start(root: Path, config: Mapping[str, Any]) -> Run:
     """Open the directory of a configuration, finished or not, and write its config.json if it is new.
 
@@ -156,7 +165,10 @@ def read(path: Path) -> Run:
 
 
 def environment() -> dict[str, Any]:
-    """Return versions, commit, platform and command line of this process."""
+    """Return versions, commit, platform and command line of this process.
+
+    The commit and whether there are uncommitted changes are asked once: what the process has imported stays what it is.
+    """
     names = ("jaxfair", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "scikit-learn")
     versions = {}
     for name in names:
@@ -164,30 +176,33 @@ def environment() -> dict[str, Any]:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             versions[name] = None
-    commit = _git("rev-parse", "HEAD")
+    commit, changed = _checkout(Path(__file__).resolve().parents[1])
     return {
         "versions": versions,
         "python": sys.version.split()[0],
         "platform": sys.platform,
         "machine": os.uname().machine if hasattr(os, "uname") else None,
         "commit": commit,
-        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")) if commit else None,
+        "uncommitted_changes": changed,
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 
 
-def _git(*arguments: str) -> str | None:
-    """Ask git about the checkout that this file is in; None where it is installed elsewhere."""
-    here = Path(__file__).resolve().parent
+@cache
+def _checkout(root: Path) -> tuple[str | None, bool | None]:
+    """Ask git for commit and uncommitted changes of the checkout at ``root``; None where the package is installed."""
+    command = ["git", "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
     try:
-        answer = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, timeout=10, check=True)
-        tracked = subprocess.run(
-            ["git", "ls-files", "--error-unmatch", Path(__file__).name], cwd=here, capture_output=True, timeout=10
-        )
+        if not (root / ".git").exists():  # another project's repository may lie around an installed package
+            return None, None
+        answer = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
-        return None
-    return answer.stdout.strip() if tracked.returncode == 0 else None
+        return None, None
+    head, *others = answer.stdout.splitlines()
+    commit = head.removeprefix("# branch.oid ")
+    changed = any(not line.startswith("#") for line in others)
+    return (None, None) if commit == "(initial)" else (commit, changed)
 
 
 @contextmanager

@@ -7,7 +7,6 @@ weights that differ in the last place, which ends somewhere else too, since trai
 Shapes: m hardware profiles, k controls, s seeds, g groups, t logged steps.
 """
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxfair import losses
 from jaxfair.bounds import parameter_distance
-from jaxfair.curvature.chunks import Cut
+from jaxfair.curvature.chunks import over_chunks
 from jaxfair.curvature.programs import LogitsFn, LossFn, Model, as_pytree, at_precision
 from jaxfair.curvature.spectrum import check_examples
 from jaxfair.errors import JaxfairError
@@ -69,24 +68,6 @@ def group_sensitivity(loss: Float[np.ndarray, "*batch m g"]) -> Float[np.ndarray
 def fairness_violation(sensitivity: Float[np.ndarray, "*batch g"]) -> Float[np.ndarray, "*batch"]:
     """Compute ``xi = max_{a, a'} |Delta(a) - Delta(a')|`` in nats (Nelaturu et al. 2024, section 3)."""
     return np.asarray(np.ptp(np.asarray(sensitivity, float), axis=-1))
-
-
-def parameter_distances(networks: Sequence[Any]) -> Float[np.ndarray, "m m"]:
-    """Compute the L2 distances between all pairs of m parameter trees.
-
-    Raises:
-        JaxfairError: two trees differ in structure or shapes.
-    """
-    distances = np.zeros((len(networks), len(networks)))
-    for i, first in enumerate(networks):
-        for j, second in enumerate(networks[:i]):
-            distances[i, j] = distances[j, i] = parameter_distance(first, second)
-    return distances
-
-
-def parameter_spread(distances: Float[np.ndarray, "*batch m m"]) -> Float[np.ndarray, "*batch m"]:
-    """Compute ``rho(m) = max_m' ||theta_m - theta_m'||_2`` (Nelaturu et al. 2024, Theorem 4.1) from distances."""
-    return np.asarray(distances, float).max(axis=-1)
 
 
 def spread_against_control(
@@ -219,17 +200,20 @@ def losses_on_segment(
     """
     weights, points = check_examples(start, x, y, weights), np.asarray(points, float)
     parameter_distance(start, end)  # refuses what cannot be interpolated
-    if points.ndim != 1 or not points.size or chunk_size < 1:
-        raise JaxfairError(f"The points have shape {points.shape}, the chunk size is {chunk_size}; give (t,) and >= 1.")
-    model, used = Model(as_pytree(logits_fn), as_pytree(loss)), (weights != 0).any(axis=0)
-    cut, found = Cut(x, jnp.asarray(y), used, min(chunk_size, int(used.sum()))), np.zeros((len(points), len(used)))
-    for i, index in enumerate(map(cut.positions, range(len(cut)))):
-        chunk = cut[i]
-        with at_precision(precision):
-            chunk_losses = [_losses_at(model, start, end, float(t), chunk.x, chunk.y) for t in points]
-        found[:, index] = np.stack(chunk_losses)[:, : len(index)]
+    if points.ndim != 1 or not points.size:
+        raise JaxfairError(f"The points have shape {points.shape}; give at least one, shape (t,).")
+    model, y = Model(as_pytree(logits_fn), as_pytree(loss)), jnp.asarray(y)
+    used = np.flatnonzero((weights != 0).any(axis=0))
+
+    def chunk(index: np.ndarray) -> np.ndarray:
+        index = used[index]
+        some = jax.tree.map(lambda leaf: leaf[index], (x, y))
+        return np.stack([_losses_at(model, start, end, float(t), *some) for t in points], axis=1)
+
+    with at_precision(precision):
+        found, weights = over_chunks(chunk, len(used), chunk_size).astype(float), weights[:, used].astype(float)
     # Of its own examples only: 0 times NaN is NaN.
-    return np.stack([found[:, row != 0] @ row[row != 0].astype(float) for row in weights], axis=1)
+    return np.stack([row[row != 0] @ found[row != 0] for row in weights], axis=1)
 
 
 @jax.jit

@@ -1,10 +1,11 @@
-"""Run-time type checks of jaxfair, hypothesis without chance, and fixtures that several files use."""
+"""Run-time type checks, hypothesis without chance, one compilation cache, and fixtures that several files use."""
 
 import gc
+import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import jax
 import jaxtyping
 import pytest
 from hypothesis import settings
@@ -14,6 +15,24 @@ jaxtyping.install_import_hook("jaxfair", "beartype.beartype(conf=beartype.Bearty
 
 settings.register_profile("reproducible", derandomize=True, deadline=None, database=None)
 settings.load_profile("reproducible")
+
+# Most of a run is compilation. At level 1, XLA compiles several times faster than at its default of 3, to programs that
+# are about as fast; `make test-slow` has the default. What one process has compiled the others of this session load:
+# workers, child processes and notebooks inherit all of these settings.
+if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=1".strip()
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _compiled = tempfile.TemporaryDirectory(prefix="jaxfair-compiled-")  # gone when this process ends
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give a file's tests to one worker, which makes their fixtures once, unless they are marked otherwise."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
 
 
 MOST_MAPS = 20_000
@@ -26,6 +45,8 @@ def _programs_are_freed() -> Iterator[None]:
     yield
     maps = Path("/proc/self/maps")
     if maps.exists() and len(maps.read_bytes().splitlines()) > MOST_MAPS:
+        import jax  # after the settings above, which it reads once
+
         jax.clear_caches()
         gc.collect()
 
@@ -33,6 +54,8 @@ def _programs_are_freed() -> Iterator[None]:
 @pytest.fixture
 def float64() -> Iterator[None]:
     """Let JAX compute in float64 while the test runs."""
+    import jax
+
     with jax.enable_x64(True):
         yield
 

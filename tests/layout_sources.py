@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxfair.data.columns import Index
+from jaxfair.data.columns import MISSING, Column, Index
 from jaxfair.data.files import Files, open_files
 
 
@@ -45,6 +45,14 @@ def counts(index: Index, name: str) -> dict[str, int]:
     """Return how many images have each value of a column."""
     column = index.columns[name]
     return dict(zip(column.names, np.bincount(column.codes, minlength=len(column.names)).tolist(), strict=True))
+
+
+def values(column: Column | None) -> list[str | None]:
+    """Return the value of every row, None where it is missing; check what every column promises."""
+    assert column is not None
+    assert (column.codes.dtype, column.codes.ndim) == (np.int32, 1)
+    assert len(set(column.names)) == len(column.names)
+    return [None if code == MISSING else column.names[code] for code in column.codes]
 
 
 def _comparable(source: Path, read: Callable[[Files], Index]) -> dict[str, Any]:

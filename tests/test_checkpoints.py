@@ -1,8 +1,11 @@
 """Checkpoints: exact, one at a time, never half a one, and refused where they do not fit."""
 
 import errno
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -118,6 +121,32 @@ def test_an_absent_checkpoint_is_refused(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "absent"):
         with pytest.raises(JaxfairError, match=f"no finished checkpoint in '{folder}'"):
             checkpoints.restore(folder, make_tree())
+
+
+RESTORES_ON_THE_SECOND = """
+import jax, numpy as np, sys
+from jaxfair import checkpoints
+checkpoints.save(sys.argv[1], 1, {"a": np.ones(3)})
+first, second = jax.devices()
+with jax.default_device(second):
+    assert checkpoints.restore(sys.argv[1], {"a": np.ones(3, np.float32)})["a"].devices() == {second}
+assert checkpoints.restore(sys.argv[1], {"a": np.ones(3, np.float32)})["a"].devices() == {first}
+"""
+
+
+def test_arrays_land_on_the_device_that_the_user_set(tmp_path: Path) -> None:
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
+    path = os.pathsep.join(sys.path)
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}
+    subprocess.run([sys.executable, "-c", RESTORES_ON_THE_SECOND, str(tmp_path)], env=environment, check=True)
+
+
+def test_a_digest_is_of_bits_shapes_and_names() -> None:
+    zeros = jnp.zeros((2, 3))
+    others = [zeros.astype(jnp.float16), zeros.astype(jnp.bfloat16)]
+    trees = [{"a": zeros}, {"b": zeros}, *({"a": leaf} for leaf in (zeros.T, -zeros, *others))]
+    assert len({checkpoints.tree_digest(tree) for tree in trees}) == 6
+    assert checkpoints.tree_digest({"a": np.zeros((2, 3), np.float32)}) == checkpoints.tree_digest(trees[0])
 
 
 def cut(path: Path) -> None:

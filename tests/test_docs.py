@@ -7,15 +7,19 @@ from pathlib import Path
 import pytest
 
 PAGES = sorted((Path(__file__).parents[1] / "docs").glob("*.md"))
+EXAMPLE = re.compile(r"^```python\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
+WITH_EXAMPLES = [page for page in PAGES if "```python" in page.read_text(encoding="utf-8")]
 OPTIONAL = ("equinox",)  # a block that imports one of these is left out where it is not installed
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", WITH_EXAMPLES, ids=lambda page: page.name)
 def test_the_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict = {"__name__": "example"}
     text, left_out = page.read_text(encoding="utf-8"), []
-    for match in re.finditer(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE):
+    examples = list(EXAMPLE.finditer(text))
+    assert len(examples) == text.count("```python"), "an example that is not found would not be run"
+    for match in examples:
         missing = [name for name in OPTIONAL if f"import {name}" in match[1] and not importlib.util.find_spec(name)]
         if missing:
             left_out += missing

@@ -25,7 +25,7 @@ from experiments.toy import networks as toy_networks
 from jaxfair import bounds, data, hardware, margins, sensitivity
 from jaxfair.curvature import lanczos, operators, report
 from jaxfair.curvature.operators import GIGABYTE, GroupOperator
-from jaxfair.curvature.programs import Kind, Programs
+from jaxfair.curvature.programs import Kind, Programs, as_pytree
 from jaxfair.groups import group_weights
 from jaxfair.linearize import snl
 from jaxfair.networks import CNN, Module, Network, ResNet, frozen, init, predict
@@ -115,8 +115,8 @@ def calls(monkeypatch: pytest.MonkeyPatch, unchecked: None) -> Iterator[Counter[
 
 def made(*, on_device: bool = True) -> data.Dataset:
     images = np.random.default_rng(0).integers(0, 256, (N, 8, 8, 3), dtype=np.uint8)
-    names = {"class_names": "abc", "group_names": "de"}
-    return data.make_dataset(images, LABEL, GROUP, name="made", on_device=on_device, **names)
+    named = partial(data.make_dataset, name="made", class_names="abc", group_names="de")
+    return named(images, LABEL, GROUP, on_device=on_device)
 
 
 def network(seed: int = 0, module: Module = MODULE) -> Network:
@@ -163,7 +163,7 @@ def find_eigenvectors() -> None:
 
 def find_distances() -> None:
     logits_fn, params, images, label = analysed()
-    bound = margins.bind(logits_fn, params)
+    bound = as_pytree(logits_fn, params)
     margins.linearized_distance(bound, images, label)
     margins.distance_along_gradient(bound, images, label, max_distance=10.0, tolerance=0.1)
     for start in (label, None):
@@ -187,7 +187,7 @@ def fit_toy() -> None:
 
 
 EPOCHS = {"loops._run_steps"}
-LANCZOS = {"krylov._orthogonalise", "krylov._set_row"}
+LANCZOS = {"lanczos._orthogonalise", "lanczos._set_row"}
 PRODUCTS = {"programs.programs.keep", "programs.programs.apply"}
 SCORES = {"bounds._logit_and_squared_norm"}
 SCENARIOS: dict[str, tuple[Callable[[], object], set[str]]] = {
@@ -199,7 +199,7 @@ SCENARIOS: dict[str, tuple[Callable[[], object], set[str]]] = {
     "predict": (lambda: predict(network(), made()), {"network._predict_batch"}),
     "analyse": (analyse, {"network._predict_batch", *PRODUCTS, *LANCZOS}),
     "report": (lambda: report.group_report(*analysed(), GROUP), {"report._logits", *PRODUCTS, *LANCZOS}),
-    "eigenvectors": (find_eigenvectors, {*LANCZOS, "krylov._combine"}),
+    "eigenvectors": (find_eigenvectors, {*LANCZOS, "lanczos._combine"}),
     "hessian-kept": (partial(multiply, "hessian", GIGABYTE), PRODUCTS),
     "hessian-recomputed": (
         partial(multiply, "hessian", 0),

@@ -1,6 +1,5 @@
 """Distances to the decision boundary: closed forms, polyhedra and properties."""
 
-import itertools
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,77 +9,32 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.special import softmax
 
 from jaxfair import margins
+from jaxfair.curvature.programs import as_pytree
 from jaxfair.errors import JaxfairError
+from tests.margin_cases import (
+    CLASSES,
+    EXACT,
+    TOLERANCE,
+    N,
+    affine,
+    affine_case,
+    disc,
+    each_function,
+    few,
+    half_spaces,
+    line,
+    seeds,
+    signed_distances,
+)
 
 logits = arrays(np.float32, (3, 4), elements=st.floats(-20, 20, width=32))
 # Scores are at most 1; exponentials of float32 logits of size 20 are off by up to 20 * 6e-8.
 ATOL = 4e-6
-# Closed forms in float64: some tens of roundings of numbers of size 1 to 100.
-EXACT: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-9}
-N, SHAPE, CLASSES = 40, (2, 2), 4
-TOLERANCE, FAR = 1e-6, 1e4
-seeds = st.integers(0, 2**32 - 1)
-few = hypothesis_settings(max_examples=25)
-
-
-def affine(params: tuple[jax.Array, jax.Array], x: jax.Array) -> jax.Array:
-    weights, bias = params
-    return x.reshape(len(x), -1) @ weights.T + bias
-
-
-def disc(radius: jax.Array, x: jax.Array) -> jax.Array:
-    """Return logits whose class 0 is the inside of a disc."""
-    inside = radius**2 - (x**2).sum(axis=1)
-    return jnp.stack([inside, jnp.zeros_like(inside)], axis=1)
-
-
-def line(logits_fn: Any, x: Any, label: Any, **options: Any) -> jax.Array:
-    return margins.distance_along_gradient(logits_fn, x, label, FAR, TOLERANCE, **options)
-
-
-def affine_case(seed: int, classes: int = CLASSES) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray, np.ndarray]:
-    """Return parameters, inputs and labels; with random labels most examples are misclassified."""
-    rng = np.random.default_rng(seed)
-    params = rng.normal(size=(classes, int(np.prod(SHAPE)))), rng.normal(size=classes)
-    x = 2 * rng.normal(size=(N, *SHAPE))
-    label = np.asarray(affine(params, x)).argmax(axis=1)  # pyright: ignore[reportArgumentType]
-    return params, x, np.where(rng.random(N) < 0.5, label, rng.integers(classes, size=N))
-
-
-def half_spaces(params: tuple[np.ndarray, np.ndarray], label: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return unit normals and offsets of the half-spaces ``a x + b >= 0`` that make the label's region."""
-    weights, bias = params
-    others = np.arange(len(bias)) != label
-    normals, offsets = weights[label] - weights[others], bias[label] - bias[others]
-    lengths = np.linalg.norm(normals, axis=1)
-    return normals / lengths[:, None], offsets / lengths
-
-
-def polyhedron_distance(normals: np.ndarray, offsets: np.ndarray, x: np.ndarray) -> float:
-    """Return the distance of ``x`` to ``{z : a z + b >= 0}``: the nearest projection on any face that lies in it."""
-    best = np.inf
-    for size in range(len(offsets) + 1):
-        for active in map(list, itertools.combinations(range(len(offsets)), size)):
-            step = np.linalg.pinv(normals[active]) @ -(normals[active] @ x + offsets[active])
-            if (normals @ (x + step) + offsets >= -1e-9).all():
-                best = min(best, float(np.linalg.norm(step)))
-    return best
-
-
-def signed_distances(params: tuple[np.ndarray, np.ndarray], x: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """Return the true signed distances of an affine network."""
-    result = []
-    for point, own in zip(x.reshape(len(x), -1), label, strict=True):
-        normals, offsets = half_spaces(params, own)
-        inside = (normals @ point + offsets).min()
-        result.append(inside if inside >= 0 else -polyhedron_distance(normals, offsets, point))
-    return np.array(result)
 
 
 def test_two_classes() -> None:
@@ -129,7 +83,7 @@ def test_affine_networks(seed: int, classes: int) -> None:
     params, x, label = affine_case(seed, classes)
     true = signed_distances(params, x, label)
     with jax.enable_x64(True):
-        found, nearest = map(np.asarray, margins.linearized_distance(margins.bind(affine, params), x, label))
+        found, nearest = map(np.asarray, margins.linearized_distance(as_pytree(affine, params), x, label))
     np.testing.assert_allclose(found[true >= 0], true[true >= 0], **EXACT)
     assert (found[true < 0] < 0).all()
     assert (found >= true - 1e-9).all()
@@ -163,7 +117,7 @@ def test_along_the_gradient_of_affine_networks(seed: int, classes: int) -> None:
         leave = crossing[speed < 0].min(initial=np.inf, where=signed[speed < 0] >= 0)
         expected.append(-enter if enter < leave else -np.inf)
     with jax.enable_x64(True):
-        found = np.asarray(line(margins.bind(affine, params), x, label))
+        found = np.asarray(line(as_pytree(affine, params), x, label))
     # A stay inside the region that is shorter than the bracket may be overlooked, and found is then infinite.
     met = np.isfinite(found)
     error = np.abs(found[met]) - np.abs(np.array(expected)[met])
@@ -180,7 +134,7 @@ def test_disc() -> None:
     radius, r = 2.0, np.array([0.01, 0.5, 1.5, 1.999, 2.001, 3.0, 9.0])
     angle = np.arange(7)
     x = r[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    network, label = margins.bind(disc, jnp.asarray(radius)), np.zeros(7, int)
+    network, label = as_pytree(disc, jnp.asarray(radius)), np.zeros(7, int)
     found = np.asarray(line(network, x, label))
     np.testing.assert_array_equal(np.sign(found), np.sign(radius - r))
     error = np.abs(found) - np.abs(radius - r)
@@ -195,7 +149,7 @@ def test_disc() -> None:
 @pytest.mark.parametrize("tolerance", [1.0, 1e-2, 1e-5, 1e-10])
 def test_bisection_meets_its_tolerance(tolerance: float) -> None:
     r = np.linspace(0.1, 3.7, 11)
-    x, network = np.stack([r, np.zeros(11)], axis=1), margins.bind(disc, jnp.asarray(2.0))
+    x, network = np.stack([r, np.zeros(11)], axis=1), as_pytree(disc, jnp.asarray(2.0))
     found = np.asarray(margins.distance_along_gradient(network, x, np.zeros(11, int), 10.0, tolerance))
     error = np.abs(found) - np.abs(2 - r)
     assert (error >= -1e-12).all()
@@ -205,23 +159,11 @@ def test_bisection_meets_its_tolerance(tolerance: float) -> None:
 @pytest.mark.usefixtures("float64")
 def test_no_boundary_within_reach() -> None:
     """Infinite, with the example's sign; the distance itself is still within reach of itself."""
-    x, label, network = np.array([[1.0, 0.0], [3.5, 0.0]]), np.zeros(2, int), margins.bind(disc, jnp.asarray(2.0))
+    x, label, network = np.array([[1.0, 0.0], [3.5, 0.0]]), np.zeros(2, int), as_pytree(disc, jnp.asarray(2.0))
     reach = partial(margins.distance_along_gradient, network, x, label)
     np.testing.assert_array_equal(reach(0.99, 1e-3), [np.inf, -np.inf])
     np.testing.assert_allclose(reach(1.0, 1e-3), [1.0, -np.inf])
     np.testing.assert_array_equal(reach(1e-3, 1e-3), [np.inf, -np.inf])
-
-
-FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "linearized": margins.linearized_distance,
-    "line": line,
-    "deepfool": margins.deepfool,
-}
-each_function = pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
-
-
-def assert_close(found: Any, expected: Any, **tolerance: Any) -> None:
-    jax.tree.map(partial(np.testing.assert_allclose, **(EXACT | tolerance)), found, expected)
 
 
 @each_function
@@ -229,13 +171,13 @@ def test_constant_tied_and_nan(function: Callable[..., Any]) -> None:
     """No gradient: infinitely far, with the gap's sign; a tie: 0; NaN: NaN, and only in its own example."""
     bias = np.array([1.0, 0.0], np.float32)
     x, label = np.ones((2, 3), np.float32), np.array([0, 1])
-    distance = jax.tree.leaves(function(margins.bind(affine, (np.zeros((2, 3), np.float32), bias)), x, label))[0]
+    distance = jax.tree.leaves(function(as_pytree(affine, (np.zeros((2, 3), np.float32), bias)), x, label))[0]
     np.testing.assert_array_equal(distance, [np.inf, -np.inf])
-    distance = jax.tree.leaves(function(margins.bind(affine, (np.zeros((2, 3), np.float32), 0 * bias)), x, label))[0]
+    distance = jax.tree.leaves(function(as_pytree(affine, (np.zeros((2, 3), np.float32), 0 * bias)), x, label))[0]
     np.testing.assert_array_equal(distance, 0)
     x[0, 0] = np.nan
     weights = np.array([[1, 0, 0], [0, 0, 1]], np.float32)
-    found = function(margins.bind(affine, (weights, bias)), x, label)
+    found = function(as_pytree(affine, (weights, bias)), x, label)
     distance = jax.tree.leaves(found)[0]
     assert np.isnan(distance[0])
     assert distance[1] < 0
@@ -253,7 +195,7 @@ def test_constant_tied_and_nan(function: Callable[..., Any]) -> None:
         ({"label": np.zeros(2, int)}, "3 inputs and 2 labels"),
         ({"classes": 1}, r"Logits have shape \(3, 1\)"),
         ({"x": np.zeros((3, 3), np.uint8)}, "Inputs are uint8"),
-        ({"chunk_size": 0}, "chunk_size is 0"),
+        ({"chunk_size": 0}, "chunk size is 0"),
     ],
 )
 @each_function
@@ -261,13 +203,13 @@ def test_bad_input(function: Callable[..., Any], changes: dict[str, Any], messag
     given = {"x": np.zeros((3, 3), np.float32), "label": np.zeros(3, int), "classes": 4, "chunk_size": 8} | changes
     params = np.ones((given.pop("classes"), 3), np.float32), np.float32(0)
     with pytest.raises(JaxfairError, match=message):
-        function(margins.bind(affine, params), **given)
+        function(as_pytree(affine, params), **given)
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_bad_options() -> None:
     params, x, label = affine_case(0)
-    network = margins.bind(affine, params)
+    network = as_pytree(affine, params)
     for tolerance, limit in [(0.0, 1.0), (2.0, 1.0), (1e-3, np.inf), (np.nan, 1.0), (-1.0, 1.0)]:
         with pytest.raises(JaxfairError, match="tolerance is"):
             margins.distance_along_gradient(network, x, label, limit, tolerance)

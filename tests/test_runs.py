@@ -5,6 +5,8 @@ import errno
 import json
 import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -239,7 +241,29 @@ def test_environment_is_recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert found["commit"] is None or re.fullmatch("[0-9a-f]{40}", found["commit"])
     assert (found["uncommitted_changes"] is None) == (found["commit"] is None)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", found["started"])
-    monkeypatch.setattr(runs, "__file__", str(tmp_path / "runs.py"))
+    monkeypatch.setattr(runs, "__file__", str(tmp_path / "jaxfair" / "runs.py"))
     outside = runs.environment()
     assert outside["commit"] is None
     assert outside["uncommitted_changes"] is None
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_the_checkout_is_asked_by_one_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Once before and once after a tracked file changes, as two processes of a study would ask."""
+    real, asked = subprocess.run, []
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
+    (tmp_path / "tracked").write_text("as committed")
+    for command in (("init",), ("add", "tracked"), (*identity, "commit", "-m", "one")):
+        real(["git", *command], cwd=tmp_path, check=True, capture_output=True)
+    commit = real(["git", "rev-parse", "HEAD"], cwd=tmp_path, check=True, capture_output=True, text=True).stdout.strip()
+    monkeypatch.setattr(runs, "__file__", str(tmp_path / "jaxfair" / "runs.py"))
+    monkeypatch.setattr(subprocess, "run", lambda *a, **options: asked.append(a) or real(*a, **options))
+    for text, changed in (("as committed", False), ("changed", True)):
+        (tmp_path / "tracked").write_text(text)
+        (tmp_path / "untracked").write_text(text)
+        runs._checkout.cache_clear()
+        asked.clear()
+        for _ in range(3):
+            found = runs.environment()
+            assert (found["commit"], found["uncommitted_changes"]) == (commit, changed)
+        assert len(asked) == 1

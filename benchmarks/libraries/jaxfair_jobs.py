@@ -110,7 +110,7 @@ def density(problem: Problem) -> dict[str, Job]:
 def margins(problem: Problem) -> dict[str, Job]:
     """DeepFool on the batch, away from each example's prediction."""
     x, _ = problem.batch
-    network = distances.bind(problem.logits_fn, problem.params)
+    network = as_pytree(problem.logits_fn, problem.params)
     return {"DeepFool": Job("distance", lambda: distances.deepfool(network, x).distance, np.asarray)}
 
 

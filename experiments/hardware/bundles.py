@@ -70,7 +70,7 @@ def note(study: Path, profile: Profile, declared: Sequence[Declared], *, referen
         for found in declared
     ]
     about = {"profile": profile.name, "label": profile.label, "kind": profile.kind, "reference": reference}
-    Run(study, {}).write_json(f"profile-{profile.name}.json", {**about, "members": members})
+    runs.write_json(study / f"profile-{profile.name}.json", {**about, "members": members})
 
 
 def read(study: Path, profiles: Iterable[str] | None = None) -> list[Bundle]:
@@ -106,7 +106,7 @@ def read(study: Path, profiles: Iterable[str] | None = None) -> list[Bundle]:
 def listed(study: Path, profiles: Sequence[str]) -> None:
     """Write which profiles a study is of, in their order; others that it had before do not count."""
     study.mkdir(parents=True, exist_ok=True)
-    Run(study, {}).write_json(PROFILES, list(profiles))
+    runs.write_json(study / PROFILES, list(profiles))
 
 
 def _listed(study: Path) -> list[str]:

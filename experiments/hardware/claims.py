@@ -12,7 +12,6 @@ import numpy as np
 from experiments.hardware import tables as numbers
 from experiments.hardware.results import Comparison, Hardware
 from experiments.linearization.claims import CHEAP
-from experiments.linearization.results import Results
 from experiments.reporting.verdicts import Claim, Missing, decide, rank_correlations
 
 RHO = "Spearman correlation over groups of"
@@ -24,11 +23,6 @@ def claims(hardware: Hardware) -> list[Claim]:
     """Decide every finding; one that cannot be decided is listed too."""
     return [*_of_groups(hardware), *_of_rounding(hardware), *_of_alignment(hardware), *_of_linearization(hardware),
             _of_repeat(hardware)]
-
-
-def grouping(hardware: Hardware) -> Results:
-    """Return a study's groups for what is shared with the other studies, such as ``drawing``."""
-    return Results((), hardware.group_names, hardware.train_count, hardware.test_count, hardware.group)
 
 
 def _of_groups(hardware: Hardware) -> list[Claim]:

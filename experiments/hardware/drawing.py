@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from experiments.hardware.claims import grouping
 from experiments.hardware.results import Comparison, Hardware, Series
-from experiments.linearization.paper_figures import COLORS
 from experiments.reporting import drawing
-from experiments.reporting.drawing import LARGE, SMALL
-from jaxfair.groups import seed_interval
+from experiments.reporting.drawing import COLORS, Points
+from experiments.reporting.series import over_seeds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,41 +44,16 @@ def rows_of(hardware: Hardware, comparison: Comparison, of: Callable[[Series], n
     return rows
 
 
-def group_panels(
-    hardware: Hardware, rows: int, columns: int, width=8.6, *, labelled: Sequence[int] | None = None, least=0.0
-) -> tuple["Figure", np.ndarray]:
-    """Return panels of which the last in each of the ``labelled`` columns has the groups' names below it."""
-    groups = grouping(hardware)
-    width = max(width, drawing.width_of_groups(groups))
-    labels = drawing.group_labels(groups, width)
-    figure, grid = drawing.subplots(rows, columns, width, max(least, 2.5 + labels.extra / rows))
-    for column in range(columns) if labelled is None else labelled:
-        for axes in grid[:-1, column]:
-            axes.set_xticks(range(len(labels.names)), [""] * len(labels.names))
-            axes.set_xlim(-0.5, len(labels.names) - 0.5)
-        drawing.label_groups(grid[-1, column], labels)
-    return figure, grid
-
-
 def by_group(axes: "Axes", hardware: Hardware, rows: Sequence[Row], *, zero: bool = False) -> None:
     """Draw one point a row and group with its interval, groups from large to small; ``zero`` adds a line there."""
-    for i, row in enumerate(rows):
-        values = row.values[:, hardware.order]
-        x = np.arange(values.shape[1]) + (i - (len(rows) - 1) / 2) * 0.7 / len(rows)
-        interval = seed_interval(values)
-        drawing.errorbar(axes, x, values.mean(axis=0), interval, row.color, row.marker, "none", row.label, size=4)
-    axes.grid(visible=False, axis="x")
-    for boundary in np.arange(len(hardware.order) - 1) + 0.5:
-        axes.axvline(boundary, color="#eeeeee", linewidth=0.8, zorder=0)
-    if zero:
-        axes.axhline(0, color="#888888", linewidth=0.8)
+    points = [Points(row.label, row.color, row.marker, over_seeds(row.values)) for row in rows]
+    drawing.by_group(axes, hardware.groups, points, zero=zero)
 
 
 def across(axes: "Axes", rows: Sequence[Row]) -> None:
     """Draw one value a row with its interval, names at the left, from top to bottom."""
     for y, row in enumerate(rows):
-        ends = _ends(row.values)[:, None]
-        axes.errorbar(row.values.mean(), y, xerr=ends, color=row.color, marker=row.marker, markersize=5, linewidth=1.2)
+        drawing.errorbar(axes, over_seeds(row.values), y, row.color, row.marker)
     axes.set_yticks(range(len(rows)), [row.label for row in rows], fontsize=8)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
@@ -94,25 +67,14 @@ def scatter(hardware: Hardware, parts: Mapping[str, np.ndarray], pairs: Sequence
         parts: the quantities, by what is written at their axis.
         pairs: x and y of each panel.
     """
-    groups = grouping(hardware)
     figure, grid = drawing.subplots(1, len(pairs), 4.2, 3.8)
-    drawing.group_legend(figure, groups)
-    mean = {name: values.mean(axis=0) for name, values in parts.items()}
+    drawing.group_legend(figure, hardware.groups)
+    found = {name: over_seeds(values) for name, values in parts.items()}
     for axes, pair in zip(grid[0], pairs, strict=True):
-        x, y = (mean[name] for name in pair)
-        across, up = (_ends(parts[name]) for name in pair)
-        for chosen, color in ((hardware.large, LARGE), (~hardware.large, SMALL)):
-            bars = up[:, chosen], across[:, chosen]
-            axes.errorbar(x[chosen], y[chosen], *bars, "o", color=color, markersize=5, linewidth=1)
+        drawing.scatter(axes, hardware.groups, *(found[name] for name in pair))
         for which in "xy":
             drawing.scale([axes], which)
         axes.set(xlabel=pair[0], ylabel=pair[1])
     for axes, (x, y) in zip(grid[0], pairs, strict=True):
-        drawing.name_points(figure, axes, mean[x], mean[y], drawing.short_names(groups))
+        drawing.name_points(figure, axes, found[x].mean, found[y].mean, hardware.groups.short_names())
     return figure
-
-
-def _ends(values: np.ndarray) -> np.ndarray:
-    """Return how far the interval of the mean over seeds reaches down and up, shape (2, ...); 0 where there is none."""
-    mean, interval = values.mean(axis=0), seed_interval(values)
-    return np.nan_to_num(np.maximum([mean - interval.low, interval.high - mean], 0.0))

@@ -11,14 +11,12 @@ import numpy as np
 
 from experiments.hardware import drawing as looks
 from experiments.hardware import tables as numbers
-from experiments.hardware.claims import grouping
 from experiments.hardware.drawing import CONTROLS, Row
 from experiments.hardware.results import Comparison, Hardware, Series
-from experiments.linearization.paper_figures import COLORS, Drawn
 from experiments.reporting import drawing
-from experiments.reporting.drawing import LARGE, SMALL
+from experiments.reporting.drawing import BARS, COLORS, LARGE, SMALL, Drawing, Drawn
+from experiments.reporting.series import over_seeds
 from experiments.reporting.verdicts import Missing
-from jaxfair.groups import seed_interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,23 +51,14 @@ def write(hardware: Hardware, folder: Path, segment: Callable[[], Segment]) -> l
     Returns:
         Every figure, those too that the results are too few for.
     """
-    import matplotlib as mpl
-
-    found = []
-    with mpl.rc_context(drawing.STYLE):
-        for name, (caption, draw) in DRAWINGS.items():
-            try:
-                figure = draw(hardware) if name != "segment" else along_segment(hardware, segment())
-                found.append(Drawn(name, caption, drawing.save(figure, folder / name)))
-            except Missing as missing:
-                found.append(Drawn(name, caption, None, str(missing)))
-    return found
+    drawings = DRAWINGS | {"segment": DRAWINGS["segment"]._replace(draw=lambda h: along_segment(h, segment()))}
+    return drawing.draw_all(drawings, hardware, folder)
 
 
 def accuracy_by_group(hardware: Hardware) -> "Figure":
     """Draw group accuracy on every profile and control, and its difference from the reference (Fig. 1)."""
     plain = hardware.comparisons[0]
-    figure, grid = looks.group_panels(hardware, 2, 1)
+    figure, grid = drawing.group_panels(hardware.groups, 2, height=2.5)
     rows = looks.rows_of(hardware, plain, lambda series: series.groups["accuracy"])
     looks.by_group(grid[0, 0], hardware, rows)
     base = plain.reference.groups["accuracy"]
@@ -89,13 +78,15 @@ def reference_and_distance(hardware: Hardware) -> "Figure":
     if not rows:
         raise Missing("there is nothing to compare the reference with")
     found = [numbers.quantity(plain.reference, name) for name in ("gradient_norm", "top_eigenvalue")]
-    figure, grid = looks.group_panels(hardware, 1, 3, 4.4, labelled=(1, 2), least=1.0 + 0.2 * len(rows))
+    figure, grid = drawing.group_panels(
+        hardware.groups, 1, 3, width=4.4, height=2.5, labelled=(1, 2), least=1.0 + 0.2 * len(rows)
+    )
     looks.across(grid[0, 0], rows)
     grid[0, 0].set_xlabel("L2 distance of the parameters\nfrom the reference's; the largest is rho")
     for axes, name, values in zip(grid[0, 1:], ("gradient_norm", "top_eigenvalue"), found, strict=True):
-        drawing.by_size(axes, grouping(hardware), values.mean(axis=0), seed_interval(values))
+        drawing.by_size(axes, hardware.groups, over_seeds(values))
         axes.set_ylabel(NAMES[name])
-    drawing.group_legend(figure, grouping(hardware))
+    drawing.group_legend(figure, hardware.groups)
     return figure
 
 
@@ -111,16 +102,13 @@ def size_gradient_sensitivity(hardware: Hardware) -> "Figure":
 
 def along_segment(hardware: Hardware, segment: Segment) -> "Figure":
     """Draw each group's loss between the parameters of two profiles, seed 0 (Fig. 4)."""
-    names = drawing.short_names(grouping(hardware))
-    figure, panels = drawing.panels(
-        [f"{names[g]} ({hardware.train_count[g]:,})" for g in hardware.order], "loss (nats)"
-    )
+    figure, panels = drawing.panels(hardware.groups.titles, "loss (nats)")
     for axes, g in zip(panels, hardware.order, strict=True):
         axes.plot(segment.points, segment.losses[:, g], color=LARGE if hardware.large[g] else SMALL)
         ends = np.isin(segment.points, (0, 1))
         axes.plot(segment.points[ends], segment.losses[ends, g], "o", color="#222222", markersize=4)
     figure.supxlabel(f"from the reference's parameters (0) to those of {segment.label} (1)", fontsize=9.5)
-    drawing.group_legend(figure, grouping(hardware))
+    drawing.group_legend(figure, hardware.groups)
     return figure
 
 
@@ -167,7 +155,7 @@ def divergence(hardware: Hardware) -> "Figure":
 def spread_against_rounding(hardware: Hardware) -> "Figure":
     """Draw each profile's mean |difference| from the reference, its excess over the one-ulp controls', and p-values."""
     plain = hardware.comparisons[0]
-    figure, grid = looks.group_panels(hardware, 3, 2, 6.2)
+    figure, grid = drawing.group_panels(hardware.groups, 3, 2, width=6.2, height=2.5)
     for name, axes in (("loss", grid[:, 0]), ("accuracy", grid[:, 1])):
         test, control = numbers.spread_test(plain, name), numbers.differences(plain, plain.ulps, name).mean(axis=0)
         only = plain._replace(ulps=(), others=())
@@ -228,7 +216,7 @@ def _compared(hardware: Hardware, comparisons: Sequence[Comparison]) -> "Figure"
                 delta.append(row)
                 xi.append(row._replace(values=numbers.pair_xi(comparison, others)))
         accuracy.append(Row(comparison.title, color, "s", comparison.reference.groups["accuracy"]))
-    figure, grid = looks.group_panels(hardware, 2, 2, 5.6, labelled=(0,))
+    figure, grid = drawing.group_panels(hardware.groups, 2, 2, width=5.6, height=2.5, labelled=(0,))
     looks.by_group(grid[0, 0], hardware, delta)
     looks.by_group(grid[1, 0], hardware, accuracy)
     looks.across(grid[0, 1], xi)
@@ -244,38 +232,37 @@ def _compared(hardware: Hardware, comparisons: Sequence[Comparison]) -> "Figure"
     return figure
 
 
-BARS = "Bars: 95 % t intervals over seeds."
 DELTA = "Delta is the largest difference of a group's mean TEST loss from the reference's, over all profiles"
 # fmt: off
-DRAWINGS: dict[str, tuple[str, Callable[[Hardware], "Figure"]]] = {
-    "accuracy_by_group": (
-        f"Fig. 1: accuracy of each group on every hardware and control, and its difference from the reference. {BARS}",
+DRAWINGS = {
+    "accuracy_by_group": Drawing(
+        "Fig. 1: accuracy of each group on every hardware and control, and its difference from the reference", BARS,
         accuracy_by_group),
-    "reference_and_distance": (
+    "reference_and_distance": Drawing(
         "Fig. 2: how far apart parameters end (permuted networks count as far); gradient norm and largest Hessian "
-        f"eigenvalue of each group's loss at the reference. {BARS}", reference_and_distance),
-    "size_gradient_sensitivity": (
-        f"Fig. 3: group size, gradient norm at the reference, and sensitivity to hardware. {DELTA}. {BARS}",
+        "eigenvalue of each group's loss at the reference", BARS, reference_and_distance),
+    "size_gradient_sensitivity": Drawing(
+        "Fig. 3: group size, gradient norm at the reference, and sensitivity to hardware", f"{DELTA}. {BARS}",
         size_gradient_sensitivity),
-    "segment": (
+    "segment": Drawing(
         "Fig. 4: loss of each group's test images between the parameters of the reference and of the profile with the "
-        "largest xi; seed 0 alone, so without intervals; both on the reference's arithmetic.", accuracy_by_group),
-    "curvature_and_boundary": (
+        "largest xi; seed 0 alone, so without intervals; both on the reference's arithmetic", "", accuracy_by_group),
+    "curvature_and_boundary": Drawing(
         "Fig. 5: largest Hessian eigenvalue of each group against its distance to the decision boundary (softmax gap: "
-        f"0 is on it) and its impurity (0 is far from it), at the reference. {BARS}", curvature_and_boundary),
-    "divergence": (
+        "0 is on it) and its impurity (0 is far from it), at the reference", BARS, curvature_and_boundary),
+    "divergence": Drawing(
         "How trainings part: L2 distance to the reference's parameters after each step, over how far these had moved "
-        "by the last step shown. Median and range over seeds. Circle: from there on the profile's median is within the "
-        "range of the one-ulp controls.", divergence),
-    "spread_against_rounding": (
-        "Is it more than rounding? Each profile's mean |difference| from the reference, of test loss and accuracy; the "
-        "excess over what one-ulp controls show; p-values of a permutation test, hollow: corrected for the number of "
-        f"groups. {BARS} Not corrected for the number of profiles.", spread_against_rounding),
-    "alignment": (
-        f"Mitigation: with and without alignment of the groups' distances to the boundary. {DELTA} or all one-ulp "
+        "by the last step shown", "Median and range over seeds. Circle: from there on the profile's median is within "
+        "the range of the one-ulp controls.", divergence),
+    "spread_against_rounding": Drawing(
+        "Is it more than rounding?", "Each profile's mean |difference| from the reference, of test loss and accuracy; "
+        "the excess over what one-ulp controls show; p-values of a permutation test, hollow: corrected for the number "
+        f"of groups. {BARS} Not corrected for the number of profiles.", spread_against_rounding),
+    "alignment": Drawing(
+        "Mitigation: with and without alignment of the groups' distances to the boundary", f"{DELTA} or all one-ulp "
         f"controls: compare like with like, not maxima over different numbers of runs. {BARS}", alignment),
-    "linearized": (
-        f"Both papers at once: the full and the linearized networks. {DELTA} or all one-ulp controls. {BARS}",
+    "linearized": Drawing(
+        "Both papers at once: the full and the linearized networks", f"{DELTA} or all one-ulp controls. {BARS}",
         linearized),
 }
 # fmt: on

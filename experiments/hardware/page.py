@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from experiments.hardware.results import Hardware
-from experiments.linearization.page import STYLE, _figure, _of_paper, _table
-from experiments.linearization.paper_figures import Drawn
+from experiments.reporting.drawing import Drawn
+from experiments.reporting.html import STYLE, figure
 from experiments.reporting.verdicts import Claim
 
 Row = dict[str, Any]
@@ -160,8 +160,7 @@ def page(
     findings = _table(CLAIMS, [claim._asdict() for claim in found]).replace("<table>", '<table class="text">')
     parts += ["<h2>Findings</h2>", findings]
     parts += ["<p>The intervals are not corrected for the number of findings.</p><h2>Figures</h2>"]
-    parts += [_figure(d.file, d.caption) for d in drawn if d.file is not None]
-    parts += [_of_paper(d) for d in drawn if d.file is None]
+    parts += map(figure, sorted(drawn, key=lambda d: d.file is None))
     for comparison in hardware.comparisons:
         mine = {name: [row for row in rows[name] if row["training"] == comparison.title] for name in rows}
         parts += [f"<h2>Groups: {html.escape(comparison.title)}</h2>", _table(GROUPS, mine["groups"])]
@@ -172,6 +171,12 @@ def page(
     meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
     head = f"{meta}<title>{html.escape(TITLE)}</title><style>{STYLE}</style>"
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>\n'
+
+
+def _table(columns: Columns, rows: Sequence[Row]) -> str:
+    head = "".join(f"<th>{html.escape(name)}</th>" for name, _ in columns)
+    body = "".join("<tr>" + "".join(f"<td>{cell(row)}</td>" for _, cell in columns) + "</tr>" for row in rows)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _provenance(hardware: Hardware, command: Sequence[str]) -> str:

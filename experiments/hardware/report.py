@@ -17,7 +17,8 @@ from experiments.hardware import results as hardware_results
 from experiments.hardware import tables as numbers
 from experiments.hardware.figures import Segment
 from experiments.hardware.results import Hardware
-from experiments.linearization import report, results
+from experiments.reporting import reports
+from experiments.reporting import tables as written
 from experiments.reporting.verdicts import Missing
 from experiments.running import datasets
 from experiments.running.datasets import DataConfig
@@ -55,19 +56,20 @@ def write(
     """
     found = [bundle for study in studies for bundle in bundles.read(study)]
     hardware = hardware_results.collect(found, bundles.check(found, allow_versions=allow_versions))
-    publish(hardware, folder, command, data)
+    runs = [
+        run for bundle in found for member in bundle.members for run in member.trained + member.analysed + member.steps
+    ]
+    publish(hardware, folder, command, runs, data)
     print_summary(hardware)
     print(f"\nReport: {folder / 'report.html'}")
     return hardware
 
 
-def publish(hardware: Hardware, folder: Path, command: Sequence[str], data: DataConfig | None = None) -> None:
-    """Write the report of results; see ``write``."""
-    with report.replacing(folder, "another folder") as made:
-        if folder.exists() and any(folder.iterdir()) and not (folder / "report.html").exists():
-            raise JaxfairError(
-                f"'{folder}' holds something else than a report, which would be lost; name a new folder."
-            )
+def publish(
+    hardware: Hardware, folder: Path, command: Sequence[str], runs: Sequence[Run] = (), data: DataConfig | None = None
+) -> None:
+    """Write the report of results that came from ``runs``; see ``write``."""
+    with reports.replacing(folder) as made:
         drawn = figures.write(hardware, made, partial(segment, hardware, data))
         found = claims.claims(hardware)
         rows = {
@@ -78,10 +80,10 @@ def publish(hardware: Hardware, folder: Path, command: Sequence[str], data: Data
         }
         for name, table in rows.items():
             if table:
-                results.write_csv(made / f"{name}.csv", table)
+                written.write_csv(made / f"{name}.csv", table)
         trained = hardware.comparisons[0].reference.trained
         title = page.TITLE + (f" ({trained[0].config['data']['name']})" if trained else "")
-        report.write_record(made, title, command, [], found)
+        reports.write_record(made, "hardware", title, command, runs, found)
         text = page.page(hardware, drawn, rows, found, command)
         (made / "report.html").write_text(text, encoding="utf-8")
 

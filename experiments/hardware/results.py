@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments.hardware.bundles import Bundle, Member
 from experiments.hardware.runs import CONTROLS
-from experiments.linearization import results as tables
+from experiments.reporting.groups import Groups
 from experiments.running.records import load_network
 from jaxfair.bounds import parameter_distance
 from jaxfair.errors import JaxfairError
@@ -90,14 +90,19 @@ class Hardware(NamedTuple):
     differences: tuple[str, ...]
 
     @property
+    def groups(self) -> Groups:
+        """Names and counts of the groups."""
+        return Groups(self.group_names, self.train_count, self.test_count)
+
+    @property
     def large(self) -> np.ndarray:
         """Whether each group has at least the average number of training images."""
-        return tables.large(self.train_count)
+        return self.groups.large
 
     @property
     def order(self) -> np.ndarray:
         """Groups from the most training images to the fewest."""
-        return tables.by_size(self.train_count)
+        return self.groups.order
 
 
 def collect(bundles: Sequence[Bundle], differences: Sequence[str] = ()) -> Hardware:

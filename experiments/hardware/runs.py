@@ -18,7 +18,8 @@ from experiments.running.measure import AnalysisConfig
 from experiments.running.records import Workspace, load_network, module_of, once, open_run, settings_of
 from experiments.running.stages import FORWARD, GRADIENT, PRODUCT, ModelConfig
 from jaxfair import groups
-from jaxfair.data.dataset import epoch_order
+from jaxfair.checkpoints import tree_digest
+from jaxfair.data.splits import epoch_order
 from jaxfair.hardware import Profile
 from jaxfair.linearize.snl import SnlConfig
 from jaxfair.networks.architectures import Module
@@ -130,7 +131,7 @@ def _train(space: Workspace, profile: Profile, module: Module, task: Task, seeds
     order = OTHER_ORDER if task.control == "order" else 0
 
     def begin(run: Run, network: Network) -> None:
-        digests = {"initial": trajectory.tree_digest(network.params)}
+        digests = {"initial": tree_digest(network.params)}
         run.write_json("start.json", digests | {"order": order_digest(space, task.train, run.config["seed"] + order)})
 
     start = partial(start_of, module, space.train.image_shape, task.control)
@@ -157,9 +158,10 @@ def _first_steps(
         network = start_of(module, space.train.image_shape, task.control, seed)
         sketches, digests = [trajectory.sketch(network.params)], []
         order = OTHER_ORDER if task.control == "order" else 0
-        for step, after in trajectory.first_steps(network, space.train, task.train, seed=seed + order, steps=steps):
+        seeds = {"seed": seed, "order_seed": seed + order}
+        for step, after in trajectory.first_steps(network, space.train, task.train, steps=steps, **seeds):
             sketches.append(trajectory.sketch(after.params))
-            digests.append(trajectory.tree_digest(after.params))
+            digests.append(tree_digest(after.params))
             space.progress.update(step, steps[-1], "step")
         run.write_arrays("sketches.npz", {"steps": np.array([0, *steps]), "sketches": np.array(sketches)})
         return None, {"digests": digests}
@@ -183,7 +185,7 @@ def _analyse(
         found.write_arrays("examples.npz", examples)
         columns = _group_columns(space, network, examples, config, curvature=curvature)
         correct = (examples["logits"].argmax(-1) == examples["label"]).mean()
-        digest = trajectory.tree_digest(network.params)
+        digest = tree_digest(network.params)
         return None, {"accuracy": correct, "groups": columns, "parameters": digest}
 
     passes = len(space.test.class_names) * config.linearized_distance * GRADIENT

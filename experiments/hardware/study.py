@@ -128,13 +128,15 @@ def run(study: Study, command: Sequence[str]) -> None:
         command: by which the reader of the report makes it again; the profiles' processes get the same options.
     """
     check(study)
-    for name in study.profiles:
-        profile = hardware.named(name)
-        child = [sys.executable, "-m", "experiments.hardware.child", name, *command[1:]]
-        print(f"Profile {name}: {profile.label}", file=sys.stderr, flush=True)
-        if subprocess.run(child, env=hardware.environment_of(profile, os.environ), check=False).returncode:
+    profiles = _named(study)
+    plain = hardware.plain_digests(os.environ) if any(profile.varies_cpu for profile in profiles) else None
+    for profile in profiles:
+        child = [sys.executable, "-m", "experiments.hardware.child", profile.name, *command[1:]]
+        environment = hardware.environment_of(profile, os.environ, plain)
+        print(f"Profile {profile.name}: {profile.label}", file=sys.stderr, flush=True)
+        if subprocess.run(child, env=environment, check=False).returncode:
             raise JaxfairError(
-                f"The runs of profile '{name}' failed (see above); finished runs are kept: mend it, or leave "
+                f"The runs of profile '{profile.name}' failed (see above); finished runs are kept: mend it, or leave "
                 "the profile out by --profiles, and run the same command again."
             )
     bundles.listed(study.out, study.profiles)
@@ -147,8 +149,7 @@ def check(study: Study) -> None:
     Raises:
         JaxfairError: there is nothing to compare, or a number is impossible.
     """
-    for name in study.profiles:
-        hardware.named(name)
+    _named(study)
     if study.seeds < 1 or study.ulps < 0 or len(set(study.profiles)) != len(study.profiles) or not study.profiles:
         raise JaxfairError(
             f"The study has {study.seeds} seeds, {study.ulps} one-ulp controls and the profiles "
@@ -159,6 +160,10 @@ def check(study: Study) -> None:
             f"The steps to look at are {list(study.steps)}; give different ones from 1 on, in ascending order."
         )
     measure.check_config(study.analysis)
+
+
+def _named(study: Study) -> list[Profile]:
+    return [hardware.named(name) for name in study.profiles]
 
 
 def check_on(study: Study, train_set: Dataset) -> list[int]:

@@ -12,28 +12,32 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-import numpy as np
 import tyro
 
 from experiments import cli
 from experiments.linearization import claims
-from experiments.linearization import results as tables
+from experiments.linearization import results as arrays
 from experiments.linearization.results import Results, Variant
-from experiments.reporting import drawing, verdicts
-from experiments.reporting.verdicts import Claim
+from experiments.reporting import drawing, reports, series, tables, verdicts
+from experiments.reporting.drawing import Drawing, Points
+from experiments.reporting.series import Estimate
+from experiments.reporting.tables import Column, Table
+from experiments.reporting.verdicts import Claim, Missing
 from jaxfair.errors import JaxfairError
-from jaxfair.groups import Interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 METHODS = {"snl": "SNL", "deepreduce": "DeepReDuce"}
 MARKERS = "oD^vsP"
-COLUMNS = {
-    "accuracy": ("accuracy", 3),
-    "large_drop_percent": ("drop, large groups (%)", 1),
-    "small_drop_percent": ("drop, small groups (%)", 1),
-}
+COLUMNS = (
+    Column("study"),
+    Column("network"),
+    Column("relus", "ReLUs"),
+    Column("accuracy", form=".3f"),
+    Column("large_drop_percent", "drop, large groups (%)", ".1f"),
+    Column("small_drop_percent", "drop, small groups (%)", ".1f"),
+)
 FOOT = (
     "In brackets: 95 % intervals; of accuracies Student's t over seeds, of relative drops over seeds and test images "
     "together, of findings Student's t over seeds that share one split, not corrected for their number."
@@ -62,38 +66,37 @@ def read(folders: Sequence[Path]) -> list[Study]:
     """
     if not folders:
         raise JaxfairError("No study is given; name the folders that finished studies were told as --out.")
-    places = [folder.resolve() for folder in folders]
-    if twice := [folder for folder, place in zip(folders, places, strict=True) if places.count(place) > 1]:
+    places = [study.resolve() for study in folders]
+    if twice := [study for study, place in zip(folders, places, strict=True) if places.count(place) > 1]:
         raise JaxfairError(f"The study '{twice[0]}' is given more than once; give each folder once.")
-    titles = [tables.record(folder)["title"] for folder in folders]
+    titles = [reports.read_record(study, arrays.STUDY)["title"] for study in folders]
     found = []
-    for folder, title in zip(folders, titles, strict=True):
-        results = tables.collect(tables.read(folder))
-        shown = title if titles.count(title) == 1 else f"{title} ({folder})"
+    for study, title in zip(folders, titles, strict=True):
+        results = arrays.collect(arrays.read(study))
+        shown = title if titles.count(title) == 1 else f"{title} ({study})"
         found.append(Study(shown, results, claims.claims(results)))
     return found
 
 
-def write(studies: Sequence[Study], folder: Path) -> list[Path]:
-    """Write the figure (PNG, SVG), the tables (CSV) and both as Markdown into ``folder``, and return the files.
+def write(studies: Sequence[Study], into: Path) -> list[Path]:
+    """Write the figure (PNG, SVG), the tables (CSV) and both as Markdown into a folder, and return the files.
 
     Raises:
         JaxfairError: the folder cannot be written.
     """
-    import matplotlib as mpl
-
-    networks, findings = network_rows(studies), claim_rows(studies)
+    networks = network_rows(studies)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with mpl.rc_context(drawing.STYLE):
-            svg = drawing.save(relative_drop(studies), folder / "relative_drop_by_group")
-        tables.write_csv(folder / "networks.csv", networks)
-        tables.write_csv(folder / "claims.csv", findings)
-        (folder / "across.md").write_text(markdown(studies, networks), encoding="utf-8")
+        (drawn,) = drawing.draw_all(DRAWINGS, studies, into)
+        if drawn.file is None:
+            raise Missing(drawn.reason)
+        tables.write_csv(into / "networks.csv", networks)
+        tables.write_csv(into / "claims.csv", claim_rows(studies))
+        (into / "across.md").write_text(markdown(studies, networks), encoding="utf-8")
     except OSError as error:
         reason = error.strerror or error
-        raise JaxfairError(f"'{folder}' cannot be written: {reason}; make room or choose another --out.") from error
-    return [svg, svg.with_suffix(".png"), *(folder / name for name in ("networks.csv", "claims.csv", "across.md"))]
+        raise JaxfairError(f"'{into}' cannot be written: {reason}; make room or choose another --out.") from error
+    names = ("networks.csv", "claims.csv", "across.md")
+    return [drawn.file, drawn.file.with_suffix(".png"), *(into / name for name in names)]
 
 
 def relative_drop(studies: Sequence[Study]) -> "Figure":
@@ -103,15 +106,15 @@ def relative_drop(studies: Sequence[Study]) -> "Figure":
     DeepReDuce, as in the paper; a study without one of them leaves its place empty.
 
     Raises:
-        JaxfairError: no study has a network of these methods.
+        Missing: no study has a network of these methods.
     """
     from matplotlib.figure import Figure
 
     methods = [m for m in METHODS if any(_of_method(study.results, m) for study in studies)]
     if not methods:
-        raise JaxfairError("No study has a network linearized by SNL or DeepReDuce; give at least one that has.")
-    width = max([4.6, *(drawing.width_of_groups(study.results) for study in studies)])
-    labels = [drawing.group_labels(study.results, width) for study in studies]
+        raise Missing("No study has a network linearized by SNL or DeepReDuce; give at least one that has.")
+    width = max([4.6, *(drawing.width_of_groups(study.results.groups) for study in studies)])
+    labels = [drawing.group_labels(study.results.groups, width) for study in studies]
     heights = [2.9 + label.extra for label in labels]
     figure = Figure(figsize=((width + 1.5) * len(methods), sum(heights)), layout="constrained")
     rows = figure.subfigures(len(studies), 1, height_ratios=heights, squeeze=False)[:, 0]
@@ -131,26 +134,31 @@ def _of_method(results: Results, method: str) -> list[Variant]:
 
 
 def _budgets(axes: Any, results: Results, method: str) -> None:
+    """Draw one method's networks side by side in each group; the fewer ReLUs the darker."""
     import matplotlib as mpl
 
     networks = _of_method(results, method)
-    axes.set_visible(bool(networks))
+    if not networks:
+        axes.set_visible(False)
+        return
+    rows = []
     for i, network in enumerate(networks):
-        mean, interval = tables.drops(results, network)
-        x = np.arange(len(mean)) + (i - (len(networks) - 1) / 2) * 0.7 / len(networks)
         color = mpl.colormaps["viridis"](0.85 * (1 - i / max(len(networks) - 1, 1)))
-        ends = Interval(interval.low[results.order], interval.high[results.order])
-        name = f"{100 * network.relu_count / network.unit_count:.2g} % ({network.relu_count:,})"
+        name = f"{network.percent_kept} % ({network.relu_count:,})"
         name = name if method == "snl" else f"{network.label.removeprefix('DeepReDuce ')}: {name}"
-        drawing.errorbar(axes, x, mean[results.order], ends, color, MARKERS[i % len(MARKERS)], "none", name, size=4)
-    axes.axhline(0, color="#888888", linewidth=0.8, zorder=1)
+        rows.append(Points(name, color, MARKERS[i % len(MARKERS)], arrays.drops(results, network)))
+    drawing.by_group(axes, results.groups, rows, zero=True)
     axes.set_title(METHODS[method], fontsize=9.5)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, title="ReLUs kept", title_fontsize=8)
 
 
+TITLE = "Relative accuracy drop of each group, by study, method and budget"
+DRAWINGS = {"relative_drop_by_group": Drawing(TITLE, "", relative_drop)}
+
+
 def network_rows(studies: Sequence[Study]) -> list[dict[str, Any]]:
     """Return one row a study and network: accuracy and the drops of large and small groups, with intervals."""
-    return [{"study": study.title, **row} for study in studies for row in tables.summary_rows(study.results)]
+    return [{"study": study.title, **row} for study in studies for row in arrays.summary_rows(study.results)]
 
 
 def claim_rows(studies: Sequence[Study]) -> list[dict[str, Any]]:
@@ -160,34 +168,21 @@ def claim_rows(studies: Sequence[Study]) -> list[dict[str, Any]]:
 
 def markdown(studies: Sequence[Study], networks: Sequence[dict[str, Any]]) -> str:
     """Return both tables as Markdown: the networks of all studies, and each finding with every study's verdict."""
-    lines = _table_row("study", "network", "ReLUs", *(head for head, _ in COLUMNS.values()))
-    lines += _table_row(*["---"] * (3 + len(COLUMNS)))
-    for row in networks:
-        numbers = [_number(row[n], row[f"{n}_low"], row[f"{n}_high"], d) for n, (_, d) in COLUMNS.items()]
-        lines += _table_row(row["study"], row["network"], f"{row['relus']:,}", *numbers)
-    lines += ["", *_table_row("finding", *(study.title for study in studies))]
-    lines += _table_row(*["---"] * (1 + len(studies)))
-    by_name = [{claim.name: claim for claim in study.found} for study in studies]
-    for name, statement in {claim.name: claim.statement for study in studies for claim in study.found}.items():
-        lines += _table_row(statement, *(_verdict(found.get(name)) for found in by_name))
-    return "\n".join(["# Studies side by side", "", *lines, "", FOOT, ""])
+    by_title = {study.title: {claim.name: claim for claim in study.found} for study in studies}
+    statements = {claim.name: claim.statement for study in studies for claim in study.found}
+    rows = [
+        {"": statement, **{title: _verdict(found.get(name)) for title, found in by_title.items()}}
+        for name, statement in statements.items()
+    ]
+    findings = Table([Column("", "finding"), *(Column(title, title) for title in by_title)], rows)
+    parts = ["# Studies side by side", tables.markdown(Table(COLUMNS, networks)), tables.markdown(findings), FOOT]
+    return "\n\n".join(parts) + "\n"
 
 
 def _verdict(claim: Claim | None) -> str:
     if claim is None:
         return "not studied"
-    number = _number(claim.value, claim.low, claim.high, 2)
-    return f"{claim.verdict}; {number}" if number else claim.verdict
-
-
-def _number(value: float, low: float, high: float, digits: int) -> str:
-    if not np.isfinite(value):
-        return ""
-    return f"{value:.{digits}f}" + (f" ({low:.{digits}f} to {high:.{digits}f})" if np.isfinite(low) else "")
-
-
-def _table_row(*cells: str) -> list[str]:
-    return ["| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"]
+    return "; ".join(filter(None, [claim.verdict, series.text(Estimate(claim.value, claim.low, claim.high))]))
 
 
 @dataclasses.dataclass(frozen=True)

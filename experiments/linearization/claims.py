@@ -1,7 +1,7 @@
 """The findings of Das et al. 2024 as numbers: one statistic each, its interval over seeds, and whether it is borne out.
 
 The intervals are over training seeds. All seeds share one split, so they say nothing about other test images. "Small"
-and "large" groups are those of ``tables.Results``, and every group counts the same in a mean over groups.
+and "large" groups are those of ``reporting.groups``, and every group counts the same in a mean over groups.
 """
 
 from collections.abc import Callable, Sequence
@@ -113,39 +113,39 @@ def _networks(results: Results, method: str) -> list[Variant]:
 
 
 def _named(results: Results, *networks: Variant) -> str:
-    lost = ", ".join(results.group_names[g] for g in np.flatnonzero(~_known(networks[0])))
+    lost = ", ".join(results.groups.names[g] for g in np.flatnonzero(~_known(networks[0])))
     named = ", ".join(f"{network.label} ({network.relu_count:,} ReLUs)" for network in networks)
     return named + (f"; without a drop, as some seed's full network is never right there: {lost}" if lost else "")
 
 
 def _small(results: Results) -> np.ndarray:
-    if results.large.all():
+    if results.groups.large.all():
         raise Missing("no group has fewer training images than the average")
-    return ~results.large
+    return ~results.groups.large
 
 
 def _quantity(network: Variant, name: str) -> np.ndarray:
     """Return a quantity of every group, shape (seeds, groups)."""
-    if not np.isfinite(network.groups.get(name, np.nan)).all():
+    if not np.isfinite(network.by_group.get(name, np.nan)).all():
         raise Missing(f"the runs of {network.label} do not store '{name}' for every seed and group")
-    return network.groups[name]
+    return network.by_group[name]
 
 
 def _known(network: Variant) -> np.ndarray:
     """Which groups have a relative drop for every seed; the same ones for all networks of a study."""
-    return np.asarray(np.isfinite(network.groups["relative_drop_percent"]).all(axis=0))
+    return np.asarray(np.isfinite(network.by_group["relative_drop_percent"]).all(axis=0))
 
 
 def _drops(network: Variant, members: np.ndarray) -> np.ndarray:
     """Return the relative drops of those of some groups that have one, shape (seeds, groups)."""
     if not (members & _known(network)).any():
         raise Missing("in these groups the full network of some seed is never right")
-    return network.groups["relative_drop_percent"][:, members & _known(network)]
+    return network.by_group["relative_drop_percent"][:, members & _known(network)]
 
 
 def _lose(results: Results, who: Literal["large", "small", "smallest"]) -> tuple[np.ndarray, str]:
-    network, counts = _networks(results, "snl")[0], results.train_count
-    values = large = _drops(network, results.large).mean(axis=1)
+    network, counts = _networks(results, "snl")[0], results.groups.train_count
+    values = large = _drops(network, results.groups.large).mean(axis=1)
     if who == "small":
         values = _drops(network, _small(results)).mean(axis=1) - large
     if who == "smallest":  # not a ratio, which has no mean near 0; where large groups gained, any loss will do
@@ -166,7 +166,7 @@ def _as_relus_go(results: Results, name: str) -> tuple[np.ndarray, str, str]:
 
 def _small_against_large(results: Results, name: str, ratio: bool) -> tuple[np.ndarray, str]:
     full = _networks(results, "full")[0]
-    small, large = (_quantity(full, name)[:, who].mean(axis=1) for who in (_small(results), results.large))
+    small, large = (_quantity(full, name)[:, who].mean(axis=1) for who in (_small(results), results.groups.large))
     if ratio and (np.minimum(small, large) <= 0).any():
         raise Missing(f"a mean of '{name}' is not positive for some seed, so there is no ratio")
     return np.log2(small / large) if ratio else small - large, f"small {small.mean():.3g}, large {large.mean():.3g}"
@@ -194,7 +194,8 @@ def _methods(results: Results, over_groups: Callable[..., np.ndarray]) -> tuple[
 def _bound(results: Results, term: str) -> tuple[np.ndarray, str, str]:
     """Compare Theorem 4.4, at the full network, with the rise of the loss; its sum, or the rank of one of its terms."""
     full, network = _networks(results, "full")[0], _networks(results, "snl")[0]
-    if (full.groups.get("curvature_count", results.test_count) != results.test_count).any():  # other images
+    tested = results.groups.test_count
+    if (full.by_group.get("curvature_count", tested) != tested).any():  # other images
         raise Missing("gradients are of the training images, losses of the test images; use --analysis.split test")
     if not np.isfinite(network.parameter_distance).all():
         raise Missing(f"the parameter distance of {network.label} is not known")

@@ -1,82 +1,77 @@
-"""Figures of a study, from finished analyses only. Every point has its interval where there are several seeds."""
+"""Figures of a study, from finished analyses only; what cannot be drawn says why.
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+``DRAWINGS`` are what every reader sees first, ``PAPER`` the other figures of Das et al. 2024. Every point has its
+interval where there are several seeds.
+"""
+
+import textwrap
+from collections.abc import Collection, Sequence
+from functools import partial
+from itertools import cycle
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.linearization import results as tables
+from experiments.linearization import results as arrays
 from experiments.linearization.results import Results, Variant
-from experiments.reporting import drawing
-from experiments.reporting.drawing import LARGE, SMALL, STYLE
-from jaxfair.groups import seed_interval
+from experiments.reporting import drawing, series
+from experiments.reporting.drawing import BARS, GREY, LOOKS, PALE, Drawing, Points
+from experiments.reporting.series import Estimate, over_seeds
+from experiments.reporting.verdicts import Missing
+from jaxfair.errors import JaxfairError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 FAMILIES = {"snl": ("Blues", "o"), "deepreduce": ("Oranges", "D")}
-
-
-def draw_all(results: Results, folder: Path) -> dict[str, Path]:
-    """Draw every figure as PNG and SVG into ``folder``; return the SVG of each by name."""
-    import matplotlib as mpl
-
-    drawn = {}
-    with mpl.rc_context(STYLE):
-        for name, draw in (
-            ("accuracy_drop_by_group", accuracy_drop_by_group),
-            ("accuracy_by_budget", accuracy_by_budget),
-            ("curvature_by_group", curvature_by_group),
-        ):
-            drawn[name] = drawing.save(draw(results), folder / name)
-    return drawn
+METHODS = {"full": ("full network", *LOOKS[0]), "snl": ("SNL", *LOOKS[1]), "deepreduce": ("DeepReDuce", *LOOKS[2])}
+QUANTITIES = {
+    "accuracy": "accuracy",
+    "drop": "relative accuracy drop (%)",
+    "gradient_norm": "gradient norm",
+    "top_eigenvalue": "largest Hessian eigenvalue",
+    "softmax_gap": "distance to the boundary (softmax gap)",
+}
 
 
 def accuracy_drop_by_group(results: Results) -> "Figure":
     """Draw each linearized network's relative accuracy drop by group (Das et al. 2024, Fig. 1 and 6)."""
-    variants = results.variants[1:] or results.variants
-    width = max(3.5, drawing.width_of_groups(results))
+    variants, groups = results.variants[1:] or results.variants, results.groups
+    width = max(3.5, drawing.width_of_groups(groups))
     columns = min(max(1, int(10.5 / width)), len(variants))
-    labels = drawing.group_labels(results, width)
+    labels = drawing.group_labels(groups, width)
     figure, grid = drawing.subplots(-(-len(variants) // columns), columns, width, 2.6 + labels.extra, sharey=True)
     for axes, variant in zip(grid.flat, variants, strict=False):
-        mean, interval = tables.drops(results, variant)
-        drawing.by_size(axes, results, mean, interval)
+        drawing.by_size(axes, groups, arrays.drops(results, variant))
         drawing.label_groups(axes, labels)
-        axes.axhline(0, color="#888888", linewidth=0.8)
+        axes.axhline(0, color=GREY, linewidth=0.8)
         title = _title(variant)
         axes.set_title(title if len(title) < 12 * width else title.replace(": ", ":\n"), fontsize=9.5)
     for axes in grid.flat[len(variants) :]:
         axes.set_visible(False)
     for axes in grid[:, 0]:
-        axes.set_ylabel("relative accuracy drop (%)")
-    drawing.group_legend(figure, results)
+        axes.set_ylabel(QUANTITIES["drop"])
+    drawing.group_legend(figure, groups)
     return figure
 
 
 def accuracy_by_budget(results: Results) -> "Figure":
     """Draw accuracy of all, large and small groups against the ReLUs kept (Das et al. 2024, Fig. 5)."""
     figure, grid = drawing.subplots(1, 1, 5.6, 3.4)
-    axes = grid[0, 0]
-    series = [("large groups", results.large, LARGE), ("small groups", ~results.large, SMALL)]
-    path = [v for v in results.variants if v.method in ("full", "snl")]
-    others = [v for v in results.variants if v.method == "deepreduce"]
-    for name, members, color in series:
-        if not members.any():
-            continue
-        for chosen, marker, line in ((path, "o", "-"), (others, "D", "none")):
-            chosen = sorted(chosen, key=lambda v: v.relu_count)
-            values = [v.groups["accuracy"][:, members].mean(axis=1) for v in chosen]
-            if not values:
+    axes, variants = grid[0, 0], sorted(results.variants, key=lambda v: v.relu_count)
+    families = (("SNL", ("full", "snl"), "o", "-"), ("DeepReDuce", ("deepreduce",), "D", "none"))
+    for part in results.groups.parts:
+        for method, of, marker, line in families:
+            chosen = [v for v in variants if v.method in of]
+            if not chosen:
                 continue
-            mean = np.array([value.mean() for value in values])
-            interval = seed_interval(np.stack(values, axis=1))
+            values = [over_seeds(v.by_group["accuracy"][:, part.members].mean(axis=1)) for v in chosen]
             # Zero ReLUs have no place on a logarithmic axis; they stand at its left end.
-            x = [max(v.relu_count, 0.5) for v in chosen]
-            label = f"{name}, {'SNL' if marker == 'o' else 'DeepReDuce'}"
-            drawing.errorbar(axes, x, mean, interval, color, marker, line, label)
+            x, name = [max(v.relu_count, 0.5) for v in chosen], f"{part.name}, {method}"
+            drawing.errorbar(axes, x, series.stack(values), part.color, marker, line, name)
     axes.set_xscale("symlog", linthresh=1)
-    ticks = sorted({v.relu_count for v in results.variants})
+    ticks = sorted({v.relu_count for v in variants})
     axes.set_xticks([max(t, 0.5) for t in ticks], [f"{t:,}" for t in ticks], rotation=40, ha="right")
     axes.minorticks_off()
     axes.set_xlabel("ReLUs kept")
@@ -88,29 +83,20 @@ def accuracy_by_budget(results: Results) -> "Figure":
 def curvature_by_group(results: Results) -> "Figure":
     """Draw gradient norm, largest Hessian eigenvalue and boundary distance by group (Das et al. 2024, Fig. 3, 4, 8).
 
-    Mitigated networks are in ``paper_figures.mitigation_by_group``.
+    Mitigated networks are in ``mitigation_by_group``.
     """
     labels = {
         "gradient_norm": "gradient norm",
         "top_eigenvalue": "largest Hessian\neigenvalue",
         "softmax_gap": "distance to the boundary\n(softmax gap)",
     }
-    width = max(8.6, drawing.width_of_groups(results))
-    group_names = drawing.group_labels(results, width)
-    figure, grid = drawing.subplots(len(labels), 1, width, 2.2 + group_names.extra / len(labels), sharex=True)
+    figure, grid = drawing.group_panels(results.groups, len(labels), height=2.2)
     variants = [variant for variant in results.variants if variant.method != "mitigated"]
     for axes, (name, label) in zip(grid[:, 0], labels.items(), strict=True):
-        for i, variant in enumerate(variants):
-            values = variant.groups[name][:, results.order]
-            x = np.arange(values.shape[1]) + (i - (len(variants) - 1) / 2) * 0.8 / len(variants)
-            color, marker = _variant_style(results, variant)
-            interval = seed_interval(values)
-            drawing.errorbar(axes, x, values.mean(axis=0), interval, color, marker, "none", _title(variant), size=3.5)
+        looks = [(_title(variant), *_look(results, variant)) for variant in variants]
+        values = [over_seeds(variant.by_group[name]) for variant in variants]
+        drawing.by_group(axes, results.groups, [Points(*look, v) for look, v in zip(looks, values, strict=True)])
         axes.set_ylabel(label)
-        axes.grid(visible=False, axis="x")
-        for boundary in np.arange(values.shape[1] - 1) + 0.5:
-            axes.axvline(boundary, color="#eeeeee", linewidth=0.8, zorder=0)
-    drawing.label_groups(grid[-1, 0], group_names)
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
 
@@ -118,13 +104,12 @@ def curvature_by_group(results: Results) -> "Figure":
 def _title(variant: Variant) -> str:
     if variant.method == "full":
         return f"{variant.label}: {variant.relu_count:,} ReLUs"
-    share = 100 * variant.relu_count / variant.unit_count
     label = variant.label if variant.method != "snl" else "SNL"
-    shown = "100" if share > 99 else f"{share:.2g}"  # which would be 1e+02
-    return f"{label}: {variant.relu_count:,} ReLUs ({shown} %)"
+    return f"{label}: {variant.relu_count:,} ReLUs ({variant.percent_kept} %)"
 
 
-def _variant_style(results: Results, variant: Variant) -> tuple[object, str]:
+def _look(results: Results, variant: Variant) -> tuple[object, str]:
+    """Return colour and marker: a method's networks have one marker, and the first of them is the darkest."""
     import matplotlib as mpl
 
     if variant.method == "full":
@@ -133,3 +118,217 @@ def _variant_style(results: Results, variant: Variant) -> tuple[object, str]:
     shade = 0.85 - 0.5 * family.index(variant.label) / max(len(family) - 1, 1)
     colors, marker = FAMILIES.get(variant.method, ("Purples", "v"))
     return mpl.colormaps[colors](shade), marker
+
+
+def comparisons(results: Results) -> dict[str, dict[str, Variant]]:
+    """Return the networks that were mitigated beside those without it, by these and then by mitigation.
+
+    Raises:
+        Missing: no network was mitigated.
+    """
+    found = {}
+    for base in results.variants:
+        mitigated = [v for v in results.variants if v.mitigation is not None and v.base == base.label]
+        if mitigated:
+            names = {v.label.removeprefix(f"{base.label} + "): v for v in mitigated}
+            found[base.label] = {"without mitigation": base, **names}
+    if not found:
+        raise Missing("No network of the study was fine-tuned with mitigation.")
+    return found
+
+
+def rates(results: Results) -> dict[float, Variant]:
+    """Return the tightest SNL network that the Lagrangian mitigated at several rates mu, by mu; 0 is without it.
+
+    Raises:
+        Missing: there is none.
+    """
+    for base in sorted(_linearized(results, "snl"), key=lambda v: v.relu_count):
+        of_base = [(v, v.mitigation) for v in results.variants if v.mitigation and v.base == base.label]
+        found = {float(how["rate"]): v for v, how in of_base if how["method"] == "lagrangian"}
+        if len(found) > 1:
+            return {0.0: base, **found}
+    raise Missing("No SNL network was mitigated by the Lagrangian at two rates mu or more.")
+
+
+def by_group_and_relus(results: Results, quantity: str) -> "Figure":
+    """Draw a quantity of ``QUANTITIES`` against the ReLUs kept, a panel each group (Das et al. 2024, Fig. 3 and 4)."""
+    variants = [results.variants[0], *_linearized(results)]
+    value = _of_groups(results, variants, quantity)
+    figure, panels = drawing.panels(results.groups.titles, QUANTITIES[quantity])
+    for axes, g in zip(panels, results.groups.order, strict=True):
+        _by_relus(axes, variants, value.at(np.s_[:, g]), others=value.mean)
+    drawing.scale(panels, "y")
+    drawing.finish(figure, panels, "ReLUs kept")
+    return figure
+
+
+def global_accuracy(results: Results) -> "Figure":
+    """Draw accuracy on all test images by ReLUs kept, DeepReDuce configurations named (Das et al. 2024, Fig. 5)."""
+    _tightest(results)
+    figure, grid = drawing.subplots(1, 1, 6.0, 3.8)
+    axes, variants = grid[0, 0], [results.variants[0], *_linearized(results)]
+    value = series.stack([over_seeds(v.accuracy) for v in variants])
+    x = _by_relus(axes, variants, value)
+    axes.set_ylabel("accuracy on all test images")
+    drawing.finish(figure, [axes], "ReLUs kept")
+    names = [v.label.removeprefix("DeepReDuce ") if v.method == "deepreduce" else "" for v in variants]
+    drawing.name_points(figure, axes, x, value.mean, names)
+    return figure
+
+
+def distance_and_causes(results: Results, effect: str, variant: Variant | None = None) -> "Figure":
+    """Draw ||theta_r - theta|| by ReLUs kept, and what groups lose against its causes (Das et al. 2024, Fig. 8).
+
+    Args:
+        results: of a study.
+        effect: "accuracy", against causes on the same network, or "drop", against those on the full one (Thm 4.4).
+        variant: whose groups are shown; by default that with the fewest ReLUs, of SNL's if there are any.
+    """
+    variant, groups = variant or _tightest(results), results.groups
+    known = [v for v in _linearized(results) if np.isfinite(v.parameter_distance).all()]
+    other = [v.label for v in _linearized(results) if v not in known]
+    note = textwrap.wrap(f"Of another size, so without a distance: {', '.join(other)}", 150) if other else []
+    names = [title.rsplit(" ", 1)[0] for title in groups.titles]
+    if len(names) > 10:  # too many to write beside their points
+        note += textwrap.wrap(", ".join(f"{i}: {name}" for i, name in enumerate(names, 1)), 150)
+        names = [str(i) for i in range(1, len(names) + 1)]
+    figure, grid = drawing.subplots(1, 2 + bool(known), 4.0, 3.8 + 0.15 * len(note))
+    if known:
+        _by_relus(grid[0, 0], known, series.stack([over_seeds(v.parameter_distance) for v in known]))
+        grid[0, 0].set(xlabel="ReLUs kept", ylabel="parameter distance from the full network", ylim=(0, None))
+        grid[0, 0].legend(loc="best")
+    figure.supxlabel("\n".join(note), fontsize=8.5)
+    drawing.group_legend(figure, groups)
+    measured = variant if effect == "accuracy" else results.variants[0]
+    y = _of_groups(results, [variant], effect).at(0)
+    for axes, cause in zip(grid[0, -2:], ("gradient_norm", "softmax_gap"), strict=True):
+        x = _of_groups(results, [measured], cause).at(0)
+        drawing.scatter(axes, groups, x, y)
+        drawing.scale([axes], "x")
+        axes.set(xlabel=f"{QUANTITIES[cause]},\n{measured.label}", ylabel=f"{QUANTITIES[effect]}, {variant.label}")
+        drawing.name_points(figure, axes, x.mean[groups.order], y.mean[groups.order], names)
+    return figure
+
+
+def mitigation_by_group(results: Results, quantity: str) -> "Figure":
+    """Draw a quantity of ``QUANTITIES`` by group with and without mitigation (Das et al. 2024, Fig. 9, 13 and 14)."""
+    compared = comparisons(results)
+    figure, grid = drawing.group_panels(results.groups, len(compared), sharey=True)
+    looks = dict(zip(dict.fromkeys(name for variants in compared.values() for name in variants), cycle(LOOKS)))
+    for axes, (title, variants) in zip(grid[:, 0], compared.items(), strict=True):
+        value = _of_groups(results, variants.values(), quantity)
+        rows = [Points(name, *looks[name], value.at(i)) for i, name in enumerate(variants)]
+        drawing.by_group(axes, results.groups, rows)
+        axes.set_title(title, fontsize=9.5)
+    drawing.scale(list(grid[:, 0]), "y")
+    figure.supylabel(QUANTITIES[quantity], fontsize=9.5)
+    drawing.finish(figure, list(grid[:, 0]), "")
+    return figure
+
+
+def mitigation_by_rate(results: Results) -> "Figure":
+    """Draw accuracy, on all test images and by group, against the multipliers' rate (Das et al. 2024, D.2)."""
+    by_rate = dict(sorted(rates(results).items()))
+    found = list(by_rate.values())
+    value = _of_groups(results, found, "accuracy")
+    everyone = series.stack([over_seeds(variant.accuracy) for variant in found])
+    figure, panels = drawing.panels(["all test images", *results.groups.titles], "accuracy")
+    of_groups = [value.at(np.s_[:, g]) for g in results.groups.order]
+    for i, (axes, part) in enumerate(zip(panels, [everyone, *of_groups], strict=True)):
+        x, name = drawing.log_axis(axes, list(by_rate), "g"), "the panel's group" if i else "all test images"
+        _in_grey(axes, x, value.mean)
+        drawing.errorbar(axes, x, part, *LOOKS[i > 0], "-", name)
+    drawing.finish(figure, panels, f"rate mu of the multipliers, {found[0].label} (0: without mitigation)")
+    return figure
+
+
+def _linearized(results: Results, *methods: str) -> list[Variant]:
+    """Networks that the papers compare, of all methods or of some; mitigated ones have figures of their own."""
+    return [variant for variant in results.variants[1:] if variant.method in (methods or METHODS)]
+
+
+def _tightest(results: Results) -> Variant:
+    if found := _linearized(results, "snl") or _linearized(results):
+        return min(found, key=lambda v: v.relu_count)
+    raise Missing("No network of the study is linearized.")
+
+
+def _of_groups(results: Results, variants: Collection[Variant], quantity: str) -> Estimate:
+    """Return a quantity of each variant and group, shape (variants, groups)."""
+    for variant in variants:
+        if variant.seeds != results.variants[0].seeds:
+            raise JaxfairError(f"'{variant.label}' has other seeds than the full network; compare the same seeds.")
+        stored = "relative_drop_percent" if quantity == "drop" else quantity
+        if not np.isfinite(variant.by_group.get(stored, np.nan)).all(axis=0).any():
+            raise Missing(f"The analyses of '{variant.label}' have no finite {stored} for any group.")
+    if quantity == "drop":
+        return series.stack([arrays.drops(results, variant) for variant in variants])
+    return series.stack([over_seeds(variant.by_group[quantity]) for variant in variants])
+
+
+def _by_relus(axes: "Axes", variants: Sequence[Variant], value: Estimate, others: Any = None) -> np.ndarray:
+    """Draw a value of each variant and return where; SNL's and the full network's are joined, ``others`` in grey."""
+    x = drawing.log_axis(axes, [v.relu_count for v in variants], ",")
+    path = [i for i in np.argsort(x, kind="stable") if variants[i].method != "deepreduce"]
+    if others is not None:
+        _in_grey(axes, x[path], others[path])
+    axes.plot(x[path], value.mean[path], color=METHODS["snl"][1], linewidth=1.2, zorder=2)
+    for method, (label, color, marker) in METHODS.items():
+        if mine := [i for i, v in enumerate(variants) if v.method == method]:
+            drawing.errorbar(axes, x[mine], value.at(mine), color, marker, label=label)
+    return x
+
+
+def _in_grey(axes: "Axes", x: np.ndarray, values: np.ndarray) -> None:
+    """Draw a line each group, shape (points, groups), behind what a panel is about."""
+    axes.plot(x, values, color=PALE, zorder=1, label=["all groups"] + [""] * (values.shape[1] - 1))
+
+
+MITIGATED = "of each group with and without fine-tuning against unequal losses, a panel each network"
+# fmt: off
+DRAWINGS = {
+    "accuracy_drop_by_group": Drawing(
+        "Relative accuracy drop of each group against the full network of the same seed",
+        "Above zero a group lost accuracy. Bars: 95 % bootstrap intervals over seeds and test images together.",
+        accuracy_drop_by_group),
+    "accuracy_by_budget": Drawing(
+        "Mean accuracy of the large and the small groups by the number of ReLUs kept", BARS, accuracy_by_budget),
+    "curvature_by_group": Drawing(
+        "What the papers hold responsible: gradient norm, largest Hessian eigenvalue and distance to the decision "
+        "boundary of every group, for the full and the linearized networks", BARS, curvature_by_group),
+}
+PAPER = {
+    "fig3_gradient_norm": Drawing(
+        "Fig. 3: gradient norm of each group by the number of ReLUs kept", BARS,
+        partial(by_group_and_relus, quantity="gradient_norm")),
+    "fig4_top_eigenvalue": Drawing(
+        "Fig. 4: largest Hessian eigenvalue of each group by the number of ReLUs kept", BARS,
+        partial(by_group_and_relus, quantity="top_eigenvalue")),
+    "fig5_global_accuracy": Drawing(
+        "Fig. 5: accuracy on all test images by the number of ReLUs kept; names are DeepReDuce's", BARS,
+        global_accuracy),
+    "fig8_accuracy": Drawing(
+        "Fig. 8: parameter distance from the full network by the number of ReLUs kept; accuracy of each group at the "
+        "tightest budget against its gradient norm and its distance to the boundary there", BARS,
+        partial(distance_and_causes, effect="accuracy")),
+    "fig8_drop": Drawing(
+        "Fig. 8, as Theorem 4.4 has it: what each group loses against its gradient norm and its distance to the "
+        "boundary on the full network",
+        "Bars: 95 % intervals over seeds, those of the drop over test images too.",
+        partial(distance_and_causes, effect="drop")),
+    "fig9_mitigation_accuracy": Drawing(
+        f"Fig. 9: accuracy {MITIGATED}", BARS, partial(mitigation_by_group, quantity="accuracy")),
+    "fig9_mitigation_drop": Drawing(
+        f"Fig. 9: relative accuracy drop {MITIGATED}",
+        "Bars: 95 % intervals over seeds and test images together.", partial(mitigation_by_group, quantity="drop")),
+    "fig13_mitigation_gradient_norm": Drawing(
+        f"Fig. 13: gradient norm {MITIGATED}", BARS, partial(mitigation_by_group, quantity="gradient_norm")),
+    "fig14_mitigation_distance": Drawing(
+        f"Fig. 14: distance to the decision boundary {MITIGATED}", BARS,
+        partial(mitigation_by_group, quantity="softmax_gap")),
+    "figD2_mitigation_rate": Drawing(
+        "Fig. D.2: accuracy by the rate mu of the multipliers, on all test images and of each group", BARS,
+        mitigation_by_rate),
+}
+# fmt: on

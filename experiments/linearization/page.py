@@ -1,40 +1,38 @@
-"""The page of a report: HTML that opens offline, with the figures inside."""
+"""The page of a report: what stands on it, in which order, and what each number means."""
 
-import html
-import json
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from experiments.linearization.paper_figures import Drawn
-from experiments.linearization.results import Results
+from experiments.linearization.results import Results, Variant
+from experiments.reporting import html, reports
+from experiments.reporting.drawing import Drawn
+from experiments.reporting.tables import Column, Row, Table
 from experiments.reporting.verdicts import Claim
 from jaxfair.runs import Run
 
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #e4e4e4; white-space: nowrap; }
-th { vertical-align: bottom; white-space: normal; } th:first-child, td:first-child { text-align: left; }
-small, .interval { color: #707070; font-size: .85em; }
-.text th, .text td { white-space: normal; text-align: left; vertical-align: top; }
-figure { margin: 1rem 0; } figure svg { max-width: 100%; height: auto; }
-figcaption { color: #444; } pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: .8rem; }
-dt { font-weight: 600; } dd { margin: 0 0 .5rem 1.2rem; } .warning { color: #a33; }
-"""
-
-CAPTIONS = {
-    "accuracy_drop_by_group": "Relative accuracy drop of each group against the full network of the same seed. "
-    "Above zero a group lost accuracy. Bars: 95 % bootstrap intervals over seeds and test images together.",
-    "accuracy_by_budget": "Mean accuracy of the large and the small groups by the number of ReLUs kept. "
-    "Bars: 95 % t intervals over seeds.",
-    "curvature_by_group": "What the papers hold responsible: gradient norm, largest Hessian eigenvalue and distance "
-    "to the decision boundary of every group, for the full and the linearized networks. "
-    "Bars: 95 % t intervals over seeds.",
-}
+SUMMARY = (
+    Column("network"),
+    Column("relus", "ReLUs"),
+    Column("accuracy", form=".3f", half=True),
+    Column("large_groups", form=".3f", half=True),
+    Column("small_groups", form=".3f", half=True),
+    Column("large_drop_percent", "relative drop, large groups (%)", ".1f"),
+    Column("small_drop_percent", "relative drop, small groups (%)", ".1f"),
+    Column("parameter_distance", form=".2f", half=True),
+)
+GROUPS = (
+    Column("group"),
+    Column("train_count", "training images"),
+    Column("test_count", "test images"),
+    Column("accuracy", form=".3f"),
+    Column("relative_drop_percent", "relative drop (%)", ".1f"),
+    Column("loss", form=".3f"),
+    Column("gradient_norm", form=".2f"),
+    Column("top_eigenvalue", "largest Hessian eigenvalue", ".1f"),
+    Column("softmax_gap", "distance to the boundary", ".3f"),
+    Column("linearized_distance", "linearised distance", ".3f"),
+    Column("top_eigenvalue_residual_max", "worst residual", ".2g"),
+)
 
 MEANINGS = {
     "ReLUs": "units that are still ReLUs; all others are the identity.",
@@ -60,34 +58,32 @@ MEANINGS = {
 }
 
 
-def seeds_sentence(seeds: int) -> str:
-    """Say what the intervals of a study of so many seeds are."""
+def seeds_sentence(results: Results) -> str:
+    """Say what the intervals of a study's tables are."""
+    seeds = len(results.variants[0].seeds)
     if seeds == 1:
         return "One seed: no interval can be given."
     return f"95 % intervals: ± over {seeds} seeds, (a to b) over seeds and test images."
 
 
-def plus_minus(row: dict[str, Any], name: str, digits: int) -> str:
-    """Write a number of a table's row and half of its interval; nothing where it is NaN."""
-    value, high = row[name], row[f"{name}_high"]
-    if not np.isfinite(value):
-        return ""
-    return f"{value:.{digits}f}" + (f" ±{high - value:.{digits}f}" if np.isfinite(high) else "")
+def summary_table(rows: Sequence[Row]) -> Table:
+    """Return ``results.summary_rows`` as readers see them."""
+    return Table(SUMMARY, rows)
 
 
-def between(row: dict[str, Any], name: str, digits: int) -> str:
-    """Write a number of a table's row and the ends of its interval; nothing where it is NaN."""
-    value, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
-    return f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})" if np.isfinite(value) else ""
+def group_table(rows: Sequence[Row], variant: Variant) -> Table:
+    """Return the rows of ``results.group_rows`` that are of one network, as readers see them."""
+    mine = [row for row in rows if row["network"] == variant.label]
+    return Table([column for column in GROUPS if column.name in mine[0]], mine)
 
 
 def page(
     results: Results,
-    summary: Sequence[dict[str, Any]],
-    rows: Sequence[dict[str, Any]],
+    summary: Sequence[Row],
+    rows: Sequence[Row],
     found: Sequence[Claim],
     analysed: Sequence[Run],
-    drawn: dict[str, Path],
+    drawn: Sequence[Drawn],
     of_paper: Sequence[Drawn],
     title: str,
     command: Sequence[str],
@@ -96,155 +92,51 @@ def page(
 
     Args:
         results: of the study.
-        summary: their ``tables.summary_rows``.
-        rows: their ``tables.group_rows``.
+        summary: their ``results.summary_rows``.
+        rows: their ``results.group_rows``.
         found: their claims.
         analysed: the runs.
-        drawn: the SVG of each figure of ``CAPTIONS``.
+        drawn: the figures that every reader sees first.
         of_paper: figures of the paper.
         title: heading.
         command: what the reader types to make it again.
     """
-    data = analysed[0].config["data"]
-    seeds = len(results.variants[0].seeds)
-    groups = len(results.group_names)
-    intro = (
-        f"{seeds} seed{'s' * (seeds > 1)}, {groups} groups, {results.train_count.sum():,} training and "
-        f"{results.test_count.sum():,} test images of '{data['name']}'. {seeds_sentence(seeds)}"
-    )
-    parts = [
-        f"<h1>{html.escape(title)}</h1><p>{html.escape(intro)}</p>",
-        _warnings(results),
-        "<h2>Networks</h2>",
-        _summary_table(summary),
-    ]
-    parts += [_figure(drawn[name], caption) for name, caption in CAPTIONS.items()]
-    parts += ["<h2>Figures of the paper</h2>", *map(_of_paper, of_paper)]
-    parts += ["<h2>Findings of the paper</h2>", _claims_table(found), "<h2>Groups</h2>"]
-    parts += [_group_table(results, rows, index) for index in range(len(results.variants))]
-    meanings = "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in MEANINGS.items())
-    parts += [f"<h2>What each number means</h2><dl>{meanings}</dl>", _provenance(analysed, command)]
-    head = (
-        f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title>'
-    )
-    body = "".join(parts)
-    return f'<!doctype html><html lang="en"><head>{head}<style>{STYLE}</style></head><body>{body}</body></html>\n'
-
-
-def _figure(file: Path, caption: str) -> str:
-    svg = file.read_text(encoding="utf-8")
-    svg = svg[svg.index("<svg") :]  # the XML prologue of a stand-alone file has no place inside a page
-    return f"<figure>{svg}<figcaption>{html.escape(caption)}</figcaption></figure>"
-
-
-def _of_paper(drawn: Drawn) -> str:
-    number, _, shown = drawn.caption.partition(": ")
-    if drawn.file is None:
-        return f"<p>{html.escape(f'{number} ({drawn.name}) cannot be drawn: {drawn.reason}')}</p>"
-    summary = html.escape(f"{number}: {shown.partition('.')[0]}")
-    return f"<details><summary>{summary}</summary>{_figure(drawn.file, drawn.caption)}</details>"
-
-
-def _warnings(results: Results) -> str:
-    found = []
-    few = [results.group_names[g] for g in results.order if results.test_count[g] < 30]
-    if few:
-        found.append(f"Fewer than 30 test images in group {', '.join(few)}: their intervals are very wide.")
+    parts = [html.paragraph(_introduction(results, analysed[0])), *map(html.warning, warnings(results))]
+    parts += [html.heading("Networks"), html.table(summary_table(summary)), *map(html.figure, drawn)]
+    parts += [html.heading("Figures of the paper"), *map(html.folded_figure, of_paper)]
+    parts += [html.heading("Findings of the paper"), html.findings(found), html.heading("Groups")]
     for variant in results.variants:
-        if not variant.groups["top_eigenvalue_converged"].all():
-            found.append(f"Some eigenvalues of {variant.label} did not converge; see their residuals.")
-    return "".join(f'<p class="warning">{html.escape(text)}</p>' for text in found)
+        of = f"{variant.label}: {variant.relu_count:,} of {variant.unit_count:,} units"
+        opened = variant is results.variants[0]
+        parts.append(html.folded(of, html.table(group_table(rows, variant)), opened=opened))
+    return html.page(title, [*parts, html.meanings(MEANINGS), html.provenance(_facts(analysed, command))])
 
 
-def _summary_table(rows: Sequence[dict[str, Any]]) -> str:
-    columns: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
-        ("network", lambda row: html.escape(row["network"])),
-        ("ReLUs", lambda row: f"{row['relus']:,}"),
-        ("accuracy", lambda row: plus_minus(row, "accuracy", 3)),
-        ("large groups", lambda row: plus_minus(row, "large_groups", 3)),
-        ("small groups", lambda row: plus_minus(row, "small_groups", 3)),
-        ("relative drop, large groups (%)", lambda row: _cell(row, "large_drop_percent", 1)),
-        ("relative drop, small groups (%)", lambda row: _cell(row, "small_drop_percent", 1)),
-        ("parameter distance", lambda row: plus_minus(row, "parameter_distance", 2)),
-    ]
-    return _table(columns, rows)
-
-
-def _claims_table(found: Sequence[Claim]) -> str:
-    columns: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
-        ("finding", lambda row: f"{html.escape(row['statement'])}<br><small>{html.escape(row['statistic'])}</small>"),
-        (
-            "mean over seeds (95 %)",
-            lambda row: _cell({**row, "value_low": row["low"], "value_high": row["high"]}, "value", 2),
-        ),
-        ("seeds", lambda row: str(row["seeds"])),
-        ("verdict", lambda row: html.escape(row["verdict"])),
-        ("note", lambda row: f"<small>{html.escape(row['note'])}</small>"),
-    ]
-    foot = "The intervals are not corrected for the number of findings."
+def _introduction(results: Results, first: Run) -> str:
+    seeds, groups = len(results.variants[0].seeds), results.groups
     return (
-        _table(columns, [claim._asdict() for claim in found]).replace("<table>", '<table class="text">')
-        + f"<p>{foot}</p>"
+        f"{seeds} seed{'s' * (seeds > 1)}, {len(groups.names)} groups, {groups.train_count.sum():,} training and "
+        f"{groups.test_count.sum():,} test images of '{first.config['data']['name']}'. {seeds_sentence(results)}"
     )
 
 
-def _group_table(results: Results, rows: Sequence[dict[str, Any]], index: int) -> str:
-    variant = results.variants[index]
-    names = [
-        ("accuracy", "accuracy", 3),
-        ("relative drop (%)", "relative_drop_percent", 1),
-        ("loss", "loss", 3),
-        ("gradient norm", "gradient_norm", 2),
-        ("largest Hessian eigenvalue", "top_eigenvalue", 1),
-        ("distance to the boundary", "softmax_gap", 3),
-        ("linearised distance", "linearized_distance", 3),
-    ]
-    names = [column for column in names if column[1] in rows[0]]
-    columns: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
-        ("group", lambda row: html.escape(row["group"])),
-        ("training images", lambda row: f"{row['train_count']:,}"),
-        ("test images", lambda row: f"{row['test_count']:,}"),
-    ]
-    columns += [(head, lambda row, n=name, d=digits: _cell(row, n, d)) for head, name, digits in names]
-    columns.append(("worst residual", lambda row: f"{row['top_eigenvalue_residual_max']:.2g}".replace("nan", "")))
-    rows = [row for row in rows if row["network"] == variant.label]
-    summary = f"<summary>{html.escape(variant.label)}: {variant.relu_count:,} of {variant.unit_count:,} units</summary>"
-    return f"<details {'open' if index == 0 else ''}>{summary}{_table(columns, rows)}</details>"
+def warnings(results: Results) -> list[str]:
+    """Return a sentence for each thing that a reader of the numbers must know."""
+    lacking = [v.label for v in results.variants if not v.by_group["top_eigenvalue_converged"].all()]
+    said = [f"Some eigenvalues of {label} did not converge; see their residuals." for label in lacking]
+    return [*results.groups.warnings(), *said]
 
 
-def _cell(row: dict[str, Any], name: str, digits: int) -> str:
-    value, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
-    if not np.isfinite(value):
-        return ""
-    interval = f"{low:.{digits}f} to {high:.{digits}f}" if np.isfinite(low) else ""
-    return f'{value:.{digits}f} <span class="interval">{interval}</span>'
-
-
-def _table(columns: Sequence[tuple[str, Callable[[dict[str, Any]], str]]], rows: Sequence[dict[str, Any]]) -> str:
-    head = "".join(f"<th>{html.escape(name)}</th>" for name, _ in columns)
-    body = "".join("<tr>" + "".join(f"<td>{cell(row)}</td>" for _, cell in columns) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _provenance(analysed: Sequence[Run], command: Sequence[str]) -> str:
-    first = analysed[0]
-    environments = [run.json("environment.json") for run in analysed]
-    checks = [run.json("result.json")["checks"] for run in analysed]
-    facts = {
+def _facts(analysed: Sequence[Run], command: Sequence[str]) -> dict[str, Any]:
+    first, checks = analysed[0], [run.json("result.json")["checks"] for run in analysed]
+    residuals = [c["worst_relative_residual"] for c in checks if c["worst_relative_residual"] is not None]
+    return {
         "made by": " ".join(command),
-        "commits": sorted({str(e["commit"]) + ("+changes" if e["uncommitted_changes"] else "") for e in environments}),
-        "device": sorted({f"{e['backend']}: {e['device_kind']} x {e['device_count']}" for e in environments}),
-        "precision of matrix products": sorted({e["default_matmul_precision"] for e in environments}),
-        "versions": environments[-1]["versions"] | {"python": environments[-1]["python"]},
-        "finished": max(e["finished"] for e in environments),
+        **reports.provenance(reports.with_parents(analysed)),
         "predictions repeated bit for bit": all(c["deterministic"] for c in checks),
-        "worst relative residual of an eigenvalue": max(
-            (c["worst_relative_residual"] for c in checks if c["worst_relative_residual"] is not None), default=None
-        ),
+        "worst relative residual of an eigenvalue": max(residuals, default=None),
         "data": first.config["data"],
         "full network": first.config["model"],
         "analysis": first.config["analysis"],
         "analysed runs": [run.path.name for run in analysed],
     }
-    text = html.escape(json.dumps(facts, indent=1))
-    return f"<h2>How this was made</h2><p>Each run's folder holds its whole configuration.</p><pre>{text}</pre>"

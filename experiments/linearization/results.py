@@ -1,20 +1,23 @@
-"""Finished analyses as arrays over seeds and groups, and as tables with intervals."""
+"""Finished analyses as arrays over seeds and groups, and as rows of tables with intervals."""
 
-import csv
 import functools
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.reporting import reports, series
+from experiments.reporting.groups import Groups
+from experiments.reporting.series import UNKNOWN, Estimate, over_seeds
 from jaxfair import runs
 from jaxfair.errors import JaxfairError
-from jaxfair.groups import Interval, drop_interval, seed_interval, wilson
+from jaxfair.groups import drop_interval, wilson
 from jaxfair.runs import Run
 
-RECORD = "runs.json"
+STUDY = "linearization"
+"""What the record of a report calls this study."""
+
 CURVATURE = ("gradient_norm", "top_eigenvalue", "softmax_gap", "linearized_distance")
 
 
@@ -30,7 +33,7 @@ class Variant(NamedTuple):
         seeds: in the order of the first axis below.
         accuracy: over the test set, shape (seeds,).
         parameter_distance: ||theta_r - theta||, shape (seeds,); NaN between networks of different size.
-        groups: each quantity of ``result.json``, shape (seeds, groups).
+        by_group: each quantity of ``result.json``, shape (seeds, groups).
         correct: 1.0 where the prediction is right, shape (seeds, test images).
     """
 
@@ -41,22 +44,18 @@ class Variant(NamedTuple):
     seeds: tuple[int, ...]
     accuracy: np.ndarray
     parameter_distance: np.ndarray
-    groups: dict[str, np.ndarray]
+    by_group: dict[str, np.ndarray]
     correct: np.ndarray
     base: str | None = None
     mitigation: Mapping[str, Any] | None = None
 
     __eq__, __hash__ = object.__eq__, object.__hash__  # arrays have neither
 
-
-def large(train_count: np.ndarray) -> np.ndarray:
-    """Return whether each group has at least the average number of training images."""
-    return train_count >= train_count.mean()
-
-
-def by_size(train_count: np.ndarray) -> np.ndarray:
-    """Return the groups from the most training images to the fewest."""
-    return np.argsort(-train_count, kind="stable")
+    @property
+    def percent_kept(self) -> str:
+        """The share of the units that are still ReLUs, in percent, with two digits."""
+        share = 100 * self.relu_count / self.unit_count
+        return "100" if share > 99 else f"{share:.2g}"  # which would be 1e+02
 
 
 class Results(NamedTuple):
@@ -64,28 +63,15 @@ class Results(NamedTuple):
 
     Attributes:
         variants: networks, the full one first.
-        group_names: in the order of the groups axis.
-        train_count, test_count: images of each group.
+        groups: in the order of the groups axis.
         group: of each test image.
     """
 
     variants: tuple[Variant, ...]
-    group_names: tuple[str, ...]
-    train_count: np.ndarray
-    test_count: np.ndarray
+    groups: Groups
     group: np.ndarray
 
     __eq__, __hash__ = object.__eq__, object.__hash__
-
-    @property
-    def large(self) -> np.ndarray:
-        """Whether each group has at least the average number of training images."""
-        return large(self.train_count)
-
-    @property
-    def order(self) -> np.ndarray:
-        """Groups from the most training images to the fewest."""
-        return by_size(self.train_count)
 
 
 def collect(analysed: Sequence[Run]) -> Results:
@@ -106,8 +92,8 @@ def collect(analysed: Sequence[Run]) -> Results:
     variants = tuple(_variant(found) for found in by_label.values())
     first = analysed[0].json("result.json")["groups"]
     group = analysed[0].arrays("examples.npz")["group"]
-    counts = np.array(first["train_count"]), np.array(first["test_count"])
-    return Results(variants, tuple(first["name"]), *counts, group)
+    groups = Groups(tuple(first["name"]), np.array(first["train_count"]), np.array(first["test_count"]))
+    return Results(variants, groups, group)
 
 
 def _variant(analysed: Sequence[Run]) -> Variant:
@@ -122,31 +108,11 @@ def _variant(analysed: Sequence[Run]) -> Variant:
         seeds=tuple(run.config["seed"] for run in analysed),
         accuracy=np.array([result["accuracy"] for result in results]),
         parameter_distance=np.array([result["parameter_distance"] for result in results], float),
-        groups={name: np.array([result["groups"][name] for result in results], float) for name in names},
+        by_group={name: np.array([result["groups"][name] for result in results], float) for name in names},
         correct=np.array([(e["logits"].argmax(-1) == e["label"]).astype(float) for e in examples]),
         base=variant.get("base"),
         mitigation=variant.get("mitigation"),
     )
-
-
-def record(study: Path) -> dict[str, Any]:
-    """Return ``runs.json`` of a study's last report: title, command, and names of the analysed runs in order.
-
-    Raises:
-        JaxfairError: there is no such study, it has no report yet, or its record is damaged.
-    """
-    file = study / "report" / RECORD
-    if not study.is_dir():
-        raise JaxfairError(f"There is no folder '{study}'; give the --out of a study.")
-    if not file.is_file():
-        raise JaxfairError(f"'{study}' has no 'report/{RECORD}'; run its study to the end, which writes it.")
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        if not (isinstance(found["title"], str) and all(isinstance(name, str) for name in found["runs"])):
-            raise ValueError
-    except (ValueError, KeyError, TypeError) as error:
-        raise JaxfairError(f"'{file}' is damaged; run the study again, which keeps its runs and writes it.") from error
-    return found
 
 
 def read(study: Path) -> list[Run]:
@@ -156,101 +122,70 @@ def read(study: Path) -> list[Run]:
         study: the folder that the study was told as ``--out``.
 
     Raises:
-        JaxfairError: as ``record``, or a run is missing, unfinished or changed.
+        JaxfairError: as ``reports.read_record``, or a run is missing, unfinished or changed.
     """
-    paths = [study / "runs" / name for name in record(study)["runs"]]
+    paths = [study / "runs" / name for name in reports.read_record(study, STUDY)["runs"]]
     if missing := [path for path in paths if not path.is_dir()]:
         raise JaxfairError(f"The report of '{study}' is of a run that is gone, '{missing[0]}'; run the study again.")
     return [runs.read(path) for path in paths]
 
 
 @functools.lru_cache(maxsize=256)  # tables and figures ask again; thousands of test images are slow to resample
-def drops(results: Results, variant: Variant) -> tuple[np.ndarray, Interval]:
-    """Return each group's mean relative accuracy drop in percent, and its interval over seeds and test images."""
-    mean = variant.groups["relative_drop_percent"].mean(axis=0)
-    full = results.variants[0]
-    ends = []
-    for group in range(len(results.group_names)):
-        members = results.group == group
-        interval = drop_interval(full.correct[:, members], variant.correct[:, members])
-        # No mean where some seed of the full network is never right, so no interval either.
-        ends.append(interval if np.isfinite(mean[group]) else Interval(np.asarray(np.nan), np.asarray(np.nan)))
-    return mean, Interval(np.array([end.low for end in ends]), np.array([end.high for end in ends]))
+def drops(results: Results, variant: Variant) -> Estimate:
+    """Return each group's relative accuracy drop in percent, shape (groups,), its interval over seeds and images."""
+    found = [joint_drop(results, variant, np.array([group])) for group in range(len(results.groups.names))]
+    return series.stack(found)
+
+
+def joint_drop(results: Results, variant: Variant, members: np.ndarray) -> Estimate:
+    """Return the mean relative accuracy drop of groups, in percent, with its interval over seeds and test images.
+
+    Args:
+        results: of the study.
+        variant: the network.
+        members: groups chosen beforehand, by size: the worst one seen is always the unluckiest too.
+
+    Returns:
+        Nothing known where there are no groups, or some seed of the full network is never right in one of them.
+    """
+    values = variant.by_group["relative_drop_percent"][:, members]
+    if not np.isfinite(values).all() or not len(members):
+        return UNKNOWN
+    images, full = np.isin(results.group, members), results.variants[0]
+    interval = drop_interval(full.correct[:, images], variant.correct[:, images], results.group[images])
+    return series.with_interval(values.mean(), interval)
 
 
 def summary_rows(results: Results) -> list[dict[str, Any]]:
     """Return one row a variant: ReLUs, accuracies and drops of large and small groups, with intervals."""
+    sizes = {"large": results.groups.large, "small": ~results.groups.large}
     rows = []
     for variant in results.variants:
-        accuracy = variant.groups["accuracy"]
+        accuracy = variant.by_group["accuracy"]
         row: dict[str, Any] = {"network": variant.label, "relus": variant.relu_count, "seeds": len(variant.seeds)}
-        parts = {
-            "accuracy": variant.accuracy,
-            "large_groups": accuracy[:, results.large].mean(axis=1),
-            "small_groups": accuracy[:, ~results.large].mean(axis=1) if (~results.large).any() else None,
-            "parameter_distance": variant.parameter_distance,
-        }
-        for name, values in parts.items():
-            values = np.full(len(variant.seeds), np.nan) if values is None else values
-            interval = seed_interval(values)
-            row |= {name: values.mean(), f"{name}_low": float(interval.low), f"{name}_high": float(interval.high)}
-        for name, members in (("large", results.large), ("small", ~results.large)):
-            row |= _joint_drop(results, variant, f"{name}_drop_percent", np.flatnonzero(members))
+        row["accuracy"] = over_seeds(variant.accuracy)
+        for size, members in sizes.items():
+            row[f"{size}_groups"] = over_seeds(accuracy[:, members].mean(axis=1)) if members.any() else UNKNOWN
+        row["parameter_distance"] = over_seeds(variant.parameter_distance)
+        for size, members in sizes.items():
+            drop = UNKNOWN if variant.method == "full" else joint_drop(results, variant, np.flatnonzero(members))
+            row[f"{size}_drop_percent"] = drop
         rows.append(row)
     return rows
 
 
-def _joint_drop(results: Results, variant: Variant, name: str, members: np.ndarray) -> dict[str, float]:
-    """Mean relative drop of groups chosen beforehand, by size: the worst one seen is always the unluckiest too."""
-    values = variant.groups["relative_drop_percent"][:, members]
-    images = np.isin(results.group, members)
-    if not np.isfinite(values).all() or not len(members) or variant.method == "full":
-        return {name: np.nan, f"{name}_low": np.nan, f"{name}_high": np.nan}
-    full = results.variants[0]
-    interval = drop_interval(full.correct[:, images], variant.correct[:, images], results.group[images])
-    return {name: values.mean(), f"{name}_low": float(interval.low), f"{name}_high": float(interval.high)}
-
-
 def group_rows(results: Results) -> list[dict[str, Any]]:
     """Return one row a variant and group: counts, means over seeds, and intervals."""
-    rows = []
+    rows, groups = [], results.groups
     for variant in results.variants:
-        mean, drop = drops(results, variant)
-        accuracy = variant.groups["accuracy"].mean(axis=0)
-        sampling = wilson(accuracy, results.test_count)
-        for g in results.order:
-            row: dict[str, Any] = {
-                "network": variant.label,
-                "relus": variant.relu_count,
-                "group": results.group_names[g],
-                "train_count": results.train_count[g],
-                "test_count": results.test_count[g],
-                "seeds": len(variant.seeds),
-                "accuracy": accuracy[g],
-                "accuracy_low": sampling.low[g],
-                "accuracy_high": sampling.high[g],
-                "relative_drop_percent": mean[g],
-                "relative_drop_percent_low": drop.low[g],
-                "relative_drop_percent_high": drop.high[g],
-            }
-            for name in ("loss", *(known for known in CURVATURE if known in variant.groups)):
-                values = variant.groups[name][:, g]
-                interval = seed_interval(values)
-                row |= {name: values.mean(), f"{name}_low": float(interval.low), f"{name}_high": float(interval.high)}
-            residuals = variant.groups["top_eigenvalue_residual"][:, g]
-            rows.append(row | {"top_eigenvalue_residual_max": residuals.max()})
+        drop, mean = drops(results, variant), variant.by_group["accuracy"].mean(axis=0)
+        accuracy = series.with_interval(mean, wilson(mean, groups.test_count))
+        for g in groups.order:
+            row: dict[str, Any] = {"network": variant.label, "relus": variant.relu_count, "group": groups.names[g]}
+            row |= {"train_count": groups.train_count[g], "test_count": groups.test_count[g]}
+            row |= {"seeds": len(variant.seeds), "accuracy": accuracy.at(g), "relative_drop_percent": drop.at(g)}
+            for name in ("loss", *(known for known in CURVATURE if known in variant.by_group)):
+                row[name] = over_seeds(variant.by_group[name][:, g])
+            row["top_eigenvalue_residual_max"] = variant.by_group["top_eigenvalue_residual"][:, g].max()
+            rows.append(row)
     return rows
-
-
-def write_csv(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write rows as CSV, the first row's keys as the header; NaN is an empty cell."""
-    rows = list(rows)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({key: "" if _missing(value) else value for key, value in row.items()})
-
-
-def _missing(value: Any) -> bool:
-    return isinstance(value, float | np.floating) and not np.isfinite(value)

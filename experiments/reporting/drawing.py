@@ -1,20 +1,24 @@
-"""What all figures share: panels, points with intervals, names of groups and points, and the files."""
+"""What all figures share: the drawing table, panels, points with intervals, names of groups and points, and files."""
 
-from collections.abc import Sequence
-from itertools import count
+from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from experiments.linearization.results import Results
-from jaxfair.groups import Interval
+from experiments.reporting.groups import LARGE, SMALL, Groups
+from experiments.reporting.series import Estimate
+from experiments.reporting.verdicts import Missing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LARGE, SMALL = "#33608c", "#c8502d"
+# Colours that the colour-blind can tell apart (Okabe and Ito 2008); markers differ as well, so there are 42 pairs.
+COLORS = ("#222222", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+LOOKS = tuple(islice(zip(cycle(COLORS), cycle("soD^vP"), strict=False), 42))
+GREY, PALE = "#888888", "#d6d6d6"
 STYLE: dict[Any, Any] = {
     "figure.dpi": 100,
     "savefig.dpi": 160,
@@ -34,6 +38,70 @@ LETTER, UPRIGHT, SLANTED = 0.066, 0.16, 0.56
 DIRECTIONS = np.array([(x, y) for x in (1, -1, 0) for y in (0, 1, -1) if x or y])
 
 
+BARS = "Bars: 95 % t intervals over seeds."
+
+
+class Drawing(NamedTuple):
+    """A row of a study's table of figures.
+
+    Attributes:
+        title: what is shown, a sentence without its full stop; of a figure of a paper it begins with "Fig. 3: ".
+        rest: of the caption.
+        draw: makes the figure of a study's results; raises ``Missing`` where they are too few for it.
+    """
+
+    title: str
+    rest: str
+    draw: Callable[[Any], "Figure"]
+
+    @property
+    def caption(self) -> str:
+        """What stands below the figure."""
+        return f"{self.title}{'' if self.title.endswith('?') else '.'} {self.rest}".strip()
+
+
+class Drawn(NamedTuple):
+    """A figure that was drawn, or why it was not.
+
+    Attributes:
+        name: of its files.
+        title, caption: see ``Drawing``.
+        file: as SVG, beside which it lies as PNG; None if it cannot be drawn.
+        reason: why it cannot be drawn, one sentence.
+    """
+
+    name: str
+    title: str
+    caption: str
+    file: Path | None
+    reason: str = ""
+
+
+def draw_all(drawings: Mapping[str, Drawing], results: Any, folder: Path) -> list[Drawn]:
+    """Draw a table of figures by name as PNG and SVG; equal results give equal files.
+
+    Args:
+        drawings: the table.
+        results: what each of its functions takes.
+        folder: of the files; made if it is not there.
+
+    Returns:
+        Every figure in the table's order, those too that the results are too few for.
+    """
+    import matplotlib as mpl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    found = []
+    with mpl.rc_context(STYLE):
+        for name, drawing in drawings.items():
+            try:
+                file, reason = save(drawing.draw(results), folder / name), ""
+            except Missing as missing:
+                file, reason = None, str(missing)
+            found.append(Drawn(name, drawing.title, drawing.caption, file, reason))
+    return found
+
+
 def subplots(
     rows: int, columns: int, width: float, height: float, *, sharex: bool = False, sharey: bool = False
 ) -> tuple["Figure", np.ndarray]:
@@ -42,16 +110,6 @@ def subplots(
 
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     return figure, figure.subplots(rows, columns, sharex=sharex, sharey=sharey, squeeze=False)
-
-
-def by_size(axes: "Axes", results: Results, mean: np.ndarray, interval: Interval) -> None:
-    """Draw one value a group, in the order of ``results.order``, coloured by whether the group is large."""
-    for members, color in ((results.large, LARGE), (~results.large, SMALL)):
-        chosen = np.flatnonzero(members[results.order])
-        if len(chosen):
-            index = results.order[chosen]
-            part = Interval(interval.low[index], interval.high[index])
-            errorbar(axes, chosen, mean[index], part, color, "o", "none", "")
 
 
 def panels(titles: Sequence[str], label: str) -> tuple["Figure", list["Axes"]]:
@@ -67,14 +125,59 @@ def panels(titles: Sequence[str], label: str) -> tuple["Figure", list["Axes"]]:
 
 
 def errorbar(
-    axes: "Axes", x: Any, mean: np.ndarray, interval: Interval, color, marker: str, line: str, label: str, size=5.0
+    axes: "Axes", x: Any, y: Any, color: Any, marker: str = "o", line: str = "none", label: str = "", size: float = 5.0
 ) -> None:
-    """Draw points with their intervals, which may be NaN."""
-    # An interval that cannot be had (one seed) is not drawn; one that misses the mean by rounding has no length.
-    ends = np.nan_to_num(np.maximum([mean - interval.low, interval.high - mean], 0.0))
-    axes.errorbar(
-        x, mean, yerr=ends, color=color, marker=marker, linestyle=line, label=label, markersize=size, linewidth=1.2
-    )
+    """Draw points; an estimate as ``x`` or ``y`` has error bars, of no length where its interval is not known."""
+    places = {"x": x, "y": y}
+    bars = {f"{which}err": value.reach.reshape(2, -1) for which, value in places.items() if isinstance(value, Estimate)}
+    at = [value.mean if isinstance(value, Estimate) else value for value in places.values()]
+    look: Any = {"color": color, "marker": marker, "linestyle": line, "markersize": size, "linewidth": 1.2}
+    axes.errorbar(*at, **bars, **look, label=label)
+
+
+class Points(NamedTuple):
+    """A series of points and how they look.
+
+    Attributes:
+        label: in the legend.
+        color, marker: of the points.
+        value: one for each group, in the groups' own order.
+    """
+
+    label: str
+    color: Any
+    marker: str
+    value: Estimate
+
+
+def by_size(axes: "Axes", groups: Groups, value: Estimate) -> None:
+    """Draw one value a group, from large groups to small ones, coloured by whether the group is large."""
+    for part in groups.parts:
+        chosen = np.flatnonzero(part.members[groups.order])
+        errorbar(axes, chosen, value.at(groups.order[chosen]), part.color)
+
+
+def by_group(axes: "Axes", groups: Groups, rows: Sequence[Points], *, size: float = 4.0, zero: bool = False) -> None:
+    """Draw several values a group side by side, from large groups to small ones; ``zero`` adds a line there."""
+    for row, shift in zip(rows, shifts(len(rows)), strict=True):
+        x = np.arange(len(groups.order)) + shift
+        errorbar(axes, x, row.value.at(groups.order), row.color, row.marker, label=row.label, size=size)
+    axes.grid(visible=False, axis="x")
+    for boundary in np.arange(len(groups.order) - 1) + 0.5:
+        axes.axvline(boundary, color="#eeeeee", linewidth=0.8, zorder=0)
+    if zero:
+        axes.axhline(0, color=GREY, linewidth=0.8, zorder=1)
+
+
+def shifts(count: int) -> np.ndarray:
+    """Return how far from a group's place each of several series stands."""
+    return (np.arange(count) - (count - 1) / 2) * 0.7 / count
+
+
+def scatter(axes: "Axes", groups: Groups, x: Estimate, y: Estimate) -> None:
+    """Draw one value against another, a point each group, coloured by whether the group is large."""
+    for part in groups.parts:
+        errorbar(axes, x.at(part.members), y.at(part.members), part.color)
 
 
 class GroupLabels(NamedTuple):
@@ -91,32 +194,22 @@ class GroupLabels(NamedTuple):
     extra: float
 
 
-def width_of_groups(results: Results) -> float:
+def width_of_groups(groups: Groups) -> float:
     """Return how many inches wide an axis must be to write all groups below it."""
-    return 0.9 + UPRIGHT * len(results.group_names)
+    return 0.9 + UPRIGHT * len(groups.names)
 
 
-def short_names(results: Results, longest: int = 18) -> list[str]:
-    """Return the groups' names with their middles cut, as short as leaves them different, from ``longest`` on."""
-    for limit in count(longest):
-        end = limit // 3
-        cut = [n if len(n) <= limit else f"{n[: limit - end - 3]}...{n[-end:]}" for n in results.group_names]
-        if len(set(cut)) == len(set(results.group_names)):
-            break
-    return cut
-
-
-def group_labels(results: Results, width: float) -> GroupLabels:
+def group_labels(groups: Groups, width: float) -> GroupLabels:
     """Return the groups' labels: lying where they fit into ``width`` inches, else slanted, else upright."""
-    names = short_names(results)
-    shown = [(names[g], f"{results.train_count[g]:,}") for g in results.order]
+    names = groups.short_names()
+    shown = [(names[g], f"{groups.train_count[g]:,}") for g in groups.order]
     longest, pitch = max(len(part) for label in shown for part in label), (width - 0.9) / len(names)
     if longest * LETTER < pitch:
         return GroupLabels(["\n".join(label) for label in shown], 0, 0.0)
     if pitch > SLANTED:
         return GroupLabels(["\n".join(label) for label in shown], 30, 0.0)
-    names = short_names(results, 24)
-    one_line = [f"{names[g]} ({results.train_count[g]:,})" for g in results.order]
+    names = groups.short_names(24)
+    one_line = [f"{names[g]} ({groups.train_count[g]:,})" for g in groups.order]
     return GroupLabels(one_line, 90, max(0.0, LETTER * max(map(len, one_line)) - 0.5))
 
 
@@ -132,16 +225,48 @@ def label_groups(axes: "Axes", labels: GroupLabels) -> None:
     axes.set_xlabel("group, and its number of training images", fontsize=8.5)
 
 
-def group_legend(figure: "Figure", results: Results) -> None:
+def group_panels(
+    groups: Groups,
+    rows: int,
+    columns: int = 1,
+    *,
+    width: float = 8.6,
+    height: float = 2.4,
+    least: float = 0.0,
+    sharey: bool = False,
+    labelled: Sequence[int] | None = None,
+) -> tuple["Figure", np.ndarray]:
+    """Return panels of which the last in each of the ``labelled`` columns (all) has the groups' names below it.
+
+    Args:
+        groups: shown in each of these columns.
+        rows: of panels.
+        columns: of panels.
+        width: of a panel in inches; more if the groups' names need it.
+        height: of a panel in inches, to which is added what the names need.
+        least: inches of height at least.
+        sharey: whether all panels have one axis.
+        labelled: columns of which the panels have a place for each group.
+    """
+    width = max(width, width_of_groups(groups))
+    labels = group_labels(groups, width)
+    figure, grid = subplots(rows, columns, width, max(least, height + labels.extra / rows), sharey=sharey)
+    for column in range(columns) if labelled is None else labelled:
+        for axes in grid[:-1, column]:
+            axes.set_xticks(range(len(labels.names)), [""] * len(labels.names))
+            axes.set_xlim(-0.5, len(labels.names) - 0.5)
+        label_groups(grid[-1, column], labels)
+    return figure, grid
+
+
+def group_legend(figure: "Figure", groups: Groups) -> None:
     """Write above a figure which colour is for large groups and which for small ones, if there are any."""
     from matplotlib.lines import Line2D
 
-    entries = [
-        Line2D([], [], color=LARGE, marker="o", linestyle="none", label="large group (training share at least average)")
-    ]
-    if (~results.large).any():
-        entries.append(Line2D([], [], color=SMALL, marker="o", linestyle="none", label="small group"))
-    figure.legend(handles=entries, loc="outside upper center", ncols=2)
+    names = {LARGE: "large group (training share at least average)", SMALL: "small group"}
+    look: Any = {"marker": "o", "linestyle": "none"}
+    handles = [Line2D([], [], color=part.color, label=names[part.color], **look) for part in groups.parts]
+    figure.legend(handles=handles, loc="outside upper center", ncols=2)
 
 
 def log_axis(axes: "Axes", numbers: Sequence[float], form: str) -> np.ndarray:

@@ -1,11 +1,10 @@
-"""A finished study as one Markdown page: how it was made, its table, its findings, a figure.
+"""A finished study as one Markdown page: how it was made, its tables, its findings, its figures.
 
     python -m experiments.reporting.publish STUDY --out docs/results/NAME.md
 
 Places on this machine are left out of the page, and images of the data are in no figure.
 """
 
-import csv
 import dataclasses
 import shutil
 import sys
@@ -16,58 +15,54 @@ from typing import Any
 import tyro
 
 from experiments import cli
-from experiments.linearization import results
+from experiments.reporting import reports, tables
 from experiments.running.plan import duration
-from jaxfair import runs
 from jaxfair.errors import JaxfairError
-from jaxfair.runs import Run
 
 PLACES = ("--out", "--data.path", "--data.images")
-TABLES = ("summary.csv", "profiles.csv", "trainings.csv")
-FIGURES = ("accuracy_drop_by_group.png", "divergence.png")
+TABLES = ("summary", "profiles", "trainings")
+FIGURES = ("accuracy_drop_by_group", "divergence")
+PACKAGES = ("jax", "flax", "optax", "numpy")
 
 
 def write(study: Path, page: Path) -> None:
-    """Write the page of a study's last report, and its figure beside it.
+    """Write the page of a study's last report, and its figures beside it, each named after the page and the figure.
 
     Raises:
-        JaxfairError: the study has no report, or the page cannot be written.
+        JaxfairError: the study has no report, or one that does not say how it was made, or the page cannot be written.
     """
-    record, report = results.record(study), study / "report"
-    finished = [runs.read(path.parent) for path in sorted((study / "runs").glob("*/DONE"))]
-    parts = [f"# {record['title']}", provenance(record["command"], finished)]
+    record, report = reports.read_record(study), study / "report"
+    if not record.get("made"):
+        raise JaxfairError(f"The report of '{study}' does not say how its runs were made; run the same study again.")
+    parts = [f"# {record['title']}", provenance(record["command"], record["made"])]
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
         for name in FIGURES:
-            if (report / name).is_file():
-                shutil.copyfile(report / name, page.with_suffix(".png"))
-                parts.append(f"![{record['title']}]({page.with_suffix('.png').name})")
+            if (report / f"{name}.png").is_file():
+                copy = page.with_name(f"{page.stem}-{name}.png")
+                shutil.copyfile(report / f"{name}.png", copy)
+                parts.append(f"![{record['title']}]({copy.name})")
         for name in TABLES:
-            if (report / name).is_file():
-                with (report / name).open(newline="", encoding="utf-8") as file:
-                    parts.append(
-                        f"## {name.removesuffix('.csv').capitalize()}\n\n{markdown(list(csv.DictReader(file)))}"
-                    )
+            if (file := report / f"{name}.csv").is_file():
+                parts.append(f"## {name.capitalize()}\n\n{tables.markdown(tables.read_csv(file))}")
         parts.append(f"## Findings of the paper\n\n{(report / 'claims.md').read_text(encoding='utf-8').strip()}")
         page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     except OSError as error:
         raise JaxfairError(f"'{page}' cannot be written: {error.strerror or error}; choose another --out.") from error
 
 
-def provenance(command: Sequence[str], finished: Sequence[Run]) -> str:
-    """Say how the runs were made: command, commits, devices, versions, seconds of all runs together."""
-    found = [run.json("environment.json") for run in finished]
-    seconds = sum(e["seconds"] / e["seconds_shared_by_runs"] for e in found)
-    versions = {name: found[0]["versions"][name] for name in ("jax", "flax", "optax", "numpy")}
-    facts: Mapping[str, Any] = {
-        "Commits": {str(e["commit"])[:7] + (" with changes" if e["uncommitted_changes"] else "") for e in found},
-        "Devices": {f"{e['backend']}, {e['device_kind']}, {e['host_cores']} cores" for e in found},
-        "Precision of products": {e["default_matmul_precision"] for e in found},
-        "Versions": [f"{name} {version}" for name, version in versions.items()],
-        "Runs": [f"{len(found)}, {duration(seconds)} in all, compilation included"],
-        "Finished": [max(e["finished"] for e in found)],
+def provenance(command: Sequence[str], made: Mapping[str, Any]) -> str:
+    """Write the command, and how the runs of a report were made, which is what ``reports.provenance`` returned."""
+    commits = (f"{commit[:7]}{' with changes' * commit.endswith('+changes')}" for commit in made["commits"])
+    facts = {
+        "Commits": commits,
+        "Devices": made["devices"],
+        "Precision of products": made["precision of matrix products"],
+        "Versions": [f"{name} {made['versions'][name]}" for name in PACKAGES],
+        "Runs": [f"{made['runs']}, {duration(made['seconds'])} in all, compilation included"],
+        "Finished": [made["finished"]],
     }
-    lines = [f"- {name}: {', '.join(sorted(values))}" for name, values in facts.items()]
+    lines = [f"- {name}: {', '.join(values)}" for name, values in facts.items()]
     return "\n".join(["```sh", " ".join(shown(command)), "```", "", *lines])
 
 
@@ -79,27 +74,6 @@ def shown(command: Sequence[str]) -> list[str]:
         words.append("PATH" if hidden else f"{name}=PATH" if given and name in PLACES else word)
         hidden = word in PLACES
     return words
-
-
-def markdown(rows: Sequence[Mapping[str, str]]) -> str:
-    """Return rows of a CSV file as a table; ``x``, ``x_low`` and ``x_high`` share a column."""
-    names = [name for name in rows[0] if not name.endswith(("_low", "_high"))]
-    lines = ["| " + " | ".join(name.replace("_", " ") for name in names) + " |", "|---" * len(names) + "|"]
-    for row in rows:
-        cells = []
-        for name in names:
-            low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
-            cells.append(number(row[name]) + (f" ({number(low)} to {number(high)})" if low and high else ""))
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines)
-
-
-def number(text: str) -> str:
-    """Shorten a number to three digits; leave whole numbers and words as they are."""
-    try:
-        return text if text.lstrip("-").isdigit() else f"{float(text):.3g}"
-    except ValueError:
-        return text
 
 
 @dataclasses.dataclass(frozen=True)

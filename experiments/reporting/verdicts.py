@@ -5,7 +5,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from jaxfair.groups import seed_interval
+from experiments.reporting import tables
+from experiments.reporting.series import Estimate, over_seeds
+from experiments.reporting.tables import Column, Table
+from jaxfair.errors import JaxfairError
 
 Verdict = Literal["supported", "not supported: contradicted", "not supported: not shown", "not enough data"]
 Side = Literal["above", "below"]
@@ -36,8 +39,18 @@ class Claim(NamedTuple):
     note: str
 
 
-class Missing(Exception):
-    """The runs that a finding needs are absent; the message says which."""
+class Missing(JaxfairError):
+    """The runs that a finding or a figure needs are absent; the message says which."""
+
+
+COLUMNS = (
+    Column("finding", under="statistic"),
+    Column("value", "mean over seeds"),
+    Column("seeds"),
+    Column("verdict"),
+    Column("note"),
+)
+FOOT = "In brackets: Student's t, 95 %, over seeds that share one split; not corrected for the number of findings."
 
 
 def rows(found: Sequence[Claim]) -> list[dict[str, Any]]:
@@ -45,16 +58,15 @@ def rows(found: Sequence[Claim]) -> list[dict[str, Any]]:
     return [{k: None if isinstance(v, float) and np.isnan(v) else v for k, v in c._asdict().items()} for c in found]
 
 
+def table(found: Sequence[Claim]) -> Table:
+    """Return the claims as readers see them."""
+    shown = [{**c._asdict(), "finding": c.statement, "value": Estimate(c.value, c.low, c.high)} for c in found]
+    return Table(COLUMNS, shown)
+
+
 def markdown(found: Sequence[Claim]) -> str:
     """Return the claims as a Markdown table, and a sentence on the intervals."""
-    lines = ["| finding | statistic | mean over seeds | seeds | verdict | note |", "|---|---|---|---|---|---|"]
-    for claim in found:
-        value = f"{claim.value:.3g}" if np.isfinite(claim.value) else ""
-        value += f" ({claim.low:.3g} to {claim.high:.3g})" if np.isfinite(claim.low) else ""
-        cells = (claim.statement, claim.statistic, value, str(claim.seeds), claim.verdict, claim.note)
-        lines.append("| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |")
-    foot = "In brackets: Student's t, 95 %, over seeds that share one split; not corrected for the number of findings."
-    return "\n".join([*lines, "", foot, ""])
+    return f"{tables.markdown(table(found))}\n\n{FOOT}\n"
 
 
 # fmt: off
@@ -77,7 +89,7 @@ def decide(results: Any, name: str, statement: str, statistic: str, measure: Cal
         values, *notes = measure(results, *arguments)
     except Missing as missing:
         return Claim(name, statement, statistic, np.nan, np.nan, np.nan, 0, "not enough data", str(missing))
-    value, low, high = (round(float(x), DIGITS) for x in (values.mean(), *seed_interval(values)))
+    value, low, high = (round(float(x), DIGITS) for x in over_seeds(values))
     verdict: Verdict = "not supported: not shown"
     if len(values) < 2:
         verdict, notes = "not enough data", ["an interval needs at least 2 seeds", *notes]

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 from experiments.running.progress import Progress
-from jaxfair import data
 from jaxfair.data import sources
 from jaxfair.data.dataset import Dataset
-from jaxfair.data.protocol import summary
-from jaxfair.data.sources import Loaded, SourceConfig
+from jaxfair.data.protocol import SourceConfig, summary
+from jaxfair.data.sources import Loaded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,14 +74,13 @@ def origin(loaded: Loaded) -> list[str]:
 
 def splits(loaded: Loaded, config: DataConfig) -> tuple[Dataset, Dataset]:
     """Return the training and the test set, thinned as the configuration says."""
-    train_set, test_set = loaded.split(config.test_fraction, config.seed)
-    keep = config.keep or loaded.keep
-    if keep:
-        train_set = data.thin(train_set, keep, config.seed, config.keep_by)
-        if config.keep_in_test:
-            test_set = data.thin(test_set, keep, config.seed, config.keep_by)
-        train_set, test_set = data.with_training_statistics(train_set, test_set)
-    return train_set, test_set
+    return loaded.split(
+        config.test_fraction,
+        config.seed,
+        keep=config.keep or loaded.keep,
+        keep_by=config.keep_by,
+        keep_in_test=config.keep_in_test,
+    )
 
 
 def record(config: DataConfig, loaded: Loaded, train_set: Dataset, test_set: Dataset) -> dict[str, Any]:
@@ -90,7 +88,7 @@ def record(config: DataConfig, loaded: Loaded, train_set: Dataset, test_set: Dat
     settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in PLACES}
     return {
         **settings,
-        "official_test_set": loaded.test is not None,
+        "official_test_set": loaded.official,
         "class_names": train_set.class_names,
         "group_names": train_set.group_names,
         "train_count": train_set.group_counts,

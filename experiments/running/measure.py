@@ -6,11 +6,12 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.tree_util import Partial
 from jaxtyping import Array
 
 from jaxfair import groups, losses, margins
+from jaxfair.bounds import parameter_distance
+from jaxfair.curvature.chunks import over_chunks
 from jaxfair.curvature.spectrum import GroupCurvature, Start, group_curvature
 from jaxfair.data.dataset import Dataset, normalize
 from jaxfair.errors import JaxfairError
@@ -75,7 +76,10 @@ def measure(
     result = {
         "relu_count": masks.relu_count(network.masks),
         "unit_count": masks.unit_count(network.masks),
-        "parameter_distance": _distance(network, full),
+        # NaN where the two networks differ in size, as after DeepReDuce.
+        "parameter_distance": parameter_distance(network.params, full.params)
+        if network.module == full.module
+        else np.nan,
         "accuracy": correct.mean(),
         "groups": {
             "name": test.group_names,
@@ -145,22 +149,17 @@ def _logits_of_images(network: Network, mean: Array, std: Array, params: Any, im
     return frozen(network)(params, normalize(images, mean, std))
 
 
-def _linearized_distance(network: Network, test: Dataset, batch_size: int = 1024) -> np.ndarray:
+def _linearized_distance(network: Network, test: Dataset, chunk_size: int = 128) -> np.ndarray:
     """L2 in pixel values from 0 to 1, so that it means the same whatever an image is normalized by."""
-    logits_fn, found = Partial(_logits_of_pixels, network, test.mean, test.std), []
-    for start in range(0, len(test), batch_size):
-        some = test.take(np.arange(start, min(start + batch_size, len(test))))
+    classifier = Partial(_logits_of_pixels, network, test.mean, test.std)
+
+    def distance(index: np.ndarray) -> np.ndarray:
+        some = test.take(index)
         pixels = np.asarray(some.images, np.float32) / 255
-        found.append(margins.linearized_distance(logits_fn, pixels, some.label).distance)
-    return np.concatenate(found)
+        return np.asarray(margins.linearized_distance(classifier, pixels, some.label, chunk_size=chunk_size).distance)
+
+    return over_chunks(distance, len(test), chunk_size)
 
 
 def _logits_of_pixels(network: Network, mean: Array, std: Array, pixels: Array) -> Array:
     return network((pixels - mean) / std)
-
-
-def _distance(network: Network, full: Network) -> float:
-    """``||theta_r - theta||`` over all parameters; NaN where the two networks differ in size."""
-    if network.module != full.module:
-        return float("nan")
-    return float(optax.tree.norm(optax.tree.sub(network.params, full.params)))

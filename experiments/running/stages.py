@@ -244,7 +244,7 @@ def fit(
         title: for the progress.
         network_of: makes the network of a seed to start from.
         teacher_of: makes its teacher, if there is one.
-        order_seed: added to each run's seed where the order of the data is drawn.
+        order_seed: added to each run's seed where the order of the data is drawn, and nowhere else.
         begin: called with each run and the network that it starts from.
     """
 
@@ -264,7 +264,8 @@ def fit(
             networks,
             space.train,
             config,
-            seeds=[seed + order_seed for seed in seeds],
+            seeds=seeds,
+            order_seeds=[seed + order_seed for seed in seeds],
             teachers=None if teacher_of is None else [teacher_of(seed) for seed in seeds],
             progress_dirs=[run.progress_dir for run in pending],
             on_epoch=on_epoch,

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from jaxtyping import Float, Int
 
-from experiments.linearization.figures import LARGE, SMALL
+from experiments.reporting.groups import LARGE, SMALL
 from experiments.running.progress import Progress
 from experiments.toy.networks import Layers, Toy, errorbar, fit, forward, init, plus_minus, summary, table
 from jaxfair.errors import JaxfairError

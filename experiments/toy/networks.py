@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from experiments.linearization.figures import LARGE
+from experiments.reporting.groups import LARGE
 from jaxfair.errors import JaxfairError
 from jaxfair.groups import seed_interval
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import optax
 
-from experiments.linearization.figures import LARGE, SMALL
+from experiments.reporting.groups import LARGE, SMALL
 from experiments.running.progress import Progress
 from experiments.toy.networks import Layers, Toy, all_relus, errorbar, fit, forward, init, plus_minus, summary, table
 from jaxfair.errors import JaxfairError

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from experiments import cli
-from experiments.linearization.figures import STYLE
+from experiments.reporting.drawing import STYLE
 from experiments.running.progress import Progress
 from experiments.toy.boundary import Boundary, check_boundary, compare, draw_boundary, print_boundary
 from experiments.toy.networks import Toy

@@ -1,4 +1,4 @@
-"""Examples cut into chunks, and sums over chunks on every core or on every device.
+"""Examples cut into chunks of one size, what is computed of each, and sums over chunks on every core or every device.
 
 On CPU chunks run on one thread a core: threads inside of an operation gain little on such shapes. Several accelerators
 share the chunks in turn, and each keeps and sums what is its own: a vector goes out and a sum comes back, no more.
@@ -14,6 +14,38 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from jaxfair.errors import JaxfairError
+
+
+def over_chunks(function: Callable[[np.ndarray], Any], count: int, size: int) -> Any:
+    """Return what a function computes of each example, evaluated in chunks of one size.
+
+    Args:
+        function: Takes the positions of a chunk's examples, shape (m,), and returns a pytree of arrays with those
+            examples along the first axis. Every chunk has the same m, so that one compiled program serves all.
+        count: Number of examples.
+        size: Number of examples at once, m, unless there are fewer.
+
+    Returns:
+        The pytree with all examples along the first axis: NumPy arrays where the function returns those.
+
+    Raises:
+        JaxfairError: There is no example, or the size is below 1.
+    """
+    if min(count, size) < 1:
+        raise JaxfairError(f"There are {count} examples and the chunk size is {size}; both must be at least 1.")
+    size = min(size, count)
+    parts = [function(_padded(np.arange(start, min(start + size, count)), size)) for start in range(0, count, size)]
+
+    def joined(*leaves: Any) -> Any:
+        return (jnp if isinstance(leaves[0], jax.Array) else np).concatenate(leaves)[:count]
+
+    return jax.tree.map(joined, *parts)
+
+
+def _padded(index: np.ndarray, size: int) -> np.ndarray:
+    return np.pad(index, (0, size - len(index)), mode="edge")
 
 
 class Chunk(NamedTuple):
@@ -55,9 +87,8 @@ class Cut:
     def __getitem__(self, chunk: int) -> Chunk:
         """Gather a chunk."""
         index = self.positions(chunk)
-        pad = self._size - len(index)
-        weight = jnp.asarray(np.pad(self._weight[index], (0, pad)))
-        index = np.pad(index, (0, pad), mode="edge")
+        weight = jnp.asarray(np.pad(self._weight[index], (0, self._size - len(index))))
+        index = _padded(index, self._size)
         return Chunk(jax.tree.map(lambda leaf: leaf[index], self._x), self._y[index], weight)
 
 

@@ -4,14 +4,17 @@ Knows no networks. An operator is a function of one vector; vectors are NumPy or
 where the start vector is: on the host in NumPy, on the device in JAX.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxfair.curvature.krylov import Basis, Vector, norm
 from jaxfair.errors import JaxfairError
 
+Vector = Any  # Float[Array, " p"] | Float[np.ndarray, " p"]
 MatVec = Callable[[Vector], Vector]
 Stop = Literal["residual", "error"]
 
@@ -20,16 +23,19 @@ class EigenResult(NamedTuple):
     """Extreme eigenvalues and whether to believe them.
 
     Attributes:
-        values: Ritz values: the largest (algebraic) first, in falling order, then the smallest, in rising order.
-        residuals: ``||A v - value v||`` of each Ritz pair; an eigenvalue lies within this distance of the value.
-        steps: matrix-vector products used.
-        converged: whether the stopping rule was met for every value that was asked for; where the Krylov space is
+        values: Ritz values, shape (k,): the largest (algebraic) first, in falling order, then the smallest, in rising
+            order.
+        residuals: ``||A v - value v||`` of each Ritz pair, shape (k,); an eigenvalue lies within this distance of the
+            value.
+        steps: Number of matrix-vector products used.
+        converged: Whether the stopping rule was met for every value that was asked for; where the Krylov space is
             exhausted, up to the rounding of the products (the type's epsilon times the largest magnitude).
-        alphas, betas: diagonal and next off-diagonal of every step, shapes (steps,); the tridiagonal matrix of the
+        alphas: Diagonal of the projected matrix, one number a step, shape (steps,).
+        betas: Off-diagonal that follows each step, shape (steps,). With ``alphas`` it is the tridiagonal matrix of the
             Krylov space as long as the basis was not restarted.
-        asymmetry: largest ``|q_i . A q_j - q_j . A q_i|`` over the basis vectors, relative to the largest Ritz value's
-            magnitude: rounding, or an operator that is not symmetric and has no business here.
-        vectors: Ritz vectors of ``values``, shape (values, p); None unless asked for.
+        asymmetry: Largest ``|q_i . A q_j - q_j . A q_i|`` over the basis vectors, relative to the largest Ritz value's
+            magnitude: rounding, unless the operator is not symmetric.
+        vectors: Ritz vectors of ``values``, shape (k, p); None unless asked for.
     """
 
     values: np.ndarray
@@ -62,92 +68,27 @@ def extreme_eigenvalues(
     it, so start at random unless you know better.
 
     Args:
-        matvec: the operator; must return the same result for the same vector.
-        start: any vector that is not zero.
-        largest: number of largest eigenvalues.
-        smallest: number of smallest eigenvalues.
-        tolerance: to reach for each value, relative to the value itself at the upper end, and at the lower end, where
-            values may be near zero, to the largest magnitude seen.
+        matvec: The operator, ``(p,) -> (p,)``; it must return the same result for the same vector.
+        start: Any vector of shape (p,) that is not zero.
+        largest: Number of largest eigenvalues to find.
+        smallest: Number of smallest eigenvalues to find.
+        tolerance: Error to reach for each value, relative to the value itself at the upper end, and at the lower end,
+            where values may be near zero, to the largest magnitude seen.
         stop: ``residual`` compares the residual, a bound, with the tolerance; ``error`` compares
             ``residual^2 / gap``, an estimate of the error that needs about half the digits.
-        max_steps: products at most.
-        max_basis: basis vectors kept, ``max_basis * p`` numbers of memory; beyond it the basis is restarted.
-        vectors: whether to return the Ritz vectors.
+        max_steps: Number of products at most.
+        max_basis: Number of basis vectors kept, ``max_basis * p`` numbers of memory; beyond it the basis is restarted.
+        vectors: Whether to return the Ritz vectors.
 
     Raises:
-        JaxfairError: the start vector is zero or not finite, a product is not finite, a number is impossible.
+        JaxfairError: The start vector is zero or not finite, a product is not finite, or a number is impossible.
     """
-    process = _process(start, largest, smallest, tolerance, stop, max_steps, max_basis, vectors)
-    product = None
-    while True:
-        try:
-            vector = process.send(product)
-        except StopIteration as finished:
-            return finished.value
-        product = matvec(vector)
-
-
-def extreme_eigenvalues_together(
-    matmat: Callable[[list[Vector]], Sequence[Vector]],
-    starts: Sequence[Vector],
-    *,
-    largest: int = 1,
-    smallest: int = 0,
-    tolerance: float = 1e-3,
-    stop: Stop = "residual",
-    max_steps: int = 100,
-    max_basis: int = 100,
-    vectors: bool = False,
-) -> list[EigenResult]:
-    """Run several operators or start vectors in step, so that one program can compute all products of a step.
-
-    Args:
-        matmat: takes one vector for each start and returns ``A_i v_i`` for each; the shape never changes. A process
-            that has converged goes on passing its last vector, whose product is ignored.
-        starts: start vectors.
-        largest: this and all further arguments as for ``extreme_eigenvalues``.
-        smallest: as there.
-        tolerance: as there.
-        stop: as there.
-        max_steps: as there.
-        max_basis: as there.
-        vectors: as there.
-    """
-    options = largest, smallest, tolerance, stop, max_steps, max_basis, vectors
-    processes = [_process(start, *options) for start in starts]
-    current = [next(process) for process in processes]
-    results: list[EigenResult | None] = [None] * len(processes)
-    while any(result is None for result in results):
-        products = matmat(current)
-        for i, process in enumerate(processes):
-            if results[i] is None:
-                try:
-                    current[i] = process.send(products[i])
-                except StopIteration as finished:
-                    results[i] = finished.value
-    return [result for result in results if result is not None]
-
-
-def _process(
-    start: Vector,
-    largest: int,
-    smallest: int,
-    tolerance: float,
-    stop: Stop,
-    max_steps: int,
-    max_basis: int,
-    vectors: bool,
-) -> Generator[Vector, Vector, EigenResult]:
-    """Yield the vectors to be multiplied, receive their products, return the result."""
-    wanted = largest + smallest
-    rows = _checked(start, largest, smallest, max_steps, max_basis)
-    basis = Basis(start, rows)
-    projected = np.zeros((rows, rows))
+    wanted, rows = largest + smallest, _rows(start, largest, smallest, max_steps, max_basis)
+    basis, projected = _Basis(start, rows), np.zeros((rows, rows))
     coupling = np.zeros(0)  # of the next basis vector with those before it, if the operator is symmetric
     alphas, betas, asymmetry = [], [], 0.0
     while True:
-        product = yield basis.last
-        coefficients, beta = basis.split(product)
+        coefficients, beta = basis.split(matvec(basis.last))
         if not (np.isfinite(coefficients).all() and np.isfinite(beta)):
             raise JaxfairError(
                 f"The matrix-vector product of Lanczos step {len(alphas) + 1} has values that are not finite."
@@ -162,32 +103,23 @@ def _process(
         residuals = beta * np.abs(rotation[-1])
         # Nothing is left but rounding of the product: the Krylov space is invariant.
         exhausted = beta <= 10 * basis.epsilon * max(np.abs(values).max(), beta, basis.tiny) or m == start.size
-        enough = m >= min(wanted, start.size)
         # Below the rounding of the products no residual can fall.
         floor = basis.epsilon * np.abs(values).max() if exhausted else 0.0
         met = m == start.size or _met(values, np.maximum(residuals - floor, 0), index, largest, tolerance, stop)
-        if exhausted or (enough and met) or len(alphas) == max_steps:
+        converged = bool(met and m >= min(wanted, start.size))
+        if exhausted or converged or len(alphas) == max_steps:
+            relative = float(asymmetry / max(np.abs(values).max(), basis.tiny))
             found = basis.combine(rotation[:, index]) if vectors else None
-            return EigenResult(
-                values=values[index],
-                residuals=residuals[index],
-                steps=len(alphas),
-                converged=bool(enough and met),
-                alphas=np.array(alphas),
-                betas=np.array(betas),
-                asymmetry=float(asymmetry / max(np.abs(values).max(), basis.tiny)),
-                vectors=found,
-            )
+            arrays = np.array(alphas), np.array(betas)
+            return EigenResult(values[index], residuals[index], len(alphas), converged, *arrays, relative, found)
         coupling = np.append(np.zeros(m - 1), beta)
         if m == rows:
             # Keep the Ritz vectors nearest to the ends that are wanted; the remainder couples to them all.
-            spare = (rows - wanted) // 3
-            keep = np.zeros(m, bool)
-            keep[m - (largest + spare if largest else 0) :] = True
-            keep[: smallest + spare if smallest else 0] = True
+            low, high = (n + (rows - wanted) // 3 if n else 0 for n in (smallest, largest))
+            keep = np.r_[:low, m - high : m]
             basis.restart(rotation[:, keep])
             projected[:] = 0
-            np.fill_diagonal(projected[: keep.sum(), : keep.sum()], values[keep])
+            np.fill_diagonal(projected[: len(keep), : len(keep)], values[keep])
             coupling = beta * rotation[-1, keep]
         basis.append()
 
@@ -207,8 +139,8 @@ def _met(
     return bool((error <= tolerance * scale).all())
 
 
-def _checked(start: Vector, largest: int, smallest: int, max_steps: int, max_basis: int) -> int:
-    """Return the number of rows of the basis."""
+def _rows(start: Vector, largest: int, smallest: int, max_steps: int, max_basis: int) -> int:
+    """Return how many rows the basis has; refuse what Lanczos cannot do."""
     size, wanted = start.size, largest + smallest
     if min(largest, smallest) < 0 or not 1 <= wanted <= size:
         raise JaxfairError(f"{wanted} eigenvalues were asked of an operator of size {size}; ask for 1 to {size}.")
@@ -221,3 +153,100 @@ def _checked(start: Vector, largest: int, smallest: int, max_steps: int, max_bas
     if not np.isfinite(length) or length == 0:
         raise JaxfairError(f"The Lanczos start vector has norm {length}; give a finite vector that is not zero.")
     return rows
+
+
+def norm(vector: Vector) -> float:
+    """Return the L2 norm, summed in float64.
+
+    By einsum, as all sums over long vectors here: the threads of NumPy's BLAS wait busily for a while after each call,
+    which takes the cores from the products that follow.
+    """
+    host = np.asarray(vector, np.float64)
+    return float(np.sqrt(np.einsum("i,i->", host, host)))
+
+
+class _Basis:
+    """Orthonormal rows, in NumPy or on the device, and the last product's remainder."""
+
+    def __init__(self, start: Vector, rows: int) -> None:
+        self.count = 1
+        self.device = isinstance(start, jax.Array)
+        info = jnp.finfo(start.dtype) if self.device else np.finfo(start.dtype)
+        self.epsilon, self.tiny = float(info.eps), float(info.tiny)
+        self._most = rows
+        # On the host, zeros take no memory before they are written; on the device the basis grows as it is needed.
+        self.rows = (
+            jnp.zeros((min(rows, 8), start.size), start.dtype)
+            if self.device
+            else np.zeros((rows, start.size), start.dtype)
+        )
+        self._rest = start
+        self._beta = norm(start)
+        self._put(0)
+
+    @property
+    def last(self) -> Vector:
+        return self.rows[self.count - 1]
+
+    def split(self, product: Vector) -> tuple[np.ndarray, float]:
+        """Return the product's coefficients in the basis and the length of what remains."""
+        if self.device:
+            coefficients, self._rest, beta = _orthogonalise(self.rows, product)
+            self._beta = float(beta)
+            return np.asarray(coefficients, np.float64)[: self.count], self._beta
+        rows = self.rows[: self.count]
+        rest, coefficients = np.asarray(product), np.zeros(self.count)
+        for _ in range(2):
+            part = np.einsum("ij,j->i", rows, rest)
+            rest = rest - np.einsum("i,ij->j", part, rows)
+            coefficients += part
+        self._rest, self._beta = rest, norm(rest)
+        return coefficients, self._beta
+
+    def append(self) -> None:
+        self._put(self.count)
+        self.count += 1
+
+    def combine(self, rotation: np.ndarray) -> Vector:
+        rows = self.rows[: self.count]
+        return (
+            _combine(jnp.asarray(rotation, rows.dtype), rows) if self.device else rotation.T.astype(rows.dtype) @ rows
+        )
+
+    def restart(self, rotation: np.ndarray) -> None:
+        kept = self.combine(rotation)
+        self.count = len(kept)
+        if self.device:
+            self.rows = jnp.zeros_like(self.rows).at[: self.count].set(kept)
+        else:
+            self.rows[: self.count] = kept
+
+    def _put(self, row: int) -> None:
+        if self.device:
+            if row == len(self.rows):
+                more = min(2 * len(self.rows), self._most) - len(self.rows)
+                self.rows = jnp.pad(self.rows, ((0, more), (0, 0)))
+            self.rows = _set_row(self.rows, row, self._rest / self._beta)
+        else:
+            self.rows[row] = self._rest / self._beta
+
+
+@jax.jit
+def _orthogonalise(rows: jax.Array, product: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    # Rows that are not used yet are zero and change nothing. Full precision: TF32 would spoil orthogonality.
+    dot = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+    first = dot(rows, product)
+    rest = product - dot(first, rows)
+    second = dot(rows, rest)
+    rest = rest - dot(second, rows)
+    return first + second, rest, jnp.linalg.norm(rest)
+
+
+@jax.jit
+def _combine(rotation: jax.Array, rows: jax.Array) -> jax.Array:
+    return jnp.matmul(rotation.T, rows, precision=jax.lax.Precision.HIGHEST)
+
+
+@partial(jax.jit, donate_argnums=0)
+def _set_row(rows: jax.Array, row: jax.Array | int, value: jax.Array) -> jax.Array:
+    return rows.at[row].set(value)

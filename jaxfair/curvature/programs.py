@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.flatten_util import ravel_pytree
-from jax.tree_util import Partial
+from jax.tree_util import Partial, all_leaves
 from jaxtyping import Array, Float
 
 from jaxfair import losses
 from jaxfair.curvature.chunks import Chunk
 from jaxfair.errors import JaxfairError
 
-LogitsFn = Callable[[Any, Any], Any]
+LogitsFn = Callable[[Any, Any], Any]  # (params, x) -> logits; Classifier, in margins, is x -> logits
 LossFn = Callable[[Any, Any], Any]
 Kind = Literal["hessian", "gauss_newton"]
 
@@ -34,9 +34,24 @@ class Model(NamedTuple):
     loss: Partial
 
 
-def as_pytree(function: Callable) -> Partial:
-    """Return a function that can be an argument of a jitted one; equal functions share a compiled program."""
-    return function if isinstance(function, Partial) else Partial(function)
+def as_pytree(function: Callable, *bound: Any) -> Partial:
+    """Return a function, its first arguments bound, that can itself be an argument of a jitted one.
+
+    Functions that differ in the arrays alone that they hold, such as networks of one module, share compiled programs.
+
+    Args:
+        function: A plain function, whose identity is part of a program, or a pytree that can be called, such as a
+            ``Partial``, whose arrays are arguments of it.
+        bound: Pytrees to call it with, before the arguments that the result takes: ``as_pytree(logits_fn, params)``
+            is a function of the inputs alone.
+    """
+    if isinstance(function, Partial):  # a Partial of a Partial would hide the inner one's arrays from jit
+        return Partial(function.func, *function.args, *bound, **function.keywords)
+    return Partial(function, *bound) if all_leaves([function]) else Partial(_call, function, *bound)
+
+
+def _call(function: Callable, *arguments: Any) -> Any:
+    return function(*arguments)
 
 
 class Programs(NamedTuple):

@@ -11,6 +11,7 @@ from jax.tree_util import Partial
 
 from jaxfair import groups, losses, margins
 from jaxfair.curvature import lanczos
+from jaxfair.curvature.chunks import over_chunks
 from jaxfair.curvature.programs import LogitsFn, LossFn, as_pytree, at_precision
 from jaxfair.curvature.spectrum import Start, check_examples, group_curvature
 from jaxfair.errors import JaxfairError
@@ -187,13 +188,12 @@ def _trusted_logits(logits_fn: Partial, params: Any, x: Any, y: Any, precision: 
     count = len(y)
 
     def run(start: int, size: int) -> np.ndarray:
-        order = np.roll(np.arange(count), -start)
-        found = []
-        for begin in range(0, count, size):
-            index = np.pad(order[begin : begin + size], (0, max(0, size - (count - begin))), mode="wrap")
-            with at_precision(precision):
-                found.append(np.asarray(_logits(logits_fn, params, jax.tree.map(lambda leaf, i=index: leaf[i], x))))
-        return np.roll(np.concatenate(found)[:count], start, axis=0)
+        def chunk(index: np.ndarray) -> np.ndarray:
+            index = (index + start) % count
+            return np.asarray(_logits(logits_fn, params, jax.tree.map(lambda leaf: leaf[index], x)))
+
+        with at_precision(precision):
+            return np.roll(over_chunks(chunk, count, size), start, axis=0)
 
     size = min(size, count)
     with at_precision(precision):

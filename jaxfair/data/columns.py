@@ -1,6 +1,7 @@
 """What is known of every image of a source, as columns of names; columns become labels and groups."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,8 +21,8 @@ class Column(NamedTuple):
     """One property of every image.
 
     Attributes:
-        codes: index into ``names``, shape (n,); ``MISSING`` where nothing is known.
-        names: the values in order; none where nothing is known.
+        codes: The index into ``names`` of each image, shape (n,); ``MISSING`` where nothing is known.
+        names: The values in order; there are none where nothing is known.
     """
 
     codes: Int[np.ndarray, " n"]
@@ -32,8 +33,8 @@ class Rejected(NamedTuple):
     """A file, row or cell that cannot be used.
 
     Attributes:
-        name: of the file, or where the row stands.
-        reason: half a sentence: ``is cut short``.
+        name: The name of the file, or where the row stands.
+        reason: Half a sentence: ``is cut short``.
     """
 
     name: str
@@ -41,29 +42,32 @@ class Rejected(NamedTuple):
 
 
 class Index(NamedTuple):
-    """What a layout says of its images before any of them is decoded.
+    """What is known of the images of a source.
 
     Attributes:
-        title: for tables and pages, true of what is there: ``SVHN, 1,083-image subset``.
-        names: of the images in order, for messages; n of them.
-        stream: yields ``(row, pixels)`` once for every image, in the order in which reading is fast: an encoded file as
-            bytes, or a uint8 array of shape (h, w) or (h, w, c).
-        columns: properties of the images, by name, each with n codes.
-        split: official part of each image, with names out of ``train``, ``test`` and ``validation``; None if there is
-            none.
-        size: height, width and channels if all images are known to have the same; None otherwise.
-        left_out: what the layout leaves out on purpose, to be reported.
-        rejected: what does not fit together, which stops the run unless the user allows to drop it.
+        title: What tables and pages call the set, true of what is there: ``SVHN, 1,083-image subset``.
+        names: The names of the n images in order, for messages.
+        columns: Properties of the images, by name, each with n codes.
+        stream: A function that yields ``(row, pixels)`` once for every image, in the order in which reading is fast;
+            pixels are an encoded file as bytes, or a uint8 array of shape (h, w) or (h, w, c). None comes from the
+            cache, where images are decoded already.
+        split: The official part of each image, with names out of ``train``, ``test`` and ``validation``; None if there
+            is no official split.
+        size: Height, width and channels if all images are known to have the same; None otherwise.
+        left_out: What the layout leaves out on purpose, to be reported.
+        rejected: What does not fit together, which stops the run unless the user allows to drop it.
+        unreadable: The reason for each row that could not be decoded, known when all are decoded.
     """
 
     title: str
     names: Sequence[str]
-    stream: Callable[[], Iterator[tuple[int, Any]]]
     columns: Mapping[str, Column]
+    stream: Callable[[], Iterator[tuple[int, Any]]] = lambda: iter(())
     split: Column | None = None
     size: tuple[int, int, int] | None = None
     left_out: tuple[Rejected, ...] = ()
     rejected: tuple[Rejected, ...] = ()
+    unreadable: Mapping[int, str] = MappingProxyType({})
 
 
 def from_values(values: Sequence[Any]) -> Column:
@@ -113,7 +117,7 @@ def choose(columns: Mapping[str, Column], names: Sequence[str], what: str) -> Co
     """Return the intersection of the named columns.
 
     Raises:
-        JaxfairError: there is no such column; the nearest names are shown.
+        JaxfairError: There is no such column; the nearest names are shown.
     """
     for name in names:
         if not columns:
@@ -123,18 +127,20 @@ def choose(columns: Mapping[str, Column], names: Sequence[str], what: str) -> Co
     return combine([columns[name] for name in names])
 
 
-def official_split(column: Column) -> Column | None:
+def official_split(column: Column | None) -> Column | None:
     """Return the parts ``train``, ``test`` and ``validation`` that a column says.
 
     Args:
-        column: of the names in ``PARTS``, in any case.
+        column: A column whose values may be the names in ``PARTS``, in any case; None says nothing.
 
     Returns:
-        None where no value is one of them, or all are one part, which is no split.
+        The split, or None where no value is one of them, or all are one part, which is no split.
 
     Raises:
-        JaxfairError: some values are parts and others are not, or are missing: what was held out would be trained on.
+        JaxfairError: Some values are parts and others are not, or are missing: what was held out would be trained on.
     """
+    if column is None:
+        return None
     parts = [PARTS.get(name.lower(), "") for name in column.names]
     names = tuple(part for part in ("train", "test", "validation") if part in parts)
     others = [name for name, part in zip(column.names, parts, strict=True) if not part]

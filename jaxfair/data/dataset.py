@@ -1,8 +1,9 @@
-"""Data sets: images with a label and a group each, on the device if it can hold them; splits, imbalance, batches."""
+"""Data sets: images with a label and a group each, on the device if it can hold them, and on the host otherwise."""
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -11,10 +12,46 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8
 
-from jaxfair.data.rows import Rows, blocks, fits_device
 from jaxfair.errors import JaxfairError
 
 Augmentation = Literal["none", "cifar"]
+BLOCK = 64 * 1024**2
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Rows:
+    """Some images of an array on the host, such as a memory map; only what is indexed is read.
+
+    JAX does not know this type: a jitted function that is given all of them refuses, where it would copy an array.
+
+    Attributes:
+        array: All images, NHWC.
+        index: The positions in ``array`` of these images, in order.
+    """
+
+    array: np.ndarray
+    index: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the array that these images would make."""
+        return (len(self.index), *self.array.shape[1:])
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The type of a pixel."""
+        return self.array.dtype
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """Read images by a slice or an array of positions."""
+        return self.array[self.index[index]]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """Read all of them."""
+        return np.asarray(self[:], dtype)
 
 
 @partial(
@@ -26,15 +63,18 @@ Augmentation = Literal["none", "cifar"]
 class Dataset:
     """Images with labels and groups; build it by ``make_dataset``, which checks them.
 
-    A pytree, so the whole set passes into a jitted function and batches are gathered on the device. Images that the
-    device cannot hold are ``Rows``, which stay on the host: ``fetch`` some of them first.
+    This is a pytree: the whole set passes into a jitted function, and batches are gathered on the device. Images that
+    the device cannot hold are ``Rows``, which stay on the host; ``fetch`` some of them for a jitted function.
 
     Attributes:
-        images: uint8, NHWC; labels, groups and statistics are always on the device.
-        label: class of each image, 0..C-1.
-        group: demographic group of each image, 0..G-1.
-        mean, std: per-channel statistics used by ``normalize``, on the scale of [0, 1].
-        name, class_names, group_names: for records and figures.
+        images: uint8, NHWC. Labels, groups and statistics are always on the device.
+        label: The class of each image, from 0 to C-1.
+        group: The demographic group of each image, from 0 to G-1.
+        mean: The mean of each channel on the scale of [0, 1], which ``normalize`` subtracts.
+        std: The deviation of each channel on the same scale, by which ``normalize`` divides.
+        name: The name of the set, for records and figures.
+        class_names: One name for each class.
+        group_names: One name for each group.
     """
 
     images: UInt8[Any, "n h w c"]
@@ -57,23 +97,23 @@ class Dataset:
 
     @property
     def group_counts(self) -> np.ndarray:
-        """Number of images of each group."""
+        """The number of images of each group."""
         return np.bincount(np.asarray(self.group), minlength=len(self.group_names))
-
-    def take(self, index: np.ndarray) -> "Dataset":
-        """Return the images of ``index``, in its order, with this set's statistics."""
-        images = self.images.take(index) if isinstance(self.images, Rows) else self.images[index]
-        return dataclasses.replace(self, images=images, label=self.label[index], group=self.group[index])
 
     @property
     def on_host(self) -> bool:
-        """Whether the images are on the host, and a jitted function can have ``fetch``ed ones only."""
+        """Whether the images are on the host, so that a jitted function can have ``fetch``ed ones only."""
         return isinstance(self.images, Rows)
+
+    def take(self, index: np.ndarray) -> "Dataset":
+        """Return the images at some positions, in their order, with this set's statistics."""
+        images = Rows(self.images.array, self.images.index[index]) if self.on_host else self.images[index]
+        return dataclasses.replace(self, images=images, label=self.label[index], group=self.group[index])
 
     def fetch(self, index: Int[np.ndarray, "..."]) -> tuple["Dataset", Int[np.ndarray, "..."]]:
         """Return a set for a jitted function, and the positions in it of the images ``index``, in the same shape.
 
-        That is this set if its images are on the device; otherwise a set of these images alone, which are read now.
+        That is this set if its images are on the device; otherwise it is a set of these images alone, read now.
         """
         if not self.on_host:
             return self, index
@@ -82,7 +122,7 @@ class Dataset:
         return dataclasses.replace(some, images=np.asarray(some.images)), positions
 
     def normalize(self, images: UInt8[Array, "n h w c"]) -> Float[Array, "n h w c"]:
-        """Scale to [0, 1], subtract the mean and divide by the deviation of each channel; float32."""
+        """Normalize images as the function ``normalize`` does, by this set's statistics."""
         return normalize(images, self.mean, self.std)
 
     def fingerprint(self) -> str:
@@ -90,7 +130,7 @@ class Dataset:
         digest = hashlib.sha256()
         for array in (self.images, self.label, self.group, self.mean, self.std):
             digest.update(f"{array.dtype.str}{array.shape}".encode())
-            for block in blocks(array):
+            for block in _blocks(array):
                 digest.update(np.ascontiguousarray(block).data)
         return digest.hexdigest()[:16]
 
@@ -98,7 +138,7 @@ class Dataset:
 def normalize(
     images: UInt8[Array, "n h w c"], mean: Float[Array, " c"], std: Float[Array, " c"]
 ) -> Float[Array, "n h w c"]:
-    """Scale to [0, 1], subtract the mean and divide by the deviation of each channel; float32."""
+    """Scale to [0, 1], subtract the mean and divide by the deviation of each channel; the result is float32."""
     return (images.astype(jnp.float32) / 255.0 - mean) / std
 
 
@@ -111,31 +151,33 @@ def make_dataset(
     class_names: Sequence[str],
     group_names: Sequence[str],
     on_device: bool | None = None,
+    statistics: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Dataset:
-    """Check arrays and put them on the device, with the statistics of these images.
+    """Check arrays and put them on the device.
 
     Args:
-        images: uint8, shape (n, height, width, channels); a memory map or ``Rows`` of one need not fit into memory.
-        label: integers in 0..len(class_names)-1, shape (n,).
-        group: integers in 0..len(group_names)-1, shape (n,).
-        name: of the set.
-        class_names: one for each class.
-        group_names: one for each group; every group must have a sample.
-        on_device: whether the images go to the device too; None puts them there if it has room for them. Otherwise
-            they stay what they are, and each batch is sent when it is needed.
+        images: uint8 of shape (n, height, width, channels); a memory map or ``Rows`` of one need not fit into memory.
+        label: Integers from 0 to len(class_names) - 1, shape (n,).
+        group: Integers from 0 to len(group_names) - 1, shape (n,).
+        name: The name of the set.
+        class_names: One name for each class.
+        group_names: One name for each group; every group must have an image.
+        on_device: Whether the images go to the device too. None puts them there if it has room for them; otherwise
+            they stay on the host, and each batch is sent when it is needed.
+        statistics: Mean and deviation of each channel on the scale of [0, 1]; None computes those of these images.
 
     Raises:
-        JaxfairError: wrong shape or type, labels or groups out of range, a group without samples.
+        JaxfairError: The shape or type is wrong, labels or groups are out of range, or a group has no image.
     """
     images = images if isinstance(images, Rows) else np.asarray(images)
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
+    if images.dtype != np.uint8 or len(images.shape) != 4 or images.shape[-1] not in (1, 3):
         raise JaxfairError(
             f"Images of '{name}' have type {images.dtype} and shape {images.shape}; "
             "expected uint8 of shape (n, height, width, 1 or 3)."
         )
     label = _checked_index(label, len(images), class_names, f"labels of '{name}'")
     group = _checked_index(group, len(images), group_names, f"groups of '{name}'")
-    mean, std = channel_statistics(images)
+    mean, std = channel_statistics(images) if statistics is None else statistics
     if on_device is None:
         on_device = fits_device(int(np.prod(images.shape)))
     rows = images if isinstance(images, Rows) else Rows(images, np.arange(len(images)))
@@ -151,7 +193,7 @@ def make_dataset(
 
 
 def check_groups(dataset: Dataset, split: str = "data set") -> None:
-    """Raise a JaxfairError that names the groups without a sample."""
+    """Raise a JaxfairError that names the groups without an image."""
     empty = [name for name, count in zip(dataset.group_names, dataset.group_counts, strict=True) if count == 0]
     if empty:
         raise JaxfairError(
@@ -168,112 +210,13 @@ def channel_statistics(images: np.ndarray | Array | Rows) -> tuple[np.ndarray, n
     # Exact integer moments by histogram: no rounding that would depend on the order of summation.
     channels = images.shape[-1]
     counts = np.zeros((channels, 256), np.int64)
-    for block in blocks(images):
+    for block in _blocks(images):
         counts += [np.bincount(block[..., c].reshape(-1), minlength=256) for c in range(channels)]
     levels = np.arange(256, dtype=np.float64) / 255
     histograms = counts / max(counts[0].sum(), 1)
     mean = np.array([h @ levels for h in histograms])
     std = np.array([np.sqrt(h @ (levels - m) ** 2) for h, m in zip(histograms, mean, strict=True)])
     return mean.astype(np.float32), np.where(std > 0, std, 1.0).astype(np.float32)
-
-
-def split(dataset: Dataset, test_fraction: float, seed: int) -> tuple[Dataset, Dataset]:
-    """Split into train and test, stratified by class and group, both with the training statistics.
-
-    Raises:
-        JaxfairError: the fraction is not between 0 and 1, or a class-and-group cell has fewer than two images.
-    """
-    from sklearn.model_selection import train_test_split
-
-    if not 0 < test_fraction < 1 or seed < 0:
-        raise JaxfairError(
-            f"The test fraction is {test_fraction} and the seed {seed}; give a fraction between 0 and 1, "
-            "and a seed that is not negative."
-        )
-    _check_cells(dataset, test_fraction)
-    cell = np.asarray(dataset.label) * len(dataset.group_names) + np.asarray(dataset.group)
-    try:
-        train, test = train_test_split(
-            np.arange(len(dataset)), test_size=test_fraction, random_state=seed, stratify=cell
-        )
-    except ValueError as error:
-        raise JaxfairError(f"The data set '{dataset.name}' cannot be split by class and group: {error}") from error
-    parts = dataset.take(np.sort(train)), dataset.take(np.sort(test))
-    for part, name in zip(parts, ("training", "test"), strict=True):
-        check_groups(part, f"{name} split of")
-    return with_training_statistics(*parts)
-
-
-def _check_cells(dataset: Dataset, test_fraction: float) -> None:
-    """Raise a JaxfairError if a class of a group is too small to be in both parts."""
-    counts = np.zeros((len(dataset.class_names), len(dataset.group_names)), int)
-    np.add.at(counts, (np.asarray(dataset.label), np.asarray(dataset.group)), 1)
-    single = np.argwhere(counts == 1)
-    if len(single):
-        label, group = single[0]
-        raise JaxfairError(
-            f"'{dataset.name}' has one image only of class '{dataset.class_names[label]}' in group "
-            f"'{dataset.group_names[group]}' ({len(single)} such cells), which cannot be in training and test both; "
-            "drop such values, or merge rare groups."
-        )
-    cells, images = int((counts > 0).sum()), len(dataset)
-    if min(test_fraction, 1 - test_fraction) * images < cells:
-        raise JaxfairError(
-            f"A share of {test_fraction} of the {images} images of '{dataset.name}' leaves training or test without an "
-            f"image for each of the {cells} classes in groups; choose another share."
-        )
-
-
-def with_training_statistics(train: Dataset, test: Dataset) -> tuple[Dataset, Dataset]:
-    """Return both sets with the channel statistics of ``train``."""
-    mean, std = (jnp.asarray(value) for value in channel_statistics(train.images))
-    return dataclasses.replace(train, mean=mean, std=std), dataclasses.replace(test, mean=mean, std=std)
-
-
-def thin(dataset: Dataset, fractions: Sequence[float], seed: int, by: Literal["label", "group"] = "label") -> Dataset:
-    """Keep a share of each class or group, chosen at random (Das et al.: 0.9 of five classes, 0.1 of the others).
-
-    The statistics of the input set stay; call ``with_training_statistics`` after thinning a training set.
-
-    Args:
-        dataset: usually the training set.
-        fractions: share to keep, one for each class or group, in [0, 1].
-        seed: of the choice.
-        by: what the shares are of.
-
-    Raises:
-        JaxfairError: wrong number of shares, one outside [0, 1], or a group left empty.
-    """
-    names = dataset.class_names if by == "label" else dataset.group_names
-    if len(fractions) != len(names) or not all(0 <= f <= 1 for f in fractions):
-        raise JaxfairError(
-            f"The shares to keep are {tuple(fractions)}; expected {len(names)} numbers between 0 and 1, "
-            f"one for each {by} of '{dataset.name}'."
-        )
-    values = np.asarray(getattr(dataset, by))
-    kept = []
-    for value, fraction in enumerate(fractions):
-        members = np.flatnonzero(values == value)
-        rng = np.random.default_rng([seed, value])
-        kept.append(rng.permutation(members)[: round(fraction * len(members))])
-    thinned = dataset.take(np.sort(np.concatenate(kept)))
-    check_groups(thinned, "thinned data set")
-    return thinned
-
-
-def epoch_order(num_examples: int, batch_size: int, seed: int, epoch: int) -> np.ndarray:
-    """Return the batches of one epoch as indices of shape (steps, batch_size); depends on seed and epoch only.
-
-    The remainder that fills no batch is left out, another one in each epoch, so that every step has one shape.
-
-    Raises:
-        JaxfairError: the batch is larger than the set.
-    """
-    if not 1 <= batch_size <= num_examples:
-        raise JaxfairError(f"The batch size is {batch_size}, but there are {num_examples} images; give 1 to as many.")
-    order = np.random.default_rng([seed, epoch]).permutation(num_examples)
-    steps = num_examples // batch_size
-    return order[: steps * batch_size].reshape(steps, batch_size).astype(np.int32)
 
 
 def augment(images: UInt8[Array, "n h w c"], kind: Augmentation, key: Key[Array, ""]) -> UInt8[Array, "n h w c"]:
@@ -287,6 +230,30 @@ def augment(images: UInt8[Array, "n h w c"], kind: Augmentation, key: Key[Array,
     cropped = jax.vmap(lambda image, o: jax.lax.dynamic_slice(image, (o[0], o[1], 0), (h, w, c)))(padded, offsets)
     mirror = jax.random.bernoulli(flip_key, 0.5, (n, 1, 1, 1))
     return jnp.where(mirror, cropped[:, :, ::-1], cropped)
+
+
+def fits_device(nbytes: int) -> bool:
+    """Tell whether images of so many bytes can lie on JAX's default device and leave room for the work.
+
+    They may take half of the device's memory less what is in use, or a quarter of the machine's memory if the device
+    is the CPU or does not say. Where neither is known, they fit.
+    """
+    (device,) = jnp.zeros(()).devices()  # where an array goes, whether a user has set ``jax.default_device`` or not
+    stats = device.memory_stats() or {}
+    if "bytes_limit" in stats:
+        return nbytes <= stats["bytes_limit"] / 2 - stats.get("bytes_in_use", 0)
+    try:
+        return nbytes <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 4
+    except (AttributeError, ValueError, OSError):  # Windows; a name that the system does not have
+        return True
+
+
+def _blocks(images: Any) -> Iterator[np.ndarray]:
+    """Yield the images of an array or of ``Rows`` in order, as arrays of at most 64 MiB or of one image."""
+    images = images if isinstance(images, Rows) else np.asarray(images)
+    count = max(BLOCK // max(int(np.prod(images.shape[1:])) * images.dtype.itemsize, 1), 1)
+    for start in range(0, len(images), count):
+        yield images[start : start + count]
 
 
 def _checked_index(values: np.ndarray, count: int, names: Sequence[str], what: str) -> np.ndarray:

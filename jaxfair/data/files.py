@@ -1,15 +1,42 @@
-"""A folder, an archive or a single file as one view: names, and the bytes behind them."""
+"""A folder, an archive or a single file as one view: checked names, and the bytes behind them.
 
+Archives are read in place by the standard library; a compressed tar is unpacked to a temporary file first.
+"""
+
+import bz2
+import gzip
 import hashlib
+import lzma
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+import posixpath
+import stat
+import struct
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, BinaryIO
 
-from jaxfair.data.archives import DAMAGE, is_junk, open_tar, open_zip
 from jaxfair.errors import JaxfairError
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 _TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 _ARCHIVES = (".zip", *_TAR, ".tar.zst", ".rar", ".7z")  # the last three are known to be archives, and not read
+_UNPACKERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
+_JUNK = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
+# What the readers of the standard library raise for bytes that are not what they should be.
+_DAMAGE = (
+    EOFError,
+    OSError,
+    UnicodeDecodeError,
+    lzma.LZMAError,
+    struct.error,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 class Files:
@@ -18,8 +45,8 @@ class Files:
     A context manager: leaving it closes the archive. One thread at a time may read.
 
     Attributes:
-        path: of the folder, archive or file.
-        names: relative, with ``/`` between the parts: sorted in a folder, in the order of storage in an archive.
+        path: The folder, archive or file.
+        names: Relative names, with ``/`` between the parts: sorted in a folder, in the order of storage in an archive.
     """
 
     def __init__(
@@ -37,29 +64,54 @@ class Files:
         """The names that are archives themselves; they are not looked into."""
         return tuple(name for name in self.names if name.lower().endswith(_ARCHIVES))
 
+    @property
+    def images(self) -> list[str]:
+        """The names of the images, sorted, so that a folder and an archive of it give one order."""
+        return sorted(name for name in self.names if name.lower().endswith(IMAGE_SUFFIXES))
+
     def read(self, name: str) -> bytes:
         """Return the contents of one file.
 
         Raises:
-            JaxfairError: there is no such name, or its contents are damaged or not accessible.
+            JaxfairError: There is no such name, or its contents are damaged or not accessible.
         """
-        self._check(name)
         return self._read(name)
 
     def stream(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
         """Yield name and contents of every file of ``names``, once, in the order of ``self.names``: one pass.
 
         Raises:
-            JaxfairError: as ``read``, at the file in question.
+            JaxfairError: As ``read``, at the file in question.
         """
         wanted = frozenset(names)
-        for name in wanted - self._known:
-            self._check(name)
-        done = 0
-        for name in self.names:
-            if name in wanted:
-                yield name, self._read(name, done)
-                done += 1
+        chosen = [name for name in self.names if name in wanted]
+        for done, name in enumerate([*(wanted - self._known), *chosen]):
+            yield name, self._read(name, done)
+
+    def rows(self, names: Sequence[str]) -> Iterator[tuple[int, bytes]]:
+        """Yield the position in ``names`` and the contents of each file, as ``stream`` does."""
+        row = {name: i for i, name in enumerate(names)}
+        return ((row[name], data) for name, data in self.stream(names))
+
+    def _read(self, name: str, done: int = 0) -> bytes:
+        if name not in self._known:
+            raise JaxfairError(
+                f"There is no file '{name}' in {self.path}, which holds {len(self.names):,}, "
+                f"such as '{self.names[0]}'; check the name."
+            )
+        what = f"'{name}' in {self.path}"
+        try:
+            return self._load(name)
+        except NotImplementedError as error:
+            raise JaxfairError(
+                f"{what} is packed by a method that Python cannot read; unpack it and give the folder."
+            ) from error
+        except _DAMAGE as error:
+            if isinstance(error, OSError) and error.strerror:  # the system's, not a reader's
+                raise JaxfairError(f"{what} cannot be read: {error.strerror}.") from error
+            raise JaxfairError(
+                f"{what} is damaged, after {done:,} files that could be read; download it again."
+            ) from error
 
     def close(self) -> None:
         """Close the archive; nothing can be read after that."""
@@ -72,76 +124,50 @@ class Files:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _check(self, name: str) -> None:
-        if name not in self._known:
-            raise JaxfairError(
-                f"There is no file '{name}' in {self.path}, which holds {len(self.names):,}, "
-                f"such as '{self.names[0]}'; check the name."
-            )
 
-    def _read(self, name: str, done: int = 0) -> bytes:
-        try:
-            return self._load(name)
-        except NotImplementedError as error:
-            raise JaxfairError(
-                f"'{name}' in {self.path} is packed by a method that Python cannot read; unpack it and give the folder."
-            ) from error
-        except DAMAGE as error:
-            if isinstance(error, OSError) and error.strerror:  # the system's, not a reader's
-                raise JaxfairError(f"'{name}' in {self.path} cannot be read: {error.strerror}.") from error
-            raise JaxfairError(
-                f"'{name}' in {self.path} is damaged, after {done:,} files that could be read; download it again."
-            ) from error
-
-
-def open_files(path: Path) -> Files:
+def open_files(path: Path, *, nested: bool = False) -> Files:
     """Open a folder, a .zip, a .tar (plain, .gz, .bz2 or .xz), or any other file as a view of one name.
 
     Links are followed in a folder. In an archive they are left out, but for hard links in a tar, which are files.
 
+    Args:
+        path: The folder, archive or file.
+        nested: Whether the archives that lie in a folder without images of its own are opened too. The official CelebA
+            is such a folder: ``img_align_celeba.zip`` beside tables. Files of an archive are named ``archive/name``. An
+            archive within an archive stays closed.
+
     Raises:
-        JaxfairError: the path is missing, unreadable, without files, cut short, damaged or encrypted, or an archive
+        JaxfairError: The path is missing, unreadable, without files, cut short, damaged or encrypted, or an archive
             with a name twice or with a name or link that leads out of it.
     """
     _check_readable(path)
     if path.is_dir():
-        return Files(path, sorted(name for name, _ in _scan(path)), lambda name: (path / name).read_bytes())
+        files = Files(path, sorted(name for name, _ in _scan(path)), lambda name: (path / name).read_bytes())
+        return _with_archives(files) if nested and not files.images else files
     if path.stat().st_size == 0:
         raise JaxfairError(f"{path} is empty, with 0 bytes; download it again.")
     name = path.name.lower()
     if name.endswith(".zip"):
-        return Files(path, *open_zip(path))
-    return (
-        Files(path, *open_tar(path)) if name.endswith(_TAR) else Files(path, [path.name], lambda _: path.read_bytes())
-    )
+        return _open_zip(path)
+    return _open_tar(path) if name.endswith(_TAR) else Files(path, [path.name], lambda _: path.read_bytes())
 
 
-def open_nested(path: Path) -> Files:
-    """Open a source as ``open_files`` does, and with it the archives that lie in a folder.
-
-    The official CelebA is such a folder: ``img_align_celeba.zip`` beside tables. Files of an archive are named
-    ``archive/name``. An archive within an archive stays closed.
-
-    Raises:
-        JaxfairError: as ``open_files``, for the folder or for an archive in it.
-    """
-    outer = open_files(path)
-    opened = [name for name in outer.archives if name.lower().endswith((".zip", *_TAR))] if path.is_dir() else []
-    inner = {name: open_files(path / name) for name in opened}
-    if not inner:
-        return outer
-    loads = {f"{archive}/{name}": (files, name) for archive, files in inner.items() for name in files.names}
-    loads |= {name: (outer, name) for name in outer.names if name not in inner}
+def _with_archives(outer: Files) -> Files:
+    """Return the files of a folder with those of the archives in it in place of the archives."""
+    opened = [name for name in outer.archives if name.lower().endswith((".zip", *_TAR))]
+    inner = {name: open_files(outer.path / name) for name in opened}
+    places = {f"{archive}/{name}": (files, name) for archive, files in inner.items() for name in files.names}
+    places |= {name: (outer, name) for name in outer.names if name not in inner}
 
     def load(name: str) -> bytes:
-        files, own = loads[name]
+        files, own = places[name]
         return files.read(own)
 
     def close() -> None:
-        for files in (outer, *inner.values()):
+        for files in inner.values():
             files.close()
 
-    return Files(path, loads, load, close)
+    return Files(outer.path, places, load, close)
 
 
 def identity(path: Path) -> str:
@@ -150,13 +176,10 @@ def identity(path: Path) -> str:
     It covers name, size and time of change: of every file of a folder, or of the one file and where it lies.
 
     Raises:
-        JaxfairError: the path is missing or unreadable.
+        JaxfairError: The path is missing or unreadable.
     """
     _check_readable(path)
-    if path.is_dir():
-        seen = sorted((name, entry.stat()) for name, entry in _scan(path))
-    else:
-        seen = [(str(path.resolve()), path.stat())]
+    seen = sorted(_scan(path)) if path.is_dir() else [(str(path.resolve()), path.stat())]
     digest = hashlib.sha256()
     for name, status in seen:
         digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode("utf-8", "surrogateescape"))
@@ -170,25 +193,158 @@ def _check_readable(path: Path) -> None:
         raise JaxfairError(f"{path} cannot be read; ask for permission to read it.")
 
 
-def _scan(path: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
+def _scan(path: Path) -> Iterator[tuple[str, os.stat_result]]:
     """Yield the regular files below a folder by relative name, following links, but not back to a folder above."""
-    folders: list[tuple[str, str, tuple[tuple[int, int], ...]]] = [(str(path), "", ())]
+
+    def fail(error: OSError) -> None:
+        raise error
+
     try:
-        while folders:
-            folder, prefix, above = folders.pop()
-            status = os.stat(folder)  # noqa: PTH116 - a Path for every folder is slower
-            if (status.st_dev, status.st_ino) in above:
-                continue
-            above = (*above, (status.st_dev, status.st_ino))
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    if is_junk(entry.name):
-                        continue
-                    if entry.is_dir():
-                        folders.append((entry.path, f"{prefix}{entry.name}/", above))
-                    elif entry.is_file():
-                        yield prefix + entry.name, entry
-                    elif entry.is_symlink():
-                        raise JaxfairError(f"{entry.path} is a link to nothing; mend it or remove it.")
+        for folder, folders, names in os.walk(path, onerror=fail, followlinks=True):
+            here = Path(folder)
+            above = {parent.resolve() for parent in (here, *here.parents)}
+            folders[:] = [name for name in folders if not _is_junk(name) and (here / name).resolve() not in above]
+            prefix = "" if here == path else f"{here.relative_to(path).as_posix()}/"
+            for name in names:
+                if not _is_junk(name):
+                    status = os.stat(os.path.join(folder, name))  # noqa: PTH116, PTH118 - a Path for each is slow
+                    if stat.S_ISREG(status.st_mode):
+                        yield prefix + name, status
     except OSError as error:
+        if error.filename and Path(error.filename).is_symlink():
+            raise JaxfairError(f"{error.filename} is a link to nothing; mend it or remove it.") from error
         raise JaxfairError(f"{error.filename or path} cannot be read: {error.strerror}.") from error
+
+
+def _is_junk(part: str) -> bool:
+    """Return whether a part of a name is hidden, or one of those that macOS and Windows add."""
+    return part.startswith(".") or part in _JUNK
+
+
+def _open_zip(path: Path) -> Files:
+    places: dict[str, zipfile.ZipInfo] = {}
+    try:
+        archive = zipfile.ZipFile(path)
+        for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
+            name = _member_name(path, info.filename)
+            if name is None or info.is_dir():
+                continue
+            if info.flag_bits & 1:
+                raise JaxfairError(f"{path} is encrypted; unpack it with its password and give the folder.")
+            if stat.S_ISLNK(info.external_attr >> 16):
+                _check_link(path, name, archive.read(info).decode("utf-8", "replace"))
+            else:
+                _add(path, places, name, info)
+    except (*_DAMAGE, NotImplementedError) as error:
+        raise JaxfairError(
+            f"{path} is no zip archive, or is cut short or damaged, so that none of its files can be read "
+            "(the list of them is at its end); download it again."
+        ) from error
+    return Files(path, places, lambda name: archive.read(places[name]), archive.close)
+
+
+def _open_tar(path: Path) -> Files:
+    """Open a tar archive, compressed by gzip, bzip2, xz or not at all, whatever its name says."""
+    data, fault = _unpacked(path)
+    places: dict[str, tuple[int, int]] = {}  # offset and size
+    whole = 0
+    try:
+        with tarfile.open(fileobj=data, mode="r:") as tar:
+            while (member := tar.next()) is not None:
+                whole = len(places)  # next() has seen the end of the file before
+                tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue] - a kilobyte each
+                _add_member(path, places, member)
+            whole = len(places)
+            # tarfile takes a broken header and a cut between two files for the end, which is a block of zeros.
+            data.seek(tar.offset)
+            if data.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError("no end mark")
+        if fault is not None:
+            raise fault
+    except _DAMAGE as error:
+        data.close()
+        raise JaxfairError(
+            f"{path} is no tar archive, or is cut short or damaged: {whole:,} of its files could be read; "
+            "download it again."
+        ) from error
+
+    def load(name: str) -> bytes:
+        offset, size = places[name]
+        data.seek(offset)
+        contents = data.read(size)
+        if len(contents) < size:
+            raise EOFError
+        return contents
+
+    return Files(path, sorted(places, key=lambda name: places[name]), load, data.close)
+
+
+def _unpacked(path: Path) -> tuple[BinaryIO, Exception | None]:
+    """Return the tar without compression, in a temporary file if need be, and what went wrong on the way."""
+    file = path.open("rb")
+    start = file.read(6)
+    file.seek(0)
+    opener: Any = next((opener for magic, opener in _UNPACKERS.items() if start.startswith(magic)), None)
+    if opener is None:
+        return file, None
+    data: Any = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the archive
+    fault = None
+    try:
+        with file, opener(file) as packed:
+            while chunk := packed.read1(1 << 20):  # read would lose what comes before a fault
+                data.write(chunk)
+        data.flush()
+    except _DAMAGE as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise JaxfairError(
+                f"{path} cannot be unpacked to a temporary file: {error.strerror}; "
+                f"make room in {tempfile.gettempdir()} or set TMPDIR to another folder."
+            ) from error
+        fault = error
+    data.seek(0)
+    return data, fault
+
+
+def _add_member(path: Path, places: dict[str, tuple[int, int]], member: tarfile.TarInfo) -> None:
+    """Add a regular file or a hard link of a tar; leave out all else that does not lead out of it."""
+    name = _member_name(path, member.name)
+    if name is None:
+        return
+    if member.issym():
+        _check_link(path, name, member.linkname)
+    elif member.islnk():
+        target = _member_name(path, member.linkname)
+        if target in places:
+            _add(path, places, name, places[target])
+        elif target is not None:
+            raise JaxfairError(
+                f"'{name}' in {path} is a link to '{target}', which does not come before it; pack the archive again."
+            )
+    elif member.issparse():
+        raise JaxfairError(f"'{name}' in {path} is stored with holes; pack the archive again without --sparse.")
+    elif member.isreg():
+        _add(path, places, name, (member.offset_data, member.size))
+
+
+def _add(path: Path, places: dict[str, Any], name: str, place: Any) -> None:
+    if name in places:
+        raise JaxfairError(
+            f"{path} holds '{name}' twice, so that it is ambiguous which is meant; pack it again without one of them."
+        )
+    places[name] = place
+
+
+def _member_name(path: Path, name: str) -> str | None:
+    """Return the name without ``./``, or None for what is to be ignored."""
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if name.startswith("/") or ".." in parts:
+        raise JaxfairError(f"{path} holds '{name}', a name that leads out of the archive; get it from a safe source.")
+    return None if not parts or any(map(_is_junk, parts)) else "/".join(parts)
+
+
+def _check_link(path: Path, name: str, target: str) -> None:
+    end = posixpath.normpath(posixpath.join(posixpath.dirname(name), target))
+    if end.startswith("/") or end.split("/")[0] == "..":
+        raise JaxfairError(
+            f"'{name}' in {path} is a link to '{target}', out of the archive; pack the files themselves, not links."
+        )

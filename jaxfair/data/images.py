@@ -36,20 +36,20 @@ def decode(
 ) -> UInt8[np.ndarray, "h w c"]:
     """Return the pixels of one image.
 
-    Turned upright by its EXIF tag; of several frames, the first. Transparent parts show white behind them, as viewers
-    show them. 16 bits are scaled to 8, numbers with a point from 0..1 to 0..255. For an opaque 8-bit image the result
-    is that of Pillow's ``convert('RGB').resize((width, height), BILINEAR)``, bit for bit; torchvision's ``Resize`` of a
-    Pillow image does the same.
+    It is turned upright by its EXIF tag; of several frames, the first is taken. Transparent parts show white behind
+    them, as viewers show them. 16 bits are scaled to 8, numbers with a point from 0..1 to 0..255. For an opaque 8-bit
+    image the result is that of Pillow's ``convert('RGB').resize((width, height), BILINEAR)``, bit for bit;
+    torchvision's ``Resize`` of a Pillow image does the same.
 
     Args:
-        data: an encoded file (JPEG, PNG, WebP, BMP, GIF, TIFF or PPM), or uint8 of shape (h, w) or (h, w, c) with c of
+        data: An encoded file (JPEG, PNG, WebP, BMP, GIF, TIFF or PPM), or uint8 of shape (h, w) or (h, w, c) with c of
             1 to 4: grey, grey and alpha, RGB, RGB and alpha.
-        size: height and width to resize to, without regard to the aspect ratio, by a bilinear filter that averages
+        size: Height and width to resize to, without regard to the aspect ratio, by a bilinear filter that averages
             where it shrinks; None keeps the size.
         channels: 3 for RGB, where grey is repeated; 1 for grey, by Pillow's weights.
 
     Raises:
-        Unreadable: the data are empty, no image, cut short, of too many pixels, or of values of unknown range.
+        Unreadable: The data are empty, no image, cut short, of too many pixels, or of values of unknown range.
     """
     with _pillow_warnings():
         return _decode(data, size, channels)
@@ -66,10 +66,10 @@ def decode_all(
     A few chunks of images are held at a time, whatever the length of the stream. An exception of the stream ends it.
 
     Args:
-        stream: yields row and ``decode``'s data, each row at most once; it is read in the caller's thread.
-        out: filled in place; with 1 or 3 channels, and the size that all images get. Zeros at first, or a memory map.
-        on_progress: called in the caller's thread with the number of images done and that of all rows, ten times a
-            second at most, and at the end.
+        stream: Yields row and ``decode``'s data, each row at most once; it is read in the caller's thread.
+        out: The array to fill, with 1 or 3 channels, and the size that all images get.
+        on_progress: A function that is called in the caller's thread with the number of images done and that of all
+            rows, ten times a second at most, and at the end.
 
     Returns:
         The reason for every row that cannot be read, in order of rows; these rows are left as they are.
@@ -80,24 +80,23 @@ def decode_all(
     pending: deque[Future[tuple[int, dict[int, str]]]] = deque()
     done, reported = 0, time.monotonic()
 
-    def collect() -> None:
+    def collect(most: int) -> None:
         nonlocal done, reported
-        count, reasons = pending.popleft().result()
-        failures.update(reasons)
-        done += count
-        if on_progress and time.monotonic() - reported >= _SECONDS_BETWEEN_REPORTS:
-            reported = time.monotonic()
-            on_progress(done, len(out))
+        while len(pending) > most:
+            count, reasons = pending.popleft().result()
+            failures.update(reasons)
+            done += count
+            if on_progress and time.monotonic() - reported >= _SECONDS_BETWEEN_REPORTS:
+                reported = time.monotonic()
+                on_progress(done, len(out))
 
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
     try:
         with _pillow_warnings():  # here, since the filters belong to the process
             for chunk in _chunks(stream):
                 pending.append(pool.submit(_decode_chunk, chunk, target))
-                if len(pending) > 2 * threads:
-                    collect()
-            while pending:
-                collect()
+                collect(2 * threads)
+            collect(0)
     finally:
         pool.shutdown(cancel_futures=True)
     if on_progress:
@@ -110,7 +109,7 @@ def _chunks(stream: Iterator[tuple[int, Any]]) -> Iterator[list[tuple[int, Any]]
     chunk, size = [], 0
     for row, data in stream:
         chunk.append((row, data))
-        size += data.nbytes if isinstance(data, np.ndarray) else len(data)
+        size += memoryview(data).nbytes
         if len(chunk) == _CHUNK_IMAGES or size >= _CHUNK_BYTES:
             yield chunk
             chunk, size = [], 0
@@ -151,7 +150,7 @@ def _decode(data: bytes | np.ndarray, size: tuple[int, int] | None, channels: in
 
 def _open(data: bytes) -> "PillowImage.Image":
     """Return the image, decoded and upright."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     if not data:
         raise Unreadable("is empty")
@@ -166,18 +165,10 @@ def _open(data: bytes) -> "PillowImage.Image":
         if isinstance(error, UnidentifiedImageError) and not data.startswith(_STARTS):
             raise Unreadable("is no JPEG, PNG, WebP, BMP, GIF, TIFF or PPM image") from error
         raise Unreadable("is cut short or damaged") from error
-    return _upright(image)
-
-
-def _upright(image: "PillowImage.Image") -> "PillowImage.Image":
-    from PIL import ImageOps
-
     try:
-        if image.getexif().get(_ORIENTATION, 1) != 1:
-            return ImageOps.exif_transpose(image)
+        return ImageOps.exif_transpose(image) if image.getexif().get(_ORIENTATION, 1) != 1 else image
     except Exception:  # a broken EXIF block says nothing about the pixels
-        pass
-    return image
+        return image
 
 
 def _from_array(pixels: np.ndarray) -> "PillowImage.Image":
@@ -195,24 +186,18 @@ def _plain(image: "PillowImage.Image", mode: str) -> "PillowImage.Image":
     from PIL import Image
 
     if image.mode == "F" or image.mode.startswith("I"):
-        image = _eight_bits(image)
+        # Scaled by the range that the type stands for, never by the values: a dark image stays dark.
+        values = np.asarray(image)
+        top, kind = (1.0, "with a point") if image.mode == "F" else (65535, "of more than 16 bits")
+        if not (values.min() >= 0 and values.max() <= top):  # so that NaN is refused
+            raise Unreadable(f"has values {kind} outside 0 to {top:g}")
+        image = Image.fromarray(np.rint(values * (255 / top)).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     if image.mode == "LAB":  # which Pillow converts to RGB only
         image = image.convert("RGB")
     return image if image.mode == mode else image.convert(mode)
-
-
-def _eight_bits(image: "PillowImage.Image") -> "PillowImage.Image":
-    """Scale by the range that the type stands for, never by the values: a dark image stays dark."""
-    from PIL import Image
-
-    values = np.asarray(image)
-    top, kind = (1.0, "with a point") if image.mode == "F" else (65535, "of more than 16 bits")
-    if not (values.min() >= 0 and values.max() <= top):  # so that NaN is refused
-        raise Unreadable(f"has values {kind} outside 0 to {top:g}")
-    return Image.fromarray(np.rint(values * (255 / top)).astype(np.uint8))
 
 
 @contextmanager

@@ -5,36 +5,42 @@ by TFDS where tensorflow is installed. Images are decoded and resized once and t
 """
 
 import dataclasses
+import functools
 import importlib.util
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from jaxfair.data import builders
 from jaxfair.data import cache as store
-from jaxfair.data.collect import Layout, OnProgress, Place, collect
-from jaxfair.data.columns import Column, Rejected
-from jaxfair.data.dataset import Dataset, make_dataset, split
-from jaxfair.data.layouts import prepared
-from jaxfair.data.protocol import Collection, Parts, Protocol, make_parts
+from jaxfair.data import tfds
+from jaxfair.data.columns import Column, Index, Rejected
+from jaxfair.data.dataset import Dataset, make_dataset
+from jaxfair.data.files import Files, identity, open_files
+from jaxfair.data.images import decode_all
+from jaxfair.data.layouts import arrays, celeba, cifar10, folder, svhn, table, utkface
+from jaxfair.data.protocol import SourceConfig, make_parts
+from jaxfair.data.splits import divide, thin, with_training_statistics
 from jaxfair.errors import JaxfairError, did_you_mean
+
+Layout = Literal["utkface", "cifar10", "svhn", "celeba", "folder", "table", "npz", "tfds"]
+OnProgress = Callable[[int, int], None]
 
 
 class Named(NamedTuple):
     """A data set that is known by name.
 
     Attributes:
-        layout: of its official files.
-        label: columns of the classes; the groups are the same in all of the papers' settings.
-        found_as: file and folder names below the data directory, as patterns.
-        tfds: its name there.
-        what: its official files, for a user who has none.
-        drop: values that are left out.
-        keep: share of each class that is kept in training; empty keeps all.
+        layout: The layout of its official files.
+        label: Columns of the classes; the groups are the same in all of the papers' settings.
+        found_as: File and folder names below the data directory, as patterns.
+        tfds: What TFDS calls it.
+        what: Its official files, for a user who has none.
+        drop: Values that are left out.
+        keep: The share of each class that is kept in training; empty keeps all.
     """
 
     layout: Layout
@@ -56,34 +62,20 @@ _UTKFACE = Named(
     "utkface",
     "the aligned and cropped UTKFace images (UTKFace.zip or .tar.gz)",
 )
-_CIFAR10 = Named(
-    "cifar10",
-    ("class",),
-    ("cifar-10-batches-py", "cifar-10-python.tar.gz", "cifar10*", "CIFAR10*", "CIFAR-10*"),
-    "cifar10",
-    "the Python version of CIFAR-10 (cifar-10-python.tar.gz)",
-)
+_CIFAR10_NAMES = ("cifar-10-batches-py", "cifar-10-python.tar.gz", "cifar10*", "CIFAR10*", "CIFAR-10*")
+_CIFAR10_FILES = "the Python version of CIFAR-10 (cifar-10-python.tar.gz)"
+_CIFAR10 = Named("cifar10", ("class",), _CIFAR10_NAMES, "cifar10", _CIFAR10_FILES)
+_SVHN_FILES = "train_32x32.mat and test_32x32.mat of SVHN in a folder svhn"
+_CELEBA_FILES = "img_align_celeba (folder or zip), list_attr_celeba.txt and list_eval_partition.txt in a folder celeba"
 NAMED = {
     "cifar10": _CIFAR10,
     "cifar10-imbalanced": _CIFAR10._replace(keep=IMBALANCE),
-    "svhn": Named(
-        "svhn",
-        ("digit",),
-        ("svhn*", "SVHN*"),
-        "svhn_cropped",
-        "train_32x32.mat and test_32x32.mat of SVHN in a folder svhn",
-    ),
+    "svhn": Named("svhn", ("digit",), ("svhn*", "SVHN*"), "svhn_cropped", _SVHN_FILES),
     "utkface-age": _UTKFACE._replace(label=("age",), drop=("age=0-1",)),
     "utkface-age5": _UTKFACE._replace(label=("age",)),
     "utkface-race": _UTKFACE._replace(label=("race",)),
     "utkface-gender": _UTKFACE._replace(label=("gender",)),
-    "celeba": Named(
-        "celeba",
-        ("Male", "Blond_Hair"),
-        ("celeba*", "CelebA*"),
-        "celeb_a",
-        "img_align_celeba (folder or zip), list_attr_celeba.txt and list_eval_partition.txt in a folder celeba",
-    ),
+    "celeba": Named("celeba", ("Male", "Blond_Hair"), ("celeba*", "CelebA*"), "celeb_a", _CELEBA_FILES),
 }
 """Settings of Das et al. 2024; ``utkface-age5`` keeps ages 0-1, as their code does, and ``celeba`` is their code's."""
 
@@ -93,57 +85,66 @@ NAMES = (*EMBEDDED, *NAMED, *OWN)
 
 
 @dataclasses.dataclass(frozen=True)
-class SourceConfig:
-    """Which data set, and what of it is the label and the group.
-
-    Attributes:
-        name: of a named set, or folder, table, npz or tfds for one of your own.
-        path: folder, archive or file; None looks for a named set in the data directory.
-        images: folder or archive that a table's paths are in; None for the table's own folder.
-        image_column: of a table its paths, of a TFDS set its images; None is ``path`` and ``image``.
-        label: columns whose intersections are the classes; none given, the named set's, or ``class`` of a folder and
-            ``label`` of others.
-        group: columns whose intersections are the groups; none given, those of the label.
-        drop: values that are left out, as ``column=value``; none given, the named set's.
-        merge_below: groups with fewer images are merged into one.
-        allow_dropping: whether images and rows that cannot be used are left out; otherwise they stop the run.
-        size: height and width in pixels; None is 32, and an npz file's own.
-    """
-
-    name: str = "digits"
-    path: Path | None = None
-    images: Path | None = None
-    image_column: str | None = None
-    label: tuple[str, ...] = ()
-    group: tuple[str, ...] = ()
-    drop: tuple[str, ...] = ()
-    merge_below: int = 0
-    allow_dropping: bool = False
-    size: int | None = None
-
-
-class Loaded(NamedTuple):
+class Loaded:
     """A data set and where it came from.
 
     Attributes:
-        train: the training set, or the whole set where there is no official split.
-        test: the official test set; None where there is none.
-        title: true of what was found: ``CelebA, 10,000-image subset``.
-        origin: one line on where it was found.
-        left_out: what is in neither set, with reasons.
-        keep: share of each class that the named protocol keeps in training; empty keeps all.
+        parts: The whole set, or the official training and test sets, without statistics.
+        title: What tables and pages call it, true of what was found: ``CelebA, 10,000-image subset``.
+        origin: One line on where it was found.
+        left_out: What is in none of the sets, with reasons.
+        keep: The share of each class that the named protocol keeps in training; empty keeps all.
     """
 
-    train: Dataset
-    test: Dataset | None
+    parts: tuple[Dataset, ...]
     title: str
     origin: str
     left_out: tuple[Rejected, ...] = ()
     keep: tuple[float, ...] = ()
 
-    def split(self, test_fraction: float = 0.2, seed: int = 0) -> tuple[Dataset, Dataset]:
-        """Return the official training and test sets, or else a split by class and group, see ``data.split``."""
-        return split(self.train, test_fraction, seed) if self.test is None else (self.train, self.test)
+    @functools.cached_property
+    def train(self) -> Dataset:
+        """The official training set, or the whole set where there is no official split."""
+        return with_training_statistics(self.parts[0], self.parts[0])[0]
+
+    @property
+    def test(self) -> Dataset | None:
+        """The official test set, with the statistics of the training set; None where there is none."""
+        return dataclasses.replace(self.parts[1], mean=self.train.mean, std=self.train.std) if self.official else None
+
+    @property
+    def official(self) -> bool:
+        """Whether there is an official split."""
+        return len(self.parts) == 2
+
+    def split(
+        self,
+        test_fraction: float = 0.2,
+        seed: int = 0,
+        *,
+        keep: Sequence[float] = (),
+        keep_by: Literal["label", "group"] = "label",
+        keep_in_test: bool = False,
+    ) -> tuple[Dataset, Dataset]:
+        """Return training and test set, both with the statistics of the training images.
+
+        Args:
+            test_fraction: The share held out, stratified by class and group, where there is no official split.
+            seed: The seed of the split and of what is kept.
+            keep: The share of each class or group that is kept in training, see ``data.thin``; empty keeps all.
+            keep_by: Whether ``keep`` lists classes or groups.
+            keep_in_test: Whether the test set is thinned too.
+
+        Raises:
+            JaxfairError: As ``data.split`` and ``data.thin`` do.
+        """
+        if self.official and not keep:
+            return self.train, dataclasses.replace(self.parts[1], mean=self.train.mean, std=self.train.std)
+        train, test = self.parts if self.official else divide(self.parts[0], test_fraction, seed)
+        if keep:
+            train = thin(train, keep, seed, keep_by)
+            test = thin(test, keep, seed, keep_by) if keep_in_test else test
+        return with_training_statistics(train, test)
 
 
 def load(
@@ -156,27 +157,27 @@ def load(
     """Load a data set.
 
     Args:
-        config: what to load; a name alone stands for its defaults.
-        data_dir: where named sets are looked for; None is ``default_data_dir()``.
-        cache: of decoded images; None is ``store.default_cache()``.
-        on_progress: called with the images decoded and those to decode.
+        config: What to load; a name alone stands for its defaults.
+        data_dir: The folder where named sets are looked for; None is ``default_data_dir()``.
+        cache: The folder of decoded images; None is ``store.default_cache()``.
+        on_progress: A function that is called with the number of images decoded and that of all.
 
     Raises:
-        JaxfairError: there is no such set, its files are nowhere or damaged, or the protocol does not fit them.
+        JaxfairError: There is no such set, its files are nowhere or damaged, or the protocol does not fit them.
     """
     config = _checked(SourceConfig(config) if isinstance(config, str) else config)
     if config.name in EMBEDDED:
-        return Loaded(digits(), None, "Handwritten digits", "embedded in scikit-learn", keep=EMBEDDED[config.name])
+        return Loaded((digits(),), "Handwritten digits", "embedded in scikit-learn", keep=EMBEDDED[config.name])
     named = NAMED.get(config.name)
     layout, path = _locate(config, named, data_dir or default_data_dir())
-    place = Place(layout, path, config.images, config.image_column)
-    collection = collect(place, config.size, cache=cache, on_progress=on_progress)
-    if named is not None and layout == "tfds":
-        collection = _as_official(collection, named)
+    images, index = _decoded(config, layout, path, cache or store.default_cache(), on_progress)
+    columns = dict(index.columns)
+    if named is not None and len(named.label) == 1 and "label" in columns and named.label[0] not in columns:
+        columns[named.label[0]] = columns.pop("label")  # as TFDS calls what the official files call class or digit
     name = config.name if named else re.sub(r"[^\w.-]+", "-", path.stem)  # fit for a file name
-    parts: Parts = make_parts(collection, _protocol(config, named, collection.columns), name)
-    keep = named.keep if named else ()
-    return Loaded(parts.train, parts.test, collection.title, f"{layout} in {path}", parts.left_out, keep)
+    config = _with_defaults(config, named, columns)
+    parts, left_out = make_parts(images, index._replace(columns=columns), config, name)
+    return Loaded(parts, index.title, f"{layout} in {path}", left_out, named.keep if named else ())
 
 
 def _checked(config: SourceConfig) -> SourceConfig:
@@ -187,13 +188,10 @@ def _checked(config: SourceConfig) -> SourceConfig:
         raise JaxfairError(f"The image size is {config.size}; give 1 to 4096 pixels, or leave it out.")
     if config.merge_below < 0:
         raise JaxfairError(f"Groups below {config.merge_below} images are to be merged; give 0 for none, or more.")
-    fields = [field.name for field in dataclasses.fields(SourceConfig) if field.name != "name"]
-    useless = [
-        *(["images"] if config.name != "table" else []),
-        *(["image_column"] if config.name not in ("table", "tfds") else []),
-    ]
-    for field in fields if config.name in EMBEDDED else useless:
-        if getattr(config, field) != getattr(SourceConfig(), field):
+    takers = {"images": ("table",), "image_column": ("table", "tfds")}
+    for field, default in dataclasses.asdict(SourceConfig(config.name)).items():
+        useful = config.name not in EMBEDDED and config.name in takers.get(field, NAMES)
+        if not useful and getattr(config, field) != default:
             raise JaxfairError(
                 f"The data set '{config.name}' takes no {field}; leave it out, or name another set "
                 f"({', '.join(OWN)} for your own)."
@@ -239,31 +237,62 @@ def _locate(config: SourceConfig, named: Named | None, data_dir: Path) -> tuple[
             return named.layout, path
     mine = os.environ.get("TFDS_DATA_DIR")
     folders = [data_dir / "tfds", *([Path(mine)] if mine else []), Path("~/tensorflow_datasets").expanduser()]
-    found = prepared.find(named.tfds, folders)
+    found = tfds.find(named.tfds, folders)
     if found is None:
-        hint = (
-            f"put {named.what} into '{data_dir}' (JAXFAIR_DATA names another folder), or name the folder or archive "
-            "by path"
-        )
-        missing = f"There are no files of '{config.name}' in the data directory"
+        here = f"put {named.what} into '{data_dir}' (JAXFAIR_DATA names another folder)"
+        hint = f"{here}, or name the folder or archive by path"
+        missing = f"There are no files of '{config.name}' in the data directory; {hint}"
         if named.tfds == "utkface":
-            raise JaxfairError(f"{missing}; {hint}.")
+            raise JaxfairError(f"{missing}.")
         if importlib.util.find_spec("tensorflow") is None:
-            raise JaxfairError(f"{missing}; {hint}, or install jaxfair[tensorflow], by which TFDS downloads them.")
-        found = builders.prepare_stock(named.tfds, folders[0], hint=hint)
+            raise JaxfairError(f"{missing}, or install jaxfair[tensorflow], by which TFDS downloads them.")
+        found = tfds.prepare_stock(named.tfds, folders[0], hint=hint)
     return "tfds", found
 
 
-def _as_official(collection: Collection, named: Named) -> Collection:
-    """Return a TFDS set's columns under the names that the official files' layout gives them."""
-    columns = dict(collection.columns)
-    if "label" in columns and len(named.label) == 1 and named.label[0] not in columns:
-        columns[named.label[0]] = columns.pop("label")
-    return collection._replace(columns=columns)
+def _decoded(
+    config: SourceConfig, layout: Layout, path: Path, cache: Path, on_progress: OnProgress | None
+) -> tuple[np.ndarray, Index]:
+    """Decode a source into the cache, or map what is there already."""
+    images_in = (config.images or path.parent) if layout == "table" else path
+    sources = [identity(source) for source in dict.fromkeys((path, images_in))]
+    key = {"layout": layout, "column": config.image_column, "size": config.size, "sources": sources}
+
+    def build(allocate: store.Allocate) -> Index:
+        with open_files(images_in, nested=True) as files:
+            index = _read(layout, path, files, config.image_column)
+            if not len(index.names):
+                raise JaxfairError(f"There is no image in '{images_in}'; expected the layout '{layout}'.")
+            height, width, channels = index.size or (32, 32, 3)
+            if config.size or layout != "npz":
+                height = width = config.size or 32
+            images = allocate((len(index.names), height, width, channels))
+            return index._replace(unreadable=decode_all(index.stream(), images, on_progress=on_progress))
+
+    return store.load_or_build(cache, key, build)
 
 
-def _protocol(config: SourceConfig, named: Named | None, columns: Mapping[str, Column]) -> Protocol:
+def _read(layout: Layout, path: Path, files: Files, image_column: str | None) -> Index:
+    """Return what the layout says of a source; an archive in an archive is named where it explains a failure."""
+    readers = {"utkface": utkface, "cifar10": cifar10, "svhn": svhn, "celeba": celeba, "folder": folder}
+    try:
+        if layout == "table":
+            return table.read(path, files, image_column or "path")
+        if layout == "npz":
+            return arrays.read(path)
+        if layout == "tfds":
+            return tfds.read(path, image=image_column or "image")
+        return readers[layout].read(files)
+    except JaxfairError as error:
+        if files.archives and not files.path.is_dir():
+            hint = f"it holds the archive '{files.archives[0]}': unpack that, and name it instead"
+            raise JaxfairError(f"{str(error).rstrip('.')}; {hint}.") from error
+        raise
+
+
+def _with_defaults(config: SourceConfig, named: Named | None, columns: Mapping[str, Column]) -> SourceConfig:
+    """Return the configuration with the label, the group and the dropped values that it does not name."""
     label = config.label or (named.label if named else ("class",) if config.name == "folder" else ("label",))
     own = ("group",) if named is None and not config.label and "group" in columns else label
     drop = config.drop or (named.drop if named and not config.label else ())
-    return Protocol(label, config.group or own, drop, config.merge_below, config.allow_dropping)
+    return dataclasses.replace(config, label=label, group=config.group or own, drop=drop)

@@ -5,7 +5,6 @@ ReLUs first falls to it.
 """
 
 import dataclasses
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,12 +16,13 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from jaxfair import checkpoints, losses
-from jaxfair.data.dataset import Augmentation, Dataset, epoch_order
+from jaxfair.data.dataset import Augmentation, Dataset
+from jaxfair.data.splits import epoch_order
 from jaxfair.errors import JaxfairError
-from jaxfair.loops import run_epoch
+from jaxfair.loops import epochs
 from jaxfair.networks import masks
 from jaxfair.networks.network import Network, apply_train, check_images
-from jaxfair.training.fit import Fixed, batch, check_finite, check_network, fetch
+from jaxfair.training.batches import Fixed, batch, check_network, run_batches
 
 OnEpoch = Callable[[int, int], None]
 """Called after each epoch of the descent with the epoch and the number of ReLUs left."""
@@ -81,6 +81,20 @@ class Descent(NamedTuple):
     kappa: Float[Array, ""]
 
 
+class Progress(NamedTuple):
+    """State of a descent between epochs.
+
+    Attributes:
+        carry: what its steps change.
+        count: the ReLUs left, shape ().
+        lowest: the fewest that were left after any epoch, shape ().
+    """
+
+    carry: Descent
+    count: np.int32 | Int[Array, ""]
+    lowest: np.int32 | Int[Array, ""]
+
+
 def objective(
     network: Network,
     params: Any,
@@ -106,7 +120,7 @@ class SnlStep:
 
     def __call__(
         self, carry: Descent, fixed: Fixed, x: tuple[Int[Array, ""], Int[Array, " b"]]
-    ) -> tuple[Descent, Float[Array, ""]]:
+    ) -> tuple[Descent, dict[str, Float[Array, ""]]]:
         """Return the state after the step and the objective before it."""
         network, opt_state, kappa = carry
         assert fixed.teacher is not None
@@ -120,7 +134,8 @@ class SnlStep:
         (loss, batch_stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
         updates, opt_state = optax.adam(self.config.learning_rate).update(grads, opt_state)
         params, alphas = optax.apply_updates(trained, updates)  # pyright: ignore
-        return Descent(network.replace(params=params, masks=alphas, batch_stats=batch_stats), opt_state, kappa), loss
+        network = network.replace(params=params, masks=alphas, batch_stats=batch_stats)
+        return Descent(network, opt_state, kappa), {"loss": loss}
 
 
 def check_config(config: SnlConfig, num_examples: int) -> None:
@@ -163,68 +178,74 @@ def descend(
         on_epoch: called after every epoch.
 
     Raises:
-        JaxfairError: a budget is impossible, the loss is not finite, or ``max_epochs`` did not reach a budget.
+        JaxfairError: there is no budget or an impossible one, the loss is not finite, or ``max_epochs`` did not reach
+            a budget.
     """
     check_images(network, data)
     check_config(config, len(data))
-    return _descend(network, data, config, budgets, seed, progress_dir, on_epoch)
+    if not budgets:
+        raise JaxfairError("SNL got no ReLU budget; give at least one, as a count or as a fraction of all units.")
+    counts = sorted({masks.resolve_budget(b, masks.unit_count(network.masks)) for b in budgets}, reverse=True)
+    folder = None
+    if progress_dir is not None:
+        start = network.module, checkpoints.tree_digest(network)
+        folder = Path(progress_dir) / checkpoints.key(seed, _decisive(config), data.fingerprint(), *start)
+    return _descend(network, data, config, counts, seed, folder, on_epoch)
 
 
 def _descend(
     network: Network,
     data: Dataset,
     config: SnlConfig,
-    budgets: Sequence[float],
+    counts: list[int],
     seed: int,
-    progress_dir: Path | None,
+    folder: Path | None,
     on_epoch: OnEpoch | None,
 ) -> Iterator[Snapshot]:
-    counts = sorted({masks.resolve_budget(b, masks.unit_count(network.masks)) for b in budgets}, reverse=True)
-    step = SnlStep(dataclasses.replace(config, checkpoint_seconds=0, max_epochs=0, rule="exact", kappa=0))
+    """Yield a snapshot at each of ``counts``, numbers of ReLUs that fall."""
+    name, counts = f"the SNL descent of seed {seed}", list(counts)
+    step = SnlStep(dataclasses.replace(_decisive(config), kappa=0))  # one program for all kappas
     fixed = Fixed(jax.tree.map(jnp.copy, network), data, jnp.int32(seed))
-    opt_state = optax.adam(config.learning_rate).init((network.params, network.masks))  # pyright: ignore
-    carry = Descent(jax.tree.map(jnp.copy, network), opt_state, jnp.float32(config.kappa))
-    lowest, first = np.int32(masks.unit_count(network.masks)), 0
-    if progress_dir is not None:
-        progress_dir = Path(progress_dir) / checkpoints.key(
-            seed, step, config.kappa, config.kappa_growth, data.fingerprint()
-        )
-    if progress_dir is not None and checkpoints.latest_step(progress_dir) is not None:
-        first = checkpoints.latest_step(progress_dir) or 0
-        fresh = carry, lowest
-        carry, lowest = checkpoints.restore(progress_dir, fresh)
-        if lowest <= counts[0]:
-            # That descent passed a budget that is asked for only now: its snapshot has to be taken from the start.
-            (carry, lowest), first = fresh, 0
-    saved = time.monotonic()
-    epoch = first - 1
-    for epoch in range(first, config.max_epochs):
+
+    def run(epoch: int, state: Progress) -> Progress:
         index = epoch_order(len(data), config.batch_size, seed, epoch)
-        numbers = np.arange(epoch * len(index), (epoch + 1) * len(index), dtype=np.int32)
-        carry, loss = run_epoch(step, carry, fixed, (numbers, index), fetch=fetch if data.on_host else None)
-        check_finite(loss, epoch * len(index), f"the SNL descent of seed {seed}")
-        count = masks.relu_count(carry.network.masks, threshold=config.threshold)
-        if count < lowest:
-            lowest = np.int32(count)
-        elif epoch >= config.warmup_epochs:
+        carry, _ = run_batches(step, state.carry, fixed, index, epoch * len(index), [name])
+        count = np.int32(masks.relu_count(carry.network.masks, threshold=config.threshold))
+        if count >= state.lowest and epoch >= config.warmup_epochs:
             carry = carry._replace(kappa=carry.kappa * config.kappa_growth)
+        return Progress(carry, count, np.int32(min(count, state.lowest)))
+
+    fresh = _begin(network, config)
+    start = checkpoints.resume(folder, fresh)
+    if start[1].lowest <= counts[0]:
+        # That descent passed a budget that is asked for only now: its snapshot has to be taken from the start.
+        start = 0, fresh
+    state = start[1]
+    for done, state in epochs(run, start, config.max_epochs, folder, config.checkpoint_seconds, keep_last=True):
         if on_epoch is not None:
-            on_epoch(epoch + 1, count)
-        if count <= counts[0]:
-            check_network(carry.network, f"the SNL descent of seed {seed}")
-        while counts and count <= counts[0]:
-            yield Snapshot(counts[0], epoch + 1, _binarise(carry.network, config, counts.pop(0)))
+            on_epoch(done, int(state.count))
+        if state.count <= counts[0]:
+            check_network(state.carry.network, name)
+        while counts and state.count <= counts[0]:
+            yield Snapshot(counts[0], done, _binarise(state.carry.network, config, counts.pop(0)))
         if not counts:
             return
-        if progress_dir is not None and time.monotonic() - saved > config.checkpoint_seconds:
-            checkpoints.save(progress_dir, epoch + 1, (carry, lowest))
-            saved = time.monotonic()
-    if progress_dir is not None and epoch >= first:
-        checkpoints.save(progress_dir, epoch + 1, (carry, lowest))
     raise JaxfairError(
-        f"SNL still had {int(lowest)} ReLUs after {config.max_epochs} epochs, above the budget {counts[0]}; "
+        f"SNL still had {int(state.lowest)} ReLUs after {config.max_epochs} epochs, above the budget {counts[0]}; "
         "raise kappa or max_epochs, and keep the learning rate well below the threshold."
     )
+
+
+def _decisive(config: SnlConfig) -> SnlConfig:
+    """Return what decides the descent's path: neither how often it is saved, nor when it ends and what is taken."""
+    return dataclasses.replace(config, checkpoint_seconds=0, max_epochs=0, rule="exact")
+
+
+def _begin(network: Network, config: SnlConfig) -> Progress:
+    opt_state = optax.adam(config.learning_rate).init((network.params, network.masks))  # pyright: ignore
+    carry = Descent(jax.tree.map(jnp.copy, network), opt_state, jnp.float32(config.kappa))
+    units = np.int32(masks.unit_count(network.masks))
+    return Progress(carry, units, units)
 
 
 def _binarise(network: Network, config: SnlConfig, budget: int) -> Network:

@@ -11,6 +11,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
+from jaxfair.curvature.chunks import over_chunks
 from jaxfair.data.dataset import Dataset
 from jaxfair.errors import JaxfairError
 from jaxfair.networks.architectures import EPSILON, Module, ResNet, check_module
@@ -167,11 +168,4 @@ def predict(network: Network, data: Dataset, *, batch_size: int = 1024) -> Float
         batch_size: images at once; the last batch is padded, so one program serves all.
     """
     check_images(network, data)
-    if batch_size < 1:
-        raise JaxfairError(f"The batch size is {batch_size}; give at least 1.")
-    size = min(batch_size, len(data))
-    batches = []
-    for start in range(0, len(data), size):
-        index = np.minimum(np.arange(start, start + size), len(data) - 1)
-        batches.append(np.asarray(_predict_batch(network, *data.fetch(index))))
-    return np.concatenate(batches)[: len(data)]
+    return over_chunks(lambda index: np.asarray(_predict_batch(network, *data.fetch(index))), len(data), batch_size)

@@ -4,7 +4,6 @@ The step is the same on every backend; only how steps are looped over differs (`
 """
 
 import dataclasses
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,11 +16,13 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from jaxfair import checkpoints, losses
-from jaxfair.data.dataset import Augmentation, Dataset, augment, epoch_order
+from jaxfair.data.dataset import Augmentation, Dataset
+from jaxfair.data.splits import epoch_order
 from jaxfair.errors import JaxfairError
-from jaxfair.loops import Together, run_epoch
+from jaxfair.loops import Together, epochs
 from jaxfair.networks.network import Network, apply_train, check_images
 from jaxfair.training import mitigate
+from jaxfair.training.batches import Fixed, batch, check_network, run_batches
 from jaxfair.training.mitigate import MitigationConfig
 
 OnEpoch = Callable[[int, int, Mapping[str, float]], None]
@@ -104,14 +105,6 @@ class Carry(NamedTuple):
     mitigation: mitigate.State = mitigate.State()
 
 
-class Fixed(NamedTuple):
-    """What all steps of a run share."""
-
-    teacher: Network | None
-    data: Dataset
-    seed: Int[Array, ""]
-
-
 def make_optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientTransformation:
     """Return SGD as PyTorch defines it, with the schedule counted in steps."""
     total = config.epochs * steps_per_epoch
@@ -126,17 +119,8 @@ def make_optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientT
     )
 
 
-def fetch(fixed: Fixed, x: tuple[np.ndarray, np.ndarray]) -> tuple[Fixed, tuple[np.ndarray, np.ndarray]]:
-    """Read the images of one step, for ``run_epoch``; ``x`` is the step's number and its images' positions."""
-    data, index = fixed.data.fetch(x[1])
-    return fixed._replace(data=data), (x[0], index)
-
-
-def batch(fixed: Fixed, kind: Augmentation, step: Int[Array, ""], index: Int[Array, " b"]) -> tuple[Array, Array]:
-    """Gather, augment and normalize one batch on the device; return images (b, h, w, c) and labels (b,)."""
-    key = jax.random.fold_in(jax.random.key(fixed.seed), step)
-    images = augment(fixed.data.images[index], kind, key)
-    return fixed.data.normalize(images), fixed.data.label[index]
+METRICS = ("loss", "accuracy")
+"""Of a batch, in the order in which they are recorded."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,6 +157,20 @@ class TrainStep:
         return Carry(network, opt_state, mitigation), metrics
 
 
+def make_step(config: TrainConfig, data: Dataset) -> TrainStep:
+    """Return the step of a training, as a value that holds only what decides the result."""
+    steps_per_epoch = len(epoch_order(len(data), config.batch_size, 0, 0))
+    return TrainStep(dataclasses.replace(config, checkpoint_seconds=0), steps_per_epoch)
+
+
+def begin(network: Network, data: Dataset, config: TrainConfig) -> Carry:
+    """Return what a training begins with; the network is copied, since the first step consumes the carry."""
+    optimizer = make_optimizer(config, make_step(config, data).steps_per_epoch)
+    shapes = {"num_groups": len(data.group_names), "num_classes": len(data.class_names)}
+    mitigation = mitigate.init(config.mitigation, **shapes, input_shape=data.image_shape)
+    return Carry(jax.tree.map(jnp.copy, network), optimizer.init(network.params), mitigation)
+
+
 def check_config(config: TrainConfig, num_examples: int) -> None:
     """Raise a JaxfairError if nothing can be trained by this configuration."""
     if not 1 <= config.epochs <= 1_000_000 or not config.learning_rate > 0:
@@ -189,29 +187,13 @@ def check_config(config: TrainConfig, num_examples: int) -> None:
     epoch_order(num_examples, config.batch_size, 0, 0)
 
 
-def check_finite(loss: np.ndarray, first_step: int, what: str) -> None:
-    """Raise a JaxfairError that names the first step whose loss (steps, ...) is not finite."""
-    bad = ~np.isfinite(loss).reshape(len(loss), -1).all(axis=1)
-    if bad.any():
-        step = int(np.argmax(bad))
-        raise JaxfairError(
-            f"The loss of {what} is {loss[step]} at step {first_step + step}; lower the learning rate, "
-            "or look at the images of that step."
-        )
-
-
-def check_network(network: Network, what: str) -> None:
-    """Raise a JaxfairError if a weight is not finite: a loss shows that only one step later."""
-    if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(network)):
-        raise JaxfairError(f"The network of {what} is not finite after its last step; lower the learning rate.")
-
-
 def fit(
     networks: Sequence[Network],
     data: Dataset,
     config: TrainConfig,
     *,
     seeds: Sequence[int],
+    order_seeds: Sequence[int] | None = None,
     teachers: Sequence[Network] | None = None,
     progress_dirs: Sequence[Path] | None = None,
     on_epoch: OnEpoch | None = None,
@@ -227,7 +209,8 @@ def fit(
         networks: initial networks of one module, one for each seed.
         data: the training set, shared by all seeds.
         config: how to train.
-        seeds: of the order of the data and the augmentation.
+        seeds: of the augmentation, and of the order of the data unless that has seeds of its own.
+        order_seeds: of the order of the data alone.
         teachers: networks to distil from, one for each seed.
         progress_dirs: for each seed, where checkpoints of unfinished training lie (seeds trained together use the
             first one's); None keeps none. The caller removes them.
@@ -237,10 +220,10 @@ def fit(
     Raises:
         JaxfairError: a loss is not finite, the batch is larger than the set, or images do not suit the network.
     """
-    _check(networks, data, config, seeds, teachers)
-    return _fit_chunks(
-        networks, data, config, seeds, teachers, progress_dirs, on_epoch, at_once or seeds_at_once(seeds)
-    )
+    order_seeds = seeds if order_seeds is None else order_seeds
+    at_once = seeds_at_once(seeds) if at_once is None else at_once
+    _check(networks, data, config, seeds, order_seeds, teachers, progress_dirs, at_once)
+    return _fit_chunks(networks, data, config, seeds, order_seeds, teachers, progress_dirs, on_epoch, at_once)
 
 
 def seeds_at_once(seeds: Sequence[int]) -> int:
@@ -253,79 +236,71 @@ def _fit_chunks(
     data: Dataset,
     config: TrainConfig,
     seeds: Sequence[int],
+    order_seeds: Sequence[int],
     teachers: Sequence[Network] | None,
     progress_dirs: Sequence[Path] | None,
     on_epoch: OnEpoch | None,
     at_once: int,
 ) -> Iterator[Fitted]:
-    decisive = dataclasses.replace(config, checkpoint_seconds=0)
+    """Train ``at_once`` seeds after another in one program each, and yield what came out."""
+    decisive = make_step(config, data), networks[0].module, data.fingerprint() if progress_dirs else None
     for start in range(0, len(seeds), at_once):
-        chunk = list(range(len(seeds)))[start : start + at_once]
-        pick = partial(_stack_or_only, chunk=chunk)
-        teacher = None if teachers is None else pick(teachers)
-        fixed = Fixed(teacher, data, jnp.asarray(pick([np.int32(seed) for seed in seeds])))
-        chunk_seeds = [seeds[i] for i in chunk]
+        part = slice(start, start + at_once)
+        network, teacher = _stacked(networks[part]), None if teachers is None else _stacked(teachers[part])
         folder = None
         if progress_dirs is not None:
-            name = checkpoints.key(chunk_seeds, decisive, networks[0].module, data.fingerprint())
-            folder = Path(progress_dirs[chunk[0]]) / name
-        carry, history = _fit_chunk(pick(networks), fixed, config, chunk_seeds, folder, on_epoch)
-        for row, seed in enumerate(chunk_seeds):
-            last = carry if len(chunk) == 1 else jax.tree.map(lambda a, row=row: a[row], carry)
-            of_seed = {name: values[:, row] for name, values in history.items()}
+            drawn, starts = (list(seeds[part]), list(order_seeds[part])), checkpoints.tree_digest((network, teacher))
+            folder = Path(progress_dirs[start]) / checkpoints.key(drawn, starts, decisive)
+        fixed = Fixed(teacher, data, jnp.asarray(_stacked([np.int32(seed) for seed in seeds[part]])))
+        names = [f"seed {seed}" for seed in seeds[part]]
+        carry, history = _train(network, fixed, config, order_seeds[part], names, folder, on_epoch)
+        for row, seed in enumerate(seeds[part]):
+            last = carry if len(names) == 1 else jax.tree.map(lambda a, row=row: a[row], carry)
+            of_seed = {name: np.array(history[name][:, row]) for name in METRICS}
             multipliers = last.mitigation.multipliers
             yield Fitted(seed, last.network, of_seed, None if multipliers is None else np.asarray(multipliers))
 
 
-def _stack_or_only(trees: Sequence[Any], chunk: list[int]) -> Any:
-    if len(chunk) == 1:
-        return trees[chunk[0]]
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(trees[i] for i in chunk))
+def _stacked(trees: Sequence[Any]) -> Any:
+    return trees[0] if len(trees) == 1 else jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
-def _fit_chunk(
-    network: Network, fixed: Fixed, config: TrainConfig, seeds: list[int], folder: Path | None, on_epoch: OnEpoch | None
-) -> tuple[Carry, dict[str, np.ndarray]]:
-    steps = len(epoch_order(len(fixed.data), config.batch_size, 0, 0))
-    step: Callable = TrainStep(dataclasses.replace(config, checkpoint_seconds=0), steps)
-    init_opt = make_optimizer(config, steps).init
-    if len(seeds) > 1:
-        step, init_opt = Together(step, in_axes=(0, Fixed(0, None, 0), (None, 0))), jax.vmap(init_opt)  # pyright: ignore
-    state = mitigate.init(
-        config.mitigation,
-        num_groups=len(fixed.data.group_names),
-        num_classes=len(fixed.data.class_names),
-        input_shape=fixed.data.image_shape,
-    )
-    if len(seeds) > 1:
-        state = jax.tree.map(lambda leaf: jnp.stack([leaf] * len(seeds)), state)
-    carry = Carry(jax.tree.map(jnp.copy, network), init_opt(network.params), state)
-    history = {name: np.full((config.epochs, len(seeds)), np.nan, np.float32) for name in ("loss", "accuracy")}
-    first = 0
-    if folder is not None and checkpoints.latest_step(folder) is not None:
-        first = checkpoints.latest_step(folder) or 0
-        carry, history = checkpoints.restore(folder, (carry, history))
-        history = {name: np.array(history[name]) for name in ("loss", "accuracy")}
-    saved = time.monotonic()
-    for epoch in range(first, config.epochs):
-        orders = [epoch_order(len(fixed.data), config.batch_size, seed, epoch) for seed in seeds]
-        index = orders[0] if len(seeds) == 1 else np.stack(orders, axis=1)
-        numbers = np.arange(epoch * steps, (epoch + 1) * steps, dtype=np.int32)
-        carry, metrics = run_epoch(step, carry, fixed, (numbers, index), fetch=fetch if fixed.data.on_host else None)
+def _train(
+    network: Network,
+    fixed: Fixed,
+    config: TrainConfig,
+    order_seeds: Sequence[int],
+    names: Sequence[str],
+    folder: Path | None,
+    on_epoch: OnEpoch | None,
+) -> tuple[Carry, dict[str, Any]]:
+    """Train one network, or several along a leading axis; return the last carry and metrics of (epochs, seeds)."""
+    data, count = fixed.data, len(order_seeds)
+    step: Callable = make_step(config, data)
+    first = partial(begin, data=data, config=config)
+    if count > 1:
+        step, first = Together(step, in_axes=(0, Fixed(0, None, 0), (None, 0))), jax.vmap(first)  # pyright: ignore
+
+    def run(epoch: int, state: tuple[Carry, dict[str, Any]]) -> tuple[Carry, dict[str, Any]]:
+        carry, history = state
+        orders = [epoch_order(len(data), config.batch_size, seed, epoch) for seed in order_seeds]
+        index = orders[0] if count == 1 else np.stack(orders, axis=1)
+        carry, metrics = run_batches(step, carry, fixed, index, epoch * len(index), names)
         carry = carry._replace(mitigation=mitigate.end_epoch(config.mitigation, carry.mitigation))
-        per_seed = metrics["loss"].reshape(steps, len(seeds))
-        for row, seed in enumerate(seeds):
-            check_finite(per_seed[:, row], epoch * steps, f"seed {seed}")
-        for name, values in metrics.items():
-            history[name][epoch] = values.reshape(steps, len(seeds)).mean(axis=0)
+        history = {name: np.array(history[name]) for name in METRICS}  # a checkpoint's cannot be written to
+        for name, values in history.items():
+            values[epoch] = metrics[name].reshape(-1, count).mean(axis=0)
+        return carry, history
+
+    unknown = {name: np.full((config.epochs, count), np.nan, np.float32) for name in METRICS}
+    start = checkpoints.resume(folder, (first(network), unknown))
+    state = start[1]
+    # Networks trained together are kept until all of them are recorded.
+    for done, state in epochs(run, start, config.epochs, folder, config.checkpoint_seconds, keep_last=count > 1):
         if on_epoch is not None:
-            on_epoch(epoch + 1, config.epochs, {name: float(v[epoch].mean()) for name, v in history.items()})
-        last = epoch + 1 == config.epochs and len(seeds) > 1  # kept until all of them are recorded
-        if folder is not None and (last or time.monotonic() - saved > config.checkpoint_seconds):
-            checkpoints.save(folder, epoch + 1, (carry, history))
-            saved = time.monotonic()
-    check_network(carry.network, f"seed {', '.join(map(str, seeds))}")
-    return carry, history
+            on_epoch(done, config.epochs, {name: float(v[done - 1].mean()) for name, v in state[1].items()})
+    check_network(state[0].network, ", ".join(names))
+    return state
 
 
 def _check(
@@ -333,11 +308,17 @@ def _check(
     data: Dataset,
     config: TrainConfig,
     seeds: Sequence[int],
+    order_seeds: Sequence[int],
     teachers: Sequence[Network] | None,
+    progress_dirs: Sequence[Path] | None,
+    at_once: int,
 ) -> None:
-    lengths = {len(seeds), len(networks), len(teachers or networks)}
-    if len(lengths) != 1 or not seeds:
-        raise JaxfairError(f"fit got {len(seeds)} seeds for {len(networks)} networks; give one network a seed.")
+    given = {"seeds": seeds, "order_seeds": order_seeds, "teachers": teachers, "progress_dirs": progress_dirs}
+    for name, values in given.items():
+        if values is not None and not 0 < len(values) == len(networks):
+            raise JaxfairError(f"fit got {len(values)} {name} for {len(networks)} networks; give one for each network.")
+    if at_once < 1:
+        raise JaxfairError(f"fit is to train {at_once} seeds at once; give at least 1, or leave at_once out.")
     if any(network.module != networks[0].module for network in networks):
         raise JaxfairError("fit got networks of different modules; train each module in a call of its own.")
     if config.distillation_weight and teachers is None:

@@ -4,7 +4,6 @@ Full parameters of every step would be too many to keep or to send. A digest say
 a sketch how far they are apart.
 """
 
-import hashlib
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,19 +13,25 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from jaxfair.data.dataset import Dataset, epoch_order
+from jaxfair.data.dataset import Dataset
+from jaxfair.data.splits import epoch_order
 from jaxfair.errors import JaxfairError
-from jaxfair.loops import run_epoch
 from jaxfair.networks.network import Network
-from jaxfair.training import fit as train
 from jaxfair.training import mitigate
-from jaxfair.training.fit import Carry, Fixed, TrainConfig, TrainStep, make_optimizer
+from jaxfair.training.batches import Fixed, run_batches
+from jaxfair.training.fit import TrainConfig, begin, make_step
 
 SKETCH_SIZE = 4096
 
 
 def first_steps(
-    network: Network, data: Dataset, config: TrainConfig, *, seed: int, steps: Sequence[int]
+    network: Network,
+    data: Dataset,
+    config: TrainConfig,
+    *,
+    seed: int,
+    steps: Sequence[int],
+    order_seed: int | None = None,
 ) -> Iterator[tuple[int, Network]]:
     """Train as ``train.fit`` does and yield the network after each of ``steps``, ascending; it stops after the last.
 
@@ -34,54 +39,33 @@ def first_steps(
         network: to start from.
         data: the training set.
         config: of the whole training, on whose length the learning rate depends.
-        seed: of the order of the data and the augmentation.
+        seed: of the augmentation, and of the order of the data unless that has a seed of its own.
         steps: counted from 1, none beyond the end of the training.
+        order_seed: of the order of the data alone.
 
     Raises:
         JaxfairError: the steps do not ascend, or the training does not have so many.
     """
-    per_epoch = len(epoch_order(len(data), config.batch_size, 0, 0))
+    step = make_step(config, data)
+    per_epoch = step.steps_per_epoch
     wanted = list(steps)
     if wanted != sorted(set(wanted)) or not wanted or not 1 <= wanted[0] <= wanted[-1] <= per_epoch * config.epochs:
         raise JaxfairError(
             f"The steps to look at are {wanted}; give ascending ones from 1 to {per_epoch * config.epochs}, the length "
             "of the training."
         )
-    shapes = {"num_groups": len(data.group_names), "num_classes": len(data.class_names)}
-    state = mitigate.init(config.mitigation, **shapes, input_shape=data.image_shape)
-    step = train.TrainStep(config, per_epoch)
-    carry = Carry(jax.tree.map(jnp.copy, network), make_optimizer(config, per_epoch).init(network.params), state)
-    fixed = Fixed(None, data, jnp.asarray(np.int32(seed)))
-    for epoch in range(-(-wanted[-1] // per_epoch)):
-        order, begin = epoch_order(len(data), config.batch_size, seed, epoch), epoch * per_epoch
-        marks = [mark for mark in wanted if begin < mark <= begin + per_epoch]
-        done = begin
-        for mark in dict.fromkeys([*marks, min(begin + per_epoch, wanted[-1])]):
-            carry = _advance(step, carry, fixed, order[done - begin : mark - begin], done)
-            done = mark
-            if mark in marks:
-                yield mark, jax.tree.map(jnp.copy, carry.network)  # the next step consumes the carry
-        carry = carry._replace(mitigation=mitigate.end_epoch(config.mitigation, carry.mitigation))
-
-
-def _advance(step: TrainStep, carry: Carry, fixed: Fixed, index: np.ndarray, done: int) -> Carry:
-    if not len(index):
-        return carry
-    numbers = np.arange(done, done + len(index), dtype=np.int32)
-    fetch = train.fetch if fixed.data.on_host else None
-    carry, metrics = run_epoch(step, carry, fixed, (numbers, index), fetch=fetch)
-    train.check_finite(metrics["loss"], done, "a training whose first steps were looked at")
-    return carry
-
-
-def tree_digest(tree: Any) -> str:
-    """Return 16 hexadecimal digits of all arrays and their places: equal bits, equal digest, on any machine."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = np.ascontiguousarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)}{array.dtype.str}{array.shape}".encode())
-        digest.update(array.data)
-    return digest.hexdigest()[:16]
+    order_seed = seed if order_seed is None else order_seed
+    carry, fixed = begin(network, data, config), Fixed(None, data, jnp.asarray(np.int32(seed)))
+    ends, done = range(per_epoch, wanted[-1], per_epoch), 0
+    for mark in sorted({*wanted, *ends}):
+        epoch, skipped = divmod(done, per_epoch)
+        index = epoch_order(len(data), config.batch_size, order_seed, epoch)[skipped:][: mark - done]
+        carry, _ = run_batches(step, carry, fixed, index, done, ["a training whose first steps were looked at"])
+        if mark in wanted:
+            yield mark, jax.tree.map(jnp.copy, carry.network)  # the next step consumes the carry
+        if mark in ends:
+            carry = carry._replace(mitigation=mitigate.end_epoch(config.mitigation, carry.mitigation))
+        done = mark
 
 
 def sketch(params: Any, size: int = SKETCH_SIZE) -> Float[np.ndarray, " k"]:

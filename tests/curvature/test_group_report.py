@@ -110,6 +110,12 @@ def test_minibatch_estimator_is_the_mean_of_batch_norms(problem: dict[str, Any])
         np.testing.assert_allclose(found.eigenvalues[g], [e[np.argmax(np.abs(e))] for e in extremes], rtol=1e-3)
 
 
+@pytest.mark.parametrize("measure", [minibatch_curvature, jaxfair.group_report])
+def test_a_negative_group_is_counted_into_no_other(problem: dict[str, Any], measure: Any) -> None:
+    with pytest.raises(JaxfairError, match="groups run from -1 to 1; expected numbers from 0 on"):
+        measure(model, **(problem | {"group": GROUP - 1}))
+
+
 CALLS = iter(range(1_000_000))
 
 

@@ -1,4 +1,4 @@
-"""Both ends, eigenvectors, restarts of a bounded basis, stopping rules, several runs in step, and device arrays."""
+"""Both ends, eigenvectors, restarts of a bounded basis, stopping rules, and device arrays."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxfair.curvature.lanczos import EigenResult, MatVec, extreme_eigenvalues, extreme_eigenvalues_together
+from jaxfair.curvature.lanczos import EigenResult, MatVec, extreme_eigenvalues
 from jaxfair.errors import JaxfairError
 
 EPS = float(np.finfo(np.float64).eps)
@@ -183,35 +183,6 @@ def test_a_small_basis_is_allowed_where_it_is_never_full() -> None:
     """A run of three products, or an operator of three rows, has no need of a fourth vector."""
     assert extreme_eigenvalues(diagonal(SPREAD), random_start(200), max_steps=3, max_basis=3).steps == 3
     assert extreme_eigenvalues(dense(np.diag([1.0, 2, 3])), np.ones(3), max_basis=3).converged
-
-
-OPTIONS = [
-    {},
-    {"largest": 2, "smallest": 1, "tolerance": 1e-6, "max_steps": 300, "max_basis": 9},
-    {"stop": "error", "vectors": True},
-]
-
-
-@pytest.mark.parametrize("options", OPTIONS, ids=["defaults", "restarts", "vectors"])
-def test_together_is_the_same_as_one_by_one(options: dict[str, Any]) -> None:
-    """Different operators of one size, which converge at different steps; the shape of the call never changes."""
-    spectra = [SPREAD, np.append(np.zeros(199), 5.0), np.random.default_rng(0).uniform(-1, 1, 200)]
-    starts = [random_start(200, seed) for seed in range(3)]
-    calls = []
-
-    def matmat(vectors: list[np.ndarray]) -> list[np.ndarray]:
-        calls.append([len(v) for v in vectors])
-        return [values * v for values, v in zip(spectra, vectors, strict=True)]
-
-    found = extreme_eigenvalues_together(matmat, starts, **options)
-    alone = [
-        extreme_eigenvalues(diagonal(values), start, **options) for values, start in zip(spectra, starts, strict=True)
-    ]
-    assert len({result.steps for result in alone}) > 1
-    assert calls == [[200] * 3] * max(result.steps for result in alone)
-    for ours, theirs in zip(found, alone, strict=True):
-        for name in EigenResult._fields:
-            np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
 
 
 def check_device(dtype: Any) -> None:

@@ -11,7 +11,7 @@ from jax.tree_util import Partial
 from jaxfair.curvature import chunks, operators
 from jaxfair.curvature.operators import GIGABYTE, GroupOperator, as_pytree, make_plan
 from jaxfair.errors import JaxfairError
-from tests.curvature.test_operators import GROUP_WEIGHTS, SAME, operator_of, vectors
+from tests.curvature.cases import GROUP_WEIGHTS, SAME, operator_of, vectors
 from tests.examples import FEATURES, INPUTS, LABEL, WEIGHTS, N, linear
 
 

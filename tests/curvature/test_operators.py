@@ -12,12 +12,9 @@ from jax.tree_util import Partial
 from jaxfair import losses, networks
 from jaxfair.curvature import chunks, operators, programs
 from jaxfair.curvature.operators import GIGABYTE, GroupOperator, Kind, as_pytree, make_plan
-from tests.examples import CLASSES, FEATURES, GROUP, GROUPS, IMAGES, INPUTS, LABEL, WEIGHTS, N, linear
+from tests.curvature.cases import GROUP_WEIGHTS, SAME, operator_of, vectors
+from tests.examples import CLASSES, FEATURES, GROUP, IMAGES, INPUTS, LABEL, WEIGHTS, N, linear
 
-MEMBER = np.arange(GROUPS)[:, None] == GROUP
-GROUP_WEIGHTS = MEMBER / MEMBER.sum(axis=1, keepdims=True)
-# Other chunks or programs add the same terms in another order: at most some hundred roundings of float64.
-SAME: dict[str, Any] = {"rtol": 1e-11, "atol": 1e-12}
 KINDS: tuple[Kind, Kind] = ("hessian", "gauss_newton")
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -63,30 +60,8 @@ def dense(network: networks.Network) -> dict[str, np.ndarray]:
     return {"loss": loss, "gradient": gradient, "hessian": hessian, "gauss_newton": gauss_newton}
 
 
-def operator_of(
-    logits_fn: Any,
-    params: Any,
-    x: Any,
-    weight: np.ndarray,
-    *,
-    y: Any = LABEL,
-    kind: Kind = "hessian",
-    chunk_size: int | None = 5,
-    kept: float | None = None,
-) -> GroupOperator:
-    """Return the operator; ``kept`` bounds the memory to so many chunks."""
-    logits_fn = as_pytree(logits_fn)
-    plan = make_plan(logits_fn, params, x, y, kind=kind, count=N, chunk_size=chunk_size, memory=GIGABYTE)
-    memory = GIGABYTE if kept is None else plan.shared_bytes + int(kept * plan.kept_bytes)
-    return GroupOperator(logits_fn, params, x, y, weight, plan, kind=kind, memory=memory)
-
-
 def resnet_operator(network: networks.Network, weight: np.ndarray, x: Any = IMAGES, **options: Any) -> GroupOperator:
     return operator_of(networks.frozen(network), network.params, jnp.asarray(x), weight, **options)
-
-
-def vectors(size: int, count: int = 3) -> np.ndarray:
-    return np.random.default_rng(1).normal(size=(count, size))
 
 
 @pytest.mark.usefixtures("float64")

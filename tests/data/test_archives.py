@@ -8,13 +8,12 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jaxfair.data import archives
+from jaxfair.data import files
 from jaxfair.data.files import open_files
 from jaxfair.errors import JaxfairError
 from tests.packing import ARCHIVES, COMPRESSED, CONTENTS, everything, packed, tar, zipped
@@ -35,19 +34,12 @@ def zip_link(path: Path, name: str, target: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", COMPRESSED)
-def test_a_large_compressed_tar_reads_the_same(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = packed(tmp_path, kind, CONTENTS)
-    monkeypatch.setattr(archives, "_SPOOL_LIMIT", 1000)
-    assert everything(path) == CONTENTS
-
-
 def test_no_room_for_a_temporary_file_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Full(io.BytesIO):
         def write(self, _: object) -> int:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(archives.tempfile, "TemporaryFile", Full)
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", Full)
     with pytest.raises(
         JaxfairError, match="cannot be unpacked to a temporary file: No space left on device; make room"
     ):
@@ -104,9 +96,7 @@ def test_links_and_devices_within_an_archive_are_left_out(tmp_path: Path) -> Non
     assert everything(tar(tmp_path / "a.tar", CONTENTS, change)) == CONTENTS
 
 
-@pytest.mark.parametrize("limit", [1000, 1 << 30])
-def test_hard_links_in_a_tar_are_files(tmp_path: Path, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archives, "_SPOOL_LIMIT", limit)
+def test_hard_links_in_a_tar_are_files(tmp_path: Path) -> None:
     path = packed(tmp_path, "tar.gz", CONTENTS, link("c.txt", "set/a/1.txt", tarfile.LNKTYPE))
     with open_files(path) as view:
         names = list(CONTENTS)
@@ -142,17 +132,12 @@ def test_a_zip_that_python_cannot_unpack_is_refused(tmp_path: Path, field: int, 
         view.read("a.txt")
 
 
-@pytest.mark.parametrize("spooled", [True, False])
 @pytest.mark.parametrize("kind", ["tar", *COMPRESSED])
-def test_a_cut_tar_says_how_many_files_are_whole(
-    tmp_path: Path, kind: str, spooled: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cut_tar_says_how_many_files_are_whole(tmp_path: Path, kind: str) -> None:
     contents = {f"{i}.bin": random.Random(i).randbytes(40_000) for i in range(20)}
     path = packed(tmp_path, kind, contents)
     data = path.read_bytes()
     path.write_bytes(data[: len(data) * 3 // 4])
-    if not spooled:
-        monkeypatch.setattr(archives, "_SPOOL_LIMIT", 1000)
     whole = "0" if kind == "tar.bz2" else "1[45]"  # bzip2 has blocks of 900 kB
     with pytest.raises(JaxfairError, match=f"cut short or damaged: {whole} of its files could be read; download"):
         open_files(path)
@@ -174,9 +159,7 @@ def test_a_broken_header_is_not_taken_for_the_end(tmp_path: Path) -> None:
         open_files(path)
 
 
-@pytest.mark.parametrize("limit", [1000, 1 << 30])
-def test_the_checksum_at_the_end_is_heeded(tmp_path: Path, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archives, "_SPOOL_LIMIT", limit)
+def test_the_checksum_at_the_end_is_heeded(tmp_path: Path) -> None:
     path = packed(tmp_path, "tar", CONTENTS)
     path.write_bytes(gzip.compress(path.read_bytes() + bytes(1 << 20))[:-8] + bytes(8))  # zeros that no list needs
     with pytest.raises(JaxfairError, match="cut short or damaged: 5 of its files could be read"):
@@ -194,8 +177,8 @@ def test_a_damaged_file_of_a_zip_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ARCHIVES)
 @settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(share=st.floats(0, 1, exclude_max=True), flip=st.none() | st.integers(1, 255), spooled=st.booleans())
-def test_damage_is_one_sentence(tmp_path: Path, kind: str, share: float, flip: int | None, spooled: bool) -> None:
+@given(share=st.floats(0, 1, exclude_max=True), flip=st.none() | st.integers(1, 255))
+def test_damage_is_one_sentence(tmp_path: Path, kind: str, share: float, flip: int | None) -> None:
     path = packed(tmp_path, kind, CONTENTS)
     data = bytearray(path.read_bytes())
     if flip is None:
@@ -204,8 +187,7 @@ def test_damage_is_one_sentence(tmp_path: Path, kind: str, share: float, flip: i
         data[int(share * len(data))] ^= flip
     path.write_bytes(data)
     try:
-        with mock.patch.object(archives, "_SPOOL_LIMIT", 1 << 30 if spooled else 1000):
-            found, sentence = everything(path), ""
+        found, sentence = everything(path), ""
     except JaxfairError as error:
         found, sentence = {}, str(error)
     if sentence:

@@ -10,16 +10,9 @@ from hypothesis import strategies as st
 
 from jaxfair.data.columns import MISSING, Column, choose, combine, from_values, merge_below, select
 from jaxfair.errors import JaxfairError
+from tests.layout_sources import values
 
 Values = list[str | None]
-
-
-def values(column: Column) -> Values:
-    """Return the value of every row, None where it is missing; check what every column promises."""
-    assert column.codes.dtype == np.int32
-    assert column.codes.ndim == 1
-    assert len(set(column.names)) == len(column.names)
-    return [None if code == MISSING else column.names[code] for code in column.codes]
 
 
 def column(cells: Values, names: tuple[str, ...]) -> Column:

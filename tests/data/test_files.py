@@ -61,6 +61,7 @@ def test_a_folder_may_link_to_files_and_folders_elsewhere(tmp_path: Path) -> Non
     (folder / "b").symlink_to(other)
     (folder / "c").symlink_to(other)
     (folder / "a" / "up").symlink_to(folder)
+    (other / "back").symlink_to(folder / "b")
     assert everything(folder) == {"a/1.txt": b"1", "b/2.txt": b"2", "c/2.txt": b"2", "linked.txt": b"2"}
     (folder / "lost").symlink_to(other / "3.txt")
     with pytest.raises(JaxfairError, match="lost is a link to nothing"):

@@ -7,23 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxfair.data import columns
-from jaxfair.data.columns import MISSING, Column, Index, combine, from_values
+from jaxfair.data.columns import Index, combine, from_values
 from jaxfair.data.files import open_files
 from jaxfair.data.layouts import find, folder
 from jaxfair.errors import JaxfairError
-from tests.layout_sources import check_sources_agree, counts, write
+from tests.layout_sources import check_sources_agree, counts, values, write
 from tests.real_data import needs
 
 
 def read(root: Path, *names: str) -> Index:
     with open_files(write(root, {name: name.encode() for name in names})) as files:
         return folder.read(files)
-
-
-def values(column: Column | None) -> list[str | None]:
-    """Return the value of every row, None where it is missing."""
-    assert column is not None
-    return [None if code == MISSING else column.names[code] for code in column.codes]
 
 
 FLAT = ("dog/2.jpg", "cat/1.PNG", "cat/0.jpeg")

@@ -1,7 +1,6 @@
 """Tables of labels: paths, columns, rows that do not fit, and one index from CSV and from Parquet."""
 
 import csv
-import sys
 import tempfile
 import zipfile
 from collections.abc import Sequence
@@ -9,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
-from jaxfair.data.columns import MISSING, Column, Index, combine
+from jaxfair.data.columns import MISSING, Index, combine
 from jaxfair.data.files import open_files
 from jaxfair.data.layouts import table
 from jaxfair.errors import JaxfairError
-from tests.data.test_layouts_folder import values
-from tests.layout_sources import write
+from tests.layout_sources import values, write
 
 NAMES = ("a.jpg", "b.jpg", "sub/c.jpg", "sub/d e.jpg")
 IMAGES: dict[str, bytes] = dict.fromkeys(NAMES, b"")
@@ -207,9 +207,6 @@ def test_paths_may_leave_out_the_one_folder_of_an_archive(tmp_path: Path) -> Non
 
 def write_both(root: Path, columns: dict[str, Sequence[Any]]) -> tuple[Path, Path]:
     """Write the same columns as CSV and as Parquet."""
-    pyarrow = pytest.importorskip("pyarrow")
-    from pyarrow import parquet
-
     parquet.write_table(pyarrow.table(columns), root / "labels.parquet")
     with (root / "labels.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -254,8 +251,7 @@ def test_csv_and_parquet_give_one_index(columns: dict[str, Sequence[Any]]) -> No
 
 
 def test_parquet_types(tmp_path: Path) -> None:
-    """Bytes, categories, dates and names with a dot; contents of files are not decoded for the other columns."""
-    pyarrow = pytest.importorskip("pyarrow")
+    """Bytes, categories, dates, structures, and names with a dot."""
     categories = pyarrow.array(["x", None, "y"]).dictionary_encode()
     days = pyarrow.array(np.array(["2020-01-02", "NaT", "2020-01-01"], "datetime64[D]"))
     columns = {
@@ -264,8 +260,6 @@ def test_parquet_types(tmp_path: Path) -> None:
         "a": days,
         "c": [{"bytes": b"1"}, {"bytes": b"2"}, {"bytes": b"3"}],
     }
-    from pyarrow import parquet
-
     parquet.write_table(pyarrow.table(columns), tmp_path / "labels.parquet")
     with open_files(write(tmp_path / "images", IMAGES)) as files:
         index = table.read(tmp_path / "labels.parquet", files, "file")
@@ -281,23 +275,3 @@ def test_a_parquet_file_that_is_cut_short_is_refused(tmp_path: Path, size: int, 
     _, path = write_both(tmp_path, {"file": ["a.jpg"]})
     with pytest.raises(JaxfairError, match=words):
         read(tmp_path, path.read_bytes()[:size], name="labels.parquet")
-
-
-def test_parquet_needs_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(JaxfairError, match=r"needs pyarrow to be read; install 'jaxfair\[parquet\]', or save"):
-        read(tmp_path, b"PAR1", name="labels.pq")
-
-
-def test_only_columns_that_are_looked_up_are_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    encoded = []
-
-    def from_values(cells: Sequence[Any]) -> Column:
-        encoded.append(list(cells))
-        return Column(np.zeros(len(cells), np.int32), ("x",))
-
-    monkeypatch.setattr(table, "from_values", from_values)
-    index = read(tmp_path, "file,x,y\na.jpg,1,2\nb.jpg,3,4\n")
-    assert (len(index.columns), encoded) == (2, [])
-    assert index.columns["y"] is index.columns["y"]
-    assert encoded == [["2", "4"]]

@@ -10,39 +10,17 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from jaxfair.data import builders, images, sources
+from jaxfair.data import dataset, images, sources, splits, tfds
 from jaxfair.data.sources import SourceConfig
 from jaxfair.errors import JaxfairError
+from tests.faces import AGES, jpeg, own_places, utkface
 from tests.real_data import needs
-
-AGES = (1, 5, 5, 15, 15, 30, 30, 40, 70, 80)
 
 
 @pytest.fixture(autouse=True)
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Point the cache, the data directory and TFDS's folders into a temporary folder; return the data directory."""
-    monkeypatch.setenv("JAXFAIR_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("JAXFAIR_DATA", str(tmp_path / "data"))
-    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "data").mkdir()
-    return tmp_path / "data"
-
-
-def jpeg(seed: int) -> bytes:
-    """Return a photograph of noise, 48x40."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (48, 40, 3), dtype=np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG")
-    return file.getvalue()
-
-
-def utkface(path: Path) -> Path:
-    """Write a small UTKFace, races and genders in turn."""
-    with zipfile.ZipFile(path, "w") as archive:
-        for i, age in enumerate(AGES):
-            archive.writestr(f"UTKFace/{age}_{i % 2}_{i % 5}_2017010{i}000000000.jpg.chip.jpg", jpeg(i))
-    return path
+    return own_places(tmp_path, monkeypatch)
 
 
 def test_digits_are_those_of_scikit_learn() -> None:
@@ -124,7 +102,7 @@ def test_images_are_decoded_once(places: Path, monkeypatch: pytest.MonkeyPatch) 
         calls.append(1)
         return real(*arguments, **options)
 
-    monkeypatch.setattr("jaxfair.data.collect.decode_all", counted)
+    monkeypatch.setattr("jaxfair.data.sources.decode_all", counted)
     first = sources.load("utkface-race").train
     again = sources.load("utkface-age5").train
     assert len(calls) == 1
@@ -137,9 +115,49 @@ def test_images_are_decoded_once(places: Path, monkeypatch: pytest.MonkeyPatch) 
     assert len(calls) == 3
 
 
+@pytest.mark.parametrize("official", [False, True])
+@pytest.mark.parametrize("keep", [(), (0.6, 1)])
+def test_statistics_are_computed_once_of_the_images_that_are_trained_on(
+    tmp_path: Path, official: bool, keep: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 2, 2, 3), dtype=np.uint8)
+    parts: dict[str, Any] = {"split": np.array(["train", "test"])[np.arange(60) // 2 % 2]} if official else {}
+    np.savez(tmp_path / "mine.npz", images=pixels, label=np.arange(60) % 2, **parts)
+    loaded = sources.load(SourceConfig("npz", path=tmp_path / "mine.npz"))
+    seen = []
+
+    def counted(images: Any) -> Any:
+        seen.append(len(images))
+        return dataset.channel_statistics(images)
+
+    monkeypatch.setattr(splits, "channel_statistics", counted)
+    train, test = loaded.split(test_fraction=0.5, keep=keep)
+    assert seen == [len(train)] == [24 if keep else 30]
+    expected = dataset.channel_statistics(train.images)
+    for part in (train, test):
+        np.testing.assert_array_equal((part.mean, part.std), expected)
+    again = splits.thin(train, (1, 1), seed=0)
+    assert splits.with_training_statistics(again, again)[0].fingerprint() == train.fingerprint()
+    whole = loaded.train
+    np.testing.assert_array_equal((whole.mean, whole.std), dataset.channel_statistics(whole.images))
+    assert loaded.official == official
+    if official:
+        assert loaded.test is not None
+        np.testing.assert_array_equal((loaded.test.mean, loaded.test.std), (whole.mean, whole.std))
+
+
+def test_shares_may_be_kept_in_the_test_set_too_and_by_group(tmp_path: Path) -> None:
+    pixels = np.zeros((80, 2, 2, 1), np.uint8)
+    np.savez(tmp_path / "mine.npz", images=pixels, label=np.arange(80) % 2, group=np.arange(80) // 2 % 2)
+    loaded = sources.load(SourceConfig("npz", path=tmp_path / "mine.npz"))
+    for in_test, counts in ((False, [10, 10]), (True, [2, 10])):
+        parts = loaded.split(0.25, keep=(0.2, 1), keep_by="group", keep_in_test=in_test)
+        assert [part.group_counts.tolist() for part in parts] == [[6, 30], counts]
+
+
 def test_a_named_path_comes_before_the_data_directory_and_that_before_tfds(places: Path, tmp_path: Path) -> None:
     mine = utkface(tmp_path / "mine.zip")
-    builders.prepare(mine, places / "tfds")
+    tfds.prepare(mine, places / "tfds")
     assert sources.load("utkface-race").origin.startswith("tfds in ")
     utkface(places / "UTKFace.zip")
     assert sources.load("utkface-race").origin == f"utkface in {places / 'UTKFace.zip'}"
@@ -149,7 +167,7 @@ def test_a_named_path_comes_before_the_data_directory_and_that_before_tfds(place
 def test_tfds_and_the_official_files_give_the_same_set(places: Path, tmp_path: Path) -> None:
     mine = utkface(tmp_path / "mine.zip")
     official = sources.load(SourceConfig("utkface-age", path=mine)).train
-    folder = builders.prepare(mine, places / "tfds")
+    folder = tfds.prepare(mine, places / "tfds")
     for prepared in (sources.load("utkface-age"), sources.load(SourceConfig("utkface-age", path=folder))):
         assert prepared.train.class_names == official.class_names
         key = [np.asarray(d.images).reshape(len(d), -1) for d in (prepared.train, official)]
@@ -278,6 +296,19 @@ def test_the_real_celeba() -> None:
     expected = {"not Male & not Blond_Hair": 4412, "not Male & Blond_Hair": 1371, "Male & not Blond_Hair": 4136}
     assert counts == expected | {"Male & Blond_Hair": 81}
     assert loaded.title == "CelebA, 10,000-image subset"
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "prints"),
+    [
+        ("digits", None, ("4b1dd2a064e795f7", "9e577004742e64c9")),
+        ("svhn", "svhn_train1083.tar.gz", ("a62e4921d380f8f1", "e7ee85993779c16e")),
+    ],
+)
+def test_finished_runs_are_found_again(name: str, file: str | None, prints: tuple[str, str]) -> None:
+    """Their digests hold these fingerprints; sets of JPEGs would depend on the version of Pillow."""
+    loaded = sources.load(SourceConfig(name, path=needs(file) if file else None))
+    assert tuple(part.fingerprint() for part in loaded.split()) == prints
 
 
 def test_the_real_svhn_and_cifar10() -> None:

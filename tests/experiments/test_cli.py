@@ -193,6 +193,11 @@ def test_an_interrupt_keeps_finished_runs(
 
 def test_the_cache_is_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    before = jax.config.values[CONFIGURED[1]]
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "chosen")
+    cli.configure_jax()
+    assert jax.config.values[CONFIGURED[1]] == before, "JAX has read its own variable"
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     cli.configure_jax()
     assert jax.config.values[CONFIGURED[0]] == "highest"
     assert jax.config.values[CONFIGURED[1]] == str(tmp_path / "cache" / "jaxfair" / "compiled")
@@ -207,6 +212,7 @@ def test_no_writable_cache_is_no_error(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file") if home == "under a file" else "")
     monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     jax.config.update("jax_compilation_cache_dir", None)
     cli.configure_jax()
     assert jax.config.values[CONFIGURED[0]] == "highest"

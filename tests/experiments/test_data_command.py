@@ -9,9 +9,12 @@ from experiments import data
 from experiments.running import datasets
 from experiments.running.datasets import DataConfig
 from jaxfair.data import sources
-from tests.data.test_sources import places, utkface  # noqa: F401 - a fixture
+from tests.faces import own_places, utkface
 
-pytestmark = pytest.mark.usefixtures("places")
+
+@pytest.fixture(autouse=True)
+def _places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own_places(tmp_path, monkeypatch)
 
 
 def mine(path: Path) -> Path:

@@ -11,7 +11,7 @@ from jaxfair import checkpoints, networks
 from jaxfair.errors import JaxfairError
 from jaxfair.linearize import snl
 from jaxfair.networks import masks
-from tests.training.test_train import MODULE, assert_same_bits, make_data
+from tests.training.cases import MODULE, assert_same_bits, make_data
 
 CONFIG = snl.SnlConfig(batch_size=8, learning_rate=4e-3, kappa=1e-2)
 BUDGETS = [0.5, 100, 7]
@@ -99,7 +99,12 @@ def test_an_interrupted_descent_resumes_to_the_same_bits(
 @pytest.mark.parametrize("budget", [0, -3, float("nan"), 1.5, UNITS + 1])
 def test_impossible_budgets_are_refused(network: networks.Network, budget: float) -> None:
     with pytest.raises(JaxfairError, match="ReLU budget"):
-        next(snl.descend(network, make_data(), CONFIG, budgets=[budget], seed=0))
+        snl.descend(network, make_data(), CONFIG, budgets=[budget], seed=0)
+
+
+def test_no_budget_is_refused(network: networks.Network) -> None:
+    with pytest.raises(JaxfairError, match="got no ReLU budget; give at least one"):
+        snl.descend(network, make_data(), CONFIG, budgets=[], seed=0)
 
 
 def test_a_diverging_descent_names_its_step(network: networks.Network) -> None:
@@ -122,11 +127,44 @@ def test_a_descent_that_gave_up_goes_on_when_it_may_last_longer(network: network
 
 
 def test_the_progress_of_another_descent_is_not_continued(network: networks.Network, tmp_path: Path) -> None:
-    config = replace(CONFIG, checkpoint_seconds=0.0)
-    list(snl.descend(network, make_data(), config, budgets=[100], seed=0, progress_dir=tmp_path))
-    (straight,) = snl.descend(network, make_data(), config, budgets=[100], seed=1)
-    (shared,) = snl.descend(network, make_data(), config, budgets=[100], seed=1, progress_dir=tmp_path)
-    assert_same_bits(straight.network, shared.network)
+    """Another seed, or other weights to start from, in the same folder starts from its own beginning."""
+    config, data = replace(CONFIG, checkpoint_seconds=0.0), make_data()
+    list(snl.descend(network, data, config, budgets=[100], seed=0, progress_dir=tmp_path))
+    for i, (other, seed) in enumerate(((network, 1), (networks.init(MODULE, (8, 8, 3), 1), 0)), 2):
+        (straight,) = snl.descend(other, data, config, budgets=[100], seed=seed)
+        (shared,) = snl.descend(other, data, config, budgets=[100], seed=seed, progress_dir=tmp_path)
+        assert_same_bits(straight.network, shared.network)
+        assert len(list(tmp_path.iterdir())) == i
+
+
+def test_whatever_decides_the_descent_names_its_progress(
+    network: networks.Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path] = []
+
+    def ask(folder: Path) -> None:
+        asked.append(folder)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoints, "latest_step", ask)
+    emulated = networks.init(replace(MODULE, arithmetic="fp16"), (8, 8, 3), 0)
+    changes = [
+        {"kappa": 2e-2},
+        {"kappa_growth": 1.2},
+        {"learning_rate": 1e-3},
+        {"threshold": 0.02},
+        {"warmup_epochs": 1},
+    ]
+    for start, change in (
+        (network, {}),
+        *((network, c) for c in changes),
+        (emulated, {}),
+        (network, {"max_epochs": 1}),
+    ):
+        with pytest.raises(KeyboardInterrupt):
+            next(snl.descend(start, make_data(), replace(CONFIG, **change), budgets=[7], seed=0, progress_dir=tmp_path))
+    assert len(set(asked)) == 2 + len(changes)
+    assert asked[0] == asked[-1]
 
 
 @pytest.mark.parametrize("change", [{"threshold": 1.5}, {"kappa": 0.0}, {"kappa": float("nan")}, {"temperature": 0.0}])

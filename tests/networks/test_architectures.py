@@ -9,15 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jax import lax
 
 from jaxfair import networks
 from jaxfair.errors import JaxfairError
 from jaxfair.networks import masks
+from tests.networks.cases import FLOAT64, IMAGE, conv, random_images, randomized
 
-IMAGE = (11, 12, 3)
-# Some tens of float64 operations in sequence on values of order 1 to 100.
-FLOAT64: dict[str, Any] = {"rtol": 1e-11, "atol": 1e-11}
 EPS32, TINY32 = float(np.finfo(np.float32).eps), float(np.finfo(np.float32).tiny)
 
 
@@ -25,27 +22,6 @@ EPS32, TINY32 = float(np.finfo(np.float32).eps), float(np.finfo(np.float32).tiny
 def network() -> networks.Network:
     """Initialise a small network: blocks with a shortcut convolution and without, every stride of 1 and 2."""
     return networks.init(networks.ResNet(stage_sizes=(1, 2), num_classes=4, width=3, stem_stride=2), IMAGE, seed=0)
-
-
-def randomized(network: networks.Network, seed: int = 0) -> networks.Network:
-    """Replace weights and statistics by random float64, so that none has the neutral value of the start."""
-    rng = np.random.default_rng(seed)
-    params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(scale=0.5, size=leaf.shape)), network.params)
-    batch_stats = jax.tree.map(lambda leaf: jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape)), network.batch_stats)
-    return network.replace(params=params, batch_stats=batch_stats)
-
-
-def random_images(seed: int = 1) -> jax.Array:
-    """Draw a batch; always of one size, since each new shape compiles every operation again."""
-    return jnp.asarray(np.random.default_rng(seed).normal(size=(4, *IMAGE)))
-
-
-def conv(x: jax.Array, variables: Any, stride: int) -> jax.Array:
-    pad = variables["kernel"].shape[0] // 2
-    layout = ("NHWC", "HWIO", "NHWC")
-    return lax.conv_general_dilated(
-        x, variables["kernel"], (stride, stride), [(pad, pad)] * 2, dimension_numbers=layout
-    )
 
 
 @given(st.floats(-100, 100, width=32), st.floats(0, 1, width=32))

@@ -11,8 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jaxfair import networks
 from jaxfair.curvature import operators
 from jaxfair.curvature.operators import GIGABYTE, as_pytree, make_plan
-from tests.networks.test_architectures import FLOAT64, random_images
-from tests.networks.test_networks import each_module, random_network
+from tests.networks.cases import FLOAT64, each_module, random_images, random_network
 
 LABEL = np.array([0, 1, 2, 3])
 

@@ -1,6 +1,5 @@
 """Every architecture against a plain one written here, at both ends of its masks, and against published sizes."""
 
-import functools
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,26 +15,10 @@ from jaxfair import checkpoints, networks
 from jaxfair.linearize import snl
 from jaxfair.networks import arithmetic, masks
 from jaxfair.training.fit import TrainConfig, fit
-from tests.networks.test_architectures import FLOAT64, IMAGE, conv, random_images, randomized
-from tests.training.test_train import make_data
+from tests.networks.cases import FLOAT64, IMAGE, MODULES, conv, each_module, random_images, random_network
+from tests.training.cases import make_data
 
-# Blocks whose shortcut has a convolution and others, with every stride of 1 and 2.
-MODULES: dict[str, networks.Module] = {
-    "basic": networks.ResNet((1, 2), num_classes=4, width=3, stem_stride=2),
-    "bottleneck": networks.ResNet((2, 1), num_classes=4, width=3, stem_stride=2, block="bottleneck"),
-    "preactivation": networks.ResNet((2, 1), 4, width=3, stem_stride=2, block="preactivation", stem_width=2),
-    "cnn": networks.CNN(num_classes=4, features=(3, 2), stem_stride=2),
-}
 GATES = {"basic": 6, "bottleneck": 9, "preactivation": 6, "cnn": 2}
-each_module = pytest.mark.parametrize("kind", MODULES)
-
-
-@functools.cache
-def random_network(kind: str, seed: int = 0) -> networks.Network:
-    module = MODULES[kind]
-    shapes = networks.shapes(module, IMAGE)
-    units = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), shapes.masks)
-    return randomized(networks.Network(module, shapes.params, shapes.batch_stats, units), seed)
 
 
 @jax.jit

@@ -18,8 +18,9 @@ from jaxfair.errors import JaxfairError
 from jaxfair.networks.network import apply_train, init
 from jaxfair.training import fit as train
 from jaxfair.training import mitigate
+from jaxfair.training.batches import Fixed
 from jaxfair.training.mitigate import Distance, Method, MitigationConfig, State
-from tests.training.test_train import MODULE, assert_same_bits, leaves
+from tests.training.cases import MODULE, assert_same_bits, leaves
 
 EXAMPLES = 400
 Examples = tuple[jax.Array, jax.Array, jax.Array]
@@ -152,9 +153,7 @@ def test_a_step_descends_the_lagrangian() -> None:
     expected = jax.tree.map(lambda p, g: p - 0.02 * g, network.params, jax.grad(lagrangian)(network.params))
     state = mitigate.State(multipliers=gamma, violation=jnp.zeros(2))
     carry = train.Carry(network, train.make_optimizer(config, 3).init(network.params), state)
-    after, _ = train.TrainStep(config, 3)(
-        carry, train.Fixed(None, dataset, jnp.int32(0)), (jnp.int32(0), jnp.asarray(index))
-    )
+    after, _ = train.TrainStep(config, 3)(carry, Fixed(None, dataset, jnp.int32(0)), (jnp.int32(0), jnp.asarray(index)))
     # float32 sums of a few hundred terms of order 1.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5), after.network.params, expected)
 

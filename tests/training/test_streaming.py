@@ -1,8 +1,10 @@
 """Images that stay on the host: the same results bit for bit, and never more than a batch on the device."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -11,12 +13,12 @@ import pytest
 
 from experiments.running.measure import AnalysisConfig, measure
 from jaxfair.data import dataset as data
-from jaxfair.data import rows
+from jaxfair.data import splits
 from jaxfair.linearize import snl
 from jaxfair.loops import run_epoch
 from jaxfair.networks.network import init, predict
 from jaxfair.training.fit import fit
-from tests.training.test_train import CONFIG, MODULE, assert_same_bits
+from tests.training.cases import CONFIG, MODULE, assert_same_bits
 
 NAMES = ["a", "b", "c"]
 LABEL = np.arange(44) % 3
@@ -46,7 +48,7 @@ def images(tmp_path: Path) -> Watched:
     return np.load(tmp_path / "images.npy", mmap_mode="r").view(Watched)
 
 
-def make(images: np.ndarray | rows.Rows, *, on_device: bool | None, label: np.ndarray = LABEL) -> data.Dataset:
+def make(images: np.ndarray | data.Rows, *, on_device: bool | None, label: np.ndarray = LABEL) -> data.Dataset:
     names: dict[str, Any] = {"name": "made", "class_names": NAMES, "group_names": NAMES}
     return data.make_dataset(images, label, GROUP[: len(label)], **names, on_device=on_device)
 
@@ -54,9 +56,9 @@ def make(images: np.ndarray | rows.Rows, *, on_device: bool | None, label: np.nd
 @pytest.fixture
 def both(images: Watched, monkeypatch: pytest.MonkeyPatch) -> tuple[data.Dataset, data.Dataset]:
     """The same training images on the device and on the host, where four images are the most that is read at once."""
-    monkeypatch.setattr(rows, "BLOCK", 4 * 8 * 8 * 3)
-    device = data.split(make(np.asarray(images), on_device=True), 0.25, seed=0)[0]
-    host = data.split(make(rows.Rows(images, np.arange(44)), on_device=False), 0.25, seed=0)[0]
+    monkeypatch.setattr(data, "BLOCK", 4 * 8 * 8 * 3)
+    device = splits.split(make(np.asarray(images), on_device=True), 0.25, seed=0)[0]
+    host = splits.split(make(data.Rows(images, np.arange(44)), on_device=False), 0.25, seed=0)[0]
     assert (device.on_host, host.on_host) == (False, True)
     return device, host
 
@@ -72,14 +74,14 @@ def assert_same_set(device: data.Dataset, host: data.Dataset) -> None:
 def test_splits_and_shares_are_those_of_images_on_the_device(
     both: tuple[data.Dataset, data.Dataset], images: Watched
 ) -> None:
-    thinned = [data.thin(dataset, (0.5, 1, 1), seed=1) for dataset in both]
-    again = [data.with_training_statistics(dataset, dataset)[0].take(np.array([7, 0, 7])) for dataset in thinned]
+    thinned = [splits.thin(dataset, (0.5, 1, 1), seed=1) for dataset in both]
+    again = [splits.with_training_statistics(dataset, dataset)[0].take(np.array([7, 0, 7])) for dataset in thinned]
     prints = [dataset.fingerprint() for dataset in (*thinned, *again)]
     assert prints[0] == prints[1] != prints[2] == prints[3]
     assert max(images.seen) == 4
     for device, host in (both, thinned, again):
         assert_same_set(device, host)
-        assert isinstance(host.images, rows.Rows)
+        assert isinstance(host.images, data.Rows)
         assert np.shares_memory(host.images.array, images)
 
 
@@ -169,16 +171,31 @@ def test_images_stay_on_the_host_when_the_device_has_no_room(images: Watched, mo
         dataset = make(images, on_device=None)
         assert (dataset.on_host, asked) == (not fits, [44 * 8 * 8 * 3])
     assert_same_set(make(images, on_device=True), dataset)
-    some = make(rows.Rows(images, np.array([4, 2, 1, 5, 0])), on_device=True, label=LABEL[:5])
+    some = make(data.Rows(images, np.array([4, 2, 1, 5, 0])), on_device=True, label=LABEL[:5])
     np.testing.assert_array_equal(some.images, np.asarray(images)[[4, 2, 1, 5, 0]])
 
 
 def test_what_fits_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of a device less what is in use; a quarter of the machine if the device does not say."""
-    monkeypatch.setattr(rows.os, "sysconf", lambda name: {"SC_PHYS_PAGES": 100, "SC_PAGE_SIZE": 8}[name], raising=False)
+    monkeypatch.setattr(data.os, "sysconf", lambda name: {"SC_PHYS_PAGES": 100, "SC_PAGE_SIZE": 8}[name], raising=False)
     for stats, most in (({"bytes_limit": 1000, "bytes_in_use": 300}, 200), ({"bytes_limit": 1000}, 500), (None, 200)):
-        device = SimpleNamespace(memory_stats=lambda stats=stats: stats)
-        monkeypatch.setattr(jax, "local_devices", lambda device=device: [device])
-        assert [rows.fits_device(n) for n in (most, most + 1)] == [True, False]
-    monkeypatch.delattr(rows.os, "sysconf")
-    assert rows.fits_device(10**18)
+        monkeypatch.setattr(type(jax.devices()[0]), "memory_stats", lambda _, stats=stats: stats)
+        assert [data.fits_device(n) for n in (most, most + 1)] == [True, False]
+    monkeypatch.delattr(data.os, "sysconf")
+    assert data.fits_device(10**18)
+
+
+def test_the_memory_is_that_of_the_default_device() -> None:
+    """In a process with two devices, of which the second is the smaller one."""
+    code = (
+        "import jax; from jaxfair.data.dataset import fits_device\n"
+        "first, second = jax.devices()\n"
+        "type(first).memory_stats = lambda device: {'bytes_limit': 200 if device == second else 400}\n"
+        "found = [fits_device(150)]\n"
+        "with jax.default_device(second): found.append(fits_device(150))\n"
+        "with jax.default_device('cpu'): found.append(fits_device(150))\n"
+        "print(found)"
+    )
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert run.stdout.strip() == "[True, False, True]"

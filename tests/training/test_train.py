@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,43 +14,14 @@ import numpy as np
 import optax
 import pytest
 
-from jaxfair import checkpoints, data, losses
+from jaxfair import checkpoints, losses
 from jaxfair.errors import JaxfairError
 from jaxfair.loops import run_epoch
 from jaxfair.networks.architectures import ResNet
 from jaxfair.networks.network import Network, apply_train, init, predict
-from jaxfair.training.fit import Carry, Fitted, Fixed, TrainConfig, TrainStep, check_finite, fit, make_optimizer
-
-MODULE = ResNet((1,), num_classes=3, width=4)
-CONFIG = TrainConfig(epochs=3, batch_size=8, learning_rate=0.05, augment="cifar")
-
-
-def make_data(n: int = 40, seed: int = 0) -> data.Dataset:
-    """Three classes of random 8x8 RGB images, each with its own mean brightness."""
-    rng = np.random.default_rng(seed)
-    label = np.arange(n) % 3
-    images = (rng.integers(0, 120, (n, 8, 8, 3)) + 60 * label[:, None, None, None]).astype(np.uint8)
-    names = ["a", "b", "c"]
-    return data.make_dataset(images, label, label, name="made", class_names=names, group_names=names)
-
-
-def fit_one(seed: int = 0, config: TrainConfig = CONFIG, **options) -> Fitted:
-    network = init(MODULE, (8, 8, 3), seed)
-    return next(fit([network], make_data(), config, seeds=[seed], **options))
-
-
-def saved_step(folder: Path) -> int | None:
-    (only,) = folder.iterdir()
-    return checkpoints.latest_step(only)
-
-
-def leaves(network: Network) -> list[np.ndarray]:
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(network)]
-
-
-def assert_same_bits(a: Network, b: Network) -> None:
-    for x, y in zip(leaves(a), leaves(b), strict=True):
-        np.testing.assert_array_equal(x, y)
+from jaxfair.training.batches import Fixed, check_finite
+from jaxfair.training.fit import Carry, TrainConfig, TrainStep, fit, make_optimizer
+from tests.training.cases import CONFIG, MODULE, assert_same_bits, fit_one, leaves, make_data, saved_step
 
 
 def test_one_step_is_torch_sgd_on_the_batch_loss() -> None:
@@ -199,7 +171,8 @@ def test_resuming_gives_the_bits_of_an_uninterrupted_run(tmp_path: Path) -> None
 
 KILLED = """
 import os, signal
-import tests.training.test_train as t
+import numpy as np
+from tests.training import cases as t
 from dataclasses import replace
 from pathlib import Path
 def on_epoch(epoch, epochs, metrics):
@@ -207,7 +180,7 @@ def on_epoch(epoch, epochs, metrics):
         os.kill(os.getpid(), signal.SIGKILL)
 config = replace(t.CONFIG, epochs=5, checkpoint_seconds=0.0)
 fitted = t.fit_one(config=config, progress_dirs=[Path({folder!r})], on_epoch=on_epoch)
-t.np.savez({out!r}, *t.leaves(fitted.network), **fitted.history)
+np.savez({out!r}, *t.leaves(fitted.network), **fitted.history)
 """
 
 
@@ -235,8 +208,8 @@ def test_a_diverging_loss_names_its_step() -> None:
 
 def test_check_finite_counts_from_the_first_step_given() -> None:
     with pytest.raises(JaxfairError, match="at step 12;"):
-        check_finite(np.array([1.0, 2.0, np.inf, np.nan]), 10, "it")
-    check_finite(np.ones(3), 0, "it")
+        check_finite(np.array([1.0, 2.0, np.inf, np.nan]), 10, ["it"])
+    check_finite(np.ones(3), 0, ["it"])
 
 
 def test_predict_equals_the_network_whatever_the_batch_size() -> None:
@@ -264,20 +237,57 @@ def test_a_network_for_other_images_or_classes_is_refused(module: ResNet, shape:
 
 
 def test_seeds_and_networks_must_match_in_number() -> None:
-    with pytest.raises(JaxfairError, match="2 seeds for 1 networks"):
-        next(fit([init(MODULE, (8, 8, 3), 0)], make_data(), CONFIG, seeds=[0, 1]))
+    network = init(MODULE, (8, 8, 3), 0)
+    for change in ({"seeds": [0, 1]}, {"order_seeds": [0, 1]}, {"teachers": [network] * 2}, {"progress_dirs": []}):
+        with pytest.raises(JaxfairError, match=rf"fit got \d {next(iter(change))} for 1 networks; give one"):
+            fit([network], make_data(), CONFIG, **{"seeds": [0], **change})
+    with pytest.raises(JaxfairError, match="fit got 0 seeds for 0 networks"):
+        fit([], make_data(), CONFIG, seeds=[])
+    for at_once in (0, -2):
+        with pytest.raises(JaxfairError, match=f"to train {at_once} seeds at once; give at least 1"):
+            fit([network], make_data(), CONFIG, seeds=[0], at_once=at_once)
     with pytest.raises(JaxfairError, match="batch size is 100"):
         fit_one(config=replace(CONFIG, batch_size=100))
 
 
+def train_in(folder: Path, *, start: int = 0, teacher: int = 9, config: TrainConfig = CONFIG, **options) -> Network:
+    """Train by distillation, with checkpoints after every epoch."""
+    config = replace(config, epochs=2, distillation_weight=1.0, checkpoint_seconds=0.0)
+    networks = {name: [init(MODULE, (8, 8, 3), seed)] for name, seed in (("networks", start), ("teachers", teacher))}
+    options = {"data": make_data(), "seeds": [0], **networks, **options}
+    return next(fit(config=config, progress_dirs=[folder], **options)).network
+
+
 def test_progress_of_another_run_is_not_continued(tmp_path: Path) -> None:
-    """Another rate, seed or data set in the same folder starts from its own beginning."""
-    config = replace(CONFIG, checkpoint_seconds=0.0)
-    fit_one(config=config, progress_dirs=[tmp_path])
-    other = replace(config, learning_rate=0.01)
-    straight, shared = fit_one(config=other), fit_one(config=other, progress_dirs=[tmp_path])
-    assert_same_bits(straight.network, shared.network)
-    assert len(list(tmp_path.iterdir())) == 2
+    """Another network to start from or to learn from, in the same folder, starts from its own beginning."""
+    train_in(tmp_path / "shared")
+    changes: list[dict[str, Any]] = [{"start": 1}, {"teacher": 8}]
+    for i, change in enumerate(changes, 2):
+        assert_same_bits(train_in(tmp_path / f"{i}", **change), train_in(tmp_path / "shared", **change))
+        assert len(list((tmp_path / "shared").iterdir())) == i
+
+
+def test_whatever_decides_the_training_names_its_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Path] = []
+
+    def ask(folder: Path) -> None:
+        asked.append(folder)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoints, "latest_step", ask)
+    changes: list[dict[str, Any]] = [
+        {"start": 1},
+        {"teacher": 8},
+        {"config": replace(CONFIG, learning_rate=0.01)},
+        {"data": make_data(seed=1)},
+    ]
+    changes += [{"seeds": [1], "order_seeds": [0]}, {"order_seeds": [1]}, {"config": replace(CONFIG, momentum=0.5)}]
+    everything: list[dict[str, Any]] = [{}, *changes, {"order_seeds": [0]}]
+    for change in everything:
+        with pytest.raises(KeyboardInterrupt):
+            train_in(tmp_path, **change)
+    assert len(set(asked)) == 1 + len(changes)
+    assert asked[0] == asked[-1]
 
 
 def test_mistakes_are_found_when_fit_is_called_not_when_it_is_read() -> None:

@@ -3,11 +3,11 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxfair import networks
+from jaxfair.checkpoints import tree_digest
 from jaxfair.data import sources
 from jaxfair.data.dataset import Dataset
 from jaxfair.errors import JaxfairError
@@ -34,14 +34,28 @@ def test_first_steps_are_those_of_fit(data: Dataset, network: Network) -> None:
     found = dict(trajectory.first_steps(network, data, CONFIG, seed=5, steps=[1, 3, 4, 6]))
     assert list(found) == [1, 3, 4, 6]
     (whole,) = fit([network], data, CONFIG, seeds=[5])
-    assert trajectory.tree_digest(found[6]) == trajectory.tree_digest(whole.network)
-    assert len({trajectory.tree_digest(after.params) for after in found.values()}) == 4
+    assert tree_digest(found[6]) == tree_digest(whole.network)
+    assert len({tree_digest(after.params) for after in found.values()}) == 4
     # The learning rate is constant before half of the steps, so that one epoch of three steps begins alike.
     short = dataclasses.replace(CONFIG, epochs=1, schedule="constant")
     (one,) = fit([network], data, short, seeds=[5])
     long = dataclasses.replace(CONFIG, schedule="constant")
     ((_, third),) = trajectory.first_steps(network, data, long, seed=5, steps=[3])
-    assert trajectory.tree_digest(third.params) == trajectory.tree_digest(one.network.params)
+    assert tree_digest(third.params) == tree_digest(one.network.params)
+
+
+def test_the_order_has_a_seed_of_its_own(data: Dataset, network: Network) -> None:
+    """Where nothing is augmented the order is all that a seed decides; where images are, it is not."""
+    found = {}
+    for kind in ("none", "cifar"):
+        config = dataclasses.replace(CONFIG, epochs=1, augment=kind)
+        for seed, order in ((0, 0), (0, 1), (1, 1)):
+            ((_, after),) = trajectory.first_steps(network, data, config, seed=seed, order_seed=order, steps=[3])
+            found[kind, seed, order] = tree_digest(after)
+    (whole,) = fit([network], data, config, seeds=[0], order_seeds=[1])
+    assert tree_digest(whole.network) == found["cifar", 0, 1]
+    assert found["none", 0, 1] == found["none", 1, 1] != found["none", 0, 0]
+    assert len({found["cifar", 0, 1], found["cifar", 1, 1], found["cifar", 0, 0]}) == 3
 
 
 @pytest.mark.parametrize("steps", [[], [0], [3, 2], [2, 2], [7]])
@@ -58,16 +72,9 @@ def test_a_nudge_moves_one_weight_of_every_array_by_one_unit(network: Network) -
         assert after[tuple(place)] == np.nextafter(before[tuple(place)], np.float32(np.inf))
         assert after.dtype == np.float32
     other = trajectory.nudge(network.params, 2)
-    digests = {trajectory.tree_digest(tree) for tree in (network.params, nudged, other)}
+    digests = {tree_digest(tree) for tree in (network.params, nudged, other)}
     assert len(digests) == 3
-    assert trajectory.tree_digest(trajectory.nudge(network.params, 1)) == trajectory.tree_digest(nudged)
-
-
-def test_a_digest_is_of_bits_shapes_and_names() -> None:
-    zeros = jnp.zeros((2, 3))
-    trees = [{"a": zeros}, {"b": zeros}, {"a": zeros.T}, {"a": -zeros}, {"a": zeros.astype(jnp.float16)}]
-    assert len({trajectory.tree_digest(tree) for tree in trees}) == 5
-    assert trajectory.tree_digest({"a": np.zeros((2, 3), np.float32)}) == trajectory.tree_digest(trees[0])
+    assert tree_digest(trajectory.nudge(network.params, 1)) == tree_digest(nudged)
 
 
 def test_sketches_tell_distances() -> None:

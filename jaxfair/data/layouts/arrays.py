@@ -2,7 +2,6 @@
 
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ def read(path: Path) -> Index:
     ``val``, ``valid`` and ``validation`` becomes the split as well. All arrays are held in memory.
 
     Raises:
-        JaxfairError: not an ``.npz`` file, a file that is cut short, Python objects in it, no ``images``, or arrays of
+        JaxfairError: The file is no ``.npz`` file or cut short, holds Python objects or no ``images``, or has arrays of
             another type or shape.
     """
     arrays = _load(path)
@@ -30,32 +29,23 @@ def read(path: Path) -> Index:
             "save the images as uint8 of shape (n, height, width, channels) under this name."
         )
     images = arrays.pop("images")
-    _check_shape(images, path)
-    _check_type(images, path)
+    _check_images(images, path)
     columns = {name: _column(name, array, len(images), path) for name, array in arrays.items()}
-
-    def stream() -> Iterator[tuple[int, Any]]:
-        return enumerate(images)
-
     return Index(
         title=path.name,
         names=[f"image {i} of {path.name}" for i in range(len(images))],
-        stream=stream,
+        stream=lambda: enumerate(images),
         columns=columns,
-        split=official_split(columns["split"]) if "split" in columns else None,
+        split=official_split(columns.get("split")),
         size=(images.shape[1], images.shape[2], images.shape[3] if images.ndim == 4 else 1),
     )
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
-    arrays: dict[str, Any] = {}
     advice = "write it by np.savez(path, images=..., and the columns by their names)"
     try:
         content = np.load(path, allow_pickle=False)
-        if isinstance(content, np.lib.npyio.NpzFile):
-            with content:
-                for name in content.files:
-                    arrays[name] = content[name]
+        arrays: dict[str, Any] = dict(content) if isinstance(content, np.lib.npyio.NpzFile) else {"": None}
     except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, OSError) and error.strerror:
             raise JaxfairError(f"'{path}' cannot be read: {error.strerror}; give an .npz file.") from error
@@ -65,13 +55,14 @@ def _load(path: Path) -> dict[str, np.ndarray]:
                 "such as np.array(values, dtype=str)."
             ) from error
         raise JaxfairError(f"'{path}' is no .npz file, or is cut short; {advice}.") from error
-    if not all(isinstance(array, np.ndarray) for array in arrays.values()) or not isinstance(content, Mapping):
+    if not all(isinstance(array, np.ndarray) for array in arrays.values()):
         raise JaxfairError(f"'{path}' holds something else than named arrays; {advice}.")
     return arrays
 
 
-def _check_shape(images: np.ndarray, path: Path) -> None:
-    shape = images.shape
+def _check_images(images: np.ndarray, path: Path) -> None:
+    """Raise a JaxfairError for images of another shape or type, with what would mend them."""
+    shape, kind = images.shape, images.dtype.kind
     if images.ndim == 4 and shape[1] in (1, 3) and shape[3] not in (1, 3):
         raise JaxfairError(
             f"The images of '{path}' have shape {shape}, channels first; save images.transpose(0, 2, 3, 1)."
@@ -81,12 +72,9 @@ def _check_shape(images: np.ndarray, path: Path) -> None:
             f"The images of '{path}' have shape {shape}; expected (n, height, width) or (n, height, width, 1 or 3), "
             "none of them 0."
         )
-
-
-def _check_type(images: np.ndarray, path: Path) -> None:
     if images.dtype == np.uint8:
         return
-    kind, text = images.dtype.kind, f"The images of '{path}' have type {images.dtype}"
+    text = f"The images of '{path}' have type {images.dtype}"
     if kind not in "buif":
         raise JaxfairError(f"{text}; save them as uint8.")
     low, high = images.min(), images.max()

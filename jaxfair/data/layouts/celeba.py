@@ -7,7 +7,6 @@ import numpy as np
 from jaxfair.data.columns import Column, Index, Rejected, select
 from jaxfair.data.files import Files
 from jaxfair.data.layouts import find
-from jaxfair.data.layouts.find import streamer
 from jaxfair.errors import JaxfairError
 
 PARTS = ("train", "validation", "test")
@@ -20,44 +19,45 @@ _PART_CODES = {"0": 0, "1": 1, "2": 2}
 def read(files: Files) -> Index:
     """Read CelebA: images in any folder, ``list_attr_celeba*.txt`` or ``.csv``, and the official partition if there.
 
-    Columns: each attribute, with names such as ``not Male`` and ``Male``. The split is that of
+    Each attribute is a column, with names such as ``not Male`` and ``Male``. The split is that of
     ``list_eval_partition.txt`` or ``.csv``; None without it, or if all images are of one part. Rows of the table
     without an image are left out; images without a row, and rows that are malformed or occur twice, are rejected.
 
     Raises:
-        JaxfairError: there is no table or no image, or they do not belong together.
+        JaxfairError: There is no table or no image, or they do not belong together.
     """
-    table, partition = _tables(files)
-    content = dict(files.stream([name for name in (table, partition) if name is not None]))
-    header, rows = _attributes(files, table, _cells(content[table]))
-    values, rejected = _values(find.base(table), rows, _ATTRIBUTE_CODES, len(header))
-    tables, parts = {find.base(table): values}, None
-    if partition is not None:
-        part_rows = _cells(content[partition])[1 if partition.endswith(".csv") else 0 :]  # a .csv has a header
-        parts, malformed = _values(find.base(partition), part_rows, _PART_CODES, 1)
-        tables[find.base(partition)] = parts
-        rejected += malformed
-    names, unknown = _known(files, tables, rejected)
-    return Index(
-        title=find.title("CelebA", len(names), full=len(names) == _COUNT),
-        names=names,
-        stream=streamer(files, names),
-        columns=_columns(header, [values[find.stem(name)] for name in names]),
-        split=None if parts is None else _split([parts[find.stem(name)][0] for name in names]),
-        left_out=_without_image(files, table, rows),
-        rejected=(*rejected, *unknown),
-    )
-
-
-def _tables(files: Files) -> tuple[str, str | None]:
-    """Return the names of the table of attributes and of the partition."""
     table = find.one(files, "list_attr_celeba*.txt", "list_attr_celeba*.csv")
+    partition = find.one(files, "list_eval_partition*.txt", "list_eval_partition*.csv")
     if table is None:
         raise JaxfairError(
             f"'{files.path}' holds no table of attributes; expected CelebA's list_attr_celeba.txt or .csv beside the "
             "images."
         )
-    return table, find.one(files, "list_eval_partition*.txt", "list_eval_partition*.csv")
+    content = {name: _cells(data) for name, data in files.stream([name for name in (table, partition) if name])}
+    header, rows = _attributes(files, table, content[table])
+    tables = {table: _values(find.base(table), rows, _ATTRIBUTE_CODES, len(header))}
+    if partition is not None:
+        part_rows = content[partition][1 if partition.endswith(".csv") else 0 :]  # a .csv has a header
+        tables[partition] = _values(find.base(partition), part_rows, _PART_CODES, 1)
+    malformed = [row for _, bad in tables.values() for row in bad]
+    values = {find.base(name): good for name, (good, _) in tables.items()}
+    names, unknown = _known(files, values, malformed)
+    stems = [find.stem(name) for name in names]
+    codes = np.frombuffer(b"".join(tables[table][0][stem] for stem in stems), np.uint8)
+    codes = codes.reshape(len(stems), -1).T.astype(np.int32, order="C")
+    split = None
+    if partition is not None:
+        parts = np.array([tables[partition][0][stem][0] for stem in stems], np.int32)
+        split = select(Column(parts, PARTS), np.arange(len(parts)))
+    return Index(
+        title=find.title("CelebA", len(names), full=len(names) == _COUNT),
+        names=names,
+        stream=lambda: files.rows(names),
+        columns={name: Column(codes[i], (f"not {name}", name)) for i, name in enumerate(header)},
+        split=split if split and len(split.names) > 1 else None,
+        left_out=_without_image(files, table, rows),
+        rejected=(*malformed, *unknown),
+    )
 
 
 def _cells(data: bytes) -> list[list[str]]:
@@ -102,7 +102,7 @@ def _known(
     files: Files, tables: Mapping[str, Mapping[str, bytes]], malformed: Sequence[Rejected]
 ) -> tuple[list[str], list[Rejected]]:
     """Return the images that every table has a row of, and the others with what they lack."""
-    images, rejected = find.without_copies(find.images(files))
+    images, rejected = find.without_copies(files.images)
     if not images:
         raise JaxfairError(f"'{files.path}' holds no images; expected CelebA's, such as 000001.jpg, beside the table.")
     reported = {find.stem(row.name) for row in malformed}
@@ -121,18 +121,8 @@ def _known(
     return names, rejected
 
 
-def _columns(header: Sequence[str], rows: Sequence[bytes]) -> dict[str, Column]:
-    codes = np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), len(header)).T.astype(np.int32, order="C")
-    return {name: Column(code, (f"not {name}", name)) for name, code in zip(header, codes, strict=True)}
-
-
-def _split(parts: Sequence[int]) -> Column | None:
-    split = select(Column(np.array(parts, np.int32), PARTS), np.arange(len(parts)))
-    return split if len(split.names) > 1 else None
-
-
 def _without_image(files: Files, table: str, rows: Sequence[Sequence[str]]) -> tuple[Rejected, ...]:
-    present = {find.stem(name) for name in find.images(files)}
+    present = {find.stem(name) for name in files.images}
     absent = [image for image, *_ in rows if find.stem(image) not in present]
     if not absent:
         return ()

@@ -2,25 +2,24 @@
 
 import io
 import pickle
-from itertools import chain
+import re
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt8
 
 from jaxfair.data.columns import Column, Index, Rejected
 from jaxfair.data.files import Files
 from jaxfair.data.layouts import find
-from jaxfair.data.layouts.find import streamer
+from jaxfair.data.layouts.find import PARTS
 from jaxfair.errors import JaxfairError
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
-PARTS = ("train", "test")
 
-_SIZE = (32, 32, 3)
 _COUNTS = [50_000, 10_000]  # of train and test
 _META = "batches.meta"
+_IN_FOLDERS = re.compile(r"((?:.*/)?(train|test))/([^/]+)/[^/]+")  # folder of the part, part, class
+_AGAIN = "unpack cifar-10-python.tar.gz again"
 
 # What pickles of arrays, bytes and lists call. Any other function that a pickle asks for could do harm.
 _ALLOWED = {
@@ -35,102 +34,86 @@ _ALLOWED = {
 def read(files: Files) -> Index:
     """Read CIFAR-10: the pickles ``data_batch_1`` to ``5`` and ``test_batch``, or folders ``train/<class>``.
 
-    Column: ``class``, with the ten names in the official order. Class folders without any ``test/<class>`` have no
-    split.
+    The column is ``class``, with the ten names in the official order. Class folders without any ``test/<class>`` have
+    no split.
 
     Raises:
-        JaxfairError: neither is there, a batch is missing or broken, or a class folder has another name.
+        JaxfairError: Neither is there, a batch is missing or broken, or a class folder has another name.
     """
-    if any(find.base(name) in BATCHES for name in files.names):
-        return _read_batches(files)
-    return _read_folders(files)
+    return _read_batches(files) if any(find.base(name) in BATCHES for name in files.names) else _read_folders(files)
 
 
 def _read_folders(files: Files) -> Index:
-    images = find.images(files)
-    paths = {name: name.split("/") for name in images}
-    names = [name for name, path in paths.items() if len(path) > 2 and path[-3] in PARTS]
-    part = np.array([PARTS.index(paths[name][-3]) for name in names], np.int32)
-    counts = np.bincount(part, minlength=2).tolist()
+    images = files.images
+    found = {name: match.groups() for name in images if (match := _IN_FOLDERS.fullmatch(name))}
+    names = list(found)
+    counts = [sum(part == which for _, part, _ in found.values()) for which in PARTS]
     if counts[0] == 0:
         raise JaxfairError(
             f"'{files.path}' holds neither the batches of cifar-10-python.tar.gz nor images in train/<class>; "
             f"expected one of them, with the classes {', '.join(CLASSES)}."
         )
-    _check_folders(files, {tuple(paths[name][:-1]) for name in names})
-    stray = [name for name in images if len(paths[name]) < 3 or paths[name][-3] not in PARTS]
-    label = np.array([CLASSES.index(paths[name][-2]) for name in names], np.int32)
+    for part in PARTS:
+        _check_folders(files, part, sorted({place for place in found.values() if place[1] == part}))
     # The official pixels are not compressed: copies as JPEG give lower accuracies.
     title = "CIFAR-10 (JPEG)" if any(name.lower().endswith((".jpg", ".jpeg")) for name in names) else "CIFAR-10"
+    part = np.array([PARTS.index(part) for _, part, _ in found.values()], np.int32)
     return Index(
         title=find.title(title, len(names), full=counts == _COUNTS),
         names=names,
-        stream=streamer(files, names),
-        columns={"class": Column(label, CLASSES)},
+        stream=lambda: files.rows(names),
+        columns={"class": Column(np.array([CLASSES.index(label) for *_, label in found.values()], np.int32), CLASSES)},
         split=Column(part, PARTS) if counts[1] else None,
-        size=_SIZE,
-        rejected=tuple(Rejected(name, "lies in no folder train/<class> or test/<class>") for name in stray),
+        size=(32, 32, 3),
+        rejected=tuple(
+            Rejected(name, "lies in no folder train/<class> or test/<class>") for name in images if name not in found
+        ),
     )
 
 
-def _check_folders(files: Files, folders: set[tuple[str, ...]]) -> None:
-    """Raise if the folders, as ``(..., part, class)``, are not the ten classes of one train and one test folder."""
-    expected = f"expected the classes {', '.join(CLASSES)}"
-    for part in PARTS:
-        found = sorted(folder for folder in folders if folder[-2] == part)
-        if len(parents := sorted({"/".join(folder[:-1]) for folder in found})) > 1:
-            raise JaxfairError(
-                f"'{files.path}' holds two {part} folders, '{parents[0]}' and '{parents[1]}'; give one copy only."
-            )
-        if wrong := [folder[-1] for folder in found if folder[-1] not in CLASSES]:
-            raise JaxfairError(f"'{files.path}' holds the class folder '{part}/{wrong[0]}'; {expected}.")
-        if found and (missing := [name for name in CLASSES if name not in {folder[-1] for folder in found}]):
-            raise JaxfairError(f"'{files.path}' holds no images in '{part}/{missing[0]}'; {expected}.")
+def _check_folders(files: Files, part: str, places: list[tuple[str, ...]]) -> None:
+    """Raise if the folders of a part, with its name and a class each, are not the ten classes in one place."""
+    parents = sorted({parent for parent, *_ in places})
+    classes = [label for *_, label in places]
+    wrong, missing = sorted(set(classes) - set(CLASSES)), sorted(set(CLASSES) - set(classes))
+    where, expected = f"'{files.path}' holds", f"expected the classes {', '.join(CLASSES)}"
+    if len(parents) > 1:
+        raise JaxfairError(f"{where} two {part} folders, '{parents[0]}' and '{parents[1]}'; give one copy only.")
+    if wrong:
+        raise JaxfairError(f"{where} the class folder '{part}/{wrong[0]}'; {expected}.")
+    if places and missing:
+        raise JaxfairError(f"{where} no images in '{part}/{missing[0]}'; {expected}.")
 
 
 def _read_batches(files: Files) -> Index:
     found = {batch: find.one(files, batch) for batch in (*BATCHES, _META)}
     if missing := [batch for batch in BATCHES if found[batch] is None]:
         raise JaxfairError(
-            f"'{files.path}' holds no {', '.join(missing)}; expected data_batch_1 to 5 and test_batch, so unpack "
-            "cifar-10-python.tar.gz again."
+            f"'{files.path}' holds no {', '.join(missing)}; expected data_batch_1 to 5 and test_batch, so {_AGAIN}."
         )
-    content = {}
-    for name, data in files.stream([name for name in found.values() if name is not None]):
-        batch, where = find.base(name), f"'{name}' of '{files.path}'"
-        values = _unpickle(data, where)
-        content[batch] = _check_meta(values, where) if batch == _META else _arrays(values, where)
-    images = [content[batch][0] for batch in BATCHES]
-    label = np.concatenate([content[batch][1] for batch in BATCHES])
-    counts = [sum(len(batch) for batch in images[:-1]), len(images[-1])]
-    return Index(
-        title=find.title("CIFAR-10", len(label), full=counts == _COUNTS),
-        names=[f"{found[b]}[{i}]" for b, pixels in zip(BATCHES, images, strict=True) for i in range(len(pixels))],
-        stream=lambda: enumerate(chain.from_iterable(images)),
-        columns={"class": Column(label, CLASSES)},
-        split=Column(np.repeat(np.arange(2, dtype=np.int32), counts), PARTS),
-        size=_SIZE,
-    )
+    content = {
+        find.base(name): _batch(data, f"'{name}' of '{files.path}'", meta=find.base(name) == _META)
+        for name, data in files.stream([name for name in found.values() if name is not None])
+    }
+    parts = [(PARTS[batch == "test_batch"], found[batch] or batch, *content[batch]) for batch in BATCHES]
+    return find.from_arrays("CIFAR-10", _COUNTS, "class", CLASSES, parts)
 
 
-def _check_meta(values: dict[str, Any], where: str) -> None:
-    names = values.get("label_names")
-    if not isinstance(names, list) or names not in ([name.encode() for name in CLASSES], list(CLASSES)):
-        raise JaxfairError(f"{where} names other classes than CIFAR-10's; expected {', '.join(CLASSES)} in this order.")
-
-
-def _arrays(values: dict[str, Any], where: str) -> tuple[UInt8[np.ndarray, "n h w c"], Int[np.ndarray, " n"]]:
+def _batch(data: bytes, where: str, *, meta: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return images, NHWC, and labels of a batch; of the file of names, which is only checked, nothing."""
+    values = _unpickle(data, where)
+    if meta:
+        names = values.get("label_names")
+        if not isinstance(names, list) or names not in ([name.encode() for name in CLASSES], list(CLASSES)):
+            raise JaxfairError(f"{where} names other classes than CIFAR-10's; expected {', '.join(CLASSES)}, in order.")
+        return np.zeros(0), np.zeros(0)
     pixels, label = values.get("data"), values.get("labels")
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != (3072,):
-        raise JaxfairError(
-            f"{where} holds no images of 3,072 bytes each as 'data'; unpack cifar-10-python.tar.gz again."
-        )
+        raise JaxfairError(f"{where} holds no images of 3,072 bytes each as 'data'; {_AGAIN}.")
     label = label.tolist() if isinstance(label, np.ndarray) else label
     if not isinstance(label, list) or len(label) != len(pixels) or not all(value in range(10) for value in label):
-        raise JaxfairError(
-            f"{where} does not hold a label from 0 to 9 for each of its {len(pixels):,} images; unpack "
-            "cifar-10-python.tar.gz again."
-        )
+        count = f"{len(pixels):,} images"
+        raise JaxfairError(f"{where} does not hold a label from 0 to 9 for each of its {count}; {_AGAIN}.")
     return pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), np.array(label, np.int32)
 
 
@@ -147,6 +130,4 @@ def _unpickle(data: bytes, where: str) -> dict[str, Any]:
         content = _Unpickler(io.BytesIO(data), encoding="bytes").load()
         return {key.decode() if isinstance(key, bytes) else key: value for key, value in content.items()}
     except Exception as error:  # broken bytes make pickle raise many kinds
-        raise JaxfairError(
-            f"{where} is cut short or no CIFAR-10 batch ({error}); unpack cifar-10-python.tar.gz again."
-        ) from error
+        raise JaxfairError(f"{where} is cut short or no CIFAR-10 batch ({error}); {_AGAIN}.") from error

@@ -1,14 +1,17 @@
-"""Find the files of a layout by name, in whichever folder of a source they lie."""
+"""What layouts share: files found by name, in whichever folder of a source they lie, and sets in arrays."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from itertools import chain
 from typing import Any
 
-from jaxfair.data.columns import Rejected
+import numpy as np
+
+from jaxfair.data.columns import Column, Index, Rejected
 from jaxfair.data.files import Files
 from jaxfair.errors import JaxfairError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+PARTS = ("train", "test")
 
 
 def base(name: str) -> str:
@@ -19,11 +22,6 @@ def base(name: str) -> str:
 def stem(name: str) -> str:
     """Return a file's name without its folders, up to its first dot: ``000001`` of ``celebA/000001.jpg``."""
     return base(name).partition(".")[0]
-
-
-def images(files: Files) -> list[str]:
-    """Return the names of the images, sorted, so that a folder and an archive of it give one order."""
-    return sorted(name for name in files.names if name.lower().endswith(IMAGE_SUFFIXES))
 
 
 def one(files: Files, *patterns: str) -> str | None:
@@ -63,7 +61,21 @@ def several(names: Sequence[str], shown: int = 3) -> str:
     return f"{len(names)} file{'s' if len(names) != 1 else ''} ({', '.join(names[:shown])}{dots})"
 
 
-def streamer(files: Files, names: Sequence[str]) -> Callable[[], Iterator[tuple[int, Any]]]:
-    """Return what ``Index.stream`` is for encoded files: row i is the file ``names[i]``."""
-    row = {name: i for i, name in enumerate(names)}
-    return lambda: ((row[name], data) for name, data in files.stream(names))
+def from_arrays(
+    name: str, full: Sequence[int], column: str, values: tuple[str, ...], files: Sequence[tuple[str, str, Any, Any]]
+) -> Index:
+    """Return the index of a set that lies in arrays of 32x32 RGB images, and has one column.
+
+    ``full`` are the numbers of training and test images of the whole set; ``files`` give the part, the name, the images
+    (NHWC) and the codes of the column, of each file in order.
+    """
+    counts = [len(images) for _, _, images, _ in files]
+    part = np.repeat([PARTS.index(which) for which, *_ in files], counts).astype(np.int32)
+    return Index(
+        title=title(name, len(part), full=np.bincount(part, minlength=2).tolist() == list(full)),
+        names=[f"{file}[{i}]" for (_, file, *_), count in zip(files, counts, strict=True) for i in range(count)],
+        columns={column: Column(np.concatenate([codes for *_, codes in files]), values)},
+        stream=lambda: enumerate(chain.from_iterable(images for _, _, images, _ in files)),
+        split=Column(part, PARTS) if part.any() else None,
+        size=(32, 32, 3),
+    )

@@ -3,7 +3,7 @@
 from itertools import takewhile
 
 from jaxfair.data.columns import PARTS, Index, Rejected, from_values, official_split
-from jaxfair.data.files import Files
+from jaxfair.data.files import IMAGE_SUFFIXES, Files
 from jaxfair.data.layouts import find
 from jaxfair.errors import JaxfairError
 
@@ -17,42 +17,35 @@ def read(files: Files) -> Index:
     ``rejected`` are images beside the class folders.
 
     Raises:
-        JaxfairError: no image, no class folder, or other folders beside those of official parts.
+        JaxfairError: There is no image, no class folder, or another folder beside those of official parts.
     """
-    names = sorted(files.names)
-    images = find.images(files)
+    names, images = sorted(files.names), files.images
     if not images:
         raise JaxfairError(
             f"'{files.path}' holds no image among its {find.several(names)}; expected folders of classes with "
-            f"{', '.join(find.IMAGE_SUFFIXES)} files in them."
+            f"{', '.join(IMAGE_SUFFIXES)} files in them."
         )
     folders = _below_shared([name.split("/")[:-1] for name in images])
     level = _class_level(files, {folder[0] for folder in folders if folder})
-    rejected = [
-        Rejected(name, "lies beside the class folders")
-        for name, folder in zip(images, folders, strict=True)
-        if len(folder) <= level
-    ]
-    if len(rejected) == len(images):
+    kept = {name: folder for name, folder in zip(images, folders, strict=True) if len(folder) > level}
+    if not kept:
         raise JaxfairError(
             f"'{files.path}' has no class folders: '{images[0]}' lies in none; expected <class>/<image> or "
             "train/<class>/<image>, or give a table of the labels."
         )
-    kept = {name: folder for name, folder in zip(images, folders, strict=True) if len(folder) > level}
+    deep = [name for name, folder in kept.items() if len(folder) > level + 1]
     left_out = {
-        "in folders below their class folder, which are not told apart": [
-            name for name, folder in kept.items() if len(folder) > level + 1
-        ],
+        "in folders below their class folder, which are not told apart": deep,
         "no images by their extension": sorted(set(names) - set(images)),
     }
     return Index(
         title=files.path.absolute().name,
         names=list(kept),
-        stream=find.streamer(files, list(kept)),
+        stream=lambda: files.rows(list(kept)),
         columns={"class": from_values([folder[level] for folder in kept.values()])},
-        split=official_split(from_values([folder[0] for folder in kept.values()])) if level else None,
+        split=official_split(from_values([folder[0] for folder in kept.values()]) if level else None),
         left_out=tuple(Rejected(find.several(which), reason) for reason, which in left_out.items() if which),
-        rejected=tuple(rejected),
+        rejected=tuple(Rejected(name, "lies beside the class folders") for name in images if name not in kept),
     )
 
 

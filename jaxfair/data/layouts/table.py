@@ -1,17 +1,20 @@
-"""Tables of labels, CSV or Parquet: one row an image, named by its path."""
+"""Tables of labels, CSV or Parquet: one row an image, named by its path.
+
+CSV is read by Python's own reader: pyarrow's would turn ``007`` into 7 unless told otherwise, and takes a quote that is
+never closed for a cell with the rest of the table in it.
+"""
 
 import csv
 import io
 import posixpath
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxfair.data.columns import Column, Index, Rejected, from_values, official_split
 from jaxfair.data.files import Files
-from jaxfair.data.layouts.find import several, streamer
+from jaxfair.data.layouts.find import several
 from jaxfair.errors import JaxfairError, did_you_mean
 
 # As Python and pandas write floats: a CSV's 1.0 is then the value 1, as it is in Parquet. A gap is blank or nan.
@@ -19,10 +22,10 @@ _FLOAT = re.compile(r"-?(\d+\.\d+(e[+-]\d+)?|\d+e[+-]\d+|inf)|nan|", re.IGNORECA
 
 
 class _Table(NamedTuple):
-    """Names of the columns, the cells of one of them by its name, and the row of each cell, counted from 1."""
+    """The names of the columns, their cells in the same order, the row of each cell from 1, and what fits no column."""
 
-    names: tuple[str, ...]
-    cells: Callable[[str], Sequence[Any]]
+    names: Sequence[str]
+    columns: Sequence[Sequence[Any]]
     rows: Sequence[int]
     ragged: tuple[Rejected, ...] = ()
 
@@ -33,30 +36,29 @@ def read(table: Path, files: Files, path_column: str) -> Index:
     Args:
         table: Parquet where it ends in ``.parquet`` or ``.pq``; otherwise CSV in UTF-8, split at commas, semicolons or
             tabs, with a header. Columns without a name are passed over.
-        files: what the paths are relative to, or relative to its one folder where all files lie in one.
-        path_column: name of the column of paths, whose folders are parted by ``/`` or ``\``.
+        files: What the paths are relative to, or relative to its one folder where all files lie in one.
+        path_column: The name of the column of paths, whose folders are parted by ``/`` or ``\``.
 
     Returns:
-        The index, whose columns are encoded when they are first looked up. Missing cells have the code ``MISSING``. A
-        column ``split`` of ``train``, ``test``, ``val``, ``valid`` and ``validation`` is the split as well.
-        ``rejected`` are rows, counted from 1 below the header, without a path or with too few or too many cells; paths
-        that do not exist; and paths that several rows name, since these may disagree. ``left_out`` are the files that
-        no row names.
+        The index. Missing cells have the code ``MISSING``. A column ``split`` of ``train``, ``test``, ``val``,
+        ``valid`` and ``validation`` is the split as well. ``rejected`` are rows, counted from 1 below the header,
+        without a path or with too few or too many cells; paths that do not exist; and paths that several rows name,
+        since these may disagree. ``left_out`` are the files that no row names.
 
     Raises:
-        JaxfairError: the table cannot be read, has two columns of one name, no column of paths, no row, or none that
+        JaxfairError: The table cannot be read, has two columns of one name, no column of paths, no row, or none that
             can be used; or a path is absolute or leads out of ``files``.
     """
     content = _parquet(table) if table.suffix.lower() in (".parquet", ".pq") else _csv(table, path_column)
-    repeated = [name for name in content.names if content.names.count(name) > 1]
+    repeated = [name for name in content.names if name and content.names.count(name) > 1]
     if repeated:
         raise JaxfairError(f"The table '{table}' has several columns named '{repeated[0]}'; rename all but one.")
-    if path_column not in content.names:
-        hint = did_you_mean(path_column, content.names)
-        raise JaxfairError(f"The table '{table}' has no column '{path_column}'{hint}")
+    cells = {name: column for name, column in zip(content.names, content.columns, strict=True) if name}
+    if path_column not in cells:
+        raise JaxfairError(f"The table '{table}' has no column '{path_column}'{did_you_mean(path_column, cells)}")
     if not content.rows and not content.ragged:
         raise JaxfairError(f"The table '{table}' has a header but no rows; expected a row an image.")
-    named, blank = _named(content, table, files, path_column)
+    named, blank = _named(cells.pop(path_column), content.rows, table, files)
     present = frozenset(files.names)
     kept = {name: at[0] for name, at in named.items() if len(at) == 1 and name in present}
     rejected = (*content.ragged, *blank, *_misfits(named, present, content.rows, table))
@@ -65,48 +67,28 @@ def read(table: Path, files: Files, path_column: str) -> Index:
             f"No row of the table '{table}' can be used ({rejected[0].name} {rejected[0].reason}); "
             f"paths are expected to be relative to '{files.path}', whose first file is '{files.names[0]}'."
         )
-    columns = _Columns([name for name in content.names if name != path_column], content.cells, list(kept.values()))
+    columns = {name: _encode([column[i] for i in kept.values()]) for name, column in cells.items()}
     unnamed = sorted(name for name in present - named.keys() if not _is_same(files.path / name, table))
     return Index(
         title=f"{files.path.absolute().name}, labels of {table.name}",
         names=list(kept),
-        stream=streamer(files, list(kept)),
+        stream=lambda: files.rows(list(kept)),
         columns=columns,
-        split=official_split(columns["split"]) if "split" in columns else None,
+        split=official_split(columns.get("split")),
         left_out=(Rejected(several(unnamed), f"named by no row of {table.name}"),) if unnamed else (),
         rejected=rejected,
     )
 
 
-class _Columns(Mapping[str, Column]):
-    """Columns that are encoded when first looked up: a table may have many, or contents of files, and few are used."""
-
-    def __init__(self, names: Sequence[str], cells: Callable[[str], Sequence[Any]], kept: Sequence[int]) -> None:
-        self._columns: dict[str, Column | None] = dict.fromkeys(names)
-        self._cells, self._kept = cells, kept
-
-    def __getitem__(self, name: str) -> Column:
-        column = self._columns[name]
-        if column is None:
-            cells = self._cells(name)
-            column = self._columns[name] = _encode([cells[i] for i in self._kept])
-        return column
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._columns)
-
-    def __len__(self) -> int:
-        return len(self._columns)
-
-
 def _encode(cells: Sequence[Any]) -> Column:
+    """Return a column; text that reads as floats throughout is read so, and all other text keeps its spelling."""
     if all(_FLOAT.fullmatch(text.strip()) for text in {cell for cell in cells if isinstance(cell, str)}):
         cells = [float(cell.strip() or "nan") if isinstance(cell, str) else cell for cell in cells]
     return from_values(cells)
 
 
 def _named(
-    content: _Table, table: Path, files: Files, path_column: str
+    cells: Sequence[Any], rows: Sequence[int], table: Path, files: Files
 ) -> tuple[dict[str, list[int]], tuple[Rejected, ...]]:
     """Return where each path stands, and the rows without one."""
     present = frozenset(files.names)
@@ -114,12 +96,12 @@ def _named(
     only_folder = folders.pop() if len(folders) == 1 else ""
     named: dict[str, list[int]] = {}
     blank = []
-    for i, cell in enumerate(content.cells(path_column)):
+    for i, cell in enumerate(cells):
         text = cell.decode("utf-8", "replace") if isinstance(cell, bytes) else str("" if cell is None else cell)
         if not text.strip():
-            blank.append(Rejected(f"data row {content.rows[i]} of {table.name}", "has no path"))
+            blank.append(Rejected(f"data row {rows[i]} of {table.name}", "has no path"))
             continue
-        name = text if text in present else _relative(text, files, f"data row {content.rows[i]} of '{table}'")
+        name = text if text in present else _relative(text, files, f"data row {rows[i]} of '{table}'")
         if name not in present and only_folder + name in present:
             name = only_folder + name
         named.setdefault(name, []).append(i)
@@ -165,21 +147,15 @@ def _csv(table: Path, path_column: str) -> _Table:
         raise JaxfairError(f"The table '{table}' is no CSV from line {line} on: {error}; check the quotes.") from error
     if not records:
         raise JaxfairError(f"The table '{table}' is empty; expected a header and a row an image.")
-    header = [name.strip() for name in records[0]]
-    good, rows, ragged = [], [], []
-    for row, record in enumerate(records[1:], 1):
-        if len(record) == len(header):
-            good.append(record)
-            rows.append(row)
-        else:
-            reason = f"has {len(record)} cells instead of {len(header)}"
-            ragged.append(Rejected(f"data row {row} of {table.name}", reason))
-
-    def cells(name: str) -> list[str]:
-        column = header.index(name)
-        return [record[column] for record in good]
-
-    return _Table(tuple(name for name in header if name), cells, rows, tuple(ragged))
+    names = [name.strip() for name in records[0]]
+    good = {row: record for row, record in enumerate(records[1:], 1) if len(record) == len(names)}
+    ragged = [
+        Rejected(f"data row {row} of {table.name}", f"has {len(record)} cells instead of {len(names)}")
+        for row, record in enumerate(records[1:], 1)
+        if row not in good
+    ]
+    columns = list(zip(*good.values(), strict=True)) or [()] * len(names)
+    return _Table(names, columns, list(good), tuple(ragged))
 
 
 def _text(table: Path) -> str:
@@ -200,7 +176,7 @@ def _text(table: Path) -> str:
 
 
 def _header(text: str, delimiter: str) -> list[str]:
-    """Return the names in the first line that is not empty; none where they are not separated by this delimiter."""
+    """Return the names in the first line that is not empty; none where this delimiter does not separate them."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         return [name.strip() for name in next((record for record in reader if record), [])]
@@ -209,28 +185,14 @@ def _header(text: str, delimiter: str) -> list[str]:
 
 
 def _parquet(table: Path) -> _Table:
-    with _open_parquet(table) as file:
-        names, count = tuple(file.schema_arrow.names), file.metadata.num_rows
+    import pyarrow
+    from pyarrow import parquet
 
-    def cells(name: str) -> list[Any]:
-        with _open_parquet(table) as file:
-            return file.read(columns=[name]).column(name).to_pylist()
-
-    return _Table(names, cells, range(1, count + 1))
-
-
-@contextmanager
-def _open_parquet(table: Path) -> Iterator[Any]:
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError as error:
-        raise JaxfairError(
-            f"The table '{table}' needs pyarrow to be read; install 'jaxfair[parquet]', or save the table as CSV."
-        ) from error
     try:
         with parquet.ParquetFile(table) as file:
-            yield file
-    except (OSError, ArrowException, ValueError) as error:
+            content = file.read()
+        return _Table(content.column_names, [c.to_pylist() for c in content.columns], range(1, content.num_rows + 1))
+    except (OSError, pyarrow.ArrowException, ValueError) as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise JaxfairError(
             f"The table '{table}' cannot be read as Parquet: {reason}; write it again, or as CSV."

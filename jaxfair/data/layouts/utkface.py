@@ -7,7 +7,6 @@ import numpy as np
 from jaxfair.data.columns import Column, Index, Rejected, from_values
 from jaxfair.data.files import Files
 from jaxfair.data.layouts import find
-from jaxfair.data.layouts.find import streamer
 from jaxfair.errors import JaxfairError
 
 AGES = ("0-1", "2-12", "13-17", "18-64", "65+")
@@ -31,34 +30,31 @@ _KNOWN = {
 def read(files: Files) -> Index:
     """Read UTKFace: images named ``[age]_[gender]_[race]_[stamp].jpg``, or ``.jpg.chip.jpg``, in any folder.
 
-    Columns: ``age`` in the groups of Das et al. (2024) and 0-1, ``years``, ``gender`` and ``race``. The five names that
-    are malformed in the published set are left out; other malformed names and second copies are rejected.
+    The columns are ``age`` in the groups of Das et al. (2024) and 0-1, ``years``, ``gender`` and ``race``. The five
+    names that are malformed in the published set are left out; other malformed names and second copies are rejected.
 
     Raises:
-        JaxfairError: no image has such a name.
+        JaxfairError: No image has such a name.
     """
-    names = find.images(files)
+    names = files.images
     named, copies = find.without_copies([name for name in names if _NAME.fullmatch(find.base(name))])
     if not named:
         raise JaxfairError(
             f"None of the {len(names):,} images of '{files.path}' has a name of the form {_PATTERN}; expected "
             "UTKFace's names, such as 26_1_2_20170116184024662.jpg.chip.jpg."
         )
-    malformed = [name for name in names if not _NAME.fullmatch(find.base(name))]
+    malformed = {name: _KNOWN.get(find.stem(name)) for name in names if not _NAME.fullmatch(find.base(name))}
     years, gender, race = np.array([find.stem(name).split("_")[:3] for name in named]).astype(np.int32).T
     return Index(
         title=find.title("UTKFace", len(named), full=len(named) >= _COUNT),
         names=named,
-        stream=streamer(files, named),
+        stream=lambda: files.rows(named),
         columns={
             "age": Column(np.searchsorted(_FROM_YEARS, years, side="right").astype(np.int32), AGES),
             "years": from_values(years.tolist()),
             "gender": Column(gender, GENDERS),
             "race": Column(race, RACES),
         },
-        left_out=tuple(Rejected(name, _KNOWN[find.stem(name)]) for name in malformed if find.stem(name) in _KNOWN),
-        rejected=(
-            *(Rejected(name, f"is not named {_PATTERN}") for name in malformed if find.stem(name) not in _KNOWN),
-            *copies,
-        ),
+        left_out=tuple(Rejected(name, reason) for name, reason in malformed.items() if reason),
+        rejected=(*(Rejected(name, f"is not named {_PATTERN}") for name in malformed if not malformed[name]), *copies),
     )

@@ -26,7 +26,7 @@ from jaxfair.groups import group_means
 from jaxfair.losses import cross_entropy
 from jaxfair.networks.architectures import CNN
 from jaxfair.networks.network import init, predict
-from tests.experiments.linearization.test_report import Page
+from tests.experiments.page import Page
 from tests.hardware_study import ALL, BASE, STEPS, changed, make_hardware
 
 NAMES = ("<b>bold</b>", "é ☃", "c", "d")

@@ -2,9 +2,10 @@
 
 import json
 import shutil
+import subprocess
 import tarfile
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from experiments.hardware.results import Comparison, Hardware
 from experiments.running import datasets
 from experiments.running.datasets import DataConfig
 from jaxfair.errors import JaxfairError
+from jaxfair.hardware import PLAIN_DIGESTS
 from jaxfair.losses import cross_entropy
 from jaxfair.networks.architectures import CNN
 from jaxfair.networks.network import init, predict
@@ -96,6 +98,26 @@ def test_a_second_call_makes_no_run(study: Path, capfd: pytest.CaptureFixture[st
     assert hardware.main([*OPTIONS, "--out", str(study)]) == 0
     assert {path: path.stat().st_mtime_ns for path in (study / "runs").rglob("DONE")} == before
     assert "train on" not in capfd.readouterr().err
+
+
+def test_the_plain_cpu_is_probed_once_for_all_profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each child is told what it computes; the last one fails here, so that nothing is reported."""
+    told: list[str] = []
+
+    def probe(base: Mapping[str, str]) -> dict[str, str]:
+        told.append("probed")
+        return {"gradient": "abc"}
+
+    def start(command: list[str], *, env: Mapping[str, str], check: bool) -> subprocess.CompletedProcess:
+        told.append(env[PLAIN_DIGESTS])
+        return subprocess.CompletedProcess(command, int(len(told) == 4))
+
+    monkeypatch.setattr(hardware.hardware, "plain_digests", probe)
+    monkeypatch.setattr(hardware.subprocess, "run", start)
+    plan = hardware.Study(out=tmp_path, profiles=("cpu", "cpu-avx", "cpu-opt0"))
+    with pytest.raises(JaxfairError, match="'cpu-opt0' failed"):
+        hardware.run(plan, [])
+    assert told == ["probed", *3 * ['{"gradient": "abc"}']]
 
 
 def test_a_packed_study_can_be_merged_with_another(study: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from experiments.linearization import results as tables
 from experiments.linearization.claims import claims
 from experiments.linearization.results import Results
+from experiments.reporting.tables import write_csv
 from experiments.reporting.verdicts import Claim, markdown, rows
 from tests.study import make_analyses, mitigated
 
@@ -43,7 +44,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
 def change(results: Results, label: str, values: dict[str, np.ndarray]) -> Results:
     """Replace quantities of one network's groups."""
     assert label in [network.label for network in results.variants]
-    changed = [v._replace(groups=v.groups | values) if v.label == label else v for v in results.variants]
+    changed = [v._replace(by_group=v.by_group | values) if v.label == label else v for v in results.variants]
     return results._replace(variants=tuple(changed))
 
 
@@ -249,7 +250,10 @@ def test_what_is_absent_is_said(tmp_path: Path, study: dict[str, Any], undecided
 
 
 def test_what_the_bound_needs(results: Results) -> None:
-    for counts, seeds in ((results.train_count, 0), (results.test_count, 3)):  # of the images of the gradients
+    for counts, seeds in (
+        (results.groups.train_count, 0),
+        (results.groups.test_count, 3),
+    ):  # of the images of the gradients
         found = by_name(claims(change(results, "Full network", {"curvature_count": np.tile(counts, (3, 1))})))
         assert {found[name].seeds for name in CASES if name.startswith("bound")} == {seeds}
     lost = tuple(v._replace(parameter_distance=np.array([1.0, np.nan, 1.0])) for v in results.variants)
@@ -265,9 +269,9 @@ def test_no_verdict_without_numbers(results: Results, value: float, reason: str)
 
 def test_a_group_that_is_never_right_for_some_seed_is_left_out_and_named(results: Results) -> None:
     for network in results.variants:
-        unknown = np.where(np.arange(15).reshape(3, 5) == 7, np.nan, network.groups[DROP])
+        unknown = np.where(np.arange(15).reshape(3, 5) == 7, np.nan, network.by_group[DROP])
         results = change(results, network.label, {DROP: unknown})
-    found, drop = by_name(claims(results)), results.variants[2].groups[DROP]
+    found, drop = by_name(claims(results)), results.variants[2].by_group[DROP]
     expected = drop[:, [1, 4]].mean() - drop[:, [0, 3]].mean()
     assert found["small_lose_more"].value == pytest.approx(expected, abs=1e-8)
     for name in ("small_lose_more", "harm_grows", "softmax_gap_foretells_drop", "snl_milder"):
@@ -305,7 +309,7 @@ def test_kinds_of_mitigation_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_tables_of_claims(tmp_path: Path, results: Results) -> None:
-    found = claims(results._replace(group_names=("a|b", "c\nd", *"efg")))
+    found = claims(results._replace(groups=results.groups._replace(names=("a|b", "c\nd", *"efg"))))
     text = markdown([*found, found[0]._replace(note="a|b\nc", value=0.12345, low=-1.0, high=2.0)])
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert len(table) == len(found) + 3
@@ -316,5 +320,5 @@ def test_tables_of_claims(tmp_path: Path, results: Results) -> None:
     assert json.loads(json.dumps(made, allow_nan=False)) == made
     assert [row["verdict"] for row in made] == [claim.verdict for claim in found]
     assert {row["value"] for row in made if row["seeds"] == 0} == {None}
-    tables.write_csv(tmp_path / "claims.csv", made)
+    write_csv(tmp_path / "claims.csv", made)
     assert (tmp_path / "claims.csv").read_text().startswith("name,statement,statistic,value,low,high,seeds,verdict")

@@ -13,9 +13,9 @@ from experiments.linearization import figures
 from experiments.linearization import results as tables
 from experiments.linearization.results import Results
 from experiments.reporting import drawing
+from experiments.reporting.groups import LARGE, Groups
 from tests.study import make_analyses
 
-NAMES = ("accuracy_drop_by_group", "accuracy_by_budget", "curvature_by_group")
 RACES = ("White", "Black", "Native Hawaiian", "Asian", "Indian")
 STUDIES = {
     "two groups": {"group_names": ("men", "women"), "train_count": (900, 100), "test_count": (50, 20)},
@@ -52,19 +52,20 @@ def test_every_study_is_drawn_without_warnings(tmp_path: Path, study: dict) -> N
         warnings.simplefilter("error")
         # A character that the font lacks is drawn as a box.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
-        drawn = figures.draw_all(results, tmp_path)
-    assert set(drawn) == set(NAMES)
-    for name in NAMES:
-        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-        assert drawn[name] == tmp_path / f"{name}.svg"
-        assert ET.parse(drawn[name]).getroot().tag.endswith("svg")
+        drawn = drawing.draw_all(figures.DRAWINGS, results, tmp_path)
+    assert [figure.name for figure in drawn] == list(figures.DRAWINGS)
+    for figure in drawn:
+        assert figure.file is not None
+        assert figure.file == tmp_path / f"{figure.name}.svg"
+        assert figure.file.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+        assert ET.parse(figure.file).getroot().tag.endswith("svg")
     assert mpl.rcParams["font.size"] == before
 
 
 def test_a_long_name_leaves_room_for_the_figure(tmp_path: Path) -> None:
     results = results_of(tmp_path, STUDIES["six groups, one name long"])
     for draw in (figures.accuracy_drop_by_group, figures.curvature_by_group):
-        with mpl.rc_context(figures.STYLE):
+        with mpl.rc_context(drawing.STYLE):
             figure = draw(results)
             figure.draw_without_rendering()
         heights = [axes.get_position().height * figure.get_figheight() for axes in figure.axes if axes.get_visible()]
@@ -101,7 +102,7 @@ def test_names_of_groups_do_not_overlap(tmp_path: Path, names: str, count: int) 
     listed = [names.format(i) for i in range(count)]
     study = {"group_names": listed, "train_count": [12000 - i for i in range(count)], "test_count": [3] * count}
     results = results_of(tmp_path, {**study, "seeds": 1, "networks": STUDIES["one linearized network"]["networks"]})
-    with mpl.rc_context(figures.STYLE):
+    with mpl.rc_context(drawing.STYLE):
         figure = figures.accuracy_drop_by_group(results)
         figure.draw_without_rendering()
         boxes = [box_of(text) for text in figure.axes[0].get_xticklabels()]
@@ -109,23 +110,12 @@ def test_names_of_groups_do_not_overlap(tmp_path: Path, names: str, count: int) 
     assert not [i for i in range(count - 1) if overlaps(boxes[i], boxes[i + 1])]
 
 
-def test_short_names_stay_different(tmp_path: Path) -> None:
+def test_short_names_stay_different() -> None:
     names = [f"Heavy makeup & {i} & no beard at all" for i in range(3)]
-    short = drawing.short_names(results_of(tmp_path, {"group_names": names}))
+    short = Groups(tuple(names), *np.ones((2, 3))).short_names()
     assert len(set(short)) == 3
     assert max(map(len, short)) < len(names[0])
-    assert drawing.short_names(results_of(tmp_path / "few", {"group_names": ["a", "b", "x" * 30]}))[:2] == ["a", "b"]
-
-
-def test_equal_input_gives_equal_files(tmp_path: Path) -> None:
-    results = results_of(tmp_path, {})
-    for folder in ("first", "second"):
-        (tmp_path / folder).mkdir()
-        figures.draw_all(results, tmp_path / folder)
-    for name in NAMES:
-        for kind in ("svg", "png"):
-            first, second = ((tmp_path / folder / f"{name}.{kind}").read_bytes() for folder in ("first", "second"))
-            assert first == second, (name, kind)
+    assert Groups(("a", "b", "x" * 30), *np.ones((2, 3))).short_names()[:2] == ["a", "b"]
 
 
 def points(container: Any) -> np.ndarray:
@@ -143,13 +133,13 @@ def test_drops_are_drawn_where_the_table_has_them(tmp_path: Path) -> None:
     shown = [axes for axes in figure.axes if axes.get_visible()]
     assert len(shown) == 3
     for axes, variant in zip(shown, results.variants[1:], strict=True):
-        mean, interval = tables.drops(results, variant)
+        mean, low, high = tables.drops(results, variant)
         drawn = np.concatenate([points(c) for c in axes.containers])
         # Groups stand from large to small: b, c, a.
         np.testing.assert_allclose(drawn[np.argsort(drawn[:, 0])], np.c_[[0, 1, 2], mean[[1, 2, 0]]])
         large: Any = axes.containers[0]
-        assert large.lines[0].get_color() == figures.LARGE
-        np.testing.assert_allclose(bars(large), np.c_[interval.low, interval.high][[1, 2]])
+        assert large.lines[0].get_color() == LARGE
+        np.testing.assert_allclose(bars(large), np.c_[low, high][[1, 2]])
         assert [t.get_text().split("\n") for t in axes.get_xticklabels()] == [["b", "400"], ["c", "300"], ["a", "20"]]
 
 
@@ -159,9 +149,9 @@ def test_accuracies_are_drawn_against_relus(tmp_path: Path) -> None:
     drawn = {c.get_label(): points(c) for c in axes.containers}
     assert set(drawn) == {f"{size} groups, {method}" for size in ("large", "small") for method in ("SNL", "DeepReDuce")}
     rows = tables.summary_rows(results)
-    expected = [[rows[i]["relus"], rows[i]["small_groups"]] for i in (2, 1, 0)]
+    expected = [[rows[i]["relus"], rows[i]["small_groups"].mean] for i in (2, 1, 0)]
     np.testing.assert_allclose(drawn["small groups, SNL"], expected)
-    assert drawn["large groups, DeepReDuce"][0, 1] == pytest.approx(rows[3]["large_groups"])
+    assert drawn["large groups, DeepReDuce"][0, 1] == pytest.approx(rows[3]["large_groups"].mean)
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0", "50", "200", "768"]
 
 
@@ -174,7 +164,7 @@ def test_curvature_is_drawn_with_intervals_over_seeds(tmp_path: Path, seeds: int
         assert len(axes.containers) == 4
         for i, container in enumerate(axes.containers):
             mine = rows[3 * i : 3 * i + 3]
-            np.testing.assert_allclose(points(container)[:, 1], [row[name] for row in mine])
+            np.testing.assert_allclose(points(container)[:, 1], [row[name].mean for row in mine])
             length = np.diff(bars(container))[:, 0]
-            expected = [row[f"{name}_high"] - row[f"{name}_low"] if seeds > 1 else 0.0 for row in mine]
+            expected = [row[name].high - row[name].low if seeds > 1 else 0.0 for row in mine]
             np.testing.assert_allclose(length, expected, atol=1e-12)

@@ -9,9 +9,10 @@ import pytest
 from matplotlib.axes import Axes
 from scipy import stats
 
-from experiments.linearization import paper_figures
+from experiments.linearization import figures
 from experiments.linearization import results as tables
 from experiments.linearization.results import Results
+from experiments.reporting import drawing
 from jaxfair.errors import JaxfairError
 from tests.study import make_analyses, mitigated
 
@@ -42,7 +43,7 @@ STUDIES = {
     },
 }
 CAUSES = {"gradient_norm": 0, "softmax_gap": 1}
-OF_MITIGATION = [name for name in paper_figures.DRAWINGS if "mitigation" in name]
+OF_MITIGATION = [name for name in figures.PAPER if "mitigation" in name]
 
 
 def results_of(folder: Path, study: dict) -> Results:
@@ -72,8 +73,8 @@ def test_every_study_is_drawn_without_warnings(tmp_path: Path, study: dict) -> N
     results = results_of(tmp_path, study)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        written = paper_figures.write(results, tmp_path / "new" / "figures")
-    assert [figure.name for figure in written] == list(paper_figures.DRAWINGS)
+        written = drawing.draw_all(figures.PAPER, results, tmp_path / "new" / "figures")
+    assert [figure.name for figure in written] == list(figures.PAPER)
     for figure in written:
         lacking = figure.name in OF_MITIGATION and len(results.variants) < 5
         assert (figure.file is None) == lacking == bool(figure.reason), figure
@@ -84,10 +85,10 @@ def test_every_study_is_drawn_without_warnings(tmp_path: Path, study: dict) -> N
 def test_equal_results_give_equal_files(tmp_path: Path) -> None:
     results = results_of(tmp_path, {"networks": NETWORKS[:2]})
     for name in ("first", "second"):
-        paper_figures.write(results, tmp_path / name)
+        drawing.draw_all(figures.DRAWINGS | figures.PAPER, results, tmp_path / name)
     first, second = (sorted((tmp_path / name).iterdir()) for name in ("first", "second"))
     assert [f.name for f in first] == [f.name for f in second]
-    assert len(first) == 10
+    assert len(first) == 2 * (len(figures.DRAWINGS) + len(figures.PAPER) - len(OF_MITIGATION))
     assert all(a.read_bytes() == b.read_bytes() for a, b in zip(first, second, strict=True))
 
 
@@ -95,9 +96,9 @@ def test_equal_results_give_equal_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize("quantity", ["gradient_norm", "top_eigenvalue"])
 def test_quantities_are_drawn_by_group_and_relus(tmp_path: Path, quantity: str, seeds: int) -> None:
     results = results_of(tmp_path, {"train_count": (20, 400, 300), "seeds": seeds})
-    panels = paper_figures.by_group_and_relus(results, quantity).axes[:3]
+    panels = figures.by_group_and_relus(results, quantity).axes[:3]
     assert [axes.get_title() for axes in panels] == ["b (400)", "c (300)", "a (20)"]
-    full, snl200, snl50, student = (v.groups[quantity].T for v in results.variants)
+    full, snl200, snl50, student = (v.by_group[quantity].T for v in results.variants)
     for axes, g in zip(panels, (1, 2, 0), strict=True):
         np.testing.assert_allclose(drawn(axes, "full network"), [ends(full[g])])
         np.testing.assert_allclose(drawn(axes, "SNL"), [ends(snl50[g]), ends(snl200[g])])
@@ -108,15 +109,15 @@ def test_quantities_are_drawn_by_group_and_relus(tmp_path: Path, quantity: str, 
 def test_values_over_decades_get_a_logarithmic_axis(tmp_path: Path) -> None:
     results = results_of(tmp_path, {})
     for factor, scale in ((np.array([1.0, 10, 100]), "log"), (np.array([1.0, 1.1, 1.2]), "linear")):
-        groups = [v.groups | {"gradient_norm": np.tile(factor, (3, 1))} for v in results.variants]
-        changed = [v._replace(groups=g) for v, g in zip(results.variants, groups, strict=True)]
-        figure = paper_figures.by_group_and_relus(results._replace(variants=tuple(changed)), "gradient_norm")
+        groups = [v.by_group | {"gradient_norm": np.tile(factor, (3, 1))} for v in results.variants]
+        changed = [v._replace(by_group=g) for v, g in zip(results.variants, groups, strict=True)]
+        figure = figures.by_group_and_relus(results._replace(variants=tuple(changed)), "gradient_norm")
         assert figure.axes[0].get_yscale() == scale
 
 
 def test_global_accuracy_names_the_configurations(tmp_path: Path) -> None:
     results = results_of(tmp_path, {})
-    (axes,) = paper_figures.global_accuracy(results).axes
+    (axes,) = figures.global_accuracy(results).axes
     full, snl200, snl50, student = (ends(v.accuracy) for v in results.variants)
     np.testing.assert_allclose(drawn(axes, "SNL"), [snl50, snl200])
     np.testing.assert_allclose(drawn(axes, "full network"), [full])
@@ -128,16 +129,16 @@ def test_global_accuracy_names_the_configurations(tmp_path: Path) -> None:
 def test_points_have_both_intervals_and_a_name(tmp_path: Path, effect: Any) -> None:
     results = results_of(tmp_path, {"train_count": (20, 400, 300)})
     full, tightest = results.variants[0], results.variants[2]
-    left, *panels = paper_figures.distance_and_causes(results, effect).axes
+    left, *panels = figures.distance_and_causes(results, effect).axes
     # Parameter distances by hand: 50 and 200 ReLUs, plus 0, 1, 2 by seed; the student is of another size.
     np.testing.assert_allclose(drawn(left, "SNL"), [ends(np.arange(n, n + 3.0)) for n in (50, 200)])
     assert not drawn(left, "DeepReDuce").size
-    mean, interval = tables.drops(results, tightest)
+    drop = tables.drops(results, tightest)
     for axes, cause in zip(panels, CAUSES, strict=True):
         measured = tightest if effect == "accuracy" else full
-        x = [ends(column) for column in measured.groups[cause].T]
-        y = [ends(column) for column in tightest.groups["accuracy"].T]
-        y = y if effect == "accuracy" else list(zip(mean, interval.low, interval.high, strict=True))
+        x = [ends(column) for column in measured.by_group[cause].T]
+        y = [ends(column) for column in tightest.by_group["accuracy"].T]
+        y = y if effect == "accuracy" else list(zip(*drop, strict=True))
         points = {}
         for container in axes.containers:
             lines: Any = getattr(container, "lines")  # noqa: B009
@@ -153,9 +154,9 @@ def test_points_have_both_intervals_and_a_name(tmp_path: Path, effect: Any) -> N
 
 def test_a_group_that_was_never_right_has_no_drop(tmp_path: Path) -> None:
     results = results_of(tmp_path, {"never_right": (2,)})
-    for axes in paper_figures.distance_and_causes(results, "drop").axes[1:]:
+    for axes in figures.distance_and_causes(results, "drop").axes[1:]:
         assert {text.get_text() for text in axes.texts} == {"a", "b"}
-    for axes in paper_figures.distance_and_causes(results, "accuracy").axes[1:]:
+    for axes in figures.distance_and_causes(results, "accuracy").axes[1:]:
         assert {text.get_text() for text in axes.texts} == {"a", "b", "c"}
 
 
@@ -168,7 +169,7 @@ def with_mitigation(tmp_path_factory: pytest.TempPathFactory) -> Results:
 def test_networks_are_compared_with_what_they_were_made_of(with_mitigation: Results) -> None:
     _, snl200, snl50, _, *mitigated_ones = with_mitigation.variants
     high, middle, low, cvar, other = mitigated_ones
-    assert paper_figures.comparisons(with_mitigation) == {
+    assert figures.comparisons(with_mitigation) == {
         "SNL 200": {"without mitigation": snl200, "lagrangian (mu 0.01)": other},
         "SNL 50": {
             "without mitigation": snl50,
@@ -176,7 +177,7 @@ def test_networks_are_compared_with_what_they_were_made_of(with_mitigation: Resu
             "cvar (level 0.1)": cvar,
         },
     }
-    assert paper_figures.rates(with_mitigation) == {0.0: snl50, **dict(zip(RATES, (low, middle, high), strict=True))}
+    assert figures.rates(with_mitigation) == {0.0: snl50, **dict(zip(RATES, (low, middle, high), strict=True))}
 
 
 def test_rates_are_those_of_the_tightest_network_that_has_two(tmp_path: Path) -> None:
@@ -184,49 +185,48 @@ def test_rates_are_those_of_the_tightest_network_that_has_two(tmp_path: Path) ->
     others = [mitigated("SNL 50", 50), mitigated("SNL 50", 50, method="cvar", rate=0.5)]
     results = results_of(tmp_path, {"networks": [*NETWORKS, *looser, *others]})
     snl200, slow, fast = results.variants[1], *results.variants[4:6]
-    assert paper_figures.rates(results) == {0.0: snl200, RATES[0]: slow, RATES[1]: fast}
+    assert figures.rates(results) == {0.0: snl200, RATES[0]: slow, RATES[1]: fast}
 
 
 @pytest.mark.parametrize("quantity", ["accuracy", "gradient_norm", "softmax_gap", "drop"])
 def test_mitigation_stands_beside_what_it_is_compared_with(with_mitigation: Results, quantity: str) -> None:
-    compared = paper_figures.comparisons(with_mitigation)
-    figure = paper_figures.mitigation_by_group(with_mitigation, quantity)
+    compared = figures.comparisons(with_mitigation)
+    figure = figures.mitigation_by_group(with_mitigation, quantity)
     for axes, (title, variants) in zip(figure.axes, compared.items(), strict=True):
         assert axes.get_title() == title
         for name, variant in variants.items():
             if quantity == "drop":
-                mean, (low, high) = tables.drops(with_mitigation, variant)
-                expected = np.c_[mean, low, high]
+                expected = np.stack(tables.drops(with_mitigation, variant), axis=1)
             else:
-                expected = np.array([ends(column) for column in variant.groups[quantity].T])
+                expected = np.array([ends(column) for column in variant.by_group[quantity].T])
             np.testing.assert_allclose(drawn(axes, name), expected[[1, 2, 0]])
 
 
 def test_the_rate_is_drawn_from_none_to_the_largest(with_mitigation: Results) -> None:
-    found = [variant for _, variant in sorted(paper_figures.rates(with_mitigation).items())]
-    everyone, *panels = paper_figures.mitigation_by_rate(with_mitigation).axes
+    found = [variant for _, variant in sorted(figures.rates(with_mitigation).items())]
+    everyone, *panels = figures.mitigation_by_rate(with_mitigation).axes
     np.testing.assert_allclose(drawn(everyone, "all test images"), [ends(v.accuracy) for v in found])
     for axes, g in zip(panels, (1, 2, 0), strict=False):
-        expected = [ends(variant.groups["accuracy"][:, g]) for variant in found]
+        expected = [ends(variant.by_group["accuracy"][:, g]) for variant in found]
         np.testing.assert_allclose(drawn(axes, "the panel's group"), expected)
 
 
 def test_what_results_lack_is_left_out_with_a_reason(tmp_path: Path) -> None:
     results = results_of(tmp_path, {})
     lacking = [
-        v._replace(groups={k: a for k, a in v.groups.items() if k != "top_eigenvalue"}) for v in results.variants
+        v._replace(by_group={k: a for k, a in v.by_group.items() if k != "top_eigenvalue"}) for v in results.variants
     ]
-    written = paper_figures.write(results._replace(variants=tuple(lacking)), tmp_path / "figures")
+    written = drawing.draw_all(figures.PAPER, results._replace(variants=tuple(lacking)), tmp_path / "figures")
     left_out = {figure.name: figure.reason for figure in written if figure.file is None}
     assert "top_eigenvalue" in left_out.pop("fig4_top_eigenvalue")
     assert list(left_out) == OF_MITIGATION
     assert all("mitigat" in reason for reason in left_out.values())
-    written = paper_figures.write(results._replace(variants=results.variants[:1]), tmp_path / "full")
+    written = drawing.draw_all(figures.PAPER, results._replace(variants=results.variants[:1]), tmp_path / "full")
     assert {f.name: f.reason for f in written}["fig8_drop"] == "No network of the study is linearized."
 
 
 def test_distances_that_are_not_known_are_named(tmp_path: Path) -> None:
-    figure = paper_figures.distance_and_causes(results_of(tmp_path, STUDIES["no SNL"]), "accuracy")
+    figure = figures.distance_and_causes(results_of(tmp_path, STUDIES["no SNL"]), "accuracy")
     assert len(figure.axes) == 2
     assert "DeepReDuce C12" in figure.get_supxlabel()
 
@@ -235,4 +235,4 @@ def test_networks_of_other_seeds_are_not_compared(tmp_path: Path) -> None:
     results = results_of(tmp_path, {"networks": [*NETWORKS, mitigated("SNL 50", 50)]})
     other = results.variants[-1]._replace(seeds=(7, 8, 9))
     with pytest.raises(JaxfairError, match=r"SNL 50 \+ lagrangian.*same seeds"):
-        paper_figures.mitigation_by_group(results._replace(variants=(*results.variants[:-1], other)), "accuracy")
+        figures.mitigation_by_group(results._replace(variants=(*results.variants[:-1], other)), "accuracy")

@@ -1,17 +1,27 @@
 """A study's page holds what its report holds, and no place on this machine."""
 
+import json
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 
+from experiments.linearization import report
 from experiments.reporting import publish
-from tests.study import command_line, made_once
+from jaxfair import runs
+from jaxfair.errors import JaxfairError
+from jaxfair.runs import Run
+from tests.study import made_once, make_analyses, make_study, sketch
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _command_line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with command_line(tmp_path_factory.getbasetemp() / "cache"):
+@pytest.fixture
+def sketched() -> Iterator[None]:
+    """Leave the figures empty: they take most of a report's time."""
+    with mock.patch("experiments.reporting.drawing.save", sketch):
         yield
 
 
@@ -25,8 +35,8 @@ def test_a_page_holds_command_table_findings_and_figure(
     assert "--out PATH" in text or "--out" not in text
     assert "| DeepReDuce C12 |" in text
     assert (study / "report" / "claims.md").read_text().strip() in text
-    assert "(tiny.png)" in text
-    assert (tmp_path / "pages" / "tiny.png").read_bytes().startswith(b"\x89PNG")
+    assert "(tiny-accuracy_drop_by_group.png)" in text
+    assert (tmp_path / "pages" / "tiny-accuracy_drop_by_group.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_places_are_hidden_and_nothing_else() -> None:
@@ -36,15 +46,54 @@ def test_places_are_hidden_and_nothing_else() -> None:
     ]
 
 
-def test_intervals_share_a_column() -> None:
-    rows = [{"network": "a|b", "relus": "1792", "x": "0.123456", "x_low": "0.1", "x_high": "2e-05", "y": ""}]
-    rows.append({**rows[0], "x_low": "", "x_high": "", "y": "-1.5"})
-    assert publish.markdown(rows).splitlines() == [
-        "| network | relus | x | y |",
-        "|---|---|---|---|",
-        "| a\\|b | 1792 | 0.123 (0.1 to 2e-05) |  |",
-        "| a\\|b | 1792 | 0.123 | -1.5 |",
-    ]
+@pytest.mark.usefixtures("sketched")
+def test_a_report_of_runs_elsewhere_is_published(tmp_path: Path) -> None:
+    """As that of merged studies is, in whose own folder there are no runs."""
+    made = make_analyses(tmp_path / "runs-of-others", seeds=2)
+    report.write(made, tmp_path / "merged" / "report", title="Merged", command=["merge"])
+    publish.write(tmp_path / "merged", tmp_path / "page.md")
+    assert "- Runs: 8, " in (tmp_path / "page.md").read_text()
+
+
+@pytest.mark.usefixtures("sketched")
+def test_only_runs_of_the_report_are_counted(tmp_path: Path) -> None:
+    """Those that it shows and those that these were made of; runs of other commands may lie beside them."""
+    made = make_study(tmp_path / "study", "Study", seeds=2)
+    parent = with_parent(made[0], {"stage": "train", "name": "parent"})
+    with_parent(made[1], {"stage": "train", "name": "of another command"})
+    child = runs.start(made[0].path.parent, {**made[0].config, "parents": {"network": parent.digest}})
+    for file in made[0].path.iterdir():
+        if file.name not in ("config.json", "DONE"):
+            shutil.copy(file, child.path)
+    report.write([child.finish(), *made[1:]], tmp_path / "study" / "report", title="Study", command=["c"])
+    publish.write(tmp_path / "study", tmp_path / "page.md")
+    assert "- Runs: 9, 14 s in all" in (tmp_path / "page.md").read_text()  # 1.5 s each, as two were made in 3 s
+
+
+def with_parent(beside: Run, config: dict[str, Any]) -> Run:
+    """Make a finished run that has an environment only."""
+    run = runs.start(beside.path.parent, config)
+    run.write_json("environment.json", beside.json("environment.json"))
+    return run.finish()
+
+
+def test_figures_have_files_of_their_own(tmp_path: Path) -> None:
+    make_study(tmp_path / "study", "Study", seeds=1)
+    for name in publish.FIGURES:
+        (tmp_path / "study" / "report" / f"{name}.png").write_text(name)
+    publish.write(tmp_path / "study", tmp_path / "page.md")
+    text = (tmp_path / "page.md").read_text()
+    copies = re.findall(r"\((page-.*\.png)\)", text)
+    assert [(tmp_path / copy).read_text() for copy in copies] == list(publish.FIGURES)
+
+
+def test_a_report_of_unknown_making_is_refused(tmp_path: Path) -> None:
+    make_study(tmp_path / "study", "Study", seeds=1)
+    file = tmp_path / "study" / "report" / "runs.json"
+    record = json.loads(file.read_text())
+    file.write_text(json.dumps({key: record[key] for key in ("title", "command", "runs")}))  # as they were before
+    with pytest.raises(JaxfairError, match="does not say how its runs were made; run the same study again"):
+        publish.write(tmp_path / "study", tmp_path / "page.md")
 
 
 def test_a_folder_without_a_report_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-import jaxfair.data.builders
-from jaxfair.data.builders import prepare_stock
+from jaxfair.data import tfds as prepared
+from jaxfair.data.tfds import prepare_stock
 from jaxfair.errors import JaxfairError
 
 
@@ -107,7 +107,7 @@ def test_no_network(
     tmp_path: Path, stock: Callable[..., list[Any]], monkeypatch: pytest.MonkeyPatch, status: int | None, reason: str
 ):
     """A server that is silent, absent or without the file is found out before tfds begins to try again and again."""
-    monkeypatch.setattr(jaxfair.data.builders, "TIMEOUT", 0.3)
+    monkeypatch.setattr(prepared, "TIMEOUT", 0.3)
     with server(status) as url:
         pass_on = "http://127.0.0.1:9/set.tar.gz" if status == -1 else url
         calls = stock(pass_on)
@@ -121,7 +121,7 @@ def test_no_network(
 def test_slow_look_up_of_a_name(tmp_path: Path, stock: Callable[..., list[Any]], monkeypatch: pytest.MonkeyPatch):
     """The time limit holds for what a socket's own does not cover."""
     done = threading.Event()
-    monkeypatch.setattr(jaxfair.data.builders, "TIMEOUT", 0.1)
+    monkeypatch.setattr(prepared, "TIMEOUT", 0.1)
 
     def urlopen(url: str, timeout: float) -> SimpleNamespace:
         done.wait(5)

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxfair.data.columns import Column
-from jaxfair.data.layouts import prepared
+from jaxfair.data import tfds as prepared
 from jaxfair.errors import JaxfairError
+from tests.layout_sources import values
 from tests.tfds_set import picture, png, write
 
 SPLITS = {"train": 5, "test": 3, "extra": 2}
@@ -53,10 +53,6 @@ def folder(tmp_path: Path) -> Path:
 
     numbers = iter(range(sum(SPLITS.values())))
     return write(tmp_path, features, {k: [example(next(numbers)) for _ in range(n)] for k, n in SPLITS.items()})
-
-
-def values(column: Column) -> list[str | None]:
-    return [None if code < 0 else column.names[code] for code in column.codes]
 
 
 def test_every_feature_comes_back(folder: Path):

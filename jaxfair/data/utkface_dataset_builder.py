@@ -1,5 +1,6 @@
 """UTKFace as a builder of TensorFlow Datasets (tfds); import it only to prepare, since it loads all of tfds."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     """Writes the images as they are encoded, in the order of ``layouts.utkface``; TensorFlow is not needed.
 
     Attributes:
-        index: the images to write; None reads those in tfds' folder for manual downloads.
-        on_progress: called with the number of images done and that of all.
+        index: The images to write; None reads those in tfds' folder for manual downloads.
+        on_progress: A function that is called with the number of images done and that of all.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -66,21 +67,17 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         return {"train": self._generate_examples(None if self.index else Path(dl_manager.manual_dir))}
 
     def _generate_examples(self, folder: Path | None) -> Iterator[tuple[int, dict[str, Any]]]:
-        if folder is None and self.index is not None:
-            yield from self._examples(self.index)
-        elif folder is not None:
-            with open_files(folder) as files:
-                yield from self._examples(utkface.read(files))
-
-    def _examples(self, index: Index) -> Iterator[tuple[int, dict[str, Any]]]:
-        total = len(index.names)
-        columns = {name: column.codes.tolist() for name, column in index.columns.items()}
-        columns["years"] = [int(index.columns["years"].names[code]) for code in columns["years"]]
-        for done, (row, image) in enumerate(index.stream(), 1):
-            labels = {name: values[row] for name, values in columns.items()}
-            yield row, {"image": image, "filename": index.names[row], **labels}
-            if self.on_progress is not None and (done % 256 == 0 or done == total):
-                self.on_progress(done, total)
+        with contextlib.nullcontext() if folder is None else open_files(folder) as files:
+            index = self.index if files is None else utkface.read(files)
+            assert index is not None
+            columns = {name: column.codes.tolist() for name, column in index.columns.items()}
+            columns["years"] = [int(index.columns["years"].names[code]) for code in columns["years"]]
+            total = len(index.names)
+            for done, (row, image) in enumerate(index.stream(), 1):
+                labels = {name: values[row] for name, values in columns.items()}
+                yield row, {"image": image, "filename": index.names[row], **labels}
+                if self.on_progress is not None and (done % 256 == 0 or done == total):
+                    self.on_progress(done, total)
 
     def _log_download_bytes(self) -> None:
         """Print nothing: tfds would say how much it downloads, which is nothing."""

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import jaxfair.data.builders
-from jaxfair.data.builders import prepare
+from jaxfair.data import tfds as prepared
 from jaxfair.data.columns import Index
 from jaxfair.data.files import open_files
 from jaxfair.data.images import decode
-from jaxfair.data.layouts import prepared, utkface
+from jaxfair.data.layouts import utkface
+from jaxfair.data.tfds import prepare
 from jaxfair.errors import JaxfairError
 from tests.real_data import needs
 
@@ -91,7 +91,7 @@ def test_official_way_of_tfds(tmp_path: Path, source: Path):
     """Tfds' own users build it by its name and give the folder as manual_dir."""
     import tensorflow_datasets as tfds
 
-    import jaxfair.data.builders.utkface.utkface_dataset_builder
+    import jaxfair.data.utkface_dataset_builder
 
     with zipfile.ZipFile(source) as archive:
         archive.extractall(tmp_path / "faces")
@@ -102,14 +102,14 @@ def test_official_way_of_tfds(tmp_path: Path, source: Path):
         equal(prepared.read(tmp_path / "data" / "utkface"), utkface.read(files))
     example = builder.as_data_source("train")[0]
     assert example["image"].shape == (12, 10, 3)
-    assert isinstance(builder, jaxfair.data.builders.utkface.utkface_dataset_builder.Builder)
+    assert isinstance(builder, jaxfair.data.utkface_dataset_builder.Builder)
 
 
 def test_second_preparation(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch):
     """The same source is not prepared twice, and another one's folder is not passed off as its own."""
     folder = prepare(source, tmp_path / "data")
     with monkeypatch.context() as patch:
-        patch.setattr(jaxfair.data.builders, "_run", pytest.fail)
+        patch.setattr(prepared, "_run", pytest.fail)
         assert prepare(source, tmp_path / "data") == folder
     other = tmp_path / "other.zip"
     with zipfile.ZipFile(other, "w") as archive:

@@ -1,0 +1,134 @@
+"""A report's folder: how it replaces an earlier one, and its record of the runs that it was made of."""
+
+import json
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from experiments.reporting import tables, verdicts
+from experiments.reporting.verdicts import Claim
+from jaxfair import runs
+from jaxfair.errors import JaxfairError
+from jaxfair.runs import Run
+
+PAGE, RECORD = "report.html", "runs.json"
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """Give an empty folder to write a report into; it takes the place of ``folder`` when all is written.
+
+    Args:
+        folder: of the report; an earlier one stays whole if anything fails.
+
+    Raises:
+        JaxfairError: the folder cannot be written, or holds something else than a report.
+    """
+    try:
+        if folder.exists() and any(folder.iterdir()) and not (folder / PAGE).exists():
+            raise JaxfairError(
+                f"'{folder}' holds something else than a report, which would be lost; name a new folder as --out."
+            )
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".report-") as scratch:
+            made = Path(scratch) / "report"
+            made.mkdir()
+            yield made
+            _replace(folder, made, Path(scratch) / "old")
+    except OSError as error:
+        raise JaxfairError(
+            f"The report cannot be written to '{folder}': {error.strerror or error}; all runs are kept, "
+            "make room or choose another --out and run the same command again."
+        ) from error
+
+
+def _replace(folder: Path, made: Path, old: Path) -> None:
+    """Put ``made`` in the place of ``folder``, or leave that as it was."""
+    if folder.exists():
+        folder.rename(old)
+    try:
+        made.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
+
+
+def write_record(
+    made: Path, study: str, title: str, command: Sequence[str], shown: Sequence[Run], found: Sequence[Claim]
+) -> None:
+    """Write the findings, and what the report was made of.
+
+    Args:
+        made: the report's folder.
+        study: which one, "linearization" or "hardware".
+        title: of the report.
+        command: what the reader types to make it again.
+        shown: the runs whose numbers the report shows.
+        found: the findings.
+    """
+    tables.write_csv(made / "claims.csv", verdicts.rows(found))
+    (made / "claims.md").write_text(verdicts.markdown(found), encoding="utf-8")
+    record: dict[str, Any] = {"study": study, "title": title, "command": list(command)}
+    record |= {"runs": [run.path.name for run in shown], "made": provenance(with_parents(shown))}
+    (made / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def read_record(study: Path, of: str | None = None) -> dict[str, Any]:
+    """Return the record of a study's last report: title, command, and names of the runs shown, in order.
+
+    Args:
+        study: its folder.
+        of: which study it must be; any if None.
+
+    Raises:
+        JaxfairError: there is no such study, it has no report yet or is another one, or its record is damaged.
+    """
+    file = study / "report" / RECORD
+    if not study.is_dir():
+        raise JaxfairError(f"There is no folder '{study}'; give the --out of a study.")
+    if not file.is_file():
+        raise JaxfairError(f"'{study}' has no 'report/{RECORD}'; run its study to the end, which writes it.")
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if not (isinstance(found["title"], str) and all(isinstance(name, str) for name in found["runs"])):
+            raise ValueError
+    except (ValueError, KeyError, TypeError) as error:
+        raise JaxfairError(f"'{file}' is damaged; run the study again, which keeps its runs and writes it.") from error
+    if of is not None and found.get("study", of) != of:
+        raise JaxfairError(f"'{study}' is a {found['study']} study; give the --out of a {of} study.")
+    return found
+
+
+def with_parents(shown: Iterable[Run]) -> list[Run]:
+    """Return runs and the runs that they were made of, as far as these lie beside them."""
+    found = {run.path: run for run in shown}
+    waiting = list(found.values())
+    while waiting:
+        run = waiting.pop()
+        for digest in run.config.get("parents", {}).values():
+            for path in run.path.parent.glob(f"*-{digest}"):
+                if path not in found:
+                    found[path] = runs.read(path)
+                    waiting.append(found[path])
+    return list(found.values())
+
+
+def provenance(found: Sequence[Run]) -> dict[str, Any]:
+    """Say how runs were made: commits, devices, precision, versions, when, and seconds of all together."""
+    known = [run.json("environment.json") for run in found]
+    if not known:
+        return {}
+    return {
+        "runs": len(known),
+        "seconds": round(sum(e["seconds"] / e["seconds_shared_by_runs"] for e in known), 2),
+        "commits": sorted({str(e["commit"]) + ("+changes" if e["uncommitted_changes"] else "") for e in known}),
+        "devices": sorted(
+            {f"{e['backend']}: {e['device_kind']} x {e['device_count']}, {e['host_cores']} cores" for e in known}
+        ),
+        "precision of matrix products": sorted({e["default_matmul_precision"] for e in known}),
+        "versions": known[-1]["versions"] | {"python": known[-1]["python"]},
+        "finished": max(e["finished"] for e in known),
+    }

@@ -1,0 +1,73 @@
+"""A measured quantity: its mean over seeds with an interval, and both as text."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxfair.groups import Interval, seed_interval
+
+
+class Estimate(NamedTuple):
+    """Means and the ends of their 95 % intervals, numbers or arrays of one shape.
+
+    Attributes:
+        mean: NaN where the quantity is not known.
+        low: NaN where there is no interval, as for one seed.
+        high: the same.
+    """
+
+    mean: Any
+    low: Any
+    high: Any
+
+    def at(self, index: Any) -> "Estimate":
+        """Return the part of the arrays at an index."""
+        return Estimate(*(np.asarray(part)[index] for part in self))
+
+    @property
+    def reach(self) -> np.ndarray:
+        """How far the intervals reach down and up from the means, shape (2, ...); 0 where there is none."""
+        mean, low, high = (np.asarray(part, float) for part in self)
+        return np.nan_to_num(np.maximum([mean - low, high - mean], 0.0))  # one that misses its mean by rounding, too
+
+
+def over_seeds(values: Any) -> Estimate:
+    """Return the mean over seeds, the first axis of ``values``, with Student's t interval."""
+    values = np.asarray(values, float)
+    return Estimate(values.mean(axis=0), *seed_interval(values))
+
+
+def with_interval(mean: Any, interval: Interval) -> Estimate:
+    """Return means with intervals that were computed elsewhere."""
+    return Estimate(mean, *interval)
+
+
+def stack(estimates: Any) -> Estimate:
+    """Return estimates of one shape as one, along a new first axis."""
+    return Estimate(*(np.stack(part) for part in zip(*estimates, strict=True)))
+
+
+UNKNOWN = Estimate(np.nan, np.nan, np.nan)
+"""A quantity that a study does not have."""
+
+
+def pieces(value: Estimate, form: str = ".3g", *, half: bool = False) -> tuple[str, str]:
+    """Return a mean and its interval as text, each empty where it is not known.
+
+    Args:
+        value: of one number.
+        form: how numbers are written, a format specification such as ``.3f``.
+        half: write ± and half of the interval, which must be symmetric, instead of (low to high).
+    """
+    mean, low, high = (float(part) for part in value)
+    if not np.isfinite(mean):
+        return "", ""
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return format(mean, form), ""
+    interval = f"±{high - mean:{form}}" if half else f"({low:{form}} to {high:{form}})"
+    return format(mean, form), interval
+
+
+def text(value: Estimate, form: str = ".3g", *, half: bool = False) -> str:
+    """Return a mean with its interval in one line: ``1.5 (1.2 to 1.8)``, or ``1.5 ±0.3``; see ``pieces``."""
+    return " ".join(filter(None, pieces(value, form, half=half)))

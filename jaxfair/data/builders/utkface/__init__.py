@@ -1,1 +1,0 @@
-"""UTKFace for TensorFlow Datasets, which wants a package for each data set."""

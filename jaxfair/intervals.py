@@ -1,0 +1,217 @@
+"""Intervals that are possible and cover: of means over seeds, over test examples, and over both at once.
+
+Everything here is a mean whose variance and degrees of freedom are known (``Estimate``); what differs is what varies.
+Training seeds are few, so Student's t is needed and a bootstrap over them is far too narrow. Test examples are shared
+by all seeds, so they do not average out over seeds. NumPy in and out.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+
+from jaxfair.errors import JaxfairError
+
+Scale = Literal["real", "positive", "share", "correlation", "percent"]
+"""Where a quantity can lie: anywhere, above 0, in [0, 1], in [-1, 1], or below 100 (a relative drop in percent)."""
+
+
+class Interval(NamedTuple):
+    """Lower and upper ends, of the same shape; NaN where an interval cannot be had (one seed)."""
+
+    low: np.ndarray
+    high: np.ndarray
+
+
+class Estimate(NamedTuple):
+    """A mean and what is known of its error.
+
+    Attributes:
+        value: the mean, of any shape.
+        variance: of the mean, of the same shape; NaN where it cannot be known.
+        freedom: degrees of freedom of ``variance``, of the same shape.
+    """
+
+    value: np.ndarray
+    variance: np.ndarray
+    freedom: np.ndarray
+
+    def interval(self, level: float = 0.95, scale: Scale = "real") -> Interval:
+        """Return Student's t interval, made where the quantity can lie.
+
+        It is symmetric in ``log(v)``, ``logit(v)``, ``artanh(v)`` or ``log(100 - v)``, with the standard error there by
+        the delta method, so its ends are possible, and its middle is the value. A value at the end of its range (a
+        share of 0) has no such standard error; then the plain interval is cut off at what is possible.
+        """
+        from scipy.stats import t
+
+        if scale not in get_args(Scale):
+            raise JaxfairError(f"There is no scale '{scale}'; give one of {', '.join(get_args(Scale))}.")
+        value = np.asarray(self.value, float)
+        half = t.ppf((1 + level) / 2, self.freedom) * np.sqrt(self.variance)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            forward, backward, slope, low, high = {
+                "real": (lambda v: v, lambda u: u, np.ones_like(value), -np.inf, np.inf),
+                "positive": (np.log, np.exp, 1 / value, 0.0, np.inf),
+                "share": (
+                    lambda v: np.log(v / (1 - v)),
+                    lambda u: 1 / (1 + np.exp(-u)),
+                    1 / (value * (1 - value)),
+                    0,
+                    1,
+                ),
+                "correlation": (np.arctanh, np.tanh, 1 / (1 - value**2), -1.0, 1.0),
+                "percent": (lambda v: -np.log(100 - v), lambda u: 100 - np.exp(-u), 1 / (100 - value), -np.inf, 100.0),
+            }[scale]
+            inside = (value > low) & (value < high)
+            ends = [np.where(inside, backward(forward(value) + s * half * slope), value + s * half) for s in (-1, 1)]
+        return Interval(*(np.clip(end, low, high) for end in ends))
+
+    def p_value(self, null: float = 0.0) -> np.ndarray:
+        """Return the two-sided p-value of Student's t test that the mean is ``null``."""
+        from scipy.stats import t
+
+        with np.errstate(divide="ignore", invalid="ignore"):
+            statistic = np.abs(np.asarray(self.value, float) - null) / np.sqrt(self.variance)
+        return 2 * t.sf(statistic, self.freedom)
+
+
+def over_seeds(values: np.ndarray) -> Estimate:
+    """Return the mean over independent seeds, the first axis of ``values``; its variance is NaN for one seed."""
+    values = np.asarray(values, float)
+    count, mean = len(values), values.mean(axis=0)
+    if count < 2:
+        return Estimate(mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan))
+    return Estimate(mean, values.var(axis=0, ddof=1) / count, np.full_like(mean, count - 1))
+
+
+def over_seeds_and_examples(values: Sequence[np.ndarray], weights: Sequence[float] = (1.0,)) -> Estimate:
+    """Return ``sum_g weights[g] * mean(values[g])`` with the noise of the seeds and of the test examples together.
+
+    Every seed is measured on the same examples: a table of two crossed random factors with one value a cell. Its mean
+    varies by ``V_seeds + V_examples - V_cells``, each an unbiased mean square (Searle, Casella and McCulloch 1992, 4),
+    with Satterthwaite's degrees of freedom. Groups share the seeds and have examples of their own. With one seed the
+    noise is that of the examples alone.
+
+    Args:
+        values: for each group an array of shape (seeds, examples of the group), at least 2 examples.
+        weights: of the groups' means; (1, -1) is a difference, (1/2, 1/2) a mean over two groups.
+    """
+    seeds = len(values[0])
+    by_seed = sum(w * v.mean(axis=1) for w, v in zip(weights, values, strict=True))
+    terms, cells = [], 0.0
+    for weight, table in zip(weights, values, strict=True):
+        count, by_example = table.shape[1], table.mean(axis=0)
+        terms.append((weight**2 * by_example.var(ddof=1) / count, count - 1))
+        if seeds > 1:
+            rest = table - table.mean(axis=1, keepdims=True) - by_example + table.mean()
+            cells += weight**2 * (rest**2).sum() / ((seeds - 1) * (count - 1)) / (seeds * count)
+    if seeds > 1:
+        terms.append((np.var(by_seed, ddof=1) / seeds, seeds - 1))
+    # The difference can come out below either part by chance, which the variance itself cannot be.
+    variance = max(sum(v for v, _ in terms) - cells, *(v for v, _ in terms))
+    spread = sum(v**2 / n for v, n in terms)
+    freedom = max(variance**2 / spread, min(n for _, n in terms)) if spread > 0 else max(n for _, n in terms)
+    return Estimate(np.mean(by_seed), np.asarray(variance), np.asarray(freedom))
+
+
+def drop_parts(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Return the table of shape (seeds, examples + 2) whose mean is a group's relative accuracy drop in percent.
+
+    The drop ``100 (1 - after / before)`` is linearised at the two accuracies, so that ``over_seeds_and_examples`` takes
+    it. Two examples are added that one seed gets wrong and right by the change, and the other way round: without them a
+    small group on which nothing happened would have an interval of no width (Bonett and Price 2012, with one seed).
+
+    Args:
+        before: 1 where the network before the change is right, shape (seeds, examples of the group).
+        after: the same after it.
+    """
+    before, after = np.asarray(before, float), np.asarray(after, float)
+    extra, nothing = np.full((len(before), 1), 1 / len(before)), np.zeros((len(before), 1))
+    shares = before.mean(), after.mean()
+    if not shares[0]:
+        return np.full((len(before), before.shape[1] + 2), np.nan)  # nothing can be lost
+    before, after = np.hstack([before, extra, nothing]), np.hstack([after, nothing, extra])
+    ratio, level = shares[1] / shares[0], before.mean()
+    return 100 * (1 - ratio + (ratio * (before - level) - (after - after.mean())) / shares[0])
+
+
+def drop_estimate(before: np.ndarray, after: np.ndarray, group: np.ndarray | None = None) -> Estimate:
+    """Return the relative accuracy drop in percent, meaned over groups, over seeds and test examples.
+
+    Args:
+        before: 1 where the full network of each seed is right, shape (seeds, examples).
+        after: the same for the changed network.
+        group: group of each example; None for one group. Every group counts the same, whatever its size.
+    """
+    shapes = np.shape(before), np.shape(after)
+    if shapes[0] != shapes[1] or len(shapes[0]) != 2 or not np.size(before):
+        raise JaxfairError(f"Predictions have shapes {shapes[0]} and {shapes[1]}; give (seeds, examples) for both.")
+    group = np.zeros(shapes[0][1], int) if group is None else np.asarray(group)
+    tables = [drop_parts(before[:, group == g], after[:, group == g]) for g in np.unique(group)]
+    return over_seeds_and_examples(tables, [1 / len(tables)] * len(tables))
+
+
+def wilson(proportion: np.ndarray, count: np.ndarray, level: float = 0.95) -> Interval:
+    """Return Wilson's score interval of a proportion seen on ``count`` samples (Wilson 1927)."""
+    from scipy.stats import norm
+
+    z2 = norm.ppf((1 + level) / 2) ** 2
+    p, n = np.asarray(proportion, float), np.asarray(count, float)
+    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = np.sqrt(z2 * (p * (1 - p) / n + z2 / (4 * n**2))) / (1 + z2 / n)
+    return Interval(np.maximum(centre - half, 0.0), np.minimum(centre + half, 1.0))
+
+
+def holm(p_values: np.ndarray) -> np.ndarray:
+    """Return p-values corrected for their number, whatever their dependence (Holm 1979); NaN stays and counts not."""
+    p = np.asarray(p_values, float)
+    order = np.argsort(p, kind="stable")[: np.isfinite(p).sum()]
+    corrected = np.full(p.shape, np.nan)
+    factors = len(order) - np.arange(len(order))
+    corrected[order] = np.minimum(np.maximum.accumulate(p[order] * factors), 1.0)
+    return corrected
+
+
+EXACT = 8
+"""Rankings of at most so many items are enumerated (40,320 permutations); of more, so many random ones are drawn."""
+
+
+def rank_p_value(x: np.ndarray, y: np.ndarray, *, shared: bool, seed: int = 0) -> tuple[float, float]:
+    """Return the mean over seeds of Spearman's correlation of ``x`` and ``y``, and its permutation p-value (one-sided).
+
+    Args:
+        x: what is said to rank, shape (seeds, items).
+        y: what is ranked, of the same shape.
+        shared: whether one permutation of the items is drawn for all seeds: for groups, whose order is alike in every
+            seed whatever causes it, so that seeds are no further evidence. Otherwise every seed has its own: for
+            budgets, which every seed goes through anew.
+        seed: of the random permutations, where there are too many to enumerate.
+
+    Returns:
+        The mean correlation; 0 for a seed in which all items tie. The share of permutations with at least that mean.
+    """
+    from scipy.stats import rankdata
+
+    ranks = [rankdata(np.asarray(v, float), axis=1) - (np.shape(v)[1] + 1) / 2 for v in (x, y)]
+    length = np.sqrt((ranks[0] ** 2).sum(axis=1) * (ranks[1] ** 2).sum(axis=1))
+    first = ranks[0] / np.where(length > 0, length, 1.0)[:, None]
+    items, count = first.shape[1], math.factorial(EXACT)
+    rng = np.random.default_rng(seed)
+    if items <= EXACT:
+        orders = np.array(list(itertools.permutations(range(items))))
+    else:
+        orders = np.array([rng.permutation(items) for _ in range(count)])
+    found = np.einsum("si,spi->sp", first, ranks[1][:, orders])  # of each seed under each permutation
+    observed = float((first * ranks[1]).sum(axis=1).mean())
+    if shared:
+        chance = found.mean(axis=0)
+    elif len(found) * math.log(len(orders)) <= math.log(4e6):
+        chance = np.zeros(1)
+        for row in found:  # every combination of the seeds' permutations
+            chance = np.add.outer(chance, row / len(found)).ravel()
+    else:
+        chance = np.mean([rng.choice(row, 200_000) for row in found], axis=0)
+    return observed, float((chance >= observed - 1e-9).mean())

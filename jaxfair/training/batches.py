@@ -1,0 +1,103 @@
+"""What every method that trains shares: images gathered and augmented in the step, steps run, results checked."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, UInt8
+
+from jaxfair.data.dataset import Augmentation, Dataset, augment
+from jaxfair.errors import JaxfairError
+from jaxfair.loops import run_epoch
+from jaxfair.networks.network import Network
+
+
+class Fixed(NamedTuple):
+    """What all steps of a training share.
+
+    Attributes:
+        teacher: the network to distil from, or None.
+        data: the training set.
+        seed: decides the augmentation, together with the number of a step; shape (), or (seeds,) with a leading axis
+            of the teacher too where several seeds are trained together.
+    """
+
+    teacher: Network | None
+    data: Dataset
+    seed: Int[Any, "*seeds"]
+
+
+def batch(
+    fixed: Fixed, kind: Augmentation, step: Int[Array, ""], index: Int[Array, " b"]
+) -> tuple[Float[Array, "b h w c"], Int[Array, " b"]]:
+    """Gather, augment and normalize one batch on the device.
+
+    Args:
+        fixed: holds the images.
+        kind: the augmentation.
+        step: the number of the step since the training began.
+        index: positions of the batch's images.
+
+    Returns:
+        Images of shape (b, height, width, channels), float32, and labels of shape (b,).
+    """
+    key = jax.random.fold_in(jax.random.key(fixed.seed), step)
+    images: UInt8[Array, "b h w c"] = augment(fixed.data.images[index], kind, key)
+    return fixed.data.normalize(images), fixed.data.label[index]
+
+
+def run_batches(
+    step: Callable,
+    carry: Any,
+    fixed: Fixed,
+    index: Int[np.ndarray, "steps ..."],
+    first_step: int,
+    names: Sequence[str],
+) -> tuple[Any, dict[str, np.ndarray]]:
+    """Run one step for each batch; ``carry`` is consumed.
+
+    Args:
+        step: pure and hashable, ``carry, fixed, (number, index) -> carry, metrics``; the metrics are a dict of scalars,
+            or of shape (seeds,) where several seeds are trained together, and ``loss`` is one of them.
+        carry: what a step changes.
+        fixed: what all steps share.
+        index: positions of each batch's images, shape (steps, b) or (steps, seeds, b).
+        first_step: the number of the first of these steps since the training began.
+        names: for an error, what is trained; one name for each seed.
+
+    Returns:
+        The last carry, and the metrics of all steps, of shape (steps,) or (steps, seeds).
+
+    Raises:
+        JaxfairError: a loss is not finite.
+    """
+    numbers = np.arange(first_step, first_step + len(index), dtype=np.int32)
+    carry, metrics = run_epoch(step, carry, fixed, (numbers, index), fetch=_fetch if fixed.data.on_host else None)
+    check_finite(metrics["loss"], first_step, names)
+    return carry, metrics
+
+
+def _fetch(fixed: Fixed, x: tuple[np.ndarray, np.ndarray]) -> tuple[Fixed, tuple[np.ndarray, np.ndarray]]:
+    """Read the images of one step; ``x`` is the step's number and its images' positions."""
+    data, index = fixed.data.fetch(x[1])
+    return fixed._replace(data=data), (x[0], index)
+
+
+def check_finite(loss: Float[np.ndarray, "steps *seeds"], first_step: int, names: Sequence[str]) -> None:
+    """Raise a JaxfairError that names the first step whose loss is not finite, and what was trained."""
+    for name, values in zip(names, loss.reshape(len(loss), -1).T, strict=True):
+        bad = ~np.isfinite(values)
+        if bad.any():
+            step = int(np.argmax(bad))
+            raise JaxfairError(
+                f"The loss of {name} is {values[step]} at step {first_step + step}; lower the learning rate, "
+                "or look at the images of that step."
+            )
+
+
+def check_network(network: Network, name: str) -> None:
+    """Raise a JaxfairError if a weight is not finite: a loss shows that only one step later."""
+    if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(network)):
+        raise JaxfairError(f"The network of {name} is not finite after its last step; lower the learning rate.")

@@ -1,0 +1,31 @@
+"""Examples in chunks of one size: nothing is lost, doubled or padded in the result."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxfair.curvature.chunks import over_chunks
+from jaxfair.errors import JaxfairError
+
+
+@pytest.mark.parametrize(("size", "each"), [(1, 1), (3, 3), (7, 7), (8, 7), (100, 7)])
+@pytest.mark.parametrize("array", [np.asarray, jnp.asarray])
+def test_every_example_is_computed_in_chunks_of_one_size(size: int, each: int, array: type) -> None:
+    sizes = set()
+
+    def function(index: np.ndarray) -> dict[str, np.ndarray | jax.Array]:
+        sizes.add(len(index))
+        return {"row": array(np.stack([index, 10 * index], axis=1)), "own": array(index)}
+
+    found = over_chunks(function, 7, size)
+    assert sizes == {each}
+    np.testing.assert_array_equal(found["own"], np.arange(7))
+    np.testing.assert_array_equal(found["row"], np.arange(7)[:, None] * [1, 10])
+    assert isinstance(found["own"], jax.Array) == (array is jnp.asarray)
+
+
+@pytest.mark.parametrize(("count", "size"), [(0, 4), (4, 0), (4, -1)])
+def test_no_example_or_no_size_is_refused(count: int, size: int) -> None:
+    with pytest.raises(JaxfairError, match=f"There are {count} examples and the chunk size is {size}"):
+        over_chunks(lambda index: index, count, size)

@@ -1,0 +1,77 @@
+"""Means with intervals, and tables of them, as text: one way for Markdown, CSV, a terminal and a page."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from experiments.reporting import html, tables
+from experiments.reporting.series import UNKNOWN, Estimate, over_seeds, text
+from experiments.reporting.tables import Column, Table
+
+VALUE = Estimate(0.123456, 0.1, 2e-05)
+
+
+@pytest.mark.parametrize(
+    ("value", "form", "half", "expected"),
+    [
+        (VALUE, ".3g", False, "0.123 (0.1 to 2e-05)"),
+        (Estimate(1.5, 1.0, 2.0), ".1f", True, "1.5 ±0.5"),
+        (Estimate(1.5, np.nan, np.nan), ".1f", True, "1.5"),
+        (Estimate(1.5, np.nan, np.nan), ".1f", False, "1.5"),
+        (UNKNOWN, ".3g", False, ""),
+    ],
+)
+def test_a_mean_and_its_interval_as_text(value: Estimate, form: str, half: bool, expected: str) -> None:
+    assert text(value, form, half=half) == expected
+
+
+def test_an_estimate_over_seeds_is_students() -> None:
+    values = np.random.default_rng(0).normal(size=(4, 3))
+    found = over_seeds(values)
+    ends = stats.t.interval(0.95, 3, values.mean(axis=0), stats.sem(values))
+    np.testing.assert_allclose(found, [values.mean(axis=0), *ends])
+    np.testing.assert_allclose(found.at([2, 0]).low, ends[0][[2, 0]])
+    np.testing.assert_allclose(found.reach, np.stack([found.mean - ends[0], ends[1] - found.mean]))
+    assert (over_seeds(values[:1]).reach == 0).all()
+
+
+TABLE = Table(
+    [Column("network", under="note"), Column("relus", "ReLUs"), Column("x"), Column("x", "half", ".1f", True)],
+    [
+        {"network": "a|b", "note": "<i>\nline", "relus": 1792, "x": Estimate(0.5, 0.25, 0.75)},
+        {"network": "c", "note": "", "relus": np.int64(3), "x": UNKNOWN},
+    ],
+)
+
+
+def test_every_writer_says_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tables.markdown(TABLE).splitlines() == [
+        "| network | note | ReLUs | x | half |",
+        "|---|---|---|---|---|",
+        "| a\\|b | <i> line | 1,792 | 0.5 (0.25 to 0.75) | 0.5 ±0.2 |",
+        "| c |  | 3 |  |  |",
+    ]
+    page = html.table(TABLE)
+    assert "<td>a|b<br><small>&lt;i&gt;\nline</small></td><td>1,792</td>" in page
+    assert '<td>0.5 <span class="interval">(0.25 to 0.75)</span></td>' in page
+    tables.show(TABLE, "Title [b]", "Caption", ["beware"])
+    printed = capsys.readouterr().out
+    assert "Title [b]" in printed
+    assert "warning: beware" in printed
+    assert "0.5 (0.25 to 0.75) │ 0.5 ±0.2" in printed
+    tables.write_csv(tmp_path / "table.csv", TABLE.rows)
+    assert (tmp_path / "table.csv").read_text().splitlines()[0] == "network,note,relus,x,x_low,x_high"
+
+
+def test_a_table_is_read_back_and_shortened(tmp_path: Path) -> None:
+    rows = [{"network": "a|b", "relus": 1792, "x": VALUE, "y": np.nan}]
+    rows.append({**rows[0], "x": Estimate(0.123456, np.nan, np.nan), "y": -1.5})
+    tables.write_csv(tmp_path / "table.csv", rows)
+    assert tables.markdown(tables.read_csv(tmp_path / "table.csv")).splitlines() == [
+        "| network | relus | x | y |",
+        "|---|---|---|---|",
+        "| a\\|b | 1792 | 0.123 (0.1 to 2e-05) |  |",
+        "| a\\|b | 1792 | 0.123 | -1.5 |",
+    ]

@@ -1,0 +1,172 @@
+"""Intervals and tests: closed forms, what is possible, and how often they cover what they should."""
+
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from jaxfair.errors import JaxfairError
+from jaxfair.intervals import (
+    Estimate,
+    Scale,
+    drop_estimate,
+    holm,
+    over_seeds,
+    over_seeds_and_examples,
+    rank_p_value,
+    wilson,
+)
+
+RNG = np.random.default_rng(0)
+
+
+def test_over_seeds_is_students_t() -> None:
+    values = RNG.normal(size=(5, 3))
+    low, high = over_seeds(values).interval()
+    for i in range(3):
+        expected = stats.ttest_1samp(values[:, i], 0.2)
+        np.testing.assert_allclose([low[i], high[i]], expected.confidence_interval(0.95))
+        np.testing.assert_allclose(over_seeds(values).p_value(0.2)[i], expected.pvalue)
+
+
+def test_one_seed_has_no_interval() -> None:
+    assert np.isnan(over_seeds(np.ones((1, 2))).interval()).all()
+
+
+@pytest.mark.parametrize("scale", get_args(Scale))
+def test_an_interval_lies_where_its_quantity_can_and_holds_it(scale: Scale) -> None:
+    """For values close to the end of each range, where the plain interval leaves it; at the end it is cut off."""
+    infinite = np.inf
+    ends = {"positive": (0, infinite), "share": (0, 1), "correlation": (-1, 1), "percent": (-infinite, 100)}
+    low, high = ends.get(scale, (-infinite, infinite))
+    for value in (0.5, low + 1e-3, high - 1e-3, low, high):
+        if np.isfinite(value):
+            found = Estimate(np.asarray(value), np.asarray(0.04), np.asarray(4.0)).interval(scale=scale)
+            assert low <= found.low <= value <= found.high <= high
+            assert found.low < found.high
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_scales_differ_and_an_unknown_one_is_refused() -> None:
+    estimate = Estimate(np.asarray(0.5), np.asarray(0.01), np.asarray(4.0))
+    assert len({float(estimate.interval(scale=scale).low) for scale in get_args(Scale)}) == len(get_args(Scale))
+    with pytest.raises(JaxfairError, match="no scale 'log'; give one of real"):
+        estimate.interval(scale="log")  # pyright: ignore[reportArgumentType]
+
+
+def test_seeds_and_examples_reduce_to_what_is_known() -> None:
+    """Examples that all agree leave Student's t over seeds; seeds that all agree, the t interval over examples."""
+    seeds, examples = RNG.normal(size=(6, 1)), RNG.normal(size=(1, 40))
+    alone = over_seeds_and_examples([seeds + np.zeros((1, 40))])
+    np.testing.assert_allclose(alone.interval(), over_seeds(seeds[:, 0]).interval())
+    alone = over_seeds_and_examples([examples + np.zeros((6, 1))])
+    np.testing.assert_allclose(alone.interval(), over_seeds(examples[0]).interval())
+    one = over_seeds_and_examples([examples])
+    np.testing.assert_allclose(one.interval(), over_seeds(examples[0]).interval())
+
+
+def test_the_variance_is_the_tables() -> None:
+    """The mean of many random tables of two crossed factors varies by what is estimated from each."""
+    seeds, examples, tables = 4, 15, 4000
+    parts = [RNG.normal(size=(tables, *shape)) for shape in ((seeds, 1), (1, examples), (seeds, examples))]
+    values = 0.5 * parts[0] + 2 * parts[1] + parts[2]
+    expected = 0.25 / seeds + 4 / examples + 1 / (seeds * examples)
+    found = [float(over_seeds_and_examples([table]).variance) for table in values]
+    # The largest of the parts where their sum is smaller: never below the truth on average, and hardly above it.
+    np.testing.assert_allclose(np.mean(found), expected, rtol=0.05)
+    np.testing.assert_allclose(values.mean(axis=(1, 2)).var(), expected, rtol=0.1)
+
+
+def test_groups_share_the_seeds() -> None:
+    """What a seed does to both groups cancels in their difference and not in their mean."""
+    seeds = RNG.normal(size=(5, 1))
+    groups = [seeds + 0.1 * RNG.normal(size=(1, n)) for n in (30, 50)]
+    difference, mean = (over_seeds_and_examples(groups, weights) for weights in ((1, -1), (0.5, 0.5)))
+    assert difference.variance < 0.01 < 0.1 * seeds.var() / 5 * 10 < 10 * mean.variance
+
+
+def test_a_drop_is_the_papers() -> None:
+    before, after = RNG.random((3, 60)) < 0.8, RNG.random((3, 60)) < 0.6
+    value = 100 * (1 - after.mean() / before.mean())
+    np.testing.assert_allclose(drop_estimate(before, after).value, value, atol=1e-9)
+    group = np.repeat([0, 1], [20, 40])
+    both = [float(drop_estimate(before[:, group == g], after[:, group == g]).value) for g in (0, 1)]
+    np.testing.assert_allclose(drop_estimate(before, after, group).value, np.mean(both), atol=1e-9)
+    assert drop_estimate(before, before).interval(scale="percent").low < 0, "nothing changed on 60 images of many"
+    assert np.isnan(drop_estimate(np.zeros((2, 5)), np.zeros((2, 5))).value), "nothing can be lost"
+    with pytest.raises(JaxfairError, match=r"shapes \(2, 5\) and \(2, 4\)"):
+        drop_estimate(np.ones((2, 5)), np.ones((2, 4)))
+
+
+def test_wilson_is_scipys() -> None:
+    for k, n in ((0, 5), (3, 7), (7, 7)):
+        expected = stats.binomtest(k, n).proportion_ci(0.95, method="wilson")
+        np.testing.assert_allclose(wilson(np.asarray(k / n), np.asarray(n)), expected, atol=1e-12)
+
+
+def test_holm_by_hand() -> None:
+    np.testing.assert_allclose(holm(np.array([0.01, 0.04, np.nan, 0.03])), [0.03, 0.06, np.nan, 0.06])
+    np.testing.assert_allclose(holm(np.array([0.6, 0.9])), [1.0, 1.0])
+
+
+def test_rank_p_values_are_exact() -> None:
+    """Three items in one order for every seed: 1 of 6 orders, however many seeds; 1 of 6^3 if seeds are apart."""
+    x = np.tile([1.0, 2.0, 3.0], (3, 1))
+    assert rank_p_value(x, x, shared=True) == pytest.approx((1.0, 1 / 6))
+    assert rank_p_value(x, x, shared=False) == pytest.approx((1.0, 1 / 216))
+    assert rank_p_value(x, -x, shared=False) == pytest.approx((-1.0, 1.0))
+    assert rank_p_value(x, np.ones((3, 3)), shared=True) == pytest.approx((0.0, 1.0)), "ties rank nothing"
+    x, y = RNG.normal(size=(1, 6)), RNG.normal(size=(1, 6))
+    expected = stats.spearmanr(x[0], y[0])
+    assert rank_p_value(x, y, shared=True)[0] == pytest.approx(float(expected[0]))  # pyright: ignore[reportArgumentType]
+
+
+def test_many_items_are_sampled_and_the_same_again() -> None:
+    x, y = RNG.normal(size=(2, 12)), RNG.normal(size=(2, 12))
+    first = rank_p_value(x, y, shared=False)
+    assert first == rank_p_value(x, y, shared=False)
+    assert 0 < first[1] <= 1
+
+
+def networks(rng: np.random.Generator, seeds: int, examples: int, levels: tuple[float, float]) -> Any:
+    """Return where networks are right before and after a change: hard examples, good seeds, and shared chance."""
+    hard = rng.normal(0, 1.3, (1, examples))
+    good = rng.normal(0, 0.25, (2, seeds, 1))
+    chance = rng.random((2, seeds, examples))
+    chance[1] = np.where(rng.random((seeds, examples)) < 0.6, chance[0], chance[1])
+    shift = rng.normal(0, 0.5, (1, examples))
+    logits = np.stack([levels[0] + hard + good[0], levels[1] + hard + shift + good[1]])
+    return chance < 1 / (1 + np.exp(-logits))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("levels", [(2.0, 1.5), (3.5, 3.0), (1.0, -0.5)])
+@pytest.mark.parametrize(("seeds", "examples"), [(3, 200), (5, 60), (5, 400), (10, 100)])
+def test_a_drops_interval_covers(levels: tuple[float, float], seeds: int, examples: int) -> None:
+    """Nominal 95 %: 93 to 97, and above where few examples change, since their number is whole (seen: 98)."""
+    rng = np.random.default_rng(0)
+    before, after = networks(rng, 4000, 2000, levels)
+    truth, hits, times = 100 * (1 - after.mean() / before.mean()), 0, 2000
+    for _ in range(times):
+        found = drop_estimate(*networks(rng, seeds, examples, levels)).interval(scale="percent")
+        hits += bool(found.low <= truth <= found.high)
+    print(f"levels {levels}, {seeds} seeds, {examples} examples: {100 * hits / times:.1f} %")
+    assert 0.93 <= hits / times <= 0.985
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+@pytest.mark.parametrize("kind", ["positive", "share", "correlation"])
+def test_an_interval_over_seeds_covers(kind: Scale, seeds: int) -> None:
+    """Norms that vary by 30 %, accuracies near 0.9 and correlations near 0.5, as studies have them."""
+    rng, shape = np.random.default_rng(0), (seeds, 20_000)
+    drawn, truth = {
+        "positive": (np.exp(rng.normal(0, 0.3, shape)), np.exp(0.045)),
+        "share": (rng.beta(45, 5, shape), 0.9),
+        "correlation": (2 * rng.beta(9, 3, shape) - 1, 0.5),
+    }[kind]
+    low, high = over_seeds(drawn).interval(scale=kind)
+    covered = ((low <= truth) & (truth <= high)).mean()
+    print(f"{kind}, {seeds} seeds: {100 * covered:.1f} %")
+    assert 0.93 <= covered <= 0.97
