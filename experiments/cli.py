@@ -5,44 +5,60 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, NamedTuple
 
 from jaxfair.errors import JaxfairError, did_you_mean
 
-Config = TypeVar("Config")
+KEPT = "finished runs are kept, and the same command goes on from here"
+
+
+class Command(NamedTuple):
+    """One command of a program.
+
+    Attributes:
+        options: a frozen dataclass, whose fields are the options; or complete configurations of one by name, of which
+            ``--preset`` chooses and the first is the default.
+        run: does the work; it gets the options and the words of the whole command line.
+        after: what is true after an interruption.
+    """
+
+    options: type | Mapping[str, Any]
+    run: Callable[[Any, list[str]], object]
+    after: str = KEPT
 
 
 def main(
-    presets: Mapping[str, Config],
-    run: Callable[[Config], None],
-    *,
-    program: str,
-    description: str,
-    arguments: Sequence[str] | None = None,
+    program: str, text: str | None, commands: Mapping[str, Command], arguments: Sequence[str] | None = None
 ) -> int:
-    """Run a study from the command line and return the exit status.
+    """Run a program from the command line and return the exit status.
 
     Args:
-        presets: complete configurations by name; the first is the default of ``--preset``.
-        run: the study.
-        program: name shown in the usage.
-        description: shown above the options.
+        program: its name in the usage.
+        text: about the program, such as its module's docstring.
+        commands: by the word that chooses each; "" is what is done without such a word.
         arguments: of the command line; by default the process's.
+
+    Raises:
+        SystemExit: 0 after ``--help``, 2 after an option that does not exist or a value that does not parse.
     """
-    given = sys.argv[1:] if arguments is None else arguments
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    word, rest = (given[0], given[1:]) if given and given[0] in commands else ("", given)
+    if word not in commands and (not given or given[0] in ("-h", "--help")):
+        print(f"{(text or '').strip()}\n\nusage: {program} {{{','.join(commands)}}} [options]")
+        return 0
 
-    def study() -> None:
-        config = parse(presets, program, description, given)
+    def work() -> None:
+        if word not in commands:
+            raise JaxfairError(f"There is no command '{given[0]}'{did_you_mean(given[0], commands)}")
+        about = (text or "").split("\n\n")[0]
+        options = parse(commands[word].options, f"{program} {word}".strip(), about, rest)
         configure_jax()
-        run(config)
+        commands[word].run(options, [program, *given])
 
-    return guarded(study)
-
-
-STUDY = "finished runs are kept, and the same command goes on from here"
+    return _guarded(work, commands[word].after if word in commands else KEPT)
 
 
-def guarded(work: Callable[[], None], after: str = STUDY) -> int:
+def _guarded(work: Callable[[], None], after: str = KEPT) -> int:
     """Do the work, print a mistake as one sentence, and return the exit status.
 
     Args:
@@ -65,8 +81,8 @@ def guarded(work: Callable[[], None], after: str = STUDY) -> int:
     return 0
 
 
-def parse(presets: Mapping[str, Config], program: str, description: str, arguments: Sequence[str]) -> Config:
-    """Read ``--preset`` and then every field of its configuration as an option.
+def parse(options: type | Mapping[str, Any], program: str, text: str, arguments: Sequence[str]) -> Any:
+    """Read every field of a dataclass as an option, after ``--preset`` where there are presets (see ``Command``).
 
     Raises:
         JaxfairError: no preset has the given name.
@@ -74,15 +90,15 @@ def parse(presets: Mapping[str, Config], program: str, description: str, argumen
     """
     import tyro
 
+    if isinstance(options, type):
+        return tyro.cli(options, args=arguments, prog=program)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", default=next(iter(presets)))
+    first.add_argument("--preset", default=next(iter(options)))
     chosen, rest = first.parse_known_args(list(arguments))
-    if chosen.preset not in presets:
-        raise JaxfairError(f"There is no preset '{chosen.preset}'{did_you_mean(chosen.preset, presets)}")
-    default = presets[chosen.preset]
-    text = (
-        f"{description}\n\nPresets (--preset NAME): {', '.join(presets)}; the defaults below are of '{chosen.preset}'."
-    )
+    if chosen.preset not in options:
+        raise JaxfairError(f"There is no preset '{chosen.preset}'{did_you_mean(chosen.preset, options)}")
+    default = options[chosen.preset]
+    text = f"{text}\n\nPresets (--preset NAME): {', '.join(options)}; the defaults below are of '{chosen.preset}'."
     return tyro.cli(type(default), default=default, args=rest, prog=program, description=text)
 
 

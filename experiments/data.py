@@ -11,8 +11,10 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import tyro
 
 from experiments import cli
 from experiments.running import datasets
@@ -21,35 +23,40 @@ from experiments.running.progress import Progress
 from jaxfair import groups
 from jaxfair.data import sources
 from jaxfair.data.dataset import Dataset
-from jaxfair.errors import JaxfairError, did_you_mean
+from jaxfair.errors import JaxfairError
 
-PROGRAM = "python -m experiments.data"
 EACH = 10  # images of a group in the contact sheet
 MOST_GROUPS = 20
 WIDE = 0.2  # an interval of an accuracy of 80 % that is wider deserves a warning
 MOST_CLASSES = 12  # that get a column of their own
 
+Name = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
+
 
 @dataclasses.dataclass(frozen=True)
 class Describe(DataConfig):
-    """What to describe, and where to.
+    """Load a data set as the studies do, print what is in it, and write a contact sheet.
 
     Attributes:
+        name: of the set.
         out: PNG file of the contact sheet; None is ``results/data/NAME.png``.
     """
 
+    name: Name = tyro.MISSING
     out: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepare:
-    """What to prepare, and where to.
+    """Write UTKFace as a TFDS data set.
 
     Attributes:
+        name: of the set; ``utkface``.
         path: folder or archive of the official files.
         out: folder of TFDS data sets; None is ``tfds`` in the data directory, where the studies look.
     """
 
+    name: Name
     path: Path
     out: Path | None = None
 
@@ -143,6 +150,8 @@ def prepare(config: Prepare) -> None:
     """Write UTKFace as a TFDS data set."""
     from jaxfair.data import tfds
 
+    if config.name != "utkface":
+        raise JaxfairError(f"'{config.name}' cannot be prepared; only utkface can, other sets TFDS prepares itself.")
     with Progress() as progress:
         folder = tfds.prepare(
             config.path,
@@ -154,28 +163,12 @@ def prepare(config: Prepare) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    return cli.guarded(lambda: _run(given), after="nothing is half made, and the same command starts again")
-
-
-def _run(arguments: list[str]) -> None:
-    import tyro
-
-    usage = f"usage: {PROGRAM} describe NAME [options]   or   {PROGRAM} prepare utkface --path FOLDER_OR_ARCHIVE"
-    if len(arguments) < 2 or {"-h", "--help"} & set(arguments[:2]):
-        print(f"{(__doc__ or '').strip()}\n\n{usage}\nNames: {', '.join(sources.NAMES)}\nOptions: describe NAME --help")
-        return
-    command, name, *rest = arguments
-    if command == "describe":
-        if name not in sources.NAMES:
-            raise JaxfairError(f"There is no data set '{name}'{did_you_mean(name, sources.NAMES)}")
-        describe(tyro.cli(Describe, default=Describe(name), args=rest, prog=f"{PROGRAM} describe {name}"))
-    elif command == "prepare":
-        if name != "utkface":
-            raise JaxfairError(f"'{name}' cannot be prepared; only utkface can, other sets TFDS prepares itself.")
-        prepare(tyro.cli(Prepare, args=rest, prog=f"{PROGRAM} prepare utkface"))
-    else:
-        raise JaxfairError(f"There is no command '{command}'{did_you_mean(command, ('describe', 'prepare'))}")
+    after = "nothing is half made, and the same command starts again"
+    commands = {
+        "describe": cli.Command(Describe, lambda config, _: describe(config), after),
+        "prepare": cli.Command(Prepare, lambda config, _: prepare(config), after),
+    }
+    return cli.main("python -m experiments.data", f"{__doc__}\nNames: {', '.join(sources.NAMES)}", commands, arguments)
 
 
 if __name__ == "__main__":

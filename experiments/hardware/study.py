@@ -10,15 +10,15 @@ another order of the data. Finished runs are kept: the same command goes on wher
 studies that were made on several machines.
 """
 
-import argparse
 import dataclasses
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from experiments import cli
 from experiments.hardware import bundles, report, runs
@@ -30,11 +30,11 @@ from experiments.running.progress import Progress
 from experiments.running.records import Workspace, carry_out
 from experiments.running.stages import ModelConfig
 from jaxfair import hardware
+from jaxfair.data.dataset import Dataset
 from jaxfair.errors import JaxfairError
 from jaxfair.hardware import Profile
-from jaxfair.linearize import snl
 from jaxfair.linearize.snl import SnlConfig
-from jaxfair.training.fit import SNL_FINETUNE, TrainConfig, check_config
+from jaxfair.training.fit import SNL_FINETUNE, TrainConfig
 from jaxfair.training.mitigate import MitigationConfig
 
 
@@ -52,7 +52,6 @@ class Study:
         budgets: linearize by SNL on every profile too, keeping so many ReLUs (below 1: a fraction of them).
         steps: after which parameters are compared, to see how trainings part; those after the last step do not count.
         seeds_at_once: seeds trained in one program; by default 1 on CPU and all elsewhere.
-        child: the study itself uses this, to make the runs of one profile in a process of its own.
         data: which data, and how it is split.
         model: the network.
         train: how it is trained; its mitigation holds the numbers of the alignment.
@@ -70,7 +69,6 @@ class Study:
     budgets: tuple[float, ...] = ()
     steps: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256)
     seeds_at_once: int | None = None
-    child: str | None = None
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
@@ -120,32 +118,33 @@ PAPER = Study(profiles=("gpu",), mitigation=True, data=DataConfig("utkface-race"
 """Nelaturu et al. 2024 on one GPU, ten seeds; run it on each kind of GPU, and merge."""
 
 PRESETS = {"quickstart": QUICKSTART, "cpu": CPU, "gpu": GPU, "paper": PAPER}
-COMMANDS = ("pack", "merge")
 
 
-def run(study: Study, given: Sequence[str]) -> None:
-    """Make every run that is not finished yet, each profile in a process of its own, then the report."""
-    if study.child is not None:
-        _make(study, _named(study)[study.profiles.index(study.child)])
-        return
+def run(study: Study, command: Sequence[str]) -> None:
+    """Make every run that is not finished yet, each profile in a process of its own, then the report.
+
+    Args:
+        study: what to make.
+        command: by which the reader of the report makes it again; the profiles' processes get the same options.
+    """
     check(study)
-    bundles.listed(study.out, study.profiles)
     profiles = _named(study)
     plain = hardware.plain_digests(os.environ) if any(profile.varies_cpu for profile in profiles) else None
     for profile in profiles:
-        command = [sys.executable, "-m", "experiments.hardware", *given, "--child", profile.name]
+        child = [sys.executable, "-m", "experiments.hardware.child", profile.name, *command[1:]]
         environment = hardware.environment_of(profile, os.environ, plain)
         print(f"Profile {profile.name}: {profile.label}", file=sys.stderr, flush=True)
-        if subprocess.run(command, env=environment, check=False).returncode:
+        if subprocess.run(child, env=environment, check=False).returncode:
             raise JaxfairError(
                 f"The runs of profile '{profile.name}' failed (see above); finished runs are kept: mend it, or leave "
                 "the profile out by --profiles, and run the same command again."
             )
-    report.write([study.out], study.out / "report", ["python -m experiments.hardware", *given])
+    bundles.listed(study.out, study.profiles)
+    report.write([study.out], study.out / "report", command, data=study.data)
 
 
 def check(study: Study) -> None:
-    """Find settings that a profile's process would refuse, before the first one starts.
+    """Find settings that are refused whatever the data are, before a process is started.
 
     Raises:
         JaxfairError: there is nothing to compare, or a number is impossible.
@@ -156,6 +155,10 @@ def check(study: Study) -> None:
             f"The study has {study.seeds} seeds, {study.ulps} one-ulp controls and the profiles "
             f"{', '.join(study.profiles)}; give at least one seed, and different profiles."
         )
+    if list(study.steps) != sorted(set(study.steps)) or min(study.steps, default=1) < 1:
+        raise JaxfairError(
+            f"The steps to look at are {list(study.steps)}; give different ones from 1 on, in ascending order."
+        )
     measure.check_config(study.analysis)
 
 
@@ -163,14 +166,27 @@ def _named(study: Study) -> list[Profile]:
     return [hardware.named(name) for name in study.profiles]
 
 
-def _make(study: Study, profile: Profile) -> None:
+def check_on(study: Study, train_set: Dataset) -> list[int]:
+    """Find settings that some stage would refuse on these data, before the first one runs.
+
+    Returns:
+        The different budgets as counts.
+
+    Raises:
+        JaxfairError: a network or a training is impossible.
+    """
+    budgets = stages.check(train_set, study.model, study.budgets, [])
+    trainings = [task.train for task in tasks(study, budgets, reference=True)]
+    stages.check_trainings(train_set, [*trainings, study.snl_finetune], study.snl, study.seeds_at_once)
+    return budgets
+
+
+def make(study: Study, profile: Profile) -> None:
     """Make the runs of one profile, in the process that was started for it."""
     proof = hardware.verify(profile)
     train_set, test_set, record, source = datasets.prepare(study.data)
-    budgets = stages.check(train_set, study.model, study.budgets, [])
-    for config in (study.train, study.snl_finetune):
-        check_config(config, len(train_set))
-    snl.check_config(study.snl, len(train_set))
+    budgets = check_on(study, train_set)
+    last = study.train.epochs * (len(train_set) // study.train.batch_size)
     reference = profile.name == study.profiles[0]
     about = {**hardware.describe(profile), "probe": proof}
     with Progress() as progress:
@@ -184,9 +200,7 @@ def _make(study: Study, profile: Profile) -> None:
             model=study.model,
             linearized=Linearized(study.snl, study.snl_finetune),
             analysis=study.analysis,
-            steps=[
-                step for step in study.steps if step <= study.train.epochs * (len(train_set) // study.train.batch_size)
-            ],
+            steps=[step for step in study.steps if step <= last],
             reference=reference,
         )
         carry_out(space)
@@ -208,43 +222,53 @@ def tasks(study: Study, budgets: Sequence[int], *, reference: bool) -> list[Task
     return found + [Task(c, plain, n) for n in budgets for c in controls if c not in study.controls]
 
 
-def _pack_or_merge(given: Sequence[str]) -> int:
-    """Run the commands that need no study of their own."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.hardware")
-    commands = parser.add_subparsers(dest="command", required=True)
-    packing = commands.add_parser("pack", help="write a study's finished runs into one file")
-    packing.add_argument("study", type=Path)
-    packing.add_argument("file", type=Path, help="NAME.tar or NAME.tar.gz")
-    merging = commands.add_parser("merge", help="compare studies of several machines; the first has the reference")
-    merging.add_argument("studies", type=Path, nargs="+", help="folders or packed files")
-    merging.add_argument("--out", type=Path, required=True, help="folder of the report")
-    merging.add_argument("--allow-versions", action="store_true", help="compare runs of different package versions")
-    options = parser.parse_args(list(given))
+@dataclasses.dataclass(frozen=True)
+class Pack:
+    """Write a study's finished runs into one file.
 
-    def work() -> None:
-        if options.command == "pack":
-            bundles.pack(options.study, options.file)
-            return
-        cli.configure_jax()
-        folders = [
-            study if study.is_dir() else bundles.unpack(study, options.out / "unpacked" / study.name.split(".")[0])
-            for study in options.studies
-        ]
-        command = ["python -m experiments.hardware", *given]
-        report.write(folders, options.out / "report", command, allow_versions=options.allow_versions)
+    Attributes:
+        study: its folder.
+        file: NAME.tar or NAME.tar.gz.
+    """
 
-    return cli.guarded(work)
+    study: tyro.conf.Positional[Path]
+    file: tyro.conf.Positional[Path]
+
+
+@dataclasses.dataclass(frozen=True)
+class Merge:
+    """Compare studies of several machines; the first one has the reference and its controls.
+
+    Attributes:
+        studies: folders of studies, or packed files.
+        out: folder of the report, and of what is unpacked.
+        allow_versions: compare runs of different package versions.
+    """
+
+    studies: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="STUDY ...")]
+    out: Path
+    allow_versions: bool = False
+
+
+def merge(given: Merge, command: Sequence[str]) -> None:
+    """Unpack the studies that are files and write the report of all."""
+    if not given.studies:
+        raise JaxfairError("No study is given; name the folders or packed files of finished studies.")
+    folders = [
+        # By position too: files of two machines may have one name.
+        study
+        if study.is_dir()
+        else bundles.unpack(study, given.out / "unpacked" / str(position) / study.name.split(".")[0])
+        for position, study in enumerate(given.studies, 1)
+    ]
+    report.write(folders, given.out / "report", command, allow_versions=given.allow_versions)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
-    given = sys.argv[1:] if arguments is None else list(arguments)
-    if given and given[0] in COMMANDS:
-        return _pack_or_merge(given)
-    return cli.main(
-        PRESETS,
-        partial(run, given=given),
-        program="python -m experiments.hardware",
-        description=(__doc__ or "").split("\n\n")[0],
-        arguments=given,
-    )
+    commands = {
+        "": cli.Command(PRESETS, run),
+        "pack": cli.Command(Pack, lambda given, _: bundles.pack(given.study, given.file)),
+        "merge": cli.Command(Merge, merge),
+    }
+    return cli.main("python -m experiments.hardware", __doc__, commands, arguments)

@@ -1,16 +1,18 @@
 """Several linearization studies side by side: who loses accuracy, by data set, network, method and budget.
 
-    python -m experiments.across results/digits results/utkface --out results/across
+    python -m experiments.linearization.across results/digits results/utkface --out results/across
 
 Reads finished studies of ``experiments.linearization`` and writes one figure (Das et al. 2024, Fig. 1, 6, 7 and 11),
 one table of all networks, and the findings of the paper with every study's verdict.
 """
 
-import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import tyro
 
 from experiments import cli
 from experiments.linearization import claims
@@ -60,8 +62,10 @@ def read(folders: Sequence[Path]) -> list[Study]:
     """Read studies from the folders that they were told as ``--out``; equal titles get their folders added.
 
     Raises:
-        JaxfairError: a folder is given twice, or is no finished study.
+        JaxfairError: no folder is given, or one twice, or one that is no finished study.
     """
+    if not folders:
+        raise JaxfairError("No study is given; name the folders that finished studies were told as --out.")
     places = [study.resolve() for study in folders]
     if twice := [study for study, place in zip(folders, places, strict=True) if places.count(place) > 1]:
         raise JaxfairError(f"The study '{twice[0]}' is given more than once; give each folder once.")
@@ -181,22 +185,29 @@ def _verdict(claim: Claim | None) -> str:
     return "; ".join(filter(None, [claim.verdict, series.text(Estimate(claim.value, claim.low, claim.high))]))
 
 
+@dataclasses.dataclass(frozen=True)
+class Across:
+    """Compare several linearization studies: who loses accuracy, by data set, network, method and budget.
+
+    Attributes:
+        studies: folders that finished studies were told as ``--out``.
+        out: folder of the figure and the tables.
+    """
+
+    studies: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="STUDY ...")]
+    out: Path
+
+
+def compare(given: Across, _: Sequence[str]) -> None:
+    """Write the comparison, and print the files that it is in."""
+    for file in write(read(given.studies), given.out):
+        print(file)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.across",
-        description=(__doc__ or "").split("\n\n")[0],
-        allow_abbrev=False,
-    )
-    parser.add_argument("studies", metavar="STUDY", nargs="+", type=Path, help="--out of a finished study")
-    parser.add_argument("--out", metavar="FOLDER", type=Path, required=True, help="where the figure and tables go")
-    given = parser.parse_args(None if arguments is None else list(arguments))
-
-    def compare() -> None:
-        for file in write(read(given.studies), given.out):
-            print(file)
-
-    return cli.guarded(compare, "the studies are untouched, and the same command starts over")
+    command = cli.Command(Across, compare, "the studies are untouched, and the same command starts over")
+    return cli.main("python -m experiments.linearization.across", __doc__, {"": command}, arguments)
 
 
 if __name__ == "__main__":

@@ -21,12 +21,12 @@ from experiments.running.measure import AnalysisConfig
 from experiments.running.progress import Progress
 from experiments.running.records import Workspace, carry_out
 from experiments.running.stages import ModelConfig
+from jaxfair.data.dataset import Dataset
 from jaxfair.errors import JaxfairError
-from jaxfair.linearize import snl
 from jaxfair.linearize.deepreduce import CULLED_SETS, DeepReduceConfig
 from jaxfair.linearize.snl import SnlConfig
 from jaxfair.runs import Run
-from jaxfair.training.fit import DEEPREDUCE_TRAIN, SNL_FINETUNE, TrainConfig, check_config
+from jaxfair.training.fit import DEEPREDUCE_TRAIN, SNL_FINETUNE, TrainConfig
 from jaxfair.training.mitigate import Method
 
 
@@ -74,12 +74,16 @@ class Study:
     analysis: AnalysisConfig = AnalysisConfig()
 
 
-def run(study: Study) -> None:
-    """Make every run that is not finished yet, then the report; print the table and where the report lies."""
+def run(study: Study, command: Sequence[str]) -> None:
+    """Make every run that is not finished yet, then the report; print the table and where the report lies.
+
+    Args:
+        study: what to make.
+        command: what the reader of the report types to make it again.
+    """
     configurations = reductions(study)
     train_set, test_set, record, source = datasets.prepare(study.data)
-    budgets = stages.check(train_set, study.model, study.budgets, configurations)
-    check(study, len(train_set))
+    budgets = check(study, train_set)
     with Progress() as progress:
         space = Workspace(study.out / "runs", train_set, test_set, record, progress, study.seeds_at_once, source)
         analysed = declare(space, study, budgets, configurations)
@@ -92,9 +96,7 @@ def run(study: Study) -> None:
         print(f"{progress.kept} runs were finished before and are kept.", file=sys.stderr)
     folder = study.out / "report"
     title = report.title(analysed, source["title"])
-    results = report.write(
-        analysed, folder, title=title, command=["python -m experiments.linearization", *sys.argv[1:]]
-    )
+    results = report.write(analysed, folder, title=title, command=command)
     report.print_summary(results, title)
     print(f"\nReport: {folder / 'report.html'}")
 
@@ -121,23 +123,25 @@ def declare(
     ]
 
 
-def check(study: Study, num_examples: int) -> None:
+def check(study: Study, train_set: Dataset) -> list[int]:
     """Find settings that some stage would refuse, before the first one runs.
 
+    Returns:
+        The different budgets as counts.
+
     Raises:
-        JaxfairError: there is nothing to run, or a number is impossible.
+        JaxfairError: there is nothing to run, or a network, a training or a number is impossible.
     """
-    if study.seeds_at_once is not None and study.seeds_at_once < 1:
-        raise JaxfairError(f"seeds_at_once is {study.seeds_at_once}; give at least 1, or leave it out.")
+    budgets = stages.check(train_set, study.model, study.budgets, reductions(study))
     if study.seeds < 1 or not (study.budgets or study.deepreduce):
         raise JaxfairError(
             f"The study has {study.seeds} seeds, {len(study.budgets)} SNL budgets and {len(study.deepreduce)} "
             "DeepReDuce configurations; give at least one seed, and one budget or configuration."
         )
-    for config in (study.train, *tunings(study), study.deepreduce_train):
-        check_config(config, num_examples)
-    snl.check_config(study.snl, num_examples)
+    trainings = [study.train, *tunings(study), study.deepreduce_train]
+    stages.check_trainings(train_set, trainings, study.snl, study.seeds_at_once)
     measure.check_config(study.analysis)
+    return budgets
 
 
 def reductions(study: Study) -> list[DeepReduceConfig]:
@@ -225,10 +229,4 @@ PRESETS = {"quickstart": QUICKSTART, "cpu": CPU, "gpu": GPU, "paper": PAPER}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
-    return cli.main(
-        PRESETS,
-        run,
-        program="python -m experiments.linearization",
-        description=(__doc__ or "").split("\n\n")[0],
-        arguments=arguments,
-    )
+    return cli.main("python -m experiments.linearization", __doc__, {"": cli.Command(PRESETS, run)}, arguments)

@@ -5,12 +5,14 @@
 Places on this machine are left out of the page, and images of the data are in no figure.
 """
 
-import argparse
+import dataclasses
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import tyro
 
 from experiments import cli
 from experiments.reporting import reports, tables
@@ -74,15 +76,23 @@ def shown(command: Sequence[str]) -> list[str]:
     return words
 
 
+@dataclasses.dataclass(frozen=True)
+class Page:
+    """Write a finished study as one Markdown page: how it was made, its table, its findings, a figure.
+
+    Attributes:
+        study: folder of a finished study.
+        out: the page, NAME.md.
+    """
+
+    study: tyro.conf.Positional[Path]
+    out: Path
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.reporting.publish", description=(__doc__ or "").split("\n\n")[0]
-    )
-    parser.add_argument("study", type=Path, help="folder of a finished study")
-    parser.add_argument("--out", type=Path, required=True, help="the page, NAME.md")
-    options = parser.parse_args(arguments)
-    return cli.guarded(lambda: write(options.study, options.out))
+    command = cli.Command(Page, lambda given, _: write(given.study, given.out), "the study is untouched")
+    return cli.main("python -m experiments.reporting.publish", __doc__, {"": command}, arguments)
 
 
 if __name__ == "__main__":

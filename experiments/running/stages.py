@@ -1,7 +1,7 @@
 """Stages: a configuration in, a declared run out. The only place where library and run records meet."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -18,12 +18,14 @@ from experiments.running.records import (
     settings_of,
 )
 from jaxfair.data.dataset import Dataset
+from jaxfair.errors import JaxfairError
 from jaxfair.linearize import deepreduce, snl
 from jaxfair.networks import masks
 from jaxfair.networks.architectures import CNN, Module, ResNet
 from jaxfair.networks.network import Network, init, shapes
 from jaxfair.runs import Run
 from jaxfair.training import fit as train
+from jaxfair.training import mitigate
 from jaxfair.training.mitigate import MitigationConfig
 
 
@@ -82,6 +84,22 @@ def check(
     for config in reductions:
         shapes(deepreduce.student_module(module, config), train_set.image_shape)
     return list(dict.fromkeys(masks.resolve_budget(budget, units) for budget in budgets))
+
+
+def check_trainings(
+    train_set: Dataset, trainings: Iterable[train.TrainConfig], descent: snl.SnlConfig, seeds_at_once: int | None
+) -> None:
+    """Find trainings that cannot be made before the first one begins.
+
+    Raises:
+        JaxfairError: a number is impossible, there are too few images for a batch, or no groups to mitigate.
+    """
+    if seeds_at_once is not None and seeds_at_once < 1:
+        raise JaxfairError(f"seeds_at_once is {seeds_at_once}; give at least 1, or leave it out.")
+    for config in trainings:
+        train.check_config(config, len(train_set))
+        mitigate.check_config(config.mitigation, len(train_set.group_names))
+    snl.check_config(descent, len(train_set))
 
 
 def train_full(space: Workspace, model: ModelConfig, config: train.TrainConfig, seeds: Sequence[int]) -> list[Run]:

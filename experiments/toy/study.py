@@ -22,12 +22,9 @@ from experiments.toy.boundary import Boundary, check_boundary, compare, draw_bou
 from experiments.toy.networks import Toy
 from experiments.toy.pieces import Pieces, check_pieces, draw_pieces, measure, print_pieces
 from jaxfair import hardware, runs
-from jaxfair.errors import JaxfairError, did_you_mean
+from jaxfair.errors import JaxfairError
 
-PROGRAM = "python -m experiments.toy"
-
-
-COMMANDS: dict[str, tuple[type[Toy], Callable, Callable, Callable]] = {
+STUDIES: dict[str, tuple[type[Toy], Callable, Callable, Callable]] = {
     "boundary": (Boundary, compare, draw_boundary, print_boundary),
     "pieces": (Pieces, measure, draw_pieces, print_pieces),
 }
@@ -37,7 +34,7 @@ def make(name: str, config: Toy) -> None:
     """Make a study, unless it was finished before, and print its table and where it lies."""
     import matplotlib as mpl
 
-    _, compute, draw, show = COMMANDS[name]
+    _, compute, draw, show = STUDIES[name]
     check(config)
     settings = {key: value for key, value in dataclasses.asdict(config).items() if key != "out"}
     run = runs.start(config.out, {"stage": "toy", "name": name, **settings})
@@ -77,18 +74,8 @@ def check(config: Toy) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
-    return cli.guarded(lambda: _run(list(sys.argv[1:] if arguments is None else arguments)))
-
-
-def _run(arguments: list[str]) -> None:
-    import tyro
-
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(f"{(__doc__ or '').strip()}\n\nusage: {PROGRAM} {{{','.join(COMMANDS)}}} [options]")
-        return
-    name, *rest = arguments
-    if name not in COMMANDS:
-        raise JaxfairError(f"There is no study '{name}'{did_you_mean(name, COMMANDS)}")
-    config = tyro.cli(COMMANDS[name][0], args=rest, prog=f"{PROGRAM} {name}")
-    cli.configure_jax()
-    make(name, config)
+    commands = {
+        name: cli.Command(options, lambda config, _, name=name: make(name, config))
+        for name, (options, *_) in STUDIES.items()
+    }
+    return cli.main("python -m experiments.toy", __doc__, commands, arguments)

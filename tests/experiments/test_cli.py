@@ -69,6 +69,8 @@ BEFORE_ANYTHING_IS_MADE = {
     "--snl-finetune.batch-size 5000": "The batch size is 5000",
     "--deepreduce-train.batch-size 5000": "The batch size is 5000",
     "--train.learning-rate nan": "at learning rate nan; give at least one epoch",
+    "--mitigations lagrangian --mitigation-rates -1": "the multipliers' rate -1.0",
+    "--seeds-at-once 0": "seeds_at_once is 0",
     "--analysis.max-steps 0": "steps",
     "--analysis.chunk-size 0": "chunk",
     "--analysis.chunk-size -1": "chunk",

@@ -3,28 +3,34 @@
 import json
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+import tarfile
+import types
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.hardware import bundles
+from experiments import cli
+from experiments.hardware import bundles, report
 from experiments.hardware import results as hardware_results
 from experiments.hardware import study as hardware
 from experiments.hardware.bundles import Bundle
 from experiments.hardware.results import Comparison, Hardware
+from experiments.running import datasets
+from experiments.running.datasets import DataConfig
 from jaxfair.errors import JaxfairError
 from jaxfair.hardware import PLAIN_DIGESTS
+from jaxfair.losses import cross_entropy
+from jaxfair.networks.architectures import CNN
+from jaxfair.networks.network import init, predict
 from jaxfair.runs import Run
+from tests.hardware_study import PROFILES, make_hardware
+from tests.hardware_study import changed as changed_series
 from tests.study import TINY_HARDWARE as OPTIONS
-from tests.study import command_line, hardware_made_once
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _command_line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with command_line(tmp_path_factory.getbasetemp() / "cache"):
-        yield
+from tests.study import hardware_made_once
 
 
 @pytest.fixture(scope="module")
@@ -119,11 +125,25 @@ def test_a_packed_study_can_be_merged_with_another(study: Path, tmp_path: Path) 
     assert hardware.main(["pack", str(study), str(packed)]) == 0
     assert hardware.main(["merge", str(study), str(packed), "--out", str(tmp_path / "both")]) == 0
     assert (tmp_path / "both" / "report" / "report.html").is_file()
-    merged = bundles.read(study) + bundles.read(tmp_path / "both" / "unpacked" / "elsewhere")
+    merged = bundles.read(study) + bundles.read(tmp_path / "both" / "unpacked" / "2" / "elsewhere")
     found = of(hardware_results.collect(merged), "plain")
     assert [series.profile for series in found.profiles] == ["bf16", "cpu", "bf16"]
     assert len({series.label for series in found.profiles}) == 3
     assert found.profiles[1].same_bits.all()  # the reference itself, from the archive
+
+
+def test_packed_files_of_one_name_stay_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [tmp_path / machine / "gpu.tar.gz" for machine in ("a", "b")]
+    for file in files:
+        (file.parent / "study").mkdir(parents=True)
+        (file.parent / "study" / "machine").write_text(file.parent.name)
+        with tarfile.open(file, "w:gz") as archive:
+            archive.add(file.parent / "study" / "machine", "machine")
+    given: list[Path] = []
+    monkeypatch.setattr(hardware.report, "write", lambda folders, *_, **__: given.extend(folders))
+    assert hardware.main(["merge", *map(str, files), "--out", str(tmp_path / "both")]) == 0
+    assert [(folder / "machine").read_text() for folder in given] == ["a", "b"]
+    assert [folder.name for folder in given] == ["gpu", "gpu"]
 
 
 def changed(study: Path, copy: Path, change: Callable[[Run], None]) -> list[Bundle]:
@@ -187,17 +207,69 @@ def test_emulation_may_differ_between_bundles(study: Path) -> None:
         (("--profiles", "cpu", "cpu-axv"), "did you mean 'cpu-avx'"),
         (("--profiles", "cpu", "cpu"), "different profiles"),
         (("--seeds", "0"), "at least one seed"),
+        (("--steps", "3", "2"), "The steps to look at are [3, 2]"),
+        (("--steps", "0", "2"), "The steps to look at are [0, 2]"),
         (("--profiles", "tpu"), "failed"),
-        (("--steps", "3", "2"), "failed"),
+        (("--budgets", "769"), "The ReLU budget is 769, but the network has 768 units"),
     ],
 )
-def test_bad_input_is_one_sentence(
+def test_bad_input_is_refused_before_anything_is_made(
     tmp_path: Path, options: tuple[str, ...], said: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert hardware.main([*OPTIONS, *options, "--out", str(tmp_path)]) == 1
     message = capfd.readouterr().err
     assert said in message
     assert "Traceback" not in message
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--budgets 0", "The ReLU budget is 0"),
+        ("--model.stage-sizes 1 1 1 1 1", "too small for 5 stages"),
+        ("--train.batch-size 5000", "The batch size is 5000"),
+        ("--train.mitigation.weight -1", "the alignment's weight -1.0"),
+        ("--snl.kappa 0", "SNL has kappa 0.0"),
+        ("--snl-finetune.epochs -1", "Training is to last -1 epochs"),
+        ("--seeds-at-once 0", "seeds_at_once is 0"),
+    ],
+)
+def test_settings_are_checked_on_the_data(options: str, said: str) -> None:
+    study = cli.parse(hardware.PRESETS, "x", "y", [*OPTIONS, *options.split()])
+    with pytest.raises(JaxfairError, match=said):
+        hardware.check_on(study, datasets.prepare(study.data).train)
+
+
+def test_help_shows_no_option_that_only_the_study_uses(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        hardware.main(["--help"])
+    shown = capsys.readouterr().out
+    assert "--profiles" in shown
+    assert "child" not in shown
+
+
+@pytest.mark.parametrize("known_by", ["the study", "the record"])
+def test_the_segment_is_of_the_data_that_the_study_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known_by: str
+) -> None:
+    """The configuration of a run does not say where the data are, and nothing is searched for."""
+    images = np.random.default_rng(0).integers(0, 256, (80, 8, 8, 1), dtype=np.uint8)
+    np.savez(tmp_path / "mine.npz", images=images, label=np.arange(80) % 2, group=np.arange(80) // 40)
+    config = DataConfig("npz", path=tmp_path / "mine.npz")
+    prepared = datasets.prepare(config)
+    results = make_hardware(group_names=("0", "1"), train_count=(32, 32), test_count=(8, 8), profiles=PROFILES[:1])
+    for part in ("reference", "profiles"):
+        record: Any = types.SimpleNamespace(
+            config={"data": prepared.record}, json=lambda _: {"data_source": prepared.source}
+        )
+        results = changed_series(results, part, 0, {}, trained=(record,))
+    network = init(CNN(num_classes=2), (8, 8, 1), 0)
+    monkeypatch.setattr(report, "load_network", lambda run: network)
+    found = report.segment(results, config if known_by == "the study" else None)
+    logits = jnp.asarray(predict(network, prepared.test))
+    loss, group = np.asarray(cross_entropy(logits, prepared.test.label)), np.asarray(prepared.test.group)
+    np.testing.assert_allclose(found.losses[0], [loss[group == g].mean() for g in range(2)], rtol=1e-5)
 
 
 def test_what_is_no_study_is_refused(tmp_path: Path) -> None:

@@ -122,6 +122,9 @@ def test_what_cannot_be_compared_is_one_sentence(
     refused("given more than once", folders[0], folders[1], folders[0].parent / "." / "digits", "--out", tmp_path)
     refused("There is no folder", folders[0], tmp_path / "nothing", "--out", tmp_path)
     refused("has no 'report/runs.json'", tmp_path, "--out", tmp_path)
+    (tmp_path / "machines" / "report").mkdir(parents=True)
+    (tmp_path / "machines" / "report" / "runs.json").write_text('{"study": "hardware", "title": "T", "runs": []}')
+    refused("is a hardware study", tmp_path / "machines", "--out", tmp_path)
     (tmp_path / "file").write_text("")
     refused("cannot be written", folders[1], "--out", tmp_path / "file")
     random = make(
@@ -136,10 +139,8 @@ def test_equal_studies_give_equal_files(studies: list[Study], tmp_path: Path) ->
 
 
 def test_a_folder_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        across.main(["--out", "x"])
-    assert stopped.value.code == 2
-    assert "STUDY" in capsys.readouterr().err
+    assert across.main(["--out", "x"]) == 1
+    assert capsys.readouterr().err.startswith("error: No study is given; name the folders")
 
 
 def test_a_study_without_runs_is_refused(tmp_path: Path) -> None:

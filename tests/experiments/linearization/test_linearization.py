@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -13,13 +12,7 @@ import pytest
 from experiments.running import stages
 from jaxfair.errors import JaxfairError
 from jaxfair.networks import masks
-from tests.study import RUNS, call, command_line, finished, made_once, of_stage
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _command_line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with command_line(tmp_path_factory.getbasetemp() / "cache"):
-        yield
+from tests.study import RUNS, call, finished, made_once, of_stage
 
 
 @pytest.fixture

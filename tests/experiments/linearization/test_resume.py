@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -18,7 +17,7 @@ from experiments.running.progress import Progress
 from experiments.running.records import Workspace, carry_out
 from jaxfair import checkpoints
 from jaxfair.linearize.snl import SnlConfig
-from tests.study import ROOT, RUNS, TINY, call, command_line, finished, made_once, of_stage
+from tests.study import ROOT, RUNS, TINY, call, finished, made_once, of_stage
 
 ALWAYS_SAVE = [f"--{stage}.checkpoint-seconds=0" for stage in ("train", "snl", "snl-finetune", "deepreduce-train")]
 # Stands in for a kill from outside: SIGKILL right after a checkpoint, or right before a run is marked as finished.
@@ -36,12 +35,6 @@ checkpoints.save = lambda *arguments: (save(*arguments), count("checkpoint"))
 runs.Run.finish = lambda run: (count("done"), finish(run))[1]
 study.main(sys.argv[3:])
 """
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _command_line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with command_line(tmp_path_factory.getbasetemp() / "cache"):
-        yield
 
 
 @pytest.fixture

@@ -15,13 +15,7 @@ from experiments.reporting import publish
 from jaxfair import runs
 from jaxfair.errors import JaxfairError
 from jaxfair.runs import Run
-from tests.study import command_line, made_once, make_analyses, make_study, sketch
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _command_line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with command_line(tmp_path_factory.getbasetemp() / "cache"):
-        yield
+from tests.study import made_once, make_analyses, make_study, sketch
 
 
 @pytest.fixture

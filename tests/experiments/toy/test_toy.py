@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,10 @@ from experiments.running.progress import Progress
 from experiments.toy import boundary, pieces, study
 from experiments.toy import networks as toy_networks
 from tests.experiments.toy.cases import exact_breakpoints
-from tests.study import command_line, sketch
+from tests.study import sketch
 
 TINY_BOUNDARY = ("boundary", "--seeds=3", "--restarts=2", "--steps=60", "--points=200", "--widths", "3", "2")
 TINY_PIECES = ("pieces", "--seeds=3", "--steps=60", "--networks", "3", "2x2", "--pieces", "4", "2", "3")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _command_line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with command_line(tmp_path_factory.getbasetemp() / "cache"):
-        yield
 
 
 def outcome(out: Path) -> dict[str, Any]:
@@ -187,7 +181,7 @@ def test_one_seed_has_no_interval(
 
 
 REFUSED = {
-    "bondary": "There is no study 'bondary'; did you mean 'boundary'?",
+    "bondary": "There is no command 'bondary'; did you mean 'boundary'?",
     "boundary --seeds 0": "The study has 0 seeds",
     "boundary --steps 0": "The study has 20 seeds and 0 steps",
     "boundary --learning-rate nan": "at learning rate nan; give at least one seed and step, and a positive rate",
