@@ -1,17 +1,71 @@
-"""jaxfair: who loses when a network is changed after the fact, and why, in JAX."""
+"""jaxfair: who loses when a network is changed after the fact, and why, in JAX.
 
+The names below are what a user needs; each is loaded when it is first used, so importing jaxfair stays quick.
+"""
+
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxfair.curvature.report import GroupReport, group_report
+    from jaxfair.bounds import excess_loss_bound as excess_loss_bound
+    from jaxfair.bounds import sensitivity_bound as sensitivity_bound
+    from jaxfair.curvature.operators import GroupOperator as GroupOperator
+    from jaxfair.curvature.operators import per_example_gradient_norms as per_example_gradient_norms
+    from jaxfair.curvature.report import GroupReport as GroupReport
+    from jaxfair.curvature.report import group_report as group_report
+    from jaxfair.curvature.spectrum import CurvatureConfig as CurvatureConfig
+    from jaxfair.curvature.spectrum import GroupCurvature as GroupCurvature
+    from jaxfair.curvature.spectrum import group_curvature as group_curvature
+    from jaxfair.data.dataset import Dataset as Dataset
+    from jaxfair.data.dataset import make_dataset as make_dataset
+    from jaxfair.data.sources import load as load
+    from jaxfair.errors import JaxfairError as JaxfairError
+    from jaxfair.groups import group_means as group_means
+    from jaxfair.groups import group_weights as group_weights
+    from jaxfair.groups import relative_drop as relative_drop
+    from jaxfair.linearize.deepreduce import deepreduce as deepreduce
+    from jaxfair.linearize.snl import snl as snl
+    from jaxfair.margins import deepfool as deepfool
+    from jaxfair.margins import linearized_distance as linearized_distance
+    from jaxfair.margins import softmax_gap as softmax_gap
+    from jaxfair.networks.architectures import CNN as CNN
+    from jaxfair.networks.architectures import ResNet as ResNet
+    from jaxfair.networks.network import Network as Network
+    from jaxfair.networks.network import frozen as frozen
+    from jaxfair.networks.network import init as init
+    from jaxfair.networks.network import predict as predict
+    from jaxfair.training.fit import TrainConfig as TrainConfig
+    from jaxfair.training.fit import fit as fit
+    from jaxfair.training.mitigate import MitigationConfig as MitigationConfig
 
-__all__ = ["GroupReport", "group_report"]
+_ROOMS = {
+    "bounds": ("excess_loss_bound", "sensitivity_bound"),
+    "curvature.operators": ("GroupOperator", "per_example_gradient_norms"),
+    "curvature.report": ("GroupReport", "group_report"),
+    "curvature.spectrum": ("CurvatureConfig", "GroupCurvature", "group_curvature"),
+    "data.dataset": ("Dataset", "make_dataset"),
+    "data.sources": ("load",),
+    "errors": ("JaxfairError",),
+    "groups": ("group_means", "group_weights", "relative_drop"),
+    "linearize.deepreduce": ("deepreduce",),
+    "linearize.snl": ("snl",),
+    "margins": ("deepfool", "linearized_distance", "softmax_gap"),
+    "networks.architectures": ("CNN", "ResNet"),
+    "networks.network": ("Network", "frozen", "init", "predict"),
+    "training.fit": ("TrainConfig", "fit"),
+    "training.mitigate": ("MitigationConfig",),
+}
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+__all__ = sorted(_ROOM_OF)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded when first used: importing jaxfair alone does not import JAX.
-    if name in __all__:
-        from jaxfair.curvature import report
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module 'jaxfair' has no attribute '{name}'")
+    value = getattr(importlib.import_module(f"jaxfair.{_ROOM_OF[name]}"), name)
+    globals()[name] = value  # the next use does not come here
+    return value
 
-        return getattr(report, name)
-    raise AttributeError(f"module 'jaxfair' has no attribute '{name}'")
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -27,13 +27,13 @@ class TaylorBound(NamedTuple):
     """The terms of a second-order bound and the loss difference it bounds; arrays of length num_groups, losses in nats.
 
     Attributes:
-        first: ``||g_a|| d``.
-        second: ``1/2 lambda d^2``; negative where the loss curves down in every direction.
-        bound: their sum.
-        actual: the loss difference that was seen.
-        holds: whether ``actual <= bound``; False where either is NaN.
-        tightness: ``actual / bound``, 1 for a bound that is met exactly; NaN where the bound is not positive or either
-            is NaN, which tells a bound that does not hold from one that is not known.
+        first: Term of first order, ``||g_a|| d``.
+        second: Term of second order, ``1/2 lambda d^2``; negative where the loss curves down in every direction.
+        bound: Sum of the two.
+        actual: Loss difference that was seen.
+        holds: Whether ``actual <= bound``; False where either is NaN.
+        tightness: Ratio ``actual / bound``, 1 for a bound that is met exactly; NaN where the bound is not positive
+            or either is NaN, which tells a bound that does not hold from one that is not known.
     """
 
     first: np.ndarray
@@ -48,10 +48,10 @@ class HessianBound(NamedTuple):
     """Proposition 4.5: a bound of a group's largest Hessian eigenvalue; arrays of length num_groups.
 
     Attributes:
-        bound: the sum of the two terms.
-        gradient_term: the share of the scores' gradients, largest for examples near the decision boundary.
-        curvature_term: the share of the scores' Hessians.
-        converged: whether Lanczos met its tolerance for every example; do not trust the bound where it did not.
+        bound: Sum of the two terms.
+        gradient_term: Share of the scores' gradients, largest for examples near the decision boundary.
+        curvature_term: Share of the scores' Hessians.
+        converged: Whether Lanczos met its tolerance for every example; do not trust the bound where it did not.
     """
 
     bound: np.ndarray
@@ -66,8 +66,12 @@ def parameter_distance(params: Any, other: Any) -> float:
     Between two networks trained apart it ignores the symmetries of the parametrisation: permuted units compute the same
     function at a distance.
 
+    Args:
+        params: Pytree of arrays.
+        other: Another of the same structure and shapes.
+
     Raises:
-        JaxfairError: the two do not have the same structure and shapes.
+        JaxfairError: The two do not have the same structure and shapes.
     """
     leaves, others = jax.tree.leaves(params), jax.tree.leaves(other)
     same = jax.tree.structure(params) == jax.tree.structure(other)
@@ -86,13 +90,13 @@ def excess_loss_bound(
     loss. Lanczos approaches it from below: add the residual to be on the safe side.
 
     Args:
-        gradient_norm: ``||g_a||`` of each group, at the parameters before the change.
-        top_eigenvalue: ``lambda(H_a)`` of each group, there.
-        distance: ``d = ||theta_r - theta||``, L2; one number, or one for each group.
-        excess_loss: ``J(theta_r; D_a) - J(theta; D_a)``, in nats; negative where the loss fell.
+        gradient_norm: Norm ``||g_a||`` of each group's gradient at the parameters before the change, shape (g,).
+        top_eigenvalue: Largest eigenvalue ``lambda(H_a)`` of each group's Hessian at the same parameters, shape (g,).
+        distance: L2 distance ``d = ||theta_r - theta||``; one number, or one for each group.
+        excess_loss: Loss difference ``J(theta_r; D_a) - J(theta; D_a)`` in nats, shape (g,); negative where it fell.
 
     Raises:
-        JaxfairError: shapes do not match, or a norm or distance is negative.
+        JaxfairError: Shapes do not match, or a norm or distance is negative.
     """
     return _taylor(gradient_norm, top_eigenvalue, distance, excess_loss)
 
@@ -113,14 +117,14 @@ def sensitivity_bound(
     second term is ``1/2 max(lambda_max, -lambda_min) rho^2``, which bounds both.
 
     Args:
-        gradient_norm: ``||g_a||`` of each group, at the reference hardware's parameters.
-        top_eigenvalue: the largest eigenvalue of ``H_a`` of each group, there.
-        distance: ``rho``, the largest L2 distance to another hardware's parameters; one number, or one for each group.
-        sensitivity: of each group, in nats.
-        bottom_eigenvalue: the smallest (most negative) eigenvalue of ``H_a``; None for the theorem as printed.
+        gradient_norm: Norm ``||g_a||`` of each group's gradient at the reference hardware's parameters, shape (g,).
+        top_eigenvalue: Largest eigenvalue of each group's Hessian ``H_a`` at the same parameters, shape (g,).
+        distance: Largest L2 distance ``rho`` to another hardware's parameters; one number, or one for each group.
+        sensitivity: Sensitivity of each group in nats, shape (g,).
+        bottom_eigenvalue: Smallest (most negative) eigenvalue of ``H_a``, shape (g,); None for the theorem as printed.
 
     Raises:
-        JaxfairError: shapes do not match, or a norm, distance or sensitivity is negative.
+        JaxfairError: Shapes do not match, or a norm, distance or sensitivity is negative.
     """
     if (np.asarray(sensitivity) < 0).any():
         raise JaxfairError(f"A sensitivity is {np.nanmin(sensitivity)}; it is an absolute difference, at least 0.")
@@ -161,20 +165,21 @@ def binary_hessian_bound(
 
     Args:
         logits_fn: ``(params, x) -> logits`` of two classes, in evaluation mode.
-        params: pytree of floating-point arrays.
-        x: inputs.
-        y: labels, 0 or 1.
-        weights: ``groups.group_weights(group, num_groups)``; examples of weight 0 cost nothing.
-        form: see above.
-        dense_size: up to so many parameters ``lambda`` comes from the dense Hessian of each example's score; above, it
-            is the Lanczos value plus its residual, within which lies an eigenvalue: the largest, unless Lanczos stopped
-            before it saw that one.
-        tolerance: relative residual at which Lanczos stops.
-        max_steps: Hessian-vector products at most, for each example.
-        seed: of Lanczos' start vector.
+        params: Pytree of floating-point arrays.
+        x: Inputs, examples along the first axis.
+        y: Labels, 0 or 1, shape (n,).
+        weights: Weight of each example in each group, shape (g, n), from ``groups.group_weights``; examples of weight
+            0 cost nothing.
+        form: Which of the two sums to compute.
+        dense_size: Number of parameters up to which ``lambda`` comes from the dense Hessian of each example's score;
+            above, it is the Lanczos value plus its residual, within which lies an eigenvalue: the largest, unless
+            Lanczos stopped before it saw that one.
+        tolerance: Relative residual at which Lanczos stops.
+        max_steps: Number of Hessian-vector products at most, for each example.
+        seed: Seed of Lanczos' start vector.
 
     Raises:
-        JaxfairError: shapes do not match, there are not two classes, or a value is not finite.
+        JaxfairError: Shapes do not match, there are not two classes, or a value is not finite.
     """
     from scipy.special import expit
 

@@ -20,7 +20,12 @@ Tree = TypeVar("Tree")
 
 
 def save(directory: Path, step: int, tree: object) -> None:
-    """Write ``tree`` as the checkpoint of ``step`` and remove the earlier ones.
+    """Write ``tree`` as the checkpoint of ``step`` and remove the other ones.
+
+    Args:
+        directory: the folder of one piece of work, made if it is new; other files in it are left alone.
+        step: counts what was done, such as epochs.
+        tree: a pytree of JAX or NumPy arrays and numbers.
 
     Raises:
         JaxfairError: the folder cannot be written or the disk is full; the previous checkpoint is kept.
@@ -50,7 +55,11 @@ def save(directory: Path, step: int, tree: object) -> None:
 
 
 def key(*parts: object) -> str:
-    """Return a folder name made of the parts' text, so that progress is only ever continued by what began it."""
+    """Return a folder name for unfinished work: a digest of the text of all that decides its result.
+
+    Progress is then only ever continued by what began it. Text does not tell large arrays apart, so pass
+    ``tree_digest`` of networks and a data set's ``fingerprint`` instead of these.
+    """
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
 
@@ -72,7 +81,14 @@ def latest_step(directory: Path) -> int | None:
 
 
 def restore(directory: Path, like: Tree) -> Tree:
-    """Read the newest checkpoint into the structure, shapes and types of ``like`` (arrays or shape structs).
+    """Read the newest checkpoint.
+
+    Args:
+        directory: the folder that was given to ``save``.
+        like: a pytree of arrays, or of ``jax.ShapeDtypeStruct``, of the structure, shapes and types that are expected.
+
+    Returns:
+        The tree, of JAX arrays on the default device (``jax.default_device``).
 
     Raises:
         JaxfairError: there is no checkpoint, it is damaged, or it holds the arrays of another model.

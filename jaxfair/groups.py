@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxfair.errors import JaxfairError
+from jaxfair.inputs import as_array
 
 
 class Interval(NamedTuple):
@@ -46,14 +47,17 @@ def as_numbers(group: Any, count: int, num_groups: int | None = None) -> Int[np.
     Raises:
         JaxfairError: The groups are not integers, not one for each example, or out of range.
     """
-    group = np.asarray(group)
-    if not np.issubdtype(group.dtype, np.integer):
-        raise JaxfairError(
-            f"The groups have type {group.dtype}; give integers 0..G-1: "
-            "group_names, group = numpy.unique(group, return_inverse=True)."
-        )
+    group = np.asarray(as_array(group, "groups"))
     if group.shape != (count,):
         raise JaxfairError(f"The groups have shape {group.shape} for {count} labels; give one for each example.")
+    if not np.issubdtype(group.dtype, np.integer):
+        whole = group.dtype.kind in "fb" and bool((group == np.round(group.astype(float))).all())
+        if not whole:
+            raise JaxfairError(
+                f"The groups have type {group.dtype}; give integers 0..G-1: "
+                "group_names, group = numpy.unique(group, return_inverse=True)."
+            )
+        group = group.astype(int)
     most = np.inf if num_groups is None else num_groups - 1
     if group.size and not 0 <= group.min() <= group.max() <= most:
         wanted = "numbers from 0 on" if num_groups is None else f"0 to {most}"
@@ -63,8 +67,8 @@ def as_numbers(group: Any, count: int, num_groups: int | None = None) -> Int[np.
 
 def group_means(values: np.ndarray, group: np.ndarray, num_groups: int) -> np.ndarray:
     """Return the mean of ``values`` (n,) over each group, in float64; NaN for a group without a sample."""
-    group = np.asarray(group)
-    sums = np.bincount(group, weights=np.asarray(values, np.float64), minlength=num_groups)
+    group = as_numbers(group, len(values := np.asarray(as_array(values, "values"), np.float64)), num_groups)
+    sums = np.bincount(group, weights=values, minlength=num_groups)
     with np.errstate(invalid="ignore"):
         return sums / np.bincount(group, minlength=num_groups)
 
@@ -123,12 +127,13 @@ def drop_interval(
     its level where three to five seeds differ much more than test sets would, and more where they hardly differ.
 
     Args:
-        correct_before: 1.0 where the full network is right, shape (seeds, examples).
-        correct_after: the same for the linearized network of each seed.
-        group: of each example; None for one group. Every group counts the same, whatever its size.
-        resamples: number of bootstrap resamples.
-        seed: of the resampling.
-        level: confidence level.
+        correct_before: Whether the full network is right, 1.0 or 0.0, shape (seeds, examples).
+        correct_after: The same for the linearized network of each seed.
+        group: Group of each example, shape (examples,); None for one group. Every group counts the same, whatever its
+            size.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the resampling.
+        level: Confidence level.
     """
     num_seeds, num_examples = correct_before.shape
     group = np.zeros(num_examples, int) if group is None else np.asarray(group)

@@ -36,14 +36,14 @@ class Profile:
     """One hardware of a study.
 
     Attributes:
-        name: as a command line takes it.
-        label: for readers; says whether it is native or emulated.
+        name: Name that a command line takes.
+        label: Name for readers, which says whether it is native or emulated.
         kind: ``native`` runs what the machine has, ``emulated`` rounds the operands of every product.
-        backend: that JAX has to run on; None for any.
-        environment: variables that JAX reads when it starts; ``XLA_FLAGS`` is added to the user's own.
-        arithmetic: the emulation, for ``jaxfair.arithmetic`` and the networks; nothing in the process turns it on.
-        matmul_precision: of JAX's float32 products; a CPU computes in full float32 whatever it is.
-        proof: what ``probe`` has to find beside the rounding of products.
+        backend: Backend that JAX has to run on; None for any.
+        environment: Variables that JAX reads when it starts; ``XLA_FLAGS`` is added to the user's own.
+        arithmetic: Kind of the emulation that networks are made with; nothing in the process turns it on.
+        matmul_precision: Precision of JAX's float32 products; a CPU computes in full float32 whatever it is.
+        proof: What ``probe`` has to find beside the rounding of products.
     """
 
     name: str
@@ -208,7 +208,7 @@ def probe(kind: Arithmetic = "native") -> dict[str, Any]:
     """Compute what shows the arithmetic of this process.
 
     Args:
-        kind: of the emulation that products go through.
+        kind: Kind of the emulation that products go through.
 
     Returns:
         ``fused``: whether ``a * b + c`` is rounded once (FMA) instead of twice. ``product``, ``convolution``: how

@@ -114,7 +114,7 @@ def over_seeds_and_examples(values: Sequence[np.ndarray], weights: Sequence[floa
     variance = max(sum(v for v, _ in terms) - cells, *(v for v, _ in terms))
     spread = sum(v**2 / n for v, n in terms)
     freedom = max(variance**2 / spread, min(n for _, n in terms)) if spread > 0 else max(n for _, n in terms)
-    return Estimate(np.mean(by_seed), np.asarray(variance), np.asarray(freedom))
+    return Estimate(np.asarray(np.mean(by_seed)), np.asarray(variance), np.asarray(freedom))
 
 
 def drop_parts(before: np.ndarray, after: np.ndarray) -> np.ndarray:

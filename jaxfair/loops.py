@@ -65,8 +65,8 @@ class Together:
     """A step over several seeds at once, as a step of its own.
 
     Attributes:
-        step: pure and hashable, ``step(carry, fixed, x) -> (carry, y)``.
-        in_axes: of the three arguments, as ``jax.vmap`` takes them.
+        step: a pure and hashable function, ``step(carry, fixed, x) -> (carry, y)``.
+        in_axes: the axes of the three arguments over which it is mapped, as ``jax.vmap`` takes them.
     """
 
     step: Callable
@@ -96,17 +96,18 @@ def run_epoch(
 ) -> tuple[Any, Any]:
     """Run ``carry, y = step(carry, fixed, x)`` over the leading axis of ``xs``; ``carry`` is consumed.
 
-    On CPU each step is a call of its own, since XLA:CPU runs convolutions
-    inside ``scan`` 10 to 30 times slower; elsewhere the epoch is one ``scan``.
+    On a CPU each step is a call of its own, since XLA:CPU runs convolutions inside ``scan`` 10 to 30 times slower;
+    elsewhere the epoch is one ``scan``.
 
     Args:
-        step: pure and hashable.
-        carry: what a step changes.
-        fixed: what it does not.
-        xs: arrays of shape (steps, ...).
-        fused: one program for all steps; by default on every backend but the CPU.
-        fetch: ``fixed, x -> fixed, x``, called on the host before each step if its inputs have to be read first, with
-            ``x`` of shape (1, ...). Each step is a call of its own then, and while it runs the next one's are read.
+        step: a pure and hashable function.
+        carry: a pytree of what a step changes.
+        fixed: a pytree of what it does not change.
+        xs: a pytree of arrays of shape (steps, ...).
+        fused: whether all steps are one program; by default they are on every backend but the CPU.
+        fetch: a function ``fixed, x -> fixed, x``, called on the host before each step if its inputs have to be read
+            first, with ``x`` of shape (1, ...). Each step is a call of its own then, and while it runs the inputs of
+            the next one are read.
 
     Returns:
         The last carry, and the steps' outputs as NumPy arrays of shape (steps, ...).
@@ -128,15 +129,18 @@ _call = jax.jit(lambda step, carry, fixed: step(carry, fixed), static_argnums=0)
 
 
 def run_until(step: Callable[[Any, Any], Any], carry: Any, fixed: Any, max_steps: int) -> Any:
-    """Repeat ``carry = step(carry, fixed)`` until its first array, of booleans, is all true.
+    """Repeat ``carry = step(carry, fixed)`` until the carry's first array, of booleans, is all true.
 
-    On CPU each step is a call of its own; elsewhere, or where a caller traces, all are one ``while_loop``.
+    On a CPU each step is a call of its own; elsewhere, or where a caller traces, all are one ``while_loop``.
 
     Args:
-        step: pure and hashable.
-        carry: what a step changes, whether it is done first.
-        fixed: what it does not.
-        max_steps: steps at most.
+        step: a pure and hashable function.
+        carry: a tuple of what a step changes; its first array says what is done.
+        fixed: a pytree of what a step does not change.
+        max_steps: the largest number of steps.
+
+    Returns:
+        The last carry.
     """
     traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((carry, fixed)))
     if traced or jax.default_backend() != "cpu":

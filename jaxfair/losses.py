@@ -3,12 +3,8 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
-
-from jaxfair.errors import JaxfairError
 
 
 def cross_entropy(logits: Float[Array, "n c"], label: Int[Array, " n"]) -> Float[Array, " n"]:
@@ -28,12 +24,6 @@ def distillation(
     return temperature**2 * optax.losses.kl_divergence_with_log_targets(predicted, target)
 
 
-def check_labels(label: Any, num_classes: int | None = None) -> None:
-    """Raise a JaxfairError unless ``label`` holds integers of 0..num_classes-1, one for each example."""
-    label = np.asarray(label)
-    if label.ndim != 1 or not jnp.issubdtype(label.dtype, jnp.integer):
-        raise JaxfairError(f"Labels have type {label.dtype} and shape {label.shape}; expected integers of shape (n,).")
-    too_large = False if num_classes is None else label >= num_classes
-    if (wrong := np.flatnonzero((label < 0) | too_large)).size:
-        classes = "classes" if num_classes is None else f"the {num_classes} classes"
-        raise JaxfairError(f"The label of example {wrong[0]} is {label[wrong[0]]}; {classes} count from 0.")
+def takes_classes(loss: Any) -> bool:
+    """Return whether a loss is cross-entropy with class numbers, ours or Optax's, which read others without a word."""
+    return loss in (cross_entropy, optax.softmax_cross_entropy_with_integer_labels)

@@ -24,6 +24,7 @@ from jaxtyping import Array, Float, Int
 from jaxfair.curvature.chunks import over_chunks
 from jaxfair.curvature.programs import as_pytree
 from jaxfair.errors import JaxfairError
+from jaxfair.inputs import as_array, as_labels, check_lengths, quoted
 from jaxfair.loops import run_until
 
 Classifier = Callable[[Any], Float[Array, "n c"]]
@@ -35,13 +36,16 @@ GROWTH = 1.25  # of the bracketing points' distances; nearer to 1 misses fewer c
 _logits = jax.jit(lambda classifier, x: classifier(x))
 _scale, _select = jax.vmap(jnp.multiply), jax.vmap(jnp.where)  # the first argument is one number for each example
 
+bind = as_pytree
+"""``bind(logits_fn, params)`` is the classifier ``x -> logits`` that the distances take."""
+
 
 class LinearizedDistance(NamedTuple):
     """Distances to the boundary of the network linearised at each example.
 
     Attributes:
-        distance: signed, in L2 of the input, shape (n,).
-        nearest: the class whose boundary with the label is meant, shape (n,).
+        distance: Signed distances in L2 of the input, shape (n,).
+        nearest: Class whose boundary with the label is meant, shape (n,).
     """
 
     distance: Array
@@ -52,10 +56,10 @@ class DeepFool(NamedTuple):
     """Points across the boundary, and how far they are.
 
     Attributes:
-        distance: signed L2 norm of the perturbation, shape (n,); infinite where no boundary was crossed.
-        perturbed: the points where the search ended, shape (n, *shape).
-        steps: linearisations used, shape (n,).
-        success: whether the point is across the boundary, shape (n,).
+        distance: Signed L2 norm of each perturbation, shape (n,); infinite where no boundary was crossed.
+        perturbed: Points where the search ended, shape (n, *shape).
+        steps: Number of linearisations used, shape (n,).
+        success: Whether the point is across the boundary, shape (n,).
     """
 
     distance: Array
@@ -101,13 +105,14 @@ def linearized_distance(
     where overcoming one overcomes all, as with two classes. Where a gap has no gradient it is infinite, with its sign.
 
     Args:
-        classifier: ``x -> logits``, its parameters bound.
-        x: inputs, floating point.
-        label: in 0..C-1.
-        chunk_size: examples at once; memory is that of ``chunk_size * C`` examples' gradients.
+        classifier: ``x -> logits`` of shape (n, classes), its parameters bound.
+        x: Inputs, floating point, shape (n, *shape).
+        label: Labels, integers 0..C-1, shape (n,).
+        chunk_size: Number of examples at once; memory is that of ``chunk_size * C`` examples' gradients.
 
     Raises:
-        JaxfairError: no example, fewer than two classes, a label that is not one of them, or shapes that do not match.
+        JaxfairError: There is no example, there are fewer than two classes, a label is not one of them, or shapes do
+            not match.
     """
     return LinearizedDistance(*_over_chunks(lambda *chunk: _linearize(*chunk)[:2], classifier, x, label, chunk_size))
 
@@ -125,15 +130,16 @@ def distance_along_gradient(
     back between two of those points is taken not to have crossed.
 
     Args:
-        classifier: ``x -> logits``, its parameters bound.
-        x: inputs, floating point.
-        label: in 0..C-1.
-        max_distance: where to give up, in L2 of the input; the result is then infinite, with the example's sign.
-        tolerance: width of the final bracket, in L2 of the input.
-        chunk_size: examples at once, as for ``linearized_distance``.
+        classifier: ``x -> logits`` of shape (n, classes), its parameters bound.
+        x: Inputs, floating point, shape (n, *shape).
+        label: Labels, integers 0..C-1, shape (n,).
+        max_distance: Distance at which to give up, in L2 of the input; the result is then infinite, with the example's
+            sign.
+        tolerance: Width of the final bracket, in L2 of the input.
+        chunk_size: Number of examples at once.
 
     Raises:
-        JaxfairError: as ``linearized_distance``; or not ``0 < tolerance <= max_distance < inf``.
+        JaxfairError: ``linearized_distance`` would refuse the examples, or not ``0 < tolerance <= max_distance < inf``.
     """
     if not 0 < tolerance <= max_distance < math.inf:
         raise JaxfairError(f"tolerance is {tolerance} and max_distance {max_distance}; give 0 < tolerance <= distance.")
@@ -162,15 +168,17 @@ def deepfool(
     ``1 + overshoot`` times the distance, after one step.
 
     Args:
-        classifier: ``x -> logits``, its parameters bound.
-        x: inputs, floating point; no range of pixels confines the search.
-        label: in 0..C-1; None takes each example's prediction, as published, and no distance is negative.
-        max_steps: linearisations at most (50 in the authors' code).
-        overshoot: share added to the perturbation, so that the boundary is crossed (0.02 in the authors' code).
-        chunk_size: examples at once, as for ``linearized_distance``.
+        classifier: ``x -> logits`` of shape (n, classes), its parameters bound.
+        x: Inputs, floating point, shape (n, *shape); no range of pixels confines the search.
+        label: Labels, integers 0..C-1, shape (n,); None takes each example's prediction, as published, and no distance
+            is negative.
+        max_steps: Number of linearisations at most (50 in the authors' code).
+        overshoot: Share added to the perturbation, so that the boundary is crossed (0.02 in the authors' code).
+        chunk_size: Number of examples at once.
 
     Raises:
-        JaxfairError: as ``linearized_distance``; ``max_steps`` below 1, or ``overshoot`` negative.
+        JaxfairError: ``linearized_distance`` would refuse the examples, ``max_steps`` is below 1, or ``overshoot`` is
+            negative.
     """
     if max_steps < 1 or not 0 <= overshoot < math.inf:
         raise JaxfairError(f"max_steps is {max_steps} and overshoot {overshoot}; give at least 1 and at least 0.")
@@ -179,10 +187,11 @@ def deepfool(
 
 def _over_chunks(function: Callable, classifier: Classifier, x: Any, label: Any, chunk_size: int, *options: Any) -> Any:
     """Apply ``function(classifier, x, label, *options)`` to chunks of the examples, whose inputs it checks."""
-    if not jnp.issubdtype(x.dtype, jnp.floating):
+    x, label = as_array(x, "inputs"), None if label is None else as_labels(label)
+    if not x.ndim or not jnp.issubdtype(x.dtype, jnp.floating):
         raise JaxfairError(f"Inputs are {x.dtype}; distances need the floating-point input that the network is given.")
-    if label is not None and len(label) != len(x):
-        raise JaxfairError(f"There are {len(x)} inputs and {len(label)} labels.")
+    if label is not None:
+        check_lengths(inputs=len(x), labels=len(label))
     classifier = as_pytree(classifier)
 
     def chunk(index: np.ndarray) -> Any:
@@ -201,7 +210,7 @@ def _check_classes(shape: tuple[int, ...], label: Any = None) -> None:
         raise JaxfairError(f"Logits have shape {shape}; a boundary needs (examples, classes) with at least 2 classes.")
     traced = label is None or isinstance(label, Tracer)
     if not traced and (wrong := np.setdiff1d(np.asarray(label), np.arange(shape[1]))).size:
-        raise JaxfairError(f"Labels {wrong[:5].tolist()} are not among the {shape[1]} classes, which count from 0.")
+        raise JaxfairError(f"Labels {quoted(wrong)} are not among the {shape[1]} classes, which count from 0.")
 
 
 def _margin(scores: Float[Array, "n c"], label: Int[Array, " n"]) -> Float[Array, " n"]:
@@ -219,9 +228,11 @@ def _linearize(
     own = jax.nn.one_hot(label, logits.shape[1], dtype=logits.dtype)
     gap = (jnp.take_along_axis(logits, label[:, None], axis=1) - logits).T
     # Gradients of the gaps, shape (classes, n, *shape), by their cotangents: differences of gradients would cancel.
-    cotangents = own - jnp.eye(logits.shape[1], dtype=own.dtype)[:, None]
+    cotangents = own[None] - jnp.eye(logits.shape[1], dtype=own.dtype)[:, None]
     gradients = jax.vmap(lambda cotangent: pull_back(cotangent)[0])(cotangents)
-    norms = jnp.sqrt((gradients**2).sum(axis=tuple(range(2, gradients.ndim))))
+    axes = tuple(range(2, gradients.ndim))
+    largest = jnp.abs(gradients).max(axis=axes, keepdims=True)  # squares of 1e20 or 1e-20 leave the range of float32
+    norms = jnp.sqrt(((gradients / jnp.where(largest > 0, largest, 1)) ** 2).sum(axis=axes)) * largest.squeeze(axes)
     distances = jnp.where(own.T == 1, jnp.inf, jnp.where(gap == 0, 0, gap / norms))
     nearest = jnp.argmin(distances, axis=0)
     chosen = (nearest, jnp.arange(len(x)))

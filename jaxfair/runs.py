@@ -72,7 +72,7 @@ class Run:
         write_json(self.path / name, value)
 
     def write_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
-        """Write an .npz file atomically."""
+        """Write an .npz file atomically; equal arrays give equal bytes."""
         temporary = self.path / f".{name}.tmp.npz"
         with _writing(self.path):
             # Not compressed by date or order: equal arrays give equal bytes.
@@ -131,8 +131,8 @@ def start(root: Path, config: Mapping[str, Any]) -> Run:
     """Open the directory of a configuration, finished or not, and write its config.json if it is new.
 
     Args:
-        root: folder of all runs.
-        config: must hold ``stage`` and ``name``, both text; JSON values or NumPy arrays throughout.
+        root: the folder of all runs.
+        config: holds ``stage`` and ``name``, both text, and otherwise JSON values, NumPy values or dataclasses.
 
     Raises:
         JaxfairError: the folder cannot be written.
@@ -165,9 +165,10 @@ def read(path: Path) -> Run:
 
 
 def environment() -> dict[str, Any]:
-    """Return versions, commit, platform and command line of this process.
+    """Return versions, commit, platform and command line of this process, and the time in UTC as ``started``.
 
-    The commit and whether there are uncommitted changes are asked once: what the process has imported stays what it is.
+    The commit, and whether there are uncommitted changes, are those when the process first asked: what it has imported
+    stays what it was. Both are None where the package does not lie in the root of its git checkout.
     """
     names = ("jaxfair", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "scikit-learn")
     versions = {}

@@ -27,14 +27,14 @@ class SpreadTest(NamedTuple):
     """Hardware's spread of a quantity against that of the controls; NaN where a value that it needs is not finite.
 
     Attributes:
-        spread: mean over seeds of ``|profile - reference|``, shape (m, g), in the quantity's unit.
-        control: mean over seeds and controls of ``|control - reference|``, shape (g,).
-        excess: ``spread - control``, shape (m, g).
+        spread: Mean over seeds of ``|profile - reference|``, shape (m, g), in the quantity's unit.
+        control: Mean over seeds and controls of ``|control - reference|``, shape (g,).
+        excess: Difference ``spread - control``, shape (m, g).
         interval: Student's t interval of the excess over seeds, each of shape (m, g); not corrected for their number.
-        p_value: that labels dealt at random make the excess as large, shape (m, g).
-        family_p_value: the same for the largest excess of all groups, shape (m, g): small where this group's excess
+        p_value: Probability that labels dealt at random make the excess as large, shape (m, g).
+        family_p_value: The same for the largest excess of all groups, shape (m, g): small where this group's excess
             would be surprising even as the largest. For a statement about all profiles multiply by m (Bonferroni).
-        smallest_p_value: that can come out, with so many seeds and controls.
+        smallest_p_value: Smallest p-value that can come out, with so many seeds and controls.
     """
 
     spread: np.ndarray
@@ -50,13 +50,13 @@ def group_sensitivity(loss: Float[np.ndarray, "*batch m g"]) -> Float[np.ndarray
     """Compute ``Delta(a, m) = max_m' |J(theta_m; D_a) - J(theta_m'; D_a)|`` (Nelaturu et al. 2024, section 3).
 
     Args:
-        loss: of each profile and group, in nats; axes before these, such as seeds, are kept.
+        loss: Loss of each profile and group in nats, shape (..., m, g); axes before these, such as seeds, are kept.
 
     Returns:
         Delta with every profile as the reference in turn; NaN for a group of which a loss is not finite.
 
     Raises:
-        JaxfairError: there are no two profiles to compare.
+        JaxfairError: There are no two profiles to compare.
     """
     loss = _finite(loss).astype(float)
     if loss.ndim < 2 or loss.shape[-2] < 2:
@@ -97,16 +97,16 @@ def spread_against_control(
     The interval does not come from the test, with which it may disagree near the edge: it is ``groups.seed_interval``.
 
     Args:
-        reference: the quantity (loss, accuracy) on the reference hardware.
-        profiles: on each other one, from the same seeds.
-        controls: after the reference's training again, from weights that differ by one unit in the last place; each
-            control from other weights.
-        arrangements: to look at, at most.
-        seed: of the draw, where there are more.
-        level: of the interval.
+        reference: Quantity (loss, accuracy) of each seed and group on the reference hardware, shape (s, g).
+        profiles: The same on each other hardware, from the same seeds, shape (m, s, g).
+        controls: The same after the reference's training again from weights that differ by one unit in the last place,
+            shape (k, s, g); each control starts from other weights.
+        arrangements: Number of arrangements to look at, at most.
+        seed: Seed of the draw, where there are more.
+        level: Level of the interval.
 
     Raises:
-        JaxfairError: shapes do not match, or there is no control.
+        JaxfairError: Shapes do not match, or there is no control.
     """
     values = [_finite(value) for value in (reference, profiles, controls)]
     if [value.ndim for value in values] != [2, 3, 3] or len({value.shape[-2:] for value in values}) > 1:
@@ -146,12 +146,12 @@ def rejoining_step(
     the last step. What hardware does is to be seen before this step; after it, only that training is chaotic.
 
     Args:
-        steps: at which distances were taken, ascending.
-        profiles: distance of each profile's parameters to the reference's, by seed and step.
-        controls: of the controls' parameters.
+        steps: Steps at which distances were taken, ascending, shape (t,).
+        profiles: Distance of each profile's parameters to the reference's, by seed and step, shape (m, s, t).
+        controls: Distance of each control's parameters to the reference's, shape (k, s, t).
 
     Raises:
-        JaxfairError: shapes do not match, or one control curve alone, which has no range.
+        JaxfairError: Shapes do not match, or there is one control curve alone, which has no range.
     """
     steps, profiles, controls = np.asarray(steps), np.asarray(profiles, float), np.asarray(controls, float)
     shapes = profiles.shape, controls.shape
@@ -185,20 +185,21 @@ def losses_on_segment(
 
     Args:
         logits_fn: ``(start or end, x) -> logits`` of shape (n, classes), in evaluation mode.
-        start: pytree of floating-point arrays.
-        end: another of the same structure.
-        x: inputs, a pytree of arrays with n examples along the first axis.
-        y: labels, shape (n,).
-        weights: ``groups.group_weights(group, num_groups)``.
-        points: values of t; 0 is ``start`` and 1 is ``end``, others than between them extrapolate.
-        chunk_size: examples at once.
-        precision: of matrix products on accelerators.
+        start: Pytree of floating-point arrays.
+        end: Another of the same structure and shapes.
+        x: Inputs, a pytree of arrays with n examples along the first axis.
+        y: Labels, shape (n,).
+        weights: Weight of each example in each group, shape (g, n), from ``groups.group_weights``.
+        points: Values of t; 0 is ``start`` and 1 is ``end``, others than between them extrapolate.
+        chunk_size: Number of examples at once.
+        precision: Precision of matrix products on accelerators.
         loss: ``(logits, y) -> losses`` of shape (n,), one for each example.
 
     Raises:
-        JaxfairError: shapes or structures do not match, a group is empty, or ``chunk_size`` is below 1.
+        JaxfairError: Shapes or structures do not match, a group is empty, or ``chunk_size`` is below 1.
     """
-    weights, points = check_examples(start, x, y, weights), np.asarray(points, float)
+    labelled, points = losses.takes_classes(loss), np.asarray(points, float)
+    start, x, y, weights = check_examples(logits_fn, start, x, y, weights, labelled=labelled)
     parameter_distance(start, end)  # refuses what cannot be interpolated
     if points.ndim != 1 or not points.size:
         raise JaxfairError(f"The points have shape {points.shape}; give at least one, shape (t,).")

@@ -164,6 +164,12 @@ def sketch(_: object, path: Path) -> Path:
     return svg
 
 
+def lay_out(figure: Any, path: Path) -> Path:
+    """Lay a figure out in the place of ``drawing.save``, which finds what cannot be drawn but writes no files."""
+    figure.draw_without_rendering()
+    return path.with_name(f"{path.name}.svg")
+
+
 def make_study(folder: Path, title: str, **study: Any) -> list[Run]:
     """Make analyses as ``make_analyses`` does, and their report with empty figures, in a study's folder."""
     made = make_analyses(folder / "runs", **study)

@@ -155,16 +155,6 @@ def test_under_jit_and_vmap(function: Callable[..., Any], reference: dict[str, n
     assert_close(jax.tree.map(lambda a: a[1], both), function(jax.tree.map(lambda leaf: 1.1 * leaf, network), x, label))
 
 
-@each_function
-def test_lowers_for_every_backend_without_float64(
-    function: Callable[..., Any], reference: dict[str, np.ndarray]
-) -> None:
-    network, x = reference_network(reference, np.float32)
-    program = jax.jit(partial(function, network))
-    exported = jax.export.export(program, platforms=("cpu", "cuda", "tpu"))(x[:2], jnp.zeros(2, jnp.int32))
-    assert "f64" not in exported.mlir_module()
-
-
 def test_networks_of_one_kind_share_a_program() -> None:
     traces = []
 

@@ -139,7 +139,7 @@ def fit(seeds: int = 2, *, module: Module = MODULE, method: Method = "none", on_
 
 def descend() -> None:
     config = snl.SnlConfig(batch_size=4, augment="cifar")
-    assert len(list(snl.descend(network(), made(), config, budgets=[0.5], seed=0))) == 1
+    assert len(list(snl.snl(network(), made(), config, budgets=[0.5], seed=0))) == 1
 
 
 def analyse() -> None:

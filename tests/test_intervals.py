@@ -25,7 +25,7 @@ def test_over_seeds_is_students_t() -> None:
     values = RNG.normal(size=(5, 3))
     low, high = over_seeds(values).interval()
     for i in range(3):
-        expected = stats.ttest_1samp(values[:, i], 0.2)
+        expected: Any = stats.ttest_1samp(values[:, i], 0.2)
         np.testing.assert_allclose([low[i], high[i]], expected.confidence_interval(0.95))
         np.testing.assert_allclose(over_seeds(values).p_value(0.2)[i], expected.pvalue)
 

@@ -14,13 +14,14 @@ from jaxfair.curvature import density as densities
 from jaxfair.curvature.lanczos import Stop
 from jaxfair.curvature.operators import GIGABYTE, GroupOperator, Kind, as_pytree, make_plan
 from jaxfair.curvature.report import GroupReport, group_report
-from jaxfair.curvature.spectrum import LEAST, Start, group_curvature
+from jaxfair.curvature.spectrum import LEAST, CurvatureConfig, Start, group_curvature
 from jaxfair.groups import group_weights
 
 DISTRIBUTION = "jaxfair"
 MEMORY = 4 * GIGABYTE
 BOUND = GIGABYTE // 8
 DENSITY_STEPS, DENSITY_VECTORS = 20, 2
+STARTS: tuple[Start, ...] = ("random", "coarse")
 
 
 def operator(problem: Problem, kind: Kind = "hessian", memory: int = MEMORY) -> GroupOperator:
@@ -57,13 +58,13 @@ def eigenvalues(problem: Problem) -> dict[str, Method]:
     """Lanczos from several start vectors with two stopping rules."""
     data = problem.logits_fn, problem.params, problem.x, problem.y, group_weights(problem.group, GROUPS)
 
-    def find(start: str, stop: Stop, tolerance: float) -> Found:
-        options = {"stop": stop, "start": start, "max_steps": MOST_PRODUCTS, "memory": MEMORY}
-        found = group_curvature(*data, tolerance=tolerance, **options)  # pyright: ignore[reportArgumentType]
+    def find(start: Start, stop: Stop, tolerance: float) -> Found:
+        config = CurvatureConfig(tolerance=tolerance, stop=stop, start=start, max_steps=MOST_PRODUCTS, memory=MEMORY)
+        found = group_curvature(*data, config)
         return Found(found.top_eigenvalue, float(found.products.mean()))
 
     # A coarse start is a gradient start where an eighth of a group is too few.
-    starts = get_args(Start) if problem.spec.per_group >= 8 * LEAST else ("random", "gradient")
+    starts: tuple[Start, ...] = get_args(Start) if problem.spec.per_group >= 8 * LEAST else ("random", "gradient")
     return {
         f"{start} start, {stop} stop": Method(partial(find, start, stop), TOLERANCES, 1e-3)
         for start in starts
@@ -76,21 +77,22 @@ def report(problem: Problem) -> dict[str, Job]:
     call = partial(group_report, problem.logits_fn, problem.params, problem.x, problem.y, problem.group)
     # Two starts: the default's eigenvalue is the largest one with certainty, the other takes fewer products.
     return {
-        f"group_report, {start} start": Job("largest eigenvalues", partial(call, start=start), _top, 0)
-        for start in ("random", "coarse")
+        f"group_report, {start} start": Job(
+            "largest eigenvalues", partial(call, CurvatureConfig(tolerance=1e-2, start=start)), _top, 0
+        )
+        for start in STARTS
     }
 
 
 def _top(found: GroupReport) -> np.ndarray:
-    return found.top_eigenvalue
+    return found.curvature.top_eigenvalue
 
 
 def truth(problem: Problem) -> np.ndarray:
     """Return the largest eigenvalue of every group from a run whose residual is 1e-5 of it."""
     weights = group_weights(problem.group, GROUPS)
-    found = group_curvature(
-        problem.logits_fn, problem.params, problem.x, problem.y, weights, tolerance=1e-5, max_steps=400, memory=MEMORY
-    )
+    config = CurvatureConfig(tolerance=1e-5, max_steps=400, memory=MEMORY)
+    found = group_curvature(problem.logits_fn, problem.params, problem.x, problem.y, weights, config)
     return found.top_eigenvalue
 
 
@@ -118,5 +120,5 @@ def bounded(problem: Problem) -> dict[str, Job]:
     """Three Lanczos steps over all images as one group, whose kept passes may take 128 MiB."""
     weights = np.full((1, len(problem.group)), 1 / len(problem.group), np.float32)
     data = problem.logits_fn, problem.params, problem.x, problem.y, weights
-    run = partial(group_curvature, *data, tolerance=1e-9, max_steps=3, memory=BOUND)
+    run = partial(group_curvature, *data, CurvatureConfig(tolerance=1e-9, max_steps=3, memory=BOUND))
     return {"bounded": Job("eigenvalue", run, lambda found: found.top_eigenvalue)}

@@ -37,6 +37,14 @@ def write(analysed: Sequence[Run], folder: Path, *, title: str, command: Sequenc
     return results
 
 
+def title(analysed: Sequence[Run], data: str) -> str:
+    """Return the heading of a report: the architecture of the analysed networks, and what the data are called."""
+    network = (
+        analysed[0].config["model"].get("network", "ResNet")
+    )  # which runs did not record while it was the only one
+    return f"Linearization of a {network} on {data}: who loses accuracy"
+
+
 def print_summary(results: Results, title: str) -> None:
     """Print the table of results."""
     tables.show(page.summary_table(arrays.summary_rows(results)), title, page.seeds_sentence(results))

@@ -95,7 +95,7 @@ def run(study: Study, command: Sequence[str]) -> None:
     if progress.kept:
         print(f"{progress.kept} runs were finished before and are kept.", file=sys.stderr)
     folder = study.out / "report"
-    title = f"Linearization of a {analysed[0].config['model']['network']} on {source['title']}: who loses accuracy"
+    title = report.title(analysed, source["title"])
     results = report.write(analysed, folder, title=title, command=command)
     report.print_summary(results, title)
     print(f"\nReport: {folder / 'report.html'}")

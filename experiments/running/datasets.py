@@ -32,6 +32,7 @@ class DataConfig(SourceConfig):
 
 
 PLACES = ("path", "images")  # fields that say where the data is, not what it is
+ADDED = ("numeric",)  # fields that older runs do not have: left out where they say nothing, so that these are found
 
 
 class Prepared(NamedTuple):
@@ -85,7 +86,8 @@ def splits(loaded: Loaded, config: DataConfig) -> tuple[Dataset, Dataset]:
 
 def record(config: DataConfig, loaded: Loaded, train_set: Dataset, test_set: Dataset) -> dict[str, Any]:
     """Describe the data for the record of a run: what it is, not where it lies or what lies beside it."""
-    settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in PLACES}
+    fields = dataclasses.asdict(config)
+    settings = {key: value for key, value in fields.items() if key not in PLACES and (value or key not in ADDED)}
     return {
         **settings,
         "official_test_set": loaded.official,

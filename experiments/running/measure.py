@@ -12,7 +12,7 @@ from jaxtyping import Array
 from jaxfair import groups, losses, margins
 from jaxfair.bounds import parameter_distance
 from jaxfair.curvature.chunks import over_chunks
-from jaxfair.curvature.spectrum import GroupCurvature, Start, group_curvature
+from jaxfair.curvature.spectrum import CurvatureConfig, GroupCurvature, Start, group_curvature
 from jaxfair.data.dataset import Dataset, normalize
 from jaxfair.errors import JaxfairError
 from jaxfair.networks import masks
@@ -125,11 +125,13 @@ def measure_curvature(network: Network, measured: Dataset, config: AnalysisConfi
         measured.images,
         measured.label,
         groups.group_weights(measured.group, len(measured.group_names)),
-        tolerance=config.tolerance,
-        start=config.start,
-        max_steps=config.max_steps,
-        chunk_size=config.chunk_size,
-        precision=config.precision,
+        CurvatureConfig(
+            tolerance=config.tolerance,
+            start=config.start,
+            max_steps=config.max_steps,
+            chunk_size=config.chunk_size,
+            precision=config.precision,
+        ),
     )
 
 

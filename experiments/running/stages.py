@@ -124,7 +124,7 @@ def linearize_snl(space: Workspace, base: Run, config: snl.SnlConfig, counts: Se
 
     def compute(pending: Sequence[Run]) -> Iterator[list[Output]]:
         by_budget = {run.config["snl"]["budget"]: run for run in pending}
-        descent = snl.descend(
+        descent = snl.snl(
             load_network(base),
             space.train,
             config,
@@ -147,7 +147,7 @@ def linearize_deepreduce(space: Workspace, base: Run, config: deepreduce.DeepRed
     variant = {"method": "deepreduce", "label": f"DeepReDuce {config.name}"}
 
     def student() -> Network:
-        return deepreduce.student(load_network(base), space.train.image_shape, config, base.config["seed"])
+        return deepreduce.deepreduce(load_network(base), space.train.image_shape, config, seed=base.config["seed"])
 
     return _derive(space, base, config.name, module, variant, {"deepreduce": settings_of(config)}, student)
 

@@ -52,9 +52,9 @@ class Chunk(NamedTuple):
     """Examples of one program call, m of them; the last chunk is padded by examples of weight 0.
 
     Attributes:
-        x: inputs, a pytree with examples along the first axis.
-        y: labels, shape (m,).
-        weight: of each example in the sum, shape (m,).
+        x: Inputs, a pytree with the examples along the first axis.
+        y: Labels, shape (m,), or whatever the loss takes, examples along the first axis.
+        weight: Weight of each example in the sum, shape (m,).
     """
 
     x: Any
@@ -66,7 +66,7 @@ class Cut:
     """The examples whose weight is not 0, in chunks that are gathered when they are asked for.
 
     Attributes:
-        members: positions of those examples.
+        members: Positions of those examples, shape (members,).
     """
 
     def __init__(self, x: Any, y: Any, weight: np.ndarray, size: int, *, shuffled: bool = False) -> None:
@@ -96,9 +96,9 @@ class Devices:
     """The devices that share the chunks: those of this process, or the one of ``jax.default_device`` where it is set.
 
     Attributes:
-        count: how many.
-        workers: chunks computed at once: one a device, or one a core where there is a single CPU device.
-        memory: bytes that each has for JAX; None on a CPU, or where that is not known.
+        count: Number of devices.
+        workers: Number of chunks computed at once: one a device, or one a core where there is a single CPU device.
+        memory: Bytes that each device has for JAX; None on a CPU, or where that is not known.
     """
 
     def __init__(self) -> None:

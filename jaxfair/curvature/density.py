@@ -13,8 +13,8 @@ class Quadrature(NamedTuple):
     """Gauss quadrature of an operator's spectral measure, from several random start vectors.
 
     Attributes:
-        nodes: where, shape (starts, steps).
-        weights: how much, shape (starts, steps); each row sums to 1.
+        nodes: Places at which the measure has its mass, shape (starts, steps).
+        weights: Mass at each node, shape (starts, steps); each row sums to 1.
     """
 
     nodes: np.ndarray
@@ -25,9 +25,12 @@ def stochastic_quadrature(matvec: MatVec, starts: Sequence[Vector], *, steps: in
     """Approximate the spectral measure by stochastic Lanczos quadrature (Ubaru, Chen and Saad 2017).
 
     Args:
-        matvec: the operator.
-        starts: random vectors with independent entries of mean 0 and equal variance.
-        steps: products for each start; moments up to ``2 steps - 1`` are exact for its vector.
+        matvec: The operator, ``(p,) -> (p,)``.
+        starts: Random vectors of shape (p,) with independent entries of mean 0 and equal variance.
+        steps: Number of products for each start; moments up to ``2 steps - 1`` are exact for its vector.
+
+    Raises:
+        JaxfairError: There is no start vector, or Lanczos refuses one of them or a product.
     """
     from scipy.linalg import eigh_tridiagonal
 
@@ -43,7 +46,13 @@ def stochastic_quadrature(matvec: MatVec, starts: Sequence[Vector], *, steps: in
 
 
 def spectral_density(quadrature: Quadrature, grid: np.ndarray, width: float) -> np.ndarray:
-    """Return the density on ``grid``: each node a Gaussian of standard deviation ``width``, averaged over starts."""
+    """Return the density on a grid of shape (n,): every node is a Gaussian, and the starts are averaged.
+
+    Args:
+        quadrature: What ``stochastic_quadrature`` found.
+        grid: Where the density is wanted, shape (n,).
+        width: Standard deviation of the Gaussians, in the eigenvalues' unit.
+    """
     distance = (np.asarray(grid)[:, None, None] - quadrature.nodes) / width
     bumps = np.exp(-(distance**2) / 2) / (width * np.sqrt(2 * np.pi))
     return (bumps * quadrature.weights).sum(axis=-1).mean(axis=-1)
@@ -57,7 +66,15 @@ class TraceEstimate(NamedTuple):
 
 
 def stochastic_trace(matvec: MatVec, probes: Sequence[Vector]) -> TraceEstimate:
-    """Estimate the trace by ``mean of v . A v`` over random probes with E[v v^T] = I (Hutchinson 1990)."""
+    """Estimate the trace by ``mean of v . A v`` over random probes with E[v v^T] = I (Hutchinson 1990).
+
+    Args:
+        matvec: The operator, ``(p,) -> (p,)``.
+        probes: Random vectors of shape (p,), such as signs or normal numbers.
+
+    Raises:
+        JaxfairError: There is no probe.
+    """
     if not len(probes):
         raise JaxfairError("There are no probes; give at least one.")
     products = [float(np.vdot(np.asarray(v, np.float64), np.asarray(matvec(v), np.float64))) for v in probes]

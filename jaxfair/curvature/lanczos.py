@@ -65,7 +65,8 @@ def extreme_eigenvalues(
     Thick-restart Lanczos (Wu and Simon 2000) with full orthogonalisation, done twice. The residual of a Ritz pair is
     ``beta_m |s_m|``, s_m the last component of the projected matrix's eigenvector (Parlett 1998, ch. 13): a bound on
     the distance to some eigenvalue. That no larger one was missed follows from a start vector with a component along
-    it, so start at random unless you know better.
+    it, so start at random unless you know better. Where several values are asked for at one end, what is orthogonal to
+    those found is searched too, since a multiple eigenvalue shows only once in a Krylov space.
 
     Args:
         matvec: The operator, ``(p,) -> (p,)``; it must return the same result for the same vector.
@@ -83,6 +84,66 @@ def extreme_eigenvalues(
     Raises:
         JaxfairError: The start vector is zero or not finite, a product is not finite, or a number is impossible.
     """
+    several = max(largest, smallest) > 1
+    options = {"tolerance": tolerance, "stop": stop, "max_basis": max_basis}
+    found = _krylov(matvec, start, largest, smallest, max_steps=max_steps, vectors=vectors or several, **options)
+    for end in range(2 if several else 0):  # one Krylov space holds one eigenvector of each eigenvalue
+        slots = np.arange(largest) if end == 0 else largest + np.arange(smallest)
+        while len(slots) > 1 and found.converged:
+            found, changed = _with_missed(matvec, start, found, slots, max_steps, end == 0, options)
+            if not changed:
+                break
+    return found if vectors else found._replace(vectors=None)
+
+
+def _with_missed(
+    matvec: MatVec, start: Vector, found: EigenResult, slots: np.ndarray, max_steps: int, upper: bool, options: Any
+) -> tuple[EigenResult, bool]:
+    """Look for an eigenvalue beyond the least extreme one of ``slots`` in what is orthogonal to all that were found.
+
+    A multiple eigenvalue has further eigenvectors there, which no Krylov space of the start vector contains. One that
+    is found takes the place of the least extreme; where the steps run out first, nothing has converged.
+    """
+    known = found.vectors
+    if len(known) == start.size:
+        return found, False
+
+    def apart(vector: Vector) -> Vector:
+        return vector - (known @ vector) @ known
+
+    fresh = apart(apart(np.random.default_rng(len(known)).standard_normal(start.size).astype(start.dtype)))
+    fresh = jnp.asarray(fresh) if isinstance(start, jax.Array) else np.asarray(fresh)
+    left = max_steps - found.steps
+    if left < 1:
+        return found._replace(converged=False), False
+    ends = (1, 0) if upper else (0, 1)
+    more = _krylov(lambda v: apart(matvec(apart(v))), fresh, *ends, max_steps=left, vectors=True, **options)
+    worst, value = slots[-1], more.values[0]
+    beyond = value - found.values[worst] if upper else found.values[worst] - value
+    spent = found._replace(steps=found.steps + more.steps, converged=more.converged)
+    if beyond <= options["tolerance"] * np.abs(found.values).max() + found.residuals[worst]:
+        return spent, False
+    values, residuals, vectors = found.values.copy(), found.residuals.copy(), np.array(found.vectors)
+    values[worst], residuals[worst], vectors[worst] = value, more.residuals[0], np.asarray(more.vectors)[0]
+    order = np.arange(len(values))
+    order[slots] = slots[np.argsort(-values[slots] if upper else values[slots], kind="stable")]
+    arrays = jnp.asarray(vectors[order]) if isinstance(start, jax.Array) else vectors[order]
+    return spent._replace(values=values[order], residuals=residuals[order], vectors=arrays), True
+
+
+def _krylov(
+    matvec: MatVec,
+    start: Vector,
+    largest: int,
+    smallest: int,
+    *,
+    tolerance: float,
+    stop: Stop,
+    max_steps: int,
+    max_basis: int,
+    vectors: bool,
+) -> EigenResult:
+    """Find eigenvalues of the Krylov space of one start vector, as ``extreme_eigenvalues`` describes."""
     wanted, rows = largest + smallest, _rows(start, largest, smallest, max_steps, max_basis)
     basis, projected = _Basis(start, rows), np.zeros((rows, rows))
     coupling = np.zeros(0)  # of the next basis vector with those before it, if the operator is symmetric

@@ -6,20 +6,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxfair import groups, losses
+from jaxfair import groups
 from jaxfair.curvature import lanczos
 from jaxfair.curvature.operators import GroupOperator, make_plan
 from jaxfair.curvature.programs import LogitsFn, as_pytree
-from jaxfair.curvature.spectrum import check_examples
 from jaxfair.errors import JaxfairError
+from jaxfair.inputs import as_examples
 
 
 class MinibatchCurvature(NamedTuple):
     """The estimator of Das et al.'s code: it depends on the batch size and on the order of the examples.
 
     Attributes:
-        gradient_norm: for each group the mean over batches of the norm of the batch's group gradient, shape (groups,).
-        eigenvalues: for each group the eigenvalue of largest magnitude of each batch that holds the group.
+        gradient_norm: Mean over batches of the norm of the group's gradient in a batch, shape (groups,); NaN for a
+            group without an example.
+        eigenvalues: For each group the eigenvalue of largest magnitude of every batch that holds the group.
     """
 
     gradient_norm: np.ndarray
@@ -41,26 +42,33 @@ def minibatch_curvature(
 ) -> MinibatchCurvature:
     """Compute group gradient norms and eigenvalues batch by batch, as the code of Das et al. 2024 does.
 
-    Use ``group_report`` unless you reproduce their figures. Arguments as there; batches are taken in order.
+    Use ``group_report`` unless you reproduce their figures.
+
+    Args:
+        logits_fn: ``(params, x) -> logits`` of shape (n, classes), in evaluation mode.
+        params: Pytree of floating-point arrays.
+        x: Inputs, a pytree of arrays with n examples along the first axis.
+        y: Labels, integers of shape (n,).
+        group: Group of each example, integers 0..G-1, shape (n,).
+        batch_size: Number of examples of a batch; batches are taken in the examples' order.
+        tolerance: Relative residual at which Lanczos stops.
+        max_steps: Number of Hessian-vector products at most, for each group of a batch.
+        seed: Seed of the start vector, which is the same for all of them.
+        precision: Precision of matrix products on accelerators.
+
+    Raises:
+        JaxfairError: Shapes or types do not match, groups or labels are out of range, or the batch size is below 1.
     """
+    params, x, y = as_examples(logits_fn, params, x, y, labelled=True)
     group, y = groups.as_numbers(group, len(y)), jnp.asarray(y)
-    check_examples(params, x, y, np.ones((1, len(y))))
-    losses.check_labels(y)
     if batch_size < 1:
         raise JaxfairError(f"The batch size is {batch_size}; give at least 1.")
     count = int(group.max(initial=0)) + 1
     logits_fn = as_pytree(logits_fn)
-    size = sum(leaf.size for leaf in jax.tree.leaves(params))
-    first = jax.random.normal(jax.random.key(seed), (size,), jnp.result_type(*jax.tree.leaves(params)))
-    plan = make_plan(
-        logits_fn,
-        params,
-        x,
-        y,
-        count=min(batch_size, len(group)),
-        chunk_size=None,
-        precision=precision,
-    )
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
+    first = jax.random.normal(jax.random.key(seed), (parameters,), jnp.result_type(*jax.tree.leaves(params)))
+    size = min(batch_size, len(group))
+    plan = make_plan(logits_fn, params, x, y, count=size, chunk_size=None, precision=precision)
     norms, values = [[[] for _ in range(count)] for _ in range(2)]
     for begin in range(0, len(group), batch_size):
         inside = (np.arange(len(group)) >= begin) & (np.arange(len(group)) < begin + batch_size)
@@ -69,7 +77,7 @@ def minibatch_curvature(
             operator = GroupOperator(logits_fn, params, x, y, member / member.sum(), plan, precision=precision)
             norms[g].append(lanczos.norm(operator.loss_and_gradient()[1]))
             ends = lanczos.extreme_eigenvalues(
-                operator, first, largest=1, smallest=int(size > 1), tolerance=tolerance, max_steps=max_steps
+                operator, first, largest=1, smallest=int(parameters > 1), tolerance=tolerance, max_steps=max_steps
             ).values
             values[g].append(ends[np.argmax(np.abs(ends))])
     means = [np.mean(found) if found else np.nan for found in norms]

@@ -19,6 +19,7 @@ from jaxfair import losses
 from jaxfair.curvature.chunks import Chunk, Cut, Devices, accumulate
 from jaxfair.curvature.programs import Kind, LogitsFn, LossFn, Model, as_pytree, depends_on_last, programs
 from jaxfair.errors import JaxfairError
+from jaxfair.inputs import as_examples
 
 GIGABYTE = 1024**3
 
@@ -27,9 +28,9 @@ class Plan(NamedTuple):
     """How a group's examples are cut up.
 
     Attributes:
-        chunk_size: examples of one program call.
-        kept_bytes: memory that a kept primal pass of one chunk takes.
-        shared_bytes: memory of arrays that all kept passes have in common, once on each device.
+        chunk_size: Number of examples of one program call.
+        kept_bytes: Memory in bytes that a kept primal pass of one chunk takes.
+        shared_bytes: Memory in bytes of arrays that all kept passes have in common, once on each device.
     """
 
     chunk_size: int
@@ -53,16 +54,20 @@ def make_plan(
     """Choose the chunk size and find the memory of a kept pass, by tracing alone: nothing is computed.
 
     Args:
-        logits_fn: as for ``GroupOperator``.
-        params: its parameters.
-        x: any inputs; shapes and types count.
-        y: their labels.
-        kind: of the product.
-        count: examples of the largest group.
-        chunk_size: None chooses one: what is fast on a CPU, or at most a quarter of ``memory`` on an accelerator.
-        memory: bytes that kept passes may take on each device; None is 1 GiB on a CPU, a quarter of an accelerator's.
-        precision: of matrix products.
-        loss: as for ``GroupOperator``.
+        logits_fn: ``(params, x) -> logits``, as a pytree (``as_pytree``).
+        params: Pytree of floating-point arrays.
+        x: Inputs with examples along the first axis, of which only shapes and types count.
+        y: Their labels.
+        kind: Which matrix the products are with.
+        count: Number of examples of the largest group.
+        chunk_size: Number of examples of one program call; None chooses what is fast on a CPU, or what takes at most a
+            quarter of ``memory`` on an accelerator.
+        memory: Bytes that kept passes may take on each device; None is 1 GiB on a CPU, a quarter of an accelerator's.
+        precision: Precision of matrix products on accelerators.
+        loss: ``(outputs of logits_fn, y) -> losses`` of shape (m,), one for each example.
+
+    Raises:
+        JaxfairError: The chunk size is below 1.
     """
     if chunk_size is not None and chunk_size < 1:
         raise JaxfairError(f"The chunk size is {chunk_size}; give at least 1, or None to have it chosen.")
@@ -111,9 +116,9 @@ class GroupOperator:
     ``operator(v)`` is the product with a flat vector of shape (p,), or with each row of a block of shape (b, p).
 
     Attributes:
-        size: number of parameters p.
-        chunks: number of chunks.
-        kept: number of chunks whose primal pass is kept; the others are recomputed at every product.
+        size: Number of parameters p.
+        chunks: Number of chunks.
+        kept: Number of chunks whose primal pass is kept; the others are recomputed at every product.
     """
 
     def __init__(
@@ -135,19 +140,24 @@ class GroupOperator:
 
         Args:
             logits_fn: ``(params, x) -> logits``, deterministic, in evaluation mode.
-            params: pytree of floating-point arrays.
-            x: inputs, examples along the first axis.
-            y: labels, or whatever ``loss`` takes, examples along the first axis.
-            weight: of each example in the sum, shape (n,).
-            plan: from ``make_plan``, one for all groups; None makes one for this group alone.
-            kind: ``hessian`` or ``gauss_newton``.
-            memory: bytes that kept passes may take on each device; None is 1 GiB on a CPU, a quarter of an
+            params: Pytree of floating-point arrays.
+            x: Inputs, a pytree of arrays with n examples along the first axis.
+            y: Labels, or whatever ``loss`` takes, n examples along the first axis.
+            weight: Weight of each example in the sum, shape (n,).
+            plan: What ``make_plan`` returned, one for all groups; None makes one for this group alone.
+            kind: Which matrix, ``hessian`` or ``gauss_newton``.
+            memory: Bytes that kept passes may take on each device; None is 1 GiB on a CPU, a quarter of an
                 accelerator's.
-            precision: of matrix products on accelerators.
+            precision: Precision of matrix products on accelerators.
             loss: ``(outputs of logits_fn, y) -> losses`` of shape (m,), one for each example.
-            shuffled: whether each chunk is a random sample of the examples; otherwise they stay in order.
+            shuffled: Whether each chunk is a random sample of the examples; otherwise they stay in order.
+
+        Raises:
+            JaxfairError: The kind is unknown, the weights do not match the labels, or all of them are 0.
         """
         self._programs = programs(jax.default_backend(), precision)
+        if plan is None:  # otherwise whoever planned has asked
+            params, x, y = as_examples(logits_fn, params, x, y, labelled=losses.takes_classes(loss))
         model, self._kind, self._devices = Model(as_pytree(logits_fn), as_pytree(loss)), kind, Devices()
         self._networks = self._devices.copies((model, params))
         leaves = jax.tree.leaves(params)
@@ -160,8 +170,8 @@ class GroupOperator:
         if not count:
             raise JaxfairError("Every example has weight 0; give some example of the group a weight.")
         if plan is None:
-            how: dict[str, Any] = {"memory": memory, "precision": precision, "loss": loss, "kind": kind}
-            plan = make_plan(model.logits_fn, params, x, y, count=count, chunk_size=None, **how)
+            choose = functools.partial(make_plan, kind=kind, memory=memory, precision=precision, loss=model.loss)
+            plan = choose(model.logits_fn, params, x, y, count=count, chunk_size=None)
         self._chunks = Cut(x, y, weight, plan.chunk_size, shuffled=shuffled)
         self.chunks = len(self._chunks)
         on_each_device = max(_bound(memory) - plan.shared_bytes, 0) // max(plan.kept_bytes, 1)
@@ -184,7 +194,15 @@ class GroupOperator:
             return jnp.stack([self(row, chunks) for row in vector])
         zero = functools.partial(jnp.zeros, vector.shape, self._dtype)
         add = functools.partial(self._add_product, self._devices.copies(vector))
-        return accumulate(add, zero, chunks or self.chunks, self._devices)
+        try:
+            return accumulate(add, zero, chunks or self.chunks, self._devices)
+        except TypeError as error:
+            if "custom_vjp" not in str(error):
+                raise
+            raise JaxfairError(
+                "The model has a derivative of its own (jax.custom_vjp) that cannot be differentiated again, as a "
+                "Hessian needs; give it a jax.custom_jvp."
+            ) from error
 
     def not_finite(self) -> str | None:
         """Name the first chunk whose loss or gradient is not finite; None if there is none."""
@@ -246,15 +264,19 @@ def per_example_gradient_norms(
     """Compute the L2 norm of the gradient of each example's loss; shape (n,).
 
     Args:
-        logits_fn: this and all other arguments as for ``GroupOperator``.
-        params: as there.
-        x: as there.
-        y: as there.
-        chunk_size: gradients held at once; None chooses 4 on CPU, where more are slower, else a quarter of ``memory``.
-        memory: bytes; None as there.
-        precision: as there.
-        loss: as there.
+        logits_fn: ``(params, x) -> logits``, deterministic, in evaluation mode.
+        params: Pytree of floating-point arrays.
+        x: Inputs, a pytree of arrays with n examples along the first axis.
+        y: Labels, or whatever ``loss`` takes, n examples along the first axis.
+        chunk_size: Number of gradients held at once; None chooses 4 on CPU, where more are slower, and what fits into
+            a quarter of ``memory`` elsewhere.
+        memory: Bytes that may be taken on each device; None is a quarter of an accelerator's memory.
+        precision: Precision of matrix products on accelerators.
+        loss: ``(outputs of logits_fn, y) -> losses`` of shape (m,), one for each example.
     """
+    params, x, y = as_examples(logits_fn, params, x, y, labelled=losses.takes_classes(loss))
+    if chunk_size is not None and chunk_size < 1:
+        raise JaxfairError(f"The chunk size is {chunk_size}; give at least 1, or None to have it chosen.")
     if chunk_size is None:
         one = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
         chunk_size = 4 if jax.default_backend() == "cpu" else int(np.clip(_bound(memory) // (4 * one), 1, 1024))

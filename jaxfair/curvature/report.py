@@ -1,6 +1,7 @@
 """One call for a user's own model: what is known of every group."""
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,52 +11,47 @@ import numpy as np
 from jax.tree_util import Partial
 
 from jaxfair import groups, losses, margins
-from jaxfair.curvature import lanczos
 from jaxfair.curvature.chunks import over_chunks
 from jaxfair.curvature.programs import LogitsFn, LossFn, as_pytree, at_precision
-from jaxfair.curvature.spectrum import Start, check_examples, group_curvature
+from jaxfair.curvature.spectrum import CurvatureConfig, GroupCurvature, group_curvature
 from jaxfair.errors import JaxfairError
+from jaxfair.inputs import Missing, as_examples, as_groups, as_labels, check_lengths, quoted
 
 
 @dataclasses.dataclass(frozen=True)
 class GroupReport:
-    """Numbers of each group; arrays of length num_groups. ``print`` shows a table.
+    """What ``group_report`` found of each group; arrays of shape (num_groups,). ``print`` shows a table.
 
     Attributes:
-        names: of the groups.
-        count: examples.
-        accuracy: share of the examples classified correctly.
-        loss: mean loss; cross-entropy in nats unless another was given.
-        gradient_norm: L2 norm of the mean loss's gradient.
-        top_eigenvalue: largest (algebraic) eigenvalue of its Hessian.
-        top_eigenvalue_residual: an eigenvalue lies within this distance of it.
-        bottom_eigenvalue: smallest (algebraic) eigenvalue; NaN unless asked for.
-        bottom_eigenvalue_residual: an eigenvalue lies within this distance of it.
-        softmax_gap: mean of the largest minus the second largest softmax score.
-        converged: whether the eigenvalues met the tolerance.
-        asymmetry: of the groups' Hessians, relative to the largest eigenvalue of all groups: rounding.
-        precision: of matrix products on accelerators.
+        names: Names of the groups.
+        count: Number of examples.
+        accuracy: Share of the examples classified correctly.
+        loss: Mean loss; cross-entropy in nats unless another was given.
+        softmax_gap: Mean of the largest minus the second largest softmax score.
+        curvature: Gradient and Hessian of the mean loss.
+        asymmetry: Largest asymmetry of a group's Hessian, relative to the largest eigenvalue of all groups: rounding.
+        precision: Precision of matrix products on accelerators.
     """
 
     names: tuple[str, ...]
     count: np.ndarray
     accuracy: np.ndarray
     loss: np.ndarray
-    gradient_norm: np.ndarray
-    top_eigenvalue: np.ndarray
-    top_eigenvalue_residual: np.ndarray
-    bottom_eigenvalue: np.ndarray
-    bottom_eigenvalue_residual: np.ndarray
     softmax_gap: np.ndarray
-    converged: np.ndarray
+    curvature: GroupCurvature
     asymmetry: float
     precision: str
 
     def columns(self) -> dict[str, Any]:
         """Return the columns of the table by name."""
-        single = ("asymmetry", "precision")
-        fields = (field.name for field in dataclasses.fields(self))
-        return {name.replace("names", "group"): getattr(self, name) for name in fields if name not in single}
+        ends = ("top_eigenvalue", "top_eigenvalue_residual", "bottom_eigenvalue", "bottom_eigenvalue_residual")
+        return {
+            "group": self.names,
+            **{name: getattr(self, name) for name in ("count", "accuracy", "loss")},
+            **{name: getattr(self.curvature, name) for name in ("gradient_norm", *ends)},
+            "softmax_gap": self.softmax_gap,
+            "converged": self.curvature.converged,
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as lists and numbers, as JSON takes them (NaN stays NaN)."""
@@ -82,17 +78,10 @@ def group_report(
     x: Any,
     y: Any,
     group: Any,
+    config: CurvatureConfig = CurvatureConfig(tolerance=1e-2),
     *,
-    group_names: Sequence[str] | None = None,
-    bottom: bool = False,
-    tolerance: float = 1e-2,
-    stop: lanczos.Stop = "residual",
-    start: Start = "random",
-    max_steps: int = 100,
-    chunk_size: int | None = None,
-    memory: int | None = None,
-    seed: int = 0,
-    precision: str = "highest",
+    group_names: Sequence[Any] | None = None,
+    missing: Missing = "refuse",
     loss: LossFn = losses.cross_entropy,
 ) -> GroupReport:
     """Measure every group of a data set on any model.
@@ -104,77 +93,48 @@ def group_report(
         logits_fn: ``(params, x) -> logits`` of shape (n, classes), in evaluation mode. From Linen:
             ``lambda p, x: model.apply({"params": p, ...}, x, train=False)``; from NNX or Equinox: split the model
             into its parameters and the rest, and merge them inside.
-        params: pytree of floating-point arrays.
-        x: inputs, a pytree of arrays with n examples along the first axis.
-        y: labels, integers of shape (n,).
-        group: group of each example, integers 0..G-1, shape (n,).
-        group_names: one for each group; by default their numbers.
-        bottom: whether to find the smallest eigenvalue too, to ``tolerance`` times the largest: ask for a smaller
-            tolerance where it lies near zero.
-        tolerance: relative residual of the eigenvalues (see ``stop``).
-        stop: see ``lanczos.extreme_eigenvalues``.
-        start: see ``curvature.group_curvature``.
-        max_steps: Hessian-vector products at most, for each group.
-        chunk_size: examples differentiated at once; None chooses.
-        memory: bytes that kept primal passes may take on each device; see ``curvature.group_curvature``.
-        seed: of the random vectors.
-        precision: of matrix products on accelerators.
+        params: Pytree of floating-point arrays.
+        x: Inputs, a pytree of arrays with n examples along the first axis.
+        y: Labels of shape (n,), or one-hot; for a ``loss`` of your own whatever it takes, one row an example.
+        group: Group of each example, shape (n,): numbers, texts, categories, or anything that can be told apart.
+        config: How the eigenvalues are found, and how precisely: by default to a hundredth of their size, where
+            ``CurvatureConfig`` has a thousandth.
+        group_names: Names of the groups 0..G-1; by default their values, of those that occur.
+        missing: What to do with examples whose group is missing (masked, None or not a number): ``refuse``, ``drop``
+            them from the report, or make them a ``group`` of that name.
         loss: ``(logits, y) -> losses`` of shape (n,), one for each example.
 
     Raises:
-        JaxfairError: shapes or types do not match, a group is empty, the model is not deterministic or depends on the
+        JaxfairError: Shapes or types do not match, a group is empty, the model is not deterministic or depends on the
             rest of its batch, its Hessian is not symmetric, or a value is not finite.
     """
-    group = groups.as_numbers(group, len(y))
-    count = int(group.max(initial=0)) + 1 if group_names is None else len(group_names)
-    if group.max(initial=0) >= count:
-        raise JaxfairError(f"There are {count} group names for groups 0 to {group.max()}; give one for each.")
-    names = tuple(map(str, range(count))) if group_names is None else tuple(group_names)
-    weights = groups.group_weights(group, count)
-    check_examples(params, x, y, weights)
-    logits_fn = as_pytree(logits_fn)
-    logits = _trusted_logits(logits_fn, params, x, y, precision, chunk_size or 256)
-    if loss is losses.cross_entropy:
-        losses.check_labels(y, logits.shape[1])
-    per_example = np.asarray(loss(jnp.asarray(logits), jnp.asarray(y)), np.float64)
+    labelled, logits_fn = losses.takes_classes(loss), as_pytree(logits_fn)
+    params, x, y = as_examples(logits_fn, params, x, y, labelled=labelled)
+    group, names, kept = as_groups(group, group_names, missing)
+    check_lengths(labels=len(y), groups=len(group))
+    if not kept.all():
+        x, y, group = jax.tree.map(lambda leaf: leaf[kept], (x, y, group))
+    weights = groups.group_weights(group, len(names))
+    logits = _trusted_logits(logits_fn, params, x, y, config.precision, config.chunk_size or 256)
+    right, gap = _predictions(logits, np.asarray(y), labelled=labelled)
+    per_example = _trusted_losses(loss, logits, y)
     if not np.isfinite(per_example).all():
         bad = int(np.argmin(np.isfinite(per_example)))
         raise JaxfairError(
             f"The loss of example {bad}, in group '{names[group[bad]]}', is {per_example[bad]}; check its input and "
             "the parameters."
         )
-    curvature = group_curvature(
-        logits_fn,
-        params,
-        x,
-        y,
-        weights,
-        bottom=bottom,
-        tolerance=tolerance,
-        stop=stop,
-        start=start,
-        max_steps=max_steps,
-        chunk_size=chunk_size,
-        memory=memory,
-        seed=seed,
-        precision=precision,
-        loss=loss,
-    )
-    asymmetry = _checked_asymmetry(curvature.asymmetry, np.abs(curvature.top_eigenvalue))
+    _warn(params, logits)
+    curvature = group_curvature(logits_fn, params, x, y, weights, config, loss=loss)
     return GroupReport(
         names=names,
-        count=np.bincount(group, minlength=count),
-        accuracy=groups.group_means(logits.argmax(-1) == np.asarray(y), group, count),
-        loss=groups.group_means(per_example, group, count),
-        gradient_norm=curvature.gradient_norm,
-        top_eigenvalue=curvature.top_eigenvalue,
-        top_eigenvalue_residual=curvature.top_eigenvalue_residual,
-        bottom_eigenvalue=curvature.bottom_eigenvalue,
-        bottom_eigenvalue_residual=curvature.bottom_eigenvalue_residual,
-        softmax_gap=groups.group_means(np.asarray(margins.softmax_gap(jnp.asarray(logits))), group, count),
-        converged=curvature.converged,
-        asymmetry=asymmetry,
-        precision=precision,
+        count=np.bincount(group, minlength=len(names)),
+        accuracy=groups.group_means(right, group, len(names)),
+        loss=groups.group_means(per_example, group, len(names)),
+        softmax_gap=groups.group_means(gap, group, len(names)),
+        curvature=curvature,
+        asymmetry=_checked_asymmetry(curvature.asymmetry, np.abs(curvature.top_eigenvalue)),
+        precision=config.precision,
     )
 
 
@@ -207,8 +167,7 @@ def _trusted_logits(logits_fn: Partial, params: Any, x: Any, y: Any, precision: 
         raise JaxfairError(
             "logits_fn gave two results for the same input; switch dropout and other randomness off (evaluation mode)."
         )
-    scale = np.nanmax(np.abs(first), initial=0.0) + 1e-30
-    difference = np.nanmax(np.abs(first - shifted), initial=0.0) / scale
+    difference = _change(first, shifted)
     # Another batch position may change the rounding, by far less than this; training-mode batch norm changes percents.
     if difference > 1e-3:
         raise JaxfairError(
@@ -216,6 +175,78 @@ def _trusted_logits(logits_fn: Partial, params: Any, x: Any, y: Any, precision: 
             "norm and dropout into evaluation mode."
         )
     return first
+
+
+def _change(first: np.ndarray, other: np.ndarray) -> float:
+    """Return by how much logits differ: relative to the largest, or as probabilities, whichever is more.
+
+    A class that is switched off by a huge logit would hide any change from the first; rounding of the logits that
+    count for an example is no change.
+    """
+    relative = np.nanmax(np.abs(first - other), initial=0.0) / (np.nanmax(np.abs(first), initial=0.0) + 1e-30)
+    scores = [np.asarray(jax.nn.softmax(jnp.asarray(logits))) for logits in (first, other)]
+    counts = np.abs(np.where(scores[0] > 1e-6, first, 0)).max(axis=1)
+    rounding = 4 * np.finfo(np.float32).eps * counts
+    moved = np.abs(scores[0] - scores[1]).max(axis=1) - rounding
+    return float(max(relative, np.nanmax(moved, initial=0.0)))
+
+
+def _predictions(logits: np.ndarray, y: np.ndarray, *, labelled: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return whether each example is classified correctly, and its softmax gap; NaN where neither has a meaning.
+
+    One logit is that of the second of two classes: the boundary is at 0 and the gap is that of the two sigmoids. Labels
+    of a user's own loss count where they are classes or one-hot rows; several labels or a regression have none.
+    """
+    nothing, classes = np.full(len(logits), np.nan), max(logits.shape[1], 2)
+    try:
+        label = np.asarray(as_labels(y, classes))
+    except JaxfairError:
+        if labelled:
+            raise
+        return nothing, nothing
+    if logits.shape[1] == 1:
+        if labelled:
+            raise JaxfairError("The network has one logit, whose cross-entropy is 0; give a loss for two classes.")
+        logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
+    return logits.argmax(axis=1) == label, np.asarray(margins.softmax_gap(jnp.asarray(logits)))
+
+
+def _trusted_losses(loss: LossFn, logits: np.ndarray, y: Any) -> np.ndarray:
+    """Return the loss of each example, the same whatever other examples it is computed with."""
+    y, count = jnp.asarray(y), len(logits)
+    whole = np.asarray(loss(jnp.asarray(logits), y), np.float64)
+    if whole.shape != (count,):
+        raise JaxfairError(f"The loss returned shape {whole.shape} for {count} examples; expected one number for each.")
+    cut = max(1, count // 3)
+    cuts = [part for part in (slice(0, cut), slice(cut, None)) if len(logits[part])]
+    found = [np.asarray(loss(jnp.asarray(logits[part]), y[part]), np.float64) for part in cuts]
+    parts = np.concatenate([part.reshape(-1) for part in found])
+    scale = np.nanmax(np.abs(whole), initial=0.0) + 1e-30
+    if parts.shape != whole.shape or np.nanmax(np.abs(parts - whole), initial=0.0) > 1e-3 * scale:
+        raise JaxfairError(
+            "The loss of an example depends on which others it is computed with, such as by class weights divided by "
+            "the batch's; give one number for each example that is its own, without dividing by the batch."
+        )
+    return whole
+
+
+STATISTICS = ("batch_stats", "running_mean", "running_var", "moving_mean", "moving_variance", "num_batches_tracked")
+
+
+def _warn(params: Any, logits: np.ndarray) -> None:
+    """Warn of what is no mistake for certain, but seldom meant."""
+    if logits.shape[1] > 1 and (logits >= 0).all() and np.abs(logits.sum(axis=1) - 1).max() < 1e-4:
+        warnings.warn("logits_fn seems to return probabilities; return the logits before the softmax.", stacklevel=3)
+    paths = jax.tree_util.tree_flatten_with_path(params)[0]
+    named = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]
+    if statistics := [name for name in named if any(word in name.lower() for word in STATISTICS)]:
+        text = f"The parameters hold batch statistics ({quoted(statistics)}); bind them to logits_fn instead."
+        warnings.warn(text, stacklevel=3)
+    first: dict[int, str] = {}
+    for name, (_, leaf) in zip(named, paths, strict=True):
+        if (other := first.setdefault(id(leaf), name)) != name:
+            text = f"The parameters '{other}' and '{name}' are one array and are differentiated as two; keep it once."
+            warnings.warn(text, stacklevel=3)
 
 
 def _checked_asymmetry(asymmetry: np.ndarray, scale: np.ndarray) -> float:

@@ -4,6 +4,7 @@ A group is a weight vector over examples; it pays for its own examples only, and
 all groups, networks of one module, and chunks.
 """
 
+import dataclasses
 from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -15,29 +16,79 @@ from jax.flatten_util import ravel_pytree
 from jaxfair import losses
 from jaxfair.curvature import lanczos
 from jaxfair.curvature.operators import GroupOperator, make_plan
-from jaxfair.curvature.programs import LogitsFn, LossFn, as_pytree
+from jaxfair.curvature.programs import LogitsFn, LossFn, as_pytree, at_precision
 from jaxfair.errors import JaxfairError
+from jaxfair.inputs import as_examples, check_lengths, quoted
 
 Start = Literal["random", "gradient", "coarse"]
 SHARE, LEAST, COARSE = 8, 100, 3e-3  # a coarse start: one of so many chunks, examples at least, tolerance
 
 
-class GroupCurvature(NamedTuple):
-    """What is known of each group's loss ``J(theta; D_a)`` at the given parameters; arrays of length num_groups.
+@dataclasses.dataclass(frozen=True)
+class CurvatureConfig:
+    """How a group's eigenvalues are found, and how precisely.
 
     Attributes:
-        loss: mean loss; cross-entropy in nats unless another was given.
+        bottom: Whether to find the smallest eigenvalue too, to ``tolerance`` times the largest. It usually takes
+            several times as many products.
+        tolerance: Error at which Lanczos stops, relative to the eigenvalue (``lanczos.extreme_eigenvalues``).
+        stop: ``residual`` compares a bound of the error with the tolerance; ``error`` compares an estimate, which needs
+            about half as many products.
+        start: ``random`` misses the largest eigenvalue with probability zero. ``gradient`` (plus noise of the same
+            length) usually needs a third fewer products, since the gradient lies close to the outlier eigenvectors,
+            but can stop at a lesser eigenvector that the gradient happens to lie along. ``coarse`` starts in turn from
+            the eigenvector of a random eighth of the group, found from a gradient start: the fewest products and the
+            same risk. For a group whose eighth has less than 100 examples it is the gradient start.
+        max_steps: Number of Hessian-vector products at most, for each group.
+        max_basis: Number of Lanczos vectors kept at once, each as large as the parameters.
+        chunk_size: Number of examples differentiated at once; None chooses by ``memory`` and backend.
+        memory: Bytes that kept primal passes may take on each device; what does not fit is recomputed, with the same
+            result. None is 1 GiB on a CPU and a quarter of an accelerator's memory.
+        seed: Seed of the random start vector, which is the same for all groups.
+        precision: Precision of matrix products on accelerators; ``highest`` is full float32.
+
+    Raises:
+        JaxfairError: A name is unknown, or the tolerance is negative or no number.
+    """
+
+    bottom: bool = False
+    tolerance: float = 1e-3
+    stop: lanczos.Stop = "residual"
+    start: Start = "random"
+    max_steps: int = 100
+    max_basis: int = 100
+    chunk_size: int | None = None
+    memory: int | None = None
+    seed: int = 0
+    precision: str = "highest"
+
+    def __post_init__(self) -> None:
+        """Refuse what no computation could follow."""
+        for name, given, known in (("start", self.start, get_args(Start)), ("stop", self.stop, get_args(lanczos.Stop))):
+            if given not in known:
+                raise JaxfairError(f"There is no {name} '{given}'; give {' or '.join(known)}.")
+        if not self.tolerance >= 0:
+            raise JaxfairError(f"The tolerance is {self.tolerance}; give a relative error, at least 0.")
+        at_precision(self.precision)
+
+
+class GroupCurvature(NamedTuple):
+    """What is known of each group's loss ``J(theta; D_a)`` at the given parameters; arrays of shape (num_groups,).
+
+    Attributes:
+        loss: Mean loss; cross-entropy in nats unless another was given.
         gradient_norm: L2 norm of the gradient of that mean.
-        top_eigenvalue: largest (algebraic) eigenvalue of its Hessian.
-        top_eigenvalue_residual: an eigenvalue lies within this distance of it.
-        bottom_eigenvalue: smallest (algebraic) eigenvalue; NaN unless asked for.
-        bottom_eigenvalue_residual: an eigenvalue lies within this distance of it.
-        converged: whether the stopping rule was met.
-        steps: Lanczos steps, which are products with the group's Hessian.
-        products: the same with those over a part of the group, each counted as that part.
-        asymmetry: of the Hessian, see ``lanczos.EigenResult``; far above the type's rounding, a custom derivative in
-            the model is wrong, or its arithmetic too coarse.
-        alphas, betas: Lanczos coefficients, shape (num_groups, largest number of steps), padded with NaN.
+        top_eigenvalue: Largest (algebraic) eigenvalue of its Hessian.
+        top_eigenvalue_residual: Distance from that value within which an eigenvalue lies.
+        bottom_eigenvalue: Smallest (algebraic) eigenvalue; NaN unless asked for.
+        bottom_eigenvalue_residual: Distance from that value within which an eigenvalue lies.
+        converged: Whether the stopping rule was met.
+        steps: Number of Lanczos steps, which are products with the group's Hessian.
+        products: The same with those over a part of the group, each counted as that part.
+        asymmetry: Largest difference of the Hessian from its transpose, as ``lanczos.EigenResult`` has it; far above
+            the type's rounding, a custom derivative in the model is wrong, or its arithmetic too coarse.
+        alphas: Lanczos coefficients, shape (num_groups, largest number of steps), padded with NaN.
+        betas: The off-diagonal coefficients, in the same shape.
     """
 
     loss: np.ndarray
@@ -60,64 +111,56 @@ def group_curvature(
     x: Any,
     y: Any,
     weights: Any,
+    config: CurvatureConfig = CurvatureConfig(),
     *,
-    bottom: bool = False,
-    tolerance: float = 1e-3,
-    stop: lanczos.Stop = "residual",
-    start: Start = "random",
-    max_steps: int = 100,
-    max_basis: int = 100,
-    chunk_size: int | None = None,
-    memory: int | None = None,
-    seed: int = 0,
-    precision: str = "highest",
     loss: LossFn = losses.cross_entropy,
 ) -> GroupCurvature:
     """Compute loss, gradient norm and extreme Hessian eigenvalues of every group.
 
     Args:
-        logits_fn: ``(params, x) -> logits`` of shape (n, classes), in evaluation mode; deterministic.
-        params: pytree of floating-point arrays; derivatives are with respect to all of it.
-        x: inputs, a pytree of arrays with n examples along the first axis.
-        y: labels, integers of shape (n,), or the array that ``loss`` takes, n examples along the first axis.
-        weights: shape (groups, n): ``groups.group_weights(group, num_groups)``.
-        bottom: whether to find the smallest eigenvalue too; it usually takes several times as many products.
-        tolerance: at which Lanczos stops, see ``lanczos.extreme_eigenvalues``.
-        stop: ``residual``, a bound, or ``error``, an estimate that needs about half as many products.
-        start: ``random`` misses the largest eigenvalue with probability zero; ``gradient`` (plus noise of the same
-            length) usually needs a third fewer products, since the gradient lies close to the outlier eigenvectors,
-            but can stop at a lesser eigenvector that the gradient happens to lie along. ``coarse`` starts in turn from
-            the eigenvector of a random eighth of the group, found from a gradient start: the fewest products and the
-            same risk. For a group whose eighth has less than 100 examples it is the gradient start.
-        max_steps: Hessian-vector products at most, for each group.
-        max_basis: Lanczos vectors kept at once, each as large as the parameters.
-        chunk_size: examples differentiated at once; None chooses by ``memory`` and backend.
-        memory: bytes that kept primal passes may take on each device; what does not fit is recomputed, with the same
-            result. None is 1 GiB on a CPU and a quarter of an accelerator's memory.
-        seed: of the random start vector, the same for all groups.
-        precision: of matrix products on accelerators; ``highest`` is full float32.
+        logits_fn: ``(params, x) -> logits`` of shape (n, classes), deterministic and in evaluation mode.
+        params: Pytree of floating-point arrays; derivatives are with respect to all of it.
+        x: Inputs, a pytree of arrays with n examples along the first axis.
+        y: Labels, integers of shape (n,), or the array that ``loss`` takes, n examples along the first axis.
+        weights: Weight of each example in each group, shape (groups, n), from ``groups.group_weights``.
+        config: How the numbers are found, and how precisely.
         loss: ``(outputs of logits_fn, y) -> losses`` of shape (n,), one for each example. For a loss that is not a
             function of outputs, let ``logits_fn`` compute it from ``x = (inputs, labels)`` and return it here.
 
     Raises:
-        JaxfairError: shapes or types do not match, a group has no weight, or a value is not finite.
+        JaxfairError: Shapes or types do not match, a group has no weight, or a value is not finite.
     """
-    group_rows = check_examples(params, x, y, weights)
-    _check_options(start, stop)
-    if loss is losses.cross_entropy:
-        losses.check_labels(y)
+    labelled = losses.takes_classes(loss)
+    params, x, y, group_rows = check_examples(logits_fn, params, x, y, weights, labelled=labelled)
     logits_fn, loss, y = as_pytree(logits_fn), as_pytree(loss), jnp.asarray(y)
     flat, _ = ravel_pytree(params)
-    noise = jax.random.normal(jax.random.key(seed), flat.shape, flat.dtype)
+    noise = jax.random.normal(jax.random.key(config.seed), flat.shape, flat.dtype)
     if jax.default_backend() == "cpu":
         noise = np.asarray(noise)  # Lanczos in NumPy, whose products take the basis as it is, without a copy
-    count = int((group_rows != 0).sum(axis=1).max())
-    how: dict[str, Any] = {"memory": memory, "precision": precision, "loss": loss}
-    plan = make_plan(logits_fn, params, x, y, count=count, chunk_size=chunk_size, **how)
+    plan = make_plan(
+        logits_fn,
+        params,
+        x,
+        y,
+        count=int((group_rows != 0).sum(axis=1).max()),
+        chunk_size=config.chunk_size,
+        memory=config.memory,
+        precision=config.precision,
+        loss=loss,
+    )
     rows = []
     for group, weight in enumerate(group_rows):
         operator = GroupOperator(
-            logits_fn, params, x, y, weight.astype(flat.dtype), plan, shuffled=start == "coarse", **how
+            logits_fn,
+            params,
+            x,
+            y,
+            weight.astype(flat.dtype),
+            plan,
+            memory=config.memory,
+            precision=config.precision,
+            loss=loss,
+            shuffled=config.start == "coarse",
         )
         value, gradient = operator.loss_and_gradient()
         norm = lanczos.norm(gradient)
@@ -126,68 +169,60 @@ def group_curvature(
             raise JaxfairError(
                 f"The loss or gradient of group {group} is not finite in {where}; check the inputs and the parameters."
             )
-        first = noise
-        if start != "random" and norm > 0:
-            along = np.asarray(gradient) if isinstance(noise, np.ndarray) else gradient
-            first = along / norm + noise / lanczos.norm(noise)
-        spent = 0.0
-        if start == "coarse":
-            limits = {"smallest": int(bottom), "max_steps": max_steps, "max_basis": max_basis}
-            first, spent = _coarse(operator, plan.chunk_size, first, limits)
-        result = lanczos.extreme_eigenvalues(
-            operator,
-            first,
-            smallest=int(bottom),
-            tolerance=tolerance,
-            stop=stop,
-            max_steps=max_steps,
-            max_basis=max_basis,
-        )
-        rows.append((value, norm, spent, result))
-    return _collect(rows, bottom=bottom)
+        start, spent = _start(operator, plan.chunk_size, noise, gradient, config)
+        rows.append((value, norm, spent, _eigenvalues(operator, start, config)))
+    return _collect(rows, bottom=config.bottom)
 
 
-def check_examples(params: Any, x: Any, y: Any, weights: Any) -> np.ndarray:
-    """Return the groups' weights, shape (groups, n), as an array on the host; refuse what does not fit together."""
-    if any(not np.ndim(leaf) for leaf in jax.tree.leaves(x)):
-        raise JaxfairError("An input is a single number; give arrays with the examples along their first axis.")
-    inputs = "/".join(str(length) for length in sorted({len(leaf) for leaf in jax.tree.leaves(x)}))
+def check_examples(
+    logits_fn: LogitsFn, params: Any, x: Any, y: Any, weights: Any, *, labelled: bool
+) -> tuple[Any, Any, Any, np.ndarray]:
+    """Return parameters, inputs, labels and the groups' weights, shape (groups, n), as arrays that fit together.
+
+    Raises:
+        JaxfairError: They do not, or a group has no example of any weight.
+    """
+    params, x, y = as_examples(logits_fn, params, x, y, labelled=labelled)
     group_rows = np.asarray(weights)
     if group_rows.ndim != 2 or not len(group_rows):
         raise JaxfairError(f"The weights have shape {group_rows.shape}; expected (groups, examples).")
-    if np.ndim(y) == 0 or inputs != str(len(y)) or group_rows.shape[1] != len(y):
-        labels = len(y) if np.ndim(y) else "single"
-        raise JaxfairError(f"There are {inputs} inputs, {labels} labels and weights for {group_rows.shape[1]}.")
-    if not jax.tree.leaves(params):
-        raise JaxfairError("There are no parameters; give a pytree of floating-point arrays.")
-    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-        if not hasattr(leaf, "dtype") or leaf.dtype not in (jnp.float32, jnp.float64):
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
-            kind = leaf.dtype if hasattr(leaf, "dtype") else type(leaf).__name__
-            raise JaxfairError(
-                f"The parameter '{name}' has type {kind}; second derivatives need arrays of float32 or float64: "
-                "convert it, or keep it out of params."
-            )
+    check_lengths(labels=len(y), weights=group_rows.shape[1])
     if not (group_rows != 0).any(axis=1).all():
         empty = np.flatnonzero(~(group_rows != 0).any(axis=1)).tolist()
-        raise JaxfairError(f"Group {empty} has no example of any weight; leave it out or merge it.")
-    return group_rows
+        raise JaxfairError(f"Group {quoted(empty)} has no example of any weight; leave it out or merge it.")
+    return params, x, y, group_rows
 
 
-def _coarse(operator: GroupOperator, chunk_size: int, start: Any, limits: dict[str, Any]) -> tuple[Any, float]:
-    """Return a better start vector, from some of the chunks, and what it took in products with all of them."""
+def _start(
+    operator: GroupOperator, chunk_size: int, noise: Any, gradient: Any, config: CurvatureConfig
+) -> tuple[Any, float]:
+    """Return the start vector that the configuration names, and what it took in products with the whole group."""
+    start, norm = noise, lanczos.norm(gradient)
+    if config.start != "random" and norm > 0:
+        along = np.asarray(gradient) if isinstance(noise, np.ndarray) else gradient
+        start = along / norm + noise / lanczos.norm(noise)
     part = -(-operator.chunks // SHARE)
-    if operator.chunks < SHARE or part * chunk_size < LEAST:  # too few to look like the group
+    # Fewer examples would be too few to look like the group.
+    if config.start != "coarse" or operator.chunks < SHARE or part * chunk_size < LEAST:
         return start, 0.0
-    product = partial(operator, chunks=part)
-    found = lanczos.extreme_eigenvalues(product, start, tolerance=COARSE, stop="error", vectors=True, **limits)
+    coarse = dataclasses.replace(config, tolerance=COARSE, stop="error")
+    found = _eigenvalues(partial(operator, chunks=part), start, coarse, vectors=True)
     return found.vectors.sum(axis=0), found.steps * part / operator.chunks
 
 
-def _check_options(start: str, stop: str) -> None:
-    for name, given, known in (("start", start, get_args(Start)), ("stop", stop, get_args(lanczos.Stop))):
-        if given not in known:
-            raise JaxfairError(f"There is no {name} '{given}'; give {' or '.join(known)}.")
+def _eigenvalues(
+    product: lanczos.MatVec, start: Any, config: CurvatureConfig, *, vectors: bool = False
+) -> lanczos.EigenResult:
+    return lanczos.extreme_eigenvalues(
+        product,
+        start,
+        smallest=int(config.bottom),
+        tolerance=config.tolerance,
+        stop=config.stop,
+        max_steps=config.max_steps,
+        max_basis=config.max_basis,
+        vectors=vectors,
+    )
 
 
 def _collect(rows: list[tuple[float, float, float, lanczos.EigenResult]], *, bottom: bool) -> GroupCurvature:

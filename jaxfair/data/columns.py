@@ -1,5 +1,7 @@
 """What is known of every image of a source, as columns of names; columns become labels and groups."""
 
+import re
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -13,8 +15,17 @@ MISSING = -1
 JOINT = " & "
 PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 PARTS |= dict.fromkeys(("val", "valid", "validation", "dev"), "validation")
-MISSING_TEXTS = frozenset({"", "NA", "N/A", "#N/A", "<NA>", "NaN", "nan", "NULL", "null"})
-"""Cells that tables of R, pandas and SQL have where nothing is known."""
+MISSING_TEXTS = frozenset(
+    ["", "na", "n/a", "#na", "#n/a", "#n/a n/a", "<na>", "nan", "-nan", "nat", "none", "null", "\\n"]
+    + [f"{sign}1.#{kind}" for sign in ("", "-") for kind in ("ind", "qnan")]
+)
+"""What tables of R, pandas, NumPy, SQL and spreadsheets write where nothing is known, in lower case.
+
+A cell is missing if it is one of these in any case, with blanks around it or not, wherever it comes from: CSV, Parquet,
+an npz file or TFDS. None, NaN and masked values are missing too. Names of folders and of files are no cells.
+"""
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 
 
 class Column(NamedTuple):
@@ -71,11 +82,43 @@ class Index(NamedTuple):
 
 
 def from_values(values: Sequence[Any]) -> Column:
-    """Return the column of strings or numbers; None, NaN and ``MISSING_TEXTS`` are missing; numbers sort as such."""
-    texts = [_text(value) for value in values]
-    names = sorted({text for text in texts if text is not None}, key=_by_number)
-    code = {name: i for i, name in enumerate(names)}
-    return Column(np.array([MISSING if t is None else code[t] for t in texts], np.int32), tuple(names))
+    """Return the column of cells, which are strings or numbers.
+
+    None, NaN, masked values and ``MISSING_TEXTS`` are missing. Text keeps its spelling, without blanks around it: "7",
+    "007" and "7.0" are three values, which ``as_numbers`` makes one. Numbers that are whole are written so.
+    """
+    return _encoded([_text(value) for value in values])
+
+
+def from_names(names: Sequence[str]) -> Column:
+    """Return the column of names that are no cells, such as those of folders: none is missing, even ``NA``."""
+    return _encoded([nfc(name) for name in names])
+
+
+def as_numbers(column: Column, name: str) -> Column:
+    """Return a column with its values read as numbers, so that "7", "007" and "7.0" are one value, named ``7``.
+
+    Args:
+        column: The column of which the user says that it is numeric.
+        name: What it is called, for the message.
+
+    Raises:
+        JaxfairError: A value is no finite number.
+    """
+    numbers = [_number(text) for text in column.names]
+    for text, number in zip(column.names, numbers, strict=True):
+        if number is None:
+            raise JaxfairError(
+                f"The column '{name}' is to be numeric, but has the value '{text[:40]}'; "
+                "leave this column out of numeric, or mend its cells."
+            )
+    values = from_values(numbers)
+    return Column(np.append(values.codes, np.int32(MISSING))[column.codes], values.names)  # the last is for MISSING, -1
+
+
+def nfc(text: str) -> str:
+    """Return text in Unicode's composed form: macOS stores the names of files in the other, which looks the same."""
+    return unicodedata.normalize("NFC", text)
 
 
 def combine(columns: Sequence[Column]) -> Column:
@@ -156,13 +199,30 @@ def official_split(column: Column | None) -> Column | None:
     return Column(code[column.codes], names)
 
 
+def _encoded(texts: Sequence[str | None]) -> Column:
+    """Return the column of texts, of which None are missing; texts that read as numbers sort as such."""
+    names = sorted({text for text in texts if text is not None}, key=_by_number)
+    code = {name: i for i, name in enumerate(names)}
+    return Column(np.array([MISSING if t is None else code[t] for t in texts], np.int32), tuple(names))
+
+
 def _text(value: Any) -> str | None:
-    if value is None or (isinstance(value, float | np.floating) and np.isnan(value)):
+    if value is None or value is np.ma.masked or (isinstance(value, float | np.floating) and np.isnan(value)):
         return None
     if isinstance(value, float | np.floating) and float(value).is_integer():
         value = int(value)  # a column of whole numbers with a gap is read as floats
-    text = (value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)).strip()
-    return None if text in MISSING_TEXTS else text
+    text = nfc((value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)).strip())
+    return None if text.lower() in MISSING_TEXTS else text
+
+
+def _number(text: str) -> int | float | None:
+    """Return the number that a text is: without a point it is exact; None for all else."""
+    if not _NUMBER.fullmatch(text):
+        return None
+    try:
+        return int(text)
+    except ValueError:  # with a point or an exponent, or of more digits than Python reads
+        return float(text) if np.isfinite(float(text)) else None
 
 
 def _by_number(text: str) -> tuple[int, float, str]:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxfair.data.columns import MISSING, Column, Index, Rejected, choose, merge_below, select
+from jaxfair.data.columns import MISSING, Column, Index, Rejected, as_numbers, choose, merge_below, select
 from jaxfair.data.dataset import Dataset, Rows, make_dataset
+from jaxfair.data.splits import check_classes
 from jaxfair.errors import JaxfairError, did_you_mean
 
 MOST_VALUES = 1000
@@ -31,6 +32,8 @@ class SourceConfig:
         merge_below: Groups with fewer images are merged into one.
         allow_dropping: Whether images and rows that cannot be used are left out; otherwise they stop the run.
         size: Height and width in pixels; None is 32, and an npz file's own.
+        numeric: Columns whose text is read as numbers, so that 7, 007 and 7.0 are one value; other text keeps its
+            spelling.
     """
 
     name: str = "digits"
@@ -43,6 +46,7 @@ class SourceConfig:
     merge_below: int = 0
     allow_dropping: bool = False
     size: int | None = None
+    numeric: tuple[str, ...] = ()
 
 
 def make_parts(
@@ -63,9 +67,12 @@ def make_parts(
         everything that is in none of them, with the reason.
 
     Raises:
-        JaxfairError: A column or value does not exist, images cannot be used and dropping is not allowed, there is
-            only one class, or there are too many classes or groups.
+        JaxfairError: A column or value does not exist, a numeric column has a value that is no number, images cannot
+            be used and dropping is not allowed, there is only one class, there are too many classes or groups, or the
+            official training or test images lack a class or a group that the others have.
     """
+    numbers = {key: as_numbers(choose(index.columns, [key], "numeric"), key) for key in config.numeric}
+    index = index._replace(columns={**index.columns, **numbers})
     used = np.ones(len(images), bool)
     for item in config.drop:
         used &= ~_dropped(index.columns, item)
@@ -97,6 +104,8 @@ def make_parts(
         pixels = Rows(images, rows[part])  # read only if they fit on the device
         names = {"name": name, "class_names": label.names, "group_names": group.names}
         parts.append(make_dataset(pixels, label.codes[part], group.codes[part], **names, statistics=(unknown, unknown)))
+    if len(parts) == 2:
+        check_classes(*parts)
     return tuple(parts), (*index.left_out, *reported, *skipped)
 
 

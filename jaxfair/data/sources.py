@@ -23,7 +23,7 @@ from jaxfair.data.files import Files, identity, open_files
 from jaxfair.data.images import decode_all
 from jaxfair.data.layouts import arrays, celeba, cifar10, folder, svhn, table, utkface
 from jaxfair.data.protocol import SourceConfig, make_parts
-from jaxfair.data.splits import divide, thin, with_training_statistics
+from jaxfair.data.splits import check_classes, divide, thin, with_training_statistics
 from jaxfair.errors import JaxfairError, did_you_mean
 
 Layout = Literal["utkface", "cifar10", "svhn", "celeba", "folder", "table", "npz", "tfds"]
@@ -144,6 +144,7 @@ class Loaded:
         if keep:
             train = thin(train, keep, seed, keep_by)
             test = thin(test, keep, seed, keep_by) if keep_in_test else test
+            check_classes(train, test)
         return with_training_statistics(train, test)
 
 
@@ -197,7 +198,7 @@ def _checked(config: SourceConfig) -> SourceConfig:
                 f"({', '.join(OWN)} for your own)."
             )
     paths = {field: Path(value) for field in ("path", "images") if (value := getattr(config, field)) is not None}
-    lists = {field: getattr(config, field) for field in ("label", "group", "drop")}
+    lists = {field: getattr(config, field) for field in ("label", "group", "drop", "numeric")}
     texts = {field: (value,) for field, value in lists.items() if isinstance(value, str)}
     return dataclasses.replace(config, **paths, **texts)
 

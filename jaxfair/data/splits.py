@@ -10,6 +10,8 @@ import numpy as np
 from jaxfair.data.dataset import Dataset, channel_statistics, check_groups
 from jaxfair.errors import JaxfairError
 
+SHOWN = 3  # classes in a message
+
 
 def split(dataset: Dataset, test_fraction: float, seed: int) -> tuple[Dataset, Dataset]:
     """Split into training and test set, stratified by class and group, both with the training statistics.
@@ -40,7 +42,24 @@ def divide(dataset: Dataset, test_fraction: float, seed: int) -> tuple[Dataset, 
     parts = dataset.take(np.sort(train)), dataset.take(np.sort(test))
     for part, name in zip(parts, ("training", "test"), strict=True):
         check_groups(part, f"{name} split of")
+    check_classes(*parts)
     return parts
+
+
+def check_classes(train: Dataset, test: Dataset) -> None:
+    """Raise a JaxfairError that names the classes of which one of two parts has images and the other has none.
+
+    Nothing is learnt of a class that training never sees, and nothing known of one that the test set lacks.
+    """
+    counts = [np.bincount(np.asarray(part.label), minlength=len(part.class_names)) for part in (train, test)]
+    for what, here, there in (("training", *counts), ("test", *counts[::-1])):
+        absent = np.flatnonzero((here == 0) & (there > 0))
+        if len(absent):
+            names = ", ".join(train.class_names[i] for i in absent[:SHOWN]) + (", ..." if len(absent) > SHOWN else "")
+            raise JaxfairError(
+                f"The {what} images of '{train.name}' hold none of class {names}, of which the other part has "
+                f"{there[absent].sum():,}; leave them out by drop, or see that both parts have some."
+            )
 
 
 def with_training_statistics(train: Dataset, test: Dataset) -> tuple[Dataset, Dataset]:

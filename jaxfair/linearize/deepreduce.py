@@ -15,7 +15,7 @@ from jaxfair.networks.architectures import Module, ResNet
 from jaxfair.networks.network import Network, init
 
 CULLED_SETS = ((1,), (1, 4), (1, 2), (1, 2, 3), (2, 3), (1, 2, 4), (3, 4), (2, 3, 4), (1, 3), (1, 3, 4), (1, 2, 3, 4))
-"""The sets of stages that Das et al. 2024 cull."""
+"""The eleven sets of stages that Das et al. 2024 cull."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,10 +23,10 @@ class DeepReduceConfig:
     """One DeepReDuce configuration.
 
     Attributes:
-        culled: stages, counted from 1, that lose all their ReLUs.
+        culled: the stages, counted from 1, that lose all their ReLUs.
         thinned: whether the second ReLU of every remaining block goes too.
-        channel_scale: alpha of the paper, a factor on the width.
-        resolution_scale: rho of the paper; the stem's stride is multiplied by 1 / rho.
+        channel_scale: the paper's alpha, a factor on the width.
+        resolution_scale: the paper's rho; the stem's stride is multiplied by 1 / rho.
         start: ``fresh`` trains the student from new weights, as the paper does; ``base`` starts from the full
             network's, which needs both scales to be 1.
     """
@@ -39,7 +39,7 @@ class DeepReduceConfig:
 
     @property
     def name(self) -> str:
-        """Short name: culled stages, T for thinning, scales where they are not 1."""
+        """The short name: C with the culled stages, T for thinning, and scales where they are not 1."""
         parts = ["C" + "".join(map(str, self.culled)) if self.culled else "", "T" if self.thinned else ""]
         parts += [f"a{self.channel_scale:g}" if self.channel_scale != 1 else ""]
         parts += [f"r{self.resolution_scale:g}" if self.resolution_scale != 1 else ""]
@@ -47,10 +47,14 @@ class DeepReduceConfig:
 
     @classmethod
     def parse(cls, name: str, start: Literal["fresh", "base"] = "fresh") -> "DeepReduceConfig":
-        """Read a short name such as ``C12``, ``C14+T`` or ``C1+a0.5+r0.5``.
+        """Return the configuration of a short name such as ``C12``, ``C14+T`` or ``C1+a0.5+r0.5``.
+
+        Args:
+            name: the name, as the property ``name`` returns it.
+            start: what the student starts from, which a name does not tell.
 
         Raises:
-            JaxfairError: a part is not of this form.
+            JaxfairError: the name is not of this form.
         """
         match = re.fullmatch(r"(?:C(\d+))?\+?(T)?\+?(?:a(\d+(?:\.\d+)?))?\+?(?:r(\d+(?:\.\d+)?))?", name)
         if not name or match is None or match.group(0).strip("+") != name:
@@ -64,11 +68,11 @@ class DeepReduceConfig:
 
 
 def student_module(base: Module, config: DeepReduceConfig) -> ResNet:
-    """Return the student's architecture.
+    """Return the architecture of the student of a full network's architecture.
 
     Raises:
-        JaxfairError: a stage that does not exist, a scale that gives no whole width or stride, or ``start="base"``
-            with a network of another size; the network is no ResNet, or thinned without basic blocks.
+        JaxfairError: the network is not a ResNet; a culled stage does not exist; blocks other than basic ones are to
+            be thinned; a scale gives no whole width or stride; or a student of another size is to start from the base.
     """
     if not isinstance(base, ResNet):
         raise JaxfairError(
@@ -94,26 +98,27 @@ def student_module(base: Module, config: DeepReduceConfig) -> ResNet:
     return module
 
 
-def student(base: Network, image_shape: tuple[int, int, int], config: DeepReduceConfig, seed: int) -> Network:
-    """Build the student to be trained by distillation from ``base``.
+def deepreduce(network: Network, image_shape: tuple[int, int, int], config: DeepReduceConfig, *, seed: int) -> Network:
+    """Build the student of a trained network, which is then trained by distillation from it (``DEEPREDUCE_TRAIN``).
 
     Args:
-        base: the trained full network.
-        image_shape: (height, width, channels) of the images.
+        network: the trained full network, the teacher; it is not changed, and a student from the base is a copy of it.
+        image_shape: height, width and channels of the images.
         config: what to remove.
-        seed: fresh weights are drawn from it, other ones than ``networks.init`` draws from the same seed.
+        seed: decides the weights of a fresh student; they are others than ``networks.init`` draws from the same seed.
 
     Raises:
-        JaxfairError: as ``student_module``, or the images are too small for it.
+        JaxfairError: the configuration does not suit the network (see ``student_module``), or the images are too small
+            for the student.
     """
-    module = student_module(base.module, config)
+    module = student_module(network.module, config)
     # Another stream than the base network's seed, which would give the student the base's own initial weights.
     fresh = int(np.random.SeedSequence([seed, 1]).generate_state(1)[0] % 2**31)
-    network = init(module, image_shape, fresh) if config.start == "fresh" else jax.tree.map(jnp.copy, base)
-    return network.replace(masks=choose(network.masks, config))
+    student = init(module, image_shape, fresh) if config.start == "fresh" else jax.tree.map(jnp.copy, network)
+    return student.replace(masks=choose(student.masks, config))
 
 
 def choose(full: masks.Masks, config: DeepReduceConfig) -> masks.Masks:
-    """Return the 0/1 masks of a configuration, given masks of the right shapes."""
+    """Return the masks of a configuration, of 0 and 1; of ``full`` only the structure and the shapes matter."""
     chosen = masks.without_stages(masks.full(full, 1.0), config.culled)
     return masks.without_second_gates(chosen) if config.thinned else chosen

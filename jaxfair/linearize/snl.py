@@ -25,28 +25,28 @@ from jaxfair.networks.network import Network, apply_train, check_images
 from jaxfair.training.batches import Fixed, batch, check_network, run_batches
 
 OnEpoch = Callable[[int, int], None]
-"""Called after each epoch of the descent with the epoch and the number of ReLUs left."""
+"""Called after each epoch of the descent with the epochs done and the number of ReLUs left."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SnlConfig:
-    """How to descend; defaults from Cho et al. 2022 and their published settings.
+    """How masks and weights descend; the defaults are those of Cho et al. 2022 and their published settings.
 
     Attributes:
-        batch_size: images a step.
-        learning_rate: of the one Adam that trains weights and masks. Keep it well below ``threshold``: Adam leaves
-            a mask swinging around 0 by about the learning rate, and it counts as a ReLU whenever it is above.
-        temperature: of the distillation from the full network.
-        kappa: first weight of the L1 norm of the masks.
-        kappa_growth: factor on kappa after an epoch that found no new lowest count.
-        warmup_epochs: kappa grows from this epoch on.
+        batch_size: the number of images in a step.
+        learning_rate: the rate of the one Adam that trains weights and masks. Keep it well below ``threshold``: Adam
+            leaves a mask swinging around 0 by about the learning rate, and it counts as a ReLU whenever it is above.
+        temperature: the temperature of the distillation from the full network.
+        kappa: the weight of the L1 norm of the masks with which the descent begins.
+        kappa_growth: the factor on kappa after an epoch that found no new lowest count of ReLUs.
+        warmup_epochs: the number of epochs before kappa may grow.
         threshold: a unit counts as a ReLU while its mask exceeds this.
-        max_epochs: give up after so many.
+        max_epochs: the number of epochs after which the descent gives up.
         rule: ``exact`` keeps the budget's number of largest masks; ``threshold`` keeps those above the threshold, at
             most the budget, as the authors' code does.
-        augment: of the training images.
-        checkpoint_seconds: between checkpoints, which are written after an epoch: a killed descent loses at most this
-            and one epoch.
+        augment: ``cifar`` crops and mirrors images, ``none`` leaves them.
+        checkpoint_seconds: the time between checkpoints in seconds; they are written after an epoch, so that a killed
+            descent loses at most this and one epoch.
     """
 
     batch_size: int = 256
@@ -63,9 +63,14 @@ class SnlConfig:
 
 
 class Snapshot(NamedTuple):
-    """The network when the descent reached a budget: its weights at that moment, and 0/1 masks.
+    """The network when the descent reached a budget.
 
-    Its accuracy is low until it is fine-tuned (Alg. 1, line 12; ``train.SNL_FINETUNE``).
+    Its accuracy is low until it is fine-tuned (Cho et al. 2022, Alg. 1, line 12; ``SNL_FINETUNE``).
+
+    Attributes:
+        budget: the number of ReLUs that were to be kept.
+        epoch: the epochs of the descent until then.
+        network: the weights at that moment, with masks of 0 and 1.
     """
 
     budget: int
@@ -74,7 +79,7 @@ class Snapshot(NamedTuple):
 
 
 class Descent(NamedTuple):
-    """State of a descent; the network's masks are the trained ones."""
+    """What a step changes: the network, whose masks are trained too, Adam's state, and kappa, which epochs change."""
 
     network: Network
     opt_state: Any
@@ -105,7 +110,23 @@ def objective(
     kappa: Float[Array, ""] | float,
     temperature: float,
 ) -> tuple[Float[Array, ""], Any]:
-    """Compute ``CE(student, y) + T^2 KD(student, teacher) + kappa ||alpha||_1`` and the new batch statistics."""
+    """Compute the objective of Cho et al. 2022 (Alg. 1): labels, distillation and the L1 norm of the masks.
+
+    It is ``mean(CE(student, y) + T^2 KL(teacher || student)) + kappa ||alpha||_1`` on a batch of n images.
+
+    Args:
+        network: holds the module and the batch statistics before the step.
+        params: the student's weights.
+        alphas: the student's masks, real numbers.
+        teacher_logits: the full network's logits.
+        images: the normalized images.
+        label: the class of each image.
+        kappa: the weight of the norm.
+        temperature: the temperature T of the distillation.
+
+    Returns:
+        The objective, and the batch statistics after the step.
+    """
     logits, batch_stats = apply_train(network, params, alphas, images)
     fit = losses.cross_entropy(logits, label) + losses.distillation(logits, teacher_logits, temperature)
     norm = sum(jnp.abs(alpha).sum() for alpha in jax.tree.leaves(alphas))
@@ -139,7 +160,7 @@ class SnlStep:
 
 
 def check_config(config: SnlConfig, num_examples: int) -> None:
-    """Raise a JaxfairError if no descent can be made by this configuration."""
+    """Raise a JaxfairError if no descent can be made by this configuration on so many images."""
     if not 1 <= config.max_epochs <= 1_000_000 or not config.learning_rate > 0:
         raise JaxfairError(
             f"The SNL descent is to last {config.max_epochs} epochs at learning rate {config.learning_rate}; "
@@ -155,7 +176,7 @@ def check_config(config: SnlConfig, num_examples: int) -> None:
     epoch_order(num_examples, config.batch_size, 0, 0)
 
 
-def descend(
+def snl(
     network: Network,
     data: Dataset,
     config: SnlConfig,
@@ -165,21 +186,25 @@ def descend(
     progress_dir: Path | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> Iterator[Snapshot]:
-    """Descend once from the full network and yield a snapshot at each budget, the largest budget first.
+    """Linearize by Selective Network Linearization: descend once, and yield a snapshot at each budget.
 
     Args:
-        network: the trained full network; it is also the teacher.
+        network: the trained full network; it is also the teacher, and is not changed.
         data: the training set.
         config: how to descend.
         budgets: numbers of ReLUs to keep, as counts or as fractions below 1 of all units.
-        seed: of the order of the data.
-        progress_dir: where the unfinished descent is kept; a killed descent goes on from there. The snapshot that it
-            had just yielded may come once more.
+        seed: decides the order in which images are seen, and their augmentation.
+        progress_dir: a folder where checkpoints of the unfinished descent are kept, in a sub-folder named by what
+            decides the descent. A killed descent goes on from there; the snapshot that it had just yielded may come
+            once more. The caller removes the folder. None keeps no checkpoints.
         on_epoch: called after every epoch.
 
+    Returns:
+        An iterator that descends when it is read, and yields a snapshot for each different budget, the largest first.
+
     Raises:
-        JaxfairError: there is no budget or an impossible one, the loss is not finite, or ``max_epochs`` did not reach
-            a budget.
+        JaxfairError: when called, if there is no budget or an impossible one, or the images do not suit the network;
+            when read, if the loss or a weight is not finite, or ``max_epochs`` did not reach a budget.
     """
     check_images(network, data)
     check_config(config, len(data))

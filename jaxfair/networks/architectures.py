@@ -139,13 +139,13 @@ class ResNet(nn.Module):
     32,768 units, which Zagoruyko and Komodakis 2016 have, it would be the 1,392,640 that other papers print.
 
     Attributes:
-        stage_sizes: blocks in each stage; ``STAGE_SIZES`` names the usual depths.
-        num_classes: width of the head.
-        width: channels of the first stage's 3x3 convolutions; each further stage has twice as many.
-        stem_stride: stride of the stem; DeepReDuce's resolution scaling rho is 1 / stem_stride.
-        block: what a stage is made of; the output of a bottleneck has four times its width.
-        stem_width: channels of the stem; None for ``width``.
-        arithmetic: of the products, forward and backward; it changes neither the variables nor their initial values.
+        stage_sizes: Number of blocks in each stage; ``STAGE_SIZES`` names the usual depths.
+        num_classes: Width of the head.
+        width: Number of channels of the first stage's 3x3 convolutions; each further stage has twice as many.
+        stem_stride: Stride of the stem; DeepReDuce's resolution scaling rho is 1 / stem_stride.
+        block: What a stage is made of; the output of a bottleneck has four times its width.
+        stem_width: Number of channels of the stem; None for ``width``.
+        arithmetic: Arithmetic of the products, forward and backward; it changes no variable and no initial value.
     """
 
     stage_sizes: tuple[int, ...]
@@ -193,10 +193,10 @@ class CNN(nn.Module):
     their parameters, as in the bounds of Nelaturu et al., and training computes the function that is analysed.
 
     Attributes:
-        num_classes: width of the head, which sees all positions of the last stage.
-        features: channels of each stage.
-        stem_stride: stride of the first convolution.
-        arithmetic: of the products, as in ``ResNet``.
+        num_classes: Width of the head, which sees all positions of the last stage.
+        features: Number of channels of each stage.
+        stem_stride: Stride of the first convolution.
+        arithmetic: Arithmetic of the products, forward and backward.
     """
 
     num_classes: int

@@ -37,11 +37,11 @@ def round_to(x: Float[Array, "*shape"], kind: Arithmetic) -> Float[Array, "*shap
     ``tf32`` and ``bf16`` have the range of float32.
 
     Args:
-        x: float32 or float64.
-        kind: ``native`` changes nothing.
+        x: Numbers of type float32 or float64.
+        kind: Format to round to; ``native`` changes nothing.
 
     Raises:
-        JaxfairError: an unknown kind, or another type.
+        JaxfairError: The kind is unknown, or the numbers have another type.
     """
     _check(kind, x)
     return x if kind == "native" else lax.reduce_precision(x, *BITS[kind])
@@ -51,14 +51,14 @@ def dot_general(kind: Arithmetic) -> Callable[..., Array]:
     """Return ``lax.dot_general`` with operands rounded, for ``nn.Dense(dot_general=...)`` or ``jnp.einsum``.
 
     Args:
-        kind: of the rounding; ``native`` returns ``lax.dot_general`` itself.
+        kind: Kind of the rounding; ``native`` returns ``lax.dot_general`` itself.
 
     Returns:
         A function of float32 or float64 arrays, equal to any other of this kind, so that modules that hold it can be
         static arguments. It ignores ``precision``: what is rounded already is multiplied in full.
 
     Raises:
-        JaxfairError: an unknown kind; from the function, operands of another type.
+        JaxfairError: The kind is unknown; from the function, operands have another type.
     """
     _check(kind)
     return lax.dot_general if kind == "native" else _DotGeneral(kind)
@@ -68,13 +68,13 @@ def conv_general_dilated(kind: Arithmetic) -> Callable[..., Array]:
     """Return ``lax.conv_general_dilated`` with operands rounded, for ``nn.Conv(conv_general_dilated=...)``.
 
     Args:
-        kind: of the rounding; ``native`` returns ``lax.conv_general_dilated`` itself.
+        kind: Kind of the rounding; ``native`` returns ``lax.conv_general_dilated`` itself.
 
     Returns:
-        A function as ``dot_general`` returns it.
+        A function of float32 or float64 arrays, equal to any other of this kind; it ignores ``precision``.
 
     Raises:
-        JaxfairError: as ``dot_general``.
+        JaxfairError: The kind is unknown; from the function, operands have another type.
     """
     _check(kind)
     return lax.conv_general_dilated if kind == "native" else _ConvGeneralDilated(kind)

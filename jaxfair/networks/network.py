@@ -44,12 +44,12 @@ def init(module: Module, image_shape: tuple[int, int, int], seed: int) -> Networ
     """Initialise a network with every unit a ReLU.
 
     Args:
-        module: the architecture.
-        image_shape: (height, width, channels) of its inputs.
-        seed: of the He-normal weights, whose bits are the same on every hardware.
+        module: Architecture.
+        image_shape: Height, width and channels of its inputs.
+        seed: Seed of the He-normal weights, whose bits are the same on every hardware.
 
     Raises:
-        JaxfairError: a size is not positive, a name is unknown, or the images are too small for the number of stages.
+        JaxfairError: A size is not positive, a name is unknown, or the images are too small for the number of stages.
     """
     return jax.tree_util.tree_map_with_path(partial(_initial, seed), shapes(module, image_shape))
 
@@ -122,8 +122,8 @@ def fold(params: Any, batch_stats: Any) -> Any:
     activations is computed on kernels, and a Hessian product keeps half as many activations.
 
     Args:
-        params: nested dicts in which ``<x>_norm`` follows ``<x>_conv`` and ``norm<k>`` follows ``conv<k>``.
-        batch_stats: means and variances of the norms, in the same places.
+        params: Nested dicts in which ``<x>_norm`` follows ``<x>_conv`` and ``norm<k>`` follows ``conv<k>``.
+        batch_stats: Means and variances of the norms, in the same places.
 
     Returns:
         The same dicts without norms; a convolution has ``kernel`` and ``bias``.
@@ -163,9 +163,15 @@ def predict(network: Network, data: Dataset, *, batch_size: int = 1024) -> Float
     """Compute evaluation-mode logits of a whole data set.
 
     Args:
-        network: a ResNet of any size.
-        data: images and their statistics.
-        batch_size: images at once; the last batch is padded, so one program serves all.
+        network: A network for images of this size and these classes.
+        data: Images and their statistics.
+        batch_size: Number of images at once.
+
+    Returns:
+        Logits on the host, shape (n, classes).
+
+    Raises:
+        JaxfairError: The network does not fit the data, there is no image, or the batch size is below 1.
     """
     check_images(network, data)
     return over_chunks(lambda index: np.asarray(_predict_batch(network, *data.fetch(index))), len(data), batch_size)

@@ -65,7 +65,7 @@ def run_batches(
         fixed: what all steps share.
         index: positions of each batch's images, shape (steps, b) or (steps, seeds, b).
         first_step: the number of the first of these steps since the training began.
-        names: for an error, what is trained; one name for each seed.
+        names: what is trained, as an error calls it; one name for each seed.
 
     Returns:
         The last carry, and the metrics of all steps, of shape (steps,) or (steps, seeds).

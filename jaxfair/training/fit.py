@@ -1,4 +1,4 @@
-"""Training: one jitted step, epochs, several seeds in one call, resumable.
+"""Training by SGD, with a teacher or without: one jitted step, several seeds in one call, resumable.
 
 The step is the same on every backend; only how steps are looped over differs (``jaxfair.loops``).
 """
@@ -26,28 +26,34 @@ from jaxfair.training.batches import Fixed, batch, check_network, run_batches
 from jaxfair.training.mitigate import MitigationConfig
 
 OnEpoch = Callable[[int, int, Mapping[str, float]], None]
-"""Called after each epoch with the epochs done, the epochs in all, and the epoch's mean metrics."""
+"""Called after each epoch with the epochs done, the epochs in all, and the epoch's mean ``loss`` and ``accuracy``.
+
+Where several networks are trained together, the means are over all of them.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """How to train; the defaults are those of the base network in Cho et al. 2022 and Das et al. 2024, not augmented.
+    """How a network is trained; the defaults are those of the full network in Cho et al. 2022 and Das et al. 2024.
+
+    Unlike theirs, images are not augmented by default.
 
     Attributes:
-        epochs: passes over the training set.
-        batch_size: images a step.
-        learning_rate: of SGD, before the schedule.
-        momentum: of SGD.
+        epochs: the number of passes over the training set.
+        batch_size: the number of images in a step.
+        learning_rate: the rate of SGD with which the schedule begins.
+        momentum: the momentum of SGD, in [0, 1).
         nesterov: whether the momentum is Nesterov's.
-        weight_decay: added to the gradient of every parameter, as PyTorch's SGD does.
-        schedule: ``step`` divides the rate by 10 at 1/2 and 3/4 of the steps, ``cosine`` decays it to 0.
-        augment: ``cifar`` crops and mirrors; leave ``none`` for digits.
-        label_weight: of the cross-entropy with the labels.
-        distillation_weight: of the distillation from a teacher; 0 without one.
-        temperature: of the distillation.
-        mitigation: what replaces the mean loss.
-        checkpoint_seconds: between checkpoints, which are written after an epoch: a killed run loses at most this and
-            one epoch.
+        weight_decay: this times a parameter is added to its gradient, as in PyTorch's SGD; batch norm is not exempt.
+        schedule: ``step`` divides the rate by 10 after 1/2 and 3/4 of the steps, ``cosine`` decays it to 0, and
+            ``constant`` leaves it.
+        augment: ``cifar`` crops and mirrors images; leave ``none`` for digits.
+        label_weight: the factor on the cross-entropy with the labels.
+        distillation_weight: the factor on the distillation loss from a teacher; it has to be 0 without one.
+        temperature: the temperature of the distillation.
+        mitigation: what is minimised instead of the mean loss.
+        checkpoint_seconds: the time between checkpoints in seconds; they are written after an epoch, so that a killed
+            run loses at most this and one epoch.
     """
 
     epochs: int = 160
@@ -85,10 +91,12 @@ class Fitted(NamedTuple):
     """One trained network.
 
     Attributes:
-        seed: of the order of the data and the augmentation.
-        network: after the last epoch.
-        history: for each metric its mean over the steps of each epoch, shape (epochs,).
-        multipliers: of each group, shape (groups,), where mitigation has any.
+        seed: the seed that ``fit`` was given for it.
+        network: the network after the last epoch.
+        history: ``loss`` and ``accuracy`` of the training batches, each as its means over the steps of an epoch, of
+            shape (epochs,).
+        multipliers: the multiplier of each group after the last epoch, shape (groups,); None where the mitigation has
+            none.
     """
 
     seed: int
@@ -98,7 +106,7 @@ class Fitted(NamedTuple):
 
 
 class Carry(NamedTuple):
-    """What a step changes."""
+    """What a step changes: the network, the optimizer's state and the mitigation's."""
 
     network: Network
     opt_state: Any
@@ -106,7 +114,12 @@ class Carry(NamedTuple):
 
 
 def make_optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientTransformation:
-    """Return SGD as PyTorch defines it, with the schedule counted in steps."""
+    """Return SGD as PyTorch defines it.
+
+    Args:
+        config: how to train.
+        steps_per_epoch: the number of batches in an epoch, by which the schedule counts.
+    """
     total = config.epochs * steps_per_epoch
     schedules = {
         "constant": config.learning_rate,
@@ -172,7 +185,7 @@ def begin(network: Network, data: Dataset, config: TrainConfig) -> Carry:
 
 
 def check_config(config: TrainConfig, num_examples: int) -> None:
-    """Raise a JaxfairError if nothing can be trained by this configuration."""
+    """Raise a JaxfairError if nothing can be trained by this configuration on so many images."""
     if not 1 <= config.epochs <= 1_000_000 or not config.learning_rate > 0:
         raise JaxfairError(
             f"Training is to last {config.epochs} epochs at learning rate {config.learning_rate}; "
@@ -201,24 +214,31 @@ def fit(
 ) -> Iterator[Fitted]:
     """Train one network for each seed and yield each when it is ready.
 
-    On CPU the seeds run one after another (vmapped they are three times slower there); on other backends all of
-    them are one vmapped program. A run killed and started again with the same arguments goes on from its last
-    checkpoint and, on CPU, ends with the same bits.
+    On a CPU the seeds run one after another (vmapped they are three times slower there); on other backends all of
+    them are one vmapped program. A run that was killed and is started again with the same arguments goes on from its
+    last checkpoint and, on a CPU, ends with the same bits.
 
     Args:
-        networks: initial networks of one module, one for each seed.
+        networks: the networks to start from, all of one module, one for each seed. Pass linearized networks to
+            fine-tune them: masks stay what they are.
         data: the training set, shared by all seeds.
         config: how to train.
-        seeds: of the augmentation, and of the order of the data unless that has seeds of its own.
-        order_seeds: of the order of the data alone.
-        teachers: networks to distil from, one for each seed.
-        progress_dirs: for each seed, where checkpoints of unfinished training lie (seeds trained together use the
-            first one's); None keeps none. The caller removes them.
+        seeds: decide the augmentation, and the order in which images are seen unless ``order_seeds`` are given.
+        order_seeds: decide that order alone, one for each network.
+        teachers: the networks to distil from, one for each network to train.
+        progress_dirs: a folder for each network, where checkpoints of unfinished training are kept; networks that are
+            trained together use that of the first. Each training has a sub-folder named by what decides its result,
+            which the caller removes when the result is stored. None keeps no checkpoints.
         on_epoch: called after every epoch.
-        at_once: seeds in one program; by default 1 on CPU and all of them elsewhere. Fewer take less memory.
+        at_once: how many networks are trained in one program; by default 1 on a CPU and all elsewhere. Fewer take less
+            memory.
+
+    Returns:
+        An iterator that trains when it is read, and yields the trained networks in the order of the seeds.
 
     Raises:
-        JaxfairError: a loss is not finite, the batch is larger than the set, or images do not suit the network.
+        JaxfairError: when called, if the arguments do not fit each other or the configuration is impossible; when
+            read, if a loss or a weight is not finite, or a checkpoint cannot be read or written.
     """
     order_seeds = seeds if order_seeds is None else order_seeds
     at_once = seeds_at_once(seeds) if at_once is None else at_once

@@ -40,17 +40,19 @@ class MitigationConfig:
             of the worst losses and ``arl`` a mean with weights chosen by an adversary; both need no groups.
             ``alignment`` adds ``weight`` times the gaps between the groups' mean distances to the decision boundary and
             the batch's (Nelaturu et al. 2024).
-        rate: mu, by which a multiplier grows per unit of gap and batch; 1e-3 is Algorithm 1's default. Multipliers
-            never fall, so with a rate that is large for the number of batches they outgrow the loss, and SGD diverges.
-        level: of ``cvar``, the share of the batch that counts, in (0, 1]; 1 is the mean loss. Levy et al. 2020 take
+        rate: the paper's mu, by which a multiplier grows per unit of gap and batch; 1e-3 is Algorithm 1's default.
+            Multipliers never fall, so with a rate that is large for the number of batches they outgrow the loss, and
+            SGD diverges.
+        level: the share of the batch that counts for ``cvar``, in (0, 1]; 1 is the mean loss. Levy et al. 2020 take
             0.1 for ImageNet and 0.02 for digits (in their published hyperparameters).
-        adversary_rate: learning rate of the adversary's Adagrad. Lahoti et al. 2020 take 1e-3 for two of their three
-            data sets and 2 for the other (in their published hyperparameters).
-        weight: lambda of ``alignment``; 0 is plain training. We know of no number of the paper's, the default is ours:
-            on digits in ten groups it is good by either distance. A constant network is aligned too, so with too large
-            a weight it learns nothing: there 0.1 is too large by ``softmax-gap``, and 0.3 by ``impurity``.
-        distance: of ``alignment``; the paper leaves it open. ``impurity`` is ``1 - sum_k f_k^2``, 2h(1-h) with two
-            classes, and large near the boundary; ``softmax-gap`` the largest softmax score minus the second largest.
+        adversary_rate: the learning rate of the adversary's Adagrad. Lahoti et al. 2020 take 1e-3 for two of their
+            three data sets and 2 for the other (in their published hyperparameters).
+        weight: the lambda of ``alignment``; 0 is plain training. We know of no number of the paper's, the default is
+            ours: on digits in ten groups it is good by either distance. A constant network is aligned too, so with too
+            large a weight it learns nothing: there 0.1 is too large by ``softmax-gap``, and 0.3 by ``impurity``.
+        distance: what ``alignment`` compares; the paper leaves it open. ``impurity`` is ``1 - sum_k f_k^2``, 2h(1-h)
+            with two classes, and large near the boundary; ``softmax-gap`` the largest softmax score minus the second
+            largest.
             Neither sees the label, so a group may align on the wrong side; impurity is flat at equal scores, the
             softmax gap has a kink there and does that sooner.
     """
@@ -67,8 +69,8 @@ class Adversary(NamedTuple):
     """The weights of a linear function of input and label; those of the one-hot label hold the intercept.
 
     Attributes:
-        features: shape (f,), for ``adversary_features``.
-        label: shape (classes,).
+        features: the weights of ``adversary_features``, shape (f,).
+        label: the weights of the one-hot label, shape (classes,).
     """
 
     features: Array
@@ -79,10 +81,11 @@ class State(NamedTuple):
     """What mitigation changes while it trains; None for what the method does not need.
 
     Attributes:
-        multipliers: of each group's gap, shape (groups,), not negative: gamma, or the constant lambda of ``alignment``.
+        multipliers: the factor on each group's gap, shape (groups,), not negative: the Lagrangian's gamma, or the
+            constant lambda of ``alignment``.
         violation: ``|L(D_a) - L(D)|`` of each group, summed over this epoch's batches, shape (groups,).
-        adversary: of ``arl``.
-        adversary_opt: the state of its optimizer.
+        adversary: the weights of the adversary of ``arl``.
+        adversary_opt: the state of the adversary's optimizer.
     """
 
     multipliers: Array | None = None
@@ -92,7 +95,7 @@ class State(NamedTuple):
 
 
 def check_config(config: MitigationConfig, num_groups: int) -> None:
-    """Raise a JaxfairError if nothing can be mitigated by this configuration."""
+    """Raise a JaxfairError if nothing can be mitigated by this configuration in so many groups."""
     if config.method not in get_args(Method):
         raise JaxfairError(f"There is no mitigation '{config.method}'{did_you_mean(config.method, get_args(Method))}.")
     if config.distance not in get_args(Distance):
@@ -119,9 +122,9 @@ def init(config: MitigationConfig, *, num_groups: int, num_classes: int, input_s
 
     Args:
         config: the method.
-        num_groups: of the data.
-        num_classes: of the labels.
-        input_shape: of one input: (height, width, channels) of an image, or of any other array.
+        num_groups: the number of groups of the data.
+        num_classes: the number of classes of the labels.
+        input_shape: the shape of one input: (height, width, channels) of an image, or that of any other array.
 
     Raises:
         JaxfairError: the configuration is impossible.
@@ -148,18 +151,18 @@ def objective(
     *,
     logits: Float[Array, "b c"] | None = None,
 ) -> tuple[Float[Array, ""], State]:
-    """Return the scalar to minimise on one batch and the state after it, by ``state`` as it was before it.
+    """Return the scalar to minimise on a batch of b examples, by ``state`` as it was before it, and the state after it.
 
     The new state depends on no gradient, so it is an auxiliary output under ``jax.value_and_grad``.
 
     Args:
         config: the method.
-        state: of ``init``, of the step before, or of ``end_epoch``.
-        loss: of each example, whatever fine-tuning minimises (cross-entropy and distillation).
-        group: of each example, 0..groups-1; only the Lagrangian methods and ``alignment`` look at it.
-        label: of each example, 0..classes-1; only ``arl`` looks at it.
+        state: the state that ``init``, the step before or ``end_epoch`` returned.
+        loss: the loss of each example, whatever training minimises (cross-entropy and distillation).
+        group: the group of each example, 0..groups-1; only the Lagrangian methods and ``alignment`` look at it.
+        label: the class of each example, 0..classes-1; only ``arl`` looks at it.
         inputs: what the network sees, normalized; only ``arl`` looks at it.
-        logits: of each example, by which ``loss`` was computed; only ``alignment`` looks at them, and needs them.
+        logits: the logits from which ``loss`` was computed; only ``alignment`` looks at them, and needs them.
 
     Raises:
         JaxfairError: ``alignment`` got no logits, or its distance needs more classes.

@@ -33,18 +33,22 @@ def first_steps(
     steps: Sequence[int],
     order_seed: int | None = None,
 ) -> Iterator[tuple[int, Network]]:
-    """Train as ``train.fit`` does and yield the network after each of ``steps``, ascending; it stops after the last.
+    """Train as ``fit`` does, to the bit, and yield the network after each of ``steps``; stop after the last of them.
 
     Args:
-        network: to start from.
+        network: the network to start from.
         data: the training set.
-        config: of the whole training, on whose length the learning rate depends.
-        seed: of the augmentation, and of the order of the data unless that has a seed of its own.
-        steps: counted from 1, none beyond the end of the training.
-        order_seed: of the order of the data alone.
+        config: how the whole training would go; the learning rate depends on its length.
+        seed: decides the augmentation, and the order in which images are seen unless ``order_seed`` is given.
+        steps: the steps after which the network is wanted, counted from 1, ascending.
+        order_seed: decides that order alone.
+
+    Yields:
+        A step and the network after it.
 
     Raises:
-        JaxfairError: the steps do not ascend, or the training does not have so many.
+        JaxfairError: when read, if the steps do not ascend or the training does not have so many, or if a loss is not
+            finite.
     """
     step = make_step(config, data)
     per_epoch = step.steps_per_epoch
@@ -69,10 +73,17 @@ def first_steps(
 
 
 def sketch(params: Any, size: int = SKETCH_SIZE) -> Float[np.ndarray, " k"]:
-    """Add up all parameters with random signs in ``size`` buckets (count sketch; Charikar et al. 2002), in float64.
+    """Add up all parameters with random signs in ``size`` buckets: a count sketch (Charikar et al. 2002), in float64.
 
     The squared L2 distance of two sketches is that of the parameters in expectation, with a relative standard deviation
     of at most ``sqrt(2 / size)``, 2.2 % for 4,096: 1.1 % of the distance. Buckets and signs are the same everywhere.
+
+    Args:
+        params: a pytree of arrays.
+        size: the number of buckets.
+
+    Returns:
+        The sums, shape (size,). The sketch is linear in the parameters.
     """
     total = np.zeros(size)
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -87,8 +98,11 @@ def nudge(params: Any, seed: int) -> Any:
     """Change one weight of every array to the next floating-point number: one unit in the last place.
 
     Args:
-        params: pytree of floating-point arrays.
-        seed: chooses the weights; the same ones on every backend.
+        params: a pytree of floating-point arrays.
+        seed: chooses the weights, the same ones on every backend.
+
+    Returns:
+        The changed pytree.
     """
     paths, structure = jax.tree_util.tree_flatten_with_path(params)
     changed = []

@@ -11,7 +11,7 @@ from jax.tree_util import Partial
 import jaxfair
 from jaxfair import groups
 from jaxfair.curvature.operators import GIGABYTE, GroupOperator, Kind, Plan, per_example_gradient_norms
-from jaxfair.curvature.spectrum import group_curvature
+from jaxfair.curvature.spectrum import CurvatureConfig, group_curvature
 from tests.examples import CLASSES, GROUP, GROUPS, IMAGES, LABEL, N
 
 # The devices' sums are added in another order than one device's: some roundings of float32.
@@ -105,12 +105,12 @@ def test_group_report_and_gradient_norms(network: Network) -> None:
     arguments = network.logits_fn, network.params, X, LABEL
     weights = groups.group_weights(GROUP, GROUPS)
     with jax.default_device(jax.devices()[0]):
-        alone = jaxfair.group_report(*arguments, GROUP, bottom=True, tolerance=1e-4)
+        alone = jaxfair.group_report(*arguments, GROUP, CurvatureConfig(bottom=True, tolerance=1e-4))
         norms = per_example_gradient_norms(*arguments)
-        started = group_curvature(*arguments, weights, start="gradient", tolerance=1e-4)
-    shared = jaxfair.group_report(*arguments, GROUP, bottom=True, tolerance=1e-4)
+        started = group_curvature(*arguments, weights, CurvatureConfig(start="gradient", tolerance=1e-4))
+    shared = jaxfair.group_report(*arguments, GROUP, CurvatureConfig(bottom=True, tolerance=1e-4))
     for name in ("loss", "gradient_norm", "top_eigenvalue"):
-        np.testing.assert_allclose(getattr(shared, name), getattr(alone, name), rtol=1e-4)
+        np.testing.assert_allclose(shared.columns()[name], alone.columns()[name], rtol=1e-4)
     np.testing.assert_allclose(per_example_gradient_norms(*arguments), norms, **SAME)
-    found = group_curvature(*arguments, weights, start="gradient", tolerance=1e-4)
+    found = group_curvature(*arguments, weights, CurvatureConfig(start="gradient", tolerance=1e-4))
     np.testing.assert_allclose(found.top_eigenvalue, started.top_eigenvalue, rtol=1e-4)

@@ -1,4 +1,4 @@
-"""Curvature of groups against softmax regression in closed form and dense Hessians of a gated ResNet in float64."""
+"""Curvature of groups against softmax regression in closed form; starts, options and refusals; one program for all."""
 
 from typing import Any
 
@@ -6,13 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 from scipy.linalg import eigh_tridiagonal
 from scipy.special import log_softmax, softmax
 
 from jaxfair import networks
-from jaxfair.curvature.spectrum import GroupCurvature, Start, group_curvature
+from jaxfair.curvature.spectrum import CurvatureConfig, GroupCurvature, Start, group_curvature
 from jaxfair.errors import JaxfairError
 from jaxfair.groups import group_weights
 from tests.examples import CLASSES, FEATURES, GROUP, GROUPS, IMAGES, INPUTS, LABEL, WEIGHTS, N, linear
@@ -29,7 +28,9 @@ def weights_of(group: np.ndarray) -> jax.Array:
 
 def softmax_regression(chunk_size: int = 256, order: Any = slice(None), **options: Any) -> GroupCurvature:
     x, y, weights = jnp.asarray(INPUTS[order]), jnp.asarray(LABEL[order]), weights_of(GROUP[order])
-    return group_curvature(linear, jnp.asarray(WEIGHTS), x, y, weights, chunk_size=chunk_size, **(EXACT | options))
+    return group_curvature(
+        linear, jnp.asarray(WEIGHTS), x, y, weights, CurvatureConfig(chunk_size=chunk_size, **(EXACT | options))
+    )
 
 
 def closed_form() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -116,7 +117,9 @@ def test_coefficients_are_those_of_each_group() -> None:
 def test_a_stationary_point() -> None:
     """One input with both labels, at zero weights: no gradient, and the Hessian is ``x x^T (x) [[1,-1],[-1,1]]/4``."""
     x = jnp.asarray(np.repeat(INPUTS[:1], 2, axis=0))
-    found = group_curvature(linear, jnp.zeros((FEATURES, 2)), x, jnp.array([0, 1]), jnp.full((1, 2), 0.5), **EXACT)
+    found = group_curvature(
+        linear, jnp.zeros((FEATURES, 2)), x, jnp.array([0, 1]), jnp.full((1, 2), 0.5), CurvatureConfig(**EXACT)
+    )
     np.testing.assert_allclose(found.gradient_norm, 0, atol=1e-15)
     np.testing.assert_allclose(found.top_eigenvalue, INPUTS[0] @ INPUTS[0] / 2, rtol=1e-12)
 
@@ -149,9 +152,8 @@ def test_a_coarse_start_finds_the_same_eigenvalues_in_fewer_steps() -> None:
     parameters, weights = jnp.asarray(rng.normal(size=(30, 5)) / 5), group_weights(np.repeat([0, 1], [800, 40]), 2)
 
     def found(start: Start, **options: Any) -> GroupCurvature:
-        return group_curvature(
-            linear, parameters, jnp.asarray(x), jnp.asarray(y), weights, chunk_size=8, start=start, **options
-        )
+        config = CurvatureConfig(chunk_size=8, start=start, **options)
+        return group_curvature(linear, parameters, jnp.asarray(x), jnp.asarray(y), weights, config)
 
     random, coarse = found("random", bottom=True, **EXACT), found("coarse", bottom=True, **EXACT)
     np.testing.assert_allclose(coarse.top_eigenvalue, random.top_eigenvalue, rtol=1e-9)
@@ -170,38 +172,6 @@ def network() -> networks.Network:
     return networks.init(networks.ResNet((1, 1), num_classes=CLASSES, width=2), (4, 4, 1), seed=0)
 
 
-def gated(network: networks.Network) -> networks.Network:
-    """Draw weights, statistics and masks, some of them fractional, in float64."""
-    rng = np.random.default_rng(3)
-    return network.replace(
-        params=jax.tree.map(lambda a: jnp.asarray(rng.normal(scale=0.7, size=a.shape)), network.params),
-        batch_stats=jax.tree.map(lambda a: jnp.asarray(rng.uniform(0.5, 1.5, a.shape)), network.batch_stats),
-        masks=jax.tree.map(lambda a: jnp.asarray(rng.choice([0.0, 0.5, 1.0], a.shape)), network.masks),
-    )
-
-
-@pytest.mark.usefixtures("float64")
-def test_gated_resnet_against_the_dense_hessian(network: networks.Network) -> None:
-    """Every group's loss, gradient and largest eigenvalue; the Hessian is indefinite, so the sign is tested as well."""
-    network = gated(network)
-    logits_fn = networks.frozen(network)
-    x, y = jnp.asarray(IMAGES), jnp.asarray(LABEL)
-    flat, unravel = ravel_pytree(network.params)
-
-    def loss(theta: jax.Array, weights: jax.Array) -> jax.Array:
-        return -weights @ jax.nn.log_softmax(logits_fn(unravel(theta), x))[jnp.arange(N), y]
-
-    dense = jax.jit(lambda w: (loss(flat, w), jax.grad(loss)(flat, w), jax.hessian(loss)(flat, w)))
-    losses, gradients, hessians = (np.stack(v) for v in zip(*map(dense, weights_of(GROUP)), strict=True))
-    found = group_curvature(logits_fn, network.params, x, y, weights_of(GROUP), chunk_size=5, **EXACT)
-    np.testing.assert_allclose(found.loss, losses, rtol=1e-9)
-    np.testing.assert_allclose(found.gradient_norm, np.linalg.norm(gradients, axis=1), rtol=1e-9)
-    eigenvalues = np.linalg.eigvalsh(hessians)
-    np.testing.assert_allclose(found.top_eigenvalue, eigenvalues[:, -1], rtol=1e-9)
-    assert (eigenvalues[:, 0] < -0.01).all()
-    assert found.converged.all()
-
-
 def test_one_compiled_function_serves_all_groups_chunks_and_networks(network: networks.Network) -> None:
     """The logits are traced once: the pass that is kept for the products gives the gradient too."""
     traces = []
@@ -214,7 +184,8 @@ def test_one_compiled_function_serves_all_groups_chunks_and_networks(network: ne
     for scale in (1.0, 0.5):
         other = network.replace(masks=jax.tree.map(lambda a, s=scale: s * a, network.masks))
         weights = group_weights(GROUP, GROUPS)
-        group_curvature(Partial(counted, other), other.params, x, jnp.asarray(LABEL), weights, chunk_size=5)
+        data = x, jnp.asarray(LABEL), weights
+        group_curvature(Partial(counted, other), other.params, *data, CurvatureConfig(chunk_size=5))
     assert len(traces) == 1
 
 
@@ -237,8 +208,8 @@ def run_with(**changes: Any) -> GroupCurvature:
         ({"weights": jnp.ones((GROUPS, 2))}, "labels and weights for 2"),
         ({"params": jnp.full((FEATURES, CLASSES), jnp.nan)}, "loss or gradient of group 0 is not finite"),
         ({"weights": jnp.eye(GROUPS, N).at[1].set(0)}, r"Group \[1\] has no example"),
-        ({"chunk_size": 0}, "chunk size is 0; give at least 1"),
-        ({"max_steps": 0}, "At most 0 Lanczos steps"),
+        ({"config": CurvatureConfig(chunk_size=0)}, "chunk size is 0; give at least 1"),
+        ({"config": CurvatureConfig(max_steps=0)}, "At most 0 Lanczos steps"),
     ],
 )
 def test_refusals(changes: dict[str, Any], words: str) -> None:

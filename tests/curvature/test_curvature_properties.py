@@ -16,7 +16,7 @@ from jax.flatten_util import ravel_pytree
 import jaxfair
 from jaxfair import losses, networks
 from jaxfair.curvature.operators import GroupOperator, Kind, as_pytree, make_plan
-from jaxfair.curvature.spectrum import GroupCurvature, group_curvature
+from jaxfair.curvature.spectrum import CurvatureConfig, GroupCurvature, group_curvature
 from jaxfair.errors import JaxfairError
 
 N, FEATURES, HIDDEN, CLASSES = 12, 3, 4, 3
@@ -86,7 +86,7 @@ def rounding(weight: np.ndarray, kind: Kind) -> float:
 
 def curvature(weights: np.ndarray, dtype: Any = np.float64, **options: Any) -> GroupCurvature:
     params, x = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), PARAMS), jnp.asarray(X, dtype)
-    return group_curvature(network, params, x, jnp.asarray(Y), weights.astype(dtype), **options)
+    return group_curvature(network, params, x, jnp.asarray(Y), weights.astype(dtype), CurvatureConfig(**options))
 
 
 @given(weightings, kinds, chunk_sizes, kept_chunks, st.permutations(range(N)))
@@ -210,8 +210,8 @@ def test_a_gated_network_of_zeros(start: Any) -> None:
     params, y = jax.tree.map(jnp.zeros_like, plain.params), np.arange(8) % 2
     images = jnp.asarray(RNG.normal(size=(8, 4, 4, 1)), jnp.float32)
     weights = np.stack([np.full(8, 1 / 8), (y == 0) / 4]).astype(np.float32)
-    options: dict[str, Any] = {"bottom": True, "start": start, "chunk_size": 5}
-    found = group_curvature(networks.frozen(plain), params, images, jnp.asarray(y), weights, **options)
+    config = CurvatureConfig(bottom=True, start=start, chunk_size=5)
+    found = group_curvature(networks.frozen(plain), params, images, jnp.asarray(y), weights, config)
     rounding = 100 * float(np.finfo(np.float32).eps)
     assert found.gradient_norm[0] == 0
     np.testing.assert_allclose(found.gradient_norm[1], np.sqrt(1 / 2), rtol=rounding)
@@ -247,7 +247,8 @@ def test_the_precision_reaches_the_network(call: Any) -> None:
     groups = np.full((1, N), 1 / N, np.float32) if call is group_curvature else np.arange(N) % 2
     for precision in ("highest", "bfloat16"):
         seen.clear()
-        call(logits_fn, jax.tree.map(np.float32, PARAMS), np.float32(X), jnp.asarray(Y), groups, precision=precision)
+        data = np.float32(X), jnp.asarray(Y), groups
+        call(logits_fn, jax.tree.map(np.float32, PARAMS), *data, CurvatureConfig(precision=precision))
         assert seen == {precision}
 
 
@@ -272,7 +273,7 @@ SCALE = {"scale": jnp.ones(1)}
         ({"x": {"left": X, "right": X[1:]}}, f"{N - 1}/{N} inputs, {N} labels"),
         ({"x": X[:0], "y": Y[:0], "weights": WEIGHTS[:, :0]}, r"Group \[0\] has no example"),
         (
-            {"params": SCALE, "logits_fn": lambda p, x: p["scale"] * x, "bottom": True},
+            {"params": SCALE, "logits_fn": lambda p, x: p["scale"] * x, "config": CurvatureConfig(bottom=True)},
             "2 eigenvalues were asked of an operator of size 1",
         ),
     ],

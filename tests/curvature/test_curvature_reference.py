@@ -1,5 +1,6 @@
 """Curvature of a trained, masked ResNet against PyTorch (``references/make_curvature_reference.py``)."""
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from jax.flatten_util import ravel_pytree
 import jaxfair
 from jaxfair import margins, networks
 from jaxfair.curvature.operators import GIGABYTE, GroupOperator, Kind, as_pytree, make_plan
-from jaxfair.curvature.spectrum import GroupCurvature, group_curvature
+from jaxfair.curvature.spectrum import CurvatureConfig, GroupCurvature, group_curvature
 
 GROUPS, GROUP_SIZES = 3, (41, 30, 23)
 
@@ -114,7 +115,8 @@ def test_the_reference_is_of_a_trained_and_masked_network(reference: Reference) 
 def test_group_curvature(reference: Reference, dtype: str, options: dict[str, Any]) -> None:
     """Every number of every group, in chunks that do not divide the groups, kept and recomputed."""
     options = LANCZOS | {"tolerance": LANCZOS_TOLERANCE[dtype]} | options
-    found = group_curvature(**problem(reference, dtype), weights=group_weights(reference, dtype), **options)
+    arguments: dict[str, Any] = problem(reference, dtype) | {"weights": group_weights(reference, dtype)}
+    found = group_curvature(**arguments, config=CurvatureConfig(**options))
     assert_numbers_agree(found, reference, rounding(dtype))
     for end in ("top", "bottom"):
         bound = getattr(found, f"{end}_eigenvalue_residual") + rounding(dtype) * reference["top_eigenvalue"]
@@ -123,11 +125,12 @@ def test_group_curvature(reference: Reference, dtype: str, options: dict[str, An
 
 def test_the_start_vector_does_not_matter(reference: Reference) -> None:
     """Another seed, the gradient as start, and a small basis with restarts, in float32."""
-    arguments = problem(reference, "float32") | {"weights": group_weights(reference, "float32")}
+    arguments: dict[str, Any] = problem(reference, "float32") | {"weights": group_weights(reference, "float32")}
     steps = set()
-    changes: dict[str, Any]
-    for changes in ({"seed": 5}, {"start": "gradient"}, {"max_basis": 12}):
-        found: GroupCurvature = group_curvature(**arguments, tolerance=1e-5, **(LANCZOS | changes))
+    changes: list[dict[str, Any]] = [{"seed": 5}, {"start": "gradient"}, {"max_basis": 12}]
+    config = CurvatureConfig(tolerance=1e-5, **LANCZOS)
+    for change in changes:
+        found: GroupCurvature = group_curvature(**arguments, config=dataclasses.replace(config, **change))
         assert_numbers_agree(found, reference, rounding("float32"))
         steps.add(tuple(found.steps.tolist()))
     assert len(steps) == 3, "an option changed nothing"
@@ -168,12 +171,13 @@ def test_the_two_kinds_of_products_differ(reference: Reference) -> None:
 def test_group_report(reference: Reference, dtype: str, chunk_size: int | None) -> None:
     """One call gives all of it."""
     options = LANCZOS | {"tolerance": LANCZOS_TOLERANCE[dtype], "chunk_size": chunk_size}
-    report = jaxfair.group_report(**problem(reference, dtype), group=reference["group"], **options)
+    config = CurvatureConfig(**options)
+    report = jaxfair.group_report(**problem(reference, dtype), group=reference["group"], config=config)
     assert report.count.tolist() == list(GROUP_SIZES)
     np.testing.assert_allclose(report.accuracy, reference["accuracy"], rtol=1e-12)
     for name in ("loss", "softmax_gap"):
         np.testing.assert_allclose(getattr(report, name), reference[name], rtol=rounding(dtype), err_msg=name)
-    assert_numbers_agree(report, reference, rounding(dtype))
+    assert_numbers_agree(report.curvature, reference, rounding(dtype))
     assert report.asymmetry <= rounding(dtype)
 
 

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 import jaxfair
-from jaxfair.curvature import spectrum
 from jaxfair.curvature.operators import GIGABYTE, GroupOperator, as_pytree, make_plan, per_example_gradient_norms
-from jaxfair.curvature.spectrum import group_curvature
+from jaxfair.curvature.spectrum import CurvatureConfig, group_curvature
 from jaxfair.errors import JaxfairError
 
 N, FEATURES, OUTPUTS = 11, 4, 3
@@ -41,7 +40,7 @@ def as_given(outputs: jax.Array, y: jax.Array) -> jax.Array:
 def test_squared_error_against_its_closed_form() -> None:
     """Of a linear model: the Hessian of the mean is ``2 X^T X / n`` for every output, and so is Gauss-Newton's."""
     params = jnp.asarray(PARAMS["out"])
-    found = group_curvature(linear, params, INPUTS, TARGETS, WEIGHTS, loss=squared, tolerance=1e-12)
+    found = group_curvature(linear, params, INPUTS, TARGETS, WEIGHTS, CurvatureConfig(tolerance=1e-12), loss=squared)
     for g, weight in enumerate(WEIGHTS):
         second = 2 * INPUTS.T @ (weight[:, None] * INPUTS)
         residual = INPUTS @ PARAMS["out"] - TARGETS
@@ -66,10 +65,9 @@ def test_a_loss_that_is_no_function_of_outputs() -> None:
         return squared(network(params, both[0]), both[1])
 
     params = jax.tree.map(jnp.asarray, PARAMS)
-    plain = group_curvature(network, params, INPUTS, TARGETS, WEIGHTS, loss=squared, tolerance=1e-10, bottom=True)
-    other = group_curvature(
-        whole, params, (INPUTS, TARGETS), np.zeros(N), WEIGHTS, loss=as_given, tolerance=1e-10, bottom=True
-    )
+    config = CurvatureConfig(tolerance=1e-10, bottom=True)
+    plain = group_curvature(network, params, INPUTS, TARGETS, WEIGHTS, config, loss=squared)
+    other = group_curvature(whole, params, (INPUTS, TARGETS), np.zeros(N), WEIGHTS, config, loss=as_given)
     for name in ("loss", "gradient_norm", "top_eigenvalue", "bottom_eigenvalue"):
         np.testing.assert_allclose(getattr(other, name), getattr(plain, name), rtol=1e-8, err_msg=name)
 
@@ -95,7 +93,7 @@ def test_what_is_not_finite_is_named_by_group_and_chunk() -> None:
     params, x = jax.tree.map(jnp.float32, PARAMS), INPUTS.astype(np.float32).copy()
     x[7] = np.inf  # tanh is finite there, its derivative times infinity is not
     with pytest.raises(JaxfairError, match=r"group 1 is not finite in chunk 2 of 3 \(among examples 5 to 7\)"):
-        group_curvature(network, params, x, np.arange(N) % OUTPUTS, WEIGHTS, chunk_size=2)
+        group_curvature(network, params, x, np.arange(N) % OUTPUTS, WEIGHTS, CurvatureConfig(chunk_size=2))
 
 
 def test_the_report_takes_a_loss() -> None:
@@ -107,13 +105,24 @@ def test_the_report_takes_a_loss() -> None:
     params, label = jax.tree.map(jnp.float32, PARAMS), np.arange(N) % OUTPUTS
     x = INPUTS.astype(np.float32)
     once = jaxfair.group_report(network, params, x, label, GROUP)
-    twice = jaxfair.group_report(network, params, x, label, GROUP, loss=smooth, memory=GIGABYTE)
+    config = CurvatureConfig(tolerance=1e-2, memory=GIGABYTE)
+    twice = jaxfair.group_report(network, params, x, label, GROUP, config, loss=smooth)
     for name, factor in {"loss": 2, "gradient_norm": 2, "top_eigenvalue": 2, "accuracy": 1}.items():
-        np.testing.assert_allclose(getattr(twice, name), factor * getattr(once, name), rtol=1e-5, err_msg=name)
+        doubled, plain = twice.columns()[name], once.columns()[name]
+        np.testing.assert_allclose(doubled, factor * plain, rtol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize(("start", "stop", "words"), [("zero", "error", "start 'zero'"), ("random", "no", "stop 'no'")])
-def test_unknown_options_are_refused(start: str, stop: str, words: str) -> None:
-    """Called without the tests' type checker, which refuses them on its own."""
-    with pytest.raises(JaxfairError, match=f"There is no {words}; give "):
-        spectrum._check_options(start, stop)
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"start": "zero"}, "There is no start 'zero'; give "),
+        ({"stop": "no"}, "There is no stop 'no'; give "),
+        ({"precision": "tf32"}, "There is no precision 'tf32'; give "),
+        ({"tolerance": -1e-3}, "The tolerance is -0.001; give "),
+        ({"tolerance": float("nan")}, "The tolerance is nan; give "),
+    ],
+)
+def test_a_configuration_that_means_nothing_is_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(JaxfairError, match=words):
+        CurvatureConfig(**options)

@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
-from jax.tree_util import Partial
 
-from jaxfair import losses, networks
+from jaxfair import networks
 from jaxfair.curvature import chunks, operators, programs
 from jaxfair.curvature.operators import GIGABYTE, GroupOperator, Kind, as_pytree, make_plan
 from tests.curvature.cases import GROUP_WEIGHTS, SAME, operator_of, vectors
@@ -274,24 +273,3 @@ def test_threads_change_rounding_only_and_repeats_nothing(
     for _ in range(5):
         fresh = resnet_operator(network, np.full(N, 1 / N), chunk_size=1)
         jax.tree.map(np.testing.assert_array_equal, (np.asarray(fresh(vector)), fresh.loss_and_gradient()), first)
-
-
-def test_lowers_for_every_backend_without_float64(network: networks.Network) -> None:
-    """As CUDA and TPU would get them, without the options of the CPU's compiler."""
-    programs = operators.programs("gpu", "highest")
-    logits_fn = networks.frozen(jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), network))
-    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), network.params)
-    chunk = chunks.Chunk(jnp.asarray(IMAGES[:2], jnp.float32), jnp.asarray(LABEL[:2]), jnp.ones(2) / 2)
-    vector = jnp.ones(len(ravel_pytree(params)[0]))
-    model, total = operators.Model(logits_fn, as_pytree(losses.cross_entropy)), (jnp.zeros(()), jnp.zeros(vector.size))
-
-    def check(function: Any, *arguments: Any) -> None:
-        exported = jax.export.export(jax.jit(function), platforms=("cpu", "cuda", "tpu"))(*arguments)
-        assert "f64" not in exported.mlir_module()
-
-    check(programs.loss_and_gradient, total, model, params, chunk)
-    for kind in KINDS:
-        check(Partial(programs.product, kind), vector, model, params, chunk, vector)
-        check(Partial(programs.keep, kind), total, model, params, chunk)
-        linear = programs.keep(kind, jax.tree.map(jnp.copy, total), model, params, chunk)[0]
-        check(programs.apply, vector, linear, params, vector)

@@ -1,6 +1,7 @@
 """Columns against a reference of plain lists: values, intersections, merged and selected values."""
 
 from collections import Counter
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxfair.data.columns import MISSING, Column, choose, combine, from_values, merge_below, select
+from jaxfair.data.columns import (
+    MISSING,
+    Column,
+    as_numbers,
+    choose,
+    combine,
+    from_names,
+    from_values,
+    merge_below,
+    select,
+)
 from jaxfair.errors import JaxfairError
 from tests.layout_sources import values
 
@@ -40,6 +51,8 @@ def columns(draw: st.DrawFn, length: int | None = None) -> Column:
         ([True, False, True], ("False", "True"), [1, 0, 1]),
         ([b"x", b"", " x ", "\t"], ("x",), [0, -1, 0, -1]),
         (["007", "7"], ("007", "7"), [0, 1]),
+        (["250.0", "250.00", "250.01", "2.5e2"], ("2.5e2", "250.0", "250.00", "250.01"), [1, 2, 3, 0]),
+        (["caf\u00e9", "cafe\u0301"], ("caf\u00e9",), [0, 0]),  # one text in two forms of Unicode
         ([], (), []),
     ],
 )
@@ -58,18 +71,64 @@ def test_from_values_keeps_every_value(cells: list[Any]) -> None:
     assert (numbers, texts) == (sorted(numbers), sorted(texts))
 
 
-def test_from_values_sorts_numbers_beside_values_called_nan() -> None:
+def test_numbers_sort_beside_names_that_are_called_nan() -> None:
     """Codes must not differ between two runs."""
     words = ["Inf", "NAN", "Nan", "inf"]  # numbers to Python, but in no order with others
     for count in range(20, 40):
         numbers = [str(i) for i in range(count)]
-        names = from_values(numbers + words).names
+        names = from_names(numbers + words).names
         assert [name for name in names if name in numbers] == numbers
         assert [name for name in names if name in words] == words
 
 
-def test_from_values_takes_what_tables_write_for_nothing_as_missing() -> None:
-    assert from_values(["NA", "N/A", "", " nan", "NULL", "<NA>", "none", "na"]).names == ("na", "none")
+@pytest.mark.parametrize(
+    "cell",
+    [
+        *(None, "", " ", "NA", "na", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NAN", "None", "none", "NONE", "NULL"),
+        *("null", "NaT", "-nan", "\\N", "1.#IND", b"None", " n/a\t", float("nan"), np.float16("nan"), np.ma.masked),
+        *(np.datetime64("NaT"), np.str_("None"), Decimal("NaN")),
+    ],
+)
+def test_what_is_written_for_nothing_is_missing(cell: Any) -> None:
+    assert values(from_values([cell, "b"])) == [None, "b"]
+
+
+@pytest.mark.parametrize("cell", ["nano", "Nana", "N", "A", "no", "0", "-", "?", "unknown", "other"])
+def test_other_cells_are_values(cell: str) -> None:
+    assert values(from_values([cell, None])) == [cell, None]
+
+
+def test_what_numpy_makes_of_none_and_nan_is_missing() -> None:
+    cells = np.array(["a", None, float("nan")], dtype=object)
+    assert values(from_values(cells.tolist())) == values(from_values(cells.astype(str).tolist())) == ["a", None, None]
+
+
+def test_names_that_are_no_cells_are_never_missing() -> None:
+    """And keep their blanks; the two forms of Unicode are one name."""
+    names = ["NA", "None", "nan", "", " a", "a", "cafe\u0301", "007", "7"]
+    assert values(from_names(names)) == ["NA", "None", "nan", "", " a", "a", "caf\u00e9", "007", "7"]
+
+
+@pytest.mark.parametrize(
+    ("cells", "names", "codes"),
+    [
+        (["250.0", "250.00", None, "2.5e2", "9"], ("9", "250"), [1, 1, MISSING, 1, 0]),
+        (["007", "7", "+7", "-.5", "7."], ("-0.5", "7"), [1, 1, 1, 0, 1]),
+        (["12345678901234567890", "12345678901234567891"], ("12345678901234567890", "12345678901234567891"), [0, 1]),
+        ([1, 2.5, 1.0], ("1", "2.5"), [0, 1, 0]),
+        ([None, None], (), [MISSING, MISSING]),
+    ],
+)
+def test_a_numeric_column_has_one_value_a_number(cells: list[Any], names: tuple[str, ...], codes: list[int]) -> None:
+    column = as_numbers(from_values(cells), "x")
+    assert (column.names, column.codes.tolist(), column.codes.dtype) == (names, codes, np.int32)
+
+
+@pytest.mark.parametrize("cell", ["V12", "1_0", "\u0661", "0x1", "1e999", "inf", "1,5", "9" * 5000])
+def test_a_numeric_column_of_other_text_is_refused(cell: str) -> None:
+    with pytest.raises(JaxfairError, match=r"'icd9' is to be numeric, but has the value .*; leave .* mend") as caught:
+        as_numbers(from_values(["250.0", cell]), "icd9")
+    assert len(str(caught.value)) < 200
 
 
 def test_from_values_knows_every_nan() -> None:

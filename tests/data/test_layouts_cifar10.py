@@ -88,6 +88,30 @@ def test_pickles_become_images(tmp_path: Path, protocol: int) -> None:
     assert index.names[3] == "cifar-10-batches-py/data_batch_2[1]"
 
 
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
+@pytest.mark.parametrize("python2_names", [True, False])
+def test_batches_that_python3_has_rewritten(tmp_path: Path, protocol: int, python2_names: bool) -> None:
+    """As bytes throughout; below protocol 3, empty ones become a call of ``bytes``."""
+    content = {
+        b"batch_label": b"",
+        b"labels": [3, 8],
+        b"data": np.stack([np.full(3072, 3, np.uint8), np.full(3072, 8, np.uint8)]),
+        b"filenames": [b"", b"leptodactylus_\xe9.png"],
+    }
+    rewritten = pickle.dumps(content, protocol, fix_imports=python2_names)
+    with open_files(write(tmp_path, batches(data_batch_1=rewritten))) as files:
+        index = cifar10.read(files)
+    assert index.columns["class"].codes[:2].tolist() == [3, 8]
+    assert [int(pixels[0, 0, 0]) for _, pixels in index.stream()][:2] == [3, 8]
+
+
+def test_bytes_of_a_size_that_a_pickle_names_are_refused(tmp_path: Path) -> None:
+    content = b"c__builtin__\nbytes\n(I99999999999999\ntR."
+    files = open_files(write(tmp_path, batches(data_batch_1=content)))
+    with pytest.raises(JaxfairError, match="is cut short or no CIFAR-10 batch"):
+        cifar10.read(files)
+
+
 def test_rows_of_a_pickle_run_along_the_width(tmp_path: Path) -> None:
     data = (np.arange(3072) // 32 % 32).astype(np.uint8)[None]  # the row of each pixel
     with open_files(write(tmp_path, batches(data_batch_1=batch([0], data=data)))) as files:

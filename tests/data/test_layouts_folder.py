@@ -61,6 +61,19 @@ def test_a_single_class_is_left_to_the_caller(tmp_path: Path) -> None:
     assert values(read(tmp_path, "top/cat/1.jpg", "top/cat/2.jpg").columns["class"]) == ["cat", "cat"]
 
 
+def test_a_class_may_be_named_as_missing_cells_are(tmp_path: Path) -> None:
+    """Regions: EU, NA, SA."""
+    names = ("NA", "None", "nan", "null", "N", " N")
+    index = read(tmp_path, *(f"{part}/{name}/1.jpg" for part in ("train", "test") for name in names))
+    assert sorted(index.columns["class"].names) == sorted(names)
+    assert set(values(index.columns["class"])) == set(names)
+
+
+def test_a_class_in_two_forms_of_unicode_is_one(tmp_path: Path) -> None:
+    index = read(tmp_path, "train/caf\u00e9/1.jpg", "train/x/1.jpg", "test/cafe\u0301/1.jpg", "test/x/2.jpg")
+    assert index.columns["class"].names == ("caf\u00e9", "x")
+
+
 @pytest.mark.parametrize(("prefix", "top"), [("", ""), ("top/", ""), ("train/", "test/cat/9.jpg")])
 def test_images_beside_class_folders_are_rejected(tmp_path: Path, prefix: str, top: str) -> None:
     names = [prefix + name for name in ("cat/1.jpg", "dog/2.jpg", "stray.jpg")]

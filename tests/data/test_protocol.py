@@ -79,6 +79,16 @@ def test_values_are_dropped_with_their_name() -> None:
     assert shown(made) == list(range(3, N))
 
 
+def test_a_numeric_column_is_read_so_before_its_values_are_dropped() -> None:
+    known = {"smile": columns.from_values(SMILE), "dose": columns.from_values(["250.0", "250.00", "07", "7"] * 3)}
+    made = parts(protocol("smile", "dose"), columns=known).train
+    assert made.group_names == ("07", "7", "250.0", "250.00")
+    made = parts(protocol("smile", "dose", numeric=("dose",)), columns=known).train
+    assert (made.group_names, made.group_counts.tolist()) == (("7", "250"), [6, 6])
+    made = parts(protocol("smile", "smile", numeric=("dose",), drop=("dose=250",)), columns=known).train
+    assert shown(made) == [2, 3, 6, 7, 10, 11]
+
+
 def test_an_official_split_is_kept_and_the_validation_images_are_left_out() -> None:
     made = parts(protocol("smile", "smile"), split=columns.from_values(SPLIT))
     assert made.test is not None
@@ -155,6 +165,8 @@ def test_ten_thousand_groups_are_refused_but_can_be_merged() -> None:
         (protocol("smle", "skin"), "no label column 'smle'; did you mean 'smile'"),
         (protocol("smile", "skn"), "no group column 'skn'; did you mean 'skin'"),
         (protocol("smile", "skin", drop=("skin=drk",)), "'skin' has no value 'drk' to drop; did you mean 'dark'"),
+        (protocol("smile", "skin", numeric=("skn",)), "no numeric column 'skn'; did you mean 'skin'"),
+        (protocol("smile", "skin", numeric=("skin",)), "'skin' is to be numeric, but has the value 'dark'"),
         (protocol("smile", "skin", drop=("sin=dark",)), "no drop column 'sin'; did you mean 'skin'"),
         (protocol("smile", "skin", drop=("smile=no",)), "label smile of Smiles has one value only, 'yes'"),
         (protocol("smile", "skin", drop=("skin=dark",)), "group skin of Smiles has one value only, 'light'"),
@@ -169,3 +181,20 @@ def test_refusals(config: SourceConfig, words: str) -> None:
 def test_an_official_split_without_a_group_is_refused() -> None:
     with pytest.raises(JaxfairError, match="official test images of Smiles hold none of group dark; drop"):
         parts(split=columns.from_values(SPLIT))
+
+
+@pytest.mark.parametrize(("only_in", "absent_from"), [("test", "training"), ("train", "test")])
+def test_an_official_split_without_a_class_is_refused_and_the_advice_helps(only_in: str, absent_from: str) -> None:
+    """Though both parts have all groups."""
+    smile = [*SMILE]
+    smile[SPLIT.index(only_in)] = "grin"
+    known = {"smile": columns.from_values(smile), "skin": columns.from_values(["dark", "dark", "light"] * 4)}
+    changes: Any = {"columns": known, "split": columns.from_values(SPLIT)}
+    with pytest.raises(
+        JaxfairError,
+        match=f"The {absent_from} images of 'smiles' hold none of class grin, of which the other part has 1; leave",
+    ):
+        parts(**changes)
+    made = parts(protocol("smile", "skin", drop=("smile=grin",)), **changes)
+    assert made.test is not None
+    assert made.train.class_names == made.test.class_names == ("no", "yes")

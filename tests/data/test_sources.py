@@ -155,6 +155,17 @@ def test_shares_may_be_kept_in_the_test_set_too_and_by_group(tmp_path: Path) -> 
         assert [part.group_counts.tolist() for part in parts] == [[6, 30], counts]
 
 
+def test_a_class_that_is_not_kept_in_training_is_refused(tmp_path: Path) -> None:
+    """Unless the test set is thinned by the same shares."""
+    pixels = np.zeros((90, 2, 2, 1), np.uint8)
+    np.savez(tmp_path / "mine.npz", images=pixels, label=np.arange(90) % 3, group=np.arange(90) // 3 % 2)
+    loaded = sources.load(SourceConfig("npz", path=tmp_path / "mine.npz"))
+    with pytest.raises(JaxfairError, match=r"training images of 'mine' hold none of class 1, .* the other part has 6;"):
+        loaded.split(keep=(1, 0, 1))
+    train, test = loaded.split(keep=(1, 0, 1), keep_in_test=True)
+    assert set(train.label.tolist()) == set(test.label.tolist()) == {0, 2}
+
+
 def test_a_named_path_comes_before_the_data_directory_and_that_before_tfds(places: Path, tmp_path: Path) -> None:
     mine = utkface(tmp_path / "mine.zip")
     tfds.prepare(mine, places / "tfds")

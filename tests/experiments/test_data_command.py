@@ -21,7 +21,7 @@ def mine(path: Path) -> Path:
     """Write an npz file with two groups, one of 200 images and one of 40, in which one image in four smiles."""
     label, group = np.arange(240) % 4 == 0, np.repeat(["many", "few"], [200, 40])
     images = np.random.default_rng(0).integers(0, 256, (240, 6, 6, 3), dtype=np.uint8)
-    np.savez(path, images=images, label=np.where(label, "smile", "none"), group=group)
+    np.savez(path, images=images, label=np.where(label, "smile", "frown"), group=group)
     return path
 
 
@@ -97,6 +97,10 @@ def test_the_record_says_what_the_data_is_and_not_where_it_lay(tmp_path: Path) -
     assert str(tmp_path) not in text[0]
     assert records[0]["name"] == "npz"
     assert not records[0]["official_test_set"]
+    digits = tmp_path / "digits.npz"
+    np.savez(digits, images=np.zeros((40, 6, 6, 3), np.uint8), label=np.tile(["1.0", "2", "1", "2.0"], 10))
+    assert "numeric" not in records[0]  # which the records of older runs do not have
+    assert datasets.prepare(DataConfig("npz", path=digits, numeric=("label",)))[2]["numeric"] == ("label",)
     assert datasets.prepare(DataConfig("npz", path=one, seed=1))[2] != records[0]
 
 

@@ -90,21 +90,21 @@ def test_scaling_multiplies_the_units(channel_scale: float, resolution_scale: fl
 def test_a_scaled_student(base: networks.Network) -> None:
     """Half as wide and at half the resolution: an eighth of the units, of which stage 2 has a third."""
     config = DeepReduceConfig((1,), thinned=True, channel_scale=0.5, resolution_scale=0.5)
-    student = deepreduce.student(base, IMAGE, config, seed=0)
+    student = deepreduce.deepreduce(base, IMAGE, config, seed=0)
     assert masks.unit_count(student.masks) == masks.unit_count(base.masks) / 8 == (512 + 256) / 8
     assert masks.relu_count(student.masks) == 256 / 8 / 2
     assert student(jnp.ones((2, *IMAGE))).shape == (2, 3)
 
 
 def test_a_fresh_student_has_weights_of_its_own(base: networks.Network) -> None:
-    student, other = (deepreduce.student(base, IMAGE, DeepReduceConfig(), seed) for seed in (5, 6))
+    student, other = (deepreduce.deepreduce(base, IMAGE, DeepReduceConfig(), seed=seed) for seed in (5, 6))
     kernels = [np.asarray(n.params["head"]["kernel"]) for n in (base, student, other)]
     assert not any((a == b).any() for a, b in itertools.combinations(kernels, 2))
 
 
 def test_a_student_from_the_base_is_a_copy_with_other_masks(base: networks.Network) -> None:
     """A copy, since training gives its buffers away."""
-    student = deepreduce.student(base, IMAGE, DeepReduceConfig((2,), start="base"), seed=1)
+    student = deepreduce.deepreduce(base, IMAGE, DeepReduceConfig((2,), start="base"), seed=1)
     for ours, theirs in ((student.params, base.params), (student.batch_stats, base.batch_stats)):
         jax.tree.map(np.testing.assert_array_equal, ours, theirs)
         assert all(a is not b for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True))
@@ -131,7 +131,7 @@ def test_a_student_from_the_base_is_a_copy_with_other_masks(base: networks.Netwo
 )
 def test_refusals(base: networks.Network, config: DeepReduceConfig, words: str) -> None:
     with pytest.raises(JaxfairError, match=words):
-        deepreduce.student(base, IMAGE, config, seed=0)
+        deepreduce.deepreduce(base, IMAGE, config, seed=0)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def network() -> networks.Network:
 
 @pytest.fixture(scope="module")
 def snapshots(network: networks.Network) -> list[snl.Snapshot]:
-    return list(snl.descend(network, make_data(), CONFIG, budgets=BUDGETS, seed=0))
+    return list(snl.snl(network, make_data(), CONFIG, budgets=BUDGETS, seed=0))
 
 
 def test_every_mask_holds_exactly_its_budget(snapshots: list[snl.Snapshot]) -> None:
@@ -39,7 +39,7 @@ def test_every_mask_holds_exactly_its_budget(snapshots: list[snl.Snapshot]) -> N
 def test_the_descent_does_not_depend_on_which_budgets_are_asked(
     network: networks.Network, snapshots: list[snl.Snapshot]
 ) -> None:
-    (alone,) = snl.descend(network, make_data(), CONFIG, budgets=[100], seed=0)
+    (alone,) = snl.snl(network, make_data(), CONFIG, budgets=[100], seed=0)
     assert alone.epoch == snapshots[1].epoch
     assert_same_bits(alone.network, snapshots[1].network)
 
@@ -55,8 +55,8 @@ def test_weights_move_with_the_masks_and_the_full_network_is_not_consumed(
 
 def test_the_authors_rule_keeps_at_most_the_budget(network: networks.Network) -> None:
     config = replace(CONFIG, rule="threshold")
-    (snapshot,) = snl.descend(network, make_data(), config, budgets=[100], seed=0)
-    (exact,) = snl.descend(network, make_data(), CONFIG, budgets=[100], seed=0)
+    (snapshot,) = snl.snl(network, make_data(), config, budgets=[100], seed=0)
+    (exact,) = snl.snl(network, make_data(), CONFIG, budgets=[100], seed=0)
     count = masks.relu_count(snapshot.network.masks)
     assert 0 < count <= 100
     # Both rules see the same values, so the threshold's choice lies within the exact one.
@@ -68,9 +68,9 @@ def test_kappa_grows_only_when_the_count_stands_still(network: networks.Network)
     """With no pull at all the count never falls; growth then decides whether the budget is ever reached."""
     weak = replace(CONFIG, kappa=1e-9, max_epochs=12)
     with pytest.raises(JaxfairError, match=rf"still had {UNITS} ReLUs after 12 epochs, above the budget 7"):
-        list(snl.descend(network, make_data(), replace(weak, kappa_growth=1.0), budgets=[7], seed=0))
+        list(snl.snl(network, make_data(), replace(weak, kappa_growth=1.0), budgets=[7], seed=0))
     strong = replace(weak, kappa_growth=2.0, warmup_epochs=0, max_epochs=120)
-    (snapshot,) = snl.descend(network, make_data(), strong, budgets=[7], seed=0)
+    (snapshot,) = snl.snl(network, make_data(), strong, budgets=[7], seed=0)
     assert masks.relu_count(snapshot.network.masks) == 7
 
 
@@ -87,10 +87,10 @@ def test_an_interrupted_descent_resumes_to_the_same_bits(
     options = {"budgets": BUDGETS, "seed": 0, "progress_dir": tmp_path}
     seen = []
     with pytest.raises(KeyboardInterrupt):
-        seen.extend(snl.descend(network, make_data(), config, on_epoch=interrupt, **options))
+        seen.extend(snl.snl(network, make_data(), config, on_epoch=interrupt, **options))
     (only,) = tmp_path.iterdir()
     assert checkpoints.latest_step(only) == stop - 1
-    rest = list(snl.descend(network, make_data(), config, **options))
+    rest = list(snl.snl(network, make_data(), config, **options))
     for resumed, straight in zip(rest[-2:], snapshots[-2:], strict=True):
         assert (resumed.budget, resumed.epoch) == (straight.budget, straight.epoch)
         assert_same_bits(resumed.network, straight.network)
@@ -99,27 +99,27 @@ def test_an_interrupted_descent_resumes_to_the_same_bits(
 @pytest.mark.parametrize("budget", [0, -3, float("nan"), 1.5, UNITS + 1])
 def test_impossible_budgets_are_refused(network: networks.Network, budget: float) -> None:
     with pytest.raises(JaxfairError, match="ReLU budget"):
-        snl.descend(network, make_data(), CONFIG, budgets=[budget], seed=0)
+        snl.snl(network, make_data(), CONFIG, budgets=[budget], seed=0)
 
 
 def test_no_budget_is_refused(network: networks.Network) -> None:
     with pytest.raises(JaxfairError, match="got no ReLU budget; give at least one"):
-        snl.descend(network, make_data(), CONFIG, budgets=[], seed=0)
+        snl.snl(network, make_data(), CONFIG, budgets=[], seed=0)
 
 
 def test_a_diverging_descent_names_its_step(network: networks.Network) -> None:
     with pytest.raises(JaxfairError, match=r"SNL descent of seed 0 is (nan|inf) at step \d+"):
-        list(snl.descend(network, make_data(), replace(CONFIG, learning_rate=1e30), budgets=[7], seed=0))
+        list(snl.snl(network, make_data(), replace(CONFIG, learning_rate=1e30), budgets=[7], seed=0))
 
 
 def test_a_descent_that_gave_up_goes_on_when_it_may_last_longer(network: networks.Network, tmp_path: Path) -> None:
     options = {"budgets": [100], "seed": 0}
-    (straight,) = snl.descend(network, make_data(), CONFIG, **options)
+    (straight,) = snl.snl(network, make_data(), CONFIG, **options)
     short = replace(CONFIG, max_epochs=straight.epoch - 1)
     with pytest.raises(JaxfairError, match="raise kappa or max_epochs"):
-        list(snl.descend(network, make_data(), short, progress_dir=tmp_path, **options))
+        list(snl.snl(network, make_data(), short, progress_dir=tmp_path, **options))
     epochs = []
-    (longer,) = snl.descend(
+    (longer,) = snl.snl(
         network, make_data(), CONFIG, progress_dir=tmp_path, on_epoch=lambda epoch, _: epochs.append(epoch), **options
     )
     assert epochs == [straight.epoch]
@@ -129,10 +129,10 @@ def test_a_descent_that_gave_up_goes_on_when_it_may_last_longer(network: network
 def test_the_progress_of_another_descent_is_not_continued(network: networks.Network, tmp_path: Path) -> None:
     """Another seed, or other weights to start from, in the same folder starts from its own beginning."""
     config, data = replace(CONFIG, checkpoint_seconds=0.0), make_data()
-    list(snl.descend(network, data, config, budgets=[100], seed=0, progress_dir=tmp_path))
+    list(snl.snl(network, data, config, budgets=[100], seed=0, progress_dir=tmp_path))
     for i, (other, seed) in enumerate(((network, 1), (networks.init(MODULE, (8, 8, 3), 1), 0)), 2):
-        (straight,) = snl.descend(other, data, config, budgets=[100], seed=seed)
-        (shared,) = snl.descend(other, data, config, budgets=[100], seed=seed, progress_dir=tmp_path)
+        (straight,) = snl.snl(other, data, config, budgets=[100], seed=seed)
+        (shared,) = snl.snl(other, data, config, budgets=[100], seed=seed, progress_dir=tmp_path)
         assert_same_bits(straight.network, shared.network)
         assert len(list(tmp_path.iterdir())) == i
 
@@ -162,7 +162,7 @@ def test_whatever_decides_the_descent_names_its_progress(
         (network, {"max_epochs": 1}),
     ):
         with pytest.raises(KeyboardInterrupt):
-            next(snl.descend(start, make_data(), replace(CONFIG, **change), budgets=[7], seed=0, progress_dir=tmp_path))
+            next(snl.snl(start, make_data(), replace(CONFIG, **change), budgets=[7], seed=0, progress_dir=tmp_path))
     assert len(set(asked)) == 2 + len(changes)
     assert asked[0] == asked[-1]
 
@@ -170,4 +170,4 @@ def test_whatever_decides_the_descent_names_its_progress(
 @pytest.mark.parametrize("change", [{"threshold": 1.5}, {"kappa": 0.0}, {"kappa": float("nan")}, {"temperature": 0.0}])
 def test_settings_that_would_mean_nothing_are_refused(network: networks.Network, change: dict) -> None:
     with pytest.raises(JaxfairError, match="give a positive kappa"):
-        snl.descend(network, make_data(), replace(CONFIG, **change), budgets=[7], seed=0)
+        snl.snl(network, make_data(), replace(CONFIG, **change), budgets=[7], seed=0)

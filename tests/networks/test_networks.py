@@ -257,7 +257,7 @@ def test_a_network_without_batch_norm_is_trained_linearized_and_kept(tmp_path: P
     assert network.batch_stats == {}
     assert masks.unit_count(network.masks) == 8 * 8 * 4 + 4 * 4 * 2
     assert masks.relu_count(masks.without_stages(network.masks, {1})) == 4 * 4 * 2
-    (snapshot,) = snl.descend(network, dataset, snl.SnlConfig(8, 4e-3, kappa=1e-2), budgets=[200], seed=0)
+    (snapshot,) = snl.snl(network, dataset, snl.SnlConfig(8, 4e-3, kappa=1e-2), budgets=[200], seed=0)
     assert masks.relu_count(snapshot.network.masks) == 200
     checkpoints.save(tmp_path, 0, snapshot.network)
     restored = checkpoints.restore(tmp_path, jax.eval_shape(lambda: start))

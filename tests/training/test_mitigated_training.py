@@ -68,13 +68,6 @@ def trained(config: MitigationConfig, examples: Examples, seed: jax.Array) -> ja
 
 
 @each_method
-def test_lowers_for_every_backend_without_float64(method: Method) -> None:
-    program = jax.jit(partial(trained, MitigationConfig(method)))
-    exported = jax.export.export(program, platforms=("cpu", "cuda", "tpu"))(two_rules(), jnp.asarray(0))
-    assert "f64" not in exported.mlir_module()
-
-
-@each_method
 def test_seeds_train_in_one_program(method: Method) -> None:
     config = MitigationConfig(method, rate=0.01, level=0.3)
     together = jax.vmap(partial(trained, config, two_rules()))(jnp.arange(2))

@@ -135,7 +135,7 @@ def test_the_snl_descent_gives_the_same_bits(both: tuple[data.Dataset, data.Data
     network = init(MODULE, (8, 8, 3), 0)
     config = snl.SnlConfig(batch_size=8, learning_rate=4e-3, kappa=1e-2, augment="cifar")
     images.seen.clear()
-    device, host = ([*snl.descend(network, dataset, config, budgets=[100, 7], seed=0)] for dataset in both)
+    device, host = ([*snl.snl(network, dataset, config, budgets=[100, 7], seed=0)] for dataset in both)
     for one, other in zip(device, host, strict=True):
         assert one[:2] == other[:2]
         assert_same_bits(one.network, other.network)

@@ -1,9 +1,5 @@
 """Training: the step, seeds together, resuming bit for bit, clear failures."""
 
-import os
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -167,38 +163,6 @@ def test_resuming_gives_the_bits_of_an_uninterrupted_run(tmp_path: Path) -> None
         assert_same_bits(straight.network, resumed.network)
         for name in ("loss", "accuracy"):
             np.testing.assert_array_equal(straight.history[name], resumed.history[name])
-
-
-KILLED = """
-import os, signal
-import numpy as np
-from tests.training import cases as t
-from dataclasses import replace
-from pathlib import Path
-def on_epoch(epoch, epochs, metrics):
-    if epoch == 3 and {kill}:
-        os.kill(os.getpid(), signal.SIGKILL)
-config = replace(t.CONFIG, epochs=5, checkpoint_seconds=0.0)
-fitted = t.fit_one(config=config, progress_dirs=[Path({folder!r})], on_epoch=on_epoch)
-np.savez({out!r}, *t.leaves(fitted.network), **fitted.history)
-"""
-
-
-def test_a_killed_process_resumes_to_the_same_bits(tmp_path: Path) -> None:
-    def run(folder: str, out: str, *, kill: bool) -> int:
-        code = KILLED.format(kill=kill, folder=str(tmp_path / folder), out=str(tmp_path / out))
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        return subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode
-
-    assert run("straight", "straight.npz", kill=False) == 0
-    assert run("killed", "killed.npz", kill=True) == -signal.SIGKILL
-    assert not (tmp_path / "killed.npz").exists()
-    assert saved_step(tmp_path / "killed") == 2
-    assert run("killed", "killed.npz", kill=False) == 0
-    with np.load(tmp_path / "straight.npz") as a, np.load(tmp_path / "killed.npz") as b:
-        assert sorted(a) == sorted(b)
-        for name in a:
-            np.testing.assert_array_equal(a[name], b[name])
 
 
 def test_a_diverging_loss_names_its_step() -> None:

@@ -21,11 +21,18 @@ _META = "batches.meta"
 _IN_FOLDERS = re.compile(r"((?:.*/)?(train|test))/([^/]+)/[^/]+")  # folder of the part, part, class
 _AGAIN = "unpack cifar-10-python.tar.gz again"
 
+
+def _no_bytes() -> bytes:
+    """Return empty bytes: what a pickle may ask of ``bytes``, which given a number would take that much memory."""
+    return b""
+
+
 # What pickles of arrays, bytes and lists call. Any other function that a pickle asks for could do harm.
 _ALLOWED = {
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
     ("_codecs", "encode"): str.encode,  # bytes, written by Python 3 for Python 2
+    **{(module, "bytes"): _no_bytes for module in ("__builtin__", "builtins")},  # and empty ones
     **{(f"numpy.{core}.multiarray", "_reconstruct"): np.zeros(1).__reduce__()[0] for core in ("core", "_core")},
     ("numpy._core.numeric", "_frombuffer"): np.zeros(1).__reduce_ex__(5)[0],
 }

@@ -2,7 +2,7 @@
 
 from itertools import takewhile
 
-from jaxfair.data.columns import PARTS, Index, Rejected, from_values, official_split
+from jaxfair.data.columns import PARTS, Index, Rejected, from_names, official_split
 from jaxfair.data.files import IMAGE_SUFFIXES, Files
 from jaxfair.data.layouts import find
 from jaxfair.errors import JaxfairError
@@ -14,7 +14,8 @@ def read(files: Files) -> Index:
     The class is the first folder, or the second where all images lie below ``train``, ``test``, ``val``, ``valid`` or
     ``validation``, which become the split. Folders that all images share are looked through. Folders below a class
     folder are not told apart; ``left_out`` says so, and lists the files that are no images by their extension.
-    ``rejected`` are images beside the class folders.
+    ``rejected`` are images beside the class folders. A folder's name is its class whatever it is, ``NA`` and ``None``
+    too.
 
     Raises:
         JaxfairError: There is no image, no class folder, or another folder beside those of official parts.
@@ -42,8 +43,8 @@ def read(files: Files) -> Index:
         title=files.path.absolute().name,
         names=list(kept),
         stream=lambda: files.rows(list(kept)),
-        columns={"class": from_values([folder[level] for folder in kept.values()])},
-        split=official_split(from_values([folder[0] for folder in kept.values()]) if level else None),
+        columns={"class": from_names([folder[level] for folder in kept.values()])},
+        split=official_split(from_names([folder[0] for folder in kept.values()]) if level else None),
         left_out=tuple(Rejected(find.several(which), reason) for reason, which in left_out.items() if which),
         rejected=tuple(Rejected(name, "lies beside the class folders") for name in images if name not in kept),
     )

@@ -12,13 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxfair.data.columns import Column, Index, Rejected, from_values, official_split
+from jaxfair.data.columns import Index, Rejected, from_values, official_split
 from jaxfair.data.files import Files
 from jaxfair.data.layouts.find import several
 from jaxfair.errors import JaxfairError, did_you_mean
-
-# As Python and pandas write floats: a CSV's 1.0 is then the value 1, as it is in Parquet. A gap is blank or nan.
-_FLOAT = re.compile(r"-?(\d+\.\d+(e[+-]\d+)?|\d+e[+-]\d+|inf)|nan|", re.IGNORECASE)
 
 
 class _Table(NamedTuple):
@@ -67,7 +64,7 @@ def read(table: Path, files: Files, path_column: str) -> Index:
             f"No row of the table '{table}' can be used ({rejected[0].name} {rejected[0].reason}); "
             f"paths are expected to be relative to '{files.path}', whose first file is '{files.names[0]}'."
         )
-    columns = {name: _encode([column[i] for i in kept.values()]) for name, column in cells.items()}
+    columns = {name: from_values([column[i] for i in kept.values()]) for name, column in cells.items()}
     unnamed = sorted(name for name in present - named.keys() if not _is_same(files.path / name, table))
     return Index(
         title=f"{files.path.absolute().name}, labels of {table.name}",
@@ -78,13 +75,6 @@ def read(table: Path, files: Files, path_column: str) -> Index:
         left_out=(Rejected(several(unnamed), f"named by no row of {table.name}"),) if unnamed else (),
         rejected=rejected,
     )
-
-
-def _encode(cells: Sequence[Any]) -> Column:
-    """Return a column; text that reads as floats throughout is read so, and all other text keeps its spelling."""
-    if all(_FLOAT.fullmatch(text.strip()) for text in {cell for cell in cells if isinstance(cell, str)}):
-        cells = [float(cell.strip() or "nan") if isinstance(cell, str) else cell for cell in cells]
-    return from_values(cells)
 
 
 def _named(

@@ -55,13 +55,6 @@ def test_collect_keeps_networks_seeds_and_groups_in_order(analyses: list[Run], r
         np.testing.assert_array_equal(variant.by_group["gradient_norm"], stored)
 
 
-def test_large_groups_have_at_least_the_average(tmp_path: Path) -> None:
-    found = tables.collect(make_analyses(tmp_path, train_count=(20, 400, 210)))
-    assert found.groups.large.tolist() == [False, True, True]
-    assert found.groups.order.tolist() == [1, 2, 0]
-    assert results_of_equal(tmp_path / "equal").groups.large.all()
-
-
 def results_of_equal(root: Path, seeds: int = 3) -> Results:
     return tables.collect(make_analyses(root, train_count=(50, 50, 50), test_count=(30, 30, 30), seeds=seeds))
 

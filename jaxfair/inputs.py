@@ -1,0 +1,284 @@
+"""The one door for arrays: what users hand to public functions, as arrays of a known kind, or one sentence.
+
+Rows are examples and are taken by position, never by an index that a table carries. A masked or missing value is never
+silently a number. Every refusal comes before anything is computed, and quotes a few values at most.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxfair.errors import JaxfairError
+
+Missing = Literal["refuse", "drop", "group"]
+"""What to do with examples whose group is missing: refuse them, leave them out, or make them a group of their own."""
+
+MISSING = "missing"
+"""Name of the group of the examples whose group is missing."""
+
+
+def quoted(values: Any, most: int = 5) -> str:
+    """Return a few values as text of bounded length."""
+    shown = [text if len(text := str(value)) <= 30 else f"{text[:29]}…" for value in list(values)[:most]]
+    more = len(values) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def as_array(values: Any, what: str) -> Any:
+    """Return an array of NumPy or JAX with the values in their order.
+
+    Takes arrays, lists, columns and tables of pandas and polars, tensors of PyTorch, and masked arrays that mask
+    nothing. An array of JAX that lies on several devices comes back to the host.
+
+    Args:
+        values: What the user gave.
+        what: Its name in an error, a plural such as ``labels``.
+
+    Raises:
+        JaxfairError: They are no numbers or texts in a regular shape, or some are masked.
+    """
+    if isinstance(values, jax.Array):
+        return values if len(values.devices()) == 1 else np.asarray(values)
+    if isinstance(values, np.ma.MaskedArray):
+        if np.ma.getmaskarray(values).any():
+            raise JaxfairError(f"{np.ma.count_masked(values)} of the {what} are masked; fill them or leave them out.")
+        return values.data
+    for method in ("detach", "cpu", "to_numpy", "numpy"):  # a tensor leaves its tape and device first
+        if not isinstance(values, np.ndarray) and callable(call := getattr(values, method, None)):
+            values = call()
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise JaxfairError(f"The {what} have no regular shape; give an array with one row an example.") from error
+
+
+def as_inputs(x: Any) -> Any:
+    """Return inputs as a pytree of arrays with the examples along their first axis, all equally many.
+
+    Raises:
+        JaxfairError: There is none, one is a single number or no numbers at all, or they differ in length.
+    """
+    leaves, tree = jax.tree.flatten(x, is_leaf=lambda leaf: not isinstance(leaf, dict | tuple | list) or _is_rows(leaf))
+    arrays = [as_array(leaf, "inputs") for leaf in leaves]
+    if not arrays:
+        raise JaxfairError("There are no inputs; give an array with the examples along its first axis.")
+    for array in arrays:
+        if not array.ndim:
+            raise JaxfairError("An input is a single number; give arrays with the examples along their first axis.")
+        if not (jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool):
+            raise JaxfairError(f"Inputs have type {array.dtype}; give numbers.")
+    if len({len(array) for array in arrays}) > 1:
+        raise JaxfairError(f"The inputs have {quoted(sorted({len(a) for a in arrays}))} examples; give equally many.")
+    return jax.tree.unflatten(tree, arrays)
+
+
+def _is_rows(values: Any) -> bool:
+    """Whether a list or tuple holds numbers, in rows or not, rather than arrays that are inputs of their own."""
+    return isinstance(values, list | tuple) and all(
+        np.isscalar(v) or (isinstance(v, list) and _is_rows(v)) for v in values
+    )
+
+
+def as_labels(y: Any, num_classes: int | None = None) -> np.ndarray | jax.Array:
+    """Return labels as integers of shape (n,): of integers, whole floats, booleans, one column, or one-hot rows.
+
+    Args:
+        y: Labels, one for each example.
+        num_classes: Number of classes; None where it is not known yet.
+
+    Raises:
+        JaxfairError: They are none of these, or not among the classes.
+    """
+    label = as_array(y, "labels")
+    if label.dtype == object:
+        label = _unboxed(label)
+    if label.ndim == 2 and label.shape[1] == 1:
+        label = label[:, 0]
+    numeric = jnp.issubdtype(label.dtype, jnp.number) or label.dtype == bool
+    if label.ndim == 2 and numeric and label.size and _is_one_hot(np.asarray(label)):
+        label = np.asarray(label).argmax(axis=1)
+    if label.ndim != 1 or not numeric:
+        raise JaxfairError(f"Labels have type {label.dtype} and shape {label.shape}; expected integers of shape (n,).")
+    if not jnp.issubdtype(label.dtype, jnp.integer):
+        values = np.asarray(label, np.float64)
+        if (odd := np.flatnonzero(~np.isfinite(values) | (values != np.round(values)))).size:
+            raise JaxfairError(f"The label of example {odd[0]} is {values[odd[0]]:g}; labels are whole numbers from 0.")
+        label = values.astype(np.int32)
+    host = np.asarray(label)
+    too_large = False if num_classes is None else host >= num_classes
+    if (wrong := np.flatnonzero((host < 0) | too_large)).size:
+        classes = "classes" if num_classes is None else f"the {num_classes} classes"
+        raise JaxfairError(f"The label of example {wrong[0]} is {host[wrong[0]]}; {classes} count from 0.")
+    return label
+
+
+def _unboxed(values: np.ndarray) -> np.ndarray:
+    """Return an array of objects as one of numbers, where they are numbers."""
+    try:
+        return np.array(values.tolist())
+    except ValueError:
+        return values
+
+
+def _is_one_hot(rows: np.ndarray) -> bool:
+    return rows.shape[1] > 1 and bool(np.isin(rows, (0, 1)).all() and (rows.sum(axis=1) == 1).all())
+
+
+def as_groups(
+    group: Any, names: Sequence[Any] | None = None, missing: Missing = "refuse"
+) -> tuple[np.ndarray, tuple[str, ...], np.ndarray]:
+    """Return the group of each example as a number, the groups' names, and which examples are kept.
+
+    Groups may be integers, texts, categories or anything that can be told apart; numbers may have gaps.
+
+    Args:
+        group: Group of each example, one for each.
+        names: Names of the groups 0..G-1, where ``group`` holds integers. None names the groups that occur by their
+            values, in their order.
+        missing: What to do with examples whose group is masked, None or not a number.
+
+    Returns:
+        Integers 0..G-1 of shape (n,), -1 for what is left out; G names; booleans of shape (n,).
+
+    Raises:
+        JaxfairError: Groups are missing and refused, not in one column, or not among those that have names.
+    """
+    if missing not in ("refuse", "drop", "group"):
+        raise JaxfairError(f"There is no policy '{missing}' for missing groups; give refuse, drop or group.")
+    masked = np.ma.getmaskarray(group) if isinstance(group, np.ma.MaskedArray) else None
+    values = np.asarray(as_array(group.data if isinstance(group, np.ma.MaskedArray) else group, "groups"))
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.ndim != 1:
+        raise JaxfairError(f"The groups have shape {values.shape}; give one for each example.")
+    absent = _absent(values) | (False if masked is None else masked)
+    if absent.any() and missing == "refuse":
+        raise JaxfairError(
+            f"{absent.sum()} of {len(values)} examples have no group, the first is example {np.argmax(absent)}; give "
+            "missing='drop' to leave them out or missing='group' to make them a group."
+        )
+    codes = np.full(len(values), -1)
+    if names is not None:
+        codes[~absent] = _numbered(values[~absent], len(names))
+        found = tuple(str(name) for name in names)
+    else:
+        if values.dtype.kind in "if" and (values[~absent] < 0).any():
+            ends = values[~absent].min(), values[~absent].max()
+            raise JaxfairError(f"The groups run from {ends[0]:g} to {ends[1]:g}; mark a missing one by NaN or None.")
+        kinds, codes[~absent] = _distinct(values[~absent])
+        found = tuple(_name(kind) for kind in kinds)
+    if missing == "group" and absent.any():
+        codes[absent], found = len(found), (*found, MISSING)
+    if len(set(found)) < len(found):
+        raise JaxfairError(f"Two groups have one name among {quoted(found)}; give every group a name of its own.")
+    return codes, found, codes >= 0
+
+
+def _absent(values: np.ndarray) -> np.ndarray:
+    """Return which values are missing: None, not a number, or not a time; NaN is the one value that is not itself."""
+    if values.dtype.kind == "O":
+        return np.array([value is None or _is_nan(value) for value in values], bool)
+    return values != values if values.dtype.kind in "fcmM" else np.zeros(len(values), bool)
+
+
+def _is_nan(value: Any) -> bool:
+    try:
+        return bool(value != value)
+    except (TypeError, ValueError):  # pandas.NA has no truth value
+        return True
+
+
+def _numbered(values: np.ndarray, count: int) -> np.ndarray:
+    """Return groups that have names as their numbers."""
+    if values.dtype.kind in "fbO":
+        whole = np.array([float(v) if isinstance(v, int | float | np.number | np.bool_) else np.nan for v in values])
+        if not (whole == np.round(whole)).all():
+            raise JaxfairError("The groups are no whole numbers, but have names; give numbers, or no group_names.")
+        values = whole.astype(int)
+    if values.dtype.kind not in "iu":
+        raise JaxfairError(f"The groups have type {values.dtype}, but names by number; give no group_names with them.")
+    if values.size and not 0 <= values.min() <= values.max() < count:
+        raise JaxfairError(
+            f"There are {count} group names for groups {values.min()} to {values.max()}; give one for each."
+        )
+    return values
+
+
+def _distinct(values: np.ndarray) -> tuple[list[Any], np.ndarray]:
+    """Return the values that occur, in their order if they have one, and the place of each value among them."""
+    if values.dtype.kind != "O":
+        kinds, codes = np.unique(values, return_inverse=True)
+        return kinds.tolist(), codes
+    try:
+        found = dict.fromkeys(values.tolist())
+    except TypeError as error:
+        raise JaxfairError("A group is a list or a set; give each example one name.") from error
+    try:
+        kinds = sorted(found)
+    except TypeError:  # of several types, which have no common order
+        kinds = list(found)
+    place = {kind: i for i, kind in enumerate(kinds)}
+    return kinds, np.array([place[value] for value in values.tolist()], int)
+
+
+def _name(kind: Any) -> str:
+    return str(int(kind)) if isinstance(kind, float) and kind.is_integer() else str(kind)
+
+
+def check_lengths(**lengths: int) -> None:
+    """Raise a JaxfairError unless all are equal; the names are those of the arguments."""
+    if len(set(lengths.values())) > 1:
+        given = ", ".join(f"{count} {name}" for name, count in lengths.items())
+        raise JaxfairError(f"There are {given}; give one of each for every example.")
+
+
+def check_parameters(params: Any) -> None:
+    """Raise a JaxfairError unless parameters are arrays of float32 or float64, which second derivatives need."""
+    if not jax.tree.leaves(params):
+        raise JaxfairError("There are no parameters; give a pytree of floating-point arrays.")
+    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if not hasattr(leaf, "dtype") or leaf.dtype not in (jnp.float32, jnp.float64):
+            kind = leaf.dtype if hasattr(leaf, "dtype") else type(leaf).__name__
+            raise JaxfairError(
+                f"The parameter '{name}' has type {kind}; second derivatives need arrays of float32 or float64: "
+                "convert it, or keep it out of params."
+            )
+        if isinstance(leaf, jax.Array) and leaf.is_deleted():
+            raise JaxfairError(f"The parameter '{name}' was donated to a jitted function and is gone; keep a copy.")
+
+
+def as_examples(logits_fn: Any, params: Any, x: Any, y: Any, *, labelled: bool) -> tuple[Any, Any, Any]:
+    """Return parameters, inputs and labels as arrays that fit the model and one another.
+
+    Args:
+        logits_fn: ``(params, x) -> logits``, of whose shape alone something is asked.
+        params: Its parameters, float32 or float64.
+        x: Inputs, n examples along the first axis.
+        y: Labels, or what a loss of the user's takes, n examples along the first axis.
+        labelled: Whether ``y`` has to hold one class for each example, as cross-entropy needs.
+
+    Raises:
+        JaxfairError: They do not fit, or are not what they have to be.
+    """
+    check_parameters(params)
+    params, x = on_one_device(params), as_inputs(x)
+    y = as_labels(y) if labelled else as_array(y, "labels")
+    inputs = len(jax.tree.leaves(x)[0])
+    check_lengths(inputs=inputs, labels=len(y) if np.ndim(y) else 0)
+    if labelled and inputs:
+        shape = getattr(jax.eval_shape(logits_fn, params, jax.tree.map(lambda leaf: leaf[:1], x)), "shape", ())
+        y = as_labels(y, shape[1] if len(shape) == 2 else None)
+    return params, x, y
+
+
+def on_one_device(tree: Any) -> Any:
+    """Return arrays that lie on several devices, replicated or sharded, on the host; all others as they are."""
+
+    def fetch(leaf: Any) -> Any:
+        return np.asarray(leaf) if isinstance(leaf, jax.Array) and len(leaf.devices()) > 1 else leaf
+
+    return jax.tree.map(fetch, tree)

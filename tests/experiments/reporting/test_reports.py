@@ -1,0 +1,78 @@
+"""A report's folder: replaced as a whole or not at all, and never anything else than a report."""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from experiments.reporting import reports
+from jaxfair.errors import JaxfairError
+
+
+def write(folder: Path, text: str) -> None:
+    """Write a report of one page and one more file named after its text."""
+    with reports.replacing(folder) as made:
+        (made / "report.html").write_text(text)
+        (made / f"{text}.csv").write_text(text)
+
+
+def no_space(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_new_report_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
+    for text in ("old", "new"):
+        write(tmp_path / "deep" / "report", text)
+        assert {path.name for path in (tmp_path / "deep" / "report").iterdir()} == {"report.html", f"{text}.csv"}
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["report"]  # no scratch folder is left
+
+
+def test_an_empty_folder_is_taken_and_any_other_is_not(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    write(tmp_path / "empty", "first")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
+    with pytest.raises(JaxfairError, match="holds something else than a report, which would be lost"):
+        write(tmp_path / "mine", "x")
+    assert (tmp_path / "mine" / "thesis.tex").read_text() == "years of work"
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "report"):
+        with pytest.raises(JaxfairError, match="cannot be written"):
+            write(folder, "x")
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_failing_move_leaves_the_old_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int) -> None:
+    write(tmp_path / "report", "old")
+    moves = []
+
+    def fails_once(real: Callable[..., None]) -> Callable[..., None]:
+        def move(*arguments: object, **options: object) -> None:
+            moves.append(arguments)
+            (no_space if len(moves) == failing else real)(*arguments, **options)
+
+        return move
+
+    monkeypatch.setattr(os, "rename", fails_once(os.rename))
+    monkeypatch.setattr(os, "replace", fails_once(os.replace))
+    monkeypatch.setattr(shutil, "copytree", no_space)  # what shutil.move tries next
+    with pytest.raises(JaxfairError, match=r"cannot be written to .*No space left.*runs are kept"):
+        write(tmp_path / "report", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {"report.html", "old.csv"}
+
+
+def test_a_record_of_another_study_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "report").mkdir()
+    record = {"study": "hardware", "title": "t", "command": ["c"], "runs": []}
+    (tmp_path / "report" / "runs.json").write_text(json.dumps(record))
+    assert reports.read_record(tmp_path) == reports.read_record(tmp_path, "hardware") == record
+    with pytest.raises(JaxfairError, match="is a hardware study; give the --out of a linearization study"):
+        reports.read_record(tmp_path, "linearization")
+    del record["study"]  # as before there were several
+    (tmp_path / "report" / "runs.json").write_text(json.dumps(record))
+    assert reports.read_record(tmp_path, "linearization") == record
