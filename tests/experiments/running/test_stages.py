@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments.running import stages
 from experiments.running.progress import Progress
-from experiments.running.records import Workspace, load_network, open_run
+from experiments.running.records import Workspace, carry_out, load_network, open_run
 from jaxfair import data
 from jaxfair.networks import ResNet, init
 from jaxfair.training.fit import TrainConfig, fit
@@ -24,5 +24,6 @@ def test_an_order_seed_changes_the_order_alone(tmp_path: Path) -> None:
         space = Workspace(tmp_path, train_set, train_set, {"name": "made", "image_shape": (8, 8, 1)}, progress)
         run = open_run(space, "train", "made", 3, module, {"label": "made"}, {})
         stages.fit(space, [run], config, "train", lambda _: network, None, order_seed=5)
+        carry_out(space)
     (expected,) = fit([network], train_set, config, seeds=[3], order_seeds=[8])
     jax.tree.map(np.testing.assert_array_equal, load_network(run), expected.network)
