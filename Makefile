@@ -29,8 +29,8 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-# A worker needs about 2 GB of memory. Files are begun in the order of their names, the heaviest folders first.
-PYTEST = $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
+# A file's tests share fixtures and so a worker, which needs about 2 GB of memory; the heaviest folders come first.
+PYTEST = $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 test: lint
 	$(PYTEST)

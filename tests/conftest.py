@@ -27,23 +27,6 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give the tests of a file to one worker, which makes their fixtures once, and so all that read a shared study.
-
-    These come first: they are the largest group. A test that is marked with a group of its own stays in that.
-    """
-    shared = {item: any(hasattr(getattr(item, "module", None), name) for name in STUDIES) for item in items}
-    items.sort(key=lambda item: not shared[item])
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            group = "studies" if shared[item] else item.nodeid.partition("::")[0]
-            item.add_marker(pytest.mark.xdist_group(group))
-
-
-STUDIES = ("made_once", "hardware_made_once")
-"""What makes a study for several files, in ``study.py``; a worker that is asked for one again has it."""
-
 MOST_MAPS = 20_000
 """Memory maps of a process, of which Linux allows 65,530: compiled programs have many, and beyond that XLA crashes."""
 

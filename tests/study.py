@@ -1,9 +1,10 @@
 """A study small enough to be run many times in tests, and analyses made by hand. Not a test itself."""
 
+import fcntl
 import functools
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -42,9 +43,10 @@ CONFIGURED = (
 )
 
 
-def call(out: Path, *options: str) -> int:
-    """Run the tiny study in this process and return the exit status."""
-    return linearization.main([*TINY, "--out", str(out), *options])
+def call(out: Path, *options: str, drawn: bool = False) -> int:
+    """Run the tiny study in this process and return the exit status; its figures are empty unless ``drawn``."""
+    with nullcontext() if drawn else mock.patch("experiments.reporting.drawing.save", sketch):
+        return linearization.main([*TINY, "--out", str(out), *options])
 
 
 @contextmanager
@@ -64,18 +66,28 @@ def command_line(cache: Path) -> Iterator[None]:
         compilation_cache.reset_cache()  # or all later tests would go on writing to it
 
 
+def once(folder: Path, name: str, make: Callable[[Path], int]) -> Path:
+    """Return the study that the first of a session's workers to ask for it has made; the others wait, and only read."""
+    shared = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    with (shared / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        made = shared / f"{name}.made"
+        if not made.exists():
+            assert make(shared / name) == 0
+            made.touch()
+    return shared / name
+
+
 @functools.cache
 def made_once(folder: Path) -> Path:
-    """Make the tiny study in ``folder`` when it is asked for first, and return where it lies; tests only read it."""
-    assert call(folder / "tiny") == 0
-    return folder / "tiny"
+    """Make the tiny study when it is asked for first, and return where it lies; ``folder`` is pytest's base."""
+    return once(folder, "tiny", lambda out: call(out, drawn=True))
 
 
 @functools.cache
 def hardware_made_once(folder: Path) -> Path:
     """Do the same for the tiny hardware study."""
-    assert hardware.main([*TINY_HARDWARE, "--out", str(folder / "tiny-hardware")]) == 0
-    return folder / "tiny-hardware"
+    return once(folder, "tiny-hardware", lambda out: hardware.main([*TINY_HARDWARE, "--out", str(out)]))
 
 
 def finished(out: Path) -> dict[str, Run]:

@@ -49,7 +49,7 @@ def times(out: Path) -> dict[Path, int]:
 def test_a_second_call_makes_no_run(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(out, tmp_path / "again")
     before = times(tmp_path / "again")
-    assert call(tmp_path / "again") == 0
+    assert call(tmp_path / "again", drawn=True) == 0
     assert times(tmp_path / "again") == before
     captured = capsys.readouterr()
     assert captured.err == "8 runs were finished before and are kept.\n"
