@@ -75,7 +75,7 @@ class Estimate(NamedTuple):
 
         with np.errstate(divide="ignore", invalid="ignore"):
             statistic = np.abs(np.asarray(self.value, float) - null) / np.sqrt(self.variance)
-        return 2 * t.sf(statistic, self.freedom)
+        return np.asarray(2 * t.sf(statistic, self.freedom))
 
 
 def over_seeds(values: np.ndarray) -> Estimate:
@@ -114,7 +114,7 @@ def over_seeds_and_examples(values: Sequence[np.ndarray], weights: Sequence[floa
     variance = max(sum(v for v, _ in terms) - cells, *(v for v, _ in terms))
     spread = sum(v**2 / n for v, n in terms)
     freedom = max(variance**2 / spread, min(n for _, n in terms)) if spread > 0 else max(n for _, n in terms)
-    return Estimate(np.mean(by_seed), np.asarray(variance), np.asarray(freedom))
+    return Estimate(np.asarray(np.mean(by_seed)), np.asarray(variance), np.asarray(freedom))
 
 
 def drop_parts(before: np.ndarray, after: np.ndarray) -> np.ndarray:
@@ -214,4 +214,5 @@ def rank_p_value(x: np.ndarray, y: np.ndarray, *, shared: bool, seed: int = 0) -
             chance = np.add.outer(chance, row / len(found)).ravel()
     else:
         chance = np.mean([rng.choice(row, 200_000) for row in found], axis=0)
-    return observed, float((chance >= observed - 1e-9).mean())
+    # The order that was seen is one of the orders, whether it was drawn or not (Phipson and Smyth 2010).
+    return observed, float(max((chance >= observed - 1e-9).mean(), 1 / len(chance)))

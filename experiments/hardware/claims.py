@@ -12,7 +12,7 @@ import numpy as np
 from experiments.hardware import tables as numbers
 from experiments.hardware.results import Comparison, Hardware
 from experiments.linearization.claims import CHEAP
-from experiments.reporting.verdicts import Claim, Missing, decide, rank_correlations
+from experiments.reporting.verdicts import Claim, Measured, Missing, corrected, decide, rank_correlations
 
 RHO = "Spearman correlation over groups of"
 NATS = "nats"
@@ -21,8 +21,8 @@ NATS = "nats"
 # fmt: off
 def claims(hardware: Hardware) -> list[Claim]:
     """Decide every finding; one that cannot be decided is listed too."""
-    return [*_of_groups(hardware), *_of_rounding(hardware), *_of_alignment(hardware), *_of_linearization(hardware),
-            _of_repeat(hardware)]
+    return corrected([*_of_groups(hardware), *_of_rounding(hardware), *_of_alignment(hardware),
+                      *_of_linearization(hardware), _of_repeat(hardware)])
 
 
 def _of_groups(hardware: Hardware) -> list[Claim]:
@@ -103,7 +103,7 @@ def _counts(comparison: Comparison, kind: str) -> str:
     return f"{len(numbers.of_kind(comparison, kind))} {kind} profiles beside the reference"
 
 
-def _ranks(hardware: Hardware, x: str, y: str) -> tuple[np.ndarray, str, str]:
+def _ranks(hardware: Hardware, x: str, y: str) -> tuple[Measured, str, str]:
     """Rank groups by two quantities at the reference; a kind of profile stands for Delta over it."""
     plain = hardware.comparisons[0]
     shape = plain.reference.groups["loss"].shape
