@@ -48,7 +48,7 @@ def differences(results: Results, network: Variant) -> tuple[Difference, ...]:
     if not known[reference]:
         name = results.groups.names[reference]
         raise Missing(f"the full network of some seed is never right in group {name}, the reference; name another one")
-    others = [g for g in np.flatnonzero(known) if g != reference]
+    others = [int(g) for g in np.flatnonzero(known) if g != reference]
     if not others:
         raise Missing("there is no second group to compare with")
     estimates = [drop_contrast(results, (network, _unit(results, g) - _unit(results, reference))) for g in others]
@@ -61,7 +61,7 @@ def differences(results: Results, network: Variant) -> tuple[Difference, ...]:
             verdict = "too few seeds"
         elif corrected < LEVEL and (points.low > 0 or points.high < 0):
             verdict = "more" if points.low > 0 else "less"
-        found.append(Difference(int(g), points, p, float(corrected), verdict))
+        found.append(Difference(g, points, p, float(corrected), verdict))
     return tuple(sorted(found, key=lambda difference: -difference.points.mean))
 
 
