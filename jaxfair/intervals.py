@@ -75,7 +75,7 @@ class Estimate(NamedTuple):
 
         with np.errstate(divide="ignore", invalid="ignore"):
             statistic = np.abs(np.asarray(self.value, float) - null) / np.sqrt(self.variance)
-        return 2 * t.sf(statistic, self.freedom)
+        return np.asarray(2 * t.sf(statistic, self.freedom))
 
 
 def over_seeds(values: np.ndarray) -> Estimate:
@@ -214,4 +214,5 @@ def rank_p_value(x: np.ndarray, y: np.ndarray, *, shared: bool, seed: int = 0) -
             chance = np.add.outer(chance, row / len(found)).ravel()
     else:
         chance = np.mean([rng.choice(row, 200_000) for row in found], axis=0)
-    return observed, float((chance >= observed - 1e-9).mean())
+    # The order that was seen is one of the orders, whether it was drawn or not (Phipson and Smyth 2010).
+    return observed, float(max((chance >= observed - 1e-9).mean(), 1 / len(chance)))

@@ -127,6 +127,8 @@ def test_many_items_are_sampled_and_the_same_again() -> None:
     first = rank_p_value(x, y, shared=False)
     assert first == rank_p_value(x, y, shared=False)
     assert 0 < first[1] <= 1
+    x = np.tile(np.arange(12.0), (2, 1))
+    assert rank_p_value(x, x, shared=True)[1] == pytest.approx(1 / 40320), "the order seen is one of them, so never 0"
 
 
 def networks(rng: np.random.Generator, seeds: int, examples: int, levels: tuple[float, float]) -> Any:

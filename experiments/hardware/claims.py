@@ -12,7 +12,16 @@ import numpy as np
 
 from experiments.hardware import tables as numbers
 from experiments.hardware.results import Comparison, Hardware
-from experiments.reporting.verdicts import CHEAP, Claim, Missing, decide, rank_correlations, small_groups
+from experiments.reporting.verdicts import (
+    CHEAP,
+    Claim,
+    Measured,
+    Missing,
+    corrected,
+    decide,
+    rank_correlations,
+    small_groups,
+)
 
 RHO = "Spearman correlation over groups of"
 NATS = "nats"
@@ -21,8 +30,8 @@ NATS = "nats"
 # fmt: off
 def claims(hardware: Hardware) -> list[Claim]:
     """Decide every finding; one that cannot be decided is listed too."""
-    return [*_of_groups(hardware), *_of_rounding(hardware), *_of_alignment(hardware), *_of_linearization(hardware),
-            _of_repeat(hardware)]
+    return corrected([*_of_groups(hardware), *_of_rounding(hardware), *_of_alignment(hardware),
+                      *_of_linearization(hardware), _of_repeat(hardware)])
 
 
 def _of_groups(hardware: Hardware) -> list[Claim]:
@@ -103,7 +112,7 @@ def _counts(comparison: Comparison, kind: str) -> str:
     return f"{len(numbers.of_kind(comparison, kind))} {kind} profiles beside the reference"
 
 
-def _ranks(hardware: Hardware, x: str, y: str) -> tuple[np.ndarray, str, str]:
+def _ranks(hardware: Hardware, x: str, y: str) -> tuple[Measured, str, str]:
     """Rank groups by two quantities at the reference; a kind of profile stands for Delta over it."""
     plain = hardware.comparisons[0]
     shape = plain.reference.by_group["loss"].shape

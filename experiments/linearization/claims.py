@@ -1,23 +1,40 @@
-"""The findings of Das et al. 2024 as numbers: one statistic each, its interval over seeds, and whether it is borne out.
+"""The findings of Das et al. 2024 as numbers: one statistic each, its interval, and whether it is borne out.
 
-The intervals are over training seeds. All seeds share one split, so they say nothing about other test images. "Small"
-and "large" groups are those of ``reporting.groups``, and every group counts the same in a mean over groups.
+Intervals of drops and accuracies are over training seeds and test images together, all others over seeds. All seeds
+share one split of the data. "Small" and "large" groups are those of ``reporting.groups``, and every group counts the
+same in a mean over groups.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
 import numpy as np
 
 from experiments.linearization import results as tables
-from experiments.linearization.results import Results, Variant
-from experiments.reporting.verdicts import CHEAP, Claim, Missing, Side, decide, rank_correlations, small_groups, stored
+from experiments.linearization.results import DROP, Results, Variant
+from experiments.reporting.verdicts import (
+    CHEAP,
+    Claim,
+    Measured,
+    Missing,
+    Side,
+    corrected,
+    decide,
+    rank_correlations,
+    small_groups,
+    stored,
+)
+from jaxfair import intervals
 from jaxfair.bounds import excess_loss_bound
+from jaxfair.intervals import Scale
 from jaxfair.runs import Run
 
 UNHARMED = 2.0  # "nearly unharmed" is a smaller relative drop, in percent
 SEVERAL = 3  # times as much
+IDLE = 100  # times the rise of the loss: a bound that far away says nothing
+# What is too small to matter, whatever its p-value.
+POINTS, RIGHT, NATS, RATIO, DISTANCE = 0.5, 0.005, 0.01, 0.1, 0.01
 COMPARABLE = 2  # ReLU counts that differ by a larger factor are not compared
 TERMS = (("first", "gradient"), ("second", "eigenvalue"))
 FEWER, RHO = "Spearman correlation over budgets of fewer ReLUs with", "Spearman correlation over groups of"
@@ -39,7 +56,7 @@ def claims(analysed: Results | Sequence[Run]) -> list[Claim]:
         JaxfairError: the analyses do not belong together.
     """
     results = analysed if isinstance(analysed, Results) else tables.collect(analysed)
-    return [*_of_harm(results), *_of_suspects(results), *_of_mitigation(results)]
+    return corrected([*_of_harm(results), *_of_suspects(results), *_of_mitigation(results)])
 
 
 # fmt: off
@@ -47,19 +64,23 @@ def _of_harm(results: Results) -> list[Claim]:
     judge = partial(decide, results)
     return [
         judge("small_lose_more", "Small groups lose more than large ones at the tightest SNL budget",
-              "relative drop of small - of large groups, percentage points", _lose, "small"),
+              "relative drop of small - of large groups, percentage points", _lose, "small",
+              floor=POINTS),
         judge("smallest_several_times", f"There the smallest group loses over {SEVERAL} times as much as large ones",
-              f"relative drop of the smallest - {SEVERAL} x of large groups (or 0), points", _lose, "smallest"),
+              f"relative drop of the smallest - {SEVERAL} x of large groups (or 0), points", _lose, "smallest",
+              floor=POINTS),
         judge("large_unharmed", "Large groups are nearly unharmed there",
               "relative drop of large groups, percent", _lose, "large", side="below", threshold=UNHARMED),
         judge("harm_grows", "Small groups lose more the fewer ReLUs are left (SNL)",
               f"{FEWER} the relative drop of small groups", _as_relus_go, "relative_drop_percent"),
         judge("snl_milder", "SNL is milder than DeepReDuce at the nearest budgets",
-              "relative drop with DeepReDuce - with SNL, mean over groups, percentage points", _methods, np.mean),
+              "relative drop with DeepReDuce - with SNL, mean over groups, percentage points", _methods, "mean",
+              floor=POINTS),
         judge("snl_steadier", "SNL is steadier than DeepReDuce there: groups differ less in what they lose",
-              "standard deviation over groups of the drop with DeepReDuce - with SNL, points", _methods, np.std),
+              "standard deviation over groups of the drop with DeepReDuce - with SNL, points", _methods, "spread",
+              floor=POINTS),
         judge("snl_beats_random", "SNL's choice of ReLUs beats a random one of as many, at the tightest budget",
-              "accuracy with SNL - with a random mask", _against_random),
+              "accuracy with SNL - with a random mask", _against_random, floor=RIGHT),
         judge("bound_holds", "The bound of Theorem 4.4 holds for most groups at the tightest SNL budget",
               "share of groups whose loss rises by no more than the bound", _bound, "bound", threshold=0.5),
         *(judge(f"bound_{key}_foretells_loss", f"The {name} term of that bound tells which groups' loss rises more",
@@ -72,7 +93,7 @@ def _of_suspects(results: Results) -> list[Claim]:
     return [
         *(judge(f"small_{key}", f"On the full network small groups have a {what} {name}",
                 f"{name}, {'log2 of small / large' if side == 'above' else 'small - large'} groups",
-                _small_against_large, key, side == "above", side=side)
+                _small_against_large, key, side == "above", side=side, floor=RATIO if side == "above" else DISTANCE)
           for key, name, what, side in SUSPECTS),
         *(judge(f"{key}_foretells_drop", f"Groups with a {what} {name} before linearization lose more",
                 f"{RHO} {name} with the relative drop at the tightest SNL budget", _foretells_drop, key, side=side)
@@ -86,10 +107,11 @@ def _of_mitigation(results: Results) -> list[Claim]:
     found, judge = [], partial(decide, results)
     for kind in dict.fromkeys(kind for v in results.variants if (kind := _kind(v))) or ("any",):
         found.append(judge(f"mitigation_helps ({kind})", f"Mitigation ({kind}) helps small groups",
-                           "relative drop of small groups without - with it, points", _mitigated, kind, "drop"))
+                           "relative drop of small groups without - with it, points", _mitigated, kind, "drop",
+                           floor=POINTS))
         found.append(judge(f"mitigation_narrows ({kind})", f"Mitigation ({kind}) brings the groups' losses together",
                            "largest distance of a group's loss from their mean, without - with it, nats", _mitigated,
-                           kind, "gap"))
+                           kind, "gap", floor=NATS))
         found.append(judge(f"mitigation_cheap ({kind})", f"Mitigation ({kind}) costs little accuracy",
                            "accuracy without - with it", _mitigated, kind, "all", side="below", threshold=CHEAP))
     return found
@@ -138,19 +160,38 @@ def _drops(network: Variant, members: np.ndarray) -> np.ndarray:
     return network.by_group["relative_drop_percent"][:, members & _known(network)]
 
 
-def _lose(results: Results, who: Literal["large", "small", "smallest"]) -> tuple[np.ndarray, str]:
+def _mean(network: Variant, members: np.ndarray) -> np.ndarray:
+    """Return the weights of a mean over those of some groups that have a drop, shape (groups,)."""
+    _drops(network, members)
+    return (members & _known(network)) / (members & _known(network)).sum()
+
+
+def _contrast(results: Results, *terms: tuple[Variant, np.ndarray], scale: Scale = "real") -> Measured:
+    """Return a weighted sum of groups' drops, over seeds and test images together."""
+    return Measured(tables.drop_contrast(results, *terms), len(terms[0][0].seeds), scale)
+
+
+def _accuracies(one: Variant, other: Variant) -> Measured:
+    """Return the accuracy of one network less that of another, over seeds and test images together."""
+    return Measured(intervals.over_seeds_and_examples([one.correct - other.correct]), len(one.seeds))
+
+
+def _lose(results: Results, who: Literal["large", "small", "smallest"]) -> tuple[Measured, str]:
     network, counts = _networks(results, "snl")[0], results.groups.train_count
-    values = large = _drops(network, results.groups.large).mean(axis=1)
+    large = _mean(network, results.groups.large)
+    if who == "large":
+        return _contrast(results, (network, large), scale="percent"), _named(results, network)
     if who == "small":
-        values = _drops(network, _small(results)).mean(axis=1) - large
-    if who == "smallest":  # not a ratio, which has no mean near 0; where large groups gained, any loss will do
-        values = _drops(network, _small(results) & (counts == counts.min())).mean(axis=1) - SEVERAL * large.clip(0)
-    return values, _named(results, network)
+        weights = _mean(network, _small(results)) - large
+    else:  # not a ratio, which has no mean near 0; where large groups gained, any loss will do
+        lost = _drops(network, results.groups.large).mean(axis=1, keepdims=True) > 0
+        weights = _mean(network, _small(results) & (counts == counts.min())) - SEVERAL * lost * large
+    return _contrast(results, (network, weights)), _named(results, network)
 
 
-def _as_relus_go(results: Results, name: str) -> tuple[np.ndarray, str, str]:
+def _as_relus_go(results: Results, name: str) -> tuple[Measured, str, str]:
     networks = _networks(results, "snl")
-    if name == "relative_drop_percent":  # of the full network it is 0 by definition
+    if name == DROP:  # of the full network it is 0 by definition
         values = [_drops(network, _small(results)).mean(axis=1) for network in networks]
     else:
         networks += _networks(results, "full")
@@ -167,13 +208,25 @@ def _small_against_large(results: Results, name: str, ratio: bool) -> tuple[np.n
     return np.log2(small / large) if ratio else small - large, f"small {small.mean():.3g}, large {large.mean():.3g}"
 
 
-def _foretells_drop(results: Results, name: str) -> tuple[np.ndarray, str, str]:
+def _foretells_drop(results: Results, name: str) -> tuple[Measured, str, str]:
     full, network = _networks(results, "full")[0], _networks(results, "snl")[0]
     x, y = _quantity(full, name)[:, _known(network)], _drops(network, _known(network))
     return *rank_correlations(x, y, "groups"), _named(results, network)
 
 
-def _methods(results: Results, over_groups: Callable[..., np.ndarray]) -> tuple[np.ndarray, str]:
+def _spread(network: Variant) -> np.ndarray:
+    """Return weights with which each seed's drops sum to their standard deviation over groups, (seeds, groups).
+
+    They are its derivatives too, so that the noise of the sum is that of the standard deviation to first order.
+    """
+    known = _known(network)
+    drops = np.where(known, network.by_group[DROP], 0.0)
+    apart = np.where(known, drops - drops.sum(axis=1, keepdims=True) / known.sum(), 0.0)
+    length = np.sqrt((apart**2).sum(axis=1, keepdims=True) * known.sum())
+    return np.divide(apart, length, out=np.zeros_like(apart), where=length > 0)
+
+
+def _methods(results: Results, what: Literal["mean", "spread"]) -> tuple[Measured, str]:
     def apart(pair: tuple[Variant, Variant]) -> float:
         few, many = sorted(network.relu_count for network in pair)
         return (many + 0.5) / (few + 0.5)  # of counts, above 2 exactly where many > 2 few; 0 equals 0
@@ -182,11 +235,13 @@ def _methods(results: Results, over_groups: Callable[..., np.ndarray]) -> tuple[
     pair = min(pairs, key=apart)  # the tightest of equals
     if apart(pair) > COMPARABLE:
         raise Missing(f"the nearest budgets differ by more than a factor of {COMPARABLE}: {_named(results, *pair)}")
-    snl, deepreduce = (over_groups(_drops(network, _known(network)), axis=1) for network in pair)
-    return deepreduce - snl, _named(results, *pair)
+    snl, deepreduce = ((network, _mean(network, _known(network))) for network in pair)
+    if what == "spread":
+        snl, deepreduce = ((network, _spread(network)) for network in pair)
+    return _contrast(results, deepreduce, (snl[0], -snl[1])), _named(results, *pair)
 
 
-def _bound(results: Results, term: str) -> tuple[np.ndarray, str, str]:
+def _bound(results: Results, term: str) -> tuple[Measured, str, str]:
     """Compare Theorem 4.4, at the full network, with the rise of the loss; its sum, or the rank of one of its terms."""
     full, network = _networks(results, "full")[0], _networks(results, "snl")[0]
     tested = results.groups.test_count
@@ -200,8 +255,10 @@ def _bound(results: Results, term: str) -> tuple[np.ndarray, str, str]:
     found = [excess_loss_bound(g, t, float(d), r) for g, t, d, r in terms]
     note = f"{_named(results, network)}; the change of the masks is no part of the bound"
     if term == "bound":
-        medians = f"medians: bound {np.median([b.bound for b in found]):.3g}, rise {np.median(rise):.3g} nats"
-        return np.array([bound.holds.mean() for bound in found]), note, medians
+        middle, risen = np.median([b.bound for b in found]), np.median(rise)
+        holds = intervals.over_seeds(np.array([bound.holds.mean() for bound in found]))
+        medians = f"medians: bound {middle:.3g}, rise {risen:.3g} nats"
+        return Measured(holds, len(found), "share", idle=bool(middle > IDLE * max(risen, 0.0))), note, medians
     return *rank_correlations(np.array([getattr(bound, term) for bound in found]), rise, "groups"), note
 
 
@@ -211,17 +268,17 @@ def _gap(network: Variant) -> np.ndarray:
     return np.abs(loss - loss.mean(axis=1, keepdims=True)).max(axis=1)
 
 
-def _against_random(results: Results) -> tuple[np.ndarray, str]:
+def _against_random(results: Results) -> tuple[Measured, str]:
     chosen = _networks(results, "snl")
     chance = {network.relu_count: network for network in _networks(results, "random")}
     snl = next((network for network in chosen if network.relu_count in chance), None)
     if snl is None:
         raise Missing("no random mask keeps as many ReLUs as one of SNL's")
     other = chance[snl.relu_count]
-    return snl.accuracy - other.accuracy, _named(results, snl, other)
+    return _accuracies(snl, other), _named(results, snl, other)
 
 
-def _mitigated(results: Results, kind: str, what: Literal["drop", "gap", "all"]) -> tuple[np.ndarray, str]:
+def _mitigated(results: Results, kind: str, what: Literal["drop", "gap", "all"]) -> tuple[Measured | np.ndarray, str]:
     """Compare the tightest network with a mitigation, SNL before others, with the same one without it."""
     plain = {network.label: network for network in results.variants if not network.base}
     pairs = [(v, plain[v.base]) for v in results.variants if v.base in plain and _kind(v) == kind]
@@ -229,8 +286,8 @@ def _mitigated(results: Results, kind: str, what: Literal["drop", "gap", "all"])
         raise Missing("no network was made with mitigation beside the same one without it")
     network, other = min(pairs, key=lambda pair: (pair[1].method != "snl", pair[1].relu_count))
     if what == "all":
-        return other.accuracy - network.accuracy, _named(results, network, other)
+        return _accuracies(other, network), _named(results, network, other)
     if what == "gap":
         return _gap(other) - _gap(network), _named(results, network, other)
-    saved = _drops(other, _small(results)) - _drops(network, _small(results))
-    return saved.mean(axis=1), _named(results, network, other)
+    weights = _mean(network, _small(results))
+    return _contrast(results, (other, weights), (network, -weights)), _named(results, network, other)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.linearization import results as arrays
+from experiments.linearization.differences import differences
 from experiments.linearization.results import Results, Variant
 from experiments.reporting import drawing, series
 from experiments.reporting.drawing import BARS, GREY, LOOKS, PALE, Drawing, Points
@@ -56,6 +57,35 @@ def accuracy_drop_by_group(results: Results) -> "Figure":
     return figure
 
 
+def differences_by_group(results: Results) -> "Figure":
+    """Draw how much more each group lost than the reference group, a panel each linearized network, sorted."""
+    variants, names = results.variants[1:], results.groups.short_names(24)
+    if not variants:
+        raise Missing("No network of the study is linearized.")
+    found = [differences(results, variant) for variant in variants]
+    columns = min(3, len(variants))
+    width, height = 2.0 + drawing.LETTER * max(map(len, names)), 0.9 + 0.19 * len(found[0])
+    figure, grid = drawing.subplots(-(-len(variants) // columns), columns, width, height, sharex=True)
+    for axes in grid.flat[len(variants) :]:
+        axes.set_visible(False)
+    for axes, variant, compared in zip(grid.flat, variants, found, strict=False):
+        for place, of in enumerate(compared):
+            beyond = of.verdict in ("more", "less")
+            drawing.errorbar(axes, of.points, place, LOOKS[0][0] if beyond else GREY, "o" if beyond else ".")
+        axes.set_yticks(range(len(compared)), [names[of.group] for of in compared], fontsize=8)
+        axes.set_ylim(len(compared) - 0.5, -0.5)
+        axes.axvline(0, color=GREY, linewidth=0.8)
+        axes.grid(visible=False, axis="y")
+        axes.set_title(_title(variant).replace(": ", ":\n"), fontsize=9)
+        axes.tick_params(labelbottom=True)
+    reach = np.abs([of.points for compared in found for of in compared]).max(axis=1)
+    limit = 1.05 * min(np.nanmax(reach), 5 * np.nanmedian(reach) + 1)  # one wide interval runs out of its panel
+    grid[0, 0].set_xlim(-limit, limit)
+    name = results.groups.names[results.reference]
+    figure.supxlabel(f"relative accuracy drop - that of {name} (percentage points)", fontsize=9.5)
+    return figure
+
+
 def accuracy_by_budget(results: Results) -> "Figure":
     """Draw accuracy of all, large and small groups against the ReLUs kept (Das et al. 2024, Fig. 5)."""
     figure, grid = drawing.subplots(1, 1, 5.6, 3.4)
@@ -66,7 +96,7 @@ def accuracy_by_budget(results: Results) -> "Figure":
             chosen = [v for v in variants if v.method in of]
             if not chosen:
                 continue
-            values = [over_seeds(v.by_group["accuracy"][:, part.members].mean(axis=1)) for v in chosen]
+            values = [arrays.accuracy(results, v, np.flatnonzero(part.members)) for v in chosen]
             # Zero ReLUs have no place on a logarithmic axis; they stand at its left end.
             x, name = [max(v.relu_count, 0.5) for v in chosen], f"{part.name}, {method}"
             drawing.errorbar(axes, x, series.stack(values), part.color, marker, line, name)
@@ -94,7 +124,7 @@ def curvature_by_group(results: Results) -> "Figure":
     variants = [variant for variant in results.variants if variant.method != "mitigated"]
     for axes, (name, label) in zip(grid[:, 0], labels.items(), strict=True):
         looks = [(_title(variant), *_look(results, variant)) for variant in variants]
-        values = [over_seeds(variant.by_group[name]) for variant in variants]
+        values = [arrays.measured(variant, name) for variant in variants]
         drawing.by_group(axes, results.groups, [Points(*look, v) for look, v in zip(looks, values, strict=True)])
         axes.set_ylabel(label)
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
@@ -168,7 +198,7 @@ def global_accuracy(results: Results) -> "Figure":
     _tightest(results)
     figure, grid = drawing.subplots(1, 1, 6.0, 3.8)
     axes, variants = grid[0, 0], [results.variants[0], *_linearized(results)]
-    value = series.stack([over_seeds(v.accuracy) for v in variants])
+    value = series.stack([arrays.whole_accuracy(v) for v in variants])
     x = _by_relus(axes, variants, value)
     axes.set_ylabel("accuracy on all test images")
     drawing.finish(figure, [axes], "ReLUs kept")
@@ -195,7 +225,7 @@ def distance_and_causes(results: Results, effect: str, variant: Variant | None =
         names = [str(i) for i in range(1, len(names) + 1)]
     figure, grid = drawing.subplots(1, 2 + bool(known), 4.0, 3.8 + 0.15 * len(note))
     if known:
-        _by_relus(grid[0, 0], known, series.stack([over_seeds(v.parameter_distance) for v in known]))
+        _by_relus(grid[0, 0], known, series.stack([over_seeds(v.parameter_distance, "positive") for v in known]))
         grid[0, 0].set(xlabel="ReLUs kept", ylabel="parameter distance from the full network", ylim=(0, None))
         grid[0, 0].legend(loc="best")
     figure.supxlabel("\n".join(note), fontsize=8.5)
@@ -232,7 +262,7 @@ def mitigation_by_rate(results: Results) -> "Figure":
     by_rate = dict(sorted(rates(results).items()))
     found = list(by_rate.values())
     value = _of_groups(results, found, "accuracy")
-    everyone = series.stack([over_seeds(variant.accuracy) for variant in found])
+    everyone = series.stack([arrays.whole_accuracy(variant) for variant in found])
     figure, panels = drawing.panels(["all test images", *results.groups.titles], "accuracy")
     of_groups = [value.at(np.s_[:, g]) for g in results.groups.order]
     for i, (axes, part) in enumerate(zip(panels, [everyone, *of_groups], strict=True)):
@@ -264,7 +294,9 @@ def _of_groups(results: Results, variants: Collection[Variant], quantity: str) -
             raise Missing(f"The analyses of '{variant.label}' have no finite {stored} for any group.")
     if quantity == "drop":
         return series.stack([arrays.drops(results, variant) for variant in variants])
-    return series.stack([over_seeds(variant.by_group[quantity]) for variant in variants])
+    if quantity == "accuracy":
+        return series.stack([arrays.accuracies(results, variant) for variant in variants])
+    return series.stack([arrays.measured(variant, quantity) for variant in variants])
 
 
 def _by_relus(axes: "Axes", variants: Sequence[Variant], value: Estimate, others: Any = None) -> np.ndarray:
@@ -286,14 +318,19 @@ def _in_grey(axes: "Axes", x: np.ndarray, values: np.ndarray) -> None:
 
 
 MITIGATED = "of each group with and without fine-tuning against unequal losses, a panel each network"
+IMAGES = "Bars: 95 % intervals over seeds and test images together."
 # fmt: off
 DRAWINGS = {
+    "differences_by_group": Drawing(
+        "Who lost more than whom: relative accuracy drop of each group less that of the reference group",
+        "Black: beyond noise; grey: within it, or too few seeds to say. Bars: 95 % intervals over seeds and test "
+        "images together that hold for all groups of a network at once; a very wide one runs out of its panel.",
+        differences_by_group),
     "accuracy_drop_by_group": Drawing(
         "Relative accuracy drop of each group against the full network of the same seed",
-        "Above zero a group lost accuracy. Bars: 95 % bootstrap intervals over seeds and test images together.",
-        accuracy_drop_by_group),
+        f"Above zero a group lost accuracy. {IMAGES}", accuracy_drop_by_group),
     "accuracy_by_budget": Drawing(
-        "Mean accuracy of the large and the small groups by the number of ReLUs kept", BARS, accuracy_by_budget),
+        "Mean accuracy of the large and the small groups by the number of ReLUs kept", IMAGES, accuracy_by_budget),
     "curvature_by_group": Drawing(
         "What the papers hold responsible: gradient norm, largest Hessian eigenvalue and distance to the decision "
         "boundary of every group, for the full and the linearized networks", BARS, curvature_by_group),
@@ -306,11 +343,12 @@ PAPER = {
         "Fig. 4: largest Hessian eigenvalue of each group by the number of ReLUs kept", BARS,
         partial(by_group_and_relus, quantity="top_eigenvalue")),
     "fig5_global_accuracy": Drawing(
-        "Fig. 5: accuracy on all test images by the number of ReLUs kept; names are DeepReDuce's", BARS,
+        "Fig. 5: accuracy on all test images by the number of ReLUs kept; names are DeepReDuce's", IMAGES,
         global_accuracy),
     "fig8_accuracy": Drawing(
         "Fig. 8: parameter distance from the full network by the number of ReLUs kept; accuracy of each group at the "
-        "tightest budget against its gradient norm and its distance to the boundary there", BARS,
+        "tightest budget against its gradient norm and its distance to the boundary there",
+        "Bars: 95 % intervals over seeds, those of accuracy over test images too.",
         partial(distance_and_causes, effect="accuracy")),
     "fig8_drop": Drawing(
         "Fig. 8, as Theorem 4.4 has it: what each group loses against its gradient norm and its distance to the "
@@ -318,17 +356,17 @@ PAPER = {
         "Bars: 95 % intervals over seeds, those of the drop over test images too.",
         partial(distance_and_causes, effect="drop")),
     "fig9_mitigation_accuracy": Drawing(
-        f"Fig. 9: accuracy {MITIGATED}", BARS, partial(mitigation_by_group, quantity="accuracy")),
+        f"Fig. 9: accuracy {MITIGATED}", IMAGES, partial(mitigation_by_group, quantity="accuracy")),
     "fig9_mitigation_drop": Drawing(
         f"Fig. 9: relative accuracy drop {MITIGATED}",
-        "Bars: 95 % intervals over seeds and test images together.", partial(mitigation_by_group, quantity="drop")),
+        IMAGES, partial(mitigation_by_group, quantity="drop")),
     "fig13_mitigation_gradient_norm": Drawing(
         f"Fig. 13: gradient norm {MITIGATED}", BARS, partial(mitigation_by_group, quantity="gradient_norm")),
     "fig14_mitigation_distance": Drawing(
         f"Fig. 14: distance to the decision boundary {MITIGATED}", BARS,
         partial(mitigation_by_group, quantity="softmax_gap")),
     "figD2_mitigation_rate": Drawing(
-        "Fig. D.2: accuracy by the rate mu of the multipliers, on all test images and of each group", BARS,
+        "Fig. D.2: accuracy by the rate mu of the multipliers, on all test images and of each group", IMAGES,
         mitigation_by_rate),
 }
 # fmt: on

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from experiments.linearization import differences
 from experiments.linearization.results import Results, Variant
 from experiments.reporting import html, reports
 from experiments.reporting.drawing import Drawn
@@ -13,12 +14,12 @@ from jaxfair.runs import Run
 SUMMARY = (
     Column("network"),
     Column("relus", "ReLUs"),
-    Column("accuracy", form=".3f", half=True),
-    Column("large_groups", form=".3f", half=True),
-    Column("small_groups", form=".3f", half=True),
+    Column("accuracy", form=".3f"),
+    Column("large_groups", form=".3f"),
+    Column("small_groups", form=".3f"),
     Column("large_drop_percent", "relative drop, large groups (%)", ".1f"),
     Column("small_drop_percent", "relative drop, small groups (%)", ".1f"),
-    Column("parameter_distance", form=".2f", half=True),
+    Column("parameter_distance", form=".2f"),
 )
 GROUPS = (
     Column("group"),
@@ -33,16 +34,34 @@ GROUPS = (
     Column("linearized_distance", "linearised distance", ".3f"),
     Column("top_eigenvalue_residual_max", "worst residual", ".2g"),
 )
+DIFFERENCES = (
+    Column("group"),
+    Column("difference_points", "relative drop less that of the reference (points)", ".1f"),
+    Column("p_value", "p", ".2g"),
+    Column("corrected", "p, corrected", ".2g"),
+    Column("lost", "lost, compared with the reference"),
+)
+EXTREMES = (
+    Column("network"),
+    Column("worst_group", "lost most"),
+    Column("worst_drop_percent", "its relative drop (%)", ".1f"),
+    Column("least_lost", "lost least"),
+    Column("gap_points", "largest gap (points)", ".1f"),
+)
 
 MEANINGS = {
     "ReLUs": "units that are still ReLUs; all others are the identity.",
     "Large, small groups": "groups with at least, or less than, the average number of training images; the mean of "
     "their groups' accuracies or drops.",
-    "Accuracy": "share of the test images classified correctly. In the group tables the interval is Wilson's 95 % "
-    "interval for the group's number of test images: what another test set of this size might have shown.",
+    "Accuracy": "share of the test images classified correctly. Its interval is over seeds and test images together: "
+    "what other seeds and another test set of this size might have shown (Wilson's where all or none are right).",
     "Relative accuracy drop": "(accuracy of the full network - accuracy) / accuracy of the full network, in percent, "
-    "seed by seed; negative is an improvement (Das et al. 2024, Sec. 5.1). Its interval resamples seeds and test "
-    "images together (Owen 2007).",
+    "seed by seed; negative is an improvement (Das et al. 2024, Sec. 5.1). Its interval is over seeds and test "
+    "images together (Searle, Casella and McCulloch 1992).",
+    "Difference to the reference": "relative drop of a group less that of the reference group, in percentage points. "
+    "Its interval is over seeds and test images together and wider than 95 %, so that those of all groups of a network "
+    "hold at once (Bonferroni); p-values are corrected by Holm (1979). The group that lost most and the largest gap "
+    "have intervals that allow for having been picked among all groups, or all pairs.",
     "Loss": "mean cross-entropy of the group's test images, in nats.",
     "Gradient norm": "L2 norm of the gradient of the group's mean loss with respect to all parameters (masks and batch "
     "statistics are held fixed).",
@@ -54,7 +73,8 @@ MEANINGS = {
     "difference's gradient in the image, in pixel values from 0 to 1; negative where the image is misclassified.",
     "Parameter distance": "L2 distance between the parameters of the linearized and the full network. It ignores that "
     "permuted networks are equal; blank for networks of another size.",
-    "Intervals over seeds": "Student's t, 95 %, of the mean over seeds. All seeds share one split of the data.",
+    "Intervals over seeds": "Student's t, 95 %, of the mean over seeds; of what cannot be negative in its logarithm. "
+    "All seeds share one split of the data.",
 }
 
 
@@ -62,8 +82,8 @@ def seeds_sentence(results: Results) -> str:
     """Say what the intervals of a study's tables are."""
     seeds = len(results.variants[0].seeds)
     if seeds == 1:
-        return "One seed: no interval can be given."
-    return f"95 % intervals: ± over {seeds} seeds, (a to b) over seeds and test images."
+        return "One seed: 95 % intervals are over test images alone, and there are none of what else is measured."
+    return f"95 % intervals: of accuracies and drops over {seeds} seeds and the test images, of all else over seeds."
 
 
 def summary_table(rows: Sequence[Row]) -> Table:
@@ -101,8 +121,10 @@ def page(
         title: heading.
         command: what the reader types to make it again.
     """
-    parts = [html.paragraph(_introduction(results, analysed[0])), *map(html.warning, warnings(results))]
-    parts += [html.heading("Networks"), html.table(summary_table(summary)), *map(html.figure, drawn)]
+    parts = [html.paragraph(differences.answer(results)), html.paragraph(_introduction(results, analysed[0]))]
+    parts += map(html.warning, warnings(results))
+    parts += [html.heading("Who lost more than whom"), html.figure(drawn[0]), *_compared(results)]
+    parts += [html.heading("Networks"), html.table(summary_table(summary)), *map(html.figure, drawn[1:])]
     parts += [html.heading("Figures of the paper"), *map(html.folded_figure, of_paper)]
     parts += [html.heading("Findings of the paper"), html.findings(found), html.heading("Groups")]
     for variant in results.variants:
@@ -110,6 +132,16 @@ def page(
         opened = variant is results.variants[0]
         parts.append(html.folded(of, html.table(group_table(rows, variant)), opened=opened))
     return html.page(title, [*parts, html.meanings(MEANINGS), html.provenance(_facts(analysed, command))])
+
+
+def _compared(results: Results) -> list[str]:
+    """Return the extremes of each network, and its differences between groups, which a reader unfolds."""
+    rows, extremes = differences.rows(results), differences.extreme_rows(results)
+    parts = [html.table(Table(EXTREMES, extremes))] if extremes else []
+    for network in dict.fromkeys(row["network"] for row in rows):
+        mine = [row for row in rows if row["network"] == network]
+        parts.append(html.folded(f"{network}: against {mine[0]['reference']}", html.table(Table(DIFFERENCES, mine))))
+    return parts
 
 
 def _introduction(results: Results, first: Run) -> str:

@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.linearization import claims, figures, page
+from experiments.linearization import claims, differences, figures, page
 from experiments.linearization import results as arrays
 from experiments.linearization.results import Results
 from experiments.reporting import drawing, reports, tables
 from jaxfair.runs import Run
 
 
-def write(analysed: Sequence[Run], folder: Path, *, title: str, command: Sequence[str]) -> Results:
+def write(
+    analysed: Sequence[Run], folder: Path, *, title: str, command: Sequence[str], reference: str | None = None
+) -> Results:
     """Write ``report.html``, figures and tables into ``folder``, replacing an earlier report when all is written.
 
     The figures of the paper lie in ``paper``; ``runs.json`` says what the report was made of, for ``results.read``.
@@ -20,17 +22,21 @@ def write(analysed: Sequence[Run], folder: Path, *, title: str, command: Sequenc
         folder: of the report, ``report`` in the study's folder.
         title: heading.
         command: what the reader types to make it again.
+        reference: group that the others are compared with; by default that with the most training images.
 
     Raises:
-        JaxfairError: the folder cannot be written, or holds something else; an earlier report is then still whole.
+        JaxfairError: there is no such group, the folder cannot be written, or holds something else; an earlier report
+            is then still whole.
     """
-    results = arrays.collect(analysed)
+    results = arrays.collect(analysed, reference)
     with reports.replacing(folder) as made:
         drawn = drawing.draw_all(figures.DRAWINGS, results, made)
         of_paper = drawing.draw_all(figures.PAPER, results, made / "paper")
         summary, rows, found = arrays.summary_rows(results), arrays.group_rows(results), claims.claims(results)
         tables.write_csv(made / "summary.csv", summary)
         tables.write_csv(made / "groups.csv", rows)
+        if compared := differences.rows(results):
+            tables.write_csv(made / "differences.csv", compared)
         reports.write_record(made, arrays.STUDY, title, command, analysed, found)
         text = page.page(results, summary, rows, found, analysed, drawn, of_paper, title, command)
         (made / reports.PAGE).write_text(text, encoding="utf-8")

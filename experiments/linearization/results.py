@@ -10,15 +10,16 @@ import numpy as np
 from experiments.reporting import reports, series
 from experiments.reporting.groups import Groups
 from experiments.reporting.series import UNKNOWN, Estimate, over_seeds
-from jaxfair import runs
+from jaxfair import intervals, runs
 from jaxfair.errors import JaxfairError
-from jaxfair.groups import drop_interval, wilson
+from jaxfair.intervals import drop_parts, over_seeds_and_examples, wilson
 from jaxfair.runs import Run
 
 STUDY = "linearization"
 """What the record of a report calls this study."""
 
 CURVATURE = ("gradient_norm", "top_eigenvalue", "softmax_gap", "linearized_distance")
+DROP = "relative_drop_percent"
 
 
 class Variant(NamedTuple):
@@ -65,20 +66,26 @@ class Results(NamedTuple):
         variants: networks, the full one first.
         groups: in the order of the groups axis.
         group: of each test image.
+        reference: number of the group that the others are compared with.
     """
 
     variants: tuple[Variant, ...]
     groups: Groups
     group: np.ndarray
+    reference: int = 0
 
     __eq__, __hash__ = object.__eq__, object.__hash__
 
 
-def collect(analysed: Sequence[Run]) -> Results:
+def collect(analysed: Sequence[Run], reference: str | None = None) -> Results:
     """Read finished analyses; runs of one label are seeds of one variant.
 
+    Args:
+        analysed: the runs.
+        reference: group that the others are compared with; by default that with the most training images.
+
     Raises:
-        JaxfairError: there are none, they are of different data, or a variant lacks a seed.
+        JaxfairError: there are none, they are of different data, a variant lacks a seed, or no group is ``reference``.
     """
     if not analysed:
         raise JaxfairError("There are no analyses to report; give the finished runs of a study's stage 'analyse'.")
@@ -93,7 +100,11 @@ def collect(analysed: Sequence[Run]) -> Results:
     first = analysed[0].json("result.json")["groups"]
     group = analysed[0].arrays("examples.npz")["group"]
     groups = Groups(tuple(first["name"]), np.array(first["train_count"]), np.array(first["test_count"]))
-    return Results(variants, groups, group)
+    if reference is not None and reference not in groups.names:
+        raise JaxfairError(
+            f"There is no group '{reference}' as a reference; give one of {', '.join(groups.names[:20])}."
+        )
+    return Results(variants, groups, group, groups.order[0] if reference is None else groups.names.index(reference))
 
 
 def _variant(analysed: Sequence[Run]) -> Variant:
@@ -130,7 +141,46 @@ def read(study: Path) -> list[Run]:
     return [runs.read(path) for path in paths]
 
 
-@functools.lru_cache(maxsize=256)  # tables and figures ask again; thousands of test images are slow to resample
+def measured(variant: Variant, name: str) -> Estimate:
+    """Return a quantity of each group other than accuracies and drops, with its interval over seeds."""
+    values = variant.by_group[name]
+    positive = name != "linearized_distance" and (values >= 0).all()  # the largest eigenvalue may be negative, too
+    return over_seeds(values, "positive" if positive else "real")
+
+
+def accuracy(results: Results, variant: Variant, members: np.ndarray) -> Estimate:
+    """Return the mean accuracy of groups with its interval over seeds and test images.
+
+    Args:
+        results: of the study.
+        variant: the network.
+        members: groups by number; each counts the same. Nothing is known where there are none.
+    """
+    if not len(members):
+        return UNKNOWN
+    tables = [variant.correct[:, results.group == g] for g in members]
+    return _share(tables, [1 / len(members)] * len(members))
+
+
+def accuracies(results: Results, variant: Variant) -> Estimate:
+    """Return the accuracy of each group, shape (groups,), with its interval over seeds and test images."""
+    return series.stack([accuracy(results, variant, np.array([g])) for g in range(len(results.groups.names))])
+
+
+def whole_accuracy(variant: Variant) -> Estimate:
+    """Return the accuracy on all test images with its interval over seeds and test images."""
+    return _share([variant.correct], [1.0])
+
+
+def _share(tables: Sequence[np.ndarray], weights: Sequence[float]) -> Estimate:
+    counts = np.array([table.shape[1] for table in tables])
+    mean = sum(w * table.mean() for w, table in zip(weights, tables, strict=True))
+    if not 0 < mean < 1 or counts.min() < 2:  # nothing varies; what so many images might have shown is known still
+        return Estimate(mean, *wilson(np.asarray(mean), np.asarray(1 / np.sum(np.square(weights) / counts))))
+    return series.of(over_seeds_and_examples(tables, weights), "share")
+
+
+@functools.lru_cache(maxsize=256)  # tables and figures ask again
 def drops(results: Results, variant: Variant) -> Estimate:
     """Return each group's relative accuracy drop in percent, shape (groups,), its interval over seeds and images."""
     found = [joint_drop(results, variant, np.array([group])) for group in range(len(results.groups.names))]
@@ -146,29 +196,49 @@ def joint_drop(results: Results, variant: Variant, members: np.ndarray) -> Estim
         members: groups chosen beforehand, by size: the worst one seen is always the unluckiest too.
 
     Returns:
-        Nothing known where there are no groups, or some seed of the full network is never right in one of them.
+        Nothing known where there are no groups, or some seed of the full network is never right in one of them. The
+        full network's own drop is 0, without an interval.
     """
-    values = variant.by_group["relative_drop_percent"][:, members]
-    if not np.isfinite(values).all() or not len(members):
+    if not len(members) or not np.isfinite(variant.by_group[DROP][:, members]).all():
         return UNKNOWN
-    images, full = np.isin(results.group, members), results.variants[0]
-    interval = drop_interval(full.correct[:, images], variant.correct[:, images], results.group[images])
-    return series.with_interval(values.mean(), interval)
+    if variant is results.variants[0]:
+        return Estimate(0.0, np.nan, np.nan)
+    weights = np.isin(np.arange(len(results.groups.names)), members) / len(members)
+    return series.of(drop_contrast(results, (variant, weights)), "percent")
+
+
+def drop_contrast(results: Results, *terms: tuple[Variant, np.ndarray]) -> intervals.Estimate:
+    """Return a weighted sum of groups' relative drops, in points, with the noise of seeds and test images together.
+
+    Args:
+        results: of the study.
+        terms: networks, and weights of their groups, shape (groups,) or (seeds, groups); groups of which some drop is
+            not known have weight 0.
+    """
+    full = results.variants[0]
+    terms = tuple((v, np.broadcast_to(np.asarray(w, float), v.by_group[DROP].shape)) for v, w in terms)
+    tables, value = [], 0.0
+    for g in np.flatnonzero(np.any([weights.any(axis=0) for _, weights in terms], axis=0)):
+        images = results.group == g
+        shown = [(v, weights[:, g]) for v, weights in terms if weights[:, g].any()]
+        value += sum(np.mean(w * v.by_group[DROP][:, g]) for v, w in shown)
+        tables.append(sum(w[:, None] * drop_parts(full.correct[:, images], v.correct[:, images]) for v, w in shown))
+    if not tables:
+        return intervals.Estimate(np.zeros(()), np.zeros(()), np.ones(()))
+    return over_seeds_and_examples(tables, [1.0] * len(tables))._replace(value=np.asarray(value))
 
 
 def summary_rows(results: Results) -> list[dict[str, Any]]:
     """Return one row a variant: ReLUs, accuracies and drops of large and small groups, with intervals."""
-    sizes = {"large": results.groups.large, "small": ~results.groups.large}
+    sizes = {"large": np.flatnonzero(results.groups.large), "small": np.flatnonzero(~results.groups.large)}
     rows = []
     for variant in results.variants:
-        accuracy = variant.by_group["accuracy"]
         row: dict[str, Any] = {"network": variant.label, "relus": variant.relu_count, "seeds": len(variant.seeds)}
-        row["accuracy"] = over_seeds(variant.accuracy)
+        row["accuracy"] = whole_accuracy(variant)
+        row |= {f"{size}_groups": accuracy(results, variant, members) for size, members in sizes.items()}
+        row["parameter_distance"] = over_seeds(variant.parameter_distance, "positive")
         for size, members in sizes.items():
-            row[f"{size}_groups"] = over_seeds(accuracy[:, members].mean(axis=1)) if members.any() else UNKNOWN
-        row["parameter_distance"] = over_seeds(variant.parameter_distance)
-        for size, members in sizes.items():
-            drop = UNKNOWN if variant.method == "full" else joint_drop(results, variant, np.flatnonzero(members))
+            drop = UNKNOWN if variant.method == "full" else joint_drop(results, variant, members)
             row[f"{size}_drop_percent"] = drop
         rows.append(row)
     return rows
@@ -178,14 +248,17 @@ def group_rows(results: Results) -> list[dict[str, Any]]:
     """Return one row a variant and group: counts, means over seeds, and intervals."""
     rows, groups = [], results.groups
     for variant in results.variants:
-        drop, mean = drops(results, variant), variant.by_group["accuracy"].mean(axis=0)
-        accuracy = series.with_interval(mean, wilson(mean, groups.test_count))
+        drop, right = drops(results, variant), accuracies(results, variant)
+        known = {name: measured(variant, name) for name in ("loss", *CURVATURE) if name in variant.by_group}
         for g in groups.order:
             row: dict[str, Any] = {"network": variant.label, "relus": variant.relu_count, "group": groups.names[g]}
             row |= {"train_count": groups.train_count[g], "test_count": groups.test_count[g]}
-            row |= {"seeds": len(variant.seeds), "accuracy": accuracy.at(g), "relative_drop_percent": drop.at(g)}
-            for name in ("loss", *(known for known in CURVATURE if known in variant.by_group)):
-                row[name] = over_seeds(variant.by_group[name][:, g])
+            row |= {
+                "seeds": len(variant.seeds),
+                "accuracy": right.at(g),
+                DROP: drop.at(g),
+            }
+            row |= {name: value.at(g) for name, value in known.items()}
             row["top_eigenvalue_residual_max"] = variant.by_group["top_eigenvalue_residual"][:, g].max()
             rows.append(row)
     return rows

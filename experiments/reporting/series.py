@@ -4,7 +4,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxfair.groups import Interval, seed_interval
+from jaxfair import intervals
+from jaxfair.groups import Interval
+from jaxfair.intervals import Scale
 
 
 class Estimate(NamedTuple):
@@ -31,10 +33,14 @@ class Estimate(NamedTuple):
         return np.nan_to_num(np.maximum([mean - low, high - mean], 0.0))  # one that misses its mean by rounding, too
 
 
-def over_seeds(values: Any) -> Estimate:
-    """Return the mean over seeds, the first axis of ``values``, with Student's t interval."""
-    values = np.asarray(values, float)
-    return Estimate(values.mean(axis=0), *seed_interval(values))
+def over_seeds(values: Any, scale: Scale = "real") -> Estimate:
+    """Return the mean over seeds, the first axis of ``values``, with Student's t interval where it can lie."""
+    return of(intervals.over_seeds(np.asarray(values, float)), scale)
+
+
+def of(found: intervals.Estimate, scale: Scale = "real", level: float = 0.95) -> Estimate:
+    """Return a mean of which the error is known with its interval."""
+    return Estimate(found.value, *found.interval(level, scale))
 
 
 def with_interval(mean: Any, interval: Interval) -> Estimate:

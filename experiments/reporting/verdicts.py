@@ -1,19 +1,32 @@
-"""A finding as a number: its statistic for each seed, the interval of the mean, and whether it is borne out."""
+"""A finding as a number: its statistic, the interval and p-value of its mean, and whether it is borne out."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from experiments.reporting import tables
+from experiments.reporting import series, tables
 from experiments.reporting.groups import Groups
-from experiments.reporting.series import Estimate, over_seeds
+from experiments.reporting.series import Estimate
 from experiments.reporting.tables import Column, Table
+from jaxfair import intervals
 from jaxfair.errors import JaxfairError
+from jaxfair.intervals import Scale
 
-Verdict = Literal["supported", "not supported: contradicted", "not supported: not shown", "not enough data"]
+Verdict = Literal[
+    "supported",
+    "not supported: contradicted",
+    "not supported: not after correction",
+    "not supported: not shown",
+    "not supported: negligible",
+    "holds, says nothing",
+    "too few seeds",
+    "not enough data",
+]
 Side = Literal["above", "below"]
 
+SEEDS = 5  # with fewer, chance alone supports too much: three rankings of three budgets agree in 7 % of studies
+LEVEL = 0.05  # of the p-values, corrected for all findings of a report
 RANKED = 3  # a rank correlation of two is 1 or -1, so seeds that agree by chance would show anything
 CHEAP = 0.01  # "little cost" is less accuracy
 DIGITS = 9  # decimals that are kept; below them a sum in another order differs
@@ -24,10 +37,14 @@ class Claim(NamedTuple):
 
     Attributes:
         name, statement: the finding, for programs and in words.
-        statistic: what is measured for each seed, its unit, and on which side of what it is claimed to be.
-        value, low, high, seeds: its mean over so many seeds and Student's t interval, 95 %; NaN where there is none.
-        verdict: supported: the interval is wholly on the claimed side; contradicted: on the other; not shown: on both.
+        statistic: what is measured, its unit, and on which side of what it is claimed to be.
+        value, low, high, seeds: its mean over so many seeds and the 95 % interval; NaN where there is none.
+        verdict: supported: the interval is wholly on the claimed side, and the corrected p-value below 5 %;
+            contradicted: on the other side; not after correction: only the p-value as such is below 5 %; not shown: it
+            is not either; negligible: nearer than the claim's floor; holds, says nothing: a bound that is far away.
         note: networks, budgets and groups concerned, or why there are not enough data.
+        p_value: two-sided, that the statistic is at the threshold; NaN where there is none.
+        corrected: the same by Holm's correction for all findings of the report (``corrected``).
     """
 
     name: str
@@ -39,6 +56,26 @@ class Claim(NamedTuple):
     seeds: int
     verdict: Verdict
     note: str
+    p_value: float = np.nan
+    corrected: float = np.nan
+
+
+class Measured(NamedTuple):
+    """A statistic, where more is known of it than its value for each seed.
+
+    Attributes:
+        mean: over seeds, with all the noise that counts.
+        seeds: how many.
+        scale: where the statistic can lie.
+        p_value: two-sided, exact; None for that of Student's t test.
+        idle: whether a bound that holds is so far away that this says nothing.
+    """
+
+    mean: intervals.Estimate
+    seeds: int
+    scale: Scale = "real"
+    p_value: float | None = None
+    idle: bool = False
 
 
 class Missing(JaxfairError):
@@ -49,10 +86,16 @@ COLUMNS = (
     Column("finding", under="statistic"),
     Column("value", "mean over seeds"),
     Column("seeds"),
+    Column("p_value", "p", ".2g"),
+    Column("corrected", "p, corrected", ".2g"),
     Column("verdict"),
     Column("note"),
 )
-FOOT = "In brackets: Student's t, 95 %, over seeds that share one split; not corrected for the number of findings."
+FOOT = (
+    "In brackets: 95 % intervals over seeds, and for drops and accuracies of linearized networks over test images too; "
+    "p: two-sided, by Student's t or, for rank correlations, exact permutations, then with Holm's correction for all "
+    "findings of the table; one split of the data is shared by all seeds."
+)
 
 
 def rows(found: Sequence[Claim]) -> list[dict[str, Any]]:
@@ -73,32 +116,45 @@ def markdown(found: Sequence[Claim]) -> str:
 
 # fmt: off
 def decide(results: Any, name: str, statement: str, statistic: str, measure: Callable[..., Any], *arguments: Any,
-           side: Side = "above", threshold: float = 0.0) -> Claim:
-    """Judge a finding by the interval of a statistic's mean over seeds.
+           side: Side = "above", threshold: float = 0.0, floor: float = 0.0) -> Claim:
+    """Judge a finding by itself; ``corrected`` then judges it as one of many.
 
     Args:
         results: of a study, whatever ``measure`` takes.
         name: see ``Claim``, as for the next two.
         statement: the finding.
         statistic: what is measured.
-        measure: ``(results, *arguments) -> values, *notes``, a value for each seed; raises ``Missing`` without data.
+        measure: ``(results, *arguments) -> found, *notes``, where ``found`` is a value for each seed or ``Measured``;
+            raises ``Missing`` without data.
         arguments: for ``measure``.
         side: on which the statistic is claimed to be.
         threshold: of what.
+        floor: how far from the threshold is far enough to matter.
     """
-    statistic = f"{statistic}; claimed {side} {threshold:g}"
+    statistic = f"{statistic}; claimed {side} {threshold:g}{f' by {floor:g} or more' if floor else ''}"
     try:
-        values, *notes = measure(results, *arguments)
+        found, *notes = measure(results, *arguments)
     except Missing as missing:
         return Claim(name, statement, statistic, np.nan, np.nan, np.nan, 0, "not enough data", str(missing))
-    value, low, high = (round(float(x), DIGITS) for x in over_seeds(values))
-    verdict: Verdict = "not supported: not shown"
-    if len(values) < 2:
-        verdict, notes = "not enough data", ["an interval needs at least 2 seeds", *notes]
-    elif low > threshold or high < threshold:
-        verdict = "supported" if (low > threshold) == (side == "above") else "not supported: contradicted"
-        notes += ["all seeds agree exactly, so the interval has no width"] * (low == high)
-    return Claim(name, statement, statistic, value, low, high, len(values), verdict, "; ".join(filter(None, notes)))
+    if not isinstance(found, Measured):
+        found = Measured(intervals.over_seeds(np.asarray(found, float)), len(found))
+    value, low, high = (round(float(x), DIGITS) for x in series.of(found.mean, found.scale))
+    p_value = found.p_value
+    if p_value is None:  # without a spread there is no test
+        p_value = float(found.mean.p_value(threshold)) if low < high else np.nan
+        notes += ["all seeds agree exactly, so the interval has no width and decides nothing"] * (low == high)
+    ahead = (value - threshold) * (1 if side == "above" else -1)
+    verdict: Verdict = "supported" if ahead > 0 else "not supported: contradicted"
+    if found.seeds < SEEDS:
+        verdict, notes = "too few seeds", [f"a verdict needs at least {SEEDS} seeds", *notes]
+    elif found.idle and ahead > 0:
+        verdict = "holds, says nothing"
+    elif not (p_value < LEVEL and (low > threshold or high < threshold)):
+        verdict = "not supported: not shown"
+    elif abs(ahead) < floor:
+        verdict = "not supported: negligible"
+    note = "; ".join(filter(None, notes))
+    return Claim(name, statement, statistic, value, low, high, found.seeds, verdict, note, p_value)
 # fmt: on
 
 
@@ -116,13 +172,32 @@ def small_groups(groups: Groups) -> np.ndarray:
     return ~groups.large
 
 
-def rank_correlations(x: np.ndarray, y: np.ndarray, of: str) -> tuple[np.ndarray, str]:
-    """Return Spearman's correlation of each seed's row; 0 where a row ties throughout and so ranks nothing."""
+def corrected(found: Sequence[Claim]) -> list[Claim]:
+    """Return a report's claims judged together: with p-values corrected by Holm (1979) for their number."""
+    made = []
+    for claim, p_value in zip(found, intervals.holm(np.array([c.p_value for c in found])), strict=True):
+        undone = claim.p_value < LEVEL <= p_value and claim.verdict in ("supported", "not supported: contradicted")
+        verdict: Verdict = "not supported: not after correction" if undone else claim.verdict
+        made.append(claim._replace(verdict=verdict, corrected=float(p_value)))
+    return made
+
+
+def rank_correlations(x: np.ndarray, y: np.ndarray, of: Literal["groups", "budgets"]) -> tuple[Measured, str]:
+    """Return the mean over seeds of Spearman's correlation, tested by permutations, and a note on ties.
+
+    Args:
+        x: what is said to rank, shape (seeds, items).
+        y: what is ranked, of the same shape.
+        of: what the items are: groups are permuted alike for all seeds, budgets for each seed anew (see
+            ``intervals.rank_p_value``).
+    """
     from scipy.stats import spearmanr
 
     if x.shape[1] < RANKED:
         raise Missing(f"a rank correlation needs at least {RANKED} {of}, there are {x.shape[1]}")
     y = np.round(y, DIGITS)
-    tied = (np.ptp(x, axis=1) == 0) | (np.ptp(y, axis=1) == 0)
-    values = [0.0 if t else spearmanr(a, b)[0] for t, a, b in zip(tied, x, y, strict=True)]
-    return np.array(values), f"{of} all tie for {tied.sum()} seeds, which count as 0" if tied.any() else ""
+    tied = (np.ptp(x, axis=1) == 0) | (np.ptp(y, axis=1) == 0)  # a row that ties throughout ranks nothing
+    values = np.array([0.0 if t else spearmanr(a, b)[0] for t, a, b in zip(tied, x, y, strict=True)])
+    sides = [intervals.rank_p_value(x, y * sign, shared=of == "groups")[1] for sign in (1, -1)]
+    note = f"{of} all tie for {tied.sum()} seeds, which count as 0" if tied.any() else ""
+    return Measured(intervals.over_seeds(values), len(x), "correlation", min(1.0, 2 * min(sides))), note

@@ -14,8 +14,10 @@ from scipy import stats
 
 from experiments.linearization import figures
 from experiments.linearization import results as tables
-from experiments.linearization.results import Results
+from experiments.linearization.differences import differences
+from experiments.linearization.results import Results, Variant
 from experiments.reporting import drawing
+from experiments.reporting.drawing import GREY, LOOKS
 from experiments.reporting.groups import LARGE
 from jaxfair.errors import JaxfairError
 from tests.study import lay_out, make_analyses, mitigated
@@ -70,10 +72,16 @@ def results_of(folder: Path, study: dict) -> Results:
 
 
 def ends(values: np.ndarray) -> np.ndarray:
-    """Return mean and Student's 95 % interval over seeds by SciPy, shape (3,); the mean alone for equal seeds."""
+    """Return mean and Student's 95 % interval over seeds by SciPy, shape (3,), symmetric in the logarithm."""
     if np.ptp(values) == 0:
         return np.repeat(values[:1], 3)
-    return np.array([values.mean(), *stats.t.interval(0.95, len(values) - 1, values.mean(), stats.sem(values))])
+    low, high = stats.t.interval(0.95, len(values) - 1, 0, stats.sem(values) / values.mean())
+    return values.mean() * np.exp([0, low, high])
+
+
+def accuracies(results: Results, variant: Variant) -> np.ndarray:
+    """Return what the tables have: accuracy of each group and its interval, shape (groups, 3)."""
+    return np.stack(tables.accuracies(results, variant), axis=1)
 
 
 def drawn(axes: Axes, label: str, which: int = 1) -> np.ndarray:
@@ -98,6 +106,7 @@ def test_every_study_is_drawn_without_warnings(tmp_path: Path, study: dict) -> N
     assert [figure.name for figure in drawn] == list(ALL)
     for figure in drawn:
         lacking = figure.name in OF_MITIGATION and len(results.variants) < 5
+        lacking |= figure.name == "differences_by_group" and len(results.groups.names) < 2
         assert (figure.file is None) == lacking == bool(figure.reason), figure
     assert mpl.rcParams["font.size"] == before
 
@@ -187,6 +196,28 @@ def test_drops_are_drawn_where_the_table_has_them(tmp_path: Path) -> None:
         assert [t.get_text().split("\n") for t in axes.get_xticklabels()] == [["b", "400"], ["c", "300"], ["a", "20"]]
 
 
+def test_differences_are_drawn_from_the_largest_down(tmp_path: Path) -> None:
+    results = results_of(tmp_path, {"train_count": (20, 400, 300), "seeds": 5})
+    shown = [axes for axes in figures.differences_by_group(results).axes if axes.get_visible()]
+    for axes, variant in zip(shown, results.variants[1:], strict=True):
+        found = differences(results, variant)
+        assert [tick.get_text() for tick in axes.get_yticklabels()] == [results.groups.names[of.group] for of in found]
+        for place, (container, of) in enumerate(zip(axes.containers, found, strict=True)):
+            lines: Any = getattr(container, "lines")  # noqa: B009
+            np.testing.assert_allclose(points(container), [[of.points.mean, place]])
+            np.testing.assert_allclose(lines[2][0].get_segments()[0][:, 0], of.points[1:])
+            assert lines[0].get_color() == (GREY if of.verdict == "within noise" else LOOKS[0][0])
+
+
+def test_one_wide_interval_does_not_flatten_the_others(tmp_path: Path) -> None:
+    names, tests = "abcdefgh", (4000, 3000, 3000, 3000, 3000, 3000, 3000, 4)
+    study = {"group_names": names, "train_count": tests, "test_count": tests, "networks": NETWORKS[:2], "seeds": 5}
+    results = results_of(tmp_path, study)
+    (axes,) = figures.differences_by_group(results).axes
+    widest = max(differences(results, results.variants[1]), key=lambda of: of.points.high)
+    assert axes.get_xlim()[1] < 0.7 * widest.points.high
+
+
 def test_accuracies_are_drawn_against_relus(tmp_path: Path) -> None:
     results = results_of(tmp_path, {})
     (axes,) = figures.accuracy_by_budget(results).axes
@@ -240,7 +271,7 @@ def test_values_over_decades_get_a_logarithmic_axis(tmp_path: Path) -> None:
 def test_global_accuracy_names_the_configurations(tmp_path: Path) -> None:
     results = results_of(tmp_path, {})
     (axes,) = figures.global_accuracy(results).axes
-    full, snl200, snl50, student = (ends(v.accuracy) for v in results.variants)
+    full, snl200, snl50, student = ([*tables.whole_accuracy(v)] for v in results.variants)
     np.testing.assert_allclose(drawn(axes, "SNL"), [snl50, snl200])
     np.testing.assert_allclose(drawn(axes, "full network"), [full])
     np.testing.assert_allclose(drawn(axes, "DeepReDuce"), [student])
@@ -259,8 +290,7 @@ def test_points_have_both_intervals_and_a_name(tmp_path: Path, effect: Any) -> N
     for axes, cause in zip(panels, CAUSES, strict=True):
         measured = tightest if effect == "accuracy" else full
         x = [ends(column) for column in measured.by_group[cause].T]
-        y = [ends(column) for column in tightest.by_group["accuracy"].T]
-        y = y if effect == "accuracy" else list(zip(*drop, strict=True))
+        y = accuracies(results, tightest) if effect == "accuracy" else list(zip(*drop, strict=True))
         points = {}
         for container in axes.containers:
             lines: Any = getattr(container, "lines")  # noqa: B009
@@ -319,6 +349,8 @@ def test_mitigation_stands_beside_what_it_is_compared_with(with_mitigation: Resu
         for name, variant in variants.items():
             if quantity == "drop":
                 expected = np.stack(tables.drops(with_mitigation, variant), axis=1)
+            elif quantity == "accuracy":
+                expected = accuracies(with_mitigation, variant)
             else:
                 expected = np.array([ends(column) for column in variant.by_group[quantity].T])
             np.testing.assert_allclose(drawn(axes, name), expected[[1, 2, 0]])
@@ -327,9 +359,9 @@ def test_mitigation_stands_beside_what_it_is_compared_with(with_mitigation: Resu
 def test_the_rate_is_drawn_from_none_to_the_largest(with_mitigation: Results) -> None:
     found = [variant for _, variant in sorted(figures.rates(with_mitigation).items())]
     everyone, *panels = figures.mitigation_by_rate(with_mitigation).axes
-    np.testing.assert_allclose(drawn(everyone, "all test images"), [ends(v.accuracy) for v in found])
+    np.testing.assert_allclose(drawn(everyone, "all test images"), [[*tables.whole_accuracy(v)] for v in found])
     for axes, g in zip(panels, (1, 2, 0), strict=False):
-        expected = [ends(variant.by_group["accuracy"][:, g]) for variant in found]
+        expected = [accuracies(with_mitigation, variant)[g] for variant in found]
         np.testing.assert_allclose(drawn(axes, "the panel's group"), expected)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.linearization import claims, figures, report
+from experiments.linearization import claims, differences, figures, report
 from experiments.linearization import results as tables
 from experiments.linearization.results import Results
 from experiments.reporting import drawing
@@ -18,9 +18,16 @@ from jaxfair.runs import Run
 from tests.experiments.page import Page
 from tests.study import make_analyses, mitigated, sketch
 
-FILES = {"report.html", "runs.json", "summary.csv", "groups.csv", "claims.csv", "claims.md", "paper"} | {
-    f"{name}.{kind}" for name in figures.DRAWINGS for kind in ("png", "svg")
-}
+FILES = {
+    "report.html",
+    "runs.json",
+    "summary.csv",
+    "groups.csv",
+    "differences.csv",
+    "claims.csv",
+    "claims.md",
+    "paper",
+} | {f"{name}.{kind}" for name in figures.DRAWINGS for kind in ("png", "svg")}
 PAPER = {f"{name}.{kind}" for name in figures.PAPER for kind in ("png", "svg")}
 NETWORKS = (
     ("Full network", "full", 768),
@@ -84,7 +91,8 @@ def test_every_figure_of_the_paper_is_shown_or_says_why_not(
     monkeypatch.setattr(drawing, "save", sketch)
     write(analysed[:3], tmp_path / "report")
     text = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
-    lacking = [name for name in figures.PAPER if f"({name}) cannot be drawn: No " in Page(text).text]
+    every = [*figures.DRAWINGS, *figures.PAPER]
+    lacking = [name for name in every if f"({name}) cannot be drawn: No " in Page(text).text]
     assert text.count("<svg") + len(lacking) == shown
     assert {path.stem for path in (tmp_path / "report" / "paper").iterdir()} == set(figures.PAPER) - {*lacking}
 
@@ -102,12 +110,18 @@ def test_the_tables_of_the_page_are_those_of_the_files(page: Page, analysed: lis
     results = tables.collect(analysed)
     numbers = [row for row in page.rows if row[0] not in ("network", "group", "finding")]
     summary, groups = tables.summary_rows(results), tables.group_rows(results)
-    found = claims.claims(results)
+    found, compared = claims.claims(results), differences.rows(results)
+    extremes, numbers = numbers[: len(summary) - 1], numbers[len(summary) - 1 :]
+    shown, numbers = numbers[: len(compared)], numbers[len(compared) :]
+    assert [row[0] for row in extremes] == [row["network"] for row in summary[1:]]
+    for cells, row in zip(shown, compared, strict=True):
+        assert (cells[0], cells[4]) == (row["group"], row["lost"])
+        assert float(cells[1].split()[0]) == pytest.approx(row["difference_points"].mean, abs=0.05)
     findings, numbers[len(summary) :] = numbers[len(summary) :][: len(found)], numbers[len(summary) + len(found) :]
     assert len(numbers) == len(summary) + len(groups)
     for shown, claim in zip(findings, found, strict=True):
         assert shown[0].startswith(claim.statement)
-        assert shown[2:4] == [str(claim.seeds), claim.verdict]
+        assert [shown[2], shown[5]] == [str(claim.seeds), claim.verdict]
         assert (
             shown[1] == ""
             if np.isnan(claim.value)
@@ -116,9 +130,8 @@ def test_the_tables_of_the_page_are_those_of_the_files(page: Page, analysed: lis
     for shown, row in zip(numbers, summary, strict=False):
         assert shown[:2] == [row["network"], f"{row['relus']:,}"]
         for cell, name in zip(shown[2:5], ("accuracy", "large_groups", "small_groups"), strict=True):
-            value, half = (float(part) for part in cell.split(" ±"))
-            assert value == pytest.approx(row[name].mean, abs=5e-4)
-            assert half == pytest.approx(row[name].high - row[name].mean, abs=5e-4)
+            value, low, _, high = cell.split()
+            assert [float(value), float(low[1:]), float(high[:-1])] == pytest.approx([*row[name]], abs=5e-4)
     assert numbers[0][5:7] == ["", ""]  # the full network drops by nothing
     assert numbers[3][7] == ""  # DeepReDuce's parameters are others
     for shown, row in zip(numbers[len(summary) :], groups, strict=True):
@@ -126,6 +139,21 @@ def test_the_tables_of_the_page_are_those_of_the_files(page: Page, analysed: lis
         loss, low, _, high = shown[5].split()
         assert [float(loss), float(low[1:]), float(high[:-1])] == pytest.approx(row["loss"], abs=5e-4)
     assert "nan" not in " ".join(" ".join(row) for row in page.rows).lower()
+
+
+def test_the_page_opens_with_the_answer(page: Page, analysed: list[Run], tmp_path: Path, sketched: None) -> None:
+    """Three seeds are too few for one; another reference changes what is compared, and its name is checked."""
+    said = page.text.split(TITLE)[2]
+    assert said.startswith(
+        "No difference between groups at SNL 50 can be told from noise (3 seeds, at least 5 are needed)."
+    )
+    report.write(analysed, tmp_path / "other", title=TITLE, command=COMMAND, reference="é ☃")
+    text = Page((tmp_path / "other" / "report.html").read_text(encoding="utf-8")).text
+    assert "than é ☃ (" in text.split("The largest one seen: ")[1][:80]
+    assert "than <b>bold</b> (" in said.split("The largest one seen: ")[1][:80]
+    with pytest.raises(JaxfairError, match="no group 'x' as a reference; give one of <b>bold"):
+        report.write(analysed, tmp_path / "none", title=TITLE, command=COMMAND, reference="x")
+    assert not (tmp_path / "none").exists()
 
 
 def test_csv_files_hold_the_tables(folder: Path, analysed: list[Run], tmp_path: Path) -> None:
@@ -158,7 +186,7 @@ def test_small_test_sets_and_missing_convergence_are_warned_of(tmp_path: Path) -
     page = Page((tmp_path / "report" / "report.html").read_text(encoding="utf-8"))
     assert "Fewer than 30 test images in group c:" in page.text
     assert "Some eigenvalues of SNL 200 did not converge" in page.text
-    assert "One seed: no interval can be given." in page.text
+    assert "One seed: 95 % intervals are over test images alone" in page.text
     assert "nan" not in " ".join(" ".join(row) for row in page.rows).lower()
 
 
@@ -213,5 +241,5 @@ def test_the_printed_table_holds_every_network(analysed: list[Run], capsys: pyte
     assert "\x1b" not in out
     for row in tables.summary_rows(results):
         (line,) = [line for line in out.splitlines() if line[1:].split("│")[0].strip() == row["network"]]
-        assert f"{row['accuracy'].mean:.3f} ±" in line
+        assert f"{row['accuracy'].mean:.3f} (" in line
         assert row["network"] == "Full network" or f"{row['large_drop_percent'].mean:.1f} (" in line

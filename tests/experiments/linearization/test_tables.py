@@ -15,6 +15,7 @@ from experiments.reporting.series import Estimate
 from experiments.reporting.tables import read_csv, write_csv
 from jaxfair import runs
 from jaxfair.errors import JaxfairError
+from jaxfair.intervals import over_seeds_and_examples, wilson
 from jaxfair.runs import Run
 from tests.study import make_analyses, make_study, mitigated
 
@@ -55,6 +56,19 @@ def test_collect_keeps_networks_seeds_and_groups_in_order(analyses: list[Run], r
         np.testing.assert_array_equal(variant.by_group["gradient_norm"], stored)
 
 
+def over_images(correct: list[np.ndarray], groups: list[np.ndarray]) -> list[float]:
+    """Return the mean accuracy of groups and its interval: what over_seeds_and_examples has, on the scale of odds."""
+    tables = [np.array(correct, float)[:, members] for members in groups]
+    found = over_seeds_and_examples(tables, [1 / len(tables)] * len(tables))
+    return [float(found.value), *map(float, found.interval(scale="share"))]
+
+
+def above_zero(values: np.ndarray) -> list[float]:
+    """Return mean and Student's interval of three seeds, symmetric in the logarithm."""
+    mean, half = values.mean(), T3 * values.std(ddof=1) / np.sqrt(3)
+    return [mean, mean * np.exp(-half / mean), mean * np.exp(half / mean)]
+
+
 def results_of_equal(root: Path, seeds: int = 3) -> Results:
     return tables.collect(make_analyses(root, train_count=(50, 50, 50), test_count=(30, 30, 30), seeds=seeds))
 
@@ -66,10 +80,8 @@ def test_summary_rows_equal_masked_numpy(analyses: list[Run], results: Results) 
     for row, found in zip(rows, by_network(analyses), strict=True):
         correct = [right(run) for run in found]
         for name, members in parts.items():
-            means = np.array([np.mean([c[results.group == g].mean() for g in members]) for c in correct])
-            half = T3 * means.std(ddof=1) / np.sqrt(3)
-            expected = (means.mean(), means.mean() - half, means.mean() + half)
-            assert row[f"{name}_groups"] == pytest.approx(expected, rel=1e-9)
+            expected = over_images(correct, [results.group == g for g in members])
+            assert [*row[f"{name}_groups"]] == pytest.approx(expected, rel=1e-9)
             drops = []
             for before, after in zip(full, correct, strict=True):
                 for g in members:
@@ -81,7 +93,7 @@ def test_summary_rows_equal_masked_numpy(analyses: list[Run], results: Results) 
             else:
                 assert drop.mean == pytest.approx(np.mean(drops), rel=1e-9)
                 assert drop.low < drop.mean < drop.high
-        assert row["accuracy"].mean == pytest.approx(np.mean(correct), rel=1e-12)
+        assert [*row["accuracy"]] == pytest.approx(over_images(correct, [results.group >= 0]), rel=1e-9)
         assert row["seeds"] == 3
     assert [row["parameter_distance"].mean for row in rows[:3]] == [769.0, 201.0, 51.0]
     assert np.isnan(rows[3]["parameter_distance"].mean)
@@ -98,21 +110,18 @@ def test_group_rows_equal_masked_numpy(analyses: list[Run], results: Results) ->
         stored = [run.json("result.json")["groups"] for run in found]
         for g, name in enumerate("abc"):
             row, members = at[label, name], results.group == g
-            accuracy = np.mean([right(run)[members].mean() for run in found])
-            assert row["accuracy"].mean == pytest.approx(accuracy, rel=1e-12)
-            assert row["accuracy"].low < accuracy < row["accuracy"].high
+            expected = over_images([right(run) for run in found], [members])
+            assert [*row["accuracy"]] == pytest.approx(expected, rel=1e-12)
             assert (row["train_count"], row["test_count"]) == ((400, 300, 20)[g], members.sum())
             before = np.array([c[members].mean() for c in full])
             after = np.array([right(run)[members].mean() for run in found])
             drop = (100 * (before - after) / before).mean()
             mean, low, high = row["relative_drop_percent"]
             assert mean == pytest.approx(drop, rel=1e-9, abs=1e-9)
-            assert low <= drop <= high
+            assert low <= drop <= high if label != "Full network" else np.isnan([low, high]).all()
             for quantity in ("loss", "gradient_norm", "top_eigenvalue", "softmax_gap"):
                 seeds = np.array([one[quantity][g] for one in stored])
-                half = T3 * seeds.std(ddof=1) / np.sqrt(3)
-                assert row[quantity].mean == pytest.approx(seeds.mean(), rel=1e-12)
-                assert row[quantity].high - row[quantity].mean == pytest.approx(half, rel=1e-9)
+                assert [*row[quantity]] == pytest.approx(above_zero(seeds), rel=1e-9)
             worst = max(one["top_eigenvalue_residual"][g] for one in stored)
             assert row["top_eigenvalue_residual_max"] == worst
 
@@ -122,10 +131,26 @@ def test_small_samples_have_wide_intervals(results: Results) -> None:
     assert widths["c"] > 1.4 * max(widths["a"], widths["b"])  # 13 images against 40 and 60
 
 
-def test_one_seed_has_no_interval_over_seeds(tmp_path: Path) -> None:
+def test_one_seed_has_intervals_over_test_images_alone(tmp_path: Path) -> None:
     row = tables.summary_rows(results_of_equal(tmp_path, seeds=1))[1]
-    assert np.isfinite(row["accuracy"]).tolist() == [True, False, False]
-    assert row["large_drop_percent"].low < row["large_drop_percent"].high  # test images are still resampled
+    assert np.isfinite(row["parameter_distance"]).tolist() == [True, False, False]
+    for name in ("accuracy", "large_groups", "large_drop_percent"):
+        assert row[name].low < row[name].mean < row[name].high
+
+
+def test_intervals_are_possible(results: Results) -> None:
+    """Where all are right, nothing varies, but 13 images might have shown something else; no group has one image."""
+    full = results.variants[0]
+    sure = full._replace(correct=np.where(results.group == 2, 1.0, full.correct))
+    expected = [1.0, *(float(end) for end in wilson(np.array(1.0), np.array(13)))]
+    assert [float(end) for end in tables.accuracies(results, sure).at(2)] == pytest.approx(expected)
+    both = tables.accuracy(results, sure._replace(correct=np.ones_like(full.correct)), np.array([0, 2]))
+    assert both.low == pytest.approx(float(wilson(np.array(1.0), np.array(4 / (1 / 40 + 1 / 13))).low))
+    spread = full._replace(by_group=full.by_group | {"gradient_norm": np.array([[0.1], [9.0], [0.2]])})
+    _, low, high = tables.measured(spread, "gradient_norm").at(0)
+    assert 0 < low < 3.1 < 9 < high
+    signed = full._replace(by_group=full.by_group | {"top_eigenvalue": np.array([[-3.0], [-2.0], [-1.0]])})
+    np.testing.assert_allclose(tables.measured(signed, "top_eigenvalue").low, -2 - T3 / np.sqrt(3))
 
 
 def test_equal_groups_leave_the_small_ones_blank(tmp_path: Path) -> None:
@@ -138,7 +163,7 @@ def test_equal_groups_leave_the_small_ones_blank(tmp_path: Path) -> None:
 
 def test_a_group_that_cannot_lose_has_no_drop_and_no_interval(tmp_path: Path) -> None:
     found = tables.collect(make_analyses(tmp_path, never_right=[2]))
-    for row in tables.group_rows(found):
+    for row in tables.group_rows(found)[3:]:
         drop = row["relative_drop_percent"]
         assert np.isnan(drop).all() if row["group"] == "c" else np.isfinite(drop).all(), row
     for row in tables.summary_rows(found)[1:]:

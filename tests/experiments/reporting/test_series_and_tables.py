@@ -35,6 +35,8 @@ def test_an_estimate_over_seeds_is_students() -> None:
     np.testing.assert_allclose(found.at([2, 0]).low, ends[0][[2, 0]])
     np.testing.assert_allclose(found.reach, np.stack([found.mean - ends[0], ends[1] - found.mean]))
     assert (over_seeds(values[:1]).reach == 0).all()
+    low, high = over_seeds(np.exp(values), "positive")[1:]
+    np.testing.assert_allclose(np.sqrt(low * high), np.exp(values).mean(axis=0))  # symmetric in the logarithm
 
 
 TABLE = Table(
