@@ -266,13 +266,19 @@ def as_examples(logits_fn: Any, params: Any, x: Any, y: Any, *, labelled: bool) 
     """
     check_parameters(params)
     params, x = on_one_device(params), as_inputs(x)
-    y = as_labels(y) if labelled else as_array(y, "labels")
-    inputs = len(jax.tree.leaves(x)[0])
-    check_lengths(inputs=inputs, labels=len(y) if np.ndim(y) else 0)
-    if labelled and inputs:
-        shape = getattr(jax.eval_shape(logits_fn, params, jax.tree.map(lambda leaf: leaf[:1], x)), "shape", ())
+    count = len(jax.tree.leaves(x)[0])
+    if not labelled:
+        y = as_array(y, "labels")
+    elif count:
+        with jax.default_matmul_precision("highest"):
+            one = _outputs.eval_shape(logits_fn, params, jax.tree.map(lambda leaf: leaf[:1], x))
+        shape = getattr(one, "shape", ())
         y = as_labels(y, shape[1] if len(shape) == 2 else None)
+    check_lengths(inputs=count, labels=len(y) if np.ndim(y) else 0)
     return params, x, y
+
+
+_outputs = jax.jit(lambda logits_fn, params, x: logits_fn(params, x))  # of which shapes alone are asked, once
 
 
 def on_one_device(tree: Any) -> Any:

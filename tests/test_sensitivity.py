@@ -281,11 +281,23 @@ STEPS, CURVES = np.arange(4), np.zeros((2, 3, 4))
         (lambda: sensitivity.rejoining_step(STEPS[:3], CURVES, CURVES), "for 3 steps"),
         (lambda: sensitivity.rejoining_step(STEPS, CURVES[0], CURVES), r"\(3, 4\), \(2, 3, 4\)"),
         (lambda: sensitivity.rejoining_step(STEPS, CURVES[:, :1], CURVES[:1, :1]), "one control curve"),
-        (lambda: sensitivity.losses_on_segment(predictions, START, {}, *SEGMENT[2:]), "differ in structure"),
-        (lambda: sensitivity.losses_on_segment(predictions, *SEGMENT[:3], Y[:5], *SEGMENT[4:]), "5 labels"),
-        (lambda: sensitivity.losses_on_segment(predictions, *SEGMENT[:5], np.zeros((2, 2))), r"shape \(2, 2\)"),
-        (lambda: sensitivity.losses_on_segment(predictions, *SEGMENT, chunk_size=0), "chunk size is 0"),
-        (lambda: sensitivity.losses_on_segment(predictions, *SEGMENT, precision="low"), "no precision 'low'"),
+        (
+            lambda: sensitivity.losses_on_segment(predictions, START, {}, *SEGMENT[2:], loss=squares),
+            "differ in structure",
+        ),
+        (
+            lambda: sensitivity.losses_on_segment(predictions, *SEGMENT[:3], Y[:5], *SEGMENT[4:], loss=squares),
+            "5 labels",
+        ),
+        (
+            lambda: sensitivity.losses_on_segment(predictions, *SEGMENT[:5], np.zeros((2, 2)), loss=squares),
+            r"shape \(2, 2\)",
+        ),
+        (lambda: sensitivity.losses_on_segment(predictions, *SEGMENT, chunk_size=0, loss=squares), "chunk size is 0"),
+        (
+            lambda: sensitivity.losses_on_segment(predictions, *SEGMENT, precision="low", loss=squares),
+            "no precision 'low'",
+        ),
         (lambda: sensitivity.losses_on_segment(predictions, *SEGMENT, loss=lambda z, y: z.sum()), r"shape \(\) for 7"),
     ],
 )

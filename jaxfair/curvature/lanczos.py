@@ -59,14 +59,14 @@ def extreme_eigenvalues(
     max_steps: int = 100,
     max_basis: int = 100,
     vectors: bool = False,
+    multiple: bool = True,
 ) -> EigenResult:
     """Find the largest and smallest (algebraic) eigenvalues of a symmetric operator.
 
     Thick-restart Lanczos (Wu and Simon 2000) with full orthogonalisation, done twice. The residual of a Ritz pair is
     ``beta_m |s_m|``, s_m the last component of the projected matrix's eigenvector (Parlett 1998, ch. 13): a bound on
     the distance to some eigenvalue. That no larger one was missed follows from a start vector with a component along
-    it, so start at random unless you know better. Where several values are asked for at one end, what is orthogonal to
-    those found is searched too, since a multiple eigenvalue shows only once in a Krylov space.
+    it, so start at random unless you know better.
 
     Args:
         matvec: The operator, ``(p,) -> (p,)``; it must return the same result for the same vector.
@@ -80,11 +80,13 @@ def extreme_eigenvalues(
         max_steps: Number of products at most.
         max_basis: Number of basis vectors kept, ``max_basis * p`` numbers of memory; beyond it the basis is restarted.
         vectors: Whether to return the Ritz vectors.
+        multiple: Whether to search what is orthogonal to the values found too, where several are asked for at one end:
+            a multiple eigenvalue shows only once in a Krylov space. It takes about as many products again.
 
     Raises:
         JaxfairError: The start vector is zero or not finite, a product is not finite, or a number is impossible.
     """
-    several = max(largest, smallest) > 1
+    several = multiple and max(largest, smallest) > 1
     options = {"tolerance": tolerance, "stop": stop, "max_basis": max_basis}
     found = _krylov(matvec, start, largest, smallest, max_steps=max_steps, vectors=vectors or several, **options)
     for end in range(2 if several else 0):  # one Krylov space holds one eigenvector of each eigenvalue
@@ -105,7 +107,7 @@ def _with_missed(
     is found takes the place of the least extreme; where the steps run out first, nothing has converged.
     """
     known = found.vectors
-    if len(known) == start.size:
+    if len(known) == start.size or len(found.alphas) >= start.size:  # the Krylov space is the whole space
         return found, False
 
     def apart(vector: Vector) -> Vector:

@@ -59,7 +59,7 @@ def minibatch_curvature(
     Raises:
         JaxfairError: Shapes or types do not match, groups or labels are out of range, or the batch size is below 1.
     """
-    params, x, y = as_examples(logits_fn, params, x, y, labelled=True)
+    params, x, y = as_examples(as_pytree(logits_fn), params, x, y, labelled=True)
     group, y = groups.as_numbers(group, len(y)), jnp.asarray(y)
     if batch_size < 1:
         raise JaxfairError(f"The batch size is {batch_size}; give at least 1.")

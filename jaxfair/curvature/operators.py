@@ -157,7 +157,7 @@ class GroupOperator:
         """
         self._programs = programs(jax.default_backend(), precision)
         if plan is None:  # otherwise whoever planned has asked
-            params, x, y = as_examples(logits_fn, params, x, y, labelled=losses.takes_classes(loss))
+            params, x, y = as_examples(as_pytree(logits_fn), params, x, y, labelled=losses.takes_classes(loss))
         model, self._kind, self._devices = Model(as_pytree(logits_fn), as_pytree(loss)), kind, Devices()
         self._networks = self._devices.copies((model, params))
         leaves = jax.tree.leaves(params)
@@ -274,7 +274,7 @@ def per_example_gradient_norms(
         precision: Precision of matrix products on accelerators.
         loss: ``(outputs of logits_fn, y) -> losses`` of shape (m,), one for each example.
     """
-    params, x, y = as_examples(logits_fn, params, x, y, labelled=losses.takes_classes(loss))
+    params, x, y = as_examples(as_pytree(logits_fn), params, x, y, labelled=losses.takes_classes(loss))
     if chunk_size is not None and chunk_size < 1:
         raise JaxfairError(f"The chunk size is {chunk_size}; give at least 1, or None to have it chosen.")
     if chunk_size is None:

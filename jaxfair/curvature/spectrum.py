@@ -182,14 +182,14 @@ def check_examples(
     Raises:
         JaxfairError: They do not, or a group has no example of any weight.
     """
-    params, x, y = as_examples(logits_fn, params, x, y, labelled=labelled)
+    params, x, y = as_examples(as_pytree(logits_fn), params, x, y, labelled=labelled)
     group_rows = np.asarray(weights)
     if group_rows.ndim != 2 or not len(group_rows):
         raise JaxfairError(f"The weights have shape {group_rows.shape}; expected (groups, examples).")
     check_lengths(labels=len(y), weights=group_rows.shape[1])
     if not (group_rows != 0).any(axis=1).all():
         empty = np.flatnonzero(~(group_rows != 0).any(axis=1)).tolist()
-        raise JaxfairError(f"Group {quoted(empty)} has no example of any weight; leave it out or merge it.")
+        raise JaxfairError(f"Group [{quoted(empty)}] has no example of any weight; leave it out or merge it.")
     return params, x, y, group_rows
 
 

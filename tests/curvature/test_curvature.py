@@ -173,7 +173,7 @@ def network() -> networks.Network:
 
 
 def test_one_compiled_function_serves_all_groups_chunks_and_networks(network: networks.Network) -> None:
-    """The logits are traced once: the pass that is kept for the products gives the gradient too."""
+    """Traced once for the program, whose kept pass gives the gradient too, and once for the number of classes."""
     traces = []
 
     def counted(network: networks.Network, params: Any, x: jax.Array) -> jax.Array:
@@ -186,7 +186,7 @@ def test_one_compiled_function_serves_all_groups_chunks_and_networks(network: ne
         weights = group_weights(GROUP, GROUPS)
         data = x, jnp.asarray(LABEL), weights
         group_curvature(Partial(counted, other), other.params, *data, CurvatureConfig(chunk_size=5))
-    assert len(traces) == 1
+    assert len(traces) == 2
 
 
 def run_with(**changes: Any) -> GroupCurvature:
@@ -203,9 +203,9 @@ def run_with(**changes: Any) -> GroupCurvature:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"x": jnp.ones((N + 1, FEATURES))}, f"{N + 1} inputs, {N} labels and weights for {N}"),
+        ({"x": jnp.ones((N + 1, FEATURES))}, f"{N + 1} inputs, {N} labels; give one of each"),
         ({"y": jnp.zeros(N - 1, int)}, f"{N} inputs, {N - 1} labels"),
-        ({"weights": jnp.ones((GROUPS, 2))}, "labels and weights for 2"),
+        ({"weights": jnp.ones((GROUPS, 2))}, "12 labels, 2 weights; give one of each"),
         ({"params": jnp.full((FEATURES, CLASSES), jnp.nan)}, "loss or gradient of group 0 is not finite"),
         ({"weights": jnp.eye(GROUPS, N).at[1].set(0)}, r"Group \[1\] has no example"),
         ({"config": CurvatureConfig(chunk_size=0)}, "chunk size is 0; give at least 1"),

@@ -267,10 +267,10 @@ SCALE = {"scale": jnp.ones(1)}
     [
         ({"params": jax.tree.map(lambda leaf: leaf * np.inf, PARAMS)}, "group 0 is not finite"),
         ({"weights": changed(WEIGHTS[0], np.nan)[None]}, "group 0 is not finite"),
-        ({"y": changed(Y, CLASSES)}, "group 0 is not finite"),
+        ({"y": changed(Y, CLASSES)}, f"the {CLASSES} classes count from 0"),
         ({"params": PARAMS | {"phase": np.ones(2, np.complex64)}}, "parameter 'phase' has type complex64"),
         ({"params": {}}, "no parameters"),
-        ({"x": {"left": X, "right": X[1:]}}, f"{N - 1}/{N} inputs, {N} labels"),
+        ({"x": {"left": X, "right": X[1:]}}, f"inputs have {N - 1}, {N} examples; give equally many"),
         ({"x": X[:0], "y": Y[:0], "weights": WEIGHTS[:, :0]}, r"Group \[0\] has no example"),
         (
             {"params": SCALE, "logits_fn": lambda p, x: p["scale"] * x, "config": CurvatureConfig(bottom=True)},
@@ -288,7 +288,7 @@ def test_refusals(change: dict[str, Any], words: str) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"group": np.zeros(N + 1, int)}, rf"groups have shape \({N + 1},\) for {N} labels"),
+        ({"group": np.zeros(N + 1, int)}, f"{N} labels, {N + 1} groups; give one of each"),
         ({"group": changed(Y, -1)}, "groups run from -1 to 2"),
         ({"group_names": ["a", "b"]}, "There are 2 group names for groups 0 to 2"),
         ({"y": changed(Y, CLASSES)}, f"label of example 3 is {CLASSES}; the {CLASSES} classes count from 0"),

@@ -111,7 +111,7 @@ def test_minibatch_estimator_is_the_mean_of_batch_norms(problem: dict[str, Any])
 
 @pytest.mark.parametrize("measure", [minibatch_curvature, jaxfair.group_report])
 def test_a_negative_group_is_counted_into_no_other(problem: dict[str, Any], measure: Any) -> None:
-    with pytest.raises(JaxfairError, match="groups run from -1 to 1; expected numbers from 0 on"):
+    with pytest.raises(JaxfairError, match=r"groups run from -1 to 1; (expected numbers from 0 on|mark a missing one)"):
         measure(model, **(problem | {"group": GROUP - 1}))
 
 
@@ -161,10 +161,10 @@ wrong_square.defvjp(lambda x: (x**2, x), lambda x, g: (g * jnp.cumsum(x),))
         (model, {"y": jnp.zeros(N - 1, int)}, "labels"),
         (model, {"y": jnp.full(N, -1)}, "label of example 0 is -1; the 4 classes count from 0"),
         (model, {"y": jnp.full(N, 4)}, "label of example 0 is 4; the 4 classes count from 0"),
-        (model, {"y": jnp.zeros(N)}, "Labels have type float32"),
-        (model, {"group": GROUP.astype(float)}, "groups have type float64; give integers"),
-        (model, {"group": GROUP.astype(str)}, "groups have type <U.*; give integers"),
-        (model, {"group": GROUP[1:]}, "groups have shape"),
+        (model, {"y": jnp.full(N, 0.5)}, "label of example 0 is 0.5; labels are whole numbers"),
+        (model, {"group": GROUP + 0.5, "group_names": "abc"}, "no whole numbers, but have names"),
+        (model, {"group": GROUP.astype(str), "group_names": "abc"}, "names by number"),
+        (model, {"group": GROUP[1:]}, "There are 30 labels, 29 groups; give one of each"),
         (model, {"group_names": ["a"]}, "There are 1 group names for groups 0 to 2"),
         (model, {"loss": lambda logits, y: logits}, r"loss returned shape \(\d+, \d+\) for \d+ examples"),
         (model, {"loss": lambda logits, y: logits.mean()}, r"loss returned shape \(\) for"),

@@ -36,7 +36,9 @@ def rounding(matrix: np.ndarray, epsilon: float = EPS) -> float:
 
 
 def test_diagonal() -> None:
-    result = extreme_eigenvalues(dense(np.diag(np.arange(1.0, 21))), random_start(20), largest=3, tolerance=1e-12)
+    result = extreme_eigenvalues(
+        dense(np.diag(np.arange(1.0, 21))), random_start(20), largest=3, tolerance=1e-12, multiple=False
+    )
     np.testing.assert_allclose(result.values, [20, 19, 18], rtol=1e-12)
     assert result.converged is True  # a Python bool, which JSON takes
     assert result.steps == len(result.alphas) == len(result.betas) <= 20
@@ -92,7 +94,8 @@ def test_the_residual_is_the_true_one_where_the_tolerance_is_not_reached() -> No
 def test_convergence_means_that_every_residual_meets_the_tolerance() -> None:
     matrix = random_symmetric(60)
     coarse, fine = (
-        extreme_eigenvalues(dense(matrix), random_start(60, 1), largest=2, tolerance=t) for t in (1e-2, 1e-6)
+        extreme_eigenvalues(dense(matrix), random_start(60, 1), largest=2, tolerance=t, multiple=False)
+        for t in (1e-2, 1e-6)
     )
     for result, tolerance in ((coarse, 1e-2), (fine, 1e-6)):
         assert result.converged

@@ -100,7 +100,7 @@ def test_restarts_reach_the_same_eigenvalues(largest: int, smallest: int, max_ba
         return SPREAD * vector
 
     options: dict[str, Any] = {"largest": largest, "smallest": smallest, "tolerance": 1e-9, "max_steps": 2000}
-    start = random_start(200)
+    options["multiple"], start = False, random_start(200)
     unbounded = extreme_eigenvalues(diagonal(SPREAD), start, max_basis=200, **options)
     rows = wanted + 3 + max_basis
     result = extreme_eigenvalues(matvec, start, max_basis=rows, **options)

@@ -116,7 +116,7 @@ def test_the_tables_of_the_page_are_those_of_the_files(page: Page, analysed: lis
     assert [row[0] for row in extremes] == [row["network"] for row in summary[1:]]
     for cells, row in zip(shown, compared, strict=True):
         assert (cells[0], cells[4]) == (row["group"], row["lost"])
-        assert float(cells[1].split()[0]) == pytest.approx(row["difference_points"].mean, abs=0.05)
+        assert float(cells[1].split()[0]) == pytest.approx(float(row["difference_points"].mean), abs=0.05)
     findings, numbers[len(summary) :] = numbers[len(summary) :][: len(found)], numbers[len(summary) + len(found) :]
     assert len(numbers) == len(summary) + len(groups)
     for shown, claim in zip(findings, found, strict=True):
@@ -131,13 +131,17 @@ def test_the_tables_of_the_page_are_those_of_the_files(page: Page, analysed: lis
         assert shown[:2] == [row["network"], f"{row['relus']:,}"]
         for cell, name in zip(shown[2:5], ("accuracy", "large_groups", "small_groups"), strict=True):
             value, low, _, high = cell.split()
-            assert [float(value), float(low[1:]), float(high[:-1])] == pytest.approx([*row[name]], abs=5e-4)
+            assert [float(value), float(low[1:]), float(high[:-1])] == pytest.approx(
+                [float(part) for part in row[name]], abs=5e-4
+            )
     assert numbers[0][5:7] == ["", ""]  # the full network drops by nothing
     assert numbers[3][7] == ""  # DeepReDuce's parameters are others
     for shown, row in zip(numbers[len(summary) :], groups, strict=True):
         assert shown[:3] == [row["group"], str(row["train_count"]), str(row["test_count"])]
         loss, low, _, high = shown[5].split()
-        assert [float(loss), float(low[1:]), float(high[:-1])] == pytest.approx(row["loss"], abs=5e-4)
+        assert [float(loss), float(low[1:]), float(high[:-1])] == pytest.approx(
+            [float(part) for part in row["loss"]], abs=5e-4
+        )
     assert "nan" not in " ".join(" ".join(row) for row in page.rows).lower()
 
 
