@@ -210,7 +210,7 @@ def _check_classes(shape: tuple[int, ...], label: Any = None) -> None:
         raise JaxfairError(f"Logits have shape {shape}; a boundary needs (examples, classes) with at least 2 classes.")
     traced = label is None or isinstance(label, Tracer)
     if not traced and (wrong := np.setdiff1d(np.asarray(label), np.arange(shape[1]))).size:
-        raise JaxfairError(f"Labels {quoted(wrong)} are not among the {shape[1]} classes, which count from 0.")
+        raise JaxfairError(f"Labels [{quoted(wrong)}] are not among the {shape[1]} classes, which count from 0.")
 
 
 def _margin(scores: Float[Array, "n c"], label: Int[Array, " n"]) -> Float[Array, " n"]:
