@@ -36,7 +36,10 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 SOURCES = sorted(
     path for room in ("jaxfair", "experiments") for path in (Path(__file__).parents[1] / room).rglob("*.py")
 )
-EXCEPTIONS = {"loops._call": "one step of a loop on the CPU; other backends run loops._run_until"}
+EXCEPTIONS = {
+    "loops._call": "one step of a loop on the CPU; other backends run loops._run_until",
+    "inputs._outputs": "never run: asked for the shape of its result",
+}
 
 N, CLASSES = 12, 3
 LABEL, GROUP = np.arange(N) % CLASSES, np.arange(N) % 2
