@@ -10,6 +10,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxfair.errors import JaxfairError
 
@@ -40,6 +41,8 @@ def as_array(values: Any, what: str) -> Any:
     Raises:
         JaxfairError: They are no numbers or texts in a regular shape, or some are masked.
     """
+    if isinstance(values, Tracer):
+        return values  # inside of a jitted function nothing can be asked of the values
     if isinstance(values, jax.Array):
         return values if len(values.devices()) == 1 else np.asarray(values)
     if isinstance(values, np.ma.MaskedArray):
@@ -49,6 +52,8 @@ def as_array(values: Any, what: str) -> Any:
     for method in ("detach", "cpu", "to_numpy", "numpy"):  # a tensor leaves its tape and device first
         if not isinstance(values, np.ndarray) and callable(call := getattr(values, method, None)):
             values = call()
+    if hasattr(values, "shape") and hasattr(values, "dtype") and not isinstance(values, np.ndarray | np.generic):
+        return values  # rows that are read when they are asked for
     try:
         return np.asarray(values)
     except ValueError as error:
@@ -66,7 +71,7 @@ def as_inputs(x: Any) -> Any:
     if not arrays:
         raise JaxfairError("There are no inputs; give an array with the examples along its first axis.")
     for array in arrays:
-        if not array.ndim:
+        if not array.shape:
             raise JaxfairError("An input is a single number; give arrays with the examples along their first axis.")
         if not (jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool):
             raise JaxfairError(f"Inputs have type {array.dtype}; give numbers.")
@@ -93,6 +98,8 @@ def as_labels(y: Any, num_classes: int | None = None) -> np.ndarray | jax.Array:
         JaxfairError: They are none of these, or not among the classes.
     """
     label = as_array(y, "labels")
+    if isinstance(label, Tracer):
+        return label
     if label.dtype == object:
         label = _unboxed(label)
     if label.ndim == 2 and label.shape[1] == 1:
