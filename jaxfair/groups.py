@@ -1,6 +1,6 @@
 """Groups as weights over examples, and intervals for what is measured on them."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,13 +8,18 @@ from jaxtyping import Array, Float, Int
 
 from jaxfair.errors import JaxfairError
 from jaxfair.inputs import as_array
+from jaxfair.intervals import Interval, wilson
 
-
-class Interval(NamedTuple):
-    """Lower and upper ends, of the same shape; NaN where an interval cannot be had (one seed)."""
-
-    low: np.ndarray
-    high: np.ndarray
+__all__ = [
+    "Interval",
+    "as_numbers",
+    "drop_interval",
+    "group_means",
+    "group_weights",
+    "relative_drop",
+    "seed_interval",
+    "wilson",
+]
 
 
 def group_weights(group: Int[Array, " n"] | Int[np.ndarray, " n"], num_groups: int) -> Float[Array, "g n"]:
@@ -81,17 +86,6 @@ def relative_drop(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     before, after = np.asarray(before, float), np.asarray(after, float)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(before > 0, 100 * (before - after) / before, np.nan)
-
-
-def wilson(proportion: np.ndarray, count: np.ndarray, level: float = 0.95) -> Interval:
-    """Return Wilson's score interval of a proportion seen on ``count`` samples (Wilson 1927)."""
-    from scipy.stats import norm
-
-    z2 = norm.ppf((1 + level) / 2) ** 2
-    p, n = np.asarray(proportion, float), np.asarray(count, float)
-    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = np.sqrt(z2 * (p * (1 - p) / n + z2 / (4 * n**2))) / (1 + z2 / n)
-    return Interval(np.maximum(centre - half, 0.0), np.minimum(centre + half, 1.0))
 
 
 def seed_interval(values: np.ndarray, level: float = 0.95) -> Interval:

@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # Bottom first: a file imports from its own wing and from the rows above it in this table.
 HOUSE = (
     ("jaxfair.errors",),
-    ("jaxfair.inputs",),
-    ("jaxfair.losses", "jaxfair.groups", "jaxfair.intervals", "jaxfair.checkpoints", "jaxfair.runs"),
+    ("jaxfair.inputs", "jaxfair.intervals"),
+    ("jaxfair.losses", "jaxfair.groups", "jaxfair.checkpoints", "jaxfair.runs"),
     ("jaxfair.loops", "jaxfair.curvature.chunks"),
     ("jaxfair.curvature.programs",),
     ("jaxfair.margins",),
