@@ -146,6 +146,12 @@ class ResNet(nn.Module):
         block: What a stage is made of; the output of a bottleneck has four times its width.
         stem_width: Number of channels of the stem; None for ``width``.
         arithmetic: Arithmetic of the products, forward and backward; it changes no variable and no initial value.
+
+    Example:
+        >>> from jaxfair import ResNet, init
+        >>> from jaxfair.networks.masks import unit_count
+        >>> unit_count(init(ResNet((1, 1), num_classes=10, width=4), (8, 8, 1), seed=0).masks)
+        768
     """
 
     stage_sizes: tuple[int, ...]
@@ -197,6 +203,12 @@ class CNN(nn.Module):
         features: Number of channels of each stage.
         stem_stride: Stride of the first convolution.
         arithmetic: Arithmetic of the products, forward and backward.
+
+    Example:
+        >>> from jaxfair import CNN, init
+        >>> from jaxfair.networks.masks import unit_count
+        >>> unit_count(init(CNN(num_classes=10, features=(4, 8)), (8, 8, 1), seed=0).masks)
+        384
     """
 
     num_classes: int
