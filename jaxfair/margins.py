@@ -68,7 +68,7 @@ class DeepFool(NamedTuple):
     success: Array
 
 
-def softmax_gap(logits: Float[Array, "n c"]) -> Float[Array, " n"]:
+def softmax_gap(logits: Float[Array, "n c"] | Float[np.ndarray, "n c"]) -> Float[Array, " n"]:
     """Return the largest softmax score minus the second largest, in [0, 1]; 0 is on the boundary.
 
     The distance to the decision boundary as the code of Das et al. 2024 has it. It ignores the label: a confidently

@@ -1,4 +1,4 @@
-"""Every Python example of docs/ and of public docstrings runs as printed; the blocks of a page run in order, together."""
+"""Every Python example of docs/ and of public docstrings runs as printed; the blocks of a page run in order."""
 
 import doctest
 import importlib.util
