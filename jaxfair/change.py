@@ -345,8 +345,8 @@ def _shares(table: np.ndarray, member: Sequence[np.ndarray]) -> Measure:
         return Measure(value, *intervals.wilson(value, np.array([of.sum() for of in member])))
     extra = np.broadcast_to([1.0, 1.0, 0.0, 0.0], (len(table), 4))
     with_extra = [intervals.over_seeds_and_examples([np.hstack([table[:, of], extra])]) for of in member]
-    found = _measured(with_extra, "share")
-    return Measure(value, np.minimum(found.low, value), np.maximum(found.high, value))
+    found = _measured(with_extra, "real")
+    return Measure(value, np.clip(found.low, 0, value), np.clip(found.high, value, 1))
 
 
 def _table(some: Sequence[_Side]) -> np.ndarray | None:
