@@ -18,7 +18,7 @@ HOUSE = (
     ("jaxfair.margins",),
     ("jaxfair.curvature", "jaxfair.data"),
     ("jaxfair.networks", "jaxfair.bounds"),
-    ("jaxfair.sensitivity", "jaxfair.hardware", "jaxfair.training"),
+    ("jaxfair.sensitivity", "jaxfair.hardware", "jaxfair.change", "jaxfair.training"),
     ("jaxfair.linearize",),
     ("jaxfair",),
     ("experiments.running", "experiments.cli"),
