@@ -76,7 +76,7 @@ def _lock(descriptor: int, path: Path, say: Callable[[str], object]) -> bool:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.pread(descriptor, 1000, 0).decode(errors="replace") or "another process"
+            holder, *_ = os.pread(descriptor, 1000, 0).decode(errors="replace").splitlines() or ["another process"]
             say(f"'{path.name}' is being written by {holder}; this process waits for it.")
             fcntl.flock(descriptor, fcntl.LOCK_EX)
     except OSError as error:
@@ -100,10 +100,9 @@ def _is(descriptor: int, file: Path) -> bool:
 
 
 def _holder() -> str:
-    """Say who this process is."""
-    command = " ".join(shlex.join(sys.orig_argv).split())
-    short = command if len(command) <= 300 else f"{command[:300]}..."
-    return f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S %Z')} ({short})"
+    """Say who this process is, and in the next line by which command it was started."""
+    since = time.strftime("%Y-%m-%d %H:%M:%S %Z")
+    return f"process {os.getpid()} on {socket.gethostname()} since {since}\n{shlex.join(sys.orig_argv)}\n"
 
 
 def _remove(file: Path) -> None:

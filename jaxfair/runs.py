@@ -107,9 +107,9 @@ class Run:
         """Return what is wrong with the run, such as "result.json is missing"; None if every file is as DONE says."""
         if not self.done:
             return "DONE is missing" if self.path.is_dir() else "its folder is missing"
-        listed = self._listed()
-        wrong = (f"{name} {state}" for name in listed if (state := _state(self.path / name, listed[name])))
-        return next(wrong, None) if listed else "DONE was changed"
+        if not (listed := self._listed()):
+            return "DONE was changed"
+        return next((f"{name} {state}" for name in listed if (state := _state(self.path / name, listed[name]))), None)
 
     def check(self) -> None:
         """Raise a JaxfairError if the run is unfinished, or if a file is missing or was changed."""

@@ -43,7 +43,7 @@ class Study:
     """A whole study.
 
     Attributes:
-        out: folder of the runs and the report.
+        out: folder of the runs and the report; an earlier report of other runs is kept there as report-DIGEST.
         seeds: number of training seeds, 0 to seeds - 1.
         profiles: hardware to train on; the first is the reference.
         ulps: controls on the reference with one weight of every array changed by one unit in the last place.

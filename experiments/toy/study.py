@@ -37,7 +37,10 @@ def make(name: str, config: Toy) -> None:
     check(config)
     settings = {key: value for key, value in dataclasses.asdict(config).items() if key != "out"}
     named = {"stage": "toy", "name": name, **settings}
-    with processes.locked(runs.locate(config.out, named).path, say):
+    found = runs.locate(config.out, named)
+    with processes.locked(found.path, say):
+        if found.done and (wrong := found.damage()):
+            say(f"The study was damaged ({wrong}) and is made again.")
         run = runs.start(config.out, named)
         if run.done:
             say("The study was finished before and is kept.")

@@ -1,6 +1,5 @@
 """The linearization study made again, extended, and killed: finished runs are kept, and the bits are the same."""
 
-import json
 import shutil
 import signal
 import subprocess
@@ -17,9 +16,8 @@ from experiments.running.progress import Progress
 from experiments.running.records import Workspace, carry_out
 from jaxfair import checkpoints
 from jaxfair.linearize.snl import SnlConfig
-from tests.study import ROOT, RUNS, TINY, call, finished, made_once, of_stage
+from tests.study import ALWAYS_SAVE, ROOT, RUNS, TINY, assert_same_study, call, finished, made_once, of_stage
 
-ALWAYS_SAVE = [f"--{stage}.checkpoint-seconds=0" for stage in ("train", "snl", "snl-finetune", "deepreduce-train")]
 # Stands in for a kill from outside: SIGKILL right after a checkpoint, or right before a run is marked as finished.
 KILLS_ITSELF = """
 import os, signal, sys
@@ -84,21 +82,6 @@ def test_different_names_of_one_student_are_one(out: Path, tmp_path: Path) -> No
     before = times(tmp_path / "same")
     assert call(tmp_path / "same", "--deepreduce", "C12", "C12+a1", "C12+r1.0", "C12") == 0
     assert times(tmp_path / "same") == before
-
-
-def assert_same_study(left: Path, right: Path) -> None:
-    """Compare all that the stages computed, bit for bit."""
-    runs_left, runs_right = finished(left), finished(right)
-    assert list(runs_left) == list(runs_right)
-    for name, run in runs_left.items():
-        other = runs_right[name]
-        for file in json.loads((run.path / "DONE").read_text()):
-            if file != "environment.json" and not file.startswith("checkpoint/"):
-                assert (run.path / file).read_bytes() == (other.path / file).read_bytes(), (name, file)
-        if run.checkpoint_dir.exists():
-            networks = [jax.tree.leaves(stages.load_network(r)) for r in (run, other)]
-            for a, b in zip(*networks, strict=True):
-                np.testing.assert_array_equal(np.asarray(a).view(np.int32), np.asarray(b).view(np.int32), name)
 
 
 @pytest.mark.parametrize(("moment", "count", "stage"), [("checkpoint", 2, "train"), ("done", 4, "finetune")])
