@@ -60,7 +60,7 @@ def _acquire(file: Path, path: Path, say: Callable[[str], object]) -> int:
         try:
             if not _lock(descriptor, path, say) or _is(descriptor, file):
                 os.truncate(descriptor, 0)
-                os.pwrite(descriptor, _holder().encode(), 0)
+                os.write(descriptor, _holder().encode())
                 return descriptor
         except BaseException:
             os.close(descriptor)

@@ -108,7 +108,8 @@ def carry_out(space: Workspace) -> None:
     _reopen_damaged(space)
     space.progress.expect(sum(len(job.runs) for job in space.jobs))
     for job in space.jobs:
-        with processes.locked([run.path for run in job.runs if not run.done], space.progress.say):
+        locks = [] if all(run.done for run in job.runs) else [run.path for run in job.runs]
+        with processes.locked(locks, space.progress.say):
             _make(space, job)
 
 
