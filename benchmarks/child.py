@@ -17,6 +17,7 @@ import jax
 
 from benchmarks import libraries, problems, timing
 from benchmarks.jobs import Method
+from jaxfair import processes
 from jaxfair.errors import JaxfairError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,7 +54,8 @@ def measure(
     if compiled is not None:
         environment |= {"JAX_COMPILATION_CACHE_DIR": str(compiled), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     begin = time.perf_counter()
-    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    with processes.leash() as stdin:
+        ended = subprocess.run(command, cwd=ROOT, env=environment, stdin=stdin, capture_output=True, text=True)
     if ended.returncode:
         reason = (ended.stderr.strip().splitlines() or [f"status {ended.returncode}"])[-1]
         raise JaxfairError(f"The process for '{job}' failed: {reason}")
@@ -97,4 +99,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    processes.end_with_parent()
     main()

@@ -7,6 +7,7 @@ previous one whole, since Orbax renames a checkpoint into place when all of it i
 import hashlib
 import re
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -128,15 +129,25 @@ def restore(directory: Path, like: Tree) -> Tree:
 def resume(directory: Path | None, fresh: Tree) -> tuple[int, Tree]:
     """Return the step and the tree of the newest checkpoint, or 0 and ``fresh`` where there is none.
 
+    One that is damaged counts as none: a warning says so, and the work begins again.
+
     Args:
         directory: where checkpoints of unfinished work lie, named by ``key``; None where none are kept.
         fresh: what the work begins with, of the structure, shapes and types of a checkpoint.
 
     Raises:
-        JaxfairError: the checkpoint is damaged or holds other arrays, as for ``restore``.
+        JaxfairError: the checkpoint holds other arrays, as for ``restore``.
     """
     step = None if directory is None else latest_step(directory)
-    return (0, fresh) if directory is None or step is None else (step, restore(directory, fresh))
+    if directory is None or step is None:
+        return 0, fresh
+    try:
+        return step, restore(directory, fresh)
+    except JaxfairError as error:
+        if error.__cause__ is None:  # it can be read, but is another model's
+            raise
+        warnings.warn(f"The checkpoint of unfinished work in '{directory}' is damaged; it begins again.", stacklevel=2)
+        return 0, fresh
 
 
 def _flat(tree: object) -> dict[str, Any]:

@@ -9,7 +9,8 @@
       checkpoint/       the network
       DONE              written last: a digest of every file above
 
-A directory without DONE is unfinished, and its stage may be run again. Readers use the files, never the name.
+A directory without DONE is unfinished, and one with a file that is missing or is not as DONE says is damaged: its stage
+is run again. Readers use the files, never the name.
 """
 
 import dataclasses
@@ -73,8 +74,8 @@ class Run:
 
     def write_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Write an .npz file atomically; equal arrays give equal bytes."""
-        temporary = self.path / f".{name}.tmp.npz"
-        with _writing(self.path):
+        temporary = _beside(self.path / name)
+        with writing(self.path):
             # Not compressed by date or order: equal arrays give equal bytes.
             np.savez(temporary, **{key: np.asarray(value) for key, value in arrays.items()})  # pyright: ignore
             temporary.replace(self.path / name)
@@ -87,7 +88,8 @@ class Run:
     def finish(self) -> "Run":
         """Mark the run as finished; from now on ``read`` accepts it."""
         shutil.rmtree(self.progress_dir, ignore_errors=True)
-        files = sorted(p for p in self.path.rglob("*") if p.is_file() and p.name != "DONE")
+        ignored = {self.path / "DONE", *_hidden(self.path)}
+        files = sorted(p for p in self.path.rglob("*") if p.is_file() and p not in ignored)
         digests = {p.relative_to(self.path).as_posix(): _file_digest(p) for p in files}
         self.write_json("DONE", digests)
         return self
@@ -101,21 +103,43 @@ class Run:
         with np.load(self._checked(name), allow_pickle=False) as stored:
             return dict(stored)
 
-    def check_checkpoint(self) -> None:
-        """Raise a JaxfairError if a file of the checkpoint was changed after the run."""
-        for path in sorted(p for p in self.checkpoint_dir.rglob("*") if p.is_file()):
-            self._checked(path.relative_to(self.path).as_posix())
+    def damage(self) -> str | None:
+        """Return what is wrong with the run, such as "result.json is missing"; None if every file is as DONE says."""
+        if not self.done:
+            return "DONE is missing" if self.path.is_dir() else "its folder is missing"
+        if not (listed := self._listed()):
+            return "DONE was changed"
+        return next((f"{name} {state}" for name in listed if (state := _state(self.path / name, listed[name]))), None)
+
+    def check(self) -> None:
+        """Raise a JaxfairError if the run is unfinished, or if a file is missing or was changed."""
+        if wrong := self.damage():
+            raise self._refused(wrong)
+
+    def reopen(self) -> None:
+        """Count the run as unfinished from now on, so that ``start`` begins it anew."""
+        with writing(self.path):
+            (self.path / "DONE").unlink(missing_ok=True)
+
+    def _listed(self) -> dict[str, str]:
+        """Return the digest of each file that DONE lists, of none if DONE is not as ``finish`` wrote it."""
+        try:
+            listed = json.loads((self.path / "DONE").read_text())
+        except (OSError, ValueError):
+            return {}
+        return listed if isinstance(listed, dict) and "config.json" in listed else {}
 
     def _checked(self, name: str) -> Path:
-        try:
-            digests = json.loads((self.path / "DONE").read_text()) if self.done else {}
-        except ValueError:
-            digests = {}
-        path = self.path / name
-        if name not in digests or not path.is_file() or _file_digest(path) != digests[name]:
-            state = "was changed after the run" if self.done else "belongs to an unfinished run"
-            raise JaxfairError(f"'{path}' {state}; delete the folder '{self.path.name}' and run the stage again.")
+        path, listed = self.path / name, self._listed()
+        if state := _state(path, listed.get(name)):
+            raise self._refused(f"{name} {state}" if listed else self.damage() or "DONE was changed")
         return path
+
+    def _refused(self, wrong: str) -> JaxfairError:
+        state = "damaged" if self.done else "not finished"
+        return JaxfairError(
+            f"The run '{self.path}' is {state} ({wrong}); give its study's command again, which makes it anew."
+        )
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -128,7 +152,10 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def start(root: Path, config: Mapping[str, Any]) -> Run:
-    """Open the directory of a configuration, finished or not, and write its config.json if it is new.
+    """Open the directory of a configuration: as it is if the run is finished and whole, or else ready to be made.
+
+    A damaged run counts as unfinished from now on. Only one process may make a run at a time, see
+    ``jaxfair.processes.locked``.
 
     Args:
         root: the folder of all runs.
@@ -138,9 +165,12 @@ def start(root: Path, config: Mapping[str, Any]) -> Run:
         JaxfairError: the folder cannot be written.
     """
     run = locate(root, config)
-    if not run.done:
-        with _writing(run.path):
+    if run.damage():
+        run.reopen()
+        with writing(run.path):
             run.path.mkdir(parents=True, exist_ok=True)
+            for half_written in _hidden(run.path):
+                half_written.unlink()
         run.write_json("config.json", run.config)
     return run
 
@@ -156,7 +186,8 @@ def read(path: Path) -> Run:
     """Open a finished run.
 
     Raises:
-        JaxfairError: there is no finished run, or its configuration was changed.
+        JaxfairError: there is no finished run, or its configuration was changed. Other files are checked as they are
+            read, or all by ``Run.check``.
     """
     run = Run(Path(path), {})
     if not run.path.is_dir():
@@ -207,7 +238,7 @@ def _checkout(root: Path) -> tuple[str | None, bool | None]:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
     """Turn the operating system's refusal into one sentence."""
     try:
         yield
@@ -219,13 +250,33 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with _writing(path):
+    temporary = _beside(path)
+    with writing(path):
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+
+
+def _beside(path: Path) -> Path:
+    """Return where this process writes a file before it takes its place; a study's own files have several writers."""
+    return path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+
+
+def _hidden(run: Path) -> list[Path]:
+    """Return the files of a run that do not count: half-written ones (``_beside``), and what other programs leave."""
+    return [path for path in run.glob(".*") if path.is_file()]
+
+
+def _state(path: Path, expected: str | None) -> str | None:
+    """Say what is wrong with a file of a finished run, if it is not of the digest that was expected."""
+    if not path.is_file():
+        return "is missing"
+    try:
+        return None if _file_digest(path) == expected else "was changed"
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
 
 
 def _file_digest(path: Path) -> str:

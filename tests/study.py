@@ -2,6 +2,7 @@
 
 import fcntl
 import functools
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -16,6 +17,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from experiments.hardware import study as hardware
 from experiments.linearization import report
 from experiments.linearization import study as linearization
+from experiments.running.records import load_network
 from jaxfair import runs
 from jaxfair.runs import Run
 
@@ -35,6 +37,7 @@ TINY_HARDWARE = (
     *("--train.epochs=3", "--steps", "1", "2", "25", "--budgets", "0.5", "--analysis.no-linearized-distance"),
     *("--snl.learning-rate=0.02", "--snl.kappa=1e-2", "--snl-finetune.epochs=1", "--analysis.max-steps=4"),
 )
+ALWAYS_SAVE = [f"--{stage}.checkpoint-seconds=0" for stage in ("train", "snl", "snl-finetune", "deepreduce-train")]
 RUNS = {"train": 1, "linearize": 2, "finetune": 2, "analyse": 3}  # of the tiny study, by stage
 CONFIGURED = (
     "jax_default_matmul_precision",
@@ -93,6 +96,21 @@ def hardware_made_once(folder: Path) -> Path:
 def finished(out: Path) -> dict[str, Run]:
     """Return the finished runs of a study by folder name, each checked against its digests."""
     return {path.parent.name: runs.read(path.parent) for path in sorted((out / "runs").glob("*/DONE"))}
+
+
+def assert_same_study(left: Path, right: Path) -> None:
+    """Compare all that the stages computed, bit for bit."""
+    runs_left, runs_right = finished(left), finished(right)
+    assert list(runs_left) == list(runs_right)
+    for name, run in runs_left.items():
+        other = runs_right[name]
+        for file in json.loads((run.path / "DONE").read_text()):
+            if file != "environment.json" and not file.startswith("checkpoint/"):
+                assert (run.path / file).read_bytes() == (other.path / file).read_bytes(), (name, file)
+        if run.checkpoint_dir.exists():
+            networks = [jax.tree.leaves(load_network(r)) for r in (run, other)]
+            for a, b in zip(*networks, strict=True):
+                np.testing.assert_array_equal(np.asarray(a).view(np.int32), np.asarray(b).view(np.int32), name)
 
 
 def of_stage(found: dict[str, Run], stage: str) -> list[Run]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxfair import checkpoints
+from jaxfair.errors import JaxfairError
 from jaxfair.loops import epochs
 
 FRESH = {"sum": np.float32(0), "seen": np.zeros(5, np.int32)}
@@ -40,6 +41,20 @@ def test_when_a_checkpoint_is_written(tmp_path: Path, seconds: float, keep_last:
     done, state = checkpoints.resume(tmp_path, FRESH)
     assert (done, float(state["sum"])) == (left or 0, float(last["sum"]) if left else 0.0)
     assert [done for done, _ in epochs(run, (done, state), 5)] == list(range(done + 1, 6))
+
+
+def test_damaged_progress_is_made_again_and_anothers_refused(tmp_path: Path) -> None:
+    last = dict(epochs(run, (0, FRESH), 5, tmp_path, 0.0))[5]
+    with pytest.raises(JaxfairError, match="belongs to another model"):
+        checkpoints.resume(tmp_path, {"sum": np.float32(0)})
+    for file in list((tmp_path / "5").rglob("*")):
+        if file.is_file():
+            file.write_bytes(b"")
+    with pytest.warns(UserWarning, match="of unfinished work in .* is damaged; it begins again"):
+        start = checkpoints.resume(tmp_path, FRESH)
+    assert start == (0, FRESH)
+    again = dict(epochs(run, start, 5, tmp_path, 0.0))[5]
+    np.testing.assert_array_equal(again["sum"], last["sum"])
 
 
 def test_without_a_folder_work_begins_afresh() -> None:

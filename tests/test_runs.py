@@ -196,7 +196,9 @@ def test_a_root_without_permission_is_refused(tmp_path: Path, monkeypatch: pytes
 
 
 def test_an_unfinished_run_is_refused(run: runs.Run, tmp_path: Path) -> None:
-    with pytest.raises(JaxfairError, match="belongs to an unfinished run") as caught:
+    with pytest.raises(
+        JaxfairError, match=r"is not finished \(DONE is missing\); give its study's command again"
+    ) as caught:
         runs.read(run.path)
     assert one_sentence(caught.value)
     with pytest.raises(JaxfairError, match="There is no run"):

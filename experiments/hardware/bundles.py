@@ -7,11 +7,14 @@ compared only if they are of the same data, network and training, and began with
 import json
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.hardware.runs import Declared
-from jaxfair import runs
+from experiments.reporting import reports
+from experiments.running.progress import say
+from jaxfair import processes, runs
 from jaxfair.errors import JaxfairError
 from jaxfair.hardware import Profile
 from jaxfair.runs import Run
@@ -93,7 +96,7 @@ def read(study: Path, profiles: Iterable[str] | None = None) -> list[Bundle]:
         members = [
             Member(
                 *(made[key] for key in ("control", "mitigation", "budget")),
-                **{key: [runs.read(study / "runs" / run) for run in made[key]] for key in RUNS},
+                **{key: reports.open_runs(study, made[key]) for key in RUNS},
             )
             for made in stored["members"]
         ]
@@ -177,12 +180,16 @@ def pack(study: Path, file: Path) -> None:
     members = [member for bundle in bundles for member in bundle.members]
     folders = sorted({run.path for m in members for run in (*m.trained, *m.analysed, *m.steps)})
     mode = "w:gz" if file.name.endswith("gz") else "w"
+    made = file.with_name(f".{file.name}")
     try:
-        with tarfile.open(file, mode) as archive:
-            for name in (PROFILES, *(f"profile-{bundle.profile}.json" for bundle in bundles)):
-                archive.add(study / name, name)
-            for folder in folders:
-                archive.add(folder, f"runs/{folder.name}")
+        with processes.locked(file, say), ExitStack() as after:
+            after.callback(made.unlink, missing_ok=True)  # half an archive
+            with tarfile.open(made, mode) as archive:
+                for name in (PROFILES, *(f"profile-{bundle.profile}.json" for bundle in bundles)):
+                    archive.add(study / name, name)
+                for folder in folders:
+                    archive.add(folder, f"runs/{folder.name}")
+            made.replace(file)
     except OSError as error:
         raise JaxfairError(f"'{file}' cannot be written: {error.strerror or error}; choose another place.") from error
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from experiments import cli
 from experiments.hardware.study import PRESETS, make
-from jaxfair import hardware
+from jaxfair import hardware, processes
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -19,4 +19,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    processes.end_with_parent()
     raise SystemExit(main(sys.argv[1:]))

@@ -26,10 +26,10 @@ from experiments.hardware.runs import Linearized, Task
 from experiments.running import datasets, measure, stages
 from experiments.running.datasets import DataConfig
 from experiments.running.measure import AnalysisConfig
-from experiments.running.progress import Progress
+from experiments.running.progress import Progress, say
 from experiments.running.records import Workspace, carry_out
 from experiments.running.stages import ModelConfig
-from jaxfair import hardware
+from jaxfair import hardware, processes
 from jaxfair.data.dataset import Dataset
 from jaxfair.errors import JaxfairError
 from jaxfair.hardware import Profile
@@ -43,7 +43,7 @@ class Study:
     """A whole study.
 
     Attributes:
-        out: folder of the runs and the report.
+        out: folder of the runs and the report; an earlier report of other runs is kept there as report-DIGEST.
         seeds: number of training seeds, 0 to seeds - 1.
         profiles: hardware to train on; the first is the reference.
         ulps: controls on the reference with one weight of every array changed by one unit in the last place.
@@ -133,8 +133,10 @@ def run(study: Study, command: Sequence[str]) -> None:
     for profile in profiles:
         child = [sys.executable, "-m", "experiments.hardware.child", profile.name, *command[1:]]
         environment = hardware.environment_of(profile, os.environ, plain)
-        print(f"Profile {profile.name}: {profile.label}", file=sys.stderr, flush=True)
-        if subprocess.run(child, env=environment, check=False).returncode:
+        say(f"Profile {profile.name}: {profile.label}")
+        with processes.leash() as stdin:
+            ended = subprocess.run(child, env=environment, stdin=stdin, check=False)
+        if ended.returncode:
             raise JaxfairError(
                 f"The runs of profile '{profile.name}' failed (see above); finished runs are kept: mend it, or leave "
                 "the profile out by --profiles, and run the same command again."
@@ -254,14 +256,14 @@ def merge(given: Merge, command: Sequence[str]) -> None:
     """Unpack the studies that are files and write the report of all."""
     if not given.studies:
         raise JaxfairError("No study is given; name the folders or packed files of finished studies.")
-    folders = [
-        # By position too: files of two machines may have one name.
-        study
-        if study.is_dir()
-        else bundles.unpack(study, given.out / "unpacked" / str(position) / study.name.split(".")[0])
-        for position, study in enumerate(given.studies, 1)
-    ]
-    report.write(folders, given.out / "report", command, allow_versions=given.allow_versions)
+    unpacked = given.out / "unpacked"
+    with processes.locked(unpacked, say):  # until they are read
+        folders = [
+            # By position too: files of two machines may have one name.
+            study if study.is_dir() else bundles.unpack(study, unpacked / str(position) / study.name.split(".")[0])
+            for position, study in enumerate(given.studies, 1)
+        ]
+        report.write(folders, given.out / "report", command, allow_versions=given.allow_versions)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -23,6 +23,8 @@ from experiments.reporting.drawing import Drawing, Points
 from experiments.reporting.series import Estimate
 from experiments.reporting.tables import Column, Table
 from experiments.reporting.verdicts import Claim, Missing
+from experiments.running.progress import say
+from jaxfair import processes
 from jaxfair.errors import JaxfairError
 
 if TYPE_CHECKING:
@@ -200,8 +202,10 @@ class Across:
 
 def compare(given: Across, _: Sequence[str]) -> None:
     """Write the comparison, and print the files that it is in."""
-    for file in write(read(given.studies), given.out):
-        print(file)
+    studies = read(given.studies)
+    with processes.locked(given.out, say):
+        for file in write(studies, given.out):
+            print(file)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from experiments.reporting import reports, series
 from experiments.reporting.groups import Groups
 from experiments.reporting.series import UNKNOWN, Estimate, over_seeds
-from jaxfair import intervals, runs
+from jaxfair import intervals
 from jaxfair.errors import JaxfairError
 from jaxfair.intervals import drop_parts, over_seeds_and_examples, wilson
 from jaxfair.runs import Run
@@ -133,12 +133,9 @@ def read(study: Path) -> list[Run]:
         study: the folder that the study was told as ``--out``.
 
     Raises:
-        JaxfairError: as ``reports.read_record``, or a run is missing, unfinished or changed.
+        JaxfairError: as ``reports.read_record``, or a run is missing, unfinished or damaged.
     """
-    paths = [study / "runs" / name for name in reports.read_record(study, STUDY)["runs"]]
-    if missing := [path for path in paths if not path.is_dir()]:
-        raise JaxfairError(f"The report of '{study}' is of a run that is gone, '{missing[0]}'; run the study again.")
-    return [runs.read(path) for path in paths]
+    return reports.open_runs(study, reports.read_record(study, STUDY)["runs"])
 
 
 def measured(variant: Variant, name: str) -> Estimate:

@@ -38,7 +38,7 @@ class Study:
     """A whole study; the defaults are the papers' settings.
 
     Attributes:
-        out: folder of the runs and the report.
+        out: folder of the runs and the report; an earlier report of other runs is kept there as report-DIGEST.
         seeds: number of training seeds, 0 to seeds - 1.
         budgets: ReLUs that SNL keeps, as fractions below 1 of all units or as whole counts.
         deepreduce: DeepReDuce configurations: C and the culled stages, +T thinned, +a and +r scales (C12+T+a0.5).

@@ -17,6 +17,8 @@ import tyro
 from experiments import cli
 from experiments.reporting import reports, tables
 from experiments.running.plan import duration
+from experiments.running.progress import say
+from jaxfair import processes
 from jaxfair.errors import JaxfairError
 
 PLACES = ("--out", "--data.path", "--data.images")
@@ -91,7 +93,12 @@ class Page:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
-    command = cli.Command(Page, lambda given, _: write(given.study, given.out), "the study is untouched")
+
+    def publish(given: Page, _: Sequence[str]) -> None:
+        with processes.locked(given.out, say):
+            write(given.study, given.out)
+
+    command = cli.Command(Page, publish, "the study is untouched")
     return cli.main("python -m experiments.reporting.publish", __doc__, {"": command}, arguments)
 
 

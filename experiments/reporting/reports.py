@@ -1,7 +1,7 @@
 """A report's folder: how it replaces an earlier one, and its record of the runs that it was made of."""
 
 import json
-import tempfile
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +9,8 @@ from typing import Any
 
 from experiments.reporting import tables, verdicts
 from experiments.reporting.verdicts import Claim
-from jaxfair import runs
+from experiments.running.progress import say
+from jaxfair import processes, runs
 from jaxfair.errors import JaxfairError
 from jaxfair.runs import Run
 
@@ -20,23 +21,32 @@ PAGE, RECORD = "report.html", "runs.json"
 def replacing(folder: Path) -> Iterator[Path]:
     """Give an empty folder to write a report into; it takes the place of ``folder`` when all is written.
 
+    An earlier report of runs that are not all in the new one, as after a change of data or settings, is kept beside it
+    as ``NAME-DIGEST``, and a line says so. While one process writes, others that come to the same folder wait.
+
     Args:
         folder: of the report; an earlier one stays whole if anything fails.
 
     Raises:
         JaxfairError: the folder cannot be written, or holds something else than a report.
     """
+    scratch = folder.with_name(f".{folder.name}-making")
+    made, old = scratch / "new", scratch / "old"
     try:
-        if folder.exists() and any(folder.iterdir()) and not (folder / PAGE).exists():
-            raise JaxfairError(
-                f"'{folder}' holds something else than a report, which would be lost; name a new folder as --out."
-            )
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".report-") as scratch:
-            made = Path(scratch) / "report"
-            made.mkdir()
-            yield made
-            _replace(folder, made, Path(scratch) / "old")
+        with processes.locked(folder, say):
+            if old.exists() and not folder.exists():  # a process was killed between two moves
+                old.rename(folder)
+            if folder.exists() and any(folder.iterdir()) and not (folder / PAGE).exists():
+                raise JaxfairError(
+                    f"'{folder}' holds something else than a report, which would be lost; name a new folder as --out."
+                )
+            _remove(scratch)
+            made.mkdir(parents=True)
+            try:
+                yield made
+                _replace(folder, made, old)
+            finally:
+                _remove(scratch)
     except OSError as error:
         raise JaxfairError(
             f"The report cannot be written to '{folder}': {error.strerror or error}; all runs are kept, "
@@ -45,7 +55,11 @@ def replacing(folder: Path) -> Iterator[Path]:
 
 
 def _replace(folder: Path, made: Path, old: Path) -> None:
-    """Put ``made`` in the place of ``folder``, or leave that as it was."""
+    """Put ``made`` in the place of ``folder``, or leave that as it was; an earlier report of other runs is kept."""
+    before, after = _shown(folder), _shown(made)
+    if not before <= after:
+        old = folder.with_name(f"{folder.name}-{runs.digest({'runs': sorted(before)})}")
+        _remove(old)  # an earlier report of the same runs
     if folder.exists():
         folder.rename(old)
     try:
@@ -54,6 +68,24 @@ def _replace(folder: Path, made: Path, old: Path) -> None:
         if old.exists():
             old.rename(folder)
         raise
+    if not before <= after:
+        say(f"The earlier report in '{folder}' shows other runs and is kept as '{old}'.")
+    elif before and before != after:
+        others = len(after - before)
+        say(f"The earlier report in '{folder}', of {len(before)} runs, is replaced by one of these and {others} more.")
+
+
+def _shown(report: Path) -> set[str]:
+    """Return the names of the runs that a report shows, none if it does not say so."""
+    try:
+        return set(json.loads((report / RECORD).read_text(encoding="utf-8"))["runs"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
 
 
 def write_record(
@@ -100,6 +132,23 @@ def read_record(study: Path, of: str | None = None) -> dict[str, Any]:
     if of is not None and found.get("study", of) != of:
         raise JaxfairError(f"'{study}' is a {found['study']} study; give the --out of a {of} study.")
     return found
+
+
+def open_runs(study: Path, names: Iterable[str]) -> list[Run]:
+    """Open finished runs of a study, and compare every file with its digest.
+
+    Raises:
+        JaxfairError: a run is gone, unfinished or damaged; the message names the command that makes it again.
+    """
+    found = [Run(study / "runs" / name, {}) for name in names]
+    for run in found:
+        if wrong := run.damage():
+            try:
+                command = " ".join(read_record(study)["command"])
+            except (JaxfairError, KeyError, TypeError):
+                command = f"the command of the study in '{study}'"
+            raise JaxfairError(f"The run '{run.path}' is not whole ({wrong}); it is made again by: {command}.")
+    return [runs.read(run.path) for run in found]
 
 
 def with_parents(shown: Iterable[Run]) -> list[Run]:

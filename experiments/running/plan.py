@@ -1,13 +1,14 @@
 """What a study would do: its runs, which of them are finished, and about how long the others take."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from experiments.running import stages
+from experiments.running import records, stages
 from experiments.running.records import Job, Workspace
 from experiments.running.stages import ModelConfig
 from jaxfair.networks.network import init
@@ -24,7 +25,7 @@ class Row(NamedTuple):
 
     Attributes:
         stage, label: what they are.
-        runs, done: seeds in all, and finished.
+        runs, done: seeds in all, and finished; a damaged run is not, nor one that depends on it.
         seconds: about what the others take.
     """
 
@@ -41,14 +42,14 @@ def show(space: Workspace, model: ModelConfig, config: TrainConfig) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    left = any(not run.done for run, _ in _each(space.jobs))
-    found = rows(space.jobs, speed(space, model, config) if left else {})
+    left = records.left(space.jobs)
+    found = rows(space.jobs, speed(space, model, config, left) if left else {}, left)
     table = Table(title="Runs of this study")
     for column in ("stage", "network", "runs", "finished", "time left"):
         table.add_column(column, justify="left" if column in ("stage", "network") else "right")
     for row in found:
-        left = duration(row.seconds) if row.done < row.runs else ""
-        table.add_row(WORDS[row.stage], Text(row.label), str(row.runs), str(row.done), left)
+        time_left = duration(row.seconds) if row.done < row.runs else ""
+        table.add_row(WORDS[row.stage], Text(row.label), str(row.runs), str(row.done), time_left)
     console = Console()
     (console if console.is_terminal else Console(width=120)).print(table)
     total, done = sum(row.runs for row in found), sum(row.done for row in found)
@@ -60,15 +61,21 @@ def show(space: Workspace, model: ModelConfig, config: TrainConfig) -> None:
     )
 
 
-def rows(jobs: Sequence[Job], speeds: dict[str, float]) -> list[Row]:
-    """Gather runs by stage and network, in their order; ``speeds`` are seconds per unit of work of each stage."""
+def rows(jobs: Sequence[Job], speeds: dict[str, float], left: Collection[Path]) -> list[Row]:
+    """Gather runs by stage and network, in their order.
+
+    Args:
+        jobs: that were declared.
+        speeds: seconds per unit of work of each stage.
+        left: the runs that are to be made.
+    """
     gathered: dict[tuple[str, str], list[tuple[Run, float]]] = {}
     for run, work in _each(jobs):
         gathered.setdefault((run.config["stage"], run.config["variant"]["label"]), []).append((run, work))
     return [
         Row(
-            *(stage, label, len(members), sum(run.done for run, _ in members)),
-            sum(work * speeds[stage] for run, work in members if not run.done),
+            *(stage, label, len(members), sum(run.path not in left for run, _ in members)),
+            sum(work * speeds[stage] for run, work in members if run.path in left),
         )
         for (stage, label), members in gathered.items()
     ]
@@ -79,12 +86,12 @@ def _each(jobs: Sequence[Job]) -> Iterator[tuple[Run, float]]:
     return ((run, job.work) for job in jobs for run in job.runs)
 
 
-def speed(space: Workspace, model: ModelConfig, config: TrainConfig) -> dict[str, float]:
-    """Return seconds per unit of work of each stage, from what is finished or from a few timed steps."""
+def speed(space: Workspace, model: ModelConfig, config: TrainConfig, left: Collection[Path]) -> dict[str, float]:
+    """Return seconds per unit of work of each stage, from all runs but those ``left`` or from a few timed steps."""
     seconds: dict[str, list[float]] = {stage: [] for stage in WORDS}
     work: dict[str, list[float]] = {stage: [] for stage in WORDS}
     for run, amount in _each(space.jobs):
-        if run.done and amount:
+        if run.path not in left and amount:
             environment = run.json("environment.json")
             seconds[run.config["stage"]].append(environment["seconds"] / environment["seconds_shared_by_runs"])
             work[run.config["stage"]].append(amount)

@@ -7,6 +7,11 @@ from types import TracebackType
 SECONDS_BETWEEN_LINES = 10.0
 
 
+def say(sentence: str) -> None:
+    """Tell the user something beside the results."""
+    print(sentence, file=sys.stderr, flush=True)
+
+
 class Progress:
     """Shows which run of how many is being made, how far it is, its rate and the time left.
 
@@ -60,7 +65,7 @@ class Progress:
         self._title = f"[{self._index}/{self._total}] {title}"
         self._began = self._printed = time.monotonic()
         if self._bar is None:
-            print(self._title, file=sys.stderr, flush=True)
+            say(self._title)
             return
         if self._task is not None:
             self._bar.remove_task(self._task)
@@ -77,4 +82,11 @@ class Progress:
             self._printed = now
             left = f", {(total - done) / rate:.0f} s left" if total is not None and rate > 0 else ""
             of = f" of {total}" if total is not None else ""
-            print(f"{self._title}: {unit} {done}{of}, {rate:.3g}/s{left} {state}", file=sys.stderr, flush=True)
+            say(f"{self._title}: {unit} {done}{of}, {rate:.3g}/s{left} {state}")
+
+    def say(self, sentence: str) -> None:
+        """Tell the user something, above the bar if there is one."""
+        if self._bar is None:
+            say(sentence)
+        else:
+            self._bar.console.print(sentence, markup=False, highlight=False, soft_wrap=True)

@@ -8,11 +8,12 @@ runs before the first one is made, and a run can be made wherever its parents' f
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.running.progress import Progress
-from jaxfair import checkpoints, hardware, runs
+from jaxfair import checkpoints, hardware, processes, runs
 from jaxfair.data.dataset import Dataset
 from jaxfair.networks import masks
 from jaxfair.networks.architectures import CNN, Module, ResNet
@@ -100,24 +101,87 @@ def once(
 
 
 def carry_out(space: Workspace) -> None:
-    """Make every declared run that is not finished, in the order of their declaration."""
+    """Make every declared run that is not finished or was damaged, in the order of their declaration.
+
+    Several processes may do so for the same runs: each run is made by one of them, and the others wait for it.
+    """
+    _reopen_damaged(space)
     space.progress.expect(sum(len(job.runs) for job in space.jobs))
     for job in space.jobs:
-        pending = [runs.start(space.root, run.config) for run in job.runs if not run.done]
-        space.progress.skip(len(job.runs) - len(pending))
-        if not pending:
-            continue
-        seeds = {run.config["seed"] for run in pending}
-        which = f"seed {min(seeds)}" if len(seeds) == 1 else f"{len(seeds)} seeds"
-        space.progress.begin(f"{job.title}, {which}", len(pending))
+        locks = [] if all(run.done for run in job.runs) else [run.path for run in job.runs]
+        with processes.locked(locks, space.progress.say):
+            _make(space, job)
+
+
+def _make(space: Workspace, job: Job) -> None:
+    """Make those runs of a job that are not finished, now that no other process makes them."""
+    pending = [runs.start(space.root, run.config) for run in job.runs if not run.done]
+    space.progress.skip(len(job.runs) - len(pending))
+    if not pending:
+        return
+    seeds = {run.config["seed"] for run in pending}
+    which = f"seed {min(seeds)}" if len(seeds) == 1 else f"{len(seeds)} seeds"
+    space.progress.begin(f"{job.title}, {which}", len(pending))
+    started = _now(space)
+    for batch in job.compute(pending):
+        # All are written before the first is finished, which removes what they were trained from together.
+        for output in batch:
+            _write(output, started, shared_by=len(batch))
+        for output in batch:
+            output.run.finish()
         started = _now(space)
-        for batch in job.compute(pending):
-            # All are written before the first is finished, which removes what they were trained from together.
-            for output in batch:
-                _write(output, started, shared_by=len(batch))
-            for output in batch:
-                output.run.finish()
-            started = _now(space)
+
+
+def left(jobs: Sequence[Job]) -> dict[Path, str]:
+    """Return the runs that are to be made, and why: what is wrong with a run, or "" if only with one it was made of.
+
+    Every file of every finished run is read and compared with its digest.
+    """
+    declared = [run for job in jobs for run in job.runs]
+    with ThreadPoolExecutor() as pool:
+        wrong = list(pool.map(Run.damage, declared))
+    found, digests = {}, set()
+    for run, why in zip(declared, wrong, strict=True):  # parents come first
+        if why or not digests.isdisjoint(_parents(run)):
+            found[run.path] = why or ""
+            digests.add(run.digest)
+    return found
+
+
+def _reopen_damaged(space: Workspace) -> None:
+    """Count finished runs that are to be made again as unfinished, and say which and why."""
+    declared = [run for job in space.jobs for run in job.runs]
+
+    def stale() -> tuple[list[Run], dict[Path, str]]:
+        found = left(space.jobs)
+        return [run for run in declared if run.path in found and run.done], found
+
+    if not (finished := stale()[0]):
+        return
+    with processes.locked([run.path for run in finished], space.progress.say):
+        finished, why = stale()  # another process may have mended them meanwhile
+        needed = {digest for run in finished for digest in _parents(run)}
+        damaged = [run for run in declared if why.get(run.path) and (run.done or run.digest in needed)]
+        for run in reversed(finished):  # were this interrupted, the damage would still be found
+            run.reopen()
+    if damaged:
+        reasons = {run.path.name: why[run.path] for run in damaged}
+        space.progress.say(_mended(reasons, sum(not why[run.path] for run in finished)))
+
+
+def _mended(reasons: Mapping[str, str], dependent: int) -> str:
+    """Say in one line which runs were damaged and why, and how many are made again only since they depend on these."""
+    shown = [f"{name}: {why}" for name, why in reasons.items()][:3]
+    shown += [f"and {len(reasons) - 3} more"] if len(reasons) > 3 else []
+    one = len(reasons) == 1
+    text = f"{len(reasons)} {'run was' if one else 'runs were'} damaged ({'; '.join(shown)}) and "
+    text += "is made again" if one else "are made again"
+    return text + (f", with {dependent} that depend on {'it' if one else 'them'}." if dependent else ".")
+
+
+def _parents(run: Run) -> Iterable[str]:
+    """Return the digests of the runs that a run is made of."""
+    return run.config.get("parents", {}).values()
 
 
 def open_run(
@@ -153,9 +217,9 @@ def load_network(run: Run) -> Network:
     """Read the network of a finished run.
 
     Raises:
-        JaxfairError: the run is not finished, or its checkpoint does not fit its configuration.
+        JaxfairError: the run is not finished or damaged, or its checkpoint does not fit its configuration.
     """
-    runs.read(run.path).check_checkpoint()
+    run.check()
     return checkpoints.restore(run.checkpoint_dir, shapes(module_of(run), tuple(run.config["data"]["image_shape"])))
 
 

@@ -9,7 +9,6 @@ formula for how many there can be, and compares trained networks with the best p
 """
 
 import dataclasses
-import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -17,11 +16,11 @@ import numpy as np
 
 from experiments import cli
 from experiments.reporting import drawing
-from experiments.running.progress import Progress
+from experiments.running.progress import Progress, say
 from experiments.toy.boundary import Boundary, check_boundary, compare, draw_boundary, print_boundary
 from experiments.toy.networks import Toy
 from experiments.toy.pieces import Pieces, check_pieces, draw_pieces, measure, print_pieces
-from jaxfair import hardware, runs
+from jaxfair import hardware, processes, runs
 from jaxfair.errors import JaxfairError
 
 STUDIES: dict[str, tuple[type[Toy], Callable, Callable, Callable]] = {
@@ -37,20 +36,25 @@ def make(name: str, config: Toy) -> None:
     _, compute, draw, show = STUDIES[name]
     check(config)
     settings = {key: value for key, value in dataclasses.asdict(config).items() if key != "out"}
-    run = runs.start(config.out, {"stage": "toy", "name": name, **settings})
-    if run.done:
-        print("The study was finished before and is kept.", file=sys.stderr)
-    else:
-        began, environment = time.monotonic(), runs.environment()
-        with Progress() as progress:
-            result, shown = compute(config, progress)
-        run.write_json("result.json", result)
-        with mpl.rc_context({**drawing.STYLE, "text.parse_math": True}):
-            drawing.save(draw(result, shown), run.path / name)
-        finished = {"finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-        environment |= {**hardware.describe(), **finished, "seconds": round(time.monotonic() - began, 2)}
-        run.write_json("environment.json", environment)
-        run.finish()
+    named = {"stage": "toy", "name": name, **settings}
+    found = runs.locate(config.out, named)
+    with processes.locked(found.path, say):
+        if found.done and (wrong := found.damage()):
+            say(f"The study was damaged ({wrong}) and is made again.")
+        run = runs.start(config.out, named)
+        if run.done:
+            say("The study was finished before and is kept.")
+        else:
+            began, environment = time.monotonic(), runs.environment()
+            with Progress() as progress:
+                result, shown = compute(config, progress)
+            run.write_json("result.json", result)
+            with mpl.rc_context({**drawing.STYLE, "text.parse_math": True}):
+                drawing.save(draw(result, shown), run.path / name)
+            finished = {"finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+            environment |= {**hardware.describe(), **finished, "seconds": round(time.monotonic() - began, 2)}
+            run.write_json("environment.json", environment)
+            run.finish()
     show(run.json("result.json"))
     print(f"\nNumbers and figure: {run.path}")
 

@@ -108,7 +108,7 @@ def test_the_plain_cpu_is_probed_once_for_all_profiles(tmp_path: Path, monkeypat
         told.append("probed")
         return {"gradient": "abc"}
 
-    def start(command: list[str], *, env: Mapping[str, str], check: bool) -> subprocess.CompletedProcess:
+    def start(command: list[str], *, env: Mapping[str, str], stdin: int, check: bool) -> subprocess.CompletedProcess:
         told.append(env[PLAIN_DIGESTS])
         return subprocess.CompletedProcess(command, int(len(told) == 4))
 

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from experiments.linearization import results
 from experiments.running import stages
 from jaxfair.errors import JaxfairError
 from jaxfair.networks import masks
@@ -87,14 +88,20 @@ def test_results_equal_plain_numpy_on_the_examples(out: Path) -> None:
         assert result["checks"]["deterministic"] is True
 
 
-@pytest.mark.parametrize("damaged", ["result.json", "examples.npz"])
-def test_a_damaged_run_is_found(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damaged: str) -> None:
-    shutil.copytree(out, tmp_path / "damaged")
-    path = of_stage(finished(tmp_path / "damaged"), "analyse")[0].path / damaged
-    flip_a_bit(path)
-    assert call(tmp_path / "damaged") == 1
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith(f"error: '{path}' was changed after the run; delete the folder '{path.parent.name}'")
+def test_a_damaged_run_is_made_again(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = tmp_path / "damaged"
+    shutil.copytree(out, study)
+    run = of_stage(finished(study), "analyse")[0]
+    flip_a_bit(run.path / "examples.npz")
+    with pytest.raises(
+        JaxfairError, match=r"examples.npz was changed\); it is made again by: python -m experiments.lin"
+    ):
+        results.read(study)
+    assert call(study) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == f"1 run was damaged ({run.path.name}: examples.npz was changed) and is made again."
+    assert lines[2:] == ["7 runs were finished before and are kept."]
+    assert (run.path / "examples.npz").read_bytes() == (out / "runs" / run.path.name / "examples.npz").read_bytes()
 
 
 def test_a_damaged_checkpoint_is_found(out: Path, tmp_path: Path) -> None:

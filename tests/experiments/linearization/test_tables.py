@@ -212,12 +212,12 @@ def test_what_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
     file = made[1].path / "config.json"
     text = file.read_text()
     file.write_text(text.replace("SNL 200", "SNL 201"))
-    refused("changed after the run")
+    refused(r"config.json was changed\); it is made again by: c\.")
     file.write_text(text)
     (made[2].path / "DONE").unlink()
-    refused("unfinished run")
+    refused(r"is not whole \(DONE is missing\)")
     shutil.rmtree(made[0].path)
-    refused("is of a run that is gone")
+    refused(f"{made[0].path}.*its folder is missing")
     for damaged in ("{", "[]", '{"title": "t"}', '{"title": 1, "runs": []}', '{"title": "t", "runs": [3]}'):
         record.write_text(damaged)
         refused("is damaged")

@@ -13,11 +13,13 @@ from experiments.reporting import reports
 from jaxfair.errors import JaxfairError
 
 
-def write(folder: Path, text: str) -> None:
-    """Write a report of one page and one more file named after its text."""
+def write(folder: Path, text: str, runs: str = "") -> None:
+    """Write a report of one page and one more file named after its text, and a record if it is of runs."""
     with reports.replacing(folder) as made:
         (made / "report.html").write_text(text)
         (made / f"{text}.csv").write_text(text)
+        if runs:
+            (made / "runs.json").write_text(json.dumps({"runs": list(runs)}))
 
 
 def no_space(*_: object, **__: object) -> None:
@@ -29,6 +31,45 @@ def test_a_new_report_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
         write(tmp_path / "deep" / "report", text)
         assert {path.name for path in (tmp_path / "deep" / "report").iterdir()} == {"report.html", f"{text}.csv"}
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["report"]  # no scratch folder is left
+
+
+def test_a_report_of_other_runs_is_kept_beside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "report"
+    write(folder, "first", "ab")
+    write(folder, "same", "ba")
+    assert capsys.readouterr().err == ""
+    write(folder, "more", "abc")
+    said = f"The earlier report in '{folder}', of 2 runs, is replaced by one of these and 1 more.\n"
+    assert capsys.readouterr().err == said
+    write(folder, "other", "abd")
+    (kept,) = tmp_path.glob("report-*")
+    assert (kept / "report.html").read_text() == "more"
+    assert capsys.readouterr().err == f"The earlier report in '{folder}' shows other runs and is kept as '{kept}'.\n"
+    write(folder, "more again", "cba")
+    write(folder, "other again", "dba")
+    assert (folder / "report.html").read_text() == "other again"
+    assert (kept / "report.html").read_text() == "more again"
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_killed_writer_leaves_the_old_report_to_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between the two moves: nothing is cleaned up, and no move undone."""
+    folder = tmp_path / "report"
+    write(folder, "old", "ab")
+
+    def kill(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(reports, "_remove", lambda folder: None)
+        patched.setattr(reports, "_replace", lambda folder, made, old: kill(folder.rename(old)))
+        with pytest.raises(KeyboardInterrupt):
+            write(folder, "new", "c")
+    assert not folder.exists()
+    write(folder, "other", "d")
+    (kept,) = tmp_path.glob("report-*")
+    assert (kept / "report.html").read_text() == "old"
+    assert {path.name for path in tmp_path.iterdir()} == {"report", kept.name}
 
 
 def test_an_empty_folder_is_taken_and_any_other_is_not(tmp_path: Path) -> None:

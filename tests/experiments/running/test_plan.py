@@ -7,7 +7,7 @@ import pytest
 
 from experiments.linearization import study as linearization
 from experiments.linearization.study import PRESETS, QUICKSTART
-from experiments.running import datasets, plan, stages
+from experiments.running import datasets, plan, records, stages
 from experiments.running.progress import Progress
 from experiments.running.records import Job, Workspace
 from jaxfair import runs
@@ -46,10 +46,11 @@ def test_time_left_is_work_left_at_the_speed_of_finished_runs(tmp_path: Path) ->
         jobs.append(Job([run], work, "train", lambda _: []))
     train_set, test_set, record, _ = datasets.prepare(QUICKSTART.data)
     space = Workspace(tmp_path, train_set, test_set, record, Progress(terminal=False), jobs=jobs)
-    speeds = plan.speed(space, QUICKSTART.model, QUICKSTART.train)
+    left = records.left(jobs)
+    speeds = plan.speed(space, QUICKSTART.model, QUICKSTART.train, left)
     assert speeds["train"] == pytest.approx(12 / 160)
     assert 0 < speeds["analyse"] < 1  # timed here: seconds for a forward pass of one small image
-    assert plan.rows(jobs, speeds) == [("train", "Full network", 3, 2, pytest.approx(7.5))]
+    assert plan.rows(jobs, speeds, left) == [("train", "Full network", 3, 2, pytest.approx(7.5))]
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -65,12 +65,14 @@ def test_bar_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     with Progress(terminal=True) as shown:
         shown.expect(3)
         shown.begin("train [bold]{x}[/bold]")  # neither markup nor a format
+        shown.say("'[run]' is being written by process 1; this process waits for it.")
         shown.update(20, 40, "epoch", "loss 1.0")
         shown.begin("SNL descent, seed 0")
         shown.update(5, None, "epoch", "384 ReLUs")
         shown.skip()
     captured = capsys.readouterr()
     assert "[2/3] SNL descent, seed 0" in captured.err
+    assert "'[run]' is being written by process 1; this process waits for it." in captured.err
     assert captured.out == ""
 
 

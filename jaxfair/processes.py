@@ -1,0 +1,137 @@
+"""Processes beside each other: locks of what only one may write, and children that end with their parent.
+
+Both are kept by the operating system, which frees a lock and closes a pipe however a process ends, SIGKILL included.
+"""
+
+import errno
+import os
+import shlex
+import socket
+import stat
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
+from pathlib import Path
+
+from jaxfair.runs import writing
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
+"""What a file system answers that has no locks, as some network file systems."""
+
+
+@contextmanager
+def locked(paths: Path | Iterable[Path], say: Callable[[str], object]) -> Iterator[None]:
+    """Hold the locks of files or folders while the block runs; wait for other processes that hold them.
+
+    A lock is the operating system's, on a file ``NAME.lock`` beside the path that says who holds it; one that a killed
+    process left is free. Where there are no locks, the block runs without.
+
+    Args:
+        paths: what is to be written, whether it exists or not. Several are locked in the order of their names, so that
+            no two processes wait for each other; nor may they lock two in the block in different orders.
+        say: gets a sentence for the user where another process has to be waited for, and once where there are no locks.
+
+    Raises:
+        JaxfairError: a lock's file cannot be written.
+    """
+    with ExitStack() as held:
+        for path in sorted({paths} if isinstance(paths, Path) else set(paths)):
+            file = path.with_name(f"{path.name}.lock")
+            with writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                descriptor = _acquire(file, path, say)
+            held.callback(os.close, descriptor)
+            held.callback(_remove, file)  # before it is freed, so that it is nobody else's
+        yield
+
+
+def _acquire(file: Path, path: Path, say: Callable[[str], object]) -> int:
+    """Return the open file when this process has its lock, or when there are no locks."""
+    while True:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            if not _lock(descriptor, path, say) or _is(descriptor, file):
+                os.truncate(descriptor, 0)
+                os.write(descriptor, _holder().encode())
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # its holder removed the file while this process waited
+
+
+def _lock(descriptor: int, path: Path, say: Callable[[str], object]) -> bool:
+    """Wait for the lock of an open file; return whether there are locks."""
+    try:
+        if fcntl is None:
+            raise OSError(errno.ENOSYS, "no fcntl")
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder, *_ = os.pread(descriptor, 1000, 0).decode(errors="replace").splitlines() or ["another process"]
+            say(f"'{path.name}' is being written by {holder}; this process waits for it.")
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise
+        _say_once(say, f"There are no locks for '{path.parent}'; start no other process that writes there meanwhile.")
+        return False
+    return True
+
+
+@cache
+def _say_once(say: Callable[[str], object], sentence: str) -> None:
+    say(sentence)
+
+
+def _is(descriptor: int, file: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), file.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _holder() -> str:
+    """Say who this process is, and in the next line by which command it was started."""
+    since = time.strftime("%Y-%m-%d %H:%M:%S %Z")
+    return f"process {os.getpid()} on {socket.gethostname()} since {since}\n{shlex.join(sys.orig_argv)}\n"
+
+
+def _remove(file: Path) -> None:
+    with suppress(OSError):
+        file.unlink()
+
+
+@contextmanager
+def leash() -> Iterator[int]:
+    """Give the standard input of children that are to end with this process: a pipe in which nothing is written.
+
+    A child calls ``end_with_parent``, which notices that the pipe is closed, as it is when this process ends, however.
+    """
+    read, write = os.pipe()
+    try:
+        yield read
+    finally:
+        os.close(write)
+        os.close(read)
+
+
+def end_with_parent() -> None:
+    """End this process when its parent does, if that gave it a ``leash`` as standard input."""
+    if not stat.S_ISFIFO(os.fstat(0).st_mode):  # started by hand
+        return
+
+    def watch() -> None:
+        while os.read(0, 1):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

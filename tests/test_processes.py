@@ -1,0 +1,135 @@
+"""Locks that outlive no process, and children that outlive no parent."""
+
+import errno
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from jaxfair import processes
+from jaxfair.errors import JaxfairError
+from tests.study import ROOT
+
+HOLDS = """
+import sys, pathlib
+from jaxfair import processes
+with processes.locked(pathlib.Path(sys.argv[1]), print):
+    print("held", flush=True)
+    input()
+"""
+PARENT = """
+import subprocess, sys
+from jaxfair import processes
+with processes.leash() as stdin:
+    subprocess.run([sys.executable, "-c", sys.argv[1]], stdin=stdin)
+"""
+CHILD = """
+import os, time
+from jaxfair import processes
+processes.end_with_parent()
+print(os.getpid(), flush=True)
+while True:
+    time.sleep(1)
+"""
+
+
+def test_a_lock_is_held_by_one_at_a_time(tmp_path: Path) -> None:
+    """Several threads go in and out; none sees another inside."""
+    inside, said, seen = [0], [], []
+
+    def work() -> None:
+        for _ in range(20):
+            with processes.locked([tmp_path / "b", tmp_path / "a"], said.append):
+                inside[0] += 1
+                seen.append(inside[0])
+                time.sleep(1e-3)
+                inside[0] -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == [1] * 80
+    assert said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_holder_frees_its_lock_and_was_named(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "train"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDS, str(run)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    said: list[str] = []
+
+    def wait(sentence: str) -> None:
+        said.append(sentence)
+        assert "processes.locked" in (tmp_path / "runs" / "train.lock").read_text()  # its command
+        holder.kill()
+
+    with processes.locked(run, wait):
+        assert f"process {os.getpid()} on " in (tmp_path / "runs" / "train.lock").read_text()
+    holder.communicate()
+    assert holder.returncode == -signal.SIGKILL
+    (sentence,) = said
+    assert sentence.startswith(f"'train' is being written by process {holder.pid} on ")
+    assert re.search(r" since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d [^;]+; this process waits for it\.$", sentence)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, None])
+def test_without_locks_the_work_is_done_and_it_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int | None
+) -> None:
+    """``None``: a system without fcntl."""
+
+    def flock(*_: int) -> None:
+        raise OSError(number, "no locks")
+
+    if number is None:
+        monkeypatch.setattr(processes, "fcntl", None)
+    else:
+        monkeypatch.setattr(processes.fcntl, "flock", flock)
+    said: list[str] = []
+    say = said.append
+    for name in ("a", "b"):
+        with processes.locked(tmp_path / name, say):
+            (tmp_path / name).write_text("")
+    sentence = f"There are no locks for '{tmp_path}'; start no other process that writes there meanwhile."
+    assert said == [sentence]
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
+
+
+def test_other_refusals_are_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(JaxfairError, match=r"cannot be written: .*; choose another folder with --out"),
+        processes.locked(tmp_path / "file" / "run", print),
+    ):
+        pass
+
+
+def test_a_child_ends_with_a_killed_parent() -> None:
+    """Its end closes the output that it inherited, which nobody else holds."""
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, CHILD], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    assert child != parent.pid
+    os.kill(child, 0)
+    parent.kill()
+    assert parent.stdout.read() == ""
+    parent.communicate()
+
+
+def test_a_process_that_was_started_by_hand_goes_on() -> None:
+    code = "from jaxfair import processes; processes.end_with_parent(); import time; time.sleep(0.2); print('on')"
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
+    assert ended.stdout == "on\n"
