@@ -76,7 +76,7 @@ def test_each_group_is_compared_with_the_reference(made: Results) -> None:
 def test_the_answer_is_two_sentences(made: Results) -> None:
     rng = np.random.default_rng(0)
     said = answer(drawn(made, rng, [0.02, 0.02, 0.3, 0.02, 0.04]))
-    assert said.startswith("At SNL 50, Asian loses 2")
+    assert said.startswith("At SNL 50, Asian lost 2")
     assert " points more than White (" in said
     assert said.endswith(", corrected for 4 comparisons). The other 3 differences are within noise.")
     several = answer(drawn(made, rng, [0.3, 0.02, 0.3, 0.01, 0.03]))
@@ -86,11 +86,11 @@ def test_the_answer_is_two_sentences(made: Results) -> None:
     assert "; 1 more differ. No difference is within noise." in answer(drawn(made, rng, [0.5, 0.01, 0.01, 0.01, 0.01]))
     nothing = answer(drawn(made, rng, [0.05] * 5))
     assert nothing.startswith(
-        "At SNL 50, no group's loss differs from that of White beyond noise. The largest one seen:"
+        "At SNL 50, no group lost more or less accuracy than White beyond noise. The largest difference seen: "
     )
     few = answer(drawn(made, rng, [0.02, 0.02, 0.3, 0.02, 0.04], seeds=4))
-    assert few.startswith("No difference between groups at SNL 50 can be told from noise (4 seeds, at least 5 are ")
-    assert "The largest one seen: Asian loses 2" in few
+    assert few.startswith("At SNL 50, no difference between groups can be told from noise (4 seeds, at least 5 are ")
+    assert "The largest difference seen: Asian lost 2" in few
     assert "(1 seed, at least 5" in answer(drawn(made, rng, [0.05] * 5, seeds=1))
     alone = made._replace(variants=made.variants[:1])
     assert answer(alone) == "No network of the study is linearized. There is nothing to compare."
