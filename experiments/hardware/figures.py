@@ -167,7 +167,7 @@ def divergence(hardware: Hardware) -> "Figure":
             at = middle[steps == step]
             axes.plot(step, at, "o", markersize=12, markerfacecolor="none", color=color, markeredgewidth=1.4)
     axes.set(yscale="log", xlabel="training step", ylabel="distance / what training moved")
-    drawing.log_axis(axes, steps, ",")
+    drawing.log_axis(axes, steps.tolist(), ",")
     axes.minorticks_off()
     axes.yaxis.set_major_formatter(lambda y, _: f"{y:.0e}")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=8.5)

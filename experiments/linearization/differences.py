@@ -110,6 +110,12 @@ def extreme_rows(results: Results) -> list[dict[str, Any]]:
     return found
 
 
+def without_drop(results: Results) -> list[str]:
+    """Return the groups of which nothing is known: the full network of some seed is never right there."""
+    lost = np.any([~_known(network) for network in results.variants], axis=0)
+    return [results.groups.names[g] for g in results.groups.order if lost[g]]
+
+
 def answer(results: Results) -> str:
     """Say in two sentences who lost more than whom at the tightest budget, of SNL's if there are any."""
     linearized = [v for v in results.variants[1:] if not v.base]

@@ -170,7 +170,11 @@ def warnings(results: Results) -> list[str]:
     """Return a sentence for each thing that a reader of the numbers must know."""
     lacking = [v.label for v in results.variants if not v.by_group["top_eigenvalue_converged"].all()]
     said = [f"Some eigenvalues of {label} did not converge; see their residuals." for label in lacking]
-    return [*results.groups.warnings(), *said]
+    unknown = differences.without_drop(results)
+    never = (
+        f"In group {', '.join(unknown)} the full network of some seed is never right: what it loses there is not known."
+    )
+    return [*[never] * bool(unknown), *results.groups.warnings(), *said]
 
 
 def _facts(analysed: Sequence[Run], command: Sequence[str]) -> dict[str, Any]:

@@ -401,8 +401,8 @@ def _clip(panels: Sequence["Axes"], which: str) -> None:
     usual = long <= WIDE * np.median(long[long > 0]) if (long > 0).any() else long >= 0
     if usual.all() or any(line.get_gid() == CLIPPED for axes in panels for line in axes.lines):
         return
-    points = [c.lines[0].get_xydata()[:, "xy".index(which)] for a in panels for c in a.containers if c.lines[0]]
-    middles = place(np.concatenate(points))
+    drawn: list[Any] = [container for axes in panels for container in axes.containers]
+    middles = place(np.concatenate([container.lines[0].get_xydata() for container in drawn])[:, "xy".index(which)])
     core = np.concatenate([middles[np.isfinite(middles)], ends[usual].ravel(), [0.0] * _crosses_zero(panels, which)])
     low, high = core.min(), core.max()
     if high - low > 0.6 * np.ptp(np.append(ends, core)):

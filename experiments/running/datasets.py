@@ -112,13 +112,13 @@ def splits(loaded: Loaded, config: DataConfig) -> tuple[Dataset, Dataset]:
     return loaded.split(
         config.test_fraction,
         config.seed,
-        keep=_shares(config, loaded) or loaded.keep,
+        keep=shares(config, loaded) or loaded.keep,
         keep_by=config.keep_by,
         keep_in_test=config.keep_in_test,
     )
 
 
-def _shares(config: DataConfig, loaded: Loaded) -> tuple[float, ...]:
+def shares(config: DataConfig, loaded: Loaded) -> tuple[float, ...]:
     """Return the share of each class, or group, that the configuration keeps."""
     first = loaded.parts[0]
     names = first.class_names if config.keep_by == "label" else first.group_names
@@ -131,7 +131,7 @@ def record(config: DataConfig, loaded: Loaded, train_set: Dataset, test_set: Dat
     settings = {key: value for key, value in fields.items() if key not in PLACES and (value or key not in ADDED)}
     return {
         **settings,
-        "keep": _shares(config, loaded),
+        "keep": shares(config, loaded),
         "official_test_set": loaded.official,
         "class_names": train_set.class_names,
         "group_names": train_set.group_names,

@@ -120,6 +120,23 @@ def test_the_plain_cpu_is_probed_once_for_all_profiles(tmp_path: Path, monkeypat
     assert told == ["probed", *3 * ['{"gradient": "abc"}']]
 
 
+def test_the_report_has_the_title_and_the_reference_that_are_asked_for(study: Path) -> None:
+    """Both are of the report alone: no run is made again."""
+    before = {path: path.stat().st_mtime_ns for path in (study / "runs").rglob("DONE")}
+    for options, title, name in (
+        (("--title", "Mine", "--reference", "7"), "Mine", "7"),
+        ((), "Hardware: does the machine change who the model fails, beyond noise? (Handwritten digits)", "0"),
+    ):
+        assert hardware.main([*OPTIONS, "--out", str(study), *options]) == 0
+        text = (study / "report" / "report.html").read_text()
+        assert f"<h1>{title}</h1>" in text
+        assert f"The reference group is {name}." in text
+        assert str(study) not in text
+        record = json.loads((study / "report" / "runs.json").read_text())
+        assert record["answer"].startswith("On other hardware, no difference between groups can be told from noise (2 ")
+    assert {path: path.stat().st_mtime_ns for path in (study / "runs").rglob("DONE")} == before
+
+
 def test_a_packed_study_can_be_merged_with_another(study: Path, tmp_path: Path) -> None:
     packed = tmp_path / "elsewhere.tar.gz"
     assert hardware.main(["pack", str(study), str(packed)]) == 0
@@ -210,6 +227,7 @@ def test_emulation_may_differ_between_bundles(study: Path) -> None:
         (("--steps", "3", "2"), "The steps to look at are [3, 2]"),
         (("--steps", "0", "2"), "The steps to look at are [0, 2]"),
         (("--profiles", "tpu"), "failed"),
+        (("--reference", "ten"), "no group 'ten' to be the reference; the groups are 0, 1, 2,"),
         (("--budgets", "769"), "The ReLU budget is 769, but the network has 768 units"),
     ],
 )

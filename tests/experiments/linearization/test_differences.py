@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from experiments.linearization import page
 from experiments.linearization import results as tables
 from experiments.linearization.differences import answer, differences, extreme_rows, largest_gap, rows, worst
 from experiments.linearization.results import Results, Variant
@@ -100,6 +101,7 @@ def test_the_answer_is_two_sentences(made: Results) -> None:
 def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
     never = tables.collect(make_analyses(tmp_path / "never", networks=NETWORKS, never_right=[0], seeds=5))
     assert "never right in group a, the reference" in answer(never)
+    assert page.warnings(never)[0].startswith("In group a the full network of some seed is never right")
     assert [row["worst_group"] in ("b", "c") for row in extreme_rows(never)] == [True, True]
     with pytest.raises(Missing, match="name another one"):
         differences(never, never.variants[1])
