@@ -80,6 +80,7 @@ def accuracy_by_group(hardware: Hardware) -> "Figure":
         accuracy = series.by_group["accuracy"]
         drawing.by_size(row[0], groups, over_seeds(accuracy))
         row[0].margins(y=0.15)
+        row[-1].margins(y=0.15)
         row[0].set_title(series.label, fontsize=9, loc="left")
         row[0].set_ylabel("accuracy", fontsize=8.5)
         if series is plain.reference:
