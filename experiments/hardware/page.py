@@ -222,7 +222,7 @@ def _introduction(hardware: Hardware) -> str:
 
 def _facts(hardware: Hardware, command: Sequence[str]) -> dict[str, Any]:
     """Return what made each profile's networks; nothing is known of results without runs."""
-    plain, facts = hardware.comparisons[0], dict[str, Any]({"made by": " ".join(reports.without_places(command))})
+    plain, facts = hardware.comparisons[0], dict[str, Any]({"made by": reports.typed(command)})
     for series in (plain.reference, *plain.profiles):
         if series.trained:
             last = series.trained[-1].json("environment.json")

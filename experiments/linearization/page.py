@@ -55,11 +55,15 @@ LOST = (
     "percent. What it lost beyond the reference group is in points of that. p is the probability of a difference as "
     "large if there were none; corrected is p for the number of groups compared (Holm 1979)."
 )
-MITIGATION = (
-    "Mitigated networks were fine-tuned against unequal losses of the groups. In their names mu is the rate at which "
-    "the Lagrangian's multipliers grow, level the share of the worst images that CVaR looks at, rate the step of ARL's "
-    "adversary."
-)
+NETWORKS = {
+    "snl": "SNL n keeps the n ReLUs that selective network linearization chose (Cho et al. 2022).",
+    "deepreduce": "DeepReDuce C12 has no ReLUs in stages 1 and 2 (Jha et al. 2021).",
+    "random": "Random n keeps n ReLUs that were drawn at random.",
+    "control": "The fine-tuned full network was trained on as the linearized ones were, with all its ReLUs.",
+    "mitigated": "Mitigated networks were fine-tuned against unequal losses of the groups: mu is the rate at which the "
+    "Lagrangian's multipliers grow, level the share of the worst images that CVaR looks at, rate the step of ARL's "
+    "adversary.",
+}
 MEANINGS = {
     "ReLUs": "units that are still ReLUs; all others are the identity.",
     "Large, small groups": "groups with at least, or less than, the average number of training images; the mean of "
@@ -132,10 +136,8 @@ def page(
     """
     parts = [html.answer(differences.answer(results)), html.paragraph(_introduction(results, analysed[0]))]
     parts += map(html.warning, warnings(results))
-    parts += [html.heading("Who lost more than whom"), html.paragraph(LOST), html.figures(drawn[:1])]
-    parts += [*_compared(results), html.heading("Networks")]
-    if any(variant.mitigation for variant in results.variants):
-        parts.append(html.paragraph(MITIGATION))
+    parts += [html.heading("Who lost more than whom"), html.paragraph(f"{LOST} {_of_networks(results)}")]
+    parts += [html.figures(drawn[:1]), *_compared(results), html.heading("Networks")]
     parts += [html.table(summary_table(summary)), html.figures(drawn[1:])]
     parts += [html.heading("Figures of the paper"), html.figures(of_paper)]
     parts += [html.heading("Findings of the paper"), html.findings(found), html.heading("Groups")]
@@ -154,6 +156,12 @@ def _compared(results: Results) -> list[str]:
         mine = [row for row in rows if row["network"] == network]
         parts.append(html.folded(f"{network}: against {mine[0]['reference']}", html.table(Table(DIFFERENCES, mine))))
     return parts
+
+
+def _of_networks(results: Results) -> str:
+    """Say what the names of a study's networks stand for."""
+    methods = {variant.method for variant in results.variants}
+    return " ".join(said for method, said in NETWORKS.items() if method in methods)
 
 
 def _introduction(results: Results, first: Run) -> str:
@@ -181,7 +189,7 @@ def _facts(analysed: Sequence[Run], command: Sequence[str]) -> dict[str, Any]:
     first, checks = analysed[0], [run.json("result.json")["checks"] for run in analysed]
     residuals = [c["worst_relative_residual"] for c in checks if c["worst_relative_residual"] is not None]
     return {
-        "made by": " ".join(reports.without_places(command)),
+        "made by": reports.typed(command),
         **reports.provenance(reports.with_parents(analysed)),
         "predictions repeated bit for bit": all(c["deterministic"] for c in checks),
         "worst relative residual of an eigenvalue": max(residuals, default=None),

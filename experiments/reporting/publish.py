@@ -64,7 +64,7 @@ def provenance(command: Sequence[str], made: Mapping[str, Any]) -> str:
         "Finished": [made["finished"]],
     }
     lines = [f"- {name}: {', '.join(values)}" for name, values in facts.items()]
-    return "\n".join(["```sh", " ".join(reports.without_places(command)), "```", "", *lines])
+    return "\n".join(["```sh", reports.typed(command), "```", "", *lines])
 
 
 @dataclasses.dataclass(frozen=True)

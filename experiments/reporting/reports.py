@@ -1,6 +1,7 @@
 """A report's folder: how it replaces an earlier one, and its record of the runs that it was made of."""
 
 import json
+import shlex
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -98,6 +99,12 @@ def without_places(command: Sequence[str]) -> list[str]:
             words.append(_last(word))
         hidden = word in PLACES
     return words
+
+
+def typed(command: Sequence[str]) -> str:
+    """Return a command as it is typed, without places on this machine; its first word is that of a program."""
+    first, *words = without_places(command)
+    return " ".join([first, *map(shlex.quote, words)])
 
 
 def _last(word: str) -> str:

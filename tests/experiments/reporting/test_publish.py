@@ -44,6 +44,7 @@ def test_places_are_hidden_and_nothing_else() -> None:
     assert reports.without_places(command) == [
         *("python", "--out", "PATH", "--data.path=PATH", "--seeds", "3", "--data.images", "PATH", "--data.path", "PATH")
     ]
+    assert reports.typed(["python -m x", "--reference", "White & male"]) == "python -m x --reference 'White & male'"
     merged = ["python -m experiments.hardware", "merge", "/home/me/a", "~/b.tar", "c/d", "--xla_dump_to=/home/me/x"]
     assert reports.without_places(merged) == [merged[0], "merge", "a", "b.tar", "c/d", "--xla_dump_to=x"]
 
