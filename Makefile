@@ -1,5 +1,7 @@
 # Two commands do everything: `make quickstart` and `make test`. Both set .venv up by themselves.
-PYTHON ?= python3
+# The newest supported Python that starts: a name on the path can be a shim that refuses. From 3.12 on jax has oneDNN.
+PYTHON ?= $(or $(shell for p in python3.13 python3.12 python3.11 python3; do $$p -c 0 2>/dev/null && echo $$p && break; done),python3)
+CONSTRAINTS = $(shell $(PYTHON) -c 'import sys; print("constraints.txt" if sys.version_info < (3, 12) else "constraints-3.12.txt")')
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= results/quickstart
@@ -11,14 +13,14 @@ help:
 	@echo "make test        set up .venv, lint, check types and run the tests"
 	@echo "make test-slow   the tests that take more than a minute each"
 
-$(VENV)/.core: pyproject.toml constraints.txt
+$(VENV)/.core: pyproject.toml constraints.txt constraints-3.12.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"jaxfair needs Python 3.11 or newer, this is {v[0]}.{v[1]}; set another with: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.core
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[dev]'
 	@touch $@
 
 quickstart: $(VENV)/.core

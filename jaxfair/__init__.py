@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jaxfair.bounds import excess_loss_bound as excess_loss_bound
     from jaxfair.bounds import sensitivity_bound as sensitivity_bound
+    from jaxfair.change import ChangeReport as ChangeReport
+    from jaxfair.change import change_report as change_report
     from jaxfair.curvature.operators import GroupOperator as GroupOperator
     from jaxfair.curvature.operators import per_example_gradient_norms as per_example_gradient_norms
     from jaxfair.curvature.report import GroupReport as GroupReport
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from jaxfair.training.mitigate import MitigationConfig as MitigationConfig
 
 _ROOMS = {
+    "change": ("ChangeReport", "change_report"),
     "bounds": ("excess_loss_bound", "sensitivity_bound"),
     "curvature.operators": ("GroupOperator", "per_example_gradient_norms"),
     "curvature.report": ("GroupReport", "group_report"),

@@ -97,6 +97,13 @@ def excess_loss_bound(
 
     Raises:
         JaxfairError: Shapes do not match, or a norm or distance is negative.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxfair import excess_loss_bound
+        >>> found = excess_loss_bound(np.array([0.5]), np.array([2.0]), 0.1, np.array([0.03]))
+        >>> print(found.bound, found.holds)
+        [0.06] [ True]
     """
     return _taylor(gradient_norm, top_eigenvalue, distance, excess_loss)
 
@@ -125,6 +132,13 @@ def sensitivity_bound(
 
     Raises:
         JaxfairError: Shapes do not match, or a norm, distance or sensitivity is negative.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxfair import sensitivity_bound
+        >>> found = sensitivity_bound(np.array([0.5]), np.array([2.0]), 0.1, np.array([0.03]))
+        >>> print(found.bound, found.holds)
+        [0.06] [ True]
     """
     if (np.asarray(sensitivity) < 0).any():
         raise JaxfairError(f"A sensitivity is {np.nanmin(sensitivity)}; it is an absolute difference, at least 0.")

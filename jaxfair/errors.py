@@ -8,6 +8,14 @@ class JaxfairError(ValueError):
     """What went wrong, as one sentence: what was given, what was expected, what to do.
 
     Command lines print the sentence and exit with status 1; a traceback of any other exception is a bug of ours.
+
+    Example:
+        >>> from jaxfair import JaxfairError, load
+        >>> try:
+        ...     load("digit")
+        ... except JaxfairError as error:
+        ...     print(error)
+        There is no data set 'digit'; did you mean 'digits'?
     """
 
 

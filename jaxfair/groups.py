@@ -32,6 +32,13 @@ def group_weights(group: Int[Array, " n"] | Int[np.ndarray, " n"], num_groups: i
     Raises:
         JaxfairError: The groups are not integers of that range, or one of them has no sample, whose mean would not
             exist.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxfair import group_weights
+        >>> print(group_weights(np.array([0, 0, 1]), 2))
+        [[0.5 0.5 0. ]
+         [0.  0.  1. ]]
     """
     group = as_numbers(group, np.size(group), num_groups)
     counts = np.bincount(group, minlength=num_groups)
@@ -71,7 +78,14 @@ def as_numbers(group: Any, count: int, num_groups: int | None = None) -> Int[np.
 
 
 def group_means(values: np.ndarray, group: np.ndarray, num_groups: int) -> np.ndarray:
-    """Return the mean of ``values`` (n,) over each group, in float64; NaN for a group without a sample."""
+    """Return the mean of ``values`` (n,) over each group, in float64; NaN for a group without a sample.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxfair import group_means
+        >>> print(group_means(np.array([1.0, 3.0, 5.0]), np.array([0, 0, 1]), 2))
+        [2. 5.]
+    """
     group = as_numbers(group, len(values := np.asarray(as_array(values, "values"), np.float64)), num_groups)
     sums = np.bincount(group, weights=values, minlength=num_groups)
     with np.errstate(invalid="ignore"):
@@ -82,6 +96,12 @@ def relative_drop(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """Return ``(before - after) / before`` in percent; negative means improved (Das et al. 2024, 5.1).
 
     NaN where ``before`` is 0: nothing can be lost.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxfair import relative_drop
+        >>> print(relative_drop(np.array([0.8, 0.5]), np.array([0.6, 0.5])).round(6))
+        [25.  0.]
     """
     before, after = np.asarray(before, float), np.asarray(after, float)
     with np.errstate(divide="ignore", invalid="ignore"):

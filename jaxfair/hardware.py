@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxfair.errors import JaxfairError, did_you_mean
+from jaxfair.kernels import ONEDNN, has_onednn, kernels
 from jaxfair.networks import arithmetic
 from jaxfair.networks.arithmetic import Arithmetic
 
@@ -84,6 +85,7 @@ PROFILES = {
         _native("cpu-avx", "CPU, compiled up to AVX", "--xla_cpu_max_isa=AVX", fused=False),
         _native("cpu-sse4.2", "CPU, compiled up to SSE4.2", "--xla_cpu_max_isa=SSE4_2", fused=False),
         _native("cpu-1-thread", "CPU, one thread", _ONE_THREAD, threads=1),
+        _native("cpu-onednn", "CPU, oneDNN convolutions", ONEDNN, kernels="onednn"),
         _native("cpu-opt0", "CPU, compiled without optimisation", "--xla_backend_optimization_level=0"),
         _native("gpu", "GPU, float32 products"),
         _native("gpu-tf32", "GPU, TF32 products", precision="tensorfloat32"),
@@ -112,7 +114,12 @@ def environment_of(profile: Profile, base: Mapping[str, str], plain: Mapping[str
         profile: The hardware to compute on.
         base: The environment to add to, such as ``os.environ``.
         plain: What ``plain_digests(base)`` returned, for the child's ``verify``.
+
+    Raises:
+        JaxfairError: The profile needs another jaxlib, which would stop at flags that it does not know.
     """
+    if profile.proof.get("kernels") == "onednn" and not has_onednn():
+        raise JaxfairError(f"Profile '{profile.name}' needs jaxlib 0.11 or 0.12, on Python 3.12; leave it out here.")
     child = {**base, "JAX_DEFAULT_MATMUL_PRECISION": profile.matmul_precision}
     if profile.backend:
         child["JAX_PLATFORMS"] = "cpu" if profile.backend == "cpu" else ""
@@ -213,9 +220,10 @@ def probe(kind: Arithmetic = "native") -> dict[str, Any]:
     Returns:
         ``fused``: whether ``a * b + c`` is rounded once (FMA) instead of twice. ``product``, ``convolution``: how
         their operands are rounded (``float32``, ``tf32``, ``tf32 truncated``, ``bf16``, ``fp16``, ``unknown``).
-        ``threads``: of XLA's pool on the CPU; None where they cannot be counted. ``scatter``: ``expanded`` where
-        additions to one place have a fixed order, else ``kept``. ``bits``: of the first three, in hexadecimal.
-        ``digests``: of results that differ between instruction sets, numbers of threads and optimisation levels.
+        ``kernels``: what computes convolutions on a CPU. ``threads``: of XLA's pool on the CPU; None where they cannot
+        be counted. ``scatter``: ``expanded`` where additions to one place have a fixed order, else ``kept``. ``bits``:
+        of the first three, in hexadecimal. ``digests``: of results that differ between instruction sets, numbers of
+        threads and optimisation levels.
     """
     # (1 + 2^-12)^2 = 1 + 2^-11 + 2^-24 lies half-way between two numbers of float32, and rounds to 1 + 2^-11.
     factor, addend = np.full(64, 1 + 2.0**-12, np.float32), np.full(64, -(1 + 2.0**-11), np.float32)
@@ -228,6 +236,7 @@ def probe(kind: Arithmetic = "native") -> dict[str, Any]:
         "fused": bool((fused == np.float32(2.0**-24)).all()),
         "product": _rounding(a, b, product),
         "convolution": _rounding(a, b, convolution),
+        "kernels": kernels(),
         "threads": threads or None,
         "scatter": "kept" if " scatter(" in (scatter or "") else "expanded",
         "bits": {name: value.astype(">f4").tobytes().hex() for name, value in bits.items()},
@@ -320,6 +329,7 @@ def describe(profile: Profile | None = None) -> dict[str, Any]:
         "x64": jax.config.jax_enable_x64,  # pyright: ignore[reportAttributeAccessIssue]
         "default_matmul_precision": jax.config.jax_default_matmul_precision or "default",  # pyright: ignore
         "xla_flags": flags,
+        "kernels": kernels(),
         "determinism_flags": [flag for flag in flags.split() if "determinis" in flag],
         "profile": profile.name if profile else None,
         "profile_kind": profile.kind if profile else None,

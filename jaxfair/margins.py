@@ -68,7 +68,7 @@ class DeepFool(NamedTuple):
     success: Array
 
 
-def softmax_gap(logits: Float[Array, "n c"]) -> Float[Array, " n"]:
+def softmax_gap(logits: Float[Array, "n c"] | Float[np.ndarray, "n c"]) -> Float[Array, " n"]:
     """Return the largest softmax score minus the second largest, in [0, 1]; 0 is on the boundary.
 
     The distance to the decision boundary as the code of Das et al. 2024 has it. It ignores the label: a confidently
@@ -76,6 +76,12 @@ def softmax_gap(logits: Float[Array, "n c"]) -> Float[Array, " n"]:
 
     Raises:
         JaxfairError: there are fewer than two classes.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxfair import softmax_gap
+        >>> print(softmax_gap(np.log(np.array([[0.7, 0.2, 0.1]], np.float32))).round(3))
+        [0.5]
     """
     _check_classes(logits.shape)
     top = jax.lax.top_k(jax.nn.softmax(logits), 2)[0]
@@ -113,6 +119,13 @@ def linearized_distance(
     Raises:
         JaxfairError: There is no example, there are fewer than two classes, a label is not one of them, or shapes do
             not match.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxfair import linearized_distance
+        >>> x = np.array([[3.0, 1.0], [0.0, 1.0]])
+        >>> print(linearized_distance(lambda x: x, x, np.array([0, 0])).distance.round(4))
+        [ 1.4142 -0.7071]
     """
     return LinearizedDistance(*_over_chunks(lambda *chunk: _linearize(*chunk)[:2], classifier, x, label, chunk_size))
 
@@ -179,6 +192,13 @@ def deepfool(
     Raises:
         JaxfairError: ``linearized_distance`` would refuse the examples, ``max_steps`` is below 1, or ``overshoot`` is
             negative.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxfair import deepfool
+        >>> found = deepfool(lambda x: x, np.array([[3.0, 1.0]]), np.array([0]))
+        >>> print(found.distance.round(4), found.steps)
+        [1.4425] [1]
     """
     if max_steps < 1 or not 0 <= overshoot < math.inf:
         raise JaxfairError(f"max_steps is {max_steps} and overshoot {overshoot}; give at least 1 and at least 0.")

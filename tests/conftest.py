@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,41 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 
 MOST_MAPS = 20_000
 """Memory maps of a process, of which Linux allows 65,530: compiled programs have many, and beyond that XLA crashes."""
+
+
+SLOW = {
+    r"test_mitigated_training.py::test_(seeds_\w+|a_killed_run\w+)\[(?!lagrangian\])": "the method lagrangian",
+    r"test_mitigated_training.py::test_(alignment_narrows|mitigation_closes)": "test_a_step_descends_the_lagrangian",
+    r"test_folding.py::.*\[(bottleneck|preactivation)\]": "basic blocks",
+    r"test_networks.py::.*\[(bottleneck|preactivation)\]": "basic blocks and the CNN",
+    r"test_streaming.py::test_training_gives_the_same_bits\[2\]": "one seed",
+    r"test_streaming.py::test_(the_snl_descent|a_measurement\w+\[train\])": "training, and the test images",
+    r"test_resume.py::test_a_killed_study\w+\[(checkpoint-2-train|done-4-finetune)\]": "a kill in the descent",
+    r"test_resume.py::test_another_budget_shares": "test_a_second_call_makes_no_run",
+    r"test_benchmarks.py::test_memory_of_a_process": "test_json_is_strict_and_has_what_is_promised",
+    r"test_train.py::test_seeds_together_equal": "test_seeds_together_are_seeds_alone[lagrangian]",
+    r"test_deepfool.py::test_(under_jit_and_vmap|chunks_order\w+)\[(?!deepfool\])": "DeepFool itself",
+    r"test_mitigate.py::test_gradients_against_finite_differences\[config[1-9]\]": "the first method",
+    r"test_parity.py::.*\[float32": "float64",
+    r"test_bounds.py::test_(no_hessian_eigenvalue_exceeds|the_proposition_as_printed)": "closed forms",
+    r"test_cli.py::test_a_failing_stage_is_not_finished\[--snl": "a training that fails",
+    r"test_docs.py::test_the_examples_run\[numerical_stability": "the other pages and the README",
+    r"test_notebooks.py::test_runs_from_a_clean_kernel": "the quickstart, which they go through",
+    r"test_export.py::.*\[(train|hessian)-(tf32|fp16)\]": "bf16 and native arithmetic",
+    r"test_operators.py::test_an_accelerator_maps_a_block\[gauss_newton\]": "the Hessian",
+    r"test_curvature_reference.py::test_group_curvature\[float64-(?!.*None)": "chunks of a chosen size",
+    r"test_trajectory.py::test_the_order_has_a_seed": "test_first_steps_are_those_of_fit",
+    r"test_group_report.py::test_minibatch_estimator": "test_every_number_equals_dense_autodiff",
+}
+"""Tests for `make test-slow`, by their names, and what still proves the same in `make test`."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before those marked are deselected
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what ``SLOW`` names."""
+    for item in items:
+        if any(re.search(pattern, item.nodeid) for pattern in SLOW):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -1,10 +1,13 @@
-"""Every Python example of docs/ runs as printed; the blocks of a page run in order, in one namespace."""
+"""Every Python example of docs/ and of public docstrings runs as printed; the blocks of a page run in order."""
 
+import doctest
 import importlib.util
 import re
 from pathlib import Path
 
 import pytest
+
+import jaxfair
 
 PAGES = sorted((Path(__file__).parents[1] / "docs").glob("*.md"))
 EXAMPLE = re.compile(r"^```python\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
@@ -36,3 +39,11 @@ def test_links_lead_somewhere() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("name", jaxfair.__all__)
+def test_the_examples_of_public_names_run(name: str) -> None:
+    """Every public name has an example in its docstring, which prints what stands there."""
+    found = doctest.DocTestFinder(recurse=False).find(getattr(jaxfair, name), name, globs={})
+    assert found[0].examples, f"{name} has no example"
+    assert doctest.DocTestRunner().run(found[0]).failed == 0

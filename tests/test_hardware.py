@@ -15,13 +15,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from jaxfair import hardware
+from jaxfair import hardware, kernels
 from jaxfair.errors import JaxfairError
 from jaxfair.hardware import PROFILES, Profile
 from jaxfair.networks import arithmetic
 
 LEVEL = "--xla_backend_optimization_level=1"  # of the tests' own programs, in conftest.py
-CPU = [profile for profile in PROFILES.values() if profile.backend == "cpu"]
+CPU = [p for p in PROFILES.values() if p.backend == "cpu" and (kernels.has_onednn() or p.name != "cpu-onednn")]
 EMULATED = [profile for profile in PROFILES.values() if profile.kind == "emulated"]
 ABSENT = [profile for profile in PROFILES.values() if profile.backend not in (jax.default_backend(), None)]
 UNKNOWN = dataclasses.replace(
@@ -214,3 +214,9 @@ def test_labels_say_native_or_emulated() -> None:
     """No reader can take one for the other."""
     assert all(profile.label.endswith(f"({profile.kind})") for profile in PROFILES.values())
     assert all((profile.arithmetic == "native") == (profile.kind == "native") for profile in PROFILES.values())
+
+
+@pytest.mark.skipif(kernels.has_onednn(), reason="this jaxlib has oneDNN's convolutions")
+def test_a_jaxlib_without_onednn_is_not_started_with_its_flags() -> None:
+    with pytest.raises(JaxfairError, match=r"'cpu-onednn' needs jaxlib 0\.11"):
+        hardware.environment_of(PROFILES["cpu-onednn"], {})

@@ -11,14 +11,14 @@ ROOT = Path(__file__).resolve().parents[1]
 # Bottom first: a file imports from its own wing and from the rows above it in this table.
 HOUSE = (
     ("jaxfair.errors",),
-    ("jaxfair.inputs", "jaxfair.intervals"),
+    ("jaxfair.inputs", "jaxfair.intervals", "jaxfair.kernels"),
     ("jaxfair.losses", "jaxfair.groups", "jaxfair.checkpoints", "jaxfair.runs"),
     ("jaxfair.loops", "jaxfair.curvature.chunks"),
     ("jaxfair.curvature.programs",),
     ("jaxfair.margins",),
     ("jaxfair.curvature", "jaxfair.data"),
     ("jaxfair.networks", "jaxfair.bounds"),
-    ("jaxfair.sensitivity", "jaxfair.hardware", "jaxfair.training"),
+    ("jaxfair.sensitivity", "jaxfair.hardware", "jaxfair.change", "jaxfair.training"),
     ("jaxfair.linearize",),
     ("jaxfair",),
     ("experiments.running", "experiments.cli"),

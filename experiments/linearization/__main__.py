@@ -1,6 +1,12 @@
 """The command ``python -m experiments.linearization``."""
 
-from experiments.linearization.study import main
+import os
+
+from jaxfair.kernels import prefer_onednn
+
+prefer_onednn(os.environ)  # before JAX is imported, which reads its flags then
+
+from experiments.linearization.study import main  # noqa: E402
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+import jax
+
 from experiments import cli
 from experiments.linearization import report
 from experiments.reporting import groups
@@ -24,6 +26,7 @@ from experiments.running.records import Workspace, carry_out
 from experiments.running.stages import ModelConfig
 from jaxfair.data.dataset import Dataset
 from jaxfair.errors import JaxfairError
+from jaxfair.kernels import kernels
 from jaxfair.linearize.deepreduce import CULLED_SETS, DeepReduceConfig
 from jaxfair.linearize.snl import SnlConfig
 from jaxfair.runs import Run
@@ -93,6 +96,7 @@ def run(study: Study, command: Sequence[str]) -> None:
     budgets = check(study, train_set)
     if not absent:
         groups.check_name(study.reference, train_set.group_names)
+    print(f"Convolutions by {kernels()} on {jax.devices()[0].device_kind}.", file=sys.stderr)
     with Progress() as progress:
         space = Workspace(study.out / "runs", train_set, test_set, record, progress, study.seeds_at_once, source)
         analysed = declare(space, study, budgets, configurations)

@@ -119,6 +119,14 @@ class GroupOperator:
         size: Number of parameters p.
         chunks: Number of chunks.
         kept: Number of chunks whose primal pass is kept; the others are recomputed at every product.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxfair import GroupOperator
+        >>> x, y = np.eye(2), np.array([0, 1])
+        >>> hessian = GroupOperator(lambda w, x: x @ w, np.zeros((2, 2)), x, y, np.array([0.5, 0.5]))
+        >>> print(hessian(np.array([1.0, 0.0, 0.0, 0.0])))
+        [ 0.125 -0.125  0.     0.   ]
     """
 
     def __init__(
@@ -273,6 +281,13 @@ def per_example_gradient_norms(
         memory: Bytes that may be taken on each device; None is a quarter of an accelerator's memory.
         precision: Precision of matrix products on accelerators.
         loss: ``(outputs of logits_fn, y) -> losses`` of shape (m,), one for each example.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxfair import per_example_gradient_norms
+        >>> x, y = np.array([[1.0, 0.0], [0.0, 2.0]]), np.array([0, 1])
+        >>> print(per_example_gradient_norms(lambda w, x: x @ w, np.zeros((2, 2)), x, y).round(4))
+        [0.7071 1.4142]
     """
     params, x, y = as_examples(as_pytree(logits_fn), params, x, y, labelled=losses.takes_classes(loss))
     if chunk_size is not None and chunk_size < 1:

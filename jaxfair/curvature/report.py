@@ -31,6 +31,14 @@ class GroupReport:
         curvature: Gradient and Hessian of the mean loss.
         asymmetry: Largest asymmetry of a group's Hessian, relative to the largest eigenvalue of all groups: rounding.
         precision: Precision of matrix products on accelerators.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxfair import group_report
+        >>> x, y, group = np.eye(4, 3), [0, 1, 2, 0], ["a", "a", "b", "b"]
+        >>> report = group_report(lambda w, x: x @ w, np.eye(3), x, y, group)
+        >>> report.names, report.count.tolist(), report.to_dict()["accuracy"]
+        (('a', 'b'), [2, 2], [1.0, 1.0])
     """
 
     names: tuple[str, ...]
@@ -107,6 +115,14 @@ def group_report(
     Raises:
         JaxfairError: Shapes or types do not match, a group is empty, the model is not deterministic or depends on the
             rest of its batch, its Hessian is not symmetric, or a value is not finite.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxfair import group_report
+        >>> x, y, group = np.eye(4, 3), [0, 1, 2, 0], ["a", "a", "b", "b"]
+        >>> report = group_report(lambda w, x: x @ w, np.eye(3), x, y, group)
+        >>> print(report.accuracy, report.loss.round(3))
+        [1. 1.] [0.551 0.825]
     """
     labelled, logits_fn = losses.takes_classes(loss), as_pytree(logits_fn)
     params, x, y = as_examples(logits_fn, params, x, y, labelled=labelled)

@@ -49,6 +49,11 @@ class CurvatureConfig:
 
     Raises:
         JaxfairError: A name is unknown, or the tolerance is negative or no number.
+
+    Example:
+        >>> from jaxfair import CurvatureConfig
+        >>> CurvatureConfig(tolerance=1e-2, bottom=True).max_steps
+        100
     """
 
     bottom: bool = False
@@ -89,6 +94,13 @@ class GroupCurvature(NamedTuple):
             the type's rounding, a custom derivative in the model is wrong, or its arithmetic too coarse.
         alphas: Lanczos coefficients, shape (num_groups, largest number of steps), padded with NaN.
         betas: The off-diagonal coefficients, in the same shape.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxfair import group_curvature
+        >>> found = group_curvature(lambda w, x: x @ w, np.eye(2), np.eye(2), np.array([0, 1]), np.full((1, 2), 0.5))
+        >>> found.gradient_norm.shape, bool(found.converged[0])
+        ((1,), True)
     """
 
     loss: np.ndarray
@@ -129,6 +141,15 @@ def group_curvature(
 
     Raises:
         JaxfairError: Shapes or types do not match, a group has no weight, or a value is not finite.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxfair import CurvatureConfig, group_curvature, group_weights
+        >>> x, y = np.eye(4, 3), np.array([0, 1, 2, 0])
+        >>> weights = group_weights(np.array([0, 0, 1, 1]), 2)
+        >>> found = group_curvature(lambda w, x: x @ w, np.eye(3), x, y, weights, CurvatureConfig(tolerance=1e-4))
+        >>> print(found.gradient_norm.round(3), found.top_eigenvalue.round(3))
+        [0.367 0.26 ] [0.183 0.183]
     """
     labelled = losses.takes_classes(loss)
     params, x, y, group_rows = check_examples(logits_fn, params, x, y, weights, labelled=labelled)

@@ -75,6 +75,12 @@ class Dataset:
         name: The name of the set, for records and figures.
         class_names: One name for each class.
         group_names: One name for each group.
+
+    Example:
+        >>> from jaxfair import load
+        >>> train, test = load("digits").split(test_fraction=0.25)
+        >>> len(train), test.image_shape, int(test.group_counts[0])
+        (1347, (8, 8, 1), 45)
     """
 
     images: UInt8[Any, "n h w c"]
@@ -168,6 +174,14 @@ def make_dataset(
 
     Raises:
         JaxfairError: The shape or type is wrong, labels or groups are out of range, or a group has no image.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxfair import make_dataset
+        >>> images = np.zeros((4, 8, 8, 3), np.uint8)
+        >>> names = {"class_names": ["cat", "dog"], "group_names": ["day", "night"]}
+        >>> len(make_dataset(images, np.array([0, 1, 0, 1]), np.array([0, 0, 1, 1]), name="pets", **names))
+        4
     """
     images = images if isinstance(images, Rows) else np.asarray(images)
     if images.dtype != np.uint8 or len(images.shape) != 4 or images.shape[-1] not in (1, 3):

@@ -165,6 +165,12 @@ def load(
 
     Raises:
         JaxfairError: There is no such set, its files are nowhere or damaged, or the protocol does not fit them.
+
+    Example:
+        >>> from jaxfair import load
+        >>> loaded = load("digits")
+        >>> loaded.title, len(loaded.train), loaded.official
+        ('Handwritten digits', 1797, False)
     """
     config = _checked(SourceConfig(config) if isinstance(config, str) else config)
     if config.name in EMBEDDED:

@@ -110,6 +110,15 @@ def deepreduce(network: Network, image_shape: tuple[int, int, int], config: Deep
     Raises:
         JaxfairError: the configuration does not suit the network (see ``student_module``), or the images are too small
             for the student.
+
+    Example:
+        >>> from jaxfair import ResNet, deepreduce, init
+        >>> from jaxfair.linearize.deepreduce import DeepReduceConfig
+        >>> from jaxfair.networks.masks import relu_count
+        >>> network = init(ResNet((1, 1), num_classes=10, width=4), (8, 8, 1), seed=0)
+        >>> student = deepreduce(network, (8, 8, 1), DeepReduceConfig.parse("C1"), seed=0)
+        >>> relu_count(network.masks), relu_count(student.masks)
+        (768, 256)
     """
     module = student_module(network.module, config)
     # Another stream than the base network's seed, which would give the student the base's own initial weights.

@@ -205,6 +205,17 @@ def snl(
     Raises:
         JaxfairError: when called, if there is no budget or an impossible one, or the images do not suit the network;
             when read, if the loss or a weight is not finite, or ``max_epochs`` did not reach a budget.
+
+    Example:
+        >>> from jaxfair import CNN, init, load, snl
+        >>> from jaxfair.linearize.snl import SnlConfig
+        >>> from jaxfair.networks.masks import relu_count
+        >>> train, _ = load("digits").split()
+        >>> network = init(CNN(num_classes=10, features=(2,)), train.image_shape, seed=0)
+        >>> config = SnlConfig(learning_rate=0.02, kappa=0.01)
+        >>> found = next(snl(network, train, config, budgets=[0.5], seed=0))
+        >>> relu_count(network.masks), relu_count(found.network.masks)
+        (128, 64)
     """
     check_images(network, data)
     check_config(config, len(data))

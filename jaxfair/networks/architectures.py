@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxfair.errors import JaxfairError, did_you_mean
-from jaxfair.networks import arithmetic
+from jaxfair.networks import arithmetic, strided
 from jaxfair.networks.arithmetic import Arithmetic
 
 STAGE_SIZES = {9: (1, 1, 1, 1), 18: (2, 2, 2, 2), 22: (3, 3, 3), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
@@ -35,13 +35,15 @@ def _no_norm(name: str) -> Callable[[Array], Array]:
 
 
 def _conv(kind: Arithmetic, features: int, size: int, stride: int = 1, *, name: str, use_bias: bool = False) -> nn.Conv:
+    # Where operands are rounded, those of the derivative are too, which is the emulation's own affair.
+    convolve = strided.conv_general_dilated if kind == "native" else arithmetic.conv_general_dilated(kind)
     return nn.Conv(
         features,
         (size, size),
         strides=(stride, stride),
         padding=size // 2,
         use_bias=use_bias,
-        conv_general_dilated=arithmetic.conv_general_dilated(kind),
+        conv_general_dilated=convolve,
         name=name,
     )
 
@@ -146,6 +148,12 @@ class ResNet(nn.Module):
         block: What a stage is made of; the output of a bottleneck has four times its width.
         stem_width: Number of channels of the stem; None for ``width``.
         arithmetic: Arithmetic of the products, forward and backward; it changes no variable and no initial value.
+
+    Example:
+        >>> from jaxfair import ResNet, init
+        >>> from jaxfair.networks.masks import unit_count
+        >>> unit_count(init(ResNet((1, 1), num_classes=10, width=4), (8, 8, 1), seed=0).masks)
+        768
     """
 
     stage_sizes: tuple[int, ...]
@@ -197,6 +205,12 @@ class CNN(nn.Module):
         features: Number of channels of each stage.
         stem_stride: Stride of the first convolution.
         arithmetic: Arithmetic of the products, forward and backward.
+
+    Example:
+        >>> from jaxfair import CNN, init
+        >>> from jaxfair.networks.masks import unit_count
+        >>> unit_count(init(CNN(num_classes=10, features=(4, 8)), (8, 8, 1), seed=0).masks)
+        384
     """
 
     num_classes: int

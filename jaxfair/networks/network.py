@@ -24,6 +24,12 @@ class Network:
 
     A pytree whose arrays are the variables, so it passes through ``jax.jit`` and two networks of one module share a
     compiled function.
+
+    Example:
+        >>> from jaxfair import CNN, init
+        >>> network = init(CNN(num_classes=3, features=(2,)), (8, 8, 1), seed=0)
+        >>> sorted(network.params), sorted(network.masks)
+        (['head', 'stem_conv'], ['stage1_block1'])
     """
 
     module: Module
@@ -50,6 +56,12 @@ def init(module: Module, image_shape: tuple[int, int, int], seed: int) -> Networ
 
     Raises:
         JaxfairError: A size is not positive, a name is unknown, or the images are too small for the number of stages.
+
+    Example:
+        >>> from jaxfair import ResNet, init
+        >>> network = init(ResNet((1, 1), num_classes=3, width=4), (8, 8, 1), seed=0)
+        >>> network.params["head"]["kernel"].shape
+        (8, 3)
     """
     return jax.tree_util.tree_map_with_path(partial(_initial, seed), shapes(module, image_shape))
 
@@ -93,6 +105,13 @@ def frozen(network: Network) -> Partial:
     Analysis sees nothing else, so batch norm in the wrong mode cannot be expressed; it is folded into the convolutions
     before it, which changes rounding alone. The result is a pytree: functions jitted over it are compiled once for all
     networks of one module.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxfair import CNN, frozen, init
+        >>> network = init(CNN(num_classes=3, features=(2,)), (8, 8, 1), seed=0)
+        >>> frozen(network)(network.params, jnp.zeros((5, 8, 8, 1))).shape
+        (5, 3)
     """
     return Partial(_folded_logits, network)
 
@@ -172,6 +191,13 @@ def predict(network: Network, data: Dataset, *, batch_size: int = 1024) -> Float
 
     Raises:
         JaxfairError: The network does not fit the data, there is no image, or the batch size is below 1.
+
+    Example:
+        >>> from jaxfair import CNN, init, load, predict
+        >>> _, test = load("digits").split()
+        >>> network = init(CNN(num_classes=10, features=(2,)), test.image_shape, seed=0)
+        >>> predict(network, test).shape
+        (360, 10)
     """
     check_images(network, data)
     return over_chunks(lambda index: np.asarray(_predict_batch(network, *data.fetch(index))), len(data), batch_size)

@@ -54,6 +54,11 @@ class TrainConfig:
         mitigation: what is minimised instead of the mean loss.
         checkpoint_seconds: the time between checkpoints in seconds; they are written after an epoch, so that a killed
             run loses at most this and one epoch.
+
+    Example:
+        >>> from jaxfair import MitigationConfig, TrainConfig
+        >>> TrainConfig(epochs=20, mitigation=MitigationConfig("lagrangian")).schedule
+        'step'
     """
 
     epochs: int = 160
@@ -239,6 +244,14 @@ def fit(
     Raises:
         JaxfairError: when called, if the arguments do not fit each other or the configuration is impossible; when
             read, if a loss or a weight is not finite, or a checkpoint cannot be read or written.
+
+    Example:
+        >>> from jaxfair import CNN, TrainConfig, fit, init, load
+        >>> train, test = load("digits").split()
+        >>> network = init(CNN(num_classes=10, features=(4,)), train.image_shape, seed=0)
+        >>> fitted = next(fit([network], train, TrainConfig(epochs=2, batch_size=64, learning_rate=0.05), seeds=[0]))
+        >>> fitted.seed, fitted.history["loss"].shape
+        (0, (2,))
     """
     order_seeds = seeds if order_seeds is None else order_seeds
     at_once = seeds_at_once(seeds) if at_once is None else at_once

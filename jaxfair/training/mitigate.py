@@ -55,6 +55,11 @@ class MitigationConfig:
             largest.
             Neither sees the label, so a group may align on the wrong side; impurity is flat at equal scores, the
             softmax gap has a kink there and does that sooner.
+
+    Example:
+        >>> from jaxfair import MitigationConfig
+        >>> MitigationConfig("lagrangian", rate=1e-2).method
+        'lagrangian'
     """
 
     method: Method = "none"

@@ -1,0 +1,49 @@
+"""Which kernels compute convolutions on a CPU: XLA's own, or oneDNN's, which are faster and have to be asked for.
+
+Importing this loads no JAX, since JAX reads its flags when it starts: an entry point calls ``prefer_onednn`` before it
+imports anything else. The library itself sets nothing.
+"""
+
+import functools
+from collections.abc import MutableMapping
+from importlib import metadata
+
+ONEDNN = (
+    "--xla_cpu_experimental_onednn_custom_call=true --xla_cpu_use_onednn=false "
+    "--xla_cpu_experimental_ynn_fusion_type=invalid --xla_cpu_use_xnnpack=false"
+)
+"""Flags by which XLA calls oneDNN for convolutions; it takes all four, and jaxlib 0.11 or newer."""
+
+TRIED = ((0, 11), (0, 13))
+"""First version of jaxlib that knows these flags, and the first on which they were not tried; others stop at them."""
+
+
+def has_onednn() -> bool:
+    """Return whether this jaxlib knows the flags, without importing it."""
+    version = tuple(map(int, metadata.version("jaxlib").split(".")[:2]))
+    return TRIED[0] <= version < TRIED[1]
+
+
+def prefer_onednn(environment: MutableMapping[str, str]) -> None:
+    """Ask for oneDNN's convolutions in an environment, such as ``os.environ`` before JAX is imported.
+
+    Nothing happens where jaxlib does not have them, or where ``XLA_FLAGS`` speak of oneDNN already. XLA then logs an
+    error for every program that is none, so its log is silenced unless ``TF_CPP_MIN_LOG_LEVEL`` is set; what goes wrong
+    still raises.
+    """
+    flags = environment.get("XLA_FLAGS", "")
+    if has_onednn() and "onednn" not in flags:
+        environment["XLA_FLAGS"] = f"{flags} {ONEDNN}".strip()
+        environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+@functools.cache
+def kernels() -> str:
+    """Return what computes convolutions in this process, by looking into a compiled one: ``onednn`` or ``xla``."""
+    import jax
+    import jax.numpy as jnp
+
+    layout = ("NHWC", "HWIO", "NHWC")
+    convolve = jax.jit(lambda x, w: jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=layout))
+    compiled = convolve.lower(jnp.zeros((8, 16, 16, 16)), jnp.zeros((3, 3, 16, 16))).compile().as_text()
+    return "onednn" if "__onednn$conv" in (compiled or "") else "xla"

@@ -1,0 +1,189 @@
+"""``change_report``: counts against brute force, the expansion against closed forms, and what it refuses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+import jaxfair
+from jaxfair import change, change_report
+from jaxfair.curvature.spectrum import CurvatureConfig
+from jaxfair.errors import JaxfairError
+from jaxfair.networks import CNN, frozen, init
+
+RNG = np.random.default_rng(0)
+N = 60
+X = RNG.normal(size=(N, 3)).astype(np.float32)
+Y = RNG.integers(0, 3, N)
+GROUP = np.array(["a", "b", "c"])[RNG.integers(0, 3, N)]
+W = RNG.normal(size=(3, 3)).astype(np.float32)
+STEP = RNG.normal(size=(3, 3)).astype(np.float32)
+
+
+def linear(w, x):
+    return x @ w
+
+
+def squares(outputs, y):
+    return 0.5 * ((outputs - jax.nn.one_hot(y, 3)) ** 2).sum(axis=1)
+
+
+def test_counts_are_those_of_the_predictions() -> None:
+    """Accuracy, flips and McNemar's p-value of every group, against a plain count."""
+    before, after = RNG.integers(0, 3, (2, N))
+    report = change_report(before, after, None, Y, GROUP)
+    for g, name in enumerate(report.names):
+        of = name == GROUP
+        was, became = (before == Y)[of], (after == Y)[of]
+        assert report.count[g] == of.sum()
+        assert report.accuracy_before.value[g] == was.mean()
+        assert report.accuracy_after.value[g] == became.mean()
+        assert report.broken.value[g] == (was & ~became).mean()
+        assert report.mended.value[g] == (~was & became).mean()
+        assert report.changed.value[g] == (before != after)[of].mean()
+        flips = int((was & ~became).sum()), int((~was & became).sum())
+        assert report.mcnemar[g] == pytest.approx(binomtest(flips[0], sum(flips)).pvalue)
+        np.testing.assert_allclose(report.relative_drop.value[g], 100 * (1 - became.mean() / was.mean()))
+    assert np.isnan(report.loss_rise.value).all()
+    assert report.expansion is None
+    assert "answers" in report.no_expansion
+
+
+def test_two_terms_are_exact_on_a_quadratic_loss() -> None:
+    report = change_report((linear, W), (linear, W + STEP), X, Y, GROUP, loss=squares)
+    found = report.expansion
+    assert found is not None
+    np.testing.assert_allclose(found.first + found.second, found.rise, rtol=2e-5)
+    np.testing.assert_allclose(found.rise[0], report.loss_rise.value, rtol=1e-5)
+    np.testing.assert_allclose(found.distance, np.linalg.norm(STEP), rtol=1e-6)
+
+
+def test_on_softmax_regression_the_remainder_is_of_third_order() -> None:
+    """Half the step leaves an eighth of what two terms miss, and the bound holds for a convex loss and small steps."""
+
+    def remainder(scale: float) -> np.ndarray:
+        found = change_report((linear, W), (linear, W + scale * STEP), X, Y, GROUP).expansion
+        assert found is not None
+        return (found.rise - found.first - found.second)[0]
+
+    np.testing.assert_allclose(remainder(0.5) / remainder(0.25), 8, rtol=0.35)
+    found = change_report((linear, W), (linear, W + STEP / 8), X, Y, GROUP, CurvatureConfig(tolerance=1e-3)).expansion
+    assert found is not None
+    assert (found.rise <= found.bound).all()
+
+
+def test_the_same_network_changes_nothing() -> None:
+    report = change_report((linear, W), (linear, W), X, Y, GROUP)
+    assert not report.changed.value.any()
+    assert not report.loss_rise.value.any()
+    assert {difference.verdict for difference in report.differences} == {"within noise"}
+    assert "No group's loss differs" in report.answer()
+    assert (report.changed.high > 0).all()  # that nothing was seen to change does not mean that nothing can
+
+
+def test_runs_are_pairs_and_share_the_examples() -> None:
+    after = [np.where(RNG.random(N) < 0.2, (Y + 1) % 3, Y) for _ in range(3)]
+    report = change_report(Y, after, None, Y, GROUP)
+    assert report.runs == 3
+    assert report.exemplars is not None
+    modal = [np.bincount([run[i] for run in after], minlength=3).argmax() for i in range(N)]
+    assert report.exemplars.sum() == (np.array(modal) != Y).sum()
+    assert {difference.verdict for difference in report.differences} == {"too few runs"}
+    assert "at least 5" in report.answer()
+
+
+def test_a_group_that_loses_is_named() -> None:
+    group = np.repeat(["small", "large"], [50, 400])
+    y = np.zeros(450, int)
+    after = np.where((group == "small") & (np.arange(450) % 2 == 0), 1, 0)
+    report = change_report(np.arange(450) * 0, after, None, y, group)
+    (difference,) = report.differences
+    assert (difference.group, difference.reference, difference.verdict) == ("small", "large", "more")
+    assert report.answer().startswith("small loses 50.0 points more than large (")
+    assert report.gap is not None
+    assert report.gap.group == "small"
+    assert "small loses" in str(report)
+    assert change_report(y, after, None, y, group, reference="small").differences[0].verdict == "less"
+
+
+def test_masks_are_no_parameters() -> None:
+    """A network and its linearized twin have the same parameters: no distance, and a loss that changes nonetheless."""
+    network = init(CNN(num_classes=3, features=(2,)), (4, 4, 1), seed=0)
+    linearized = network.replace(masks=jax.tree.map(jnp.zeros_like, network.masks))
+    x = RNG.normal(size=(N, 4, 4, 1)).astype(np.float32)
+    sides = [(frozen(one), one.params) for one in (network, linearized)]
+    found = change_report(*sides, x, Y, GROUP).expansion
+    assert found is not None
+    assert found.distance == 0
+    assert np.abs(found.rise).max() > 1e-4
+    assert not found.second.any()
+
+
+def test_other_parameters_leave_the_rest_of_the_report() -> None:
+    other = {"w": W, "b": np.zeros(3, np.float32)}
+    report = change_report((linear, W), (lambda p, x: x @ p["w"] + p["b"], other), X, Y, GROUP)
+    assert report.expansion is None
+    assert "absent" in report.no_expansion
+    assert np.isfinite(report.loss_rise.value).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"before": Y[:-1]}, "59"),
+        ({"before": np.zeros((N, 3)), "after": np.zeros((N, 4))}, "3 and 4 classes"),
+        ({"before": np.zeros((N, 2))}, "up to 2 and 2 logits"),
+        ({"before": np.full((N, 3), np.nan)}, "example 0 before"),
+        ({"before": (linear, W)}, "no inputs x"),
+        ({"before": [Y, Y], "after": [Y, Y, Y]}, "2 runs before and 3 after"),
+        ({"y": Y[:-1]}, "59 labels"),
+        ({"reference": "nobody"}, "one of a, b, c"),
+    ],
+)
+def test_what_does_not_fit_is_refused(arguments: dict, message: str) -> None:
+    given = {"before": Y, "after": Y, "x": None, "y": Y, "group": GROUP} | arguments
+    with pytest.raises(JaxfairError, match=message):
+        change_report(**given)
+
+
+def test_what_is_suspect_is_said() -> None:
+    probabilities = np.full((N, 3), 1 / 3, np.float32)
+    with pytest.warns(UserWarning, match="probabilities"), pytest.warns(UserWarning, match="one class"):
+        change_report(probabilities, Y, None, Y, GROUP)
+
+
+def test_a_group_of_one_has_no_interval_of_its_loss() -> None:
+    group = np.where(np.arange(N) == 0, "one", "rest")
+    report = change_report((linear, W), (linear, W + STEP), X, Y, group)
+    assert np.isnan(report.loss_rise.low[0])
+    assert np.isfinite(report.loss_rise.low[1])
+    assert 0 < report.accuracy_before.high[0] <= 1
+
+
+def test_the_report_is_data_too() -> None:
+    report = change_report((linear, W), (linear, W + STEP), X, Y, GROUP)
+    found = report.to_dict()
+    assert len(found["differences"]) == 2
+    assert found["first_term"] == report.columns()["first_term"].tolist()
+    assert list(report.to_frame().index) == list(report.names)
+    assert "ChangeReport" in jaxfair.__all__
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("runs", "count", "share", "spread", "most"),
+    [(1, 400, 0.02, 0.0, 0.97), (5, 60, 0.1, 0.2, 0.98), (10, 200, 0.1, 0.5, 0.97), (5, 60, 0.02, 0.2, 0.99)],
+)
+def test_intervals_of_shares_cover(runs: int, count: int, share: float, spread: float, most: float) -> None:
+    """Nominal 95 %: 93 to 97 over examples and runs drawn anew; with sixty examples of which few flip, a little more."""
+    rng, hits = np.random.default_rng(0), []
+    own = 1.0 if runs > 1 else 0.0  # examples differ, and are the same in all runs
+    level = np.log(share / (1 - share))
+    truth = (1 / (1 + np.exp(-level - spread * rng.normal(size=10**6) - own * rng.normal(size=10**6)))).mean()
+    for _ in range(2000):
+        logit = level + spread * rng.normal(size=(runs, 1)) + own * rng.normal(size=(1, count))
+        table = (rng.random((runs, count)) < 1 / (1 + np.exp(-logit))).astype(float)
+        found = change._shares(table, [np.ones(count, bool)])
+        hits.append(found.low[0] <= truth <= found.high[0])
+    assert 0.93 <= np.mean(hits) <= most

@@ -1,0 +1,63 @@
+"""Which kernels compute convolutions: what is asked for, and what is found in a compiled program."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jaxfair import kernels
+
+FOUND = "from jaxfair.kernels import kernels; print(kernels())"
+
+
+@pytest.fixture
+def version(monkeypatch: pytest.MonkeyPatch):
+    """Let another version of jaxlib be installed."""
+    return lambda name: monkeypatch.setattr(kernels.metadata, "version", lambda _: name)
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"), [("0.10.2", False), ("0.11.2", True), ("0.12.0.1", True), ("0.13.0", False)]
+)
+def test_they_are_asked_for_where_jaxlib_knows_them(version, name: str, asked: bool) -> None:
+    version(name)
+    environment = {"XLA_FLAGS": "--xla_dump_to=there"}
+    kernels.prefer_onednn(environment)
+    assert environment["XLA_FLAGS"].startswith("--xla_dump_to=there")
+    assert (kernels.ONEDNN in environment["XLA_FLAGS"]) == asked
+    assert ("TF_CPP_MIN_LOG_LEVEL" in environment) == asked
+
+
+def test_what_the_user_says_of_them_stays(version) -> None:
+    version("0.11.2")
+    given = {"XLA_FLAGS": "--xla_cpu_use_onednn=true"}
+    kernels.prefer_onednn(given)
+    assert given == {"XLA_FLAGS": "--xla_cpu_use_onednn=true"}
+    quiet = {"TF_CPP_MIN_LOG_LEVEL": "0"}
+    kernels.prefer_onednn(quiet)
+    assert quiet["TF_CPP_MIN_LOG_LEVEL"] == "0"
+
+
+def test_what_is_asked_for_engages_and_logs_nothing() -> None:
+    """In a process of its own, as entry points start; an older jaxlib computes as before."""
+    code = f"import os; from jaxfair.kernels import prefer_onednn; prefer_onednn(os.environ); {FOUND}"
+    environment = {key: value for key, value in os.environ.items() if key not in ("XLA_FLAGS", "TF_CPP_MIN_LOG_LEVEL")}
+    root = Path(__file__).parents[1]
+    child = subprocess.run([sys.executable, "-c", code], env=environment, cwd=root, capture_output=True, text=True)
+    assert child.stdout.strip() == ("onednn" if kernels.has_onednn() else "xla"), child.stderr
+    assert not child.stderr
+
+
+def test_entry_points_ask_before_jax_is_imported() -> None:
+    root = Path(__file__).parents[1]
+    for name in ("experiments/linearization/__main__.py", "experiments/toy/__main__.py", "benchmarks/__init__.py"):
+        text = (root / name).read_text(encoding="utf-8")
+        assert "prefer_onednn(os.environ)" in text
+        code = (
+            f"import sys, runpy; runpy.run_path({name!r}); print('jax' in sys.modules)" if "benchmarks" in name else ""
+        )
+        if code:
+            child = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+            assert child.stdout.strip() == "False", child.stderr
