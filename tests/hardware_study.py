@@ -37,7 +37,9 @@ def make_hardware(
         _comparison(rng, *training, counts, tests, seeds, profiles, ulps, others, np.array(steps))
         for training in trainings
     ]
-    return Hardware(tuple(comparisons), Groups(tuple(group_names), counts, tests), np.array(steps, int), ())
+    groups = Groups(tuple(group_names), counts, tests)
+    group = np.repeat(np.arange(len(counts)), tests)
+    return Hardware(tuple(comparisons), groups, group, int(groups.order[0]), np.array(steps, int), ())
 
 
 def changed(hardware: Hardware, part: str, index: int, by_group: dict[str, np.ndarray], **fields: Any) -> Hardware:
@@ -47,6 +49,12 @@ def changed(hardware: Hardware, part: str, index: int, by_group: dict[str, np.nd
     new = series[index]._replace(by_group=series[index].by_group | by_group, **fields)
     value = new if part == "reference" else (*series[:index], new, *series[index + 1 :])
     return hardware._replace(comparisons=(first._replace(**{part: value}), *hardware.comparisons[1:]))
+
+
+def right(accuracy: np.ndarray, tests: np.ndarray) -> np.ndarray:
+    """Return predictions with these accuracies, (seeds, groups), on so many images of each group, one after another."""
+    counts = np.round(accuracy * tests)
+    return np.hstack([(np.arange(n) < counts[:, [g]]).astype(float) for g, n in enumerate(tests)])
 
 
 def _comparison(
@@ -91,6 +99,7 @@ def _comparison(
             kind=kind,
             control=control,
             accuracy=(own["accuracy"] * tests).sum(axis=1) / tests.sum(),
+            correct=right(own["accuracy"], tests),
             by_group=own,
             distance=scale * rng.uniform(1, 2, seeds),
             curve=growth if budget is None and len(steps) else None,

@@ -5,13 +5,14 @@ the claimed side. All seeds share one split. ``Delta`` and ``xi`` are of test im
 profile's arithmetic.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from experiments.hardware import tables as numbers
-from experiments.hardware.results import Comparison, Hardware
+from experiments.hardware.results import Comparison, Hardware, Series
 from experiments.reporting.verdicts import (
     CHEAP,
     Claim,
@@ -22,6 +23,7 @@ from experiments.reporting.verdicts import (
     rank_correlations,
     small_groups,
 )
+from jaxfair import intervals
 
 RHO = "Spearman correlation over groups of"
 NATS = "nats"
@@ -123,7 +125,8 @@ def _ranks(hardware: Hardware, x: str, y: str) -> tuple[Measured, str, str]:
     delta = numbers.delta(plain, numbers.of_kind(plain, y))
     if not np.isfinite(delta).all():
         raise Missing("a loss is not finite")
-    return *rank_correlations(first, delta, "groups"), _counts(plain, y)
+    found, note = rank_correlations(first, delta, "groups")
+    return found._replace(nothing=_nothing(numbers.of_kind(plain, y), plain)), note, _counts(plain, y)
 
 
 def _bound(hardware: Hardware) -> tuple[np.ndarray, str]:
@@ -151,7 +154,7 @@ def _pairs(hardware: Hardware, kind: str) -> tuple[np.ndarray, str, str]:
     return found[0] - found[1], f"{found[0].mean():.3g} against {found[1].mean():.3g}", note
 
 
-def _alignment(hardware: Hardware, what: str) -> tuple[np.ndarray, str]:
+def _alignment(hardware: Hardware, what: str) -> tuple[np.ndarray | Measured, str]:
     plain = hardware.comparisons[0]
     aligned = [c for c in hardware.comparisons if c.mitigation != "none" and c.budget is None]
     if not aligned:
@@ -159,17 +162,36 @@ def _alignment(hardware: Hardware, what: str) -> tuple[np.ndarray, str]:
     if what == "accuracy":
         return plain.reference.accuracy - aligned[0].reference.accuracy, ""
     before, after = (numbers.xi(c, c.profiles if what == "profiles" else _ulps(c)) for c in (plain, aligned[0]))
-    return before - after, f"{before.mean():.3g} without, {after.mean():.3g} with it"
+    found = Measured(intervals.over_seeds(before - after), len(before))
+    if what == "profiles":
+        found = found._replace(nothing=_nothing(plain.profiles, plain))
+    return found, f"{before.mean():.3g} without, {after.mean():.3g} with it"
 
 
-def _linearized(hardware: Hardware) -> tuple[np.ndarray, str]:
+def _linearized(hardware: Hardware) -> tuple[Measured, str]:
     plain = hardware.comparisons[0]
     found = [c for c in hardware.comparisons if c.budget is not None]
     if not found:
         raise Missing("no network was linearized; use --budgets")
     tightest = min(found, key=lambda comparison: comparison.budget or 0)
     full, less = (numbers.delta(comparison, comparison.profiles).mean(axis=1) for comparison in (plain, tightest))
-    return less - full, f"{tightest.title}: {less.mean():.3g} against {full.mean():.3g}"
+    found = Measured(intervals.over_seeds(less - full), len(full), nothing=_nothing(None, plain, tightest))
+    return found, f"{tightest.title}: {less.mean():.3g} against {full.mean():.3g}"
+
+
+def _nothing(others: Sequence[Series] | None, *comparisons: Comparison) -> str:
+    """Say so if in no training profiles, all if None, move a group's loss further than one rounding error does.
+
+    Empty if they do, or if there are too few controls or seeds to know.
+    """
+    for comparison in comparisons:
+        try:
+            beyond = numbers.beyond_rounding(comparison, comparison.profiles if others is None else others)
+        except Missing:
+            return ""
+        if beyond is None or beyond.any():
+            return ""
+    return "no group's loss is moved further than one rounding error moves it, by permutation tests for each group"
 
 
 def _of(comparison: Comparison, kind: str) -> Any:

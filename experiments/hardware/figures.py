@@ -3,6 +3,7 @@
 Native profiles are dots, emulated ones triangles, controls grey. Groups go from the most training images to the fewest.
 """
 
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from experiments.hardware import tables as numbers
+from experiments.hardware.differences import differences
 from experiments.hardware.results import Comparison, Hardware, Series
 from experiments.reporting import drawing
 from experiments.reporting.drawing import BARS, COLORS, GREY, LARGE, SMALL, Drawing, Drawn, Points
@@ -56,18 +58,38 @@ def write(hardware: Hardware, folder: Path, segment: Callable[[], Segment]) -> l
     return drawing.draw_all(drawings, hardware, folder)
 
 
+def differences_by_group(hardware: Hardware) -> "Figure":
+    """Draw how much more each group lost on other hardware than the reference group, a panel each profile, sorted."""
+    found, names = differences(hardware), hardware.groups.wrapped(28)
+    labels = dict.fromkeys(series.label for series in hardware.comparisons[0].profiles)
+    rows = {
+        "\n".join(textwrap.wrap(label, 40)): [(names[d.group], d.points, d.beyond) for d in found if d.where == label]
+        for label in labels
+    }
+    name = hardware.groups.names[hardware.reference]
+    return drawing.caterpillars(rows, f"relative accuracy drop - that of {name} (percentage points)")
+
+
 def accuracy_by_group(hardware: Hardware) -> "Figure":
-    """Draw group accuracy on every profile and control, and its difference from the reference (Fig. 1)."""
+    """Draw group accuracy, a row each profile and control, and its difference from the reference (Fig. 1)."""
     plain, groups = hardware.comparisons[0], hardware.groups
-    figure, grid = drawing.group_panels(groups, 2, height=2.5)
+    every, columns = plain.every, 1 + (len(plain.every) > 1)
+    figure, grid = drawing.group_panels(groups, len(every), columns, width=4.6, height=1.05, sharey="col")
     base = plain.reference.by_group["accuracy"]
-    accuracy = [series.by_group["accuracy"] for series in plain.every]
-    drawing.by_group(grid[0, 0], groups, _points(hardware, plain.every, accuracy))
-    apart = [100 * (value - base) for value in accuracy[1:]]
-    drawing.by_group(grid[1, 0], groups, _points(hardware, plain.every[1:], apart), zero=True)
-    grid[0, 0].set_ylabel("accuracy")
-    grid[1, 0].set_ylabel("difference from the\nreference (points)")
-    drawing.finish(figure, list(grid[:, 0]), "")
+    for row, series in zip(grid, every, strict=True):
+        accuracy = series.by_group["accuracy"]
+        drawing.by_size(row[0], groups, over_seeds(accuracy))
+        row[0].margins(y=0.15)
+        row[-1].margins(y=0.15)
+        row[0].set_title(series.label, fontsize=9, loc="left")
+        row[0].set_ylabel("accuracy", fontsize=8.5)
+        if series is plain.reference:
+            row[-1].set_visible(columns == 1)
+            continue
+        drawing.by_size(row[1], groups, over_seeds(100 * (accuracy - base)))
+        row[1].axhline(0, color=GREY, linewidth=0.8)
+        row[1].set_ylabel("difference\n(points)", fontsize=8.5)
+    drawing.group_legend(figure, groups)
     return figure
 
 
@@ -145,8 +167,8 @@ def divergence(hardware: Hardware) -> "Figure":
         if np.isin(step := joined.get(series.label, np.nan), steps):
             at = middle[steps == step]
             axes.plot(step, at, "o", markersize=12, markerfacecolor="none", color=color, markeredgewidth=1.4)
-    axes.set(xscale="log", yscale="log", xlabel="training step", ylabel="distance / what training moved")
-    axes.set_xticks(steps, [f"{step:,}" for step in steps])
+    axes.set(yscale="log", xlabel="training step", ylabel="distance / what training moved")
+    drawing.log_axis(axes, steps.tolist(), ",")
     axes.minorticks_off()
     axes.yaxis.set_major_formatter(lambda y, _: f"{y:.0e}")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=8.5)
@@ -182,9 +204,11 @@ def _p_values(axes: "Axes", hardware: Hardware, test: SpreadTest, rows: Sequence
     ):
         axes.plot(places + shift, alone[order], row.marker, color=row.color, markersize=4)
         axes.plot(places + shift, family[order], row.marker, color=row.color, markersize=6, markerfacecolor="none")
-    for level, text in ((0.05, "0.05"), (test.smallest_p_value, "least\npossible")):
+    levels = sorted([(0.05, "0.05"), (test.smallest_p_value, "least\npossible")])
+    near = levels[1][0] < 4 * levels[0][0]  # then one is written above its line and the other one below
+    for (level, text), side in zip(levels, ("top", "bottom") if near else ("center", "center"), strict=True):
         axes.axhline(level, color=GREY, linewidth=0.8, linestyle="--")
-        axes.annotate(text, (1.01, level), xycoords=("axes fraction", "data"), va="center", fontsize=7.5)
+        axes.annotate(text, (1.01, level), xycoords=("axes fraction", "data"), va=side, fontsize=7.5)
     axes.set_yscale("log")
     axes.set_ylim(top=1.5)
     axes.minorticks_off()  # whose labels would need the parser of mathematics
@@ -232,7 +256,9 @@ def _scattered(hardware: Hardware, parts: Mapping[str, np.ndarray], pairs: Seque
         parts: the quantities, by what is written at their axis.
         pairs: x and y of each panel.
     """
-    figure, grid = drawing.subplots(1, len(pairs), 4.2, 3.8)
+    names, note = drawing.point_names(hardware.groups)
+    figure, grid = drawing.subplots(1, len(pairs), 4.2, 3.8 + 0.15 * len(note))
+    figure.supxlabel("\n".join(note), fontsize=8.5)
     drawing.group_legend(figure, hardware.groups)
     found = {name: over_seeds(values) for name, values in parts.items()}
     for axes, (x, y) in zip(grid[0], pairs, strict=True):
@@ -241,7 +267,7 @@ def _scattered(hardware: Hardware, parts: Mapping[str, np.ndarray], pairs: Seque
             drawing.scale([axes], which)
         axes.set(xlabel=x, ylabel=y)
     for axes, (x, y) in zip(grid[0], pairs, strict=True):
-        drawing.name_points(figure, axes, found[x].mean, found[y].mean, hardware.groups.short_names())
+        drawing.name_points(figure, axes, found[x].mean, found[y].mean, names)
     return figure
 
 
@@ -273,8 +299,14 @@ def _compared(hardware: Hardware, comparisons: Sequence[Comparison]) -> "Figure"
 DELTA = "Delta is the largest difference of a group's mean TEST loss from the reference's, over all profiles"
 # fmt: off
 DRAWINGS = {
+    "differences_by_group": Drawing(
+        "Who loses more than whom on other hardware: relative accuracy drop of each group, from the reference hardware "
+        "to another one, less that of the reference group",
+        "Black: beyond noise; grey: within it, or too few seeds to say. Bars: 95 % intervals over seeds and test "
+        "images together that hold for all groups and profiles at once; an arrow: it goes on outside of its panel.",
+        differences_by_group),
     "accuracy_by_group": Drawing(
-        "Fig. 1: accuracy of each group on every hardware and control, and its difference from the reference", BARS,
+        "Fig. 1: accuracy of each group, a row each hardware and control, and its difference from the reference", BARS,
         accuracy_by_group),
     "reference_and_distance": Drawing(
         "Fig. 2: how far apart parameters end (permuted networks count as far); gradient norm and largest Hessian "
@@ -283,8 +315,9 @@ DRAWINGS = {
         "Fig. 3: group size, gradient norm at the reference, and sensitivity to hardware", f"{DELTA}. {BARS}",
         size_gradient_sensitivity),
     "segment": Drawing(
-        "Fig. 4: loss of each group's test images between the parameters of the reference and of the profile with the "
-        "largest xi; seed 0 alone, so without intervals; both on the reference's arithmetic", "", accuracy_by_group),
+        "Fig. 4: loss of each group's test images between the parameters of the reference and of the profile that "
+        "changes the groups' losses most unequally; seed 0 alone, so without intervals; both on the reference's "
+        "arithmetic", "", accuracy_by_group),
     "curvature_and_boundary": Drawing(
         "Fig. 5: largest Hessian eigenvalue of each group against its distance to the decision boundary (softmax gap: "
         "0 is on it) and its impurity (0 is far from it), at the reference", BARS, curvature_and_boundary),

@@ -5,14 +5,40 @@ from typing import Any
 
 import numpy as np
 
+from experiments.hardware import differences
 from experiments.hardware.results import Hardware
 from experiments.reporting import html, reports
+from experiments.reporting.comparisons import MEANING
 from experiments.reporting.drawing import Drawn
 from experiments.reporting.tables import Column, Row, Table
 from experiments.reporting.verdicts import Claim
 
 TITLE = "Hardware: does the machine change who the model fails, beyond noise?"
+LOST = (
+    "A group's relative accuracy drop is the share of the accuracy on the reference hardware that it loses on another "
+    "one, in percent. What it loses beyond the reference group is in points of that. p is the probability of a "
+    "difference as large if there were none; corrected is p for the number of groups and profiles (Holm 1979)."
+)
+PROFILED = (
+    "A profile is the arithmetic of a training: native, as a machine has it, or emulated, with rounded operands of "
+    "every product. Controls train on the reference hardware again: with nothing changed; with one weight of every "
+    "array changed by one ulp, the unit in its last place; with another order of the data."
+)
+VIOLATION = (
+    "Delta of a group is the largest change of its mean test loss from the reference to any other run, in nats; xi, "
+    "the fairness violation, is the range of Delta over the groups (of two runs: where there is one other run alone); "
+    "rho is the largest L2 distance of another run's parameters from the reference's."
+)
+BOUNDED = (
+    "Theorem 4.1 bounds Delta by the gradient term, gradient norm times rho, plus the eigenvalue term, half of the "
+    "largest Hessian eigenvalue times rho squared; tightness is Delta / bound."
+)
+SPREADS = (
+    "Spread is the mean over seeds of |profile - reference|, excess the same less the controls'; p is the share of "
+    "arrangements of labels among runs that give at least this excess."
+)
 FEW_ULPS, LEVEL = 2, 0.05
+BY_TRAINING = ("groups", "spread")
 
 PROFILES = (
     Column("hardware"),
@@ -45,13 +71,25 @@ GROUPS = (
     Column("delta_native", "Delta, native", half=True),
     Column("delta_emulated", "Delta, emulated", half=True),
     Column("delta_ulps", "Delta, one-ulp controls", half=True),
+)
+BOUND = (
+    Column("group"),
     Column("gradient_norm", half=True),
     Column("top_eigenvalue", "largest Hessian eigenvalue", half=True),
     Column("gradient_term"),
     Column("eigenvalue_term"),
     Column("bound"),
-    Column("bound_holds", "share of seeds where it holds"),
+    Column("delta", "Delta", half=True),
+    Column("bound_holds", "share of seeds where the bound holds"),
     Column("tightness"),
+)
+DIFFERENCES = (
+    Column("hardware"),
+    Column("group"),
+    Column("difference_points", "relative drop less that of the reference (points)", ".1f"),
+    Column("p_value", "p", ".2g"),
+    Column("corrected", "p, corrected", ".2g"),
+    Column("lost", "loses, compared with the reference"),
 )
 SPREAD = (
     Column("quantity"),
@@ -66,6 +104,7 @@ SPREAD = (
 )
 
 MEANINGS = {
+    "Difference to the reference": MEANING,
     "Profile": "the arithmetic of a training: (native) is what a machine has, (emulated) rounds the operands of every "
     "product. All begin with the same bits and see the data in the same order; the first is the reference.",
     "Controls": "trainings on the reference again: repeated; from weights of which one in every array is changed by "
@@ -116,6 +155,13 @@ def warnings(hardware: Hardware) -> list[str]:
     return found
 
 
+def title(hardware: Hardware) -> str:
+    """Return the heading of a report: the study's question, and what the data are called where runs say it."""
+    trained = hardware.comparisons[0].reference.trained
+    source = trained[0].json("environment.json").get("data_source", {}) if trained else {}
+    return f"{TITLE} ({source['title']})" if source.get("title") else TITLE
+
+
 def profile_table(rows: Sequence[Row], training: str | None = None) -> Table:
     """Return ``tables.profile_rows`` as readers see them, or those of one training alone, which need not name it."""
     columns = PROFILES if training else (Column("training"), *PROFILES)
@@ -128,6 +174,7 @@ def page(
     drawn: Sequence[Drawn],
     rows: Mapping[str, Sequence[Row]],
     found: Sequence[Claim],
+    title: str,
     command: Sequence[str],
 ) -> str:
     """Return the report as one HTML page that loads nothing.
@@ -135,39 +182,52 @@ def page(
     Args:
         hardware: of the study.
         drawn: its figures.
-        rows: its tables by name: profiles, trainings, groups and spread, of ``hardware.tables``.
+        rows: its tables by name: differences, profiles, trainings, groups and spread, of ``hardware.tables``.
         found: its claims.
+        title: heading.
         command: what the reader types to make it again.
     """
-    parts = [html.paragraph(_introduction(hardware)), *map(html.warning, warnings(hardware))]
-    parts += [html.heading("Profiles and controls"), html.table(profile_table(rows["profiles"]))]
-    parts += [html.heading("Fairness violation"), html.table(Table(TRAININGS, rows["trainings"]))]
-    parts += [html.heading("Findings"), html.findings(found), html.heading("Figures")]
-    parts += map(html.figure, sorted(drawn, key=lambda d: d.file is None))
+    parts = [html.answer(differences.answer(hardware)), html.paragraph(differences.rounding(hardware))]
+    parts += [html.paragraph(_introduction(hardware)), *map(html.warning, warnings(hardware))]
+    parts += [html.heading("Who loses more than whom on other hardware"), html.paragraph(LOST)]
+    parts += [html.figures(drawn[:1])]
+    if compared := rows["differences"]:
+        against = f"All differences: against {compared[0]['reference']}"
+        parts.append(html.folded(against, html.table(Table(DIFFERENCES, compared))))
+    parts += [html.heading("Profiles and controls"), html.paragraph(PROFILED)]
+    parts += [html.table(profile_table(rows["profiles"])), html.heading("Fairness violation")]
+    parts += [html.paragraph(VIOLATION), html.table(Table(TRAININGS, rows["trainings"]))]
+    parts += [html.heading("Findings"), html.findings(found), html.heading("Figures"), html.figures(drawn[1:])]
     for comparison in hardware.comparisons:
-        mine = {name: [row for row in rows[name] if row["training"] == comparison.title] for name in rows}
+        mine = {name: [row for row in rows[name] if row["training"] == comparison.title] for name in BY_TRAINING}
         parts += [html.heading(f"Groups: {comparison.title}"), html.table(Table(GROUPS, mine["groups"]))]
+        bound = html.paragraph(BOUNDED), html.table(Table(BOUND, mine["groups"]))
+        parts.append(html.folded("Gradients, curvature and the bound of Theorem 4.1", *bound))
         tests = "Spread of each profile and group against the one-ulp controls'"
-        parts += [html.folded(tests, html.table(Table(SPREAD, mine["spread"])))] if mine["spread"] else []
-    return html.page(TITLE, [*parts, html.meanings(MEANINGS), html.provenance(_facts(hardware, command))])
+        spread = html.paragraph(SPREADS), html.table(Table(SPREAD, mine["spread"]))
+        parts += [html.folded(tests, *spread)] if mine["spread"] else []
+    return html.page(title, [*parts, html.meanings(MEANINGS), html.provenance(_facts(hardware, command))])
 
 
 def _introduction(hardware: Hardware) -> str:
     plain, groups = hardware.comparisons[0], hardware.groups
+    seeds, profiles = len(plain.reference.accuracy), len(plain.profiles)
     return (
-        f"{len(plain.reference.accuracy)} seeds, {len(groups.names)} groups, {groups.train_count.sum():,} training and "
-        f"{groups.test_count.sum():,} test images; {len(plain.profiles)} profiles beside the reference "
-        f"{plain.reference.label}, {len(plain.ulps)} one-ulp controls. ± is half of a 95 % interval over seeds."
+        f"{seeds} seed{'s' * (seeds > 1)}, {len(groups.names)} groups, {groups.train_count.sum():,} training and "
+        f"{groups.test_count.sum():,} test images; {profiles} profile{'s' * (profiles != 1)} beside the reference "
+        f"{plain.reference.label}, {len(plain.ulps)} controls in which one rounding error is made. The reference group "
+        f"is {groups.names[hardware.reference]}. ± is half of a 95 % interval over seeds."
     )
 
 
 def _facts(hardware: Hardware, command: Sequence[str]) -> dict[str, Any]:
     """Return what made each profile's networks; nothing is known of results without runs."""
-    plain, facts = hardware.comparisons[0], dict[str, Any]({"made by": " ".join(command)})
+    plain, facts = hardware.comparisons[0], dict[str, Any]({"made by": reports.typed(command)})
     for series in (plain.reference, *plain.profiles):
         if series.trained:
             last = series.trained[-1].json("environment.json")
-            own = {name: last.get(name) for name in ("driver", "xla_flags", "probe")}
+            own = {name: last.get(name) for name in ("driver", "probe")}
+            own["xla_flags"] = " ".join(reports.without_places(str(last.get("xla_flags") or "").split()))
             facts[series.label] = {
                 **reports.provenance(series.trained),
                 **own,

@@ -11,7 +11,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array
 
-from experiments.hardware import bundles, claims, figures, page
+from experiments.hardware import bundles, claims, differences, figures, page
 from experiments.hardware import results as hardware_results
 from experiments.hardware import tables as numbers
 from experiments.hardware.figures import Segment
@@ -39,6 +39,8 @@ def write(
     *,
     allow_versions: bool = False,
     data: DataConfig | None = None,
+    title: str | None = None,
+    reference: str | None = None,
 ) -> Hardware:
     """Write ``report.html``, figures and tables into ``folder``, replacing an earlier report, and print a summary.
 
@@ -48,17 +50,20 @@ def write(
         command: what the reader types to make it again.
         allow_versions: whether runs of different package versions are compared.
         data: of the study; None looks for the data where the reference's runs found them.
+        title: heading; by default it is made of what the data are called.
+        reference: group that the others are compared with; by default that with the most training images.
 
     Raises:
         JaxfairError: the studies cannot be compared, or the folder cannot be written; an earlier report is then whole.
     """
     found = [bundle for study in studies for bundle in bundles.read(study)]
-    hardware = hardware_results.collect(found, bundles.check(found, allow_versions=allow_versions))
+    hardware = hardware_results.collect(found, bundles.check(found, allow_versions=allow_versions), reference)
     runs = [
         run for bundle in found for member in bundle.members for run in member.trained + member.analysed + member.steps
     ]
-    publish(hardware, folder, command, runs, data)
-    print_summary(hardware)
+    title = title or page.title(hardware)
+    publish(hardware, folder, command, runs, data, title)
+    print_summary(hardware, title)
     print(f"\nReport: {folder / reports.PAGE}")
     return hardware
 
@@ -69,12 +74,14 @@ def publish(
     command: Sequence[str],
     runs: Sequence[Run] = (),
     data: DataConfig | None = None,
+    title: str = page.TITLE,
 ) -> None:
     """Write the report of results that came from ``runs``; see ``write``."""
     with reports.replacing(folder) as made:
         drawn = figures.write(hardware, made, partial(segment, hardware, data))
         found = claims.claims(hardware)
         rows = {
+            "differences": differences.rows(hardware),
             "profiles": numbers.profile_rows(hardware),
             "trainings": numbers.training_rows(hardware),
             "groups": numbers.group_rows(hardware),
@@ -83,10 +90,8 @@ def publish(
         for name, table in rows.items():
             if table:
                 tables.write_csv(made / f"{name}.csv", table)
-        trained = hardware.comparisons[0].reference.trained
-        title = page.TITLE + (f" ({trained[0].config['data']['name']})" if trained else "")
-        reports.write_record(made, "hardware", title, command, runs, found)
-        text = page.page(hardware, drawn, rows, found, command)
+        reports.write_record(made, "hardware", title, differences.answer(hardware), command, runs, found)
+        text = page.page(hardware, drawn, rows, found, title, command)
         (made / reports.PAGE).write_text(text, encoding="utf-8")
 
 
@@ -113,7 +118,7 @@ def segment(hardware: Hardware, data: DataConfig | None = None) -> Segment:
     try:
         prepared = datasets.prepare(_data_of(run) if data is None else data)
     except JaxfairError as error:
-        raise Missing(f"the data cannot be loaded again: {error}") from error
+        raise Missing("the data cannot be loaded again") from error  # whose text names places on this machine
     test = prepared.test
     if test.fingerprint() != run.config["data"]["fingerprint"]["test"]:
         raise Missing("the data that are found now are others")
@@ -139,9 +144,10 @@ def _logits(mean: Array, std: Array, network: Network, images: Array) -> Array:
     return network(normalize(images, mean, std))
 
 
-def print_summary(hardware: Hardware) -> None:
-    """Print one row a profile and control of the plain training, and the warnings."""
+def print_summary(hardware: Hardware, title: str = page.TITLE) -> None:
+    """Print one row a profile and control of the plain training, the warnings, and who loses more than whom."""
     plain = hardware.comparisons[0]
     caption = f"±: half of a 95 % interval over {len(plain.reference.accuracy)} seeds. Losses are of test images."
     table = page.profile_table(numbers.profile_rows(hardware), plain.title)
-    tables.show(table, page.TITLE, caption, page.warnings(hardware))
+    tables.show(table, title, caption, page.warnings(hardware))
+    print(f"\n{differences.answer(hardware)}")

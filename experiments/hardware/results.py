@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments.hardware.bundles import Bundle, Member
 from experiments.hardware.runs import CONTROLS
-from experiments.reporting.groups import Groups
+from experiments.reporting.groups import Groups, check_name
 from experiments.running.records import load_network
 from jaxfair.bounds import parameter_distance
 from jaxfair.errors import JaxfairError
@@ -22,6 +22,7 @@ class Series(NamedTuple):
         label: for readers; says whether the profile is native or emulated, and the control.
         profile, kind, control: by name.
         accuracy: over the test set, shape (s,).
+        correct: 1.0 where the prediction is right, shape (s, test images).
         by_group: each quantity of ``result.json``, shape (s, g).
         distance: of the parameters from the reference's, shape (s,); 0 for the reference.
         curve: the same after each recorded step, estimated from sketches, shape (s, t); None where there is none.
@@ -34,6 +35,7 @@ class Series(NamedTuple):
     kind: str
     control: str
     accuracy: np.ndarray
+    correct: np.ndarray
     by_group: dict[str, np.ndarray]
     distance: np.ndarray
     curve: np.ndarray | None
@@ -75,12 +77,16 @@ class Hardware(NamedTuple):
     Attributes:
         comparisons: of every kind of training.
         groups: in the order of the groups axis.
+        group: of each test image.
+        reference: number of the group that the others are compared with.
         steps: after which parameters were recorded, 0 first; empty where they were not.
         differences: sentences on package versions that differ between machines.
     """
 
     comparisons: tuple[Comparison, ...]
     groups: Groups
+    group: np.ndarray
+    reference: int
     steps: np.ndarray
     differences: tuple[str, ...]
 
@@ -93,11 +99,16 @@ class _Base(NamedTuple):
     digests: np.ndarray
 
 
-def collect(bundles: Sequence[Bundle], differences: Sequence[str] = ()) -> Hardware:
+def collect(bundles: Sequence[Bundle], differences: Sequence[str] = (), reference: str | None = None) -> Hardware:
     """Read the runs of several profiles that began alike (``bundles.check``), the first of them the reference.
 
+    Args:
+        bundles: of the profiles.
+        differences: sentences on what differs between machines.
+        reference: group that the others are compared with; by default that with the most training images.
+
     Raises:
-        JaxfairError: the first profile is no reference, so that there are no controls.
+        JaxfairError: the first profile is no reference, so that there are no controls, or no group is ``reference``.
     """
     first = bundles[0]
     if not first.reference:
@@ -108,7 +119,10 @@ def collect(bundles: Sequence[Bundle], differences: Sequence[str] = ()) -> Hardw
     groups = Groups(tuple(columns["name"]), np.array(columns["train_count"]), np.array(columns["test_count"]))
     recorded = first.members[0].steps
     steps = recorded[0].arrays("sketches.npz")["steps"] if recorded else np.array([], int)
-    return Hardware(comparisons, groups, steps, tuple(differences))
+    check_name(reference, groups.names)
+    number = int(groups.order[0]) if reference is None else groups.names.index(reference)
+    group = first.members[0].analysed[0].arrays("examples.npz")["group"]
+    return Hardware(comparisons, groups, group, number, steps, tuple(differences))
 
 
 def _labels(bundles: Sequence[Bundle]) -> list[str]:
@@ -155,6 +169,7 @@ def _comparison(bundles: Sequence[Bundle], mitigation: str, budget: int | None) 
 
 def _series(bundle: Bundle, label: str, member: Member, base: _Base) -> Series:
     results = [run.json("result.json") for run in member.analysed]
+    examples = [run.arrays("examples.npz") for run in member.analysed]
     columns = [name for name in results[0]["groups"] if name != "name"]
     own, sketches = [load_network(run) for run in member.trained], _sketches(member)
     curve = None
@@ -166,6 +181,7 @@ def _series(bundle: Bundle, label: str, member: Member, base: _Base) -> Series:
         kind=bundle.kind,
         control=member.control,
         accuracy=np.array([result["accuracy"] for result in results]),
+        correct=np.array([(e["logits"].argmax(-1) == e["label"]).astype(float) for e in examples]),
         by_group={name: np.array([result["groups"][name] for result in results], float) for name in columns},
         distance=np.array([parameter_distance(a.params, b.params) for a, b in zip(base.networks, own, strict=True)]),
         curve=curve,

@@ -22,8 +22,9 @@ import tyro
 
 from experiments import cli
 from experiments.hardware import bundles, report, runs
-from experiments.hardware.runs import Linearized, Task
-from experiments.running import datasets, measure, stages
+from experiments.hardware.runs import Declared, Linearized, Task
+from experiments.reporting import groups
+from experiments.running import datasets, measure, plan, stages
 from experiments.running.datasets import DataConfig
 from experiments.running.measure import AnalysisConfig
 from experiments.running.progress import Progress, say
@@ -51,6 +52,10 @@ class Study:
         mitigation: train with the alignment of the groups' distances to the decision boundary too.
         budgets: linearize by SNL on every profile too, keeping so many ReLUs (below 1: a fraction of them).
         steps: after which parameters are compared, to see how trainings part; those after the last step do not count.
+        reference: group that the others are compared with; by default that with the most training images.
+        title: heading of the report; by default it is made of the data set's name.
+        dry_run: list the runs, which are finished and about how long the others take, and make none; the data need not
+            be there yet.
         seeds_at_once: seeds trained in one program; by default 1 on CPU and all elsewhere.
         data: which data, and how it is split.
         model: the network.
@@ -68,6 +73,9 @@ class Study:
     mitigation: bool = False
     budgets: tuple[float, ...] = ()
     steps: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+    reference: str | None = None
+    title: str | None = None
+    dry_run: bool = False
     seeds_at_once: int | None = None
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
@@ -96,7 +104,7 @@ CPU = Study(
     seeds=3,
     profiles=("cpu", "cpu-sse4.2", "bf16"),
     steps=(1, 2, 4, 8, 16, 32, 64),
-    data=DataConfig("utkface-race", keep=(0.3,) * 5),
+    data=DataConfig("utkface-race", keep=(0.3,)),
     model=ModelConfig(width=8),
     train=TrainConfig(epochs=8, batch_size=128, learning_rate=0.05, schedule="cosine"),
     analysis=AnalysisConfig(start="coarse"),
@@ -129,6 +137,9 @@ def run(study: Study, command: Sequence[str]) -> None:
     """
     check(study)
     profiles = _named(study)
+    if study.dry_run:
+        list_runs(study)
+        return
     plain = hardware.plain_digests(os.environ) if any(profile.varies_cpu for profile in profiles) else None
     for profile in profiles:
         child = [sys.executable, "-m", "experiments.hardware.child", profile.name, *command[1:]]
@@ -142,7 +153,8 @@ def run(study: Study, command: Sequence[str]) -> None:
                 "the profile out by --profiles, and run the same command again."
             )
     bundles.listed(study.out, study.profiles)
-    report.write([study.out], study.out / "report", command, data=study.data)
+    about = {"title": study.title, "reference": study.reference, "data": study.data}
+    report.write([study.out], study.out / "report", command, **about)
 
 
 def check(study: Study) -> None:
@@ -188,25 +200,43 @@ def make(study: Study, profile: Profile) -> None:
     proof = hardware.verify(profile)
     train_set, test_set, record, source = datasets.prepare(study.data)
     budgets = check_on(study, train_set)
-    last = study.train.epochs * (len(train_set) // study.train.batch_size)
-    reference = profile.name == study.profiles[0]
+    groups.check_name(study.reference, train_set.group_names)
     about = {**hardware.describe(profile), "probe": proof}
     with Progress() as progress:
         root, at_once = study.out / "runs", study.seeds_at_once
         space = Workspace(root, train_set, test_set, record, progress, at_once, source, about)
-        declared = runs.declare(
-            space,
-            profile=profile,
-            tasks=tasks(study, budgets, reference=reference),
-            seeds=range(study.seeds),
-            model=study.model,
-            linearized=Linearized(study.snl, study.snl_finetune),
-            analysis=study.analysis,
-            steps=[step for step in study.steps if step <= last],
-            reference=reference,
-        )
+        declared = declare(space, study, profile, budgets)
         carry_out(space)
-    bundles.note(study.out, profile, declared, reference=reference)
+    bundles.note(study.out, profile, declared, reference=profile.name == study.profiles[0])
+
+
+def declare(space: Workspace, study: Study, profile: Profile, budgets: Sequence[int]) -> list[Declared]:
+    """Declare the runs of one profile."""
+    last = study.train.epochs * (len(space.train) // study.train.batch_size)
+    reference = profile.name == study.profiles[0]
+    return runs.declare(
+        space,
+        profile=profile,
+        tasks=tasks(study, budgets, reference=reference),
+        seeds=range(study.seeds),
+        model=study.model,
+        linearized=Linearized(study.snl, study.snl_finetune),
+        analysis=study.analysis,
+        steps=[step for step in study.steps if step <= last],
+        reference=reference,
+    )
+
+
+def list_runs(study: Study) -> None:
+    """Print the runs of all profiles and make none."""
+    (train_set, test_set, record, _), absent = datasets.prepare_or_blank(study.data)
+    budgets = check_on(study, train_set)
+    if not absent:
+        groups.check_name(study.reference, train_set.group_names)
+    space = Workspace(study.out / "runs", train_set, test_set, record, Progress())
+    for profile in _named(study):
+        declare(space, study, profile, budgets)
+    plan.show(space, study.model, study.train, absent)
 
 
 def tasks(study: Study, budgets: Sequence[int], *, reference: bool) -> list[Task]:

@@ -12,7 +12,7 @@ import numpy as np
 from experiments.hardware.results import Comparison, Hardware, Series
 from experiments.reporting.series import UNKNOWN, over_seeds, with_interval
 from experiments.reporting.tables import Row
-from experiments.reporting.verdicts import Missing, stored
+from experiments.reporting.verdicts import LEVEL, Missing, stored
 from jaxfair.bounds import TaylorBound, sensitivity_bound
 from jaxfair.sensitivity import (
     SpreadTest,
@@ -88,6 +88,19 @@ def spread_test(comparison: Comparison, name: str) -> SpreadTest:
         raise Missing("the study has no profile beside the reference, or no one-ulp control")
     profiles, controls = (np.stack([s.by_group[name] for s in part]) for part in (comparison.profiles, comparison.ulps))
     return spread_against_control(comparison.reference.by_group[name], profiles, controls)
+
+
+def beyond_rounding(comparison: Comparison, others: Sequence[Series]) -> np.ndarray | None:
+    """Return whether profiles move a group's loss further than the one-ulp controls do, shape (profiles, groups).
+
+    By permutation tests at 5 %, corrected for the number of groups and of all profiles; None if no p-value can be so
+    small with so few seeds and controls.
+    """
+    test, every = spread_test(comparison, "loss"), comparison.profiles
+    if test.smallest_p_value * len(every) >= LEVEL:
+        return None
+    chosen = [i for i, series in enumerate(every) if any(series is other for other in others)]
+    return test.family_p_value[chosen] * len(every) < LEVEL
 
 
 def rejoining(hardware: Hardware, comparison: Comparison) -> dict[str, float]:

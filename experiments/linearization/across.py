@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import tyro
 
 from experiments import cli
-from experiments.linearization import claims
+from experiments.linearization import claims, differences
 from experiments.linearization import results as arrays
 from experiments.linearization.results import Results, Variant
 from experiments.reporting import drawing, reports, series, tables, verdicts
@@ -41,8 +41,8 @@ COLUMNS = (
     Column("small_drop_percent", "drop, small groups (%)", ".1f"),
 )
 FOOT = (
-    "In brackets: 95 % intervals; of accuracies Student's t over seeds, of relative drops over seeds and test images "
-    "together, of findings Student's t over seeds that share one split, not corrected for their number."
+    "In brackets: 95 % intervals; of accuracies and relative drops over seeds and test images together, of findings as "
+    "in each study's report. Verdicts are corrected for the number of findings of a study (Holm 1979)."
 )
 
 
@@ -61,7 +61,7 @@ class Study(NamedTuple):
 
 
 def read(folders: Sequence[Path]) -> list[Study]:
-    """Read studies from the folders that they were told as ``--out``; equal titles get their folders added.
+    """Read studies from the folders that they were told as ``--out``; equal titles get their folders' names added.
 
     Raises:
         JaxfairError: no folder is given, or one twice, or one that is no finished study.
@@ -73,9 +73,11 @@ def read(folders: Sequence[Path]) -> list[Study]:
         raise JaxfairError(f"The study '{twice[0]}' is given more than once; give each folder once.")
     titles = [reports.read_record(study, arrays.STUDY)["title"] for study in folders]
     found = []
-    for study, title in zip(folders, titles, strict=True):
+    for place, study, title in zip(places, folders, titles, strict=True):
         results = arrays.collect(arrays.read(study))
-        shown = title if titles.count(title) == 1 else f"{title} ({study})"
+        alike = [other.name for other, its in zip(places, titles, strict=True) if its == title]
+        name = place.name if alike.count(place.name) == 1 else f"{place.parent.name}/{place.name}"
+        shown = title if len(alike) == 1 else f"{title} ({name})"
         found.append(Study(shown, results, claims.claims(results)))
     return found
 
@@ -169,7 +171,7 @@ def claim_rows(studies: Sequence[Study]) -> list[dict[str, Any]]:
 
 
 def markdown(studies: Sequence[Study], networks: Sequence[dict[str, Any]]) -> str:
-    """Return both tables as Markdown: the networks of all studies, and each finding with every study's verdict."""
+    """Return who lost more than whom in each study, all networks, and each finding with every study's verdict."""
     by_title = {study.title: {claim.name: claim for claim in study.found} for study in studies}
     statements = {claim.name: claim.statement for study in studies for claim in study.found}
     rows = [
@@ -177,7 +179,14 @@ def markdown(studies: Sequence[Study], networks: Sequence[dict[str, Any]]) -> st
         for name, statement in statements.items()
     ]
     findings = Table([Column("", "finding"), *(Column(title, title) for title in by_title)], rows)
-    parts = ["# Studies side by side", tables.markdown(Table(COLUMNS, networks)), tables.markdown(findings), FOOT]
+    answers = [f"- {study.title}: {differences.answer(study.results)}" for study in studies]
+    parts = [
+        "# Studies side by side",
+        "\n".join(answers),
+        tables.markdown(Table(COLUMNS, networks)),
+        tables.markdown(findings),
+        FOOT,
+    ]
     return "\n\n".join(parts) + "\n"
 
 

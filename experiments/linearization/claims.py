@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from experiments.linearization import results as tables
+from experiments.linearization.differences import nothing_to_explain
 from experiments.linearization.results import DROP, Results, Variant
 from experiments.reporting.verdicts import (
     CHEAP,
@@ -211,7 +212,8 @@ def _small_against_large(results: Results, name: str, ratio: bool) -> tuple[np.n
 def _foretells_drop(results: Results, name: str) -> tuple[Measured, str, str]:
     full, network = _networks(results, "full")[0], _networks(results, "snl")[0]
     x, y = _quantity(full, name)[:, _known(network)], _drops(network, _known(network))
-    return *rank_correlations(x, y, "groups"), _named(results, network)
+    found, note = rank_correlations(x, y, "groups")
+    return found._replace(nothing=nothing_to_explain(results, network)), note, _named(results, network)
 
 
 def _spread(network: Variant) -> np.ndarray:

@@ -1,40 +1,15 @@
-"""Who lost more than whom: differences of groups' relative drops, corrected for how many of them are looked at.
-
-All intervals are over seeds and test images together, at the level 1 - 0.05 / k of k comparisons (Bonferroni), so that
-all k hold at once with 95 % and one may be picked among them; p-values are corrected by Holm (1979).
-"""
+"""Who lost more than whom, network by network: the differences of ``reporting.comparisons`` of a study's results."""
 
 import functools
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from experiments.linearization.results import DROP, Results, Variant, drop_contrast
-from experiments.reporting import series
+from experiments.reporting import comparisons, series
+from experiments.reporting.comparisons import Difference, compare
 from experiments.reporting.series import UNKNOWN, Estimate
-from experiments.reporting.verdicts import LEVEL, SEEDS, Missing
-from jaxfair.intervals import holm
-
-Verdict = Literal["more", "less", "within noise", "too few seeds"]
-NAMED = 3  # groups that the answer names; the others are counted
-
-
-class Difference(NamedTuple):
-    """What a group lost beyond the reference group.
-
-    Attributes:
-        group: by number.
-        points: its relative drop less that of the reference, in percentage points.
-        p_value: two-sided, of Student's t test that it is 0.
-        corrected: the same by Holm's correction for all groups of the network.
-        verdict: more or less: the interval is wholly on that side of 0, and the corrected p-value below 5 %.
-    """
-
-    group: int
-    points: Estimate
-    p_value: float
-    corrected: float
-    verdict: Verdict
+from experiments.reporting.verdicts import LEVEL, Missing
 
 
 @functools.lru_cache(maxsize=256)
@@ -52,17 +27,7 @@ def differences(results: Results, network: Variant) -> tuple[Difference, ...]:
     if not others:
         raise Missing("there is no second group to compare with")
     estimates = [drop_contrast(results, (network, _unit(results, g) - _unit(results, reference))) for g in others]
-    p_values = [float(estimate.p_value()) for estimate in estimates]
-    found = []
-    for g, estimate, p, corrected in zip(others, estimates, p_values, holm(np.array(p_values)), strict=True):
-        points = series.of(estimate, level=1 - LEVEL / len(others))
-        verdict: Verdict = "within noise"
-        if len(network.seeds) < SEEDS:
-            verdict = "too few seeds"
-        elif corrected < LEVEL and (points.low > 0 or points.high < 0):
-            verdict = "more" if points.low > 0 else "less"
-        found.append(Difference(g, points, p, float(corrected), verdict))
-    return tuple(sorted(found, key=lambda difference: -difference.points.mean))
+    return compare(others, estimates, len(network.seeds))
 
 
 def worst(results: Results, network: Variant) -> tuple[int, Estimate]:
@@ -84,6 +49,25 @@ def largest_gap(results: Results, network: Variant) -> tuple[int, int, Estimate]
     most, least = int(order[-1]), int(order[0])
     gap = drop_contrast(results, (network, _unit(results, most) - _unit(results, least)))
     return most, least, series.of(gap, level=1 - LEVEL / (len(known) * (len(known) - 1) / 2))
+
+
+def nothing_to_explain(results: Results, network: Variant) -> str:
+    """Say so if groups do not differ in what they lost beyond noise and the controls; empty if they do, or who knows.
+
+    The control is the full network that was trained on as the linearized ones are, where the study has it: what groups
+    lose there is not for want of ReLUs.
+    """
+    controls = [v for v in results.variants if v.method == "control"][:1]
+    known, reference = _known(network), results.reference
+    others = [int(g) for g in np.flatnonzero(known) if g != reference]
+    if not known[reference] or not others:
+        return ""
+    apart = [_unit(results, g) - _unit(results, reference) for g in others]
+    found = [drop_contrast(results, (network, by), *((control, -by) for control in controls)) for by in apart]
+    if any(of.beyond for of in compare(others, found, len(network.seeds))):
+        return ""
+    than = " than they do in the control" if controls else ""
+    return f"no group lost more or less than {results.groups.names[reference]}, beyond noise{than}"
 
 
 def _known(network: Variant) -> np.ndarray:
@@ -126,6 +110,12 @@ def extreme_rows(results: Results) -> list[dict[str, Any]]:
     return found
 
 
+def without_drop(results: Results) -> list[str]:
+    """Return the groups of which nothing is known: the full network of some seed is never right there."""
+    lost = np.any([~_known(network) for network in results.variants], axis=0)
+    return [results.groups.names[g] for g in results.groups.order if lost[g]]
+
+
 def answer(results: Results) -> str:
     """Say in two sentences who lost more than whom at the tightest budget, of SNL's if there are any."""
     linearized = [v for v in results.variants[1:] if not v.base]
@@ -137,31 +127,4 @@ def answer(results: Results) -> str:
         found = differences(results, network)
     except Missing as missing:
         return f"At {network.label}, nobody can be said to lose more than others. The reason: {missing}."
-    reference, differing = results.groups.names[results.reference], [d for d in found if d.verdict in ("more", "less")]
-    corrected = f"corrected for {len(found)} comparison{'s' * (len(found) > 1)}"
-    if differing:
-        first, *more = sorted(differing, key=lambda d: -abs(d.points.mean))
-        parts = [_loses(results, first, f" than {reference}", f", {corrected}")]
-        parts += [_loses(results, d) for d in more[: NAMED - 1]]
-        parts += [f"{len(more) - NAMED + 1} more differ"] if len(more) >= NAMED else []
-        return f"At {network.label}, {'; '.join(parts)}. {_rest(len(found) - len(differing))}"
-    largest = max(found, key=lambda d: abs(d.points.mean))
-    seen = f"The largest one seen: {_loses(results, largest, f' than {reference}', f', {corrected}')}."
-    if found[0].verdict == "too few seeds":
-        seeds = len(network.seeds)
-        few = f"{seeds} seed{'s' * (seeds > 1)}, at least {SEEDS} are needed"
-        return f"No difference between groups at {network.label} can be told from noise ({few}). {seen}"
-    return f"At {network.label}, no group's loss differs from that of {reference} beyond noise. {seen}"
-
-
-def _loses(results: Results, difference: Difference, than: str = "", also: str = "") -> str:
-    points, more = difference.points, bool(difference.points.mean >= 0)
-    low, high = (points.low, points.high) if more else (-points.high, -points.low)
-    size, name = abs(float(points.mean)), results.groups.names[difference.group]
-    return f"{name} loses {size:.1f} points {'more' if more else 'less'}{than} ({low:.1f} to {high:.1f}{also})"
-
-
-def _rest(count: int) -> str:
-    if count == 1:
-        return "The other difference is within noise."
-    return f"The other {count} differences are within noise." if count else "No difference is within noise."
+    return comparisons.answer(found, results.groups.names, results.reference, len(network.seeds), f"At {network.label}")

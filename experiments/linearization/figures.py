@@ -40,56 +40,45 @@ def accuracy_drop_by_group(results: Results) -> "Figure":
     """Draw each linearized network's relative accuracy drop by group (Das et al. 2024, Fig. 1 and 6)."""
     variants, groups = results.variants[1:] or results.variants, results.groups
     width = max(3.5, drawing.width_of_groups(groups))
-    columns = min(max(1, int(10.5 / width)), len(variants))
     labels = drawing.group_labels(groups, width)
-    figure, grid = drawing.subplots(-(-len(variants) // columns), columns, width, 2.6 + labels.extra, sharey=True)
-    for axes, variant in zip(grid.flat, variants, strict=False):
+    most = int(10.5 / width)
+    if most > 1:
+        figure, panels = drawing.filled(len(variants), most, width, 2.6 + labels.extra, sharey=True)
+        for axes in panels:
+            drawing.label_groups(axes, labels)
+    else:
+        figure, grid = drawing.group_panels(groups, len(variants), height=2.0, sharey=True)
+        panels = list(grid[:, 0])
+    for axes, variant in zip(panels, variants, strict=True):
         drawing.by_size(axes, groups, arrays.drops(results, variant))
-        drawing.label_groups(axes, labels)
         axes.axhline(0, color=GREY, linewidth=0.8)
         title = _title(variant)
         axes.set_title(title if len(title) < 12 * width else title.replace(": ", ":\n"), fontsize=9.5)
-    for axes in grid.flat[len(variants) :]:
-        axes.set_visible(False)
-    for axes in grid[:, 0]:
-        axes.set_ylabel(QUANTITIES["drop"])
+    figure.supylabel(QUANTITIES["drop"], fontsize=9.5)
     drawing.group_legend(figure, groups)
     return figure
 
 
 def differences_by_group(results: Results) -> "Figure":
     """Draw how much more each group lost than the reference group, a panel each linearized network, sorted."""
-    variants, names = results.variants[1:], results.groups.short_names(24)
+    variants, names = results.variants[1:], results.groups.wrapped(28)
     if not variants:
         raise Missing("No network of the study is linearized.")
-    found = [differences(results, variant) for variant in variants]
-    columns = min(3, len(variants))
-    width, height = 2.0 + drawing.LETTER * max(map(len, names)), 0.9 + 0.19 * len(found[0])
-    figure, grid = drawing.subplots(-(-len(variants) // columns), columns, width, height, sharex=True)
-    for axes in grid.flat[len(variants) :]:
-        axes.set_visible(False)
-    for axes, variant, compared in zip(grid.flat, variants, found, strict=False):
-        for place, of in enumerate(compared):
-            beyond = of.verdict in ("more", "less")
-            drawing.errorbar(axes, of.points, place, LOOKS[0][0] if beyond else GREY, "o" if beyond else ".")
-        axes.set_yticks(range(len(compared)), [names[of.group] for of in compared], fontsize=8)
-        axes.set_ylim(len(compared) - 0.5, -0.5)
-        axes.axvline(0, color=GREY, linewidth=0.8)
-        axes.grid(visible=False, axis="y")
-        axes.set_title(_title(variant).replace(": ", ":\n"), fontsize=9)
-        axes.tick_params(labelbottom=True)
-    reach = np.abs([of.points for compared in found for of in compared]).max(axis=1)
-    limit = 1.05 * min(np.nanmax(reach), 5 * np.nanmedian(reach) + 1)  # one wide interval runs out of its panel
-    grid[0, 0].set_xlim(-limit, limit)
+    rows = {
+        _title(variant).replace(": ", ":\n"): [
+            (names[of.group], of.points, of.beyond) for of in differences(results, variant)
+        ]
+        for variant in variants
+    }
     name = results.groups.names[results.reference]
-    figure.supxlabel(f"relative accuracy drop - that of {name} (percentage points)", fontsize=9.5)
-    return figure
+    return drawing.caterpillars(rows, f"relative accuracy drop - that of {name} (percentage points)")
 
 
 def accuracy_by_budget(results: Results) -> "Figure":
     """Draw accuracy of all, large and small groups against the ReLUs kept (Das et al. 2024, Fig. 5)."""
     figure, grid = drawing.subplots(1, 1, 5.6, 3.4)
     axes, variants = grid[0, 0], sorted(results.variants, key=lambda v: v.relu_count)
+    at = drawing.log_axis(axes, [v.relu_count for v in variants], ",")
     families = (("SNL", ("full", "snl"), "o", "-"), ("DeepReDuce", ("deepreduce",), "D", "none"))
     for part in results.groups.parts:
         for method, of, marker, line in families:
@@ -97,13 +86,8 @@ def accuracy_by_budget(results: Results) -> "Figure":
             if not chosen:
                 continue
             values = [arrays.accuracy(results, v, np.flatnonzero(part.members)) for v in chosen]
-            # Zero ReLUs have no place on a logarithmic axis; they stand at its left end.
-            x, name = [max(v.relu_count, 0.5) for v in chosen], f"{part.name}, {method}"
+            x, name = [at[variants.index(v)] for v in chosen], f"{part.name}, {method}"
             drawing.errorbar(axes, x, series.stack(values), part.color, marker, line, name)
-    axes.set_xscale("symlog", linthresh=1)
-    ticks = sorted({v.relu_count for v in variants})
-    axes.set_xticks([max(t, 0.5) for t in ticks], [f"{t:,}" for t in ticks], rotation=40, ha="right")
-    axes.minorticks_off()
     axes.set_xlabel("ReLUs kept")
     axes.set_ylabel("mean accuracy of the groups")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2)
@@ -219,10 +203,8 @@ def distance_and_causes(results: Results, effect: str, variant: Variant | None =
     known = [v for v in _linearized(results) if np.isfinite(v.parameter_distance).all()]
     other = [v.label for v in _linearized(results) if v not in known]
     note = textwrap.wrap(f"Of another size, so without a distance: {', '.join(other)}", 150) if other else []
-    names = [title.rsplit(" ", 1)[0] for title in groups.titles]
-    if len(names) > 10:  # too many to write beside their points
-        note += textwrap.wrap(", ".join(f"{i}: {name}" for i, name in enumerate(names, 1)), 150)
-        names = [str(i) for i in range(1, len(names) + 1)]
+    names, who = drawing.point_names(groups)
+    note += who
     figure, grid = drawing.subplots(1, 2 + bool(known), 4.0, 3.8 + 0.15 * len(note))
     if known:
         _by_relus(grid[0, 0], known, series.stack([over_seeds(v.parameter_distance, "positive") for v in known]))
@@ -237,7 +219,7 @@ def distance_and_causes(results: Results, effect: str, variant: Variant | None =
         drawing.scatter(axes, groups, x, y)
         drawing.scale([axes], "x")
         axes.set(xlabel=f"{QUANTITIES[cause]},\n{measured.label}", ylabel=f"{QUANTITIES[effect]}, {variant.label}")
-        drawing.name_points(figure, axes, x.mean[groups.order], y.mean[groups.order], names)
+        drawing.name_points(figure, axes, x.mean, y.mean, names)
     return figure
 
 
@@ -324,7 +306,7 @@ DRAWINGS = {
     "differences_by_group": Drawing(
         "Who lost more than whom: relative accuracy drop of each group less that of the reference group",
         "Black: beyond noise; grey: within it, or too few seeds to say. Bars: 95 % intervals over seeds and test "
-        "images together that hold for all groups of a network at once; a very wide one runs out of its panel.",
+        "images together that hold for all groups of a network at once; an arrow: it goes on outside of its panel.",
         differences_by_group),
     "accuracy_drop_by_group": Drawing(
         "Relative accuracy drop of each group against the full network of the same seed",

@@ -6,6 +6,7 @@ from typing import Any
 from experiments.linearization import differences
 from experiments.linearization.results import Results, Variant
 from experiments.reporting import html, reports
+from experiments.reporting.comparisons import MEANING
 from experiments.reporting.drawing import Drawn
 from experiments.reporting.tables import Column, Row, Table
 from experiments.reporting.verdicts import Claim
@@ -49,6 +50,20 @@ EXTREMES = (
     Column("gap_points", "largest gap (points)", ".1f"),
 )
 
+LOST = (
+    "A group's relative accuracy drop is the share of the full network's accuracy that it loses by linearization, in "
+    "percent. What it lost beyond the reference group is in points of that. p is the probability of a difference as "
+    "large if there were none; corrected is p for the number of groups compared (Holm 1979)."
+)
+NETWORKS = {
+    "snl": "SNL n keeps the n ReLUs that selective network linearization chose (Cho et al. 2022).",
+    "deepreduce": "DeepReDuce C12 has no ReLUs in stages 1 and 2 (Jha et al. 2021).",
+    "random": "Random n keeps n ReLUs that were drawn at random.",
+    "control": "The fine-tuned full network was trained on as the linearized ones were, with all its ReLUs.",
+    "mitigated": "Mitigated networks were fine-tuned against unequal losses of the groups: mu is the rate at which the "
+    "Lagrangian's multipliers grow, level the share of the worst images that CVaR looks at, rate the step of ARL's "
+    "adversary.",
+}
 MEANINGS = {
     "ReLUs": "units that are still ReLUs; all others are the identity.",
     "Large, small groups": "groups with at least, or less than, the average number of training images; the mean of "
@@ -58,10 +73,8 @@ MEANINGS = {
     "Relative accuracy drop": "(accuracy of the full network - accuracy) / accuracy of the full network, in percent, "
     "seed by seed; negative is an improvement (Das et al. 2024, Sec. 5.1). Its interval is over seeds and test "
     "images together (Searle, Casella and McCulloch 1992).",
-    "Difference to the reference": "relative drop of a group less that of the reference group, in percentage points. "
-    "Its interval is over seeds and test images together and wider than 95 %, so that those of all groups of a network "
-    "hold at once (Bonferroni); p-values are corrected by Holm (1979). The group that lost most and the largest gap "
-    "have intervals that allow for having been picked among all groups, or all pairs.",
+    "Difference to the reference": f"{MEANING} The group that lost most and the largest gap have intervals that allow "
+    "for having been picked among all groups, or all pairs.",
     "Loss": "mean cross-entropy of the group's test images, in nats.",
     "Gradient norm": "L2 norm of the gradient of the group's mean loss with respect to all parameters (masks and batch "
     "statistics are held fixed).",
@@ -121,11 +134,12 @@ def page(
         title: heading.
         command: what the reader types to make it again.
     """
-    parts = [html.paragraph(differences.answer(results)), html.paragraph(_introduction(results, analysed[0]))]
+    parts = [html.answer(differences.answer(results)), html.paragraph(_introduction(results, analysed[0]))]
     parts += map(html.warning, warnings(results))
-    parts += [html.heading("Who lost more than whom"), html.figure(drawn[0]), *_compared(results)]
-    parts += [html.heading("Networks"), html.table(summary_table(summary)), *map(html.figure, drawn[1:])]
-    parts += [html.heading("Figures of the paper"), *map(html.folded_figure, of_paper)]
+    parts += [html.heading("Who lost more than whom"), html.paragraph(f"{LOST} {_of_networks(results)}")]
+    parts += [html.figures(drawn[:1]), *_compared(results), html.heading("Networks")]
+    parts += [html.table(summary_table(summary)), html.figures(drawn[1:])]
+    parts += [html.heading("Figures of the paper"), html.figures(of_paper)]
     parts += [html.heading("Findings of the paper"), html.findings(found), html.heading("Groups")]
     for variant in results.variants:
         of = f"{variant.label}: {variant.relu_count:,} of {variant.unit_count:,} units"
@@ -144,11 +158,19 @@ def _compared(results: Results) -> list[str]:
     return parts
 
 
+def _of_networks(results: Results) -> str:
+    """Say what the names of a study's networks stand for."""
+    methods = {variant.method for variant in results.variants}
+    return " ".join(said for method, said in NETWORKS.items() if method in methods)
+
+
 def _introduction(results: Results, first: Run) -> str:
     seeds, groups = len(results.variants[0].seeds), results.groups
     return (
-        f"{seeds} seed{'s' * (seeds > 1)}, {len(groups.names)} groups, {groups.train_count.sum():,} training and "
-        f"{groups.test_count.sum():,} test images of '{first.config['data']['name']}'. {seeds_sentence(results)}"
+        f"{seeds} seed{'s' * (seeds > 1)}, {len(groups.names)} group{'s' * (len(groups.names) > 1)}, "
+        f"{groups.train_count.sum():,} training and "
+        f"{groups.test_count.sum():,} test images of '{first.config['data']['name']}'. The reference group is "
+        f"{groups.names[results.reference]}. {seeds_sentence(results)}"
     )
 
 
@@ -156,14 +178,18 @@ def warnings(results: Results) -> list[str]:
     """Return a sentence for each thing that a reader of the numbers must know."""
     lacking = [v.label for v in results.variants if not v.by_group["top_eigenvalue_converged"].all()]
     said = [f"Some eigenvalues of {label} did not converge; see their residuals." for label in lacking]
-    return [*results.groups.warnings(), *said]
+    unknown = differences.without_drop(results)
+    never = (
+        f"In group {', '.join(unknown)} the full network of some seed is never right: what it loses there is not known."
+    )
+    return [*[never] * bool(unknown), *results.groups.warnings(), *said]
 
 
 def _facts(analysed: Sequence[Run], command: Sequence[str]) -> dict[str, Any]:
     first, checks = analysed[0], [run.json("result.json")["checks"] for run in analysed]
     residuals = [c["worst_relative_residual"] for c in checks if c["worst_relative_residual"] is not None]
     return {
-        "made by": " ".join(command),
+        "made by": reports.typed(command),
         **reports.provenance(reports.with_parents(analysed)),
         "predictions repeated bit for bit": all(c["deterministic"] for c in checks),
         "worst relative residual of an eigenvalue": max(residuals, default=None),

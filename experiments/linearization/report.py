@@ -35,9 +35,11 @@ def write(
         summary, rows, found = arrays.summary_rows(results), arrays.group_rows(results), claims.claims(results)
         tables.write_csv(made / "summary.csv", summary)
         tables.write_csv(made / "groups.csv", rows)
-        if compared := differences.rows(results):
-            tables.write_csv(made / "differences.csv", compared)
-        reports.write_record(made, arrays.STUDY, title, command, analysed, found)
+        compared = {"differences": differences.rows(results), "extremes": differences.extreme_rows(results)}
+        for name, table in compared.items():
+            if table:
+                tables.write_csv(made / f"{name}.csv", table)
+        reports.write_record(made, arrays.STUDY, title, differences.answer(results), command, analysed, found)
         text = page.page(results, summary, rows, found, analysed, drawn, of_paper, title, command)
         (made / reports.PAGE).write_text(text, encoding="utf-8")
     return results
@@ -52,5 +54,6 @@ def title(analysed: Sequence[Run], data: str) -> str:
 
 
 def print_summary(results: Results, title: str) -> None:
-    """Print the table of results."""
+    """Print the table of results, and who lost more than whom."""
     tables.show(page.summary_table(arrays.summary_rows(results)), title, page.seeds_sentence(results))
+    print(f"\n{differences.answer(results)}")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.reporting import reports, series
-from experiments.reporting.groups import Groups
+from experiments.reporting.groups import Groups, check_name
 from experiments.reporting.series import UNKNOWN, Estimate, over_seeds
 from jaxfair import intervals
 from jaxfair.errors import JaxfairError
@@ -100,10 +100,7 @@ def collect(analysed: Sequence[Run], reference: str | None = None) -> Results:
     first = analysed[0].json("result.json")["groups"]
     group = analysed[0].arrays("examples.npz")["group"]
     groups = Groups(tuple(first["name"]), np.array(first["train_count"]), np.array(first["test_count"]))
-    if reference is not None and reference not in groups.names:
-        raise JaxfairError(
-            f"There is no group '{reference}' as a reference; give one of {', '.join(groups.names[:20])}."
-        )
+    check_name(reference, groups.names)
     return Results(variants, groups, group, groups.order[0] if reference is None else groups.names.index(reference))
 
 

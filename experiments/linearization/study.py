@@ -17,6 +17,7 @@ import jax
 
 from experiments import cli
 from experiments.linearization import report
+from experiments.reporting import groups
 from experiments.running import datasets, measure, plan, stages
 from experiments.running.datasets import DataConfig
 from experiments.running.measure import AnalysisConfig
@@ -47,7 +48,10 @@ class Study:
         mitigation_rates: the multipliers' rates mu of ``lagrangian``, if there are several (Das et al. 2024, D.2).
         controls: finetuned is the full network trained on as the linearized ones are; random keeps as many ReLUs as SNL
             chosen at random.
-        dry_run: list the runs, which are finished and about how long the others take, and make none.
+        reference: group that the others are compared with; by default that with the most training images.
+        title: heading of the report; by default it is made of the network and the data set's name.
+        dry_run: list the runs, which are finished and about how long the others take, and make none; the data need not
+            be there yet.
         seeds_at_once: seeds trained in one program; by default 1 on CPU and all elsewhere. Fewer take less memory.
         data: which data, and how it is split.
         model: the full network.
@@ -66,6 +70,8 @@ class Study:
     mitigations: tuple[Method, ...] = ()
     mitigation_rates: tuple[float, ...] = ()
     controls: tuple[Literal["finetuned", "random"], ...] = ()
+    reference: str | None = None
+    title: str | None = None
     dry_run: bool = False
     seeds_at_once: int | None = None
     data: DataConfig = DataConfig()
@@ -85,8 +91,11 @@ def run(study: Study, command: Sequence[str]) -> None:
         command: what the reader of the report types to make it again.
     """
     configurations = reductions(study)
-    train_set, test_set, record, source = datasets.prepare(study.data)
+    prepare = datasets.prepare_or_blank if study.dry_run else lambda data: (datasets.prepare(data), "")
+    (train_set, test_set, record, source), absent = prepare(study.data)
     budgets = check(study, train_set)
+    if not absent:
+        groups.check_name(study.reference, train_set.group_names)
     print(f"Convolutions by {kernels()} on {jax.devices()[0].device_kind}.", file=sys.stderr)
     with Progress() as progress:
         space = Workspace(study.out / "runs", train_set, test_set, record, progress, study.seeds_at_once, source)
@@ -94,13 +103,13 @@ def run(study: Study, command: Sequence[str]) -> None:
         if not study.dry_run:
             carry_out(space)
     if study.dry_run:
-        plan.show(space, study.model, study.train)
+        plan.show(space, study.model, study.train, absent)
         return
     if progress.kept:
         print(f"{progress.kept} runs were finished before and are kept.", file=sys.stderr)
     folder = study.out / "report"
-    title = report.title(analysed, source["title"])
-    results = report.write(analysed, folder, title=title, command=command)
+    title = study.title or report.title(analysed, source["title"])
+    results = report.write(analysed, folder, title=title, command=command, reference=study.reference)
     report.print_summary(results, title)
     print(f"\nReport: {folder / 'report.html'}")
 
@@ -192,7 +201,7 @@ CPU = Study(
     deepreduce_start="base",
     mitigations=("lagrangian",),
     controls=("finetuned",),
-    data=DataConfig("utkface-race", keep=(0.3,) * 5),
+    data=DataConfig("utkface-race", keep=(0.3,)),
     model=ModelConfig(width=8),
     train=TrainConfig(epochs=15, batch_size=128, learning_rate=0.05, schedule="cosine"),
     snl=SnlConfig(batch_size=128, learning_rate=2e-3, kappa=3e-3),

@@ -1,9 +1,11 @@
 """What all figures share: the drawing table, panels, points with intervals, names of groups and points, and files."""
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import cycle, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -33,11 +35,15 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "path",
     "svg.hashsalt": "jaxfair",  # equal figures give equal files
 }
-# Inches at 8 points: a letter's width, and how far apart upright names, and slanted ones of two lines, have to stand.
-LETTER, UPRIGHT, SLANTED = 0.066, 0.16, 0.56
+# Inches at 8 points: a letter's width, how far apart upright names, and slanted ones of two lines, have to stand, and
+# what a further line takes.
+LETTER, UPRIGHT, SLANTED, LINE = 0.066, 0.16, 0.56, 0.13
+SLANTED_LETTERS, UPRIGHT_LETTERS, LYING_LINES = 18, 26, 4
+WIDE = 4  # times as long as the median: an interval that may run out of its panel
 DIRECTIONS = np.array([(x, y) for x in (1, -1, 0) for y in (0, 1, -1) if x or y])
 
 
+CLIPPED, MOST_POINTS = "clipped", 10
 BARS = "Bars: 95 % t intervals over seeds."
 
 
@@ -95,7 +101,9 @@ def draw_all(drawings: Mapping[str, Drawing], results: Any, folder: Path) -> lis
     with mpl.rc_context(STYLE):
         for name, drawing in drawings.items():
             try:
-                file, reason = save(drawing.draw(results), folder / name), ""
+                figure = drawing.draw(results)
+                clip(figure)
+                file, reason = save(figure, folder / name), ""
             except Missing as missing:
                 file, reason = None, str(missing)
             found.append(Drawn(name, drawing.title, drawing.caption, file, reason))
@@ -103,7 +111,13 @@ def draw_all(drawings: Mapping[str, Drawing], results: Any, folder: Path) -> lis
 
 
 def subplots(
-    rows: int, columns: int, width: float, height: float, *, sharex: bool = False, sharey: bool = False
+    rows: int,
+    columns: int,
+    width: float,
+    height: float,
+    *,
+    sharex: bool = False,
+    sharey: bool | Literal["col"] = False,
 ) -> tuple["Figure", np.ndarray]:
     """Return a figure and its axes, an array (rows, columns) of axes with room of so many inches each."""
     from matplotlib.figure import Figure
@@ -112,16 +126,35 @@ def subplots(
     return figure, figure.subplots(rows, columns, sharex=sharex, sharey=sharey, squeeze=False)
 
 
+def filled(
+    count: int, most: int, width: float, height: float, *, sharex: bool = False, sharey: bool = False
+) -> tuple["Figure", list["Axes"]]:
+    """Return a figure and its panels, at most ``most`` in a row of so many inches each; the last row's fill it too."""
+    from matplotlib.figure import Figure
+
+    rows = -(-count // most)
+    columns = -(-count // rows)
+    last = count - columns * (rows - 1)
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    grid, found = figure.add_gridspec(rows, math.lcm(columns, last)), []
+    for i in range(count):
+        row, place = divmod(i, columns)
+        span = grid.ncols // (last if row == rows - 1 else columns)
+        shared = {"sharex": found[0] if found and sharex else None, "sharey": found[0] if found and sharey else None}
+        axes = figure.add_subplot(grid[row, place * span : (place + 1) * span], **shared)
+        axes.tick_params(labelbottom=not sharex or row == rows - 1 or last < columns, labelleft=not sharey or not place)
+        found.append(axes)
+    return figure, found
+
+
 def panels(titles: Sequence[str], label: str) -> tuple["Figure", list["Axes"]]:
-    """Return equal panels that share their axes, at most five in a row."""
-    columns = -(-len(titles) // (rows := -(-len(titles) // 5)))
-    figure, grid = subplots(rows, columns, max(2.1, 5 / columns), 2.1, sharex=True, sharey=True)
-    for i, axes in enumerate(grid.flat):
-        axes.set_visible(i < len(titles))
-        axes.set_title(titles[i] if i < len(titles) else "", fontsize=9)
-        axes.tick_params(labelbottom=i + columns >= len(titles))
+    """Return panels that share their axes, at most five in a row."""
+    lines = max(title.count("\n") for title in titles)
+    figure, found = filled(len(titles), 5, max(2.1, 5 / len(titles)), 2.1 + 0.15 * lines, sharex=True, sharey=True)
+    for axes, title in zip(found, titles, strict=True):
+        axes.set_title(title, fontsize=9)
     figure.supylabel(label, fontsize=9.5)
-    return figure, list(grid.flat)[: len(titles)]
+    return figure, found
 
 
 def errorbar(
@@ -205,21 +238,31 @@ class GroupLabels(NamedTuple):
 
 def width_of_groups(groups: Groups) -> float:
     """Return how many inches wide an axis must be to write all groups below it."""
-    return 0.9 + UPRIGHT * len(groups.names)
+    lines = max(name.count("\n") for name in _upright(groups))
+    return 0.9 + (UPRIGHT + LINE * lines) * len(groups.names)
+
+
+def _upright(groups: Groups) -> list[str]:
+    names = [f"{name} ({count:,})" for name, count in zip(groups.names, groups.train_count, strict=True)]
+    return [groups._replace(names=tuple(names)).wrapped(UPRIGHT_LETTERS)[g] for g in groups.order]
 
 
 def group_labels(groups: Groups, width: float) -> GroupLabels:
-    """Return the groups' labels: lying where they fit into ``width`` inches, else slanted, else upright."""
-    names = groups.short_names()
-    shown = [(names[g], f"{groups.train_count[g]:,}") for g in groups.order]
-    longest, pitch = max(len(part) for label in shown for part in label), (width - 0.9) / len(names)
-    if longest * LETTER < pitch:
-        return GroupLabels(["\n".join(label) for label in shown], 0, 0.0)
-    if pitch > SLANTED:
-        return GroupLabels(["\n".join(label) for label in shown], 30, 0.0)
-    names = groups.short_names(24)
-    one_line = [f"{names[g]} ({groups.train_count[g]:,})" for g in groups.order]
-    return GroupLabels(one_line, 90, max(0.0, LETTER * max(map(len, one_line)) - 0.5))
+    """Return the groups' labels: lying where their words fit into ``width`` inches, else slanted, else upright."""
+    pitch = (width - 0.9) / len(groups.names)
+    letters, counts = int(pitch / LETTER) - 1, [f"{groups.train_count[g]:,}" for g in groups.order]
+    if letters >= max(len(word) for text in (*groups.names, *counts) for word in text.split() or [""]):
+        names = groups.wrapped(letters)
+        lines = max(name.count("\n") for name in names)
+        if lines < LYING_LINES:
+            shown = [f"{names[g]}\n{count}" for g, count in zip(groups.order, counts, strict=True)]
+            return GroupLabels(shown, 0, LINE * lines)
+    if pitch > SLANTED and max(map(len, groups.names)) <= SLANTED_LETTERS:
+        shown = [f"{groups.names[g]}\n{count}" for g, count in zip(groups.order, counts, strict=True)]
+        return GroupLabels(shown, 30, 0.0)
+    names = _upright(groups)
+    longest = max(len(line) for name in names for line in name.split("\n"))
+    return GroupLabels(names, 90, max(0.0, LETTER * longest - 0.5))
 
 
 def label_groups(axes: "Axes", labels: GroupLabels) -> None:
@@ -242,7 +285,7 @@ def group_panels(
     width: float = 8.6,
     height: float = 2.4,
     least: float = 0.0,
-    sharey: bool = False,
+    sharey: bool | Literal["col"] = False,
     labelled: Sequence[int] | None = None,
 ) -> tuple["Figure", np.ndarray]:
     """Return panels of which the last in each of the ``labelled`` columns (all) has the groups' names below it.
@@ -254,7 +297,7 @@ def group_panels(
         width: of a panel in inches; more if the groups' names need it.
         height: of a panel in inches, to which is added what the names need.
         least: inches of height at least.
-        sharey: whether all panels have one axis.
+        sharey: whether all panels, or those of each column, have one axis.
         labelled: columns of which the panels have a place for each group.
     """
     width = max(width, width_of_groups(groups))
@@ -289,6 +332,7 @@ def log_axis(axes: "Axes", numbers: Sequence[float], form: str) -> np.ndarray:
         room = last / place > (at.max() / at.min()) ** 0.11
         labels.setdefault(place, format(number, form) if room else "")
         last = place if room else last
+    labels = dict(sorted(labels.items()))
     axes.set_xscale("log")
     axes.set_xticks(list(labels), list(labels.values()), rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
     axes.minorticks_off()
@@ -314,8 +358,109 @@ def finish(figure: "Figure", panels: Sequence["Axes"], label: str) -> None:
     figure.supxlabel(label, fontsize=9.5)
 
 
+def clip(figure: "Figure") -> None:
+    """Let intervals much wider than most run out of their panel, with an arrow, so that the others are seen."""
+    for which in "xy":
+        seen: set[int] = set()
+        for axes in figure.axes:
+            together = getattr(axes, f"get_shared_{which}_axes")().get_siblings(axes)
+            if id(axes) not in seen:
+                _clip(together, which)
+            seen |= {id(other) for other in together}
+
+
+class _Bar(NamedTuple):
+    """An interval in a panel: where it stands on the other axis, and its ends."""
+
+    axes: Any
+    color: Any
+    at: float
+    low: float
+    high: float
+
+
+def _bars(axes: Any, which: str) -> Iterator[_Bar]:
+    for drawn in axes.containers:
+        if getattr(drawn, f"has_{which}err", False):
+            (collection,) = drawn.lines[2][:1] if which == "x" or not drawn.has_xerr else drawn.lines[2][1:]
+            for ends in collection.get_segments():
+                if len(ends) and np.isfinite(ends).all():
+                    own, other = "xy".index(which), "yx".index(which)
+                    yield _Bar(axes, drawn.lines[0].get_color(), ends[0, other], *np.sort(ends[:, own]))
+
+
+def _clip(panels: Sequence["Axes"], which: str) -> None:
+    bars = [bar for axes in panels for bar in _bars(axes, which)]
+    logarithmic = getattr(panels[0], f"get_{which}scale")() == "log"
+
+    def place(values: Any) -> np.ndarray:
+        return np.log10(np.maximum(values, 1e-30)) if logarithmic else np.asarray(values, float)
+
+    ends = place([[bar.low, bar.high] for bar in bars]).reshape(-1, 2)
+    long = ends[:, 1] - ends[:, 0]
+    usual = long <= WIDE * np.median(long[long > 0]) if (long > 0).any() else long >= 0
+    if usual.all() or any(line.get_gid() == CLIPPED for axes in panels for line in axes.lines):
+        return
+    drawn: list[Any] = [container for axes in panels for container in axes.containers]
+    middles = place(np.concatenate([container.lines[0].get_xydata() for container in drawn])[:, "xy".index(which)])
+    core = np.concatenate([middles[np.isfinite(middles)], ends[usual].ravel(), [0.0] * _crosses_zero(panels, which)])
+    low, high = core.min(), core.max()
+    if high - low > 0.6 * np.ptp(np.append(ends, core)):
+        return
+    limits = np.array([low, high]) + np.array([-0.07, 0.07]) * (high - low)
+    for axes in panels:
+        axes.set(**{f"{which}lim": 10**limits if logarithmic else limits})
+    for bar, (start, end) in zip(bars, ends, strict=True):
+        for beyond, limit, marker in ((start < limits[0], 0, "<v"), (end > limits[1], 1, ">^")):
+            if beyond:
+                at = {which: 10 ** limits[limit] if logarithmic else limits[limit], "yx"["xy".index(which)]: bar.at}
+                look = {"color": bar.color, "marker": marker["xy".index(which)], "markersize": 5, "clip_on": False}
+                bar.axes.plot(at["x"], at["y"], **look, gid=CLIPPED)
+
+
+def _crosses_zero(panels: Sequence["Axes"], which: str) -> bool:
+    """Whether a line is drawn across the panels at 0."""
+    found = (np.asarray(getattr(line, f"get_{which}data")(), float) for axes in panels for line in axes.lines)
+    return any(len(at) == 2 and not at.any() for at in found)
+
+
+def caterpillars(parts: Mapping[str, Sequence[tuple[str, Estimate, bool]]], label: str) -> "Figure":
+    """Draw values with their names at the left, a panel each part, black where they are beyond noise and else grey.
+
+    Args:
+        parts: rows from top to bottom by the panel's title: name, value, and whether it is beyond noise.
+        label: of the values.
+    """
+    lines = [[name.count("\n") + 1 for name, *_ in rows] for rows in parts.values()]
+    longest = max(len(line) for rows in parts.values() for name, *_ in rows for line in name.split("\n"))
+    width, height = 2.2 + LETTER * longest, 1.0 + max(sum(LINE * n + 0.08 for n in rows) for rows in lines)
+    figure, panels = filled(len(parts), max(1, int(11.5 / width)), width, height, sharex=True)
+    for axes, (title, rows) in zip(panels, parts.items(), strict=True):
+        for place, (_, value, beyond) in enumerate(rows):
+            errorbar(axes, value, place, LOOKS[0][0] if beyond else GREY, "o" if beyond else ".")
+        axes.set_yticks(range(len(rows)), [name for name, *_ in rows], fontsize=8)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.axvline(0, color=GREY, linewidth=0.8)
+        axes.grid(visible=False, axis="y")
+        axes.set_title(title, fontsize=9)
+        axes.tick_params(labelbottom=True)
+    figure.supxlabel("\n".join(textwrap.wrap(label, int(figure.get_figwidth() / 0.08))), fontsize=9.5)
+    return figure
+
+
+def point_names(groups: Groups) -> tuple[list[str], list[str]]:
+    """Return what is written beside each group's point, and the lines of a note if these are numbers."""
+    names = groups.wrapped()
+    if len(names) <= MOST_POINTS and max(name.count("\n") for name in names) < 2:
+        return names, []
+    rank = {int(g): str(place) for place, g in enumerate(groups.order, 1)}
+    note = textwrap.wrap(", ".join(f"{rank[int(g)]}: {groups.names[g]}" for g in groups.order), 120)
+    return [rank[g] for g in range(len(names))], note
+
+
 def name_points(figure: "Figure", axes: Any, x: np.ndarray, y: np.ndarray, names: Sequence[str]) -> None:
     """Write each point's name where it covers the least of points, intervals and other names."""
+    clip(figure)
     figure.draw_without_rendering()  # only then is it known where things are
     at, taken = axes.transData.transform(np.c_[x, y]), [axes.get_window_extent().extents]  # left, bottom, right, top
     bars = [axes.transData.transform(b) for c in axes.containers for part in c.lines[2] for b in part.get_segments()]
@@ -323,7 +468,8 @@ def name_points(figure: "Figure", axes: Any, x: np.ndarray, y: np.ndarray, names
     for point, target, name in zip(at, zip(x, y, strict=True), names, strict=True):
         if not name or not np.isfinite(point).all():
             continue
-        size, others = np.array([5 * len(name), 9]) * figure.dpi / 72, np.array(taken)
+        lines = name.split("\n")
+        size, others = np.array([5 * max(map(len, lines)), 9 * len(lines)]) * figure.dpi / 72, np.array(taken)
         offsets = np.concatenate([DIRECTIONS * (size / 2 + distance) for distance in (7, 14, 24)])
         boxes = np.hstack([point + offsets - size / 2, point + offsets + size / 2])
         ends = np.minimum(boxes[:, None, 2:], others[:, 2:]) - np.maximum(boxes[:, None, :2], others[:, :2])

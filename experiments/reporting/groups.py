@@ -1,15 +1,43 @@
 """The groups of a study as every table and figure has them: names, counts, which are large, and their order."""
 
+import textwrap
+from collections.abc import Sequence
 from itertools import count
 from typing import NamedTuple
 
 import numpy as np
+
+from jaxfair.errors import JaxfairError
 
 LARGE, SMALL = "#33608c", "#c8502d"
 """Colours of large and of small groups."""
 
 FEW = 30
 """Test images below which a group's accuracy says little."""
+
+
+TITLE, PARAGRAPH = 26, 160
+"""Letters in a line above a panel, and those from which on a name is cut in figures."""
+
+NAMED = 12
+"""Groups that an error names; the others are counted."""
+
+
+def check_name(name: str | None, names: Sequence[str]) -> None:
+    """Raise a JaxfairError that says which groups there are, unless a group is called so or none is asked for."""
+    if name is not None and name not in names:
+        there = ", ".join(shorten(known, 40) for known in names[:NAMED])
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        raise JaxfairError(
+            f"There is no group '{shorten(name, 40)}' to be the reference; the groups are {there}{more}: give one of "
+            "them by --reference."
+        )
+
+
+def shorten(text: str, longest: int) -> str:
+    """Return a text with its middle cut, if it has more letters than ``longest``."""
+    end = longest // 3
+    return text if len(text) <= longest else f"{text[: longest - end - 3]}...{text[-end:]}"
 
 
 class Part(NamedTuple):
@@ -59,18 +87,16 @@ class Groups(NamedTuple):
 
     @property
     def titles(self) -> list[str]:
-        """Short names with the number of training images, from the most of these to the fewest."""
-        short = self.short_names()
-        return [f"{short[g]} ({self.train_count[g]:,})" for g in self.order]
+        """Names with the number of training images, from the most of these to the fewest, in lines above a panel."""
+        return ["\n".join(textwrap.wrap(f"{self.names[g]} ({self.train_count[g]:,})", TITLE)) for g in self.order]
 
-    def short_names(self, longest: int = 18) -> list[str]:
-        """Return the names with their middles cut, as short as leaves them different, from ``longest`` letters on."""
-        for limit in count(longest):
-            end = limit // 3
-            cut = [n if len(n) <= limit else f"{n[: limit - end - 3]}...{n[-end:]}" for n in self.names]
+    def wrapped(self, longest: int = 18) -> list[str]:
+        """Return the names in lines of at most ``longest`` letters; of a whole paragraph the middle is cut."""
+        for limit in count(PARAGRAPH):
+            cut = [shorten(name, limit) for name in self.names]
             if len(set(cut)) == len(set(self.names)):
                 break
-        return cut
+        return ["\n".join(textwrap.wrap(name, longest)) or name for name in cut]
 
     def warnings(self) -> list[str]:
         """Return a sentence if some groups have fewer than ``FEW`` test images."""

@@ -10,17 +10,28 @@ from experiments.reporting.drawing import Drawn
 from experiments.reporting.tables import Column, Row, Table
 from experiments.reporting.verdicts import Claim
 
+LACKING = "not enough data"
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #e4e4e4; white-space: nowrap; }
-th { vertical-align: bottom; white-space: normal; } th:first-child, td:first-child { text-align: left; }
-small, .interval, .text td:last-child { color: #707070; font-size: .85em; }
-.text th, .text td { white-space: normal; text-align: left; vertical-align: top; }
-figure { margin: 1rem 0; } figure svg { max-width: 100%; height: auto; }
-figcaption { color: #444; } pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: .8rem; }
-dt { font-weight: 600; } dd { margin: 0 0 .5rem 1.2rem; } .warning { color: #a33; }
+body { overflow-wrap: break-word; } h1 { font-size: 1.6rem; line-height: 1.25; }
+h2 { font-size: 1.2rem; margin-top: 2.2rem; } .answer { font-size: 1.15rem; font-weight: 600; max-width: 60rem; }
+p, dl, figcaption { max-width: 60rem; } summary { cursor: pointer; margin: .4rem 0; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92em; }
+th, td { padding: .2rem .55rem; text-align: right; vertical-align: top; border-bottom: 1px solid #e4e4e4; }
+th { vertical-align: bottom; min-width: 4.2em; max-width: 9em; hyphens: auto; } td { white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 6em; }
+small, .interval, .text td:last-child { color: #707070; font-size: .85em; } .interval { display: block; }
+.text th, .text td { white-space: normal; text-align: left; max-width: none; }
+.text td:first-child { min-width: 16em; } .text td:last-child { min-width: 12em; }
+/* What is wider than the screen scrolls; a shadow at the side says that there is more, and goes at the end. */
+.scroll { overflow-x: auto; background: linear-gradient(to right, #fff 40%, #fff0) 0 0, linear-gradient(to left, #fff
+  40%, #fff0) 100% 0, linear-gradient(to right, #0005, #0000) 0 0, linear-gradient(to left, #0005, #0000) 100% 0;
+  background-repeat: no-repeat; background-size: 2.5rem 100%, 2.5rem 100%, .9rem 100%, .9rem 100%;
+  background-attachment: local, local, scroll, scroll; }
+figure { margin: 1rem 0; } figure svg { max-width: 100%; height: auto; mix-blend-mode: multiply; }
+@media (max-width: 50rem) { body { margin: 1rem auto; } figure svg { max-width: none; } }
+figcaption { color: #444; } pre { background: #f6f6f6; padding: .8rem; font-size: .8rem; white-space: pre-wrap; }
+pre { overflow-wrap: anywhere; } dt { font-weight: 600; } dd { margin: 0 0 .5rem 1.2rem; } .warning { color: #a33; }
 """
 
 
@@ -31,7 +42,7 @@ def page(title: str, parts: Iterable[str]) -> str:
         title: of the page, and its first heading.
         parts: from the functions below.
     """
-    meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+    meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
     head = f"{meta}<title>{escape(title)}</title><style>{STYLE}</style>"
     body = "".join([f"<h1>{escape(title)}</h1>", *parts])
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{body}</body></html>\n'
@@ -47,6 +58,11 @@ def paragraph(text: str) -> str:
     return f"<p>{escape(text)}</p>"
 
 
+def answer(text: str) -> str:
+    """Return the paragraph that says what a reader came for."""
+    return f'<p class="answer">{escape(text)}</p>'
+
+
 def warning(text: str) -> str:
     """Return a paragraph that a reader must not miss."""
     return f'<p class="warning">{escape(text)}</p>'
@@ -58,9 +74,10 @@ def folded(summary: str, *parts: str, opened: bool = False) -> str:
 
 
 def table(of: Table, *, prose: bool = False) -> str:
-    """Return a table; ``prose`` lets the lines of its cells break."""
-    head = "".join(f"<th>{escape(column.title)}</th>" for column in of.columns)
-    body = "".join(f"<tr>{''.join(_cell(row, column) for column in of.columns)}</tr>" for row in of.rows)
+    """Return a table without its empty columns; ``prose`` lets the lines of its cells break."""
+    columns = [column for column in of.columns if any(tables.pieces(row, column)[0] for row in of.rows)]
+    head = "".join(f"<th>{escape(column.title)}</th>" for column in columns)
+    body = "".join(f"<tr>{''.join(_cell(row, column) for column in columns)}</tr>" for row in of.rows)
     opening = '<table class="text">' if prose else "<table>"
     return f'<div class="scroll">{opening}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
@@ -72,23 +89,35 @@ def _cell(row: Row, column: Column) -> str:
 
 
 def findings(found: Iterable[Claim]) -> str:
-    """Return the table of a study's findings, and what their intervals are."""
-    return table(verdicts.table([*found]), prose=True) + paragraph(verdicts.FOOT)
+    """Return what intervals and p-values are, the table of a study's findings, and folded those without data."""
+    every = [*found]
+    lacking = [claim for claim in every if claim.verdict == LACKING]
+    parts = [paragraph(verdicts.FOOT)]
+    if decided := [claim for claim in every if claim.verdict != LACKING]:
+        parts.append(table(verdicts.table(decided), prose=True))
+    if lacking:
+        said = f"{len(lacking)} finding{'s' * (len(lacking) > 1)} for which this study has not enough data"
+        parts.append(folded(said, table(verdicts.table(lacking), prose=True)))
+    return "".join(parts)
+
+
+def figures(drawn: Iterable[Drawn]) -> str:
+    """Return figures with their captions, and folded why others cannot be drawn."""
+    every = [*drawn]
+    parts = [figure(of) for of in every if of.file is not None]
+    if missing := [of for of in every if of.file is None]:
+        said = f"{len(missing)} figure{'s' * (len(missing) > 1)} for which this study has not enough data"
+        parts.append(folded(said, *map(figure, missing)))
+    return "".join(parts)
 
 
 def figure(drawn: Drawn) -> str:
     """Return a figure with its caption, or why it cannot be drawn."""
     if drawn.file is None:
-        name = drawn.title.partition(":")[0]
-        return paragraph(f"{name} ({drawn.name}) cannot be drawn: {drawn.reason}")
+        return paragraph(f"{drawn.title} ({drawn.name}) cannot be drawn: {drawn.reason}")
     svg = drawn.file.read_text(encoding="utf-8")
     svg = svg[svg.index("<svg") :]  # the XML prologue of a stand-alone file has no place inside a page
-    return f"<figure>{svg}<figcaption>{escape(drawn.caption)}</figcaption></figure>"
-
-
-def folded_figure(drawn: Drawn) -> str:
-    """Return a figure of which a reader first sees the title, or why it cannot be drawn."""
-    return figure(drawn) if drawn.file is None else folded(drawn.title, figure(drawn))
+    return f'<figure><div class="scroll">{svg}</div><figcaption>{escape(drawn.caption)}</figcaption></figure>'
 
 
 def meanings(terms: Mapping[str, str]) -> str:
@@ -100,4 +129,5 @@ def meanings(terms: Mapping[str, str]) -> str:
 def provenance(facts: Mapping[str, Any]) -> str:
     """Return a section that says how the runs were made, from values that JSON can hold."""
     said = paragraph("Each run's folder holds its whole configuration.")
-    return f"{heading('How this was made')}{said}<pre>{escape(json.dumps(facts, indent=1))}</pre>"
+    told = folded("Command, versions, devices and settings", f"<pre>{escape(json.dumps(facts, indent=1))}</pre>")
+    return f"{heading('How this was made')}{said}{told}"

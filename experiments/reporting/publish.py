@@ -1,4 +1,4 @@
-"""A finished study as one Markdown page: how it was made, its tables, its findings, its figures.
+"""A finished study as one Markdown page: who lost more than whom, figures, tables, findings, how it was made.
 
     python -m experiments.reporting.publish STUDY --out docs/results/NAME.md
 
@@ -21,9 +21,9 @@ from experiments.running.progress import say
 from jaxfair import processes
 from jaxfair.errors import JaxfairError
 
-PLACES = ("--out", "--data.path", "--data.images")
-TABLES = ("summary", "profiles", "trainings")
-FIGURES = ("accuracy_drop_by_group", "divergence")
+TABLES = {"extremes": "Who lost most", "summary": "Networks", "profiles": "Profiles and controls"}
+TABLES |= {"trainings": "Fairness violation"}
+FIGURES = ("differences_by_group", "accuracy_drop_by_group", "divergence")
 PACKAGES = ("jax", "flax", "optax", "numpy")
 
 
@@ -36,7 +36,7 @@ def write(study: Path, page: Path) -> None:
     record, report = reports.read_record(study), study / "report"
     if not record.get("made"):
         raise JaxfairError(f"The report of '{study}' does not say how its runs were made; run the same study again.")
-    parts = [f"# {record['title']}", provenance(record["command"], record["made"])]
+    parts = [f"# {record['title']}", *filter(None, [record.get("answer")])]
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
         for name in FIGURES:
@@ -44,10 +44,11 @@ def write(study: Path, page: Path) -> None:
                 copy = page.with_name(f"{page.stem}-{name}.png")
                 shutil.copyfile(report / f"{name}.png", copy)
                 parts.append(f"![{record['title']}]({copy.name})")
-        for name in TABLES:
+        for name, head in TABLES.items():
             if (file := report / f"{name}.csv").is_file():
-                parts.append(f"## {name.capitalize()}\n\n{tables.markdown(tables.read_csv(file))}")
+                parts.append(f"## {head}\n\n{tables.markdown(tables.read_csv(file))}")
         parts.append(f"## Findings of the paper\n\n{(report / 'claims.md').read_text(encoding='utf-8').strip()}")
+        parts.append(f"## How this was made\n\n{provenance(record['command'], record['made'])}")
         page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     except OSError as error:
         raise JaxfairError(f"'{page}' cannot be written: {error.strerror or error}; choose another --out.") from error
@@ -65,22 +66,12 @@ def provenance(command: Sequence[str], made: Mapping[str, Any]) -> str:
         "Finished": [made["finished"]],
     }
     lines = [f"- {name}: {', '.join(values)}" for name, values in facts.items()]
-    return "\n".join(["```sh", " ".join(shown(command)), "```", "", *lines])
-
-
-def shown(command: Sequence[str]) -> list[str]:
-    """Return the command with every place replaced by a word."""
-    words, hidden = [], False
-    for word in command:
-        name, given, _ = word.partition("=")
-        words.append("PATH" if hidden else f"{name}=PATH" if given and name in PLACES else word)
-        hidden = word in PLACES
-    return words
+    return "\n".join(["```sh", reports.typed(command), "```", "", *lines])
 
 
 @dataclasses.dataclass(frozen=True)
 class Page:
-    """Write a finished study as one Markdown page: how it was made, its table, its findings, a figure.
+    """Write a finished study as one Markdown page: who lost more than whom, figures, tables, findings, how it was made.
 
     Attributes:
         study: folder of a finished study.

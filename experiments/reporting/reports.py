@@ -1,6 +1,7 @@
 """A report's folder: how it replaces an earlier one, and its record of the runs that it was made of."""
 
 import json
+import shlex
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from jaxfair.errors import JaxfairError
 from jaxfair.runs import Run
 
 PAGE, RECORD = "report.html", "runs.json"
+PLACES = ("--out", "--data.path", "--data.images")
 
 
 @contextmanager
@@ -89,7 +91,13 @@ def _remove(folder: Path) -> None:
 
 
 def write_record(
-    made: Path, study: str, title: str, command: Sequence[str], shown: Sequence[Run], found: Sequence[Claim]
+    made: Path,
+    study: str,
+    title: str,
+    answer: str,
+    command: Sequence[str],
+    shown: Sequence[Run],
+    found: Sequence[Claim],
 ) -> None:
     """Write the findings, and what the report was made of.
 
@@ -97,15 +105,42 @@ def write_record(
         made: the report's folder.
         study: which one, "linearization" or "hardware".
         title: of the report.
-        command: what the reader types to make it again.
+        answer: two sentences on who lost more than whom.
+        command: what the reader types to make it again; places on this machine are left out.
         shown: the runs whose numbers the report shows.
         found: the findings.
     """
     tables.write_csv(made / "claims.csv", verdicts.rows(found))
     (made / "claims.md").write_text(verdicts.markdown(found), encoding="utf-8")
-    record: dict[str, Any] = {"study": study, "title": title, "command": list(command)}
+    record: dict[str, Any] = {"study": study, "title": title, "answer": answer}
+    record["command"] = without_places(command)
     record |= {"runs": [run.path.name for run in shown], "made": provenance(with_parents(shown))}
     (made / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def without_places(command: Sequence[str]) -> list[str]:
+    """Return a command without places on this machine: a word for those of options, other paths by their last name."""
+    words, hidden = [], False
+    for word in command:
+        name, given, value = word.partition("=")
+        if hidden or (given and name in PLACES):
+            words.append("PATH" if hidden else f"{name}=PATH")
+        elif given and name.startswith("-"):
+            words.append(f"{name}={_last(value)}")
+        else:
+            words.append(_last(word))
+        hidden = word in PLACES
+    return words
+
+
+def typed(command: Sequence[str]) -> str:
+    """Return a command as it is typed, without places on this machine; its first word is that of a program."""
+    first, *words = without_places(command)
+    return " ".join([first, *map(shlex.quote, words)])
+
+
+def _last(word: str) -> str:
+    return Path(word).name if word.startswith(("/", "~")) or Path(word).is_absolute() else word
 
 
 def read_record(study: Path, of: str | None = None) -> dict[str, Any]:

@@ -20,6 +20,7 @@ Verdict = Literal[
     "not supported: not shown",
     "not supported: negligible",
     "holds, says nothing",
+    "nothing to explain",
     "too few seeds",
     "not enough data",
 ]
@@ -41,7 +42,8 @@ class Claim(NamedTuple):
         value, low, high, seeds: its mean over so many seeds and the 95 % interval; NaN where there is none.
         verdict: supported: the interval is wholly on the claimed side, and the corrected p-value below 5 %;
             contradicted: on the other side; not after correction: only the p-value as such is below 5 %; not shown: it
-            is not either; negligible: nearer than the claim's floor; holds, says nothing: a bound that is far away.
+            is not either; negligible: nearer than the claim's floor; holds, says nothing: a bound that is far away;
+            nothing to explain: the differences that it is about are not beyond those of the controls.
         note: networks, budgets and groups concerned, or why there are not enough data.
         p_value: two-sided, that the statistic is at the threshold; NaN where there is none.
         corrected: the same by Holm's correction for all findings of the report (``corrected``).
@@ -69,6 +71,7 @@ class Measured(NamedTuple):
         scale: where the statistic can lie.
         p_value: two-sided, exact; None for that of Student's t test.
         idle: whether a bound that holds is so far away that this says nothing.
+        nothing: why the differences that the finding is about are no more than noise; empty where they are.
     """
 
     mean: intervals.Estimate
@@ -76,6 +79,7 @@ class Measured(NamedTuple):
     scale: Scale = "real"
     p_value: float | None = None
     idle: bool = False
+    nothing: str = ""
 
 
 class Missing(JaxfairError):
@@ -147,6 +151,8 @@ def decide(results: Any, name: str, statement: str, statistic: str, measure: Cal
     verdict: Verdict = "supported" if ahead > 0 else "not supported: contradicted"
     if found.seeds < SEEDS:
         verdict, notes = "too few seeds", [f"a verdict needs at least {SEEDS} seeds", *notes]
+    elif found.nothing:
+        verdict, notes = "nothing to explain", [found.nothing, *notes]
     elif found.idle and ahead > 0:
         verdict = "holds, says nothing"
     elif not (p_value < LEVEL and (low > threshold or high < threshold)):

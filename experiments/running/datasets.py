@@ -5,11 +5,14 @@ import sys
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
 from experiments.running.progress import Progress
 from jaxfair.data import sources
-from jaxfair.data.dataset import Dataset
+from jaxfair.data.dataset import Dataset, Rows, make_dataset
 from jaxfair.data.protocol import SourceConfig, summary
 from jaxfair.data.sources import Loaded
+from jaxfair.errors import JaxfairError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +22,8 @@ class DataConfig(SourceConfig):
     Attributes:
         test_fraction: share held out, stratified by class and group, where there is no official test set.
         seed: of the split and of what is kept; shared by all training seeds.
-        keep: share of each class (or group) kept in training, in order; none given, the named set's.
+        keep: share of each class (or group) kept in training, in order; one alone is that of every class, and where
+            none is given, it is the named set's.
         keep_by: whether ``keep`` lists classes or groups.
         keep_in_test: whether the test set is thinned too, as the code of Das et al. does.
     """
@@ -32,6 +36,7 @@ class DataConfig(SourceConfig):
 
 
 PLACES = ("path", "images")  # fields that say where the data is, not what it is
+UNKNOWN_SIZE, MANY = 32, 100_000  # of images that are not there yet
 ADDED = ("numeric",)  # fields that older runs do not have: left out where they say nothing, so that these are found
 
 
@@ -61,6 +66,35 @@ def prepare(config: DataConfig) -> Prepared:
     return Prepared(train_set, test_set, record(config, loaded, train_set, test_set), source)
 
 
+def prepare_or_blank(config: DataConfig) -> tuple[Prepared, str]:
+    """Return the data and nothing; or, where a plan is made before they are there, blank images and why it is so.
+
+    Raises:
+        JaxfairError: the data are there and cannot be used, or there is no data set of that name.
+    """
+    try:
+        return prepare(config), ""
+    except JaxfairError as error:
+        there = config.path is not None and config.path.exists()
+        if there or config.name in sources.EMBEDDED or config.name not in sources.NAMES:
+            raise
+        return _blank(config), str(error)
+
+
+def _blank(config: DataConfig) -> Prepared:
+    """Return black images of two classes, as many as any batch needs, which take no memory."""
+    side = config.size or UNKNOWN_SIZE
+    images = np.broadcast_to(np.zeros((1, side, side, 3), np.uint8), (MANY, side, side, 3))
+    label, names, nothing = np.arange(MANY) % 2, ("0", "1"), np.zeros(3, np.float32)
+    blank = make_dataset(
+        *(Rows(images, np.arange(MANY)), label, label),
+        **{"name": config.name, "class_names": names, "group_names": names},
+        on_device=False,
+        statistics=(nothing, nothing + 1),
+    )
+    return Prepared(blank, blank, {"name": config.name}, {})
+
+
 def load(config: DataConfig) -> Loaded:
     """Load the data, with a bar while images are decoded."""
     with Progress() as progress:
@@ -78,10 +112,17 @@ def splits(loaded: Loaded, config: DataConfig) -> tuple[Dataset, Dataset]:
     return loaded.split(
         config.test_fraction,
         config.seed,
-        keep=config.keep or loaded.keep,
+        keep=shares(config, loaded) or loaded.keep,
         keep_by=config.keep_by,
         keep_in_test=config.keep_in_test,
     )
+
+
+def shares(config: DataConfig, loaded: Loaded) -> tuple[float, ...]:
+    """Return the share of each class, or group, that the configuration keeps."""
+    first = loaded.parts[0]
+    names = first.class_names if config.keep_by == "label" else first.group_names
+    return config.keep * len(names) if len(config.keep) == 1 else config.keep
 
 
 def record(config: DataConfig, loaded: Loaded, train_set: Dataset, test_set: Dataset) -> dict[str, Any]:
@@ -90,6 +131,7 @@ def record(config: DataConfig, loaded: Loaded, train_set: Dataset, test_set: Dat
     settings = {key: value for key, value in fields.items() if key not in PLACES and (value or key not in ADDED)}
     return {
         **settings,
+        "keep": shares(config, loaded),
         "official_test_set": loaded.official,
         "class_names": train_set.class_names,
         "group_names": train_set.group_names,

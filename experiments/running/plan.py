@@ -1,5 +1,6 @@
 """What a study would do: its runs, which of them are finished, and about how long the others take."""
 
+import re
 import time
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -17,7 +18,8 @@ from jaxfair.training import fit as train
 from jaxfair.training.fit import TrainConfig
 
 TIMED_STEPS = 5
-WORDS = {"train": "train", "linearize": "linearize", "finetune": "fine-tune", "analyse": "analyse"}
+WORDS = {"train": "train", "steps": "first steps", "linearize": "linearize", "finetune": "fine-tune"}
+WORDS |= {"analyse": "analyse"}
 
 
 class Row(NamedTuple):
@@ -36,22 +38,25 @@ class Row(NamedTuple):
     seconds: float
 
 
-def show(space: Workspace, model: ModelConfig, config: TrainConfig) -> None:
-    """Print the runs that were declared, those left, and an estimate of the time."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+def show(space: Workspace, model: ModelConfig, config: TrainConfig, absent: str = "") -> None:
+    """Print the runs that were declared, those left, and an estimate of the time.
 
+    Args:
+        space: of the study.
+        model: the full network.
+        config: of its training.
+        absent: why the data are not there; then only the runs and their names are known (``datasets``).
+    """
+    if absent:
+        _show_names(space, absent)
+        return
     left = records.left(space.jobs)
     found = rows(space.jobs, speed(space, model, config, left) if left else {}, left)
-    table = Table(title="Runs of this study")
-    for column in ("stage", "network", "runs", "finished", "time left"):
-        table.add_column(column, justify="left" if column in ("stage", "network") else "right")
-    for row in found:
-        time_left = duration(row.seconds) if row.done < row.runs else ""
-        table.add_row(WORDS[row.stage], Text(row.label), str(row.runs), str(row.done), time_left)
-    console = Console()
-    (console if console.is_terminal else Console(width=120)).print(table)
+    shown = [
+        (WORDS[r.stage], r.label, str(r.runs), str(r.done), duration(r.seconds) if r.done < r.runs else "")
+        for r in found
+    ]
+    _print(("stage", "network", "runs", "finished", "time left"), shown)
     total, done = sum(row.runs for row in found), sum(row.done for row in found)
     print(f"{done} of {total} runs are finished; the others take about {duration(sum(row.seconds for row in found))}.")
     print(
@@ -59,6 +64,35 @@ def show(space: Workspace, model: ModelConfig, config: TrainConfig) -> None:
         f"{TIMED_STEPS} timed steps and counted operations, without compilation; an SNL descent is taken to last "
         f"{stages.ASSUMED_DESCENT} epochs."
     )
+
+
+def _show_names(space: Workspace, absent: str) -> None:
+    """Print the runs by their names, which end in a digest that only the data tell."""
+    names = {(r.config["stage"], r.config["variant"]["label"]): r.path.name for r, _ in reversed([*_each(space.jobs)])}
+    found = rows(space.jobs, dict.fromkeys(WORDS, 0.0), ())
+    folders = [re.sub(r"-seed\d+$", "-seed*", names[r.stage, r.label].rpartition("-")[0]) + "-*" for r in found]
+    shown = [(WORDS[r.stage], r.label, str(r.runs), name) for r, name in zip(found, folders, strict=True)]
+    _print(("stage", "network", "runs", "folders"), shown)
+    height, width, _ = space.train.image_shape
+    print(f"The data cannot be read: {absent}")
+    print(
+        f"These are the {sum(row.runs for row in found)} runs for images of {height} x {width} pixels; which of them "
+        "are finished, and how long the others take, can only be said when the data are there."
+    )
+
+
+def _print(heads: Sequence[str], shown: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title="Runs of this study")
+    for head in heads:
+        table.add_column(head, justify="left" if head in ("stage", "network", "folders") else "right", overflow="fold")
+    for cells in shown:
+        table.add_row(*map(Text, cells))
+    console = Console()
+    (console if console.is_terminal else Console(width=120)).print(table)
 
 
 def rows(jobs: Sequence[Job], speeds: dict[str, float], left: Collection[Path]) -> list[Row]:

@@ -71,6 +71,7 @@ BEFORE_ANYTHING_IS_MADE = {
     "--train.learning-rate nan": "at learning rate nan; give at least one epoch",
     "--mitigations lagrangian --mitigation-rates -1": "the multipliers' rate -1.0",
     "--seeds-at-once 0": "seeds_at_once is 0",
+    "--reference ten": "no group 'ten' to be the reference; the groups are 0, 1, 2, 3, 4, 5, 6, 7, 8, 9: give one",
     "--analysis.max-steps 0": "steps",
     "--analysis.chunk-size 0": "chunk",
     "--analysis.chunk-size -1": "chunk",

@@ -1,5 +1,6 @@
 """The command that describes and prepares data sets, and what a study records of its data."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from experiments import data
 from experiments.running import datasets
 from experiments.running.datasets import DataConfig
 from jaxfair.data import sources
+from jaxfair.errors import JaxfairError
 from tests.faces import own_places, utkface
 
 
@@ -112,3 +114,18 @@ def test_a_named_imbalance_thins_the_training_set_only() -> None:
     assert len(test_set) == 450
     mine = datasets.prepare(DataConfig("digits-imbalanced", test_fraction=0.25, keep=(0.5,) * 10))[0]
     np.testing.assert_allclose(mine.group_counts / whole.group_counts, 0.5, atol=0.01)
+
+
+def test_one_share_is_that_of_every_class_or_group(tmp_path: Path) -> None:
+    """So that presets fit any data; runs that named all shares are found again."""
+    one, every = (DataConfig("digits", test_fraction=0.25, keep=keep) for keep in ((0.5,), (0.5,) * 10))
+    assert str(datasets.prepare(one).record) == str(datasets.prepare(every).record)
+    data = {"images": np.arange(120 * 48, dtype=np.uint8).reshape(120, 4, 4, 3), "label": np.arange(120) % 2}
+    np.savez(tmp_path / "x.npz", **data, group=np.arange(120) // 2 % 3)
+    config = DataConfig("npz", path=tmp_path / "x.npz", keep=(0.5,))
+    for by, count in (("label", 2), ("group", 3)):
+        prepared = datasets.prepare(dataclasses.replace(config, keep_by=by))
+        assert prepared.record["keep"] == (0.5,) * count
+        assert len(prepared.train) == 48
+    with pytest.raises(JaxfairError, match="expected 2 numbers"):
+        datasets.prepare(dataclasses.replace(config, keep=(0.5, 0.5, 0.5)))

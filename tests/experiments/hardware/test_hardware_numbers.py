@@ -2,17 +2,22 @@
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.hardware import claims
+from experiments.hardware import claims, report
 from experiments.hardware import tables as numbers
+from experiments.hardware.differences import answer, rounding
 from experiments.hardware.results import Hardware
+from experiments.reporting import drawing
 from experiments.reporting.verdicts import Missing
-from tests.hardware_study import ALL, BASE, PROFILES, STEPS, changed, make_hardware
+from tests.experiments.page import Page
+from tests.hardware_study import ALL, BASE, PROFILES, STEPS, changed, make_hardware, right
+from tests.study import sketch
 
 
 @pytest.fixture(scope="module")
@@ -180,3 +185,61 @@ def test_every_finding_is_listed_whatever_there_is(hardware: Hardware) -> None:
     decided = {claim.name for claim in found if claim.verdict != "not enough data"}
     assert decided == {"small_larger_gradient", "eigenvalue_near_boundary"}
     assert all(claim.note for claim in found if claim.name not in decided)
+
+
+TEN: dict[str, Any] = {"seeds": 10, "ulps": 3, "test_count": (200, 200, 200, 200), "profiles": PROFILES[1:]}
+
+
+def run_apart(rng: np.random.Generator, made: Hardware, small: float, emulated: float) -> Hardware:
+    """Let every run end elsewhere by chance: small groups by so many times as much, and emulated hardware, too.
+
+    Accuracies on emulated hardware fall, by two points in large groups for each time.
+    """
+    base = made.comparisons[0].reference.by_group
+    size = np.where(made.groups.large, 1.0, small)
+    for part in ("profiles", "ulps"):
+        for i, series in enumerate(getattr(made.comparisons[0], part)):
+            far = emulated if series.kind == "emulated" else 1.0
+            loss = base["loss"] + 0.01 * far * size * rng.normal(size=base["loss"].shape)
+            lost = 0.02 * (far - 1.0) * size * (1 + 0.1 * rng.normal(size=loss.shape))
+            accuracy = np.clip(base["accuracy"] - lost, 0, 1)
+            correct = right(accuracy, made.groups.test_count)
+            made = changed(made, part, i, {"loss": loss, "accuracy": accuracy}, correct=correct)
+    return made
+
+
+@pytest.mark.parametrize("beyond", [False, True])
+def test_verdicts_from_predictions_to_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beyond: bool) -> None:
+    """Small groups vary ten times as much on all hardware; it is to be explained only where rounding does not."""
+    monkeypatch.setattr(drawing, "save", sketch)
+    made = make_hardware(**TEN)
+    groups = at_reference(made, accuracy=0.9, gradient_norm=np.array([1.0, 10.0, 0.9, 1.1]))
+    groups = changed(groups, "reference", 0, {}, correct=right(np.full((10, 4), 0.9), made.groups.test_count))
+    found = run_apart(np.random.default_rng(0), groups, 10.0, 4.0 if beyond else 1.0)
+    report.publish(found, tmp_path / "report", ["c"])
+    page = Page((tmp_path / "report" / "report.html").read_text(encoding="utf-8"))
+    verdicts = {row[0]: row[5] for row in page.rows if len(row) == 7}
+    foretold = "Groups with a larger gradient norm at the reference are more sensitive"
+    for kind in ("native", "emulated"):
+        (verdict,) = [verdict for finding, verdict in verdicts.items() if finding.startswith(f"{foretold} ({kind})")]
+        assert (verdict == "nothing to explain") == (kind == "native" or not beyond)
+    further = "Hardware (emulated) moves small groups' loss"
+    (moved,) = [verdict for finding, verdict in verdicts.items() if finding.startswith(further)]
+    assert moved == ("supported" if beyond else "not supported: not shown")
+    said = page.text.split("beyond noise?")[2]
+    if beyond:
+        assert said.startswith("On other hardware, b lost 6")
+        assert " points more than c on bfloat16 (emulated) (" in said[:80]
+        assert "further than one rounding error does: bfloat16 (emulated), for " in said
+    else:
+        assert said.startswith("On other hardware, no group lost more or less accuracy than c beyond noise. The")
+        assert "No hardware is shown to move a group's test loss further than one rounding error does" in said
+
+
+def test_two_sentences_say_why_nothing_can_be_said() -> None:
+    assert "no profile beside the reference" in answer(make_hardware(profiles=()))
+    alone = make_hardware(group_names=("a",), train_count=(900,), test_count=(9,))
+    assert "no second group" in answer(alone)
+    assert answer(make_hardware(seeds=1)).startswith("On other hardware, no difference between groups can be told from")
+    assert rounding(make_hardware(ulps=0)) == ""
+    assert "too few seeds and controls" in rounding(make_hardware(seeds=1))

@@ -30,7 +30,7 @@ from tests.study import sketch
 
 NAMES = ("<b>bold</b>", "é ☃", "c", "d")
 COMMAND = ["python -m experiments.hardware", "--out", "a<b"]
-FILES = {f"{name}.csv" for name in ("profiles", "trainings", "groups", "spread", "claims")} | {
+FILES = {f"{name}.csv" for name in ("differences", "profiles", "trainings", "groups", "spread", "claims")} | {
     "claims.md",
     "report.html",
     "runs.json",
@@ -94,11 +94,14 @@ def points(axes: Axes) -> dict[str, np.ndarray]:
     """Return the middle and the ends of every point of each series, shape (points, 3), by its label."""
     found = {}
     for container in axes.containers:
-        lines: Any = getattr(container, "lines")  # noqa: B009
-        bars = lines[2][0].get_segments()
-        drawn = zip(lines[0].get_xydata(), bars, strict=True)
-        found[str(container.get_label())] = np.array([[p[1], *b[:, 1]] for p, b in drawn])
+        found[str(container.get_label())] = middles_and_ends(container)
     return found
+
+
+def middles_and_ends(container: Any) -> np.ndarray:
+    bars = container.lines[2][0].get_segments()
+    drawn = zip(container.lines[0].get_xydata(), bars, strict=True)
+    return np.array([[p[1], *b[:, 1]] for p, b in drawn])
 
 
 def expected(values: np.ndarray) -> np.ndarray:
@@ -108,20 +111,25 @@ def expected(values: np.ndarray) -> np.ndarray:
 
 
 def test_groups_are_drawn_from_large_to_small_and_kinds_apart(hardware: Hardware) -> None:
-    upper, lower = figures.accuracy_by_group(hardware).axes
-    plain, order = hardware.comparisons[0], [2, 0, 3, 1]
+    figure = figures.accuracy_by_group(hardware)
+    plain = hardware.comparisons[0]
     base = plain.reference.by_group["accuracy"]
-    drawn, apart = points(upper), points(lower)
-    assert list(drawn) == [series.label for series in plain.every]
-    for series in plain.every:
+    rows = np.array(figure.axes).reshape(-1, 2)
+    assert [row[0].get_title(loc="left") for row in rows] == [series.label for series in plain.every]
+    at = [2, 0, 3, 1]  # two large groups and two small ones
+    for (left, right), series in zip(rows, plain.every, strict=True):
         accuracy = series.by_group["accuracy"]
-        np.testing.assert_allclose(drawn[series.label], expected(accuracy[:, order]))
+        drawn = np.concatenate([middles_and_ends(container) for container in left.containers])
+        np.testing.assert_allclose(drawn, expected(accuracy[:, at]))
         if series is not plain.reference:
-            np.testing.assert_allclose(apart[series.label], expected(100 * (accuracy - base)[:, order]), atol=1e-12)
-    looks: Any = {str(c.get_label()): getattr(c, "lines")[0] for c in upper.containers}  # noqa: B009
+            drawn = np.concatenate([middles_and_ends(container) for container in right.containers])
+            np.testing.assert_allclose(drawn, expected(100 * (accuracy - base)[:, at]), atol=1e-12)
+    assert [row[1].get_visible() for row in rows] == [series is not plain.reference for series in plain.every]
+    axes = figures.spread_against_rounding(hardware).axes[0]
+    looks: Any = {str(c.get_label()): getattr(c, "lines")[0] for c in axes.containers}  # noqa: B009
     assert {s.kind: looks[s.label].get_marker() for s in plain.profiles} == {"native": "o", "emulated": "^"}
-    controls = {looks[s.label].get_color() for s in (*plain.ulps, *plain.others)}
-    assert all(len({color[i : i + 2] for i in (1, 3, 5)}) == 1 for color in controls)  # grey
+    control = looks[f"{figures.ULPS}, mean"].get_color()
+    assert len({control[i : i + 2] for i in (1, 3, 5)}) == 1  # grey
 
 
 def test_excess_and_sensitivity_are_those_of_the_tables(hardware: Hardware) -> None:
@@ -180,7 +188,7 @@ def test_a_report_is_complete_and_loads_nothing(folder: Path, page: Page) -> Non
 
 def test_the_page_shows_the_tables_and_escapes_names(hardware: Hardware, folder: Path, page: Page) -> None:
     assert "b" not in page.seen
-    assert "--out a<b" in page.text
+    assert "--out PATH" in page.text
     for row in numbers.profile_rows(hardware):
         (shown,) = [cells for cells in page.rows if cells[:2] == [row["training"], row["hardware"]]]
         assert float(shown[3].split(" ±")[0]) == pytest.approx(row["accuracy"].mean, abs=5e-4)
@@ -188,7 +196,9 @@ def test_the_page_shows_the_tables_and_escapes_names(hardware: Hardware, folder:
         (shown,) = [cells for cells in page.rows if cells[0] == claim.statement + claim.statistic]
         assert [shown[2], shown[5]] == [str(claim.seeds), claim.verdict]
     groups = [cells for cells in page.rows if cells[0] in NAMES]
-    assert [cells[0] for cells in groups] == [NAMES[g] for _ in ALL for g in hardware.groups.order]
+    assert [cells[0] for cells in groups] == [
+        NAMES[g] for _ in range(2 * len(ALL)) for g in hardware.groups.order
+    ]  # and the bound
     with (folder / "groups.csv").open(newline="", encoding="utf-8") as file:
         for row, cells in zip(numbers.group_rows(hardware), csv.DictReader(file), strict=True):
             assert [float(cells[name]) for name in ("delta", "delta_low", "delta_high")] == [*row["delta"]]

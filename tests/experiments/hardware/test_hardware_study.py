@@ -1,5 +1,6 @@
 """The hardware study end to end on two profiles: controls, bundles that may and may not be merged, resuming."""
 
+import html
 import json
 import shutil
 import subprocess
@@ -120,6 +121,26 @@ def test_the_plain_cpu_is_probed_once_for_all_profiles(tmp_path: Path, monkeypat
     assert told == ["probed", *3 * ['{"gradient": "abc"}']]
 
 
+def test_the_report_has_the_title_and_the_reference_that_are_asked_for(study: Path) -> None:
+    """Both are of the report alone: no run is made again."""
+    before = {path: path.stat().st_mtime_ns for path in (study / "runs").rglob("DONE")}
+    counts = bundles.read(study)[0].members[0].analysed[0].json("result.json")["groups"]
+    largest = max(zip(counts["train_count"], counts["name"], strict=True), key=lambda pair: pair[0])[1]
+    for options, title, name in (
+        (("--title", "Mine", "--reference", "4"), "Mine", "4"),
+        ((), "Hardware: does the machine change who the model fails, beyond noise? (Handwritten digits)", largest),
+    ):
+        assert hardware.main([*OPTIONS, "--out", str(study), *options]) == 0
+        text = (study / "report" / "report.html").read_text()
+        assert f"<h1>{title}</h1>" in text
+        assert f"The reference group is {name}." in text
+        assert str(study) not in text
+        record = json.loads((study / "report" / "runs.json").read_text())
+        assert record["answer"].startswith("On other hardware, no")
+        assert html.escape(record["answer"]) in text
+    assert {path: path.stat().st_mtime_ns for path in (study / "runs").rglob("DONE")} == before
+
+
 def test_a_packed_study_can_be_merged_with_another(study: Path, tmp_path: Path) -> None:
     packed = tmp_path / "elsewhere.tar.gz"
     assert hardware.main(["pack", str(study), str(packed)]) == 0
@@ -210,6 +231,7 @@ def test_emulation_may_differ_between_bundles(study: Path) -> None:
         (("--steps", "3", "2"), "The steps to look at are [3, 2]"),
         (("--steps", "0", "2"), "The steps to look at are [0, 2]"),
         (("--profiles", "tpu"), "failed"),
+        (("--reference", "ten"), "no group 'ten' to be the reference; the groups are 0, 1, 2,"),
         (("--budgets", "769"), "The ReLU budget is 769, but the network has 768 units"),
     ],
 )

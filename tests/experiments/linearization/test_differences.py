@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from experiments.linearization import page
 from experiments.linearization import results as tables
 from experiments.linearization.differences import answer, differences, extreme_rows, largest_gap, rows, worst
 from experiments.linearization.results import Results, Variant
@@ -76,7 +77,7 @@ def test_each_group_is_compared_with_the_reference(made: Results) -> None:
 def test_the_answer_is_two_sentences(made: Results) -> None:
     rng = np.random.default_rng(0)
     said = answer(drawn(made, rng, [0.02, 0.02, 0.3, 0.02, 0.04]))
-    assert said.startswith("At SNL 50, Asian loses 2")
+    assert said.startswith("At SNL 50, Asian lost 2")
     assert " points more than White (" in said
     assert said.endswith(", corrected for 4 comparisons). The other 3 differences are within noise.")
     several = answer(drawn(made, rng, [0.3, 0.02, 0.3, 0.01, 0.03]))
@@ -86,11 +87,11 @@ def test_the_answer_is_two_sentences(made: Results) -> None:
     assert "; 1 more differ. No difference is within noise." in answer(drawn(made, rng, [0.5, 0.01, 0.01, 0.01, 0.01]))
     nothing = answer(drawn(made, rng, [0.05] * 5))
     assert nothing.startswith(
-        "At SNL 50, no group's loss differs from that of White beyond noise. The largest one seen:"
+        "At SNL 50, no group lost more or less accuracy than White beyond noise. The largest difference seen: "
     )
     few = answer(drawn(made, rng, [0.02, 0.02, 0.3, 0.02, 0.04], seeds=4))
-    assert few.startswith("No difference between groups at SNL 50 can be told from noise (4 seeds, at least 5 are ")
-    assert "The largest one seen: Asian loses 2" in few
+    assert few.startswith("At SNL 50, no difference between groups can be told from noise (4 seeds, at least 5 are ")
+    assert "The largest difference seen: Asian lost 2" in few
     assert "(1 seed, at least 5" in answer(drawn(made, rng, [0.05] * 5, seeds=1))
     alone = made._replace(variants=made.variants[:1])
     assert answer(alone) == "No network of the study is linearized. There is nothing to compare."
@@ -100,6 +101,7 @@ def test_the_answer_is_two_sentences(made: Results) -> None:
 def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
     never = tables.collect(make_analyses(tmp_path / "never", networks=NETWORKS, never_right=[0], seeds=5))
     assert "never right in group a, the reference" in answer(never)
+    assert page.warnings(never)[0].startswith("In group a the full network of some seed is never right")
     assert [row["worst_group"] in ("b", "c") for row in extreme_rows(never)] == [True, True]
     with pytest.raises(Missing, match="name another one"):
         differences(never, never.variants[1])

@@ -213,9 +213,20 @@ def test_one_wide_interval_does_not_flatten_the_others(tmp_path: Path) -> None:
     names, tests = "abcdefgh", (4000, 3000, 3000, 3000, 3000, 3000, 3000, 4)
     study = {"group_names": names, "train_count": tests, "test_count": tests, "networks": NETWORKS[:2], "seeds": 5}
     results = results_of(tmp_path, study)
-    (axes,) = figures.differences_by_group(results).axes
-    widest = max(differences(results, results.variants[1]), key=lambda of: of.points.high)
-    assert axes.get_xlim()[1] < 0.7 * widest.points.high
+    for draw, which in ((figures.differences_by_group, 0), (figures.accuracy_drop_by_group, 1)):
+        figure = draw(results)
+        (axes,) = figure.axes
+        whole = np.ptp((axes.get_xlim(), axes.get_ylim())[which])
+        for _ in range(2):  # a second time changes nothing
+            drawing.clip(figure)
+            low, high = (axes.get_xlim(), axes.get_ylim())[which]
+            assert high - low < 0.7 * whole
+            arrows = [line for line in axes.lines if line.get_gid() == drawing.CLIPPED]
+            assert sorted(str(line.get_marker()) for line in arrows) == (["<", ">"], ["^", "v"])[which]
+            ends = sorted(float(np.asarray(line.get_xydata())[0, which]) for line in arrows)
+            assert ends == pytest.approx([low, high])
+        middles = np.concatenate([points(c)[:, which] for c in axes.containers])
+        assert ((low < middles) & (middles < high)).all()
 
 
 def test_accuracies_are_drawn_against_relus(tmp_path: Path) -> None:

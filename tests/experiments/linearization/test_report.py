@@ -24,6 +24,7 @@ FILES = {
     "summary.csv",
     "groups.csv",
     "differences.csv",
+    "extremes.csv",
     "claims.csv",
     "claims.md",
     "paper",
@@ -94,6 +95,8 @@ def test_every_figure_of_the_paper_is_shown_or_says_why_not(
     every = [*figures.DRAWINGS, *figures.PAPER]
     lacking = [name for name in every if f"({name}) cannot be drawn: No " in Page(text).text]
     assert text.count("<svg") + len(lacking) == shown
+    folded = len({*lacking} & {*figures.PAPER})
+    assert f"<summary>{folded} figures for which this study has not enough data" in text
     assert {path.stem for path in (tmp_path / "report" / "paper").iterdir()} == set(figures.PAPER) - {*lacking}
 
 
@@ -103,7 +106,7 @@ def test_names_are_escaped(page: Page) -> None:
     cells = {row[0] for row in page.rows}
     assert {"<b>bold</b>", 'a "quoted" & long name', "é ☃"} <= cells
     assert TITLE in page.text
-    assert "--out a<b" in page.text
+    assert "--out PATH" in page.text
 
 
 def test_the_tables_of_the_page_are_those_of_the_files(page: Page, analysed: list[Run]) -> None:
@@ -111,6 +114,7 @@ def test_the_tables_of_the_page_are_those_of_the_files(page: Page, analysed: lis
     numbers = [row for row in page.rows if row[0] not in ("network", "group", "finding")]
     summary, groups = tables.summary_rows(results), tables.group_rows(results)
     found, compared = claims.claims(results), differences.rows(results)
+    found.sort(key=lambda claim: claim.verdict == "not enough data")  # which are folded below the others
     extremes, numbers = numbers[: len(summary) - 1], numbers[len(summary) - 1 :]
     shown, numbers = numbers[: len(compared)], numbers[len(compared) :]
     assert [row[0] for row in extremes] == [row["network"] for row in summary[1:]]
@@ -121,12 +125,11 @@ def test_the_tables_of_the_page_are_those_of_the_files(page: Page, analysed: lis
     assert len(numbers) == len(summary) + len(groups)
     for shown, claim in zip(findings, found, strict=True):
         assert shown[0].startswith(claim.statement)
+        if claim.verdict == "not enough data":
+            assert shown[1:] == [str(claim.seeds), claim.verdict, claim.note]
+            continue
         assert [shown[2], shown[5]] == [str(claim.seeds), claim.verdict]
-        assert (
-            shown[1] == ""
-            if np.isnan(claim.value)
-            else float(shown[1].split()[0]) == pytest.approx(claim.value, rel=5e-3)
-        )
+        assert float(shown[1].split()[0]) == pytest.approx(claim.value, rel=5e-3)
     for shown, row in zip(numbers, summary, strict=False):
         assert shown[:2] == [row["network"], f"{row['relus']:,}"]
         for cell, name in zip(shown[2:5], ("accuracy", "large_groups", "small_groups"), strict=True):
@@ -148,14 +151,15 @@ def test_the_tables_of_the_page_are_those_of_the_files(page: Page, analysed: lis
 def test_the_page_opens_with_the_answer(page: Page, analysed: list[Run], tmp_path: Path, sketched: None) -> None:
     """Three seeds are too few for one; another reference changes what is compared, and its name is checked."""
     said = page.text.split(TITLE)[2]
+    assert said.index("mu is the rate at which the Lagrangian's multipliers grow") < said.index("(mu 0.01)")
     assert said.startswith(
-        "No difference between groups at SNL 50 can be told from noise (3 seeds, at least 5 are needed)."
+        "At SNL 50, no difference between groups can be told from noise (3 seeds, at least 5 are needed)."
     )
     report.write(analysed, tmp_path / "other", title=TITLE, command=COMMAND, reference="é ☃")
     text = Page((tmp_path / "other" / "report.html").read_text(encoding="utf-8")).text
-    assert "than é ☃ (" in text.split("The largest one seen: ")[1][:80]
-    assert "than <b>bold</b> (" in said.split("The largest one seen: ")[1][:80]
-    with pytest.raises(JaxfairError, match="no group 'x' as a reference; give one of <b>bold"):
+    assert "than é ☃ (" in text.split("The largest difference seen: ")[1][:80]
+    assert "than <b>bold</b> (" in said.split("The largest difference seen: ")[1][:80]
+    with pytest.raises(JaxfairError, match="no group 'x' to be the reference; the groups are <b>bold"):
         report.write(analysed, tmp_path / "none", title=TITLE, command=COMMAND, reference="x")
     assert not (tmp_path / "none").exists()
 

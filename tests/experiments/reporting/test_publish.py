@@ -11,7 +11,7 @@ from unittest import mock
 import pytest
 
 from experiments.linearization import report
-from experiments.reporting import publish
+from experiments.reporting import publish, reports
 from jaxfair import runs
 from jaxfair.errors import JaxfairError
 from jaxfair.runs import Run
@@ -40,10 +40,26 @@ def test_a_page_holds_command_table_findings_and_figure(
 
 
 def test_places_are_hidden_and_nothing_else() -> None:
-    command = ["python", "--out", "/a/b", "--data.path=/c", "--seeds", "3", "--data.images", "/d", "--data.path", "/e"]
-    assert publish.shown(command) == [
+    command = ["python", "--out", "/a/b", "--data.path=/c", "--seeds", "3", "--data.images", "/d", "--data.path", "e/f"]
+    assert reports.without_places(command) == [
         *("python", "--out", "PATH", "--data.path=PATH", "--seeds", "3", "--data.images", "PATH", "--data.path", "PATH")
     ]
+    assert reports.typed(["python -m x", "--reference", "White & male"]) == "python -m x --reference 'White & male'"
+    merged = ["python -m experiments.hardware", "merge", "/home/me/a", "~/b.tar", "c/d", "--xla_dump_to=/home/me/x"]
+    assert reports.without_places(merged) == [merged[0], "merge", "a", "b.tar", "c/d", "--xla_dump_to=x"]
+
+
+@pytest.mark.usefixtures("sketched")
+def test_a_page_opens_with_who_lost_more_than_whom(tmp_path: Path) -> None:
+    make_study(tmp_path / "study", "Study", seeds=1)
+    publish.write(tmp_path / "study", tmp_path / "page.md")
+    title, said, picture = (tmp_path / "page.md").read_text().split("\n\n")[:3]
+    assert title == "# Study"
+    assert said.startswith("At SNL 50, no difference between groups can be told from noise (1 seed, ")
+    assert "page-differences_by_group.png" in picture
+    assert (tmp_path / "page.md").read_text().index("## Who lost most") < (tmp_path / "page.md").read_text().index(
+        "```sh"
+    )
 
 
 @pytest.mark.usefixtures("sketched")

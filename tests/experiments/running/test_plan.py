@@ -1,17 +1,22 @@
 """A dry run names exactly the runs that the study makes, and writes nothing."""
 
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 
+from experiments.hardware import study as hardware
 from experiments.linearization import study as linearization
 from experiments.linearization.study import PRESETS, QUICKSTART
 from experiments.running import datasets, plan, records, stages
+from experiments.running.datasets import DataConfig
 from experiments.running.progress import Progress
 from experiments.running.records import Job, Workspace
 from jaxfair import runs
-from tests.study import RUNS, call, finished, made_once
+from jaxfair.data import sources
+from jaxfair.errors import JaxfairError
+from tests.study import RUNS, TINY_HARDWARE, call, finished, hardware_made_once, made_once
 
 
 def test_it_makes_nothing_and_counts_every_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -32,6 +37,46 @@ def test_a_finished_study_has_nothing_left(
     assert call(out, "--dry-run", "--controls", "finetuned") == 0
     assert f"{total} of {total + 2} runs are finished" in capsys.readouterr().out
     assert finished(out).keys() == before.keys()
+
+
+def test_a_finished_hardware_study_has_nothing_left(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The runs of all profiles, which processes of their own make, are planned in this one."""
+    out = hardware_made_once(tmp_path_factory.getbasetemp())
+    total = len(finished(out))
+    assert hardware.main([*TINY_HARDWARE, "--out", str(out), "--dry-run"]) == 0
+    assert f"{total} of {total} runs are finished; the others take about 0 s." in capsys.readouterr().out
+    assert hardware.main([*TINY_HARDWARE, "--out", str(tmp_path / "new"), "--dry-run", "--reference", "0"]) == 0
+    assert f"0 of {total} runs are finished" in capsys.readouterr().out
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("study", [linearization, hardware])
+def test_runs_can_be_listed_before_the_data_are_there(
+    study: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By names without digests, as many as there are with data."""
+    options = ["--preset", "cpu", "--out", str(tmp_path / "out"), "--dry-run", "--data.path", str(tmp_path / "later")]
+    assert study.main(options) == 0
+    shown = capsys.readouterr().out
+    assert f"The data cannot be read: There is no file or folder {tmp_path / 'later'}" in " ".join(shown.split())
+    assert "│ train-utkface-race" in shown
+    assert "-seed*-*" in shown
+    runs_in_all = {linearization: 75, hardware: 63}[study]
+    assert f"These are the {runs_in_all} runs for images of 32 x 32 pixels" in shown
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_wrong_with_data_that_are_there_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    with pytest.raises(JaxfairError, match="holds no files"):
+        datasets.prepare_or_blank(DataConfig("folder", path=tmp_path / "there"))
+    with pytest.raises(JaxfairError, match="did you mean"):
+        datasets.prepare_or_blank(DataConfig("utkfac", path=tmp_path / "nowhere"))
+    blank, absent = datasets.prepare_or_blank(DataConfig("npz", path=tmp_path / "nowhere", size=16))
+    assert blank.train.image_shape == (16, 16, 3)
+    assert absent
 
 
 def test_time_left_is_work_left_at_the_speed_of_finished_runs(tmp_path: Path) -> None:
@@ -60,6 +105,7 @@ def test_every_preset_can_be_planned(name: str, tmp_path: Path) -> None:
     digits, test_set, record, source = datasets.prepare(QUICKSTART.data)
     budgets = [100, 10]
     linearization.check(study, digits.take(np.arange(len(digits) * 20) % len(digits)))
+    assert datasets.shares(study.data, sources.load("digits")) in ((), (0.3,) * 10)  # whatever number of classes
     space = Workspace(tmp_path, digits, test_set, record, Progress(terminal=False), source=source)
     linearization.declare(space, study, budgets, linearization.reductions(study))
     found = [run for job in space.jobs for run in job.runs]

@@ -1,0 +1,94 @@
+"""Who loses more than whom on other hardware, beyond noise, and whether that is more than one rounding error does."""
+
+from typing import Any
+
+import numpy as np
+
+from experiments.hardware import tables as numbers
+from experiments.hardware.results import Hardware, Series
+from experiments.reporting import comparisons
+from experiments.reporting.comparisons import Difference
+from experiments.reporting.verdicts import Missing
+from jaxfair import intervals
+from jaxfair.intervals import drop_parts, over_seeds_and_examples
+
+
+def differences(hardware: Hardware) -> tuple[Difference, ...]:
+    """Compare what every group loses on every other profile with what the reference group loses there.
+
+    Every training ends elsewhere by rounding alone, to one side in one seed and to the other in the next: the spread
+    over seeds has it in it.
+
+    Raises:
+        Missing: there is nothing to compare.
+    """
+    plain, reference = hardware.comparisons[0], hardware.reference
+    known = np.asarray((plain.reference.by_group["accuracy"] > 0).all(axis=0))
+    if not plain.profiles:
+        raise Missing("there is no profile beside the reference")
+    if not known[reference]:
+        name = hardware.groups.names[reference]
+        raise Missing(f"the network of some seed is never right in group {name}, the reference; name another one")
+    pairs = [(series, int(g)) for series in plain.profiles for g in np.flatnonzero(known) if g != reference]
+    if not pairs:
+        raise Missing("there is no second group to compare with")
+    found = [_contrast(hardware, series, g) for series, g in pairs]
+    where = [series.label for series, _ in pairs]
+    return comparisons.compare([g for _, g in pairs], found, len(plain.reference.accuracy), where)
+
+
+def _contrast(hardware: Hardware, series: Series, group: int) -> intervals.Estimate:
+    """Return the relative accuracy drop of a group on a profile less that of the reference group, in points."""
+    base, tables, value = hardware.comparisons[0].reference, [], 0.0
+    for g, sign in ((group, 1.0), (hardware.reference, -1.0)):
+        images = hardware.group == g
+        before, after = base.correct[:, images], series.correct[:, images]
+        tables.append(sign * drop_parts(before, after))
+        value += sign * float(np.mean(100 * (1 - after.mean(axis=1) / before.mean(axis=1))))
+    return over_seeds_and_examples(tables, [1.0, 1.0])._replace(value=np.asarray(value))
+
+
+def rows(hardware: Hardware) -> list[dict[str, Any]]:
+    """Return one row a profile and group, as ``differences`` orders them; none where there are none."""
+    try:
+        found = differences(hardware)
+    except Missing:
+        return []
+    names, seeds = hardware.groups.names, len(hardware.comparisons[0].reference.accuracy)
+    return [
+        {"hardware": of.where, "group": names[of.group], "reference": names[hardware.reference], "seeds": seeds}
+        | {"difference_points": of.points, "p_value": of.p_value, "corrected": of.corrected, "lost": of.verdict}
+        for of in found
+    ]
+
+
+def answer(hardware: Hardware) -> str:
+    """Say in two sentences who loses more than whom on other hardware."""
+    try:
+        found = differences(hardware)
+    except Missing as missing:
+        return f"On other hardware, nobody can be said to lose more than others. The reason: {missing}."
+    seeds = len(hardware.comparisons[0].reference.accuracy)
+    return comparisons.answer(found, hardware.groups.names, hardware.reference, seeds, "On other hardware")
+
+
+def rounding(hardware: Hardware) -> str:
+    """Say whose losses other hardware moves further than one rounding error does; empty where that is not known."""
+    plain = hardware.comparisons[0]
+    try:
+        beyond = numbers.beyond_rounding(plain, plain.profiles)
+    except Missing:
+        return ""
+    if beyond is None:
+        return "There are too few seeds and controls to tell hardware from one rounding error."
+    said = []
+    for series, moved in zip(plain.profiles, beyond, strict=True):
+        names = [hardware.groups.names[g] for g in hardware.groups.order if moved[g]]
+        said += [f"{series.label}, for {', '.join(names)}"] if names else []
+    others = len(plain.profiles) - len(said)
+    level = "(permutation tests at 5 %, corrected for groups and profiles)"
+    if not said:
+        return f"No hardware is shown to move a group's test loss further than one rounding error does {level}."
+    rest = f" Of {others} other profile{'s' * (others > 1)} it is not shown." if others else ""
+    question = "Hardware that moves a group's test loss further than one rounding error does:"
+    return f"{question} {'; '.join(said)} {level}.{rest}"

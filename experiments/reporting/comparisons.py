@@ -1,0 +1,117 @@
+"""Who lost more than whom: groups' losses less that of a reference group, judged together and said in two sentences.
+
+All intervals of k comparisons are at the level 1 - 0.05 / k (Bonferroni), so that all k hold at once with 95 % and one
+may be picked among them; p-values are corrected by Holm (1979).
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from experiments.reporting import series
+from experiments.reporting.series import Estimate
+from experiments.reporting.verdicts import LEVEL, SEEDS
+from jaxfair import intervals
+from jaxfair.intervals import holm
+
+Verdict = Literal["more", "less", "within noise", "too few seeds"]
+NAMED = 3  # groups that an answer names; the others are counted
+
+MEANING = (
+    "relative accuracy drop of a group less that of the reference group, in percentage points. Its interval is over "
+    "seeds and test images together and wider than 95 %, so that those of all groups compared hold at once "
+    "(Bonferroni); p is that of Student's t test that the difference is 0, corrected by Holm (1979) for their number."
+)
+
+
+class Difference(NamedTuple):
+    """What a group lost beyond the reference group.
+
+    Attributes:
+        group: by number.
+        points: its relative drop less that of the reference, in percentage points.
+        p_value: two-sided, of Student's t test that it is 0.
+        corrected: the same by Holm's correction for all that were compared.
+        verdict: more or less: the interval is wholly on that side of 0, and the corrected p-value below 5 %.
+        where: on which network or hardware, where several were compared together.
+    """
+
+    group: int
+    points: Estimate
+    p_value: float
+    corrected: float
+    verdict: Verdict
+    where: str = ""
+
+    @property
+    def beyond(self) -> bool:
+        """Whether it is beyond noise."""
+        return self.verdict in ("more", "less")
+
+
+def compare(
+    members: Sequence[int], found: Sequence[intervals.Estimate], seeds: int, where: Sequence[str] = ()
+) -> tuple[Difference, ...]:
+    """Judge differences from the reference group together.
+
+    Args:
+        members: which group each is of.
+        found: the differences in points, with the noise of seeds and test images.
+        seeds: how many there are.
+        where: see ``Difference``.
+
+    Returns:
+        From the group that lost most.
+    """
+    p_values = [float(estimate.p_value()) for estimate in found]
+    places, made = where or [""] * len(members), []
+    for g, place, one, p, corrected in zip(members, places, found, p_values, holm(np.array(p_values)), strict=True):
+        points = series.of(one, level=1 - LEVEL / len(members))
+        verdict: Verdict = "within noise"
+        if seeds < SEEDS:
+            verdict = "too few seeds"
+        elif corrected < LEVEL and (points.low > 0 or points.high < 0):
+            verdict = "more" if points.low > 0 else "less"
+        made.append(Difference(g, points, p, float(corrected), verdict, place))
+    return tuple(sorted(made, key=lambda difference: -difference.points.mean))
+
+
+def answer(found: Sequence[Difference], names: Sequence[str], reference: int, seeds: int, at: str) -> str:
+    """Say in two sentences who lost more than the reference group.
+
+    Args:
+        found: the differences, at least one.
+        names: of the groups.
+        reference: number of the group that the others are compared with.
+        seeds: how many there are.
+        at: where they lost, such as "At SNL 50".
+    """
+    differing = [d for d in found if d.beyond]
+    corrected = f", corrected for {len(found)} comparison{'s' * (len(found) > 1)}"
+    if differing:
+        first, *more = sorted(differing, key=lambda d: -abs(d.points.mean))
+        parts = [_lost(names, first, f" than {names[reference]}", corrected)]
+        parts += [_lost(names, d) for d in more[: NAMED - 1]]
+        parts += [f"{len(more) - NAMED + 1} more differ"] if len(more) >= NAMED else []
+        return f"{at}, {'; '.join(parts)}. {_rest(len(found) - len(differing))}"
+    largest = max(found, key=lambda d: abs(d.points.mean))
+    seen = f"The largest difference seen: {_lost(names, largest, f' than {names[reference]}', corrected)}."
+    if found[0].verdict == "too few seeds":
+        few = f"{seeds} seed{'s' * (seeds > 1)}, at least {SEEDS} are needed"
+        return f"{at}, no difference between groups can be told from noise ({few}). {seen}"
+    return f"{at}, no group lost more or less accuracy than {names[reference]} beyond noise. {seen}"
+
+
+def _lost(names: Sequence[str], difference: Difference, than: str = "", also: str = "") -> str:
+    points, more = difference.points, bool(difference.points.mean >= 0)
+    low, high = (points.low, points.high) if more else (-points.high, -points.low)
+    size, where = abs(float(points.mean)), f" on {difference.where}" if difference.where else ""
+    said = f"{names[difference.group]} lost {size:.1f} points {'more' if more else 'less'}{than}{where}"
+    return f"{said} ({low:.1f} to {high:.1f}{also})"
+
+
+def _rest(count: int) -> str:
+    if count == 1:
+        return "The other difference is within noise."
+    return f"The other {count} differences are within noise." if count else "No difference is within noise."
