@@ -16,7 +16,13 @@ from jaxfair.training import fit as train
 from jaxfair.training.fit import TrainConfig
 
 TIMED_STEPS = 5
-WORDS = {"train": "train", "linearize": "linearize", "finetune": "fine-tune", "analyse": "analyse"}
+WORDS = {
+    "train": "train",
+    "linearize": "linearize",
+    "finetune": "fine-tune",
+    "analyse": "analyse",
+    "sampling": "sampling noise",
+}
 
 
 class Row(NamedTuple):
