@@ -118,12 +118,14 @@ def _ranks(hardware: Hardware, x: str, y: str) -> tuple[Measured, str, str]:
     shape = plain.reference.by_group["loss"].shape
     counts = np.broadcast_to(hardware.groups.train_count, shape)
     first = counts if x == "train_count" else numbers.quantity(plain.reference, x)
+    plainly = {"gradient_norm", "top_eigenvalue"} & {x, y}
+    note = "not corrected for sampling, which inflates it, more so on few test images" if plainly else ""
     if y not in numbers.KINDS:
-        return *rank_correlations(first, numbers.quantity(plain.reference, y), "groups"), ""
+        return *rank_correlations(first, numbers.quantity(plain.reference, y), "groups"), note
     delta = numbers.delta(plain, numbers.of_kind(plain, y))
     if not np.isfinite(delta).all():
         raise Missing("a loss is not finite")
-    return *rank_correlations(first, delta, "groups"), _counts(plain, y)
+    return *rank_correlations(first, delta, "groups"), "; ".join(filter(None, (_counts(plain, y), note)))
 
 
 def _bound(hardware: Hardware) -> tuple[np.ndarray, str]:
