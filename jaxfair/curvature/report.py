@@ -277,7 +277,8 @@ def _intervals(
     means = {n: [_of_mean(getattr(examples, n)[own], SCALES[n]) for own in members] for n in ("loss", "softmax_gap")}
     return ReportIntervals(
         intervals.wilson(right, count),
-        *(Interval(*np.array(ends).T) for ends in means.values()),
+        _joined(means["loss"]),
+        _joined(means["softmax_gap"]),
         gradient,
         eigenvalue,
         Interval(eigenvalue.interval.low - residual, eigenvalue.interval.high + residual),
@@ -287,6 +288,12 @@ def _intervals(
 def _of_mean(values: np.ndarray, scale: intervals.Scale) -> Interval:
     """Return the interval of a mean; that of a loss, of which nothing says that it is positive, is so if all are."""
     return intervals.of_mean(values, "positive" if scale == "real" and (values >= 0).all() else scale)
+
+
+def _joined(ends: Sequence[Any]) -> Interval:
+    """Return the intervals of groups as one of arrays."""
+    low, high = np.array(ends, float).T
+    return Interval(low, high)
 
 
 def _with_intervals(columns: dict[str, Any], found: ReportIntervals) -> dict[str, Any]:
@@ -320,13 +327,13 @@ def _paired(after: Examples, before: Examples, name: str, count: int) -> tuple[n
             ends.append(middle.interval() if np.isfinite(value[g]) else (np.nan, np.nan))
         else:
             ends.append(intervals.of_mean(own, "correlation" if name == "softmax_gap" else "real"))
-    return value, Interval(*np.array(ends).T)
+    return value, _joined(ends)
 
 
 def _of_parts(after: Sequence[np.ndarray], before: Sequence[np.ndarray]) -> tuple[np.ndarray, Interval]:
     """Return each group's difference of what is known by blocks of the same examples, and Student's t interval."""
     found = [intervals.over_seeds(one - other) for one, other in zip(after, before, strict=True)]
-    return np.array([one.value for one in found]), Interval(*np.array([one.interval() for one in found]).T)
+    return np.array([one.value for one in found]), _joined([one.interval() for one in found])
 
 
 @jax.jit
@@ -462,10 +469,10 @@ def _table(columns: Mapping[str, Any]) -> str:
     shown = {}
     for name, values in columns.items():
         if name.removesuffix("_low").removesuffix("_high") == name and not _is_missing(values):
-            ends = [columns.get(f"{name}_{end}") for end in ("low", "high")]
             shown[name] = [_cell(value) for value in values]
-            if ends[0] is not None:
-                shown[name] = [_bracketed(*cells) for cells in zip(shown[name], *ends, strict=True)]
+            if f"{name}_low" in columns:
+                ends = columns[f"{name}_low"], columns[f"{name}_high"]
+                shown[name] = [_bracketed(cell, *of) for cell, *of in zip(shown[name], *ends, strict=True)]
     rows = [list(shown), *zip(*shown.values(), strict=True)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)

@@ -187,13 +187,13 @@ def eigenvalue_sampling(
     params, x, y, rows = check_examples(logits_fn, params, x, y, weights, labelled=losses.takes_classes(loss))
     cut = _checked_cut(rows, blocks, seed)
     problem = _problem(logits_fn, params, x, y, precision, loss)
-    if np.shape(found.vectors) != (len(rows), problem.size):
+    if found.vectors.shape != (len(rows), problem.size):
         raise JaxfairError(
-            f"The eigenvectors have shape {np.shape(found.vectors)} for {len(rows)} groups and {problem.size} "
-            "parameters; give what group_curvature returns for them with vectors=True."
+            f"There are no eigenvectors of {len(rows)} groups and {problem.size} parameters; give what group_curvature "
+            "returns for them with vectors=True."
         )
     size, known = chunk_size or _chunk_size(cut), []
-    for value, vector, (share, own) in zip(found.top_eigenvalue, np.asarray(found.vectors), cut, strict=True):
+    for value, vector, (share, own) in zip(found.top_eigenvalue, found.vectors, cut, strict=True):
         known.append(_quotients(_products(problem, own, size, vector), vector, float(value), share))
     low, high, error, bias = np.array([numbers[:-1] for numbers in known]).T
     return EigenvalueSampling(Interval(low, high), error, bias, tuple(parts for *_, parts in known))
@@ -393,9 +393,11 @@ def _norms(gram: np.ndarray, share: np.ndarray) -> tuple[float, float, float, fl
     variance = along.var(ddof=1) / max(along.mean(), np.finfo(float).tiny) / count
     rest = np.sqrt(2 * max(_trace_of_square(gram), 0.0) / (count * (count - 1)))
     q = students_t(count - 1)
-    middle = max(squared, -rest) + 2 * q**2 * variance
-    reach = np.sqrt(max(middle**2 - max(squared, -rest) ** 2 + q**2 * rest**2, 0.0))
-    return norm, squared, *(float(np.sqrt(max(middle + sign * reach, 0.0))) for sign in (-1, 1))
+    seen = max(squared, -rest)  # far below 0 by chance, nothing would be left of the interval
+    middle = seen + 2 * q**2 * variance
+    reach = np.sqrt(max(middle**2 - seen**2 + q**2 * rest**2, 0.0))
+    low, high = (float(np.sqrt(max(middle + sign * reach, 0.0))) for sign in (-1, 1))
+    return norm, squared, low, high
 
 
 def _parts(gram: np.ndarray, squared: float) -> np.ndarray:

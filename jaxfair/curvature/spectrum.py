@@ -88,7 +88,7 @@ class GroupCurvature(NamedTuple):
             the type's rounding, a custom derivative in the model is wrong, or its arithmetic too coarse.
         alphas: Lanczos coefficients, shape (num_groups, largest number of steps), padded with NaN.
         betas: The off-diagonal coefficients, in the same shape.
-        vectors: Eigenvector of the largest eigenvalue, shape (num_groups, p), on the host; None unless asked for.
+        vectors: Eigenvector of the largest eigenvalue, shape (num_groups, p), on the host; empty unless asked for.
     """
 
     loss: np.ndarray
@@ -103,7 +103,7 @@ class GroupCurvature(NamedTuple):
     asymmetry: np.ndarray
     alphas: np.ndarray
     betas: np.ndarray
-    vectors: np.ndarray | None = None
+    vectors: np.ndarray = np.empty((0, 0))
 
 
 def group_curvature(
@@ -254,5 +254,5 @@ def _collect(rows: list[tuple[float, float, float, lanczos.EigenResult]], *, bot
         asymmetry=np.array([r.asymmetry for r in results]),
         alphas=coefficients[0],
         betas=coefficients[1],
-        vectors=None if results[0].vectors is None else np.stack([np.asarray(r.vectors[0]) for r in results]),
+        vectors=np.stack([np.empty(0) if r.vectors is None else np.asarray(r.vectors[0]) for r in results]),
     )

@@ -172,6 +172,7 @@ def test_two_reports_subtract(problem: dict[str, Any], with_intervals: jaxfair.G
 def test_reports_of_other_examples_are_not_subtracted(
     problem: dict[str, Any], with_intervals: jaxfair.GroupReport
 ) -> None:
+    change: dict[str, Any]
     for change in ({"y": (problem["y"] + 1) % CLASSES}, {"group": np.roll(GROUP, 1)}, {"group_names": "abc"}):
         with pytest.raises(JaxfairError, match="of different examples, labels or groups"):
             _ = jaxfair.group_report(model, **(problem | change)) - with_intervals

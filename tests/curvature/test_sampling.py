@@ -39,8 +39,8 @@ def squares(found: jax.Array, y: jax.Array) -> jax.Array:
     return found**2 / 2
 
 
-def of_examples(x: np.ndarray, loss: Any = itself, group: np.ndarray | None = None) -> tuple[Any, ...]:
-    """Return the arguments of what is tested, for examples that are their own gradients, or whose Hessians they are."""
+def of_examples(x: np.ndarray, group: np.ndarray | None = None) -> tuple[Any, Any, Any, Any, Any]:
+    """Return the arguments of what is tested, for examples that are their own gradients, or make the Hessian."""
     group = np.zeros(len(x), int) if group is None else group
     weights = group_weights(group, int(group.max()) + 1)
     return outputs, jnp.zeros(x.shape[1]), jnp.asarray(x, jnp.float32), np.zeros(len(x)), weights
@@ -170,7 +170,7 @@ def test_the_norms_interval_covers(n: int, p: int, tail: float) -> None:
 def test_the_eigenvalues_interval_is_of_the_blocks_quotients() -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((50, 6)) * np.array([3.0, 1, 1, 1, 0.5, 0.5])
-    arguments = of_examples(x, squares, np.repeat([0, 1], [30, 20]))
+    arguments = of_examples(x, np.repeat([0, 1], [30, 20]))
     curvature = group_curvature(*arguments, CONFIG, loss=squares, vectors=True)
     found = eigenvalue_sampling(*arguments, curvature, loss=squares)
     for g, own in enumerate((x[:30], x[30:])):
@@ -228,7 +228,7 @@ def test_at_equal_counts_groups_of_one_population_have_one_eigenvalue() -> None:
     rng, spectrum, plain, equal = np.random.default_rng(0), 1 / np.arange(1, 31), [], []
     group = np.repeat([0, 1], [90, 15])
     for _ in range(16):
-        arguments = of_examples(rng.standard_normal((105, 30)) * np.sqrt(spectrum), squares, group)
+        arguments = of_examples(rng.standard_normal((105, 30)) * np.sqrt(spectrum), group)
         plain.append(group_curvature(*arguments, CurvatureConfig(tolerance=1e-3), loss=squares).top_eigenvalue)
         equal.append(equal_count_eigenvalues(*arguments, CurvatureConfig(tolerance=1e-3), loss=squares).mean)
     plain, equal = (np.log2(np.array(found)) for found in (plain, equal))
@@ -244,7 +244,7 @@ def test_at_equal_counts_groups_of_one_population_have_one_eigenvalue() -> None:
 def test_draws_share_no_example_and_their_eigenvalues_are_exact() -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((33, 4)) * np.array([2.0, 1, 1, 1])
-    arguments = of_examples(x, squares, np.repeat([0, 1, 2], [21, 8, 4]))
+    arguments = of_examples(x, np.repeat([0, 1, 2], [21, 8, 4]))
     found = equal_count_eigenvalues(*arguments, CONFIG, loss=squares, seed=3)
     assert isinstance(found, EqualCount)
     assert found.count == 4
@@ -268,7 +268,7 @@ def test_refusals() -> None:
         gradient_sampling(*arguments, blocks=3, loss=itself)
     with pytest.raises(JaxfairError, match="0 draws; give at least 1"):
         equal_count_eigenvalues(*arguments, draws=0, loss=squares)
-    with pytest.raises(JaxfairError, match=r"eigenvectors have shape \(\) for 1 groups and 12 parameters"):
+    with pytest.raises(JaxfairError, match="no eigenvectors of 1 groups and 12 parameters"):
         eigenvalue_sampling(*arguments, group_curvature(*arguments, loss=squares), loss=squares)
     bad = np.eye(N)
     bad[3, 3] = np.nan
