@@ -238,11 +238,12 @@ def equal_count_eigenvalues(
     if draws < 1:
         raise JaxfairError(f"There are {draws} draws; give at least 1.")
     once = dataclasses.replace(config, start="random", bottom=False)
-    count = int((rows != 0).sum(axis=1).min())
+    sizes = (rows != 0).sum(axis=1)
+    count, most = int(sizes.min()), int(sizes.max())
     drawn = [_draws(row, count, draws, seed) for row in rows]
     values, residuals = np.full((2, len(rows), draws), np.nan)
     vectors = []
-    for group, found in enumerate(_of_draws(logits_fn, params, x, y, drawn, count, once, loss)):
+    for group, found in enumerate(_of_draws(logits_fn, params, x, y, drawn, most, once, loss)):
         values[group, : len(found)] = [result.values[0] for result in found]
         residuals[group, : len(found)] = [result.residuals[0] for result in found]
         vectors.append([np.asarray(result.vectors[0]) for result in found])
@@ -273,12 +274,15 @@ def _draws(row: np.ndarray, count: int, draws: int, seed: int) -> np.ndarray:
 
 
 def _of_draws(
-    logits_fn: Any, params: Any, x: Any, y: Any, drawn: Any, count: int, config: CurvatureConfig, loss: Any
+    logits_fn: Any, params: Any, x: Any, y: Any, drawn: Any, most: int, config: CurvatureConfig, loss: Any
 ) -> Iterator[list[lanczos.EigenResult]]:
-    """Yield for each group the largest eigenvalue and eigenvector of each of its draws."""
+    """Yield for each group the largest eigenvalue and eigenvector of each draw; the largest group has ``most``."""
     logits_fn, loss, y = as_pytree(logits_fn), as_pytree(loss), jnp.asarray(y)
+    count = int((drawn[0][0] != 0).sum())
     known = {"memory": config.memory, "precision": config.precision, "loss": loss}
-    plan = make_plan(logits_fn, params, x, y, count=count, chunk_size=config.chunk_size, **known)
+    plan = make_plan(logits_fn, params, x, y, count=most, chunk_size=config.chunk_size, **known)
+    if plan.chunk_size > 2 * count:  # otherwise the programs are those that the whole groups have used
+        plan = make_plan(logits_fn, params, x, y, count=count, chunk_size=config.chunk_size, **known)
     noise = start_vector(params, config.seed)
     for rows in drawn:
         start, found = noise, []

