@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from jaxfair.curvature.operators import per_example_gradient_norms as per_example_gradient_norms
     from jaxfair.curvature.report import GroupReport as GroupReport
     from jaxfair.curvature.report import group_report as group_report
+    from jaxfair.curvature.sampling import eigenvalue_sampling as eigenvalue_sampling
+    from jaxfair.curvature.sampling import equal_count_eigenvalues as equal_count_eigenvalues
+    from jaxfair.curvature.sampling import gradient_sampling as gradient_sampling
     from jaxfair.curvature.spectrum import CurvatureConfig as CurvatureConfig
     from jaxfair.curvature.spectrum import GroupCurvature as GroupCurvature
     from jaxfair.curvature.spectrum import group_curvature as group_curvature
@@ -45,6 +48,7 @@ _ROOMS = {
     "bounds": ("excess_loss_bound", "sensitivity_bound"),
     "curvature.operators": ("GroupOperator", "per_example_gradient_norms"),
     "curvature.report": ("GroupReport", "group_report"),
+    "curvature.sampling": ("eigenvalue_sampling", "equal_count_eigenvalues", "gradient_sampling"),
     "curvature.spectrum": ("CurvatureConfig", "GroupCurvature", "group_curvature"),
     "data.dataset": ("Dataset", "make_dataset"),
     "data.sources": ("load",),

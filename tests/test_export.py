@@ -7,6 +7,7 @@ arguments that it is given (``jax.export``), and answers zeros of the right shap
 import ast
 import re
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -23,7 +24,7 @@ from jax.core import Tracer
 from experiments.running import measure
 from experiments.toy import networks as toy_networks
 from jaxfair import bounds, data, hardware, margins, sensitivity
-from jaxfair.curvature import lanczos, operators, report
+from jaxfair.curvature import lanczos, operators, report, sampling
 from jaxfair.curvature.operators import GIGABYTE, GroupOperator
 from jaxfair.curvature.programs import Kind, Programs, as_pytree
 from jaxfair.groups import group_weights
@@ -109,7 +110,8 @@ def calls(monkeypatch: pytest.MonkeyPatch, unchecked: None) -> Iterator[Counter[
         return Lowered(f"hardware.{function.__qualname__.partition('.')[0]}", real_jit(function), counted)
 
     real, real_jit = operators.programs, jax.jit
-    monkeypatch.setattr(operators, "programs", programs)
+    for module in (operators, sampling):
+        monkeypatch.setattr(module, "programs", programs)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(hardware, "jax", SimpleNamespace(**{**vars(jax), "jit": inline}))  # it jits where it computes
     with jax.default_matmul_precision("highest"):
@@ -149,6 +151,13 @@ def analyse() -> None:
     """Measure a network as the study of linearization does."""
     with np.errstate(invalid="ignore"):  # zeros over zeros
         measure.measure(network(), network(1), made(), made(), measure.AnalysisConfig())
+
+
+def report_with_intervals() -> None:
+    with np.errstate(all="ignore"), warnings.catch_warnings():  # of zeros
+        warnings.simplefilter("ignore", RuntimeWarning)
+        report.group_report(*analysed(), GROUP, intervals=True)
+        measure.measure_sampling(network(), made(), measure.AnalysisConfig(), measure.SamplingConfig())
 
 
 def multiply(kind: Kind, memory: int, module: Module = MODULE) -> None:
@@ -202,6 +211,10 @@ SCENARIOS: dict[str, tuple[Callable[[], object], set[str]]] = {
     "predict": (lambda: predict(network(), made()), {"network._predict_batch"}),
     "analyse": (analyse, {"network._predict_batch", *PRODUCTS, *LANCZOS}),
     "report": (lambda: report.group_report(*analysed(), GROUP), {"report._logits", *PRODUCTS, *LANCZOS}),
+    "sampling": (
+        report_with_intervals,
+        {"lanczos._combine", "programs.programs.loss_and_gradient", "programs.programs.product"},
+    ),
     "eigenvectors": (find_eigenvectors, {*LANCZOS, "lanczos._combine"}),
     "hessian-kept": (partial(multiply, "hessian", GIGABYTE), PRODUCTS),
     "hessian-recomputed": (

@@ -120,13 +120,16 @@ def _ranks(hardware: Hardware, x: str, y: str) -> tuple[Measured, str, str]:
     shape = plain.reference.by_group["loss"].shape
     counts = np.broadcast_to(hardware.groups.train_count, shape)
     first = counts if x == "train_count" else numbers.quantity(plain.reference, x)
+    plainly = {"gradient_norm", "top_eigenvalue"} & {x, y}
+    note = "not corrected for sampling, which inflates it, more so on few test images" if plainly else ""
     if y not in numbers.KINDS:
-        return *rank_correlations(first, numbers.quantity(plain.reference, y), "groups"), ""
+        return *rank_correlations(first, numbers.quantity(plain.reference, y), "groups"), note
     delta = numbers.delta(plain, numbers.of_kind(plain, y))
     if not np.isfinite(delta).all():
         raise Missing("a loss is not finite")
-    found, note = rank_correlations(first, delta, "groups")
-    return found._replace(nothing=_nothing(numbers.of_kind(plain, y), plain)), note, _counts(plain, y)
+    found, tied = rank_correlations(first, delta, "groups")
+    said = "; ".join(filter(None, (_counts(plain, y), note)))
+    return found._replace(nothing=_nothing(numbers.of_kind(plain, y), plain)), tied, said
 
 
 def _bound(hardware: Hardware) -> tuple[np.ndarray, str]:

@@ -1,6 +1,7 @@
 """The findings of Das et al. 2024 as numbers: one statistic each, its interval, and whether it is borne out.
 
-Intervals of drops and accuracies are over training seeds and test images together, all others over seeds. All seeds
+Intervals of drops and accuracies are over training seeds and test images together, as are those of gradient norms and
+eigenvalues where their sampling noise was measured; all others are over seeds. All seeds
 share one split of the data. "Small" and "large" groups are those of ``reporting.groups``, and every group counts the
 same in a mean over groups.
 """
@@ -13,7 +14,7 @@ import numpy as np
 
 from experiments.linearization import results as tables
 from experiments.linearization.differences import nothing_to_explain
-from experiments.linearization.results import DROP, Results, Variant
+from experiments.linearization.results import DROP, FREE, Results, Variant
 from experiments.reporting.verdicts import (
     CHEAP,
     Claim,
@@ -201,19 +202,63 @@ def _as_relus_go(results: Results, name: str) -> tuple[Measured, str, str]:
     return *rank_correlations(fewer, np.stack(values, axis=1), "budgets"), _named(results, *networks)
 
 
-def _small_against_large(results: Results, name: str, ratio: bool) -> tuple[np.ndarray, str]:
+def _small_against_large(results: Results, name: str, ratio: bool) -> tuple[Measured | np.ndarray, str, str]:
     full = _networks(results, "full")[0]
-    small, large = (_quantity(full, name)[:, who].mean(axis=1) for who in (_small(results), results.groups.large))
+    values, how = _free_of_sampling(full, name)
+    sides = _small(results), results.groups.large
+    small, large = (values[:, who].mean(axis=1) for who in sides)
     if ratio and (np.minimum(small, large) <= 0).any():
         raise Missing(f"a mean of '{name}' is not positive for some seed, so there is no ratio")
-    return np.log2(small / large) if ratio else small - large, f"small {small.mean():.3g}, large {large.mean():.3g}"
+    means = f"small {small.mean():.3g}, large {large.mean():.3g}"
+    if not ratio:
+        return small - large, means, how
+    if not full.parts:
+        return np.log2(small / large), means, how
+    plain = [_quantity(full, name)[:, who].mean() for who in sides]
+    how = f"{how}; {'on all images' if 'count' in how else 'plain'}: small {plain[0]:.3g}, large {plain[1]:.3g}"
+    return _log_ratio(full, name, values, sides), means, how
 
 
-def _foretells_drop(results: Results, name: str) -> tuple[Measured, str, str]:
+def _log_ratio(network: Variant, name: str, values: np.ndarray, sides: tuple[np.ndarray, np.ndarray]) -> Measured:
+    """Return ``log2`` of one side's mean over another's, over seeds and test images, to first order in the images."""
+    means = [values[:, who].mean(axis=1) for who in sides]
+    groups = [
+        (g, sign, mean, who.sum()) for who, mean, sign in zip(sides, means, (1, -1), strict=True) for g in _at(who)
+    ]
+    whole = np.log2(means[0] / means[1])[:, None] / len(groups)
+    found = []
+    for g, sign, mean, count in groups:
+        blocks = network.parts[name][:, g]
+        blocks = blocks[:, np.isfinite(blocks).all(axis=0)]
+        if blocks.shape[1] < 2:
+            raise Missing(
+                f"a group has too few test images to know its {name.replace('_', ' ')} without sampling noise"
+            )
+        apart = blocks - blocks.mean(axis=1, keepdims=True)
+        found.append(whole + sign * apart / (mean[:, None] * count * np.log(2)))
+    return Measured(intervals.over_seeds_and_examples(found, [1.0] * len(found)), len(values))
+
+
+def _at(members: np.ndarray) -> list[int]:
+    return np.flatnonzero(members).tolist()
+
+
+def _free_of_sampling(network: Variant, name: str) -> tuple[np.ndarray, str]:
+    """Return a quantity of every group, shape (seeds, groups), without what few images add to it, and how it is so."""
+    if name not in FREE:
+        return _quantity(network, name), ""
+    if not network.parts:
+        return _quantity(network, name), "not corrected for sampling, which inflates it, more so on few images"
+    how = "without its sampling part" if name == "gradient_norm" else "at the image count of the smallest group"
+    return _quantity(network, FREE[name]), how
+
+
+def _foretells_drop(results: Results, name: str) -> tuple[Measured, str, str, str]:
     full, network = _networks(results, "full")[0], _networks(results, "snl")[0]
-    x, y = _quantity(full, name)[:, _known(network)], _drops(network, _known(network))
+    values, how = _free_of_sampling(full, name)
+    x, y = values[:, _known(network)], _drops(network, _known(network))
     found, note = rank_correlations(x, y, "groups")
-    return found._replace(nothing=nothing_to_explain(results, network)), note, _named(results, network)
+    return found._replace(nothing=nothing_to_explain(results, network)), note, _named(results, network), how
 
 
 def _spread(network: Variant) -> np.ndarray:
@@ -251,6 +296,7 @@ def _bound(results: Results, term: str) -> tuple[Measured, str, str]:
         raise Missing("gradients are of the training images, losses of the test images; use --analysis.split test")
     if not np.isfinite(network.parameter_distance).all():
         raise Missing(f"the parameter distance of {network.label} is not known")
+    # The bound is of the loss on these very images, and so are its terms: nothing is corrected for sampling here.
     top = _quantity(full, "top_eigenvalue") + _quantity(full, "top_eigenvalue_residual")  # Lanczos ends below it
     rise = _quantity(network, "loss") - _quantity(full, "loss")
     terms = zip(_quantity(full, "gradient_norm"), top, network.parameter_distance, rise, strict=True)

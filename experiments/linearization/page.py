@@ -30,7 +30,9 @@ GROUPS = (
     Column("relative_drop_percent", "relative drop (%)", ".1f"),
     Column("loss", form=".3f"),
     Column("gradient_norm", form=".2f"),
+    Column("gradient_norm_corrected", "gradient norm without its sampling part", ".2f"),
     Column("top_eigenvalue", "largest Hessian eigenvalue", ".1f"),
+    Column("top_eigenvalue_equal_count", "the same at equal counts", ".1f"),
     Column("softmax_gap", "distance to the boundary", ".3f"),
     Column("linearized_distance", "linearised distance", ".3f"),
     Column("top_eigenvalue_residual_max", "worst residual", ".2g"),
@@ -78,8 +80,13 @@ MEANINGS = {
     "Loss": "mean cross-entropy of the group's test images, in nats.",
     "Gradient norm": "L2 norm of the gradient of the group's mean loss with respect to all parameters (masks and batch "
     "statistics are held fixed).",
+    "Gradient norm without its sampling part": "the same of the mean over all possible images: over few images it is "
+    "too long, by tr(Cov) / n in the square. From inner products of gradients of disjoint blocks of images; 0 where "
+    "these are negative. Its interval is over seeds and test images together.",
     "Largest Hessian eigenvalue": "largest algebraic eigenvalue of the Hessian of the same loss, by Lanczos on exact "
     "Hessian-vector products; an eigenvalue lies within the residual of the number given.",
+    "The same at equal counts": "the largest eigenvalue on as many images as the smallest group has, the mean of up to "
+    "three draws: on few images it is too large, and only at equal counts equally so.",
     "Distance to the boundary": "largest softmax score minus the second largest, averaged over the group's test "
     "images; 0 is on the decision boundary.",
     "Linearised distance": "for each test image the smallest (score of its class - score of another) / norm of that "

@@ -20,6 +20,8 @@ STUDY = "linearization"
 
 CURVATURE = ("gradient_norm", "top_eigenvalue", "softmax_gap", "linearized_distance")
 DROP = "relative_drop_percent"
+FREE = {"gradient_norm": "gradient_norm_corrected", "top_eigenvalue": "top_eigenvalue_equal_count"}
+"""What is left of a quantity without the part that groups of few images have by sampling (``curvature.sampling``)."""
 
 
 class Variant(NamedTuple):
@@ -36,6 +38,8 @@ class Variant(NamedTuple):
         parameter_distance: ||theta_r - theta||, shape (seeds,); NaN between networks of different size.
         by_group: each quantity of ``result.json``, shape (seeds, groups).
         correct: 1.0 where the prediction is right, shape (seeds, test images).
+        parts: of the quantities of ``FREE``, shape (seeds, groups, blocks of images), whose means over blocks they are
+            and whose spread is their noise; NaN beyond a group's blocks. Empty where sampling was not measured.
     """
 
     label: str
@@ -49,6 +53,7 @@ class Variant(NamedTuple):
     correct: np.ndarray
     base: str | None = None
     mitigation: Mapping[str, Any] | None = None
+    parts: Mapping[str, np.ndarray] = {}
 
     __eq__, __hash__ = object.__eq__, object.__hash__  # arrays have neither
 
@@ -81,12 +86,14 @@ def collect(analysed: Sequence[Run], reference: str | None = None) -> Results:
     """Read finished analyses; runs of one label are seeds of one variant.
 
     Args:
-        analysed: the runs.
+        analysed: the runs, and those of stage 'sampling' of the same networks, if there are any.
         reference: group that the others are compared with; by default that with the most training images.
 
     Raises:
         JaxfairError: there are none, they are of different data, a variant lacks a seed, or no group is ``reference``.
     """
+    sampled = {str(run.config["parents"]["network"]): run for run in analysed if run.config["stage"] == "sampling"}
+    analysed = [run for run in analysed if run.config["stage"] != "sampling"]
     if not analysed:
         raise JaxfairError("There are no analyses to report; give the finished runs of a study's stage 'analyse'.")
     by_label: dict[str, list[Run]] = {}
@@ -96,7 +103,7 @@ def collect(analysed: Sequence[Run], reference: str | None = None) -> Results:
         raise JaxfairError("The analyses are of different data sets or splits; report each study by itself.")
     if len({tuple(run.config["seed"] for run in found) for found in by_label.values()}) != 1:
         raise JaxfairError("The analyses are not of the same seeds for every network; finish the study first.")
-    variants = tuple(_variant(found) for found in by_label.values())
+    variants = tuple(_variant(found, sampled) for found in by_label.values())
     first = analysed[0].json("result.json")["groups"]
     group = analysed[0].arrays("examples.npz")["group"]
     groups = Groups(tuple(first["name"]), np.array(first["train_count"]), np.array(first["test_count"]))
@@ -104,10 +111,20 @@ def collect(analysed: Sequence[Run], reference: str | None = None) -> Results:
     return Results(variants, groups, group, groups.order[0] if reference is None else groups.names.index(reference))
 
 
-def _variant(analysed: Sequence[Run]) -> Variant:
+def _variant(analysed: Sequence[Run], sampled: Mapping[str, Run]) -> Variant:
     results, variant = [run.json("result.json") for run in analysed], analysed[0].config["variant"]
     examples = [run.arrays("examples.npz") for run in analysed]
     names = [name for name in results[0]["groups"] if name != "name"]
+    by_group = {name: np.array([result["groups"][name] for result in results], float) for name in names}
+    noise = [sampled[of] for run in analysed if (of := run.config.get("parents", {}).get("network")) in sampled]
+    parts = {}
+    if len(noise) == len(analysed):
+        found, arrays = (
+            [run.json("result.json")["groups"] for run in noise],
+            [run.arrays("sampling.npz") for run in noise],
+        )
+        by_group |= {column: np.array([groups[column] for groups in found], float) for column in FREE.values()}
+        parts = {name: np.stack([of_seed[name] for of_seed in arrays]) for name in FREE}
     return Variant(
         label=variant["label"],
         method=variant["method"],
@@ -116,10 +133,11 @@ def _variant(analysed: Sequence[Run]) -> Variant:
         seeds=tuple(run.config["seed"] for run in analysed),
         accuracy=np.array([result["accuracy"] for result in results]),
         parameter_distance=np.array([result["parameter_distance"] for result in results], float),
-        by_group={name: np.array([result["groups"][name] for result in results], float) for name in names},
+        by_group=by_group,
         correct=np.array([(e["logits"].argmax(-1) == e["label"]).astype(float) for e in examples]),
         base=variant.get("base"),
         mitigation=variant.get("mitigation"),
+        parts=parts,
     )
 
 
@@ -140,6 +158,21 @@ def measured(variant: Variant, name: str) -> Estimate:
     values = variant.by_group[name]
     positive = name != "linearized_distance" and (values >= 0).all()  # the largest eigenvalue may be negative, too
     return over_seeds(values, "positive" if positive else "real")
+
+
+def free_of_sampling(variant: Variant, name: str) -> Estimate | None:
+    """Return a quantity of each group without its sampling part, with its interval over seeds and test images.
+
+    None where that was not measured; nothing known for a group of too few images.
+    """
+    if name not in variant.parts:
+        return None
+    found = []
+    for values, column in zip(np.moveaxis(variant.parts[name], 1, 0), variant.by_group[FREE[name]].T, strict=True):
+        blocks = values[:, np.isfinite(values).all(axis=0)]
+        known = blocks.shape[1] > 1
+        found.append(series.of(over_seeds_and_examples([blocks]), "positive") if known else over_seeds(column))
+    return series.stack(found)
 
 
 def accuracy(results: Results, variant: Variant, members: np.ndarray) -> Estimate:
@@ -244,6 +277,7 @@ def group_rows(results: Results) -> list[dict[str, Any]]:
     for variant in results.variants:
         drop, right = drops(results, variant), accuracies(results, variant)
         known = {name: measured(variant, name) for name in ("loss", *CURVATURE) if name in variant.by_group}
+        known |= {FREE[name]: free for name in FREE if (free := free_of_sampling(variant, name)) is not None}
         for g in groups.order:
             row: dict[str, Any] = {"network": variant.label, "relus": variant.relu_count, "group": groups.names[g]}
             row |= {"train_count": groups.train_count[g], "test_count": groups.test_count[g]}

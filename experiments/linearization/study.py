@@ -117,7 +117,7 @@ def run(study: Study, command: Sequence[str]) -> None:
 def declare(
     space: Workspace, study: Study, budgets: Sequence[int], configurations: Sequence[DeepReduceConfig]
 ) -> list[Run]:
-    """Declare every run of the study and return the analyses."""
+    """Declare every run of the study; return the analyses, and after them the sampling noise of the full networks."""
     full = stages.train_full(space, study.model, study.train, range(study.seeds))
     linearized = [stages.linearize_snl(space, base, study.snl, budgets) for base in full]
     groups = [(list(starts), config) for starts in zip(*linearized, strict=True) for config in tunings(study)]
@@ -129,11 +129,12 @@ def declare(
         starts = [stages.linearize_deepreduce(space, base, config) for base in full]
         groups.append((starts, study.deepreduce_train))
     tuned = [stages.finetune(space, starts, full, config) for starts, config in groups]
-    return [
+    analysed = [
         stages.analyse(space, network, base, study.analysis)
         for networks in [full, *tuned]
         for network, base in zip(networks, full, strict=True)
     ]
+    return analysed + [stages.sample(space, base, study.analysis) for base in full]
 
 
 def check(study: Study, train_set: Dataset) -> list[int]:

@@ -1,6 +1,7 @@
 """What is measured on each group of a network, and on each test image. Knows no run records."""
 
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from jaxtyping import Array
 from jaxfair import groups, losses, margins
 from jaxfair.bounds import parameter_distance
 from jaxfair.curvature.chunks import over_chunks
+from jaxfair.curvature.sampling import BLOCKS, equal_count_eigenvalues, gradient_sampling
 from jaxfair.curvature.spectrum import CurvatureConfig, GroupCurvature, Start, group_curvature
 from jaxfair.data.dataset import Dataset, normalize
 from jaxfair.errors import JaxfairError
@@ -44,6 +46,21 @@ class AnalysisConfig:
     linearized_distance: bool = True
     chunk_size: int | None = None
     precision: Literal["highest", "default"] = "highest"
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingConfig:
+    """How it is found what the few examples of a group add to its gradient norm and largest eigenvalue.
+
+    Attributes:
+        blocks: of a group, at most.
+        draws: of as many images as the smallest group has, at most.
+        seed: of the random cuts.
+    """
+
+    blocks: int = BLOCKS
+    draws: int = 3
+    seed: int = 0
 
 
 def check_config(config: AnalysisConfig) -> None:
@@ -120,11 +137,7 @@ def measure_examples(network: Network, test: Dataset, config: AnalysisConfig) ->
 def measure_curvature(network: Network, measured: Dataset, config: AnalysisConfig) -> GroupCurvature:
     """Return gradient and Hessian of every group's mean loss."""
     return group_curvature(
-        Partial(_logits_of_images, network, measured.mean, measured.std),
-        network.params,
-        measured.images,
-        measured.label,
-        groups.group_weights(measured.group, len(measured.group_names)),
+        *_curvature_arguments(network, measured),
         CurvatureConfig(
             tolerance=config.tolerance,
             start=config.start,
@@ -133,6 +146,57 @@ def measure_curvature(network: Network, measured: Dataset, config: AnalysisConfi
             precision=config.precision,
         ),
     )
+
+
+def _curvature_arguments(network: Network, measured: Dataset) -> tuple[Any, Any, Any, Any, Any]:
+    """Return function, parameters, inputs, labels and the groups' weights."""
+    return (
+        Partial(_logits_of_images, network, measured.mean, measured.std),
+        network.params,
+        measured.images,
+        measured.label,
+        groups.group_weights(measured.group, len(measured.group_names)),
+    )
+
+
+def measure_sampling(
+    network: Network, measured: Dataset, config: AnalysisConfig, sampling: SamplingConfig
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Measure what is left of gradient norms and eigenvalues without the part that few examples add.
+
+    Returns:
+        Of each group and block the parts of both (``curvature.sampling``), padded by NaN, the blocks' inner products
+        and the draws' eigenvalues; the numbers of ``result.json``.
+    """
+    arguments, precision = _curvature_arguments(network, measured), config.precision
+    own = {"seed": sampling.seed, "chunk_size": config.chunk_size, "precision": precision}
+    norms = gradient_sampling(*arguments, blocks=sampling.blocks, **own)
+    found = CurvatureConfig(tolerance=config.tolerance, max_steps=config.max_steps, precision=precision)
+    equal = equal_count_eigenvalues(*arguments, found, draws=sampling.draws, seed=sampling.seed)
+    arrays = {"gradient_norm": _padded(norms.parts), "top_eigenvalue": _padded(equal.parts)}
+    arrays |= {"inner_products": _padded(norms.grams), "top_eigenvalue_draws": equal.values}
+    columns = {
+        "name": measured.group_names,
+        "count": measured.group_counts,
+        "gradient_norm": norms.norm,
+        "gradient_norm_squared": norms.squared,
+        "gradient_norm_corrected": norms.corrected,
+        "gradient_norm_low": norms.interval.low,
+        "gradient_norm_high": norms.interval.high,
+        "top_eigenvalue_equal_count": equal.mean,
+        "top_eigenvalue_low": equal.interval.low,
+        "top_eigenvalue_high": equal.interval.high,
+        "top_eigenvalue_residual": np.nanmax(equal.residuals, axis=1),
+    }
+    return arrays, {"equal_count": equal.count, "groups": columns}
+
+
+def _padded(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Return arrays of unlike sizes as one, along a new first axis, padded by NaN."""
+    found = np.full((len(arrays), *np.max([array.shape for array in arrays], axis=0)), np.nan)
+    for row, array in zip(found, arrays, strict=True):
+        row[tuple(map(slice, array.shape))] = array
+    return found
 
 
 def curvature_columns(curvature: GroupCurvature) -> dict[str, np.ndarray]:

@@ -19,7 +19,7 @@ from jaxfair.training.fit import TrainConfig
 
 TIMED_STEPS = 5
 WORDS = {"train": "train", "steps": "first steps", "linearize": "linearize", "finetune": "fine-tune"}
-WORDS |= {"analyse": "analyse"}
+WORDS |= {"analyse": "analyse", "sampling": "sampling noise"}
 
 
 class Row(NamedTuple):

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import jax
 
-from experiments.running.measure import AnalysisConfig, measure
+from experiments.running.measure import AnalysisConfig, SamplingConfig, measure, measure_sampling
 from experiments.running.records import (
     Output,
     Workspace,
@@ -222,6 +222,28 @@ def analyse(space: Workspace, run: Run, base: Run, config: AnalysisConfig) -> Ru
 
     products = GRADIENT + PRODUCT * ASSUMED_STEPS + len(space.test.class_names) * config.linearized_distance * GRADIENT
     return once(space, found, len(space.test) * products, f"analyse {variant['label']}", compute)
+
+
+def sample(space: Workspace, run: Run, config: AnalysisConfig, sampling: SamplingConfig | None = None) -> Run:
+    """Measure how much of a network's gradient norms and eigenvalues is that of groups of few images.
+
+    It is a run beside the analysis, so that an analysis made before there was this stage stays what it is.
+    """
+    variant, seed, analysis = run.config["variant"], run.config["seed"], settings_of(config)
+    sampling = sampling or SamplingConfig()
+    decisive = {name: analysis[name] for name in ("split", "tolerance", "max_steps", "chunk_size", "precision")}
+    settings = {"parents": {"network": run.digest}, "sampling": {**settings_of(sampling), **decisive}}
+    name = f"{space.record['name']}-{variant['label']}-seed{seed}"
+    found = open_run(space, "sampling", name, seed, module_of(run), variant, settings)
+
+    def compute() -> tuple[None, dict[str, Any]]:
+        measured = space.test if config.split == "test" else space.train
+        arrays, result = measure_sampling(load_network(run), measured, config, sampling)
+        found.write_arrays("sampling.npz", arrays)
+        return None, result
+
+    work = len(space.test) * (GRADIENT + PRODUCT * ASSUMED_STEPS)
+    return once(space, found, work, f"sampling noise of {variant['label']}", compute)
 
 
 def fit(

@@ -1,26 +1,111 @@
 """One call for a user's own model: what is known of every group."""
 
 import dataclasses
+import hashlib
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from jaxfair import groups, losses, margins
+from jaxfair import groups, intervals, losses, margins
 from jaxfair.curvature.chunks import over_chunks
 from jaxfair.curvature.programs import LogitsFn, LossFn, as_pytree, at_precision
+from jaxfair.curvature.sampling import EigenvalueSampling, GradientSampling, eigenvalue_sampling, gradient_sampling
 from jaxfair.curvature.spectrum import CurvatureConfig, GroupCurvature, group_curvature
 from jaxfair.errors import JaxfairError
 from jaxfair.inputs import Missing, as_examples, as_groups, as_labels, check_lengths, quoted
+from jaxfair.intervals import Estimate, Interval
+
+SCALES: Mapping[str, intervals.Scale] = {"accuracy": "share", "loss": "real", "softmax_gap": "share"}
+"""Where the mean of what is known of each example can lie."""
+FOOT = "In brackets: 95 % intervals over examples, each group for itself, not corrected for the number of groups."
+
+
+class Examples(NamedTuple):
+    """What a report keeps of each example, for comparisons; arrays of shape (n,).
+
+    Attributes:
+        group: Number of its group.
+        accuracy: Whether it is classified correctly, 1 or 0; NaN where that has no meaning.
+        loss: Its loss.
+        softmax_gap: Largest minus second largest softmax score; NaN where that has no meaning.
+        digest: Of all labels, groups and group names, which says whether two reports are of the same examples.
+    """
+
+    group: np.ndarray
+    accuracy: np.ndarray
+    loss: np.ndarray
+    softmax_gap: np.ndarray
+    digest: str
+
+
+class ReportIntervals(NamedTuple):
+    """95 % intervals of a report, over examples; of each group for itself, not corrected for their number.
+
+    Attributes:
+        accuracy: Wilson's score interval.
+        loss: By the studentised bootstrap over examples (``intervals.of_mean``), as that of the gap.
+        softmax_gap: See there.
+        gradient: The gradient norm without its sampling part, and its interval.
+        eigenvalue: Sampling of the largest eigenvalue.
+        top_eigenvalue: Its interval, by both its residual and sampling.
+    """
+
+    accuracy: Interval
+    loss: Interval
+    softmax_gap: Interval
+    gradient: GradientSampling
+    eigenvalue: EigenvalueSampling
+    top_eigenvalue: Interval
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupComparison:
+    """One report less another of the same examples; arrays of shape (num_groups,). ``print`` shows a table.
+
+    Attributes:
+        names: Names of the groups.
+        count: Number of examples.
+        difference: By quantity: accuracy, loss and softmax_gap; and where both reports have intervals
+            gradient_norm, without its sampling part, and top_eigenvalue.
+        interval: 95 % intervals of them, by quantity: of paired differences of the same examples, or of the same blocks
+            of examples. They are of each group for itself, not corrected for the number of groups.
+    """
+
+    names: tuple[str, ...]
+    count: np.ndarray
+    difference: dict[str, np.ndarray]
+    interval: dict[str, Interval]
+
+    def columns(self) -> dict[str, Any]:
+        """Return the columns of the table by name."""
+        found: dict[str, Any] = {"group": self.names, "count": self.count}
+        for name, value in self.difference.items():
+            found |= {name: value, f"{name}_low": self.interval[name].low, f"{name}_high": self.interval[name].high}
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as lists and numbers, as JSON takes them (NaN stays NaN)."""
+        return {name: np.asarray(values).tolist() for name, values in self.columns().items()}
+
+    def to_frame(self) -> Any:
+        """Return a pandas frame, one row a group; pandas has to be installed."""
+        return _frame(self.columns())
+
+    def __str__(self) -> str:
+        """Return a table of text."""
+        return f"{_table(self.columns())}\n{FOOT}"
 
 
 @dataclasses.dataclass(frozen=True)
 class GroupReport:
     """What ``group_report`` found of each group; arrays of shape (num_groups,). ``print`` shows a table.
+
+    ``after - before`` compares two reports of the same examples, pair by pair (``GroupComparison``).
 
     Attributes:
         names: Names of the groups.
@@ -31,6 +116,8 @@ class GroupReport:
         curvature: Gradient and Hessian of the mean loss.
         asymmetry: Largest asymmetry of a group's Hessian, relative to the largest eigenvalue of all groups: rounding.
         precision: Precision of matrix products on accelerators.
+        intervals: Intervals over examples; None unless asked for.
+        examples: What is known of each example; not a part of the table.
 
     Example:
         >>> import numpy as np
@@ -49,17 +136,20 @@ class GroupReport:
     curvature: GroupCurvature
     asymmetry: float
     precision: str
+    intervals: ReportIntervals | None = None
+    examples: Examples | None = dataclasses.field(default=None, repr=False)
 
     def columns(self) -> dict[str, Any]:
         """Return the columns of the table by name."""
         ends = ("top_eigenvalue", "top_eigenvalue_residual", "bottom_eigenvalue", "bottom_eigenvalue_residual")
-        return {
+        found = {
             "group": self.names,
             **{name: getattr(self, name) for name in ("count", "accuracy", "loss")},
             **{name: getattr(self.curvature, name) for name in ("gradient_norm", *ends)},
             "softmax_gap": self.softmax_gap,
             "converged": self.curvature.converged,
         }
+        return found if self.intervals is None else _with_intervals(found, self.intervals)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as lists and numbers, as JSON takes them (NaN stays NaN)."""
@@ -68,16 +158,31 @@ class GroupReport:
 
     def to_frame(self) -> Any:
         """Return a pandas frame, one row a group; pandas has to be installed."""
-        import pandas as pd  # pyright: ignore[reportMissingImports]
-
-        return pd.DataFrame(self.columns()).set_index("group")
+        return _frame(self.columns())
 
     def __str__(self) -> str:
         """Return a table of text, without the columns that were not asked for."""
-        columns = {name: values for name, values in self.columns().items() if not _is_missing(values)}
-        rows = [list(columns), *zip(*(map(_cell, values) for values in columns.values()), strict=True)]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+        return _table(self.columns()) + (f"\n{FOOT}" if self.intervals else "")
+
+    def __sub__(self, before: "GroupReport") -> GroupComparison:
+        """Compare with the report of another network on the same examples.
+
+        Raises:
+            JaxfairError: The examples, their labels or their groups are others.
+        """
+        if self.examples is None or before.examples is None or self.examples.digest != before.examples.digest:
+            raise JaxfairError(
+                f"The reports are of different examples, labels or groups ({self.count.sum()} in {len(self.names)} "
+                f"groups and {before.count.sum()} in {len(before.names)}); compare networks on the same ones."
+            )
+        found = {name: _paired(self.examples, before.examples, name, len(self.names)) for name in SCALES}
+        if self.intervals and before.intervals:
+            found["gradient_norm"] = _of_parts(self.intervals.gradient.parts, before.intervals.gradient.parts)
+            found["top_eigenvalue"] = _of_parts(self.intervals.eigenvalue.parts, before.intervals.eigenvalue.parts)
+        differences = {name: value for name, (value, _) in found.items()}
+        if "top_eigenvalue" in found:  # the quotients' mean is the eigenvalue only up to the residual
+            differences["top_eigenvalue"] = self.curvature.top_eigenvalue - before.curvature.top_eigenvalue
+        return GroupComparison(self.names, self.count, differences, {name: ends for name, (_, ends) in found.items()})
 
 
 def group_report(
@@ -91,6 +196,7 @@ def group_report(
     group_names: Sequence[Any] | None = None,
     missing: Missing = "refuse",
     loss: LossFn = losses.cross_entropy,
+    intervals: bool = False,
 ) -> GroupReport:
     """Measure every group of a data set on any model.
 
@@ -110,6 +216,8 @@ def group_report(
         group_names: Names of the groups 0..G-1; by default their values, of those that occur.
         missing: What to do with examples whose group is missing (masked, None or not a number): ``refuse``, ``drop``
             them from the report, or make them a ``group`` of that name.
+        intervals: Whether to add 95 % intervals over examples: what other examples of the same groups might have shown.
+            They take a pass of gradients and one of Hessian products over all examples.
         loss: ``(logits, y) -> losses`` of shape (n,), one for each example.
 
     Raises:
@@ -141,7 +249,8 @@ def group_report(
             "the parameters."
         )
     _warn(params, logits)
-    curvature = group_curvature(logits_fn, params, x, y, weights, config, loss=loss)
+    curvature = group_curvature(logits_fn, params, x, y, weights, config, loss=loss, vectors=intervals)
+    examples = Examples(group, right, per_example, gap, _digest(y, group, names))
     return GroupReport(
         names=names,
         count=np.bincount(group, minlength=len(names)),
@@ -151,7 +260,96 @@ def group_report(
         curvature=curvature,
         asymmetry=_checked_asymmetry(curvature.asymmetry, np.abs(curvature.top_eigenvalue)),
         precision=config.precision,
+        intervals=_intervals(logits_fn, params, x, y, weights, config, loss, curvature, examples)
+        if intervals
+        else None,
+        examples=examples,
     )
+
+
+def _digest(y: Any, group: np.ndarray, names: tuple[str, ...]) -> str:
+    labels = np.asarray(y)
+    parts = str((labels.shape, labels.dtype.kind, names)).encode(), labels.astype(float).tobytes(), group.tobytes()
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def _intervals(
+    logits_fn: Partial,
+    params: Any,
+    x: Any,
+    y: Any,
+    weights: Any,
+    config: CurvatureConfig,
+    loss: LossFn,
+    curvature: GroupCurvature,
+    examples: Examples,
+) -> ReportIntervals:
+    options: dict[str, Any] = {"chunk_size": config.chunk_size, "precision": config.precision, "loss": loss}
+    gradient = gradient_sampling(logits_fn, params, x, y, weights, **options)
+    eigenvalue = eigenvalue_sampling(logits_fn, params, x, y, weights, curvature, **options)
+    residual = curvature.top_eigenvalue_residual
+    members = [examples.group == g for g in range(len(weights))]
+    right, count = np.array([examples.accuracy[own].mean() for own in members]), np.array([m.sum() for m in members])
+    means = {n: [_of_mean(getattr(examples, n)[own], SCALES[n]) for own in members] for n in ("loss", "softmax_gap")}
+    return ReportIntervals(
+        intervals.wilson(right, count),
+        _joined(means["loss"]),
+        _joined(means["softmax_gap"]),
+        gradient,
+        eigenvalue,
+        Interval(eigenvalue.interval.low - residual, eigenvalue.interval.high + residual),
+    )
+
+
+def _of_mean(values: np.ndarray, scale: intervals.Scale) -> Interval:
+    """Return the interval of a mean; that of a loss, of which nothing says that it is positive, is so if all are."""
+    return intervals.of_mean(values, "positive" if scale == "real" and (values >= 0).all() else scale)
+
+
+def _joined(ends: Sequence[Any]) -> Interval:
+    """Return the intervals of groups as one of arrays."""
+    low, high = np.array(ends, float).T
+    return Interval(low, high)
+
+
+def _with_intervals(columns: dict[str, Any], found: ReportIntervals) -> dict[str, Any]:
+    """Return columns with the ends of each one's interval, and the corrected gradient norm, after it."""
+    ends = {name: getattr(found, name) for name in ("accuracy", "loss", "softmax_gap", "top_eigenvalue")}
+    made: dict[str, Any] = {}
+    for name, values in columns.items():
+        made[name] = values
+        if name == "gradient_norm":
+            made["gradient_norm_corrected"] = found.gradient.corrected
+            name, ends["gradient_norm_corrected"] = "gradient_norm_corrected", found.gradient.interval
+        if name in ends:
+            made |= {f"{name}_low": ends[name].low, f"{name}_high": ends[name].high}
+    return made
+
+
+def _paired(after: Examples, before: Examples, name: str, count: int) -> tuple[np.ndarray, Interval]:
+    """Return each group's mean difference of a quantity of the same examples, and its interval.
+
+    To differences of right predictions two are added, one gained and one lost, without which a small group on which
+    nothing changed would have an interval of no width (Bonett and Price 2012).
+    """
+    difference = getattr(after, name).astype(float) - getattr(before, name)
+    value = groups.group_means(difference, after.group, count)
+    ends = []
+    for g in range(count):
+        own = difference[after.group == g]
+        if name == "accuracy":
+            own = np.append(own, [1.0, -1.0])
+            middle = Estimate(own.mean(), own.var(ddof=1) / len(own), np.asarray(len(own) - 1.0))
+            ends.append(middle.interval() if np.isfinite(value[g]) else (np.nan, np.nan))
+        else:
+            ends.append(intervals.of_mean(own, "correlation" if name == "softmax_gap" else "real"))
+    return value, _joined(ends)
+
+
+def _of_parts(after: Sequence[np.ndarray], before: Sequence[np.ndarray]) -> tuple[np.ndarray, Interval]:
+    """Return each group's difference of what is known by blocks of the same examples, and Student's t interval."""
+    found = [intervals.over_seeds(one - other) for one, other in zip(after, before, strict=True)]
+    return np.array([one.value for one in found]), _joined([one.interval() for one in found])
 
 
 @jax.jit
@@ -274,6 +472,30 @@ def _checked_asymmetry(asymmetry: np.ndarray, scale: np.ndarray) -> float:
             "its arithmetic too coarse; eigenvalues would mean nothing."
         )
     return found
+
+
+def _frame(columns: Mapping[str, Any]) -> Any:
+    import pandas as pd  # pyright: ignore[reportMissingImports]
+
+    return pd.DataFrame(columns).set_index("group")
+
+
+def _table(columns: Mapping[str, Any]) -> str:
+    """Return columns as text, intervals in brackets after what they are of, without columns that hold nothing."""
+    shown = {}
+    for name, values in columns.items():
+        if name.removesuffix("_low").removesuffix("_high") == name and not _is_missing(values):
+            shown[name] = [_cell(value) for value in values]
+            if f"{name}_low" in columns:
+                ends = columns[f"{name}_low"], columns[f"{name}_high"]
+                shown[name] = [_bracketed(cell, *of) for cell, *of in zip(shown[name], *ends, strict=True)]
+    rows = [list(shown), *zip(*shown.values(), strict=True)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+
+
+def _bracketed(cell: str, low: float, high: float) -> str:
+    return f"{cell} ({low:.3g} to {high:.3g})" if np.isfinite(low) and np.isfinite(high) else cell
 
 
 def _is_missing(values: Any) -> bool:

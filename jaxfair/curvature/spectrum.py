@@ -11,7 +11,6 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 
 from jaxfair import losses
 from jaxfair.curvature import lanczos
@@ -94,6 +93,7 @@ class GroupCurvature(NamedTuple):
             the type's rounding, a custom derivative in the model is wrong, or its arithmetic too coarse.
         alphas: Lanczos coefficients, shape (num_groups, largest number of steps), padded with NaN.
         betas: The off-diagonal coefficients, in the same shape.
+        vectors: Eigenvector of the largest eigenvalue, shape (num_groups, p), on the host; empty unless asked for.
 
     Example:
         >>> import numpy as np
@@ -115,6 +115,7 @@ class GroupCurvature(NamedTuple):
     asymmetry: np.ndarray
     alphas: np.ndarray
     betas: np.ndarray
+    vectors: np.ndarray = np.empty((0, 0))
 
 
 def group_curvature(
@@ -126,6 +127,7 @@ def group_curvature(
     config: CurvatureConfig = CurvatureConfig(),
     *,
     loss: LossFn = losses.cross_entropy,
+    vectors: bool = False,
 ) -> GroupCurvature:
     """Compute loss, gradient norm and extreme Hessian eigenvalues of every group.
 
@@ -138,6 +140,7 @@ def group_curvature(
         config: How the numbers are found, and how precisely.
         loss: ``(outputs of logits_fn, y) -> losses`` of shape (n,), one for each example. For a loss that is not a
             function of outputs, let ``logits_fn`` compute it from ``x = (inputs, labels)`` and return it here.
+        vectors: Whether to return the eigenvectors of the largest eigenvalues, each as large as the parameters.
 
     Raises:
         JaxfairError: Shapes or types do not match, a group has no weight, or a value is not finite.
@@ -154,10 +157,7 @@ def group_curvature(
     labelled = losses.takes_classes(loss)
     params, x, y, group_rows = check_examples(logits_fn, params, x, y, weights, labelled=labelled)
     logits_fn, loss, y = as_pytree(logits_fn), as_pytree(loss), jnp.asarray(y)
-    flat, _ = ravel_pytree(params)
-    noise = jax.random.normal(jax.random.key(config.seed), flat.shape, flat.dtype)
-    if jax.default_backend() == "cpu":
-        noise = np.asarray(noise)  # Lanczos in NumPy, whose products take the basis as it is, without a copy
+    noise = start_vector(params, config.seed)
     plan = make_plan(
         logits_fn,
         params,
@@ -176,7 +176,7 @@ def group_curvature(
             params,
             x,
             y,
-            weight.astype(flat.dtype),
+            weight.astype(noise.dtype),
             plan,
             memory=config.memory,
             precision=config.precision,
@@ -191,8 +191,17 @@ def group_curvature(
                 f"The loss or gradient of group {group} is not finite in {where}; check the inputs and the parameters."
             )
         start, spent = _start(operator, plan.chunk_size, noise, gradient, config)
-        rows.append((value, norm, spent, _eigenvalues(operator, start, config)))
+        rows.append((value, norm, spent, eigenvalues(operator, start, config, vectors=vectors)))
     return _collect(rows, bottom=config.bottom)
+
+
+def start_vector(params: Any, seed: int) -> Any:
+    """Return the random vector of shape (p,) that Lanczos starts from."""
+    leaves = jax.tree.leaves(params)
+    size, dtype = sum(leaf.size for leaf in leaves), jnp.result_type(*leaves)
+    noise = jax.random.normal(jax.random.key(seed), (size,), dtype)
+    # On a CPU Lanczos is in NumPy, whose products take the basis as it is, without a copy.
+    return np.asarray(noise) if jax.default_backend() == "cpu" else noise
 
 
 def check_examples(
@@ -227,13 +236,14 @@ def _start(
     if config.start != "coarse" or operator.chunks < SHARE or part * chunk_size < LEAST:
         return start, 0.0
     coarse = dataclasses.replace(config, tolerance=COARSE, stop="error")
-    found = _eigenvalues(partial(operator, chunks=part), start, coarse, vectors=True)
+    found = eigenvalues(partial(operator, chunks=part), start, coarse, vectors=True)
     return found.vectors.sum(axis=0), found.steps * part / operator.chunks
 
 
-def _eigenvalues(
+def eigenvalues(
     product: lanczos.MatVec, start: Any, config: CurvatureConfig, *, vectors: bool = False
 ) -> lanczos.EigenResult:
+    """Find what a configuration asks for of one operator."""
     return lanczos.extreme_eigenvalues(
         product,
         start,
@@ -265,4 +275,5 @@ def _collect(rows: list[tuple[float, float, float, lanczos.EigenResult]], *, bot
         asymmetry=np.array([r.asymmetry for r in results]),
         alphas=coefficients[0],
         betas=coefficients[1],
+        vectors=np.stack([np.empty(0) if r.vectors is None else np.asarray(r.vectors[0]) for r in results]),
     )

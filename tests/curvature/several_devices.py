@@ -11,6 +11,7 @@ from jax.tree_util import Partial
 import jaxfair
 from jaxfair import groups
 from jaxfair.curvature.operators import GIGABYTE, GroupOperator, Kind, Plan, per_example_gradient_norms
+from jaxfair.curvature.sampling import eigenvalue_sampling, equal_count_eigenvalues, gradient_sampling
 from jaxfair.curvature.spectrum import CurvatureConfig, group_curvature
 from tests.examples import CLASSES, GROUP, GROUPS, IMAGES, LABEL, N
 
@@ -114,3 +115,20 @@ def test_group_report_and_gradient_norms(network: Network) -> None:
     np.testing.assert_allclose(per_example_gradient_norms(*arguments), norms, **SAME)
     found = group_curvature(*arguments, weights, CurvatureConfig(start="gradient", tolerance=1e-4))
     np.testing.assert_allclose(found.top_eigenvalue, started.top_eigenvalue, rtol=1e-4)
+
+
+def test_sampling_of_gradients_and_eigenvalues(network: Network) -> None:
+    """Blocks go round the devices."""
+    arguments = network.logits_fn, network.params, X, LABEL, groups.group_weights(GROUP, GROUPS)
+    with jax.default_device(jax.devices()[0]):
+        alone = gradient_sampling(*arguments)
+        curvature = group_curvature(*arguments, CurvatureConfig(tolerance=1e-4), vectors=True)
+        quotients = eigenvalue_sampling(*arguments, curvature).parts
+        equal = equal_count_eigenvalues(*arguments, CurvatureConfig(tolerance=1e-4)).mean
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, **SAME), gradient_sampling(*arguments).grams, alone.grams
+    )
+    found = eigenvalue_sampling(*arguments, curvature).parts
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **SAME), found, quotients)
+    shared = equal_count_eigenvalues(*arguments, CurvatureConfig(tolerance=1e-4)).mean
+    np.testing.assert_allclose(shared, equal, rtol=1e-4)

@@ -115,6 +115,69 @@ def test_a_negative_group_is_counted_into_no_other(problem: dict[str, Any], meas
         measure(model, **(problem | {"group": GROUP - 1}))
 
 
+@pytest.fixture(scope="module")
+def with_intervals(problem: dict[str, Any]) -> jaxfair.GroupReport:
+    return jaxfair.group_report(model, **problem, intervals=True)
+
+
+def test_intervals_on_request(problem: dict[str, Any], with_intervals: jaxfair.GroupReport) -> None:
+    """All columns that there were are the same to the bit; each interval holds its value, and possible values alone."""
+    plain, columns = jaxfair.group_report(model, **problem).columns(), with_intervals.columns()
+    for name, values in plain.items():
+        np.testing.assert_array_equal(columns[name], values)
+    assert [name for name in plain if f"{name}_low" in columns] == ["accuracy", "loss", "top_eigenvalue", "softmax_gap"]
+    for name in ("accuracy", "loss", "top_eigenvalue", "softmax_gap", "gradient_norm_corrected"):
+        low, high = columns[f"{name}_low"], columns[f"{name}_high"]
+        assert (low <= columns[name]).all()
+        assert (columns[name] <= high).all()
+        assert (low < high).all()
+    assert (columns["gradient_norm_corrected"] <= columns["gradient_norm"]).all()
+    assert (columns["gradient_norm_corrected_low"] >= 0).all()
+    assert columns["softmax_gap_high"].max() <= 1
+    assert with_intervals.intervals is not None
+    sampling, residual = with_intervals.intervals.eigenvalue.interval, columns["top_eigenvalue_residual"]
+    np.testing.assert_allclose(columns["top_eigenvalue_high"], sampling.high + residual)
+
+
+def test_intervals_are_printed_in_brackets(with_intervals: jaxfair.GroupReport) -> None:
+    *lines, foot = str(with_intervals).splitlines()
+    assert len({len(line) for line in lines}) == 1
+    assert "_low" not in lines[0]
+    accuracy, low, high = (with_intervals.columns()[name][0] for name in ("accuracy", "accuracy_low", "accuracy_high"))
+    assert f"{accuracy:.4g} ({low:.3g} to {high:.3g})" in lines[1]
+    assert "not corrected for the number of groups" in foot
+    assert json.loads(json.dumps(with_intervals.to_dict()))["loss_low"] == with_intervals.columns()["loss_low"].tolist()
+
+
+def test_two_reports_subtract(problem: dict[str, Any], with_intervals: jaxfair.GroupReport) -> None:
+    params = jax.tree.map(lambda leaf: 0.5 * leaf, problem["params"])
+    after = jaxfair.group_report(model, **(problem | {"params": params}), intervals=True)
+    found = after - with_intervals
+    for name in ("accuracy", "loss", "softmax_gap", "gradient_norm", "top_eigenvalue"):
+        column = "gradient_norm_corrected" if name == "gradient_norm" else name
+        difference = np.asarray(after.columns()[column]) - with_intervals.columns()[column]
+        np.testing.assert_allclose(found.difference[name], difference, rtol=1e-5, atol=1e-7)
+        ends = found.interval[name]
+        assert (ends.low < difference).all()
+        assert (difference < ends.high).all()
+    np.testing.assert_array_equal(found.columns()["loss_low"], found.interval["loss"].low)
+    assert len(str(found).splitlines()) == 5
+    assert json.loads(json.dumps(found.to_dict()))["count"] == [10, 10, 10]
+    nothing = jaxfair.group_report(model, **problem) - with_intervals
+    assert set(nothing.difference) == {"accuracy", "loss", "softmax_gap"}
+    assert (nothing.interval["accuracy"].low < 0).all(), "nothing changed on ten examples of many"
+    assert (nothing.difference["loss"] == 0).all()
+
+
+def test_reports_of_other_examples_are_not_subtracted(
+    problem: dict[str, Any], with_intervals: jaxfair.GroupReport
+) -> None:
+    change: dict[str, Any]
+    for change in ({"y": (problem["y"] + 1) % CLASSES}, {"group": np.roll(GROUP, 1)}, {"group_names": "abc"}):
+        with pytest.raises(JaxfairError, match="of different examples, labels or groups"):
+            _ = jaxfair.group_report(model, **(problem | change)) - with_intervals
+
+
 CALLS = iter(range(1_000_000))
 
 

@@ -382,6 +382,49 @@ def test_a_group_that_is_never_right_for_some_seed_is_left_out_and_named(results
     assert not any(np.isnan(claim.value) for claim in found.values() if claim.seeds)
 
 
+def measured(results: Results, name: str, free: np.ndarray, spread: float = 0.0) -> Results:
+    """Let the full network's sampling noise be measured: what is left of a quantity, and its spread over 30 blocks."""
+    blocks = np.sqrt(2) * spread * np.cos(2 * np.pi * np.arange(30) / 30)
+    made = change(results, "Full network", {tables.FREE[name]: free})
+    parts = {name: free[:, :, None] + blocks}
+    changed = tuple(v._replace(parts=parts) if v.label == "Full network" else v for v in made.variants)
+    return made._replace(variants=changed)
+
+
+@pytest.mark.parametrize("name", tables.FREE)
+def test_verdicts_are_on_what_is_left_without_the_sampling_part(results: Results, name: str) -> None:
+    """The plain quantity of small groups is larger, the one free of sampling smaller."""
+    effect = np.array([0.9, 1.0, 1.1, 1.0, 1.0])
+    made = split(results, np.full(SEEDS, 4.0), np.full(SEEDS, 1.0), "Full network", name)
+    plain = by_name(claims(made))[f"small_{name}"]
+    assert plain.value == pytest.approx(2.0)
+    assert "not corrected for sampling" in plain.note
+    free = np.where(np.isin(np.arange(5), LARGE), 2.0 ** effect[:, None], 1.0)
+    claim = by_name(claims(measured(made, name, free)))[f"small_{name}"]
+    half = T5 * effect.std(ddof=1) / np.sqrt(SEEDS)
+    assert claim[3:6] == pytest.approx((-1.0, -1.0 - half, -1.0 + half))
+    assert claim.verdict in ("not supported: contradicted", UNCORRECTED)
+    assert "small 4, large 1" in claim.note
+    wide = by_name(claims(measured(made, name, free, spread=3.0)))[f"small_{name}"]
+    assert wide.value == pytest.approx(-1.0)
+    assert wide.low < -1 - 3 * half
+    assert wide.verdict == "not supported: not shown"
+    ranked, _ = foretells(name, 1, results, np.ones(SEEDS))
+    by_plain = by_name(claims(ranked))[f"{name}_foretells_drop"]
+    turned = measured(ranked, name, 1 / ranked.variants[0].by_group[name])
+    by_free = by_name(claims(turned))[f"{name}_foretells_drop"]
+    assert (by_plain.value, by_free.value) == pytest.approx((0.98, -0.98))
+    bounds = [by_name(claims(study))["bound_holds"] for study in (ranked, turned)]
+    assert bounds[0].note == bounds[1].note, "the bound is of these very images"
+
+
+def test_groups_of_too_few_images_have_no_norm_free_of_sampling(results: Results) -> None:
+    made = measured(results, "gradient_norm", np.ones((SEEDS, 5)))
+    made.variants[0].parts["gradient_norm"][:, 1, 1:] = np.nan
+    claim = by_name(claims(made))["small_gradient_norm"]
+    assert (claim.verdict, "too few test images" in claim.note) == ("not enough data", True)
+
+
 def test_ties_decide_nothing(results: Results) -> None:
     for network in results.variants:
         results = change(results, network.label, {DROP: np.full((SEEDS, 5), 0.1), GAP: np.full((SEEDS, 5), 0.7)})

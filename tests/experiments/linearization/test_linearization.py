@@ -150,3 +150,20 @@ def test_mitigations_and_controls_stand_beside_the_plain_networks(tmp_path: Path
         for run in (tuned[f"SNL {budget}"], tuned[f"Random {budget}"])
     ]
     assert any((a != b).any() for a, b in zip(*kept, strict=True))
+
+
+def test_the_full_networks_sampling_noise_is_a_run_beside_its_analysis(out: Path) -> None:
+    found = finished(out)
+    (sampled,) = of_stage(found, "sampling")
+    (analysed,) = [r for r in of_stage(found, "analyse") if r.config["variant"]["method"] == "full"]
+    columns, plain = sampled.json("result.json")["groups"], analysed.json("result.json")["groups"]
+    np.testing.assert_allclose(columns["gradient_norm"], plain["gradient_norm"], rtol=1e-4)
+    assert (np.array(columns["gradient_norm_corrected"]) < columns["gradient_norm"]).all()
+    arrays = sampled.arrays("sampling.npz")
+    for name, column in results.FREE.items():
+        np.testing.assert_allclose(np.nanmean(arrays[name], axis=1), columns[column], rtol=1e-6)
+    both = results.collect([*of_stage(found, "analyse"), sampled])
+    row = next(row for row in results.group_rows(both) if row["network"] == "Full network")
+    assert row["gradient_norm_corrected"].low < row["gradient_norm_corrected"].mean < row["gradient_norm"].mean
+    before = results.collect(of_stage(found, "analyse"))  # a study made before there was this stage
+    assert "gradient_norm_corrected" not in results.group_rows(before)[0]

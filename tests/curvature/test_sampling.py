@@ -1,0 +1,305 @@
+"""Sampling of gradient norms and eigenvalues: closed forms, what is refused, and how often intervals cover."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxfair.curvature.sampling import (
+    BLOCKS,
+    EqualCount,
+    _norms,
+    _parts,
+    _quotients,
+    eigenvalue_sampling,
+    equal_count_eigenvalues,
+    gradient_sampling,
+)
+from jaxfair.curvature.spectrum import CurvatureConfig, group_curvature
+from jaxfair.errors import JaxfairError
+from jaxfair.groups import group_weights
+from jaxfair.intervals import over_seeds
+from tests.curvature.cases import GROUP_WEIGHTS
+from tests.examples import GROUP, GROUPS, INPUTS, LABEL, WEIGHTS, N, linear
+
+CONFIG = CurvatureConfig(tolerance=1e-6)
+
+
+def outputs(params: Any, x: jax.Array) -> jax.Array:
+    return x @ params
+
+
+def itself(found: jax.Array, y: jax.Array) -> jax.Array:
+    """With ``outputs`` the gradient of an example is the example."""
+    return found
+
+
+def squares(found: jax.Array, y: jax.Array) -> jax.Array:
+    """With ``outputs`` the Hessian of an example is ``x x'``."""
+    return found**2 / 2
+
+
+def of_examples(x: np.ndarray, group: np.ndarray | None = None) -> tuple[Any, Any, Any, Any, Any]:
+    """Return the arguments of what is tested, for examples that are their own gradients, or make the Hessian."""
+    group = np.zeros(len(x), int) if group is None else group
+    weights = group_weights(group, int(group.max()) + 1)
+    return outputs, jnp.zeros(x.shape[1]), jnp.asarray(x, jnp.float32), np.zeros(len(x)), weights
+
+
+def draw(rng: np.random.Generator, n: int, p: int, tail: float, ratio: float) -> tuple[np.ndarray, float]:
+    """Return gradients of examples, and the true squared norm, which is ``ratio`` times ``tr(Cov) / n`` of normal ones.
+
+    The variances fall like 1 / k, their mean lies among the largest; ``tail`` is that of a lognormal scale.
+    """
+    variance = 1 / np.arange(1, p + 1)
+    direction = np.sqrt(variance / variance.sum())
+    truth = ratio * variance.sum() / n
+    scale = np.exp(rng.normal(0, tail, (n, 1)) - tail**2 / 2)
+    return scale * (rng.standard_normal((n, p)) * np.sqrt(variance) + direction * np.sqrt(truth)), truth
+
+
+def in_blocks(x: np.ndarray) -> np.ndarray:
+    each = -(-len(x) // BLOCKS)
+    return np.stack([part.mean(axis=0) for part in np.array_split(x, -(-len(x) // each))])
+
+
+def covered(n: int, p: int, tail: float, ratio: float, times: int) -> float:
+    """Return how often the interval of the norm holds it."""
+    rng, hits = np.random.default_rng(0), 0
+    for _ in range(times):
+        x, truth = draw(rng, n, p, tail, ratio)
+        blocks = in_blocks(x)
+        low, high = _norms(blocks @ blocks.T, np.full(len(blocks), 1 / len(blocks)))[2:]
+        hits += low**2 <= truth <= high**2
+    return hits / times
+
+
+def test_norms_by_hand() -> None:
+    """Twelve examples are blocks of their own: the mean over all pairs of different examples."""
+    found = gradient_sampling(linear, WEIGHTS, INPUTS, LABEL, GROUP_WEIGHTS)
+    exact = group_curvature(linear, WEIGHTS, INPUTS, LABEL, GROUP_WEIGHTS)
+    np.testing.assert_allclose(found.norm, exact.gradient_norm, rtol=1e-5)
+    gradients = np.asarray(jax.vmap(lambda x, y: jax.grad(nll)(WEIGHTS, x, y).ravel())(INPUTS, LABEL))
+    for g in range(GROUPS):
+        own = gradients[g == GROUP]
+        inner = own @ own.T
+        n = len(own)
+        assert found.squared[g] == pytest.approx((inner.sum() - np.trace(inner)) / (n * (n - 1)), rel=1e-4)
+        part = np.trace(np.cov(own.T)) / n
+        assert found.norm[g] ** 2 - found.squared[g] == pytest.approx(part, rel=1e-4)
+    assert np.isnan(found.interval.low).tolist() == [False, False, True]  # of two examples
+    np.testing.assert_array_equal(found.corrected, np.sqrt(np.maximum(found.squared, 0)))
+
+
+def nll(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
+    return -jax.nn.log_softmax(x @ params)[y]
+
+
+def test_unequal_weights_and_blocks_of_several_examples() -> None:
+    rng = np.random.default_rng(0)
+    x, weight = rng.normal(size=(70, 5)) + 1, rng.uniform(0.5, 2, (1, 70))
+    weight /= weight.sum()
+    logits_fn, params, x, y, _ = of_examples(x)
+    found = gradient_sampling(logits_fn, params, x, y, weight, loss=itself)
+    assert found.norm[0] == pytest.approx(np.linalg.norm(weight[0] @ np.asarray(x)), rel=1e-5)
+    assert found.grams[0].shape == (24, 24)  # of three examples, two of two
+    gram, n = found.grams[0], 24
+    without = [np.delete(np.delete(gram, i, 0), i, 1) for i in range(n)]
+    jackknife = np.array([(own.sum() - np.trace(own)) / ((n - 1) * (n - 2)) for own in without])
+    variance = (n - 1) / n * ((jackknife - jackknife.mean()) ** 2).sum() / (4 * found.squared[0])
+    assert found.parts[0].var(ddof=1) / n == pytest.approx(variance)
+    assert found.parts[0].mean() == pytest.approx(found.corrected[0])
+    for size in (3, 64):
+        other = gradient_sampling(logits_fn, params, x, y, weight, loss=itself, chunk_size=size)
+        np.testing.assert_allclose(other.grams[0], found.grams[0], rtol=1e-5)
+    again = gradient_sampling(logits_fn, params, x, y, weight, loss=itself, seed=1)
+    assert again.squared[0] != found.squared[0]
+
+
+def test_a_small_sample_of_one_population_has_a_larger_norm_and_the_same_corrected_one() -> None:
+    """One population split into 300 and 12 at random, many times."""
+    rng = np.random.default_rng(1)
+    plain, squared, truth = [], [], 0.0
+    for _ in range(16):
+        x, truth = draw(rng, 312, 8, 0.0, 20.0)
+        found = gradient_sampling(*of_examples(x, group=np.repeat([0, 1], [300, 12])), loss=itself)
+        plain.append(found.norm)
+        squared.append(found.squared)
+    ratio = np.mean(plain, axis=0)[1] / np.mean(plain, axis=0)[0]
+    error = np.std(squared, axis=0) / np.sqrt(16)
+    assert ratio > 1.2
+    assert (np.abs(np.mean(squared, axis=0) - truth) < 2.5 * error).all()
+    assert np.mean(plain, axis=0)[1] ** 2 - truth > 2.5 * error[1], "the plain one is not that norm"
+
+
+def test_a_negative_estimate_is_a_norm_of_zero_with_an_interval_from_zero() -> None:
+    x = np.array([[1.0, 0], [-1, 0], [0, 1], [0, -1], [0.5, 0.5], [-0.5, -0.5]])
+    found = gradient_sampling(*of_examples(x), loss=itself)
+    assert found.squared[0] < 0
+    assert found.corrected[0] == found.interval.low[0] == 0 < found.interval.high[0]
+
+
+def test_few_examples() -> None:
+    found = gradient_sampling(*of_examples(np.eye(6), group=np.array([0, 1, 1, 2, 2, 2])), loss=itself)
+    assert np.isnan(found.squared).tolist() == [True, False, False]
+    assert np.isnan(found.interval).all()
+
+
+@pytest.mark.parametrize(("ratio", "n"), [(0.0, 40), (3.0, 40), (30.0, 300)])
+def test_the_norms_interval_covers_quickly(ratio: float, n: int) -> None:
+    assert 0.92 <= covered(n, 20, 0.5, ratio, 400) <= 0.985  # 400 draws of 95 % have a standard error of 1.1 %
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tail", [0.0, 0.5, 0.8])
+@pytest.mark.parametrize("p", [1, 20, 100])
+@pytest.mark.parametrize("n", [10, 40, 400])
+def test_the_norms_interval_covers(n: int, p: int, tail: float) -> None:
+    """Nominal 95 %: 93 to 98 (97.5 where the norm is 0, since an interval from 0 misses it on one side alone).
+
+    Where few examples carry the mean no interval knows enough, 91 for 40 with the heavier tail and 90 for ten; there it
+    is wide where the norm is small, up to 99.5.
+    """
+    found = {
+        ratio: covered(n, p, tail, ratio, 2000 if n < 1000 else 500) for ratio in (0.0, 0.3, 1.0, 3.0, 10.0, 100.0)
+    }
+    print(f"n {n}, p {p}, tail {tail}:", {ratio: f"{100 * share:.1f}" for ratio, share in found.items()})
+    assert (0.89 if n == 10 else 0.90 if tail == 0.8 else 0.92) <= min(found.values())
+    assert max(found.values()) <= (0.98 if tail == 0 else 0.998)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ratio", [1.0, 10.0, 100.0])
+@pytest.mark.parametrize("n", [40, 300])
+def test_the_interval_of_a_paired_difference_of_norms_covers(n: int, ratio: float) -> None:
+    """Of two networks on the same examples, the second with 0.6 of the gradient; nominal 95 % (seen: 93.5 to 98.5)."""
+    rng, hits, variance = np.random.default_rng(0), 0, 1 / np.arange(1, 21)
+    direction, times = np.sqrt(variance / variance.sum()), 600
+    truth = np.sqrt(ratio * variance.sum() / n)
+    for _ in range(times):
+        scale, own = np.exp(rng.normal(0, 0.5, (n, 1)) - 0.125), rng.standard_normal((n, 20))
+        noises = own, 0.7 * own + 0.71 * rng.standard_normal((n, 20))
+        parts = []
+        for noise, share in zip(noises, (1.0, 0.6), strict=True):
+            blocks = in_blocks(scale * (noise * np.sqrt(variance) + direction * truth * share))
+            gram = blocks @ blocks.T
+            parts.append(_parts(gram, _norms(gram, np.full(len(blocks), 1 / len(blocks)))[1]))
+        low, high = over_seeds(parts[0] - parts[1]).interval()
+        hits += bool(low <= 0.4 * truth <= high)
+    print(f"n {n}, ratio {ratio}: {100 * hits / times:.1f} %")
+    assert 0.92 <= hits / times <= 0.99
+
+
+def test_the_eigenvalues_interval_is_of_the_blocks_quotients() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((50, 6)) * np.array([3.0, 1, 1, 1, 0.5, 0.5])
+    arguments = of_examples(x, np.repeat([0, 1], [30, 20]))
+    curvature = group_curvature(*arguments, CONFIG, loss=squares, vectors=True)
+    found = eigenvalue_sampling(*arguments, curvature, loss=squares)
+    for g, own in enumerate((x[:30], x[30:])):
+        values, vectors = np.linalg.eigh(own.T @ own / len(own))
+        assert curvature.top_eigenvalue[g] == pytest.approx(values[-1], rel=1e-5)
+        quotients = np.sort((own @ vectors[:, -1]) ** 2)
+        np.testing.assert_allclose(np.sort(found.parts[g]), quotients, rtol=1e-2, atol=1e-4)
+        error = quotients.std(ddof=1) / np.sqrt(len(own))
+        assert found.standard_error[g] == pytest.approx(error, rel=1e-3)
+        rest = (own @ vectors[:, -1])[:, None] * own @ vectors[:, :-1]
+        assert found.bias[g] == pytest.approx(np.trace(np.cov(rest.T)) / len(own) / values[-1], rel=1e-3)
+    assert (found.interval.low < curvature.top_eigenvalue).all()
+    assert (curvature.top_eigenvalue < found.interval.high).all()
+
+
+def top_of_sample(rng: np.random.Generator, n: int, spectrum: np.ndarray, tail: float) -> tuple[float, ...]:
+    """Return the largest eigenvalue of ``mean w x x'``, its interval and its bias, as ``eigenvalue_sampling`` does."""
+    x = rng.standard_normal((n, len(spectrum))) * np.sqrt(spectrum)
+    x *= np.exp(rng.normal(0, tail, (n, 1)) - tail**2 / 2) ** 0.5
+    values, vectors = np.linalg.eigh(x.T @ x / n)
+    vector, each = vectors[:, -1], -(-n // BLOCKS)
+    parts = np.array_split(x, -(-n // each))
+    products = np.stack([part.T @ (part @ vector) / len(part) for part in parts])
+    low, high, _, bias, _ = _quotients(products, vector, values[-1], np.full(len(parts), 1 / len(parts)))
+    return values[-1], low, high, bias
+
+
+SPECTRA = {"1/k": 1 / np.arange(1, 41), "0.8^k": 0.8 ** np.arange(40), "spike": np.r_[1.0, np.full(39, 0.02)]}
+
+
+def test_the_eigenvalues_interval_covers_quickly() -> None:
+    rng = np.random.default_rng(0)
+    found = np.array([top_of_sample(rng, 60, SPECTRA["1/k"][:20], 0.3) for _ in range(300)])
+    assert 0.92 <= ((found[:, 1] <= 1) & (found[:, 2] >= 1)).mean() <= 0.985
+    bias = found[:, 0].mean() - 1
+    assert bias > 0.05, "the plain eigenvalue is too large"
+    assert 0.4 * bias < found[:, 3].mean() < bias, "by more than second-order perturbation from a flat rest says"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tail", [0.0, 0.8])
+@pytest.mark.parametrize("n", [40, 150, 600])
+@pytest.mark.parametrize("spectrum", SPECTRA)
+def test_the_eigenvalues_interval_covers(spectrum: str, n: int, tail: float) -> None:
+    """Nominal 95 %: 93 to 98; with the heavy tail 99 where other eigenvalues are near the largest.
+
+    Of 40 examples with that tail no interval knows enough: between 89 and 100.
+    """
+    rng, times = np.random.default_rng(0), 800
+    found = np.array([top_of_sample(rng, n, SPECTRA[spectrum], tail) for _ in range(times)])
+    share = ((found[:, 1] <= 1) & (found[:, 2] >= 1)).mean()
+    print(f"{spectrum}, n {n}, tail {tail}: {100 * share:.1f} %, plain {found[:, 0].mean():.3f} for 1")
+    least, most = (0.88, 1.0) if (n, tail) == (40, 0.8) else (0.92, 0.985 if tail == 0 else 0.995)
+    assert least <= share <= most
+
+
+def test_at_equal_counts_groups_of_one_population_have_one_eigenvalue() -> None:
+    """Population Hessian diag(1, 1/2, 1/3, ...): 90 and 15 examples of it, many times."""
+    rng, spectrum, plain, equal = np.random.default_rng(0), 1 / np.arange(1, 31), [], []
+    group = np.repeat([0, 1], [90, 15])
+    for _ in range(16):
+        arguments = of_examples(rng.standard_normal((105, 30)) * np.sqrt(spectrum), group)
+        plain.append(group_curvature(*arguments, CurvatureConfig(tolerance=1e-3), loss=squares).top_eigenvalue)
+        equal.append(equal_count_eigenvalues(*arguments, CurvatureConfig(tolerance=1e-3), loss=squares).mean)
+    plain, equal = (np.log2(np.array(found)) for found in (plain, equal))
+
+    def sigmas(values: np.ndarray) -> float:
+        return float(values.mean() / values.std(ddof=1) * np.sqrt(len(values)))
+
+    assert sigmas(plain[:, 1] - plain[:, 0]) > 2.5
+    assert abs(sigmas(equal[:, 1] - equal[:, 0])) < 2
+    assert plain[:, 1].mean() > 0.15, "15 examples make the largest eigenvalue too large"
+
+
+def test_draws_share_no_example_and_their_eigenvalues_are_exact() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((33, 4)) * np.array([2.0, 1, 1, 1])
+    arguments = of_examples(x, np.repeat([0, 1, 2], [21, 8, 4]))
+    found = equal_count_eigenvalues(*arguments, CONFIG, loss=squares, seed=3)
+    assert isinstance(found, EqualCount)
+    assert found.count == 4
+    assert np.isfinite(found.values).sum(axis=1).tolist() == [5, 2, 1]
+    members = np.random.default_rng(3).permutation(np.arange(21))
+    for i in range(5):
+        own = x[members[4 * i : 4 * i + 4]]
+        assert found.values[0, i] == pytest.approx(np.linalg.eigvalsh(own.T @ own / 4)[-1], rel=1e-4)
+    assert found.mean[0] == pytest.approx(found.values[0].mean())
+    assert [len(own) for own in found.parts] == [20, 8, 4]
+    for own, mean, low, high in zip(found.parts, found.mean, *found.interval, strict=True):
+        assert own.mean() == pytest.approx(mean)
+        assert low < mean < high
+    whole = group_curvature(*arguments, CONFIG, loss=squares).top_eigenvalue[2]
+    assert found.values[2, 0] == pytest.approx(whole, rel=1e-4)
+
+
+def test_refusals() -> None:
+    arguments = of_examples(np.eye(N))
+    with pytest.raises(JaxfairError, match="3 blocks; give at least 4"):
+        gradient_sampling(*arguments, blocks=3, loss=itself)
+    with pytest.raises(JaxfairError, match="0 draws; give at least 1"):
+        equal_count_eigenvalues(*arguments, draws=0, loss=squares)
+    with pytest.raises(JaxfairError, match="no eigenvectors of 1 groups and 12 parameters"):
+        eigenvalue_sampling(*arguments, group_curvature(*arguments, loss=squares), loss=squares)
+    bad = np.eye(N)
+    bad[3, 3] = np.nan
+    with pytest.raises(JaxfairError, match="gradient of group 0 is not finite"):
+        gradient_sampling(*of_examples(bad), loss=itself)
