@@ -176,7 +176,7 @@ def test_the_report_is_data_too() -> None:
     [(1, 400, 0.02, 0.0, 0.97), (5, 60, 0.1, 0.2, 0.98), (10, 200, 0.1, 0.5, 0.97), (5, 60, 0.02, 0.2, 0.99)],
 )
 def test_intervals_of_shares_cover(runs: int, count: int, share: float, spread: float, most: float) -> None:
-    """Nominal 95 %: 93 to 97 over examples and runs drawn anew; with sixty examples of which few flip, a little more."""
+    """Nominal 95 %: 93 to 97 over examples and runs drawn anew; where few of sixty examples flip, a little more."""
     rng, hits = np.random.default_rng(0), []
     own = 1.0 if runs > 1 else 0.0  # examples differ, and are the same in all runs
     level = np.log(share / (1 - share))

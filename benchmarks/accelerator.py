@@ -1,0 +1,335 @@
+"""Put a new accelerator to the test: is it right, how fast is it, and how is it best used; one page of answers.
+
+    python -m benchmarks.accelerator --out results/accelerator --minutes 8
+
+Stages run in the order of their worth, each in a process of its own, and each is saved as soon as it ends: what stands
+in ``--out`` is kept when the command is given again, and a stage that does not fit into the minutes is left out by
+name. What a machine lacks (other libraries, tyro) is left out by name too. A CPU runs it as well, on smaller problems.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import unflatten_dict
+from jax.flatten_util import ravel_pytree
+
+from benchmarks import problems, timing
+from benchmarks.libraries import jaxfair_jobs as ours
+from jaxfair import hardware, networks, runs
+from jaxfair.curvature.operators import GroupOperator, Kind
+from jaxfair.curvature.spectrum import CurvatureConfig, group_curvature
+from jaxfair.data.sources import load
+from jaxfair.errors import JaxfairError
+from jaxfair.training.fit import TrainConfig, fit
+
+ROOT = Path(__file__).resolve().parents[1]
+REFERENCE = ROOT / "tests" / "references" / "curvature.npz"
+ROUNDING = 3e-5  # of float32, of a Hessian product through that network; tests/curvature/test_curvature_reference.py
+NCHW, NO_TUNING = "--xla_gpu_force_conv_nchw=true", "--xla_gpu_autotune_level=0"
+
+
+class Stage(NamedTuple):
+    """One question.
+
+    Attributes:
+        name: of its file.
+        question: for the page.
+        minutes: that it takes at most; it is stopped then, and what it had written itself is kept.
+    """
+
+    name: str
+    question: str
+    minutes: float
+
+
+STAGES = (
+    Stage("right", "Is this device right?", 2.0),
+    Stage("benchmark", "How fast beside other libraries?", 4.0),
+    Stage("layouts", "Which layout and precision?", 3.0),
+    Stage("job", "Five groups of a data set's size, and seeds together", 3.0),
+    Stage("quickstart", "The quickstart", 4.0),
+    Stage("bundle", "This device in the hardware study", 4.0),
+)
+
+
+def is_right(out: Path, small: bool) -> dict[str, Any]:
+    """Compare operators and eigenvalues with PyTorch's in float64, and look at the rounding of products."""
+    del out, small
+    with np.load(REFERENCE) as stored:
+        reference = dict(stored)
+
+    def tree(prefix: str, pick: Any = ...) -> Any:
+        found = {name.removeprefix(prefix): value[pick] for name, value in reference.items() if name.startswith(prefix)}
+        return unflatten_dict({name: jnp.asarray(value, jnp.float32) for name, value in found.items()}, sep="/")
+
+    module = networks.ResNet(stage_sizes=(1, 1), num_classes=10, width=6)
+    network = networks.Network(module, *(tree(f"{name}/") for name in ("params", "batch_stats", "masks")))
+    x, y = jnp.asarray(reference["images"], jnp.float32), reference["label"]
+    member = (reference["group"] == np.arange(3)[:, None]).astype(np.float32)
+    weights = member / member.sum(axis=1, keepdims=True)
+    config = CurvatureConfig(bottom=True, max_steps=500, tolerance=1e-5)
+    measured = [group_curvature(networks.frozen(network), network.params, x, y, weights, config) for _ in range(2)]
+    names = ("loss", "gradient_norm", "top_eigenvalue")
+    errors = {name: float(np.abs(getattr(measured[0], name) / reference[name] - 1).max()) for name in names}
+    vector = ravel_pytree(tree("vector/"))[0]
+    kinds: tuple[Kind, ...] = get_args(Kind)
+    for kind in kinds:
+        worst = 0.0
+        for group in range(3):
+            product = GroupOperator(networks.frozen(network), network.params, x, y, weights[group], kind=kind)
+            wanted = np.asarray(ravel_pytree(tree(f"{kind}_product/", group))[0], float)
+            worst = max(
+                worst, float(np.linalg.norm(np.asarray(product(vector), float) - wanted) / np.linalg.norm(wanted))
+            )
+        errors[f"{kind} product"] = worst
+    same = all(np.array_equal(a, b, equal_nan=True) for a, b in zip(*measured, strict=True))
+    probe = hardware.probe()
+    rounding = {name: probe[name] for name in ("product", "convolution", "fused", "kernels")}
+    return {
+        "errors": errors,
+        "allowed": ROUNDING,
+        "right": max(errors.values()) < ROUNDING,
+        "same_bits": same,
+        **rounding,
+    }
+
+
+def benchmark(out: Path, small: bool) -> dict[str, Any]:
+    """Time products and eigenvalues beside the peers that are installed."""
+    problem = "tiny" if small else "resnet18-w16" if jax.default_backend() == "cpu" else "resnet18-w64"
+    file = out / f"measured-{problem}.json"
+    command = ["-m", "benchmarks.measure", "--problem", problem, "--operations", "products", "eigenvalues", "report"]
+    _child([*command, "--repeats", "1" if small else "3", "--out", str(file), "--cache", str(out / "networks")])
+    found = json.loads(file.read_text(encoding="utf-8"))
+    rows = found["products"] | found["eigenvalues"]["methods"] | found["report"]
+    seconds = {name: row["median"] for name, row in rows.items() if "median" in row}
+    return {"problem": problem, "seconds": seconds, "missing": found["environment"]["missing"], "file": file.name}
+
+
+def layouts(out: Path, small: bool) -> dict[str, Any]:
+    """Time one Hessian product in every layout, precision and tuning, each in a process of its own."""
+    problem = "tiny" if small else "digits" if jax.default_backend() == "cpu" else "resnet18-w64"
+    gpu = jax.default_backend() == "gpu"
+    found: dict[str, Any] = {}
+    for layout in ("", NCHW) if gpu else ("",):
+        for precision in ("highest", "tensorfloat32") if gpu else ("highest",):
+            for tuning in ("", NO_TUNING) if gpu else ("",):
+                flags = f"{os.environ.get('XLA_FLAGS', '')} {layout} {tuning}".strip()
+                words = ["-m", "benchmarks.accelerator", "--stage", "product", "--problem", problem, "--out", str(out)]
+                text = _child(words, {"XLA_FLAGS": flags, "JAX_DEFAULT_MATMUL_PRECISION": precision})
+                name = f"{'NCHW' if layout else 'default layout'}, {precision}, {'untuned' if tuning else 'tuned'}"
+                found[name] = json.loads(text.strip().splitlines()[-1])
+    return {"problem": problem, "seconds": found}
+
+
+def product(problem: str, out: Path) -> None:
+    """Print the seconds of one Hessian product and of its first run, for ``layouts``."""
+    loaded = problems.load(problem, out / "networks")
+    operator, vector = ours.operator(loaded), ours.vector(loaded)
+    first = timing.clock(lambda: operator(vector))
+    print(
+        json.dumps(
+            {"first": first, "median": float(np.median([timing.clock(lambda: operator(vector)) for _ in range(9)]))}
+        )
+    )
+
+
+def job(out: Path, small: bool) -> dict[str, Any]:
+    """Time all five groups to a residual of 1e-2, and seeds trained together against one after another."""
+    cpu = jax.default_backend() == "cpu"
+    name = "tiny" if small else "digits" if cpu else "resnet18-w64-3792"
+    problem = problems.load(name, out / "networks")
+    run = ours.report(problem)["group_report, coarse start"].run
+    first, again = timing.clock(run), timing.clock(run)
+    train, _ = load("digits").split(0.25)
+    seeds, config = [0, 1, 2], TrainConfig(epochs=1, batch_size=128, learning_rate=0.05)
+    module = networks.ResNet((1, 1, 1), 10, 8 if cpu or small else 64)
+    starts = [networks.init(module, train.image_shape, seed) for seed in seeds]
+    training = {}
+    for at_once in (1, len(seeds)):
+        train_all = partial(_trained, starts, train, config, seeds, at_once)
+        train_all()
+        training[f"{at_once} at once"] = timing.clock(train_all)
+    return {"problem": name, "images": len(problem.group), "first": first, "seconds": again, "three_seeds": training}
+
+
+def _trained(starts: Any, train: Any, config: TrainConfig, seeds: Sequence[int], at_once: int) -> Any:
+    return [one.network.params for one in fit(starts, train, config, seeds=seeds, at_once=at_once)]
+
+
+def quickstart(out: Path, small: bool) -> dict[str, Any]:
+    """Run the quickstart, and time it."""
+    code = (
+        "import dataclasses, pathlib, sys; from experiments.linearization.study import QUICKSTART, run;"
+        "study = dataclasses.replace(QUICKSTART, out=pathlib.Path(sys.argv[1]), **({'seeds': 1, 'deepreduce': (),"
+        "'budgets': (0.05,), 'train': dataclasses.replace(QUICKSTART.train, epochs=1)} if sys.argv[2] else {}));"
+        "run(study, ['python -m experiments.linearization', '--preset', 'quickstart'])"
+    )
+    begin = time.perf_counter()
+    _child(["-c", code, str(out / "quickstart"), "small" if small else ""])
+    return {"seconds": time.perf_counter() - begin, "report": "quickstart/report/report.html"}
+
+
+def bundle(out: Path, small: bool) -> dict[str, Any]:
+    """Train the hardware study's networks on this device and pack them, to be merged with other machines' bundles."""
+    profile = {"cpu": "cpu", "gpu": "gpu", "tpu": "tpu"}[jax.default_backend()]
+    folder, file = out / "hardware", out / f"hardware-{profile}.tar.gz"
+    words = ["-m", "experiments.hardware", "--preset", "quickstart", "--profiles", profile, "--out", str(folder)]
+    words += ["--seeds", "1", "--train.epochs", "1", "--ulps", "0", "--controls"] if small else []
+    _child(words)
+    file.unlink(missing_ok=True)
+    _child(["-m", "experiments.hardware", "pack", str(folder), str(file)])
+    return {"profile": profile, "file": file.name, "bytes": file.stat().st_size}
+
+
+WORK: dict[str, Callable[[Path, bool], dict[str, Any]]] = {
+    "right": is_right,
+    "benchmark": benchmark,
+    "layouts": layouts,
+    "job": job,
+    "quickstart": quickstart,
+    "bundle": bundle,
+}
+
+
+def _child(words: Sequence[str], environment: dict[str, str] | None = None) -> str:
+    """Run Python and return what it prints."""
+    given = {**os.environ, **(environment or {})}
+    ended = subprocess.run([sys.executable, *words], cwd=ROOT, env=given, capture_output=True, text=True)
+    if ended.returncode:
+        lines = ended.stderr.strip().splitlines() or [f"status {ended.returncode}"]
+        raise JaxfairError(f"'{shlex.join(words)[:80]}' failed: {lines[-1][:200]}")
+    return ended.stdout
+
+
+def run_stage(name: str, out: Path, small: bool) -> None:
+    """Run one stage in this process and save what it found."""
+    begin = time.perf_counter()
+    found = WORK[name](out, small)
+    environment = {**runs.environment(), **hardware.describe()}
+    record = {"stage": name, "stage_seconds": time.perf_counter() - begin, **found, "environment": environment}
+    runs.write_json(out / f"{name}.json", record)
+
+
+def run_all(out: Path, minutes: float, small: bool) -> dict[str, str]:
+    """Run the stages that are not there yet and fit into the time; return why the others are missing."""
+    end, missing = time.monotonic() + 60 * minutes, {}
+    out.mkdir(parents=True, exist_ok=True)
+    for stage in STAGES:
+        left = end - time.monotonic()
+        if (out / f"{stage.name}.json").is_file():
+            print(f"{stage.name}: is there already, and kept")
+            continue
+        if left < 15:
+            missing[stage.name] = "no time was left; give the same command again"
+            continue
+        print(f"{stage.name}: {stage.question} (at most {min(left / 60, stage.minutes):.1f} minutes)", flush=True)
+        words = [sys.executable, "-m", "benchmarks.accelerator", "--stage", stage.name, "--out", str(out)]
+        process = subprocess.Popen(
+            [*words, *(["--small"] if small else [])],
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            _, error = process.communicate(timeout=min(left, 60 * stage.minutes))
+        except (subprocess.TimeoutExpired, KeyboardInterrupt) as stopped:
+            os.killpg(process.pid, signal.SIGKILL)  # with the processes that it has started
+            process.wait()
+            if isinstance(stopped, KeyboardInterrupt):
+                raise
+            missing[stage.name] = f"it took more than {min(left / 60, stage.minutes):.1f} minutes"
+            continue
+        if process.returncode:
+            missing[stage.name] = (error.strip().splitlines() or [f"status {process.returncode}"])[-1][:300]
+    return missing
+
+
+def page(out: Path, missing: dict[str, str]) -> str:
+    """Return what was found as Markdown of one screen."""
+    found = {s.name: json.loads(path.read_text()) for s in STAGES if (path := out / f"{s.name}.json").is_file()}
+    if not found:
+        return "Nothing was found: " + "; ".join(f"{name}: {reason}" for name, reason in missing.items()) + "\n"
+    about = next(iter(found.values()))["environment"]
+    versions = about["versions"]
+    lines = [f"# {about['device_kind']}", ""]
+    lines += [f"{about['device_count']} x {about['backend']}, jax {versions['jax']}, Python {about['python']}, commit "
+              f"{str(about['commit'])[:7]}, {about['started']}; convolutions by {about['kernels']}.", ""]  # fmt: skip
+    for stage in STAGES:
+        said = (
+            _said[stage.name](found[stage.name]) if stage.name in found else f"missing: {missing.get(stage.name, '')}"
+        )
+        lines += [f"- **{stage.question}** {said}"]
+    return "\n".join(lines) + "\n"
+
+
+def _seconds(rows: dict[str, float], most: int = 6) -> str:
+    return ", ".join(f"{name} {value:.3g} s" for name, value in sorted(rows.items(), key=lambda row: row[1])[:most])
+
+
+_said: dict[str, Callable[[dict[str, Any]], str]] = {
+    "right": lambda f: (
+        f"{'Yes' if f['right'] else 'NO'}: largest relative error {max(f['errors'].values()):.1e} against float64 "
+        f"(allowed {f['allowed']:.0e}), products round to {f['product']}, convolutions to {f['convolution']}; a repeat "
+        f"gives {'the same' if f['same_bits'] else 'OTHER'} bits."
+    ),
+    "benchmark": lambda f: f"{f['problem']}: {_seconds(f['seconds'])}. Missing: {', '.join(f['missing']) or 'none'}.",
+    "layouts": lambda f: (
+        f"A Hessian product of {f['problem']}: "
+        + _seconds({n: row["median"] for n, row in f["seconds"].items()}, 8)
+        + "."
+    ),
+    "job": lambda f: (
+        f"{f['images']:,} images of {f['problem']} in {f['seconds']:.3g} s ({f['first']:.3g} s with compilation); three "
+        f"seeds: {_seconds(f['three_seeds'])}."
+    ),
+    "quickstart": lambda f: f"{f['seconds']:.3g} s in all.",
+    "bundle": lambda f: f"`{f['file']}`, {f['bytes'] / 1e6:.1f} MB, for `experiments.hardware merge`.",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run all stages, or one; a mistake is answered by one sentence."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder of the answers")
+    parser.add_argument("--minutes", type=float, default=8.0, help="that all stages may take")
+    parser.add_argument("--small", action="store_true", help="tiny problems, to see that everything runs")
+    parser.add_argument("--stage", choices=[*WORK, "product"], help="run this stage alone, in this process")
+    parser.add_argument("--problem", default="tiny", help=argparse.SUPPRESS)
+    chosen = parser.parse_args(arguments)
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # stages start processes that need their share
+    if "JAX_DEFAULT_MATMUL_PRECISION" not in os.environ:
+        jax.config.update("jax_default_matmul_precision", "highest")
+    out = chosen.out.absolute()
+    try:
+        if chosen.stage == "product":
+            product(chosen.problem, out)
+        elif chosen.stage:
+            run_stage(chosen.stage, out, chosen.small)
+        else:
+            missing = run_all(out, chosen.minutes, chosen.small)
+            text = page(out, missing)
+            (out / "page.md").write_text(text, encoding="utf-8")
+            print(text)
+    except (JaxfairError, OSError) as error:
+        raise SystemExit(str(error)) from error
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted; finished stages are kept, and the same command goes on from here") from None
+
+
+if __name__ == "__main__":
+    main()
