@@ -294,8 +294,8 @@ _said: dict[str, Callable[[dict[str, Any]], str]] = {
         + "."
     ),
     "job": lambda f: (
-        f"{f['images']:,} images of {f['problem']} in {f['seconds']:.3g} s ({f['first']:.3g} s with compilation); three "
-        f"seeds: {_seconds(f['three_seeds'])}."
+        f"{f['images']:,} images of {f['problem']} in {f['seconds']:.3g} s ({f['first']:.3g} s with compilation); "
+        f"three seeds: {_seconds(f['three_seeds'])}."
     ),
     "quickstart": lambda f: f"{f['seconds']:.3g} s in all.",
     "bundle": lambda f: f"`{f['file']}`, {f['bytes'] / 1e6:.1f} MB, for `experiments.hardware merge`.",

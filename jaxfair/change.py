@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from jaxfair import groups, intervals, losses
 from jaxfair.bounds import excess_loss_bound, parameter_distance
@@ -471,9 +472,7 @@ def _terms(
     """Return distance, rises of the loss, both terms and the bounds of one run."""
     weights = groups.group_weights(np.argmax(member, axis=0), len(member))
     logits_fn, params, _, labels = _network(before, x, y, loss)
-    step = jax.flatten_util.ravel_pytree(jax.tree.map(lambda a, b: jnp.asarray(b) - jnp.asarray(a), params, after[1]))[
-        0
-    ]
+    step = ravel_pytree(after[1])[0] - ravel_pytree(params)[0]
     distance, rise, first, second = parameter_distance(params, after[1]), [], [], []
     for weight in np.asarray(weights):
         operator = GroupOperator(logits_fn, params, x, labels, weight, loss=loss)

@@ -34,7 +34,7 @@ def test_counts_are_those_of_the_predictions() -> None:
     before, after = RNG.integers(0, 3, (2, N))
     report = change_report(before, after, None, Y, GROUP)
     for g, name in enumerate(report.names):
-        of = name == GROUP
+        of = np.asarray(name == GROUP)
         was, became = (before == Y)[of], (after == Y)[of]
         assert report.count[g] == of.sum()
         assert report.accuracy_before.value[g] == was.mean()
@@ -112,8 +112,8 @@ def test_masks_are_no_parameters() -> None:
     network = init(CNN(num_classes=3, features=(2,)), (4, 4, 1), seed=0)
     linearized = network.replace(masks=jax.tree.map(jnp.zeros_like, network.masks))
     x = RNG.normal(size=(N, 4, 4, 1)).astype(np.float32)
-    sides = [(frozen(one), one.params) for one in (network, linearized)]
-    found = change_report(*sides, x, Y, GROUP).expansion
+    before, after = ((frozen(one), one.params) for one in (network, linearized))
+    found = change_report(before, after, x, Y, GROUP).expansion
     assert found is not None
     assert found.distance == 0
     assert np.abs(found.rise).max() > 1e-4

@@ -58,7 +58,7 @@ def conv_general_dilated(
         window_strides=tuple(window_strides),
         padding=tuple((int(low), int(high)) for low, high in padding),
         dimension_numbers=layout,
-        precision=lax.canonicalize_precision(precision) if hasattr(lax, "canonicalize_precision") else precision,
+        precision=precision if precision is None or isinstance(precision, tuple) else (precision, precision),
     )
 
 
