@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jax.tree_util import Partial
 
 from jaxfair import groups, intervals, losses
 from jaxfair.bounds import excess_loss_bound, parameter_distance
@@ -99,6 +100,14 @@ class ChangeReport:
         gap: The two groups that are farthest apart, whose interval allows for having been picked.
         expansion: None where the two sides are no function of the same parameters.
         no_expansion: Why there is none; empty where there is one.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxfair import change_report
+        >>> y, group = np.arange(40) % 2, np.repeat(["a", "b"], 20)
+        >>> report = change_report(y, y, None, y, group)
+        >>> report.answer()
+        "No group's loss differs from that of a beyond noise."
     """
 
     names: tuple[str, ...]
@@ -278,6 +287,11 @@ def _named(befores: list[Any], afters: list[Any]) -> list[tuple[list[Any], str]]
     return [(befores, "before"), (afters, "after")]
 
 
+@jax.jit
+def _logits(logits_fn: Partial, params: Any, x: Any) -> Any:
+    return logits_fn(params, x)
+
+
 def _side(given: Any, x: Any, y: np.ndarray, kept: np.ndarray, loss: LossFn, which: str) -> _Side:
     """Return what one network says of the examples that are kept."""
     if isinstance(given, tuple) and len(given) == 2 and callable(given[0]):
@@ -285,8 +299,9 @@ def _side(given: Any, x: Any, y: np.ndarray, kept: np.ndarray, loss: LossFn, whi
             raise JaxfairError(f"The side {which} is a network, but there are no inputs x; give them, or its logits.")
         logits_fn, params, x, _ = _network(given, x, y, loss)
         with at_precision("highest"):
-            run = jax.jit(lambda params, some: logits_fn(params, some))
-            answers = over_chunks(lambda i: np.asarray(run(params, jax.tree.map(lambda a: a[i], x))), len(y), 256)
+            answers = over_chunks(
+                lambda i: np.asarray(_logits(logits_fn, params, jax.tree.map(lambda leaf: leaf[i], x))), len(y), 256
+            )
     else:
         answers = np.asarray(as_array(given, f"answers {which}"))
     if len(answers) != len(y) or answers.ndim not in (1, 2):

@@ -5,7 +5,7 @@ imports anything else. The library itself sets nothing.
 """
 
 import functools
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from importlib import metadata
 
 ONEDNN = (
@@ -47,3 +47,12 @@ def kernels() -> str:
     convolve = jax.jit(lambda x, w: jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=layout))
     compiled = convolve.lower(jnp.zeros((8, 16, 16, 16)), jnp.zeros((3, 3, 16, 16))).compile().as_text()
     return "onednn" if "__onednn$conv" in (compiled or "") else "xla"
+
+
+def remark(environment: Mapping[str, str]) -> str:
+    """Return one line on what computes convolutions where oneDNN was asked for; empty where nothing is unusual."""
+    if "onednn_custom_call=true" not in environment.get("XLA_FLAGS", ""):
+        return ""
+    return (
+        "Convolutions by oneDNN." if kernels() == "onednn" else "oneDNN was asked for and computes no convolution here."
+    )

@@ -23,7 +23,7 @@ from jax.core import Tracer
 
 from experiments.running import measure
 from experiments.toy import networks as toy_networks
-from jaxfair import bounds, data, hardware, margins, sensitivity
+from jaxfair import bounds, change, data, hardware, margins, sensitivity
 from jaxfair.curvature import lanczos, operators, report, sampling
 from jaxfair.curvature.operators import GIGABYTE, GroupOperator
 from jaxfair.curvature.programs import Kind, Programs, as_pytree
@@ -39,6 +39,8 @@ SOURCES = sorted(
 )
 EXCEPTIONS = {
     "loops._call": "one step of a loop on the CPU; other backends run loops._run_until",
+    "strided._primitive": "an operation outside of a compiled function",
+    "kernels.kernels": "asks what a CPU does",
     "inputs._outputs": "never run: asked for the shape of its result",
 }
 
@@ -229,6 +231,7 @@ SCENARIOS: dict[str, tuple[Callable[[], object], set[str]]] = {
     "bound-dense": (partial(bound, "logit", 10_000), {*SCORES, "bounds._hessian"}),
     "bound-products": (partial(bound, "printed", 0), {*SCORES, "bounds._product"}),
     "probe": (hardware.probe, {"hardware.probe", "hardware._products", "hardware._digests"}),
+    "change": (lambda: change.change_report(*[analysed()[:2]] * 2, *analysed()[2:], GROUP), {"change._logits"}),
     "segment": (walk, {"sensitivity._losses_at"}),
     "toy": (fit_toy, {"networks._fit"}),
 }

@@ -8,12 +8,11 @@ interrupted, and another one shares the runs that it has in common. ``--dry-run`
 """
 
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
-
-import jax
 
 from experiments import cli
 from experiments.linearization import report
@@ -24,9 +23,9 @@ from experiments.running.measure import AnalysisConfig
 from experiments.running.progress import Progress
 from experiments.running.records import Workspace, carry_out
 from experiments.running.stages import ModelConfig
+from jaxfair import kernels
 from jaxfair.data.dataset import Dataset
 from jaxfair.errors import JaxfairError
-from jaxfair.kernels import kernels
 from jaxfair.linearize.deepreduce import CULLED_SETS, DeepReduceConfig
 from jaxfair.linearize.snl import SnlConfig
 from jaxfair.runs import Run
@@ -96,7 +95,8 @@ def run(study: Study, command: Sequence[str]) -> None:
     budgets = check(study, train_set)
     if not absent:
         groups.check_name(study.reference, train_set.group_names)
-    print(f"Convolutions by {kernels()} on {jax.devices()[0].device_kind}.", file=sys.stderr)
+    if said := kernels.remark(os.environ):
+        print(said, file=sys.stderr)
     with Progress() as progress:
         space = Workspace(study.out / "runs", train_set, test_set, record, progress, study.seeds_at_once, source)
         analysed = declare(space, study, budgets, configurations)

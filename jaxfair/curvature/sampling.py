@@ -132,6 +132,16 @@ def gradient_sampling(
     Raises:
         JaxfairError: Shapes or types do not match, a group has no weight, a gradient is not finite, or less than four
             blocks were asked for.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxfair import gradient_sampling, group_weights
+        >>> rng = np.random.default_rng(0)
+        >>> x, y = rng.normal(size=(60, 3)).astype(np.float32), rng.integers(0, 3, 60)
+        >>> weights = group_weights(np.repeat([0, 1], 30), 2)
+        >>> found = gradient_sampling(lambda w, x: x @ w, np.zeros((3, 3), np.float32), x, y, weights)
+        >>> bool((found.corrected < found.norm).all())
+        True
     """
     params, x, y, rows = check_examples(logits_fn, params, x, y, weights, labelled=losses.takes_classes(loss))
     cut = _checked_cut(rows, blocks, seed)
@@ -183,6 +193,18 @@ def eigenvalue_sampling(
 
     Raises:
         JaxfairError: Shapes or types do not match, or ``found`` has no eigenvectors of these groups.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxfair import eigenvalue_sampling, group_curvature, group_weights
+        >>> rng = np.random.default_rng(0)
+        >>> x, y = rng.normal(size=(60, 3)).astype(np.float32), rng.integers(0, 3, 60)
+        >>> weights = group_weights(np.repeat([0, 1], 30), 2)
+        >>> model = (lambda w, x: x @ w), np.zeros((3, 3), np.float32)
+        >>> found = group_curvature(*model, x, y, weights, vectors=True)
+        >>> interval = eigenvalue_sampling(*model, x, y, weights, found).interval
+        >>> bool((interval.low < found.top_eigenvalue).all())
+        True
     """
     params, x, y, rows = check_examples(logits_fn, params, x, y, weights, labelled=losses.takes_classes(loss))
     cut = _checked_cut(rows, blocks, seed)
@@ -233,6 +255,16 @@ def equal_count_eigenvalues(
 
     Raises:
         JaxfairError: Shapes or types do not match, a group has no weight, or there are less than one draw.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxfair import equal_count_eigenvalues, group_weights
+        >>> rng = np.random.default_rng(0)
+        >>> x, y = rng.normal(size=(60, 3)).astype(np.float32), rng.integers(0, 3, 60)
+        >>> weights = group_weights(np.repeat([0, 1], 30), 2)
+        >>> found = equal_count_eigenvalues(lambda w, x: x @ w, np.zeros((3, 3), np.float32), x, y, weights, draws=1)
+        >>> found.count
+        30
     """
     params, x, y, rows = check_examples(logits_fn, params, x, y, weights, labelled=losses.takes_classes(loss))
     if draws < 1:

@@ -51,6 +51,8 @@ def conv_general_dilated(
         options = (dimension_numbers, feature_group_count, batch_group_count, precision, preferred_element_type)
         return lax.conv_general_dilated(lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, *options)
     layout = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
+    # JAX's own operations ask for the default when they are traced; a primitive of ours is lowered later.
+    precision = precision or jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
     return _CONVOLVE.bind(
         lhs,
         rhs,
@@ -58,7 +60,7 @@ def conv_general_dilated(
         window_strides=tuple(window_strides),
         padding=tuple((int(low), int(high)) for low, high in padding),
         dimension_numbers=layout,
-        precision=precision if precision is None or isinstance(precision, tuple) else (precision, precision),
+        precision=precision,
     )
 
 
