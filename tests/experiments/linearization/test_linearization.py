@@ -100,7 +100,7 @@ def test_a_damaged_run_is_made_again(out: Path, tmp_path: Path, capsys: pytest.C
     assert call(study) == 0
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == f"1 run was damaged ({run.path.name}: examples.npz was changed) and is made again."
-    assert lines[2:] == ["7 runs were finished before and are kept."]
+    assert lines[2:] == ["8 runs were finished before and are kept."]
     assert (run.path / "examples.npz").read_bytes() == (out / "runs" / run.path.name / "examples.npz").read_bytes()
 
 
