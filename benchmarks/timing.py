@@ -69,7 +69,7 @@ def _flops(jaxpr: Jaxpr) -> float:
         total += sum(_flops(value) for value in inner if isinstance(value, Jaxpr))
         shapes: list[Any] = [getattr(variable.aval, "shape", ()) for variable in equation.invars]
         output = float(np.prod(getattr(equation.outvars[0].aval, "shape", ())))
-        if equation.primitive.name in ("conv_general_dilated", "convolve"):
+        if equation.primitive.name == "conv_general_dilated":
             channels_out = equation.params["dimension_numbers"].rhs_spec[0]
             total += 2 * output * np.prod(shapes[1]) / shapes[1][channels_out]
         elif equation.primitive.name == "dot_general":

@@ -39,7 +39,6 @@ SOURCES = sorted(
 )
 EXCEPTIONS = {
     "loops._call": "one step of a loop on the CPU; other backends run loops._run_until",
-    "strided._primitive": "an operation outside of a compiled function",
     "kernels.kernels": "asks what a CPU does",
     "inputs._outputs": "never run: asked for the shape of its result",
 }

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxfair.errors import JaxfairError, did_you_mean
-from jaxfair.networks import arithmetic, strided
+from jaxfair.networks import arithmetic
 from jaxfair.networks.arithmetic import Arithmetic
 
 STAGE_SIZES = {9: (1, 1, 1, 1), 18: (2, 2, 2, 2), 22: (3, 3, 3), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
@@ -35,15 +35,13 @@ def _no_norm(name: str) -> Callable[[Array], Array]:
 
 
 def _conv(kind: Arithmetic, features: int, size: int, stride: int = 1, *, name: str, use_bias: bool = False) -> nn.Conv:
-    # Where operands are rounded, those of the derivative are too, which is the emulation's own affair.
-    convolve = strided.conv_general_dilated if kind == "native" else arithmetic.conv_general_dilated(kind)
     return nn.Conv(
         features,
         (size, size),
         strides=(stride, stride),
         padding=size // 2,
         use_bias=use_bias,
-        conv_general_dilated=convolve,
+        conv_general_dilated=arithmetic.conv_general_dilated(kind),
         name=name,
     )
 
