@@ -11,7 +11,7 @@ OUT ?= results/quickstart
 help:
 	@echo "make quickstart  set up .venv, run the study on the embedded digits, write $(OUT)/report/report.html"
 	@echo "make test        set up .venv, lint, check types and run the tests"
-	@echo "make test-slow   the tests that take more than a minute each"
+	@echo "make test-slow   all tests, with full optimization and run-time type checks; about an hour"
 
 $(VENV)/.core: pyproject.toml constraints.txt constraints-3.12.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"jaxfair needs Python 3.11 or newer, this is {v[0]}.{v[1]}; set another with: make PYTHON=python3.12")'
@@ -37,9 +37,9 @@ PYTEST = $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --n
 test: lint
 	$(PYTEST)
 
-# With all of XLA's optimization, which the other tests do without.
+# All tests, the slow ones too, with all of XLA's optimization and with run-time type checks; an hour on two cores.
 test-slow: $(VENV)/.dev
-	XLA_FLAGS=--xla_backend_optimization_level=3 $(PYTEST) -m slow
+	JAXFAIR_CHECK_TYPES=1 XLA_FLAGS=--xla_backend_optimization_level=3 $(PYTEST) -m ""
 
 clean:
 	rm -rf $(VENV) results

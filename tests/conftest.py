@@ -1,4 +1,4 @@
-"""Run-time type checks, hypothesis without chance, one compilation cache, and fixtures that several files use."""
+"""Settings of XLA, types checked at run time, hypothesis without chance, and fixtures that several files use."""
 
 import gc
 import os
@@ -11,17 +11,20 @@ import jaxtyping
 import pytest
 from hypothesis import settings
 
-# Shapes and types of every annotated jaxfair function are checked while tests run. An int may stand for a float.
-jaxtyping.install_import_hook("jaxfair", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+# `make test-slow` checks shapes and types of every annotated jaxfair function while tests run, which takes a sixth of
+# the time. An int may stand for a float.
+if "JAXFAIR_CHECK_TYPES" in os.environ:
+    jaxtyping.install_import_hook("jaxfair", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 settings.register_profile("reproducible", derandomize=True, deadline=None, database=None)
 settings.load_profile("reproducible")
 
-# Most of a run is compilation. At level 1, XLA compiles several times faster than at its default of 3, to programs that
-# are about as fast; `make test-slow` has the default. What one process has compiled the others of this session load:
-# workers, child processes and notebooks inherit all of these settings.
+# Most of a run is compilation. At level 1 and without its expensive passes, XLA compiles several times faster than by
+# default, to programs that are fast enough for tests; `make test-slow` has the default. What one process has compiled
+# the others of this session load: workers, child processes and notebooks inherit all of these settings.
 if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=1".strip()
+    quickly = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quickly}".strip()
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _compiled = tempfile.TemporaryDirectory(prefix="jaxfair-compiled-")  # gone when this process ends
@@ -41,6 +44,9 @@ SLOW = {
     r"test_streaming.py::test_(the_snl_descent|a_measurement\w+\[train\])": "training, and the test images",
     r"test_resume.py::test_a_killed_study\w+\[(checkpoint-2-train|done-4-finetune)\]": "a kill in the descent",
     r"test_resume.py::test_another_budget_shares": "test_a_second_call_makes_no_run",
+    r"test_linearization.py::test_mitigations_and_controls": "the plan, and each method's own tests",
+    r"test_hardware_study.py::test_(a_second_call|the_report_has_the_title)": "linearization's, and the report's own",
+    r"test_snl.py::test_the_progress_of_another_descent": "test_progress_of_another_run_is_not_continued",
     r"test_benchmarks.py::test_memory_of_a_process": "test_json_is_strict_and_has_what_is_promised",
     r"test_train.py::test_seeds_together_equal": "test_seeds_together_are_seeds_alone[lagrangian]",
     r"test_deepfool.py::test_(under_jit_and_vmap|chunks_order\w+)\[(?!deepfool\])": "DeepFool itself",
@@ -51,8 +57,10 @@ SLOW = {
     r"test_docs.py::test_the_examples_run\[numerical_stability": "the other pages and the README",
     r"test_notebooks.py::test_runs_from_a_clean_kernel": "the quickstart, which they go through",
     r"test_export.py::.*\[(train|hessian)-(tf32|fp16)\]": "bf16 and native arithmetic",
+    r"test_operators.py::test_chunk_size_and_order_do_not_matter\[(1|12)\]": "chunks of 7, and one chunk",
     r"test_operators.py::test_an_accelerator_maps_a_block\[gauss_newton\]": "the Hessian",
-    r"test_curvature_reference.py::test_group_curvature\[float64-(?!.*None)": "chunks of a chosen size",
+    r"test_curvature_reference.py::test_group_\w+\[float64-(?!.*None)": "chunks of a chosen size",
+    r"test_curvature_reference.py::test_products\[float32-\w+-1\]": "float64, and chunks of 16",
     r"test_trajectory.py::test_the_order_has_a_seed": "test_first_steps_are_those_of_fit",
     r"test_group_report.py::test_minibatch_estimator": "test_every_number_equals_dense_autodiff",
 }
