@@ -65,7 +65,7 @@ def differences_by_group(results: Results) -> "Figure":
     if not variants:
         raise Missing("No network of the study is linearized.")
     rows = {
-        _title(variant).replace(": ", ":\n"): [
+        "\n".join(line for part in _title(variant).split(": ") for line in textwrap.wrap(part, 24)): [
             (names[of.group], of.points, of.beyond) for of in differences(results, variant)
         ]
         for variant in variants
