@@ -187,6 +187,11 @@ def bound(form: bounds.Form, dense_size: int) -> None:
     bounds.binary_hessian_bound(*analysed(BINARY), WEIGHTS, form=form, dense_size=dense_size)
 
 
+def change_networks() -> None:
+    logits_fn, params, images, label = analysed()
+    change.change_report((logits_fn, params), (logits_fn, params), images, label, GROUP)
+
+
 def walk() -> None:
     """Evaluate losses along the segment between two networks."""
     sensitivity.losses_on_segment(Network.__call__, network(), network(1), *analysed()[2:], WEIGHTS, np.ones(1))
@@ -230,7 +235,7 @@ SCENARIOS: dict[str, tuple[Callable[[], object], set[str]]] = {
     "bound-dense": (partial(bound, "logit", 10_000), {*SCORES, "bounds._hessian"}),
     "bound-products": (partial(bound, "printed", 0), {*SCORES, "bounds._product"}),
     "probe": (hardware.probe, {"hardware.probe", "hardware._products", "hardware._digests"}),
-    "change": (lambda: change.change_report(*[analysed()[:2]] * 2, *analysed()[2:], GROUP), {"change._logits"}),
+    "change": (change_networks, {"change._logits"}),
     "segment": (walk, {"sensitivity._losses_at"}),
     "toy": (fit_toy, {"networks._fit"}),
 }
