@@ -94,7 +94,7 @@ def test_runs_from_a_clean_kernel(
             assert any(name in text for text in texts(made)), name
     if path.name == HARDWARE:
         rows = hardware_tables.group_rows(hardware_results.collect(bundles.read(study)))
-        own = [f"| {series.text(row['delta_emulated'], half=True)} |" for row in rows if row["training"] == "plain"]
+        own = [f"| {series.text(row['delta_emulated'])} |" for row in rows if row["training"] == "plain"]
         assert not any(cell in text for text in texts(stored) for cell in own)
         for cell in own:
             assert any(cell in text for text in texts(made)), cell

@@ -78,7 +78,7 @@ def accuracy_by_group(hardware: Hardware) -> "Figure":
     base = plain.reference.by_group["accuracy"]
     for row, series in zip(grid, every, strict=True):
         accuracy = series.by_group["accuracy"]
-        drawing.by_size(row[0], groups, over_seeds(accuracy))
+        drawing.by_size(row[0], groups, over_seeds(accuracy, "share"))
         row[0].margins(y=0.15)
         row[-1].margins(y=0.15)
         row[0].set_title(series.label, fontsize=9, loc="left")
@@ -100,7 +100,7 @@ def reference_and_distance(hardware: Hardware) -> "Figure":
     if not rows:
         raise Missing("there is nothing to compare the reference with")
     names = ("gradient_norm", "top_eigenvalue")
-    found = [over_seeds(numbers.quantity(plain.reference, name)) for name in names]
+    found = [over_seeds(numbers.quantity(plain.reference, name), "positive") for name in names]
     figure, grid = drawing.group_panels(
         hardware.groups, 1, 3, width=4.4, height=2.5, labelled=(1, 2), least=1.0 + 0.2 * len(rows)
     )
@@ -278,11 +278,11 @@ def _compared(hardware: Hardware, comparisons: Sequence[Comparison]) -> "Figure"
         for others, marker, name in ((comparison.profiles, "o", "profiles"), (comparison.ulps, "x", ULPS)):
             if others:
                 look = f"{comparison.title}, {name}", color, marker
-                delta.append(Points(*look, over_seeds(numbers.delta(comparison, others))))
-                xi.append(Points(*look, over_seeds(numbers.pair_xi(comparison, others))))
+                delta.append(Points(*look, over_seeds(numbers.delta(comparison, others), "positive")))
+                xi.append(Points(*look, over_seeds(numbers.pair_xi(comparison, others), "positive")))
         look = comparison.title, color, "s"
-        by_group.append(Points(*look, over_seeds(comparison.reference.by_group["accuracy"])))
-        accuracy.append(Points(*look, over_seeds(comparison.reference.accuracy)))
+        by_group.append(Points(*look, over_seeds(comparison.reference.by_group["accuracy"], "share")))
+        accuracy.append(Points(*look, over_seeds(comparison.reference.accuracy, "share")))
     figure, grid = drawing.group_panels(hardware.groups, 2, 2, width=5.6, height=2.5, labelled=(0,))
     drawing.by_group(grid[0, 0], hardware.groups, delta)
     drawing.by_group(grid[1, 0], hardware.groups, by_group)

@@ -43,9 +43,9 @@ BY_TRAINING = ("groups", "spread")
 PROFILES = (
     Column("hardware"),
     Column("role"),
-    Column("accuracy", form=".3f", half=True),
-    Column("largest_loss_difference", "largest |loss difference| of a group (nats)", half=True),
-    Column("distance", "distance of parameters", half=True),
+    Column("accuracy", form=".3f"),
+    Column("largest_loss_difference", "largest |loss difference| of a group (nats)"),
+    Column("distance", "distance of parameters"),
     Column("same_bits", "same bits as the reference"),
     Column("as_far_as_ulps_from_step", "as far as one-ulp controls from step"),
 )
@@ -53,33 +53,33 @@ TRAININGS = (
     Column("training"),
     Column("profiles"),
     Column("ulps", "one-ulp controls"),
-    Column("accuracy", form=".3f", half=True),
-    Column("rho", half=True),
-    Column("xi_profiles", "xi, profiles", half=True),
-    Column("xi_ulps", "xi, controls", half=True),
-    Column("pair_xi_native", "xi of two runs, native", half=True),
-    Column("pair_xi_emulated", "xi of two runs, emulated", half=True),
-    Column("pair_xi_ulps", "xi of two runs, controls", half=True),
+    Column("accuracy", form=".3f"),
+    Column("rho"),
+    Column("xi_profiles", "xi, profiles"),
+    Column("xi_ulps", "xi, controls"),
+    Column("pair_xi_native", "xi of two runs, native"),
+    Column("pair_xi_emulated", "xi of two runs, emulated"),
+    Column("pair_xi_ulps", "xi of two runs, controls"),
 )
 GROUPS = (
     Column("group"),
     Column("train_count", "training images"),
     Column("test_count", "test images"),
-    Column("accuracy", form=".3f", half=True),
-    Column("loss", half=True),
-    Column("delta", "Delta", half=True),
-    Column("delta_native", "Delta, native", half=True),
-    Column("delta_emulated", "Delta, emulated", half=True),
-    Column("delta_ulps", "Delta, one-ulp controls", half=True),
+    Column("accuracy", form=".3f"),
+    Column("loss"),
+    Column("delta", "Delta"),
+    Column("delta_native", "Delta, native"),
+    Column("delta_emulated", "Delta, emulated"),
+    Column("delta_ulps", "Delta, one-ulp controls"),
 )
 BOUND = (
     Column("group"),
-    Column("gradient_norm", half=True),
-    Column("top_eigenvalue", "largest Hessian eigenvalue", half=True),
+    Column("gradient_norm"),
+    Column("top_eigenvalue", "largest Hessian eigenvalue"),
     Column("gradient_term"),
     Column("eigenvalue_term"),
     Column("bound"),
-    Column("delta", "Delta", half=True),
+    Column("delta", "Delta"),
     Column("bound_holds", "share of seeds where the bound holds"),
     Column("tightness"),
 )
@@ -97,7 +97,7 @@ SPREAD = (
     Column("group"),
     Column("spread"),
     Column("control", "controls'"),
-    Column("excess", half=True),
+    Column("excess"),
     Column("p_value", "p"),
     Column("family_p_value", "p (groups)"),
     Column("smallest_p_value", "smallest possible p"),
@@ -216,7 +216,7 @@ def _introduction(hardware: Hardware) -> str:
         f"{seeds} seed{'s' * (seeds > 1)}, {len(groups.names)} groups, {groups.train_count.sum():,} training and "
         f"{groups.test_count.sum():,} test images; {profiles} profile{'s' * (profiles != 1)} beside the reference "
         f"{plain.reference.label}, {len(plain.ulps)} controls in which one rounding error is made. The reference group "
-        f"is {groups.names[hardware.reference]}. ± is half of a 95 % interval over seeds."
+        f"is {groups.names[hardware.reference]}. In brackets: 95 % intervals over seeds."
     )
 
 

@@ -134,9 +134,12 @@ def profile_rows(hardware: Hardware) -> list[Row]:
             role = "reference" if series is comparison.reference else "profile" if is_profile else "control"
             row: dict[str, Any] = {"training": comparison.title, "hardware": series.label, "kind": series.kind}
             row |= {"role": role, "control": series.control, "seeds": len(series.accuracy)}
-            row["accuracy"] = over_seeds(series.accuracy)
+            row["accuracy"] = over_seeds(series.accuracy, "share")
             largest = np.fmax.reduce(differences(comparison, [series])[0], axis=1)
-            row |= {"largest_loss_difference": over_seeds(largest), "distance": over_seeds(series.distance)}
+            row |= {
+                "largest_loss_difference": over_seeds(largest, "positive"),
+                "distance": over_seeds(series.distance, "positive"),
+            }
             row["same_bits_seeds"] = int(series.same_bits.sum())
             rows.append(row | {"as_far_as_ulps_from_step": said_to_rejoin(series, found)})
     return rows
@@ -155,7 +158,7 @@ def _rows_of_groups(hardware: Hardware, comparison: Comparison) -> list[Row]:
     values = {name: own[name] for name in ("accuracy", "loss")}
     values |= {name: delta(comparison, others) if others else nothing for name, others in sets.items()}
     values |= {name: own.get(name, nothing) for name in ("gradient_norm", "top_eigenvalue")}
-    measured = {name: over_seeds(value) for name, value in values.items()}
+    measured = {name: over_seeds(v, "share" if name == "accuracy" else "positive") for name, v in values.items()}
     try:
         found = bounds(hardware, comparison)
     except Missing:
@@ -200,11 +203,11 @@ def training_rows(hardware: Hardware) -> list[Row]:
     for comparison in hardware.comparisons:
         profiles, ulps, accuracy = comparison.profiles, comparison.ulps, comparison.reference.accuracy
         row: dict[str, Any] = {"training": comparison.title, "seeds": len(accuracy), "profiles": len(profiles)}
-        row |= {"ulps": len(ulps), "accuracy": over_seeds(accuracy)}
-        row["rho"] = over_seeds(rho(comparison)) if profiles else UNKNOWN
+        row |= {"ulps": len(ulps), "accuracy": over_seeds(accuracy, "share")}
+        row["rho"] = over_seeds(rho(comparison), "positive") if profiles else UNKNOWN
         for name, others in {"profiles": profiles, "ulps": ulps}.items():
-            row[f"xi_{name}"] = over_seeds(xi(comparison, others)) if others else UNKNOWN
+            row[f"xi_{name}"] = over_seeds(xi(comparison, others), "positive") if others else UNKNOWN
         for name, others in {**{kind: of_kind(comparison, kind) for kind in KINDS}, "ulps": ulps}.items():
-            row[f"pair_xi_{name}"] = over_seeds(pair_xi(comparison, others)) if others else UNKNOWN
+            row[f"pair_xi_{name}"] = over_seeds(pair_xi(comparison, others), "positive") if others else UNKNOWN
         rows.append(row)
     return rows

@@ -57,23 +57,21 @@ UNKNOWN = Estimate(np.nan, np.nan, np.nan)
 """A quantity that a study does not have."""
 
 
-def pieces(value: Estimate, form: str = ".3g", *, half: bool = False) -> tuple[str, str]:
+def pieces(value: Estimate, form: str = ".3g") -> tuple[str, str]:
     """Return a mean and its interval as text, each empty where it is not known.
 
     Args:
         value: of one number.
         form: how numbers are written, a format specification such as ``.3f``.
-        half: write ± and half of the interval, which must be symmetric, instead of (low to high).
     """
     mean, low, high = (float(part) for part in value)
     if not np.isfinite(mean):
         return "", ""
     if not (np.isfinite(low) and np.isfinite(high)):
         return format(mean, form), ""
-    interval = f"±{high - mean:{form}}" if half else f"({low:{form}} to {high:{form}})"
-    return format(mean, form), interval
+    return format(mean, form), f"({low:{form}} to {high:{form}})"
 
 
-def text(value: Estimate, form: str = ".3g", *, half: bool = False) -> str:
-    """Return a mean with its interval in one line: ``1.5 (1.2 to 1.8)``, or ``1.5 ±0.3``; see ``pieces``."""
-    return " ".join(filter(None, pieces(value, form, half=half)))
+def text(value: Estimate, form: str = ".3g") -> str:
+    """Return a mean with its interval in one line: ``1.5 (1.2 to 1.8)``; see ``pieces``."""
+    return " ".join(filter(None, pieces(value, form)))

@@ -24,14 +24,12 @@ class Column(NamedTuple):
         name: in the rows.
         head: above the column; by default the name with spaces.
         form: how numbers are written that are not whole, a format specification.
-        half: whether an interval is written as ± its half, for intervals that are symmetric.
         under: name of a text that a page shows small below each cell; elsewhere it is a column of its own.
     """
 
     name: str
     head: str = ""
     form: str = ".3g"
-    half: bool = False
     under: str = ""
 
     @property
@@ -51,7 +49,7 @@ def pieces(row: Row, column: Column) -> tuple[str, str]:
     """Return a cell as text, and its interval, which is empty for all but estimates."""
     value = row[column.name]
     if isinstance(value, Estimate):
-        return series.pieces(value, column.form, half=column.half)
+        return series.pieces(value, column.form)
     if isinstance(value, str):
         return value, ""
     if isinstance(value, int | np.integer):

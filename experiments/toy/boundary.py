@@ -179,7 +179,7 @@ def print_boundary(result: dict[str, Any]) -> None:
     """Print accuracies and drops."""
     columns, rows = [Column("network"), Column("relus", "ReLUs")], []
     for what in ("accuracy", "relative drop"):
-        columns += [Column(f"{what}, {group} (%)", form=".2f", half=True) for group in GROUPS]
+        columns += [Column(f"{what}, {group} (%)", form=".2f") for group in GROUPS]
     for name in NETWORKS:
         row: dict[str, Any] = {"network": name, "relus": result["relus"][name]}
         row |= {f"accuracy, {group} (%)": estimate(result["accuracy"][name][group], 100) for group in GROUPS}
@@ -187,9 +187,9 @@ def print_boundary(result: dict[str, Any]) -> None:
             row[f"relative drop, {group} (%)"] = UNKNOWN if name == NETWORKS[0] else estimate(drop)
         rows.append(row)
     more = result["minority_drops_more_by"]
-    title = f"Two classes in the plane, {len(more['per_seed'])} seeds (± 95 % t intervals of the mean)"
+    title = f"Two classes in the plane, {len(more['per_seed'])} seeds (95 % t intervals of the mean)"
     tables.show(Table(columns, rows), title)
-    print(f"The minority drops by {series.text(estimate(more), '.2f', half=True)} points more.")
+    print(f"The minority drops by {series.text(estimate(more), '.2f')} points more.")
 
 
 def check_boundary(config: Boundary) -> None:

@@ -271,7 +271,7 @@ def check_pieces(config: Pieces) -> None:
 RANDOM = (
     Column("network"),
     Column("units", "hidden units"),
-    Column("pieces", "pieces, mean", ".2f", half=True),
+    Column("pieces", "pieces, mean", ".2f"),
     Column("largest", "pieces, most"),
     Column("most", "formula"),
 )
@@ -297,5 +297,5 @@ def print_pieces(result: dict[str, Any]) -> None:
     ]
     tables.show(Table(APPROXIMATION, errors), "Largest error of a piecewise linear function")
     for name, slopes in result["log_log_slope"].items():
-        said = {key: series.text(estimate(value), ".3f", half=True) for key, value in slopes.items()}
+        said = {key: series.text(estimate(value), ".3f") for key, value in slopes.items()}
         print(f"{name}: the best error falls as p^s with s = {said['best']}, the trained one with {said['trained']}.")

@@ -120,7 +120,11 @@ def test_groups_are_drawn_from_large_to_small_and_kinds_apart(hardware: Hardware
     for (left, right), series in zip(rows, plain.every, strict=True):
         accuracy = series.by_group["accuracy"]
         drawn = np.concatenate([middles_and_ends(container) for container in left.containers])
-        np.testing.assert_allclose(drawn, expected(accuracy[:, at]))
+        # Accuracies have intervals in [0, 1]: Student's in the logit.
+        middle, low, high = expected(accuracy[:, at]).T
+        reach = np.array([low - middle, high - middle]) / (middle * (1 - middle))
+        ends = 1 / (1 + np.exp(-(np.log(middle / (1 - middle)) + reach)))
+        np.testing.assert_allclose(drawn, np.stack([middle, *ends], axis=-1))
         if series is not plain.reference:
             drawn = np.concatenate([middles_and_ends(container) for container in right.containers])
             np.testing.assert_allclose(drawn, expected(100 * (accuracy - base)[:, at]), atol=1e-12)
@@ -191,7 +195,7 @@ def test_the_page_shows_the_tables_and_escapes_names(hardware: Hardware, folder:
     assert "--out PATH" in page.text
     for row in numbers.profile_rows(hardware):
         (shown,) = [cells for cells in page.rows if cells[:2] == [row["training"], row["hardware"]]]
-        assert float(shown[3].split(" ±")[0]) == pytest.approx(row["accuracy"].mean, abs=5e-4)
+        assert float(shown[3].split(" (")[0]) == pytest.approx(row["accuracy"].mean, abs=5e-4)
     for claim in claims.claims(hardware):
         (shown,) = [cells for cells in page.rows if cells[0] == claim.statement + claim.statistic]
         assert [shown[2], shown[5]] == [str(claim.seeds), claim.verdict]
@@ -212,7 +216,7 @@ def test_the_printed_table_has_a_row_for_every_profile_and_control(
     out = capsys.readouterr().out
     for series in hardware.comparisons[0].every:
         (line,) = [line for line in out.splitlines() if line.startswith(f"│ {series.label} ")]
-        assert f"{series.accuracy.mean():.3f} ±" in line
+        assert f"{series.accuracy.mean():.3f} (" in line
     assert "warning: NOT REPEATABLE" in out
 
 

@@ -14,17 +14,16 @@ VALUE = Estimate(0.123456, 0.1, 2e-05)
 
 
 @pytest.mark.parametrize(
-    ("value", "form", "half", "expected"),
+    ("value", "form", "expected"),
     [
-        (VALUE, ".3g", False, "0.123 (0.1 to 2e-05)"),
-        (Estimate(1.5, 1.0, 2.0), ".1f", True, "1.5 ±0.5"),
-        (Estimate(1.5, np.nan, np.nan), ".1f", True, "1.5"),
-        (Estimate(1.5, np.nan, np.nan), ".1f", False, "1.5"),
-        (UNKNOWN, ".3g", False, ""),
+        (VALUE, ".3g", "0.123 (0.1 to 2e-05)"),
+        (Estimate(1.5, 1.0, 2.0), ".1f", "1.5 (1.0 to 2.0)"),
+        (Estimate(1.5, np.nan, np.nan), ".1f", "1.5"),
+        (UNKNOWN, ".3g", ""),
     ],
 )
-def test_a_mean_and_its_interval_as_text(value: Estimate, form: str, half: bool, expected: str) -> None:
-    assert text(value, form, half=half) == expected
+def test_a_mean_and_its_interval_as_text(value: Estimate, form: str, expected: str) -> None:
+    assert text(value, form) == expected
 
 
 def test_an_estimate_over_seeds_is_students() -> None:
@@ -40,7 +39,7 @@ def test_an_estimate_over_seeds_is_students() -> None:
 
 
 TABLE = Table(
-    [Column("network", under="note"), Column("relus", "ReLUs"), Column("x"), Column("x", "half", ".1f", True)],
+    [Column("network", under="note"), Column("relus", "ReLUs"), Column("x"), Column("x", "shorter", ".1f")],
     [
         {"network": "a|b", "note": "<i>\nline", "relus": 1792, "x": Estimate(0.5, 0.25, 0.75)},
         {"network": "c", "note": "", "relus": np.int64(3), "x": UNKNOWN},
@@ -50,9 +49,9 @@ TABLE = Table(
 
 def test_every_writer_says_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert tables.markdown(TABLE).splitlines() == [
-        "| network | note | ReLUs | x | half |",
+        "| network | note | ReLUs | x | shorter |",
         "|---|---|---|---|---|",
-        "| a\\|b | <i> line | 1,792 | 0.5 (0.25 to 0.75) | 0.5 ±0.2 |",
+        "| a\\|b | <i> line | 1,792 | 0.5 (0.25 to 0.75) | 0.5 (0.2 to 0.8) |",
         "| c |  | 3 |  |  |",
     ]
     page = html.table(TABLE)
@@ -62,7 +61,7 @@ def test_every_writer_says_the_same(tmp_path: Path, capsys: pytest.CaptureFixtur
     printed = capsys.readouterr().out
     assert "Title [b]" in printed
     assert "warning: beware" in printed
-    assert "0.5 (0.25 to 0.75) │ 0.5 ±0.2" in printed
+    assert "0.5 (0.25 to 0.75) │ 0.5 (0.2 to 0.8)" in printed
     tables.write_csv(tmp_path / "table.csv", TABLE.rows)
     assert (tmp_path / "table.csv").read_text().splitlines()[0] == "network,note,relus,x,x_low,x_high"
 

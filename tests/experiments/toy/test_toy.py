@@ -112,8 +112,7 @@ def test_the_boundary_study(
         np.testing.assert_allclose(drop["per_seed"], 100 * (full - half) / full, rtol=1e-12)
         for entry in (drop, *(result["accuracy"][name][group] for name in boundary.NETWORKS)):
             check_interval(entry)
-        half_width = drop["high"] - drop["mean"]
-        assert f"{drop['mean']:.2f} ±{half_width:.2f}" in printed
+        assert f"{drop['mean']:.2f} ({drop['low']:.2f} to {drop['high']:.2f})" in printed
     majority, minority = (result["relative_drop_percent"][group]["per_seed"] for group in boundary.GROUPS)
     more = result["minority_drops_more_by"]
     np.testing.assert_allclose(more["per_seed"], np.subtract(minority, majority), rtol=1e-12)
@@ -162,7 +161,7 @@ def test_the_pieces_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         trained = np.log([row["trained_error"] for row in rows])
         np.testing.assert_allclose(slopes["trained"]["per_seed"], centred @ trained / (centred @ centred), rtol=1e-9)
         check_interval(slopes["trained"])
-        assert f"{name}: the best error falls as p^s with s = {slopes['best']['mean']:.3f} ±" in printed
+        assert f"{name}: the best error falls as p^s with s = {slopes['best']['mean']:.3f} (" in printed
     (run,) = tmp_path.iterdir()
     assert (run / "pieces.png").read_bytes().startswith(b"\x89PNG")
 
