@@ -4,6 +4,7 @@ import argparse
 import errno
 import os
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -114,6 +115,8 @@ def configure_jax() -> None:
 
     if "JAX_DEFAULT_MATMUL_PRECISION" not in os.environ:
         jax.config.update("jax_default_matmul_precision", "highest")
+    # A program that calls oneDNN cannot be kept (jax 0.11.2): it is compiled again, which is nothing to warn of.
+    warnings.filterwarnings("ignore", message="Error writing persistent compilation cache entry")
     cache = store.user_folder("compiled")
     if cache is None or "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
