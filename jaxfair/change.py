@@ -6,7 +6,6 @@ change of each group's loss is compared with its expansion in the change of the 
 """
 
 import dataclasses
-import itertools
 import warnings
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
@@ -22,9 +21,10 @@ from jaxfair.bounds import excess_loss_bound, parameter_distance
 from jaxfair.curvature.chunks import over_chunks
 from jaxfair.curvature.operators import GroupOperator
 from jaxfair.curvature.programs import LossFn, as_pytree, at_precision
+from jaxfair.curvature.report import as_frame, as_text, seem_probabilities
 from jaxfair.curvature.spectrum import CurvatureConfig, group_curvature
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import Missing, as_array, as_examples, as_groups, as_labels, check_lengths
+from jaxfair.inputs import Missing, as_array, as_examples, as_groups, as_inputs, as_labels, check_lengths
 
 Verdict = Literal["more", "less", "within noise", "too few runs"]
 RUNS = 5  # of several runs, at least so many before their differences are judged
@@ -150,9 +150,7 @@ class ChangeReport:
 
     def to_frame(self) -> Any:
         """Return a pandas frame, one row a group; pandas has to be installed."""
-        import pandas as pd  # pyright: ignore[reportMissingImports]
-
-        return pd.DataFrame(self.columns()).set_index("group")
+        return as_frame(self.columns())
 
     def answer(self) -> str:
         """Return who lost more than whom, in one or two sentences."""
@@ -170,16 +168,11 @@ class ChangeReport:
 
     def __str__(self) -> str:
         """Return the answer and a table of text."""
-        rows = [["group", "n", *(name.replace("_", " ") for name in (*ACCURACIES, *LOSSES) if self._has(name))]]
-        for i, name in enumerate(self.names):
-            cells = [_cell(getattr(self, key), i) for key in (*ACCURACIES, *LOSSES) if self._has(key)]
-            rows.append([name, str(self.count[i]), *cells])
-        widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-        table = ("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-        return "\n".join([self.answer(), *table])
-
-    def _has(self, name: str) -> bool:
-        return bool(np.isfinite(getattr(self, name).value).any())
+        shown: dict[str, Any] = {"group": self.names, "n": self.count}
+        for name in (*ACCURACIES, *LOSSES):
+            title, measure = name.replace("_", " "), getattr(self, name)
+            shown |= {title: measure.value, f"{title}_low": measure.low, f"{title}_high": measure.high}
+        return f"{self.answer()}\n{as_text(shown, '.3g')}"
 
 
 ACCURACIES = ("accuracy_before", "accuracy_after", "relative_drop", "broken", "mended", "changed")
@@ -242,7 +235,9 @@ def change_report(
     group, names, kept = as_groups(group, group_names, missing)
     y = np.asarray(as_labels(y))
     check_lengths(labels=len(y), groups=len(group))
-    sides = [[_side(one, x, y, kept, loss, which) for one in some] for some, which in _named(befores, afters)]
+    x = None if x is None else as_inputs(x)
+    named = (befores, "before"), (afters, "after")
+    sides = [[_side(one, x, y, kept, loss, which) for one in some] for some, which in named]
     _check_classes(sides, y)
     first, second = (side * (pairs // len(side)) for side in sides)
     y, group = y[kept], group[kept]
@@ -253,9 +248,7 @@ def change_report(
     drops = [intervals.drop_parts(right[0][:, of], right[1][:, of]) for of in member]
     differences, gap = _differences(drops, names, _reference(reference, names, member), pairs)
     expansion, why = _expansion(befores, afters, x, y, kept, member, config, loss)
-    had, has = (
-        None if any(s.loss is None for s in some) else np.array([s.loss for s in some]) for some in (first, second)
-    )
+    had, has = _table(first), _table(second)
     return ChangeReport(
         names=names,
         count=np.array([of.sum() for of in member]),
@@ -283,8 +276,8 @@ def _runs(side: Any) -> list[Any]:
     return side if isinstance(side, list) and side and not np.isscalar(side[0]) else [side]
 
 
-def _named(befores: list[Any], afters: list[Any]) -> list[tuple[list[Any], str]]:
-    return [(befores, "before"), (afters, "after")]
+def _is_network(side: Any) -> bool:
+    return isinstance(side, tuple) and len(side) == 2 and callable(side[0])
 
 
 @jax.jit
@@ -294,7 +287,7 @@ def _logits(logits_fn: Partial, params: Any, x: Any) -> Any:
 
 def _side(given: Any, x: Any, y: np.ndarray, kept: np.ndarray, loss: LossFn, which: str) -> _Side:
     """Return what one network says of the examples that are kept."""
-    if isinstance(given, tuple) and len(given) == 2 and callable(given[0]):
+    if _is_network(given):
         if x is None:
             raise JaxfairError(f"The side {which} is a network, but there are no inputs x; give them, or its logits.")
         logits_fn, params, x, _ = _network(given, x, y, loss)
@@ -315,7 +308,7 @@ def _side(given: Any, x: Any, y: np.ndarray, kept: np.ndarray, loss: LossFn, whi
     if not np.isfinite(answers).all():
         bad = int(np.flatnonzero(kept)[np.argmin(np.isfinite(answers).all(axis=1))])
         raise JaxfairError(f"A logit of example {bad} {which} is not a finite number; check its input and the network.")
-    if (answers >= 0).all() and np.abs(answers.sum(axis=1) - 1).max() < 1e-4:
+    if seem_probabilities(answers):
         warnings.warn(
             f"The side {which} seems to hold probabilities; give the logits before the softmax.", stacklevel=3
         )
@@ -433,7 +426,7 @@ def _differences(
     p_values = intervals.holm(np.array([contrast(g, reference).p_value() for g in others]))
     found = [judged(g, reference, len(others), float(p)) for g, p in zip(others, p_values, strict=True)]
     order = sorted(known, key=lambda g: drops[g].mean())
-    pairs = len(list(itertools.combinations(known, 2)))
+    pairs = len(known) * (len(known) - 1) // 2
     p_value = float(min(1.0, pairs * contrast(order[-1], order[0]).p_value()))
     gap = judged(order[-1], order[0], pairs, p_value)
     return tuple(sorted(found, key=lambda difference: -difference.points)), gap
@@ -455,7 +448,7 @@ def _expansion(
     x = jax.tree.map(lambda leaf: leaf[kept], x)
     found = []
     for one, other in runs:
-        if not all(isinstance(side, tuple) and len(side) == 2 and callable(side[0]) for side in (one, other)):
+        if not (_is_network(one) and _is_network(other)):
             return None, "a side has answers, and no parameters"
         if reason := _unlike(one[1], other[1]):
             return None, reason
@@ -511,10 +504,3 @@ def _said(of: Difference) -> str:
         f"{of.group} loses {abs(of.points):.1f} points {'more' if more else 'less'} than {of.reference} "
         f"({low:.1f} to {high:.1f})"
     )
-
-
-def _cell(measure: Measure, i: int) -> str:
-    value, low, high = (float(part[i]) for part in measure)
-    if np.isnan(value):
-        return ""
-    return f"{value:.3g}" if np.isnan(low) else f"{value:.3g} ({low:.3g} to {high:.3g})"

@@ -107,6 +107,16 @@ def test_a_group_that_loses_is_named() -> None:
     assert change_report(y, after, None, y, group, reference="small").differences[0].verdict == "less"
 
 
+def test_inputs_may_be_lists_and_examples_left_out() -> None:
+    """The expansion takes what the rest of the report takes."""
+    group = [None, *GROUP[1:]]
+    lists = change_report((linear, W), (linear, W + STEP), X.tolist(), Y, group, missing="drop").expansion
+    arrays = change_report((linear, W), (linear, W + STEP), X[1:], Y[1:], GROUP[1:]).expansion
+    assert lists is not None
+    assert arrays is not None
+    np.testing.assert_allclose(lists.first, arrays.first, rtol=1e-5)
+
+
 def test_masks_are_no_parameters() -> None:
     """A network and its linearized twin have the same parameters: no distance, and a loss that changes nonetheless."""
     network = init(CNN(num_classes=3, features=(2,)), (4, 4, 1), seed=0)

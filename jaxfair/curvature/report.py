@@ -94,11 +94,11 @@ class GroupComparison:
 
     def to_frame(self) -> Any:
         """Return a pandas frame, one row a group; pandas has to be installed."""
-        return _frame(self.columns())
+        return as_frame(self.columns())
 
     def __str__(self) -> str:
         """Return a table of text."""
-        return f"{_table(self.columns())}\n{FOOT}"
+        return f"{as_text(self.columns())}\n{FOOT}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,11 +158,11 @@ class GroupReport:
 
     def to_frame(self) -> Any:
         """Return a pandas frame, one row a group; pandas has to be installed."""
-        return _frame(self.columns())
+        return as_frame(self.columns())
 
     def __str__(self) -> str:
         """Return a table of text, without the columns that were not asked for."""
-        return _table(self.columns()) + (f"\n{FOOT}" if self.intervals else "")
+        return as_text(self.columns()) + (f"\n{FOOT}" if self.intervals else "")
 
     def __sub__(self, before: "GroupReport") -> GroupComparison:
         """Compare with the report of another network on the same examples.
@@ -447,9 +447,14 @@ def _trusted_losses(loss: LossFn, logits: np.ndarray, y: Any) -> np.ndarray:
 STATISTICS = ("batch_stats", "running_mean", "running_var", "moving_mean", "moving_variance", "num_batches_tracked")
 
 
+def seem_probabilities(logits: np.ndarray) -> bool:
+    """Return whether what should be logits of shape (n, classes) sums to 1 for every example, as a softmax does."""
+    return bool((logits >= 0).all() and np.abs(logits.sum(axis=1) - 1).max() < 1e-4)
+
+
 def _warn(params: Any, logits: np.ndarray) -> None:
     """Warn of what is no mistake for certain, but seldom meant."""
-    if logits.shape[1] > 1 and (logits >= 0).all() and np.abs(logits.sum(axis=1) - 1).max() < 1e-4:
+    if logits.shape[1] > 1 and seem_probabilities(logits):
         warnings.warn("logits_fn seems to return probabilities; return the logits before the softmax.", stacklevel=3)
     paths = jax.tree_util.tree_flatten_with_path(params)[0]
     named = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]
@@ -474,18 +479,19 @@ def _checked_asymmetry(asymmetry: np.ndarray, scale: np.ndarray) -> float:
     return found
 
 
-def _frame(columns: Mapping[str, Any]) -> Any:
+def as_frame(columns: Mapping[str, Any]) -> Any:
+    """Return columns, one of them ``group``, as a pandas frame with one row a group."""
     import pandas as pd  # pyright: ignore[reportMissingImports]
 
     return pd.DataFrame(columns).set_index("group")
 
 
-def _table(columns: Mapping[str, Any]) -> str:
+def as_text(columns: Mapping[str, Any], form: str = ".4g") -> str:
     """Return columns as text, intervals in brackets after what they are of, without columns that hold nothing."""
     shown = {}
     for name, values in columns.items():
         if name.removesuffix("_low").removesuffix("_high") == name and not _is_missing(values):
-            shown[name] = [_cell(value) for value in values]
+            shown[name] = [_cell(value, form) for value in values]
             if f"{name}_low" in columns:
                 ends = columns[f"{name}_low"], columns[f"{name}_high"]
                 shown[name] = [_bracketed(cell, *of) for cell, *of in zip(shown[name], *ends, strict=True)]
@@ -495,7 +501,7 @@ def _table(columns: Mapping[str, Any]) -> str:
 
 
 def _bracketed(cell: str, low: float, high: float) -> str:
-    return f"{cell} ({low:.3g} to {high:.3g})" if np.isfinite(low) and np.isfinite(high) else cell
+    return cell if np.isnan(low) or np.isnan(high) else f"{cell} ({low:.3g} to {high:.3g})"
 
 
 def _is_missing(values: Any) -> bool:
@@ -503,7 +509,7 @@ def _is_missing(values: Any) -> bool:
     return values.dtype.kind == "f" and bool(np.isnan(values).all())
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any, form: str) -> str:
     if isinstance(value, float | np.floating):
-        return "" if np.isnan(value) else f"{value:.4g}"
+        return "" if np.isnan(value) else format(value, form)
     return str(value)
