@@ -1,9 +1,9 @@
 """The findings of Das et al. 2024 as numbers: one statistic each, its interval, and whether it is borne out.
 
-Intervals of drops and accuracies are over training seeds and test images together, as are those of gradient norms and
-eigenvalues where their sampling noise was measured; all others are over seeds. All seeds
-share one split of the data. "Small" and "large" groups are those of ``reporting.groups``, and every group counts the
-same in a mean over groups.
+What a network lost is counted from its control, the full network that was trained on as it was, where the study has
+one. Intervals of drops and accuracies are over training seeds, their splits and test images together, as are those of
+gradient norms and eigenvalues where their sampling noise was measured; all others are over seeds. "Small" and "large"
+groups are those of ``reporting.groups``, and every group counts the same in a mean over groups.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ import numpy as np
 
 from experiments.linearization import results as tables
 from experiments.linearization.differences import nothing_to_explain
-from experiments.linearization.results import DROP, FREE, Results, Variant
+from experiments.linearization.results import DROP, FREE, Results, Variant, drop_values, known_groups
 from experiments.reporting.verdicts import (
     CHEAP,
     Claim,
@@ -73,8 +73,11 @@ def _of_harm(results: Results) -> list[Claim]:
               floor=POINTS),
         judge("large_unharmed", "Large groups are nearly unharmed there",
               "relative drop of large groups, percent", _lose, "large", side="below", threshold=UNHARMED),
-        judge("harm_grows", "Small groups lose more the fewer ReLUs are left (SNL)",
-              f"{FEWER} the relative drop of small groups", _as_relus_go, "relative_drop_percent"),
+        *(judge(f"harm_grows{suffix}", f"Small groups lose more the fewer ReLUs are left ({name})",
+                f"{FEWER} the relative drop of small groups", _as_relus_go, DROP, method)
+          for method, name, suffix in (("snl", "SNL", ""), ("deepreduce", "DeepReDuce", "_deepreduce"))),
+        judge("accuracy_kept", "Overall accuracy is little harmed at the tightest SNL budget",
+              "accuracy of the control - with SNL, all test images", _overall, side="below", threshold=CHEAP),
         judge("snl_milder", "SNL is milder than DeepReDuce at the nearest budgets",
               "relative drop with DeepReDuce - with SNL, mean over groups, percentage points", _methods, "mean",
               floor=POINTS),
@@ -83,6 +86,10 @@ def _of_harm(results: Results) -> list[Claim]:
               floor=POINTS),
         judge("snl_beats_random", "SNL's choice of ReLUs beats a random one of as many, at the tightest budget",
               "accuracy with SNL - with a random mask", _against_random, floor=RIGHT),
+        *(judge(f"distance_grows{suffix}", f"The parameters move further the fewer ReLUs are left ({name})",
+                f"{FEWER} the parameter distance from the full network", _distance, method)
+          for method, name, suffix in (("snl", "SNL", ""), ("random-matched", "random masks after equal training",
+                                                            "_random"))),
         judge("bound_holds", "The bound of Theorem 4.4 holds for most groups at the tightest SNL budget",
               "share of groups whose loss rises by no more than the bound", _bound, "bound", threshold=0.5),
         *(judge(f"bound_{key}_foretells_loss", f"The {name} term of that bound tells which groups' loss rises more",
@@ -100,8 +107,13 @@ def _of_suspects(results: Results) -> list[Claim]:
         *(judge(f"{key}_foretells_drop", f"Groups with a {what} {name} before linearization lose more",
                 f"{RHO} {name} with the relative drop at the tightest SNL budget", _foretells_drop, key, side=side)
           for key, name, what, side in SUSPECTS),
-        *(judge(f"{key}_falls", f"The {name} falls as ReLUs go (SNL)", f"{FEWER} the {name}, mean over groups",
-                _as_relus_go, key, side=side) for key, name, _, side in SUSPECTS[2:]),
+        *(judge(f"{key}_{word}", f"The {name} {word} as ReLUs go (SNL)", f"{FEWER} the {name}, mean over groups",
+                _as_relus_go, key, "snl", side=side)
+          for (key, name, _, side), word in zip(SUSPECTS, ("rises", "rises", "falls", "falls"), strict=True)),
+        *(judge(f"accuracy_by_{key}", f"On the linearized network groups of a {what} {name} are less accurate",
+                f"{RHO} {name} with accuracy at the tightest SNL budget", _with_accuracy, key,
+                side="below" if side == "above" else "above")
+          for key, name, what, side in SUSPECTS[:1] + SUSPECTS[2:3]),
     ]
 
 
@@ -116,6 +128,15 @@ def _of_mitigation(results: Results) -> list[Claim]:
                            kind, "gap", floor=NATS))
         found.append(judge(f"mitigation_cheap ({kind})", f"Mitigation ({kind}) costs little accuracy",
                            "accuracy without - with it", _mitigated, kind, "all", side="below", threshold=CHEAP))
+        found.append(judge(f"mitigation_spares ({kind})", f"Mitigation ({kind}) does large groups little harm",
+                           "relative drop of large groups with - without it, points", _mitigated, kind, "large",
+                           side="below", threshold=UNHARMED))
+        found.append(judge(f"mitigation_gradients ({kind})", f"Mitigation ({kind}) lowers small groups' gradients",
+                           "gradient norm of small groups with / without it, log2", _mitigated, kind, "gradient_norm",
+                           side="below", floor=RATIO))
+        found.append(judge(f"mitigation_distances ({kind})", f"Mitigation ({kind}) moves small groups off the boundary",
+                           "softmax gap of small groups with - without it", _mitigated, kind, "softmax_gap",
+                           floor=DISTANCE))
     return found
 
 
@@ -136,7 +157,7 @@ def _networks(results: Results, method: str) -> list[Variant]:
 
 
 def _named(results: Results, *networks: Variant) -> str:
-    lost = ", ".join(results.groups.names[g] for g in np.flatnonzero(~_known(networks[0])))
+    lost = ", ".join(results.groups.names[g] for g in np.flatnonzero(~known_groups(results, networks[0])))
     named = ", ".join(f"{network.label} ({network.relu_count:,} ReLUs)" for network in networks)
     return named + (f"; without a drop, as some seed's full network is never right there: {lost}" if lost else "")
 
@@ -150,22 +171,18 @@ def _quantity(network: Variant, name: str) -> np.ndarray:
     return stored(network.by_group, name, network.label)
 
 
-def _known(network: Variant) -> np.ndarray:
-    """Which groups have a relative drop for every seed; the same ones for all networks of a study."""
-    return np.asarray(np.isfinite(network.by_group["relative_drop_percent"]).all(axis=0))
-
-
-def _drops(network: Variant, members: np.ndarray) -> np.ndarray:
-    """Return the relative drops of those of some groups that have one, shape (seeds, groups)."""
-    if not (members & _known(network)).any():
+def _drops(results: Results, network: Variant, members: np.ndarray) -> np.ndarray:
+    """Return the drops from the control of those of some groups that have one, shape (seeds, groups)."""
+    known = members & known_groups(results, network)
+    if not known.any():
         raise Missing("in these groups the full network of some seed is never right")
-    return network.by_group["relative_drop_percent"][:, members & _known(network)]
+    return drop_values(results, network, results.control(network))[:, known]
 
 
-def _mean(network: Variant, members: np.ndarray) -> np.ndarray:
+def _mean(results: Results, network: Variant, members: np.ndarray) -> np.ndarray:
     """Return the weights of a mean over those of some groups that have a drop, shape (groups,)."""
-    _drops(network, members)
-    return (members & _known(network)) / (members & _known(network)).sum()
+    _drops(results, network, members)
+    return (members & known_groups(results, network)) / (members & known_groups(results, network)).sum()
 
 
 def _contrast(results: Results, *terms: tuple[Variant, np.ndarray], scale: Scale = "real") -> Measured:
@@ -180,21 +197,42 @@ def _accuracies(one: Variant, other: Variant) -> Measured:
 
 def _lose(results: Results, who: Literal["large", "small", "smallest"]) -> tuple[Measured, str]:
     network, counts = _networks(results, "snl")[0], results.groups.train_count
-    large = _mean(network, results.groups.large)
+    large = _mean(results, network, results.groups.large)
     if who == "large":
         return _contrast(results, (network, large), scale="percent"), _named(results, network)
     if who == "small":
-        weights = _mean(network, _small(results)) - large
+        weights = _mean(results, network, _small(results)) - large
     else:  # not a ratio, which has no mean near 0; where large groups gained, any loss will do
-        lost = _drops(network, results.groups.large).mean(axis=1, keepdims=True) > 0
-        weights = _mean(network, _small(results) & (counts == counts.min())) - SEVERAL * lost * large
+        lost = _drops(results, network, results.groups.large).mean(axis=1, keepdims=True) > 0
+        weights = _mean(results, network, _small(results) & (counts == counts.min())) - SEVERAL * lost * large
     return _contrast(results, (network, weights)), _named(results, network)
 
 
-def _as_relus_go(results: Results, name: str) -> tuple[Measured, str, str]:
-    networks = _networks(results, "snl")
+def _overall(results: Results) -> tuple[Measured, str]:
+    network = _networks(results, "snl")[0]
+    return _accuracies(results.control(network), network), _named(results, results.control(network), network)
+
+
+def _distance(results: Results, method: str) -> tuple[Measured, str, str]:
+    networks = _networks(results, method)
+    values = np.stack([network.parameter_distance for network in networks], axis=1)
+    if not np.isfinite(values).all():
+        raise Missing("the parameter distance of some network is not known")
+    fewer = np.array([[-network.relu_count for network in networks]] * len(values))
+    lengths = ", ".join(f"{of:.3g}" for of in values.mean(axis=0)[::-1])
+    return *rank_correlations(fewer, values, "budgets"), f"{_named(results, *networks[::-1])}: {lengths}"
+
+
+def _with_accuracy(results: Results, name: str) -> tuple[Measured, str, str]:
+    network = _networks(results, "snl")[0]
+    found = rank_correlations(_quantity(network, name), network.by_group["accuracy"], "groups")
+    return *found, _named(results, network)
+
+
+def _as_relus_go(results: Results, name: str, method: str) -> tuple[Measured, str, str]:
+    networks = _networks(results, method)
     if name == DROP:  # of the full network it is 0 by definition
-        values = [_drops(network, _small(results)).mean(axis=1) for network in networks]
+        values = [_drops(results, network, _small(results)).mean(axis=1) for network in networks]
     else:
         networks += _networks(results, "full")
         values = [_quantity(network, name).mean(axis=1) for network in networks]
@@ -229,12 +267,12 @@ def _log_ratio(network: Variant, name: str, values: np.ndarray, sides: tuple[np.
     found = []
     for g, sign, mean, count in groups:
         blocks = network.parts[name][:, g]
-        blocks = blocks[:, np.isfinite(blocks).all(axis=0)]
-        if blocks.shape[1] < 2:
+        blocks = blocks[:, np.isfinite(blocks).any(axis=0)]
+        if (np.isfinite(blocks).sum(axis=1) < 2).any():
             raise Missing(
                 f"a group has too few test images to know its {name.replace('_', ' ')} without sampling noise"
             )
-        apart = blocks - blocks.mean(axis=1, keepdims=True)
+        apart = blocks - np.nanmean(blocks, axis=1, keepdims=True)
         found.append(whole + sign * apart / (mean[:, None] * count * np.log(2)))
     return Measured(intervals.over_seeds_and_examples(found, [1.0] * len(found)), len(values))
 
@@ -256,18 +294,18 @@ def _free_of_sampling(network: Variant, name: str) -> tuple[np.ndarray, str]:
 def _foretells_drop(results: Results, name: str) -> tuple[Measured, str, str, str]:
     full, network = _networks(results, "full")[0], _networks(results, "snl")[0]
     values, how = _free_of_sampling(full, name)
-    x, y = values[:, _known(network)], _drops(network, _known(network))
+    x, y = values[:, known_groups(results, network)], _drops(results, network, known_groups(results, network))
     found, note = rank_correlations(x, y, "groups")
     return found._replace(nothing=nothing_to_explain(results, network)), note, _named(results, network), how
 
 
-def _spread(network: Variant) -> np.ndarray:
+def _spread(results: Results, network: Variant) -> np.ndarray:
     """Return weights with which each seed's drops sum to their standard deviation over groups, (seeds, groups).
 
     They are its derivatives too, so that the noise of the sum is that of the standard deviation to first order.
     """
-    known = _known(network)
-    drops = np.where(known, network.by_group[DROP], 0.0)
+    known = known_groups(results, network)
+    drops = np.where(known, drop_values(results, network, results.control(network)), 0.0)
     apart = np.where(known, drops - drops.sum(axis=1, keepdims=True) / known.sum(), 0.0)
     length = np.sqrt((apart**2).sum(axis=1, keepdims=True) * known.sum())
     return np.divide(apart, length, out=np.zeros_like(apart), where=length > 0)
@@ -282,16 +320,16 @@ def _methods(results: Results, what: Literal["mean", "spread"]) -> tuple[Measure
     pair = min(pairs, key=apart)  # the tightest of equals
     if apart(pair) > COMPARABLE:
         raise Missing(f"the nearest budgets differ by more than a factor of {COMPARABLE}: {_named(results, *pair)}")
-    snl, deepreduce = ((network, _mean(network, _known(network))) for network in pair)
+    snl, deepreduce = ((network, _mean(results, network, known_groups(results, network))) for network in pair)
     if what == "spread":
-        snl, deepreduce = ((network, _spread(network)) for network in pair)
+        snl, deepreduce = ((network, _spread(results, network)) for network in pair)
     return _contrast(results, deepreduce, (snl[0], -snl[1])), _named(results, *pair)
 
 
 def _bound(results: Results, term: str) -> tuple[Measured, str, str]:
     """Compare Theorem 4.4, at the full network, with the rise of the loss; its sum, or the rank of one of its terms."""
     full, network = _networks(results, "full")[0], _networks(results, "snl")[0]
-    tested = results.groups.test_count
+    tested = full.by_group["test_count"]
     if (full.by_group.get("curvature_count", tested) != tested).any():  # other images
         raise Missing("gradients are of the training images, losses of the test images; use --analysis.split test")
     if not np.isfinite(network.parameter_distance).all():
@@ -318,7 +356,8 @@ def _gap(network: Variant) -> np.ndarray:
 
 def _against_random(results: Results) -> tuple[Measured, str]:
     chosen = _networks(results, "snl")
-    chance = {network.relu_count: network for network in _networks(results, "random")}
+    fair = any(network.method == "random-matched" for network in results.variants)  # trained as long, too
+    chance = {network.relu_count: network for network in _networks(results, "random-matched" if fair else "random")}
     snl = next((network for network in chosen if network.relu_count in chance), None)
     if snl is None:
         raise Missing("no random mask keeps as many ReLUs as one of SNL's")
@@ -326,7 +365,9 @@ def _against_random(results: Results) -> tuple[Measured, str]:
     return _accuracies(snl, other), _named(results, snl, other)
 
 
-def _mitigated(results: Results, kind: str, what: Literal["drop", "gap", "all"]) -> tuple[Measured | np.ndarray, str]:
+def _mitigated(
+    results: Results, kind: str, what: Literal["drop", "gap", "all", "large", "gradient_norm", "softmax_gap"]
+) -> tuple[Measured | np.ndarray, str]:
     """Compare the tightest network with a mitigation, SNL before others, with the same one without it."""
     plain = {network.label: network for network in results.variants if not network.base}
     pairs = [(v, plain[v.base]) for v in results.variants if v.base in plain and _kind(v) == kind]
@@ -337,5 +378,14 @@ def _mitigated(results: Results, kind: str, what: Literal["drop", "gap", "all"])
         return _accuracies(other, network), _named(results, network, other)
     if what == "gap":
         return _gap(other) - _gap(network), _named(results, network, other)
-    weights = _mean(network, _small(results))
-    return _contrast(results, (other, weights), (network, -weights)), _named(results, network, other)
+    small = _small(results)
+    if what in ("gradient_norm", "softmax_gap"):
+        after, before = (_quantity(v, what)[:, small].mean(axis=1) for v in (network, other))
+        if what == "softmax_gap":
+            return after - before, _named(results, network, other)
+        if np.minimum(after, before).min() <= 0:
+            raise Missing("a mean of 'gradient_norm' is not positive for some seed, so there is no ratio")
+        return np.log2(after / before), _named(results, network, other)
+    weights = _mean(results, network, small if what == "drop" else results.groups.large)
+    sign = 1 if what == "drop" else -1
+    return _contrast(results, (other, sign * weights), (network, -sign * weights)), _named(results, network, other)

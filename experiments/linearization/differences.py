@@ -1,11 +1,23 @@
-"""Who lost more than whom, network by network: the differences of ``reporting.comparisons`` of a study's results."""
+"""Who lost more than whom, network by network: the differences of ``reporting.comparisons`` of a study's results.
+
+What a group lost is counted from the network's control, which was trained as it was with all its ReLUs, where the study
+has it, and from the full network otherwise. So what further training does is not taken for what linearization does.
+"""
 
 import functools
 from typing import Any
 
 import numpy as np
 
-from experiments.linearization.results import DROP, Results, Variant, drop_contrast
+from experiments.linearization.results import (
+    CONTROLS,
+    RANDOM,
+    Results,
+    Variant,
+    drop_contrast,
+    drop_values,
+    known_groups,
+)
 from experiments.reporting import comparisons, series
 from experiments.reporting.comparisons import Difference, compare
 from experiments.reporting.series import UNKNOWN, Estimate
@@ -19,7 +31,7 @@ def differences(results: Results, network: Variant) -> tuple[Difference, ...]:
     Raises:
         Missing: there is nothing to compare.
     """
-    reference, known = results.reference, _known(network)
+    reference, known = results.reference, known_groups(results, network)
     if not known[reference]:
         name = results.groups.names[reference]
         raise Missing(f"the full network of some seed is never right in group {name}, the reference; name another one")
@@ -32,20 +44,22 @@ def differences(results: Results, network: Variant) -> tuple[Difference, ...]:
 
 def worst(results: Results, network: Variant) -> tuple[int, Estimate]:
     """Return the group that lost most and its relative drop, with an interval that allows for having been picked."""
-    known = np.flatnonzero(_known(network))
+    known = np.flatnonzero(known_groups(results, network))
     if not len(known):
         raise Missing("the full network of some seed is never right in any group")
-    group = int(known[np.argmax(network.by_group[DROP][:, known].mean(axis=0))])
+    lost = drop_values(results, network, results.control(network))[:, known].mean(axis=0)
+    group = int(known[np.argmax(lost)])
     drop = drop_contrast(results, (network, _unit(results, group)))
     return group, series.of(drop, "percent", 1 - LEVEL / len(known))
 
 
 def largest_gap(results: Results, network: Variant) -> tuple[int, int, Estimate]:
     """Return the groups that lost most and least and the difference, which allows for the choice of the pair."""
-    known = np.flatnonzero(_known(network))
+    known = np.flatnonzero(known_groups(results, network))
     if len(known) < 2:
         raise Missing("there is no second group to compare with")
-    order = known[np.argsort(network.by_group[DROP][:, known].mean(axis=0), kind="stable")]
+    lost = drop_values(results, network, results.control(network))[:, known].mean(axis=0)
+    order = known[np.argsort(lost, kind="stable")]
     most, least = int(order[-1]), int(order[0])
     gap = drop_contrast(results, (network, _unit(results, most) - _unit(results, least)))
     return most, least, series.of(gap, level=1 - LEVEL / (len(known) * (len(known) - 1) / 2))
@@ -54,11 +68,11 @@ def largest_gap(results: Results, network: Variant) -> tuple[int, int, Estimate]
 def nothing_to_explain(results: Results, network: Variant) -> str:
     """Say so if groups do not differ in what they lost beyond noise and the controls; empty if they do, or who knows.
 
-    The control is the full network that was trained on as the linearized ones are, where the study has it: what groups
-    lose there is not for want of ReLUs.
+    Where the study has no control that was trained alike, that is the full network with the fine-tuning alone.
     """
-    controls = [v for v in results.variants if v.method == "control"][:1]
-    known, reference = _known(network), results.reference
+    full = results.variants[0]
+    controls = [v for v in results.variants if v.method == "control" and results.control(network) is full][:1]
+    known, reference = known_groups(results, network), results.reference
     others = [int(g) for g in np.flatnonzero(known) if g != reference]
     if not known[reference] or not others:
         return ""
@@ -68,10 +82,6 @@ def nothing_to_explain(results: Results, network: Variant) -> str:
         return ""
     than = " than they do in the control" if controls else ""
     return f"no group lost more or less than {results.groups.names[reference]}, beyond noise{than}"
-
-
-def _known(network: Variant) -> np.ndarray:
-    return np.asarray(np.isfinite(network.by_group[DROP]).all(axis=0))
 
 
 def _unit(results: Results, group: int) -> np.ndarray:
@@ -103,7 +113,7 @@ def extreme_rows(results: Results) -> list[dict[str, Any]]:
             continue
         row: dict[str, Any] = {"network": network.label, "relus": network.relu_count, "worst_group": names[group]}
         row |= {"worst_drop_percent": drop, "least_lost": "", "gap_points": UNKNOWN}
-        if _known(network).sum() > 1:
+        if known_groups(results, network).sum() > 1:
             _, least, gap = largest_gap(results, network)
             row |= {"least_lost": names[least], "gap_points": gap}
         found.append(row)
@@ -112,13 +122,13 @@ def extreme_rows(results: Results) -> list[dict[str, Any]]:
 
 def without_drop(results: Results) -> list[str]:
     """Return the groups of which nothing is known: the full network of some seed is never right there."""
-    lost = np.any([~_known(network) for network in results.variants], axis=0)
+    lost = np.any([~known_groups(results, network) for network in results.variants], axis=0)
     return [results.groups.names[g] for g in results.groups.order if lost[g]]
 
 
 def answer(results: Results) -> str:
     """Say in two sentences who lost more than whom at the tightest budget, of SNL's if there are any."""
-    linearized = [v for v in results.variants[1:] if not v.base]
+    linearized = [v for v in results.variants[1:] if not v.base and v.method not in (*CONTROLS, *RANDOM)]
     linearized = [v for v in linearized if v.method == "snl"] or linearized
     if not linearized:
         return "No network of the study is linearized. There is nothing to compare."
@@ -127,4 +137,6 @@ def answer(results: Results) -> str:
         found = differences(results, network)
     except Missing as missing:
         return f"At {network.label}, nobody can be said to lose more than others. The reason: {missing}."
-    return comparisons.answer(found, results.groups.names, results.reference, len(network.seeds), f"At {network.label}")
+    alike = results.control(network) is not results.variants[0]
+    at = f"At {network.label}" + ", against the full network trained alike" * alike
+    return comparisons.answer(found, results.groups.names, results.reference, len(network.seeds), at)

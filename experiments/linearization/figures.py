@@ -36,9 +36,18 @@ QUANTITIES = {
 }
 
 
-def accuracy_drop_by_group(results: Results) -> "Figure":
-    """Draw each linearized network's relative accuracy drop by group (Das et al. 2024, Fig. 1 and 6)."""
+def accuracy_drop_by_group(results: Results, *, controlled: bool = False) -> "Figure":
+    """Draw each linearized network's relative accuracy drop by group (Das et al. 2024, Fig. 1 and 6).
+
+    Args:
+        results: of a study.
+        controlled: from the network that was trained alike, instead of from the full one.
+    """
     variants, groups = results.variants[1:] or results.variants, results.groups
+    if controlled:
+        variants = [v for v in variants if results.control(v) is not results.variants[0]]
+        if not variants:
+            raise Missing("The study has no controls that were trained as the linearized networks were.")
     width = max(3.5, drawing.width_of_groups(groups))
     labels = drawing.group_labels(groups, width)
     most = int(10.5 / width)
@@ -50,18 +59,20 @@ def accuracy_drop_by_group(results: Results) -> "Figure":
         figure, grid = drawing.group_panels(groups, len(variants), height=2.0, sharey=True)
         panels = list(grid[:, 0])
     for axes, variant in zip(panels, variants, strict=True):
-        drawing.by_size(axes, groups, arrays.drops(results, variant))
+        drawing.by_size(axes, groups, arrays.drops(results, variant, results.control(variant) if controlled else None))
         axes.axhline(0, color=GREY, linewidth=0.8)
         title = _title(variant)
         axes.set_title(title if len(title) < 12 * width else title.replace(": ", ":\n"), fontsize=9.5)
-    figure.supylabel(QUANTITIES["drop"], fontsize=9.5)
+    figure.supylabel("accuracy drop from the control (%)" if controlled else QUANTITIES["drop"], fontsize=9.5)
     drawing.group_legend(figure, groups)
     return figure
 
 
 def differences_by_group(results: Results) -> "Figure":
     """Draw how much more each group lost than the reference group, a panel each linearized network, sorted."""
-    variants, names = results.variants[1:], results.groups.wrapped(28)
+    apart = ("matched",) if results.matched else ()  # what others are compared with
+    variants = [v for v in results.variants[1:] if v.method not in apart]
+    names = results.groups.wrapped(28)
     if not variants:
         raise Missing("No network of the study is linearized.")
     rows = {
@@ -88,9 +99,34 @@ def accuracy_by_budget(results: Results) -> "Figure":
             values = [arrays.accuracy(results, v, np.flatnonzero(part.members)) for v in chosen]
             x, name = [at[variants.index(v)] for v in chosen], f"{part.name}, {method}"
             drawing.errorbar(axes, x, series.stack(values), part.color, marker, line, name)
+        alike = [v for v in variants if v.method == "snl" and results.control(v) is not results.variants[0]]
+        if alike:
+            values = [arrays.accuracy(results, results.control(v), np.flatnonzero(part.members)) for v in alike]
+            x, name = [at[variants.index(v)] for v in alike], f"{part.name}, trained alike with all ReLUs"
+            drawing.errorbar(axes, x, series.stack(values), part.color, "_", ":", name)
     axes.set_xlabel("ReLUs kept")
     axes.set_ylabel("mean accuracy of the groups")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    return figure
+
+
+def harm_by_training(results: Results) -> "Figure":
+    """Draw the accuracy of large and small groups after so many epochs of fine-tuning, linearized and not."""
+    if not results.followed:
+        raise Missing("No fine-tuning was followed through its epochs; give --follow.")
+    parts = results.groups.parts
+    figure, panels = drawing.panels([part.name for part in parts], "mean accuracy of the groups")
+    for axes, part in zip(panels, parts, strict=True):
+        x = drawing.log_axis(axes, [int(epoch) for epoch in results.followed[0].epochs], ",")
+        for of, look in zip(results.followed, cycle(LOOKS)):
+            points = [
+                arrays.accuracy(results, results.variants[0]._replace(correct=correct), np.flatnonzero(part.members))
+                for correct in of.correct
+            ]
+            drawing.errorbar(
+                axes, x, series.stack(points), *look, line="--" if of.method == "matched" else "-", label=of.label
+            )
+    drawing.finish(figure, panels, "epochs of fine-tuning")
     return figure
 
 
@@ -105,7 +141,8 @@ def curvature_by_group(results: Results) -> "Figure":
         "softmax_gap": "distance to the boundary\n(softmax gap)",
     }
     figure, grid = drawing.group_panels(results.groups, len(labels), height=2.2)
-    variants = [variant for variant in results.variants if variant.method != "mitigated"]
+    apart = ("mitigated", "matched", "random-matched")
+    variants = [variant for variant in results.variants if variant.method not in apart]
     for axes, (name, label) in zip(grid[:, 0], labels.items(), strict=True):
         looks = [(_title(variant), *_look(results, variant)) for variant in variants]
         values = [arrays.measured(variant, name) for variant in variants]
@@ -311,6 +348,13 @@ DRAWINGS = {
     "accuracy_drop_by_group": Drawing(
         "Relative accuracy drop of each group against the full network of the same seed",
         f"Above zero a group lost accuracy. {IMAGES}", accuracy_drop_by_group),
+    "accuracy_drop_from_control": Drawing(
+        "Relative accuracy drop of each group against the network that was trained alike, with all its ReLUs",
+        f"Above zero a group lost accuracy by linearization. {IMAGES}",
+        partial(accuracy_drop_by_group, controlled=True)),
+    "harm_by_training": Drawing(
+        "Accuracy of the large and the small groups by the epochs of fine-tuning, linearized and with all ReLUs",
+        f"One long fine-tuning, looked at on the way. {IMAGES}", harm_by_training),
     "accuracy_by_budget": Drawing(
         "Mean accuracy of the large and the small groups by the number of ReLUs kept", IMAGES, accuracy_by_budget),
     "curvature_by_group": Drawing(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments.linearization import differences
-from experiments.linearization.results import Results, Variant
+from experiments.linearization.results import HARM, Results, Variant
 from experiments.reporting import html, reports
 from experiments.reporting.comparisons import MEANING
 from experiments.reporting.drawing import Drawn
@@ -20,14 +20,18 @@ SUMMARY = (
     Column("small_groups", form=".3f"),
     Column("large_drop_percent", "relative drop, large groups (%)", ".1f"),
     Column("small_drop_percent", "relative drop, small groups (%)", ".1f"),
+    Column("large_harm_percent", "drop from the control, large groups (%)", ".1f"),
+    Column("small_harm_percent", "drop from the control, small groups (%)", ".1f"),
     Column("parameter_distance", form=".2f"),
 )
 GROUPS = (
     Column("group"),
     Column("train_count", "training images"),
     Column("test_count", "test images"),
+    Column("train_accuracy", "training accuracy", ".3f"),
     Column("accuracy", form=".3f"),
     Column("relative_drop_percent", "relative drop (%)", ".1f"),
+    Column(HARM, "drop from the control (%)", ".1f"),
     Column("loss", form=".3f"),
     Column("gradient_norm", form=".2f"),
     Column("gradient_norm_corrected", "gradient norm without its sampling part", ".2f"),
@@ -39,7 +43,7 @@ GROUPS = (
 )
 DIFFERENCES = (
     Column("group"),
-    Column("difference_points", "relative drop less that of the reference (points)", ".1f"),
+    Column("difference_points", "drop less that of the reference (points)", ".1f"),
     Column("p_value", "p", ".2g"),
     Column("corrected", "p, corrected", ".2g"),
     Column("lost", "lost, compared with the reference"),
@@ -47,21 +51,29 @@ DIFFERENCES = (
 EXTREMES = (
     Column("network"),
     Column("worst_group", "lost most"),
-    Column("worst_drop_percent", "its relative drop (%)", ".1f"),
+    Column("worst_drop_percent", "its drop (%)", ".1f"),
     Column("least_lost", "lost least"),
     Column("gap_points", "largest gap (points)", ".1f"),
 )
 
+LEARNT, FAR = 0.99, 0.1
+"""Training accuracy from which on a network knows its images by heart, and how far below it is on others."""
+
 LOST = (
     "A group's relative accuracy drop is the share of the full network's accuracy that it loses by linearization, in "
-    "percent. What it lost beyond the reference group is in points of that. p is the probability of a difference as "
+    "percent. What it lost beyond the reference group is in points of that, and where the study has controls it is "
+    "counted from them. p is the probability of a difference as "
     "large if there were none; corrected is p for the number of groups compared (Holm 1979)."
 )
 NETWORKS = {
     "snl": "SNL n keeps the n ReLUs that selective network linearization chose (Cho et al. 2022).",
     "deepreduce": "DeepReDuce C12 has no ReLUs in stages 1 and 2 (Jha et al. 2021).",
     "random": "Random n keeps n ReLUs that were drawn at random.",
-    "control": "The fine-tuned full network was trained on as the linearized ones were, with all its ReLUs.",
+    "matched": "The networks matched to SNL n or to DeepReDuce are the controls: trained as these were, by the same "
+    "optimizer on the same images in the same order, with all ReLUs kept. What is lost is counted from them.",
+    "random-matched": "Random n after equal training is the control of SNL n with n ReLUs that were drawn at random, "
+    "fine-tuned.",
+    "control": "The fine-tuned full network had the linearized ones' fine-tuning, with all its ReLUs.",
     "mitigated": "Mitigated networks were fine-tuned against unequal losses of the groups: mu is the rate at which the "
     "Lagrangian's multipliers grow, level the share of the worst images that CVaR looks at, rate the step of ARL's "
     "adversary.",
@@ -75,8 +87,12 @@ MEANINGS = {
     "Relative accuracy drop": "(accuracy of the full network - accuracy) / accuracy of the full network, in percent, "
     "seed by seed; negative is an improvement (Das et al. 2024, Sec. 5.1). Its interval is over seeds and test "
     "images together (Searle, Casella and McCulloch 1992).",
-    "Difference to the reference": f"{MEANING} The group that lost most and the largest gap have intervals that allow "
-    "for having been picked among all groups, or all pairs.",
+    "Drop from the control": "the same from the network that was trained as this one was, with all its ReLUs, instead "
+    "of from the full network: what is lost by linearization alone.",
+    "Training accuracy": "share of the training images classified correctly; far above the accuracy where a network "
+    "has learnt its images by heart.",
+    "Difference to the reference": f"{MEANING} It is counted from the control where there is one. The group that lost "
+    "most and the largest gap have intervals that allow for having been picked among all groups, or all pairs.",
     "Loss": "mean cross-entropy of the group's test images, in nats.",
     "Gradient norm": "L2 norm of the gradient of the group's mean loss with respect to all parameters (masks and batch "
     "statistics are held fixed).",
@@ -94,7 +110,7 @@ MEANINGS = {
     "Parameter distance": "L2 distance between the parameters of the linearized and the full network. It ignores that "
     "permuted networks are equal; blank for networks of another size.",
     "Intervals over seeds": "Student's t, 95 %, of the mean over seeds; of what cannot be negative in its logarithm. "
-    "All seeds share one split of the data.",
+    "Where each seed has a split of its own they are over splits too, and images that several seeds test count once.",
 }
 
 
@@ -103,12 +119,13 @@ def seeds_sentence(results: Results) -> str:
     seeds = len(results.variants[0].seeds)
     if seeds == 1:
         return "One seed: 95 % intervals are over test images alone, and there are none of what else is measured."
-    return f"95 % intervals: of accuracies and drops over {seeds} seeds and the test images, of all else over seeds."
+    splits = "seeds, each with a split of its own," if results.splits == seeds else "seeds on one split"
+    return f"95 % intervals: of accuracies and drops over {seeds} {splits} and the test images, of all else over seeds."
 
 
 def summary_table(rows: Sequence[Row]) -> Table:
     """Return ``results.summary_rows`` as readers see them."""
-    return Table(SUMMARY, rows)
+    return Table([column for column in SUMMARY if column.name in rows[0]], rows)
 
 
 def group_table(rows: Sequence[Row], variant: Variant) -> Table:
@@ -189,7 +206,26 @@ def warnings(results: Results) -> list[str]:
     never = (
         f"In group {', '.join(unknown)} the full network of some seed is never right: what it loses there is not known."
     )
-    return [*[never] * bool(unknown), *results.groups.warnings(), *said]
+    return [*by_heart(results), *[never] * bool(unknown), *results.groups.warnings(), *said]
+
+
+def by_heart(results: Results) -> list[str]:
+    """Return a sentence if the full network has learnt its training images by heart: then training on is what counts.
+
+    Further training changes such a network more than lost ReLUs do, so that drops from it say little by themselves.
+    """
+    full = results.variants[0]
+    if "train_accuracy" not in full.by_group:
+        return []
+    count = results.groups.train_count
+    learnt = float((full.by_group["train_accuracy"] @ count / count.sum()).mean())
+    if learnt < LEARNT or learnt - full.accuracy.mean() < FAR:
+        return []
+    return [
+        f"The full network has learnt its training images by heart: it is right on {100 * learnt:.1f} % of them and on "
+        f"{100 * full.accuracy.mean():.1f} % of the test images. Further training may change it more than "
+        "linearization does; read the drops from the controls."
+    ]
 
 
 def _facts(analysed: Sequence[Run], command: Sequence[str]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ def write(
     The figures of the paper lie in ``paper``; ``runs.json`` says what the report was made of, for ``results.read``.
 
     Args:
-        analysed: finished analyses, and runs of stage 'sampling' of their networks.
+        analysed: finished analyses, and runs of stages 'sampling' and 'follow' of their networks.
         folder: of the report, ``report`` in the study's folder.
         title: heading.
         command: what the reader types to make it again.
@@ -40,7 +40,7 @@ def write(
             if table:
                 tables.write_csv(made / f"{name}.csv", table)
         reports.write_record(made, arrays.STUDY, title, differences.answer(results), command, analysed, found)
-        analyses = [run for run in analysed if run.config["stage"] != "sampling"]
+        analyses = [run for run in analysed if run.config["stage"] == "analyse"]
         text = page.page(results, summary, rows, found, analyses, drawn, of_paper, title, command)
         (made / reports.PAGE).write_text(text, encoding="utf-8")
     return results
