@@ -12,40 +12,44 @@ from typing import Literal
 
 import numpy as np
 
-from experiments.linearization import results as tables
-from experiments.linearization.differences import nothing_to_explain
-from experiments.linearization.results import DROP, FREE, Results, Variant
+from experiments.analyses import results as tables
+from experiments.analyses.results import DROP, Results, Variant
+from experiments.analyses.statistics import (
+    POINTS,
+    RHO,
+    SUSPECTS,
+    accuracy_lost,
+    contrast,
+    foretells_drop,
+    group_drops,
+    has_drop,
+    mean_weights,
+    of_small_groups,
+    quantity,
+    spread_weights,
+)
 from experiments.reporting.verdicts import (
     CHEAP,
     Claim,
     Measured,
     Missing,
-    Side,
     corrected,
     decide,
     rank_correlations,
     small_groups,
-    stored,
 )
 from jaxfair import intervals
 from jaxfair.bounds import excess_loss_bound
-from jaxfair.intervals import Scale
 from jaxfair.runs import Run
 
 UNHARMED = 2.0  # "nearly unharmed" is a smaller relative drop, in percent
 SEVERAL = 3  # times as much
 IDLE = 100  # times the rise of the loss: a bound that far away says nothing
 # What is too small to matter, whatever its p-value.
-POINTS, RIGHT, NATS, RATIO, DISTANCE = 0.5, 0.005, 0.01, 0.1, 0.01
+RIGHT, NATS = 0.005, 0.01
 COMPARABLE = 2  # ReLU counts that differ by a larger factor are not compared
 TERMS = (("first", "gradient"), ("second", "eigenvalue"))
-FEWER, RHO = "Spearman correlation over budgets of fewer ReLUs with", "Spearman correlation over groups of"
-SUSPECTS: tuple[tuple[str, str, str, Side], ...] = (
-    ("gradient_norm", "gradient norm", "larger", "above"),
-    ("top_eigenvalue", "top Hessian eigenvalue", "larger", "above"),
-    ("softmax_gap", "distance to the boundary (softmax gap)", "smaller", "below"),
-    ("linearized_distance", "distance to the boundary (linearised)", "smaller", "below"),
-)
+FEWER = "Spearman correlation over budgets of fewer ReLUs with"
 
 
 def claims(analysed: Results | Sequence[Run]) -> list[Claim]:
@@ -93,10 +97,7 @@ def _of_harm(results: Results) -> list[Claim]:
 def _of_suspects(results: Results) -> list[Claim]:
     judge = partial(decide, results)
     return [
-        *(judge(f"small_{key}", f"On the full network small groups have a {what} {name}",
-                f"{name}, {'log2 of small / large' if side == 'above' else 'small - large'} groups",
-                _small_against_large, key, side == "above", side=side, floor=RATIO if side == "above" else DISTANCE)
-          for key, name, what, side in SUSPECTS),
+        *of_small_groups(results),
         *(judge(f"{key}_foretells_drop", f"Groups with a {what} {name} before linearization lose more",
                 f"{RHO} {name} with the relative drop at the tightest SNL budget", _foretells_drop, key, side=side)
           for key, name, what, side in SUSPECTS),
@@ -136,7 +137,7 @@ def _networks(results: Results, method: str) -> list[Variant]:
 
 
 def _named(results: Results, *networks: Variant) -> str:
-    lost = ", ".join(results.groups.names[g] for g in np.flatnonzero(~_known(networks[0])))
+    lost = ", ".join(results.groups.names[g] for g in np.flatnonzero(~has_drop(networks[0])))
     named = ", ".join(f"{network.label} ({network.relu_count:,} ReLUs)" for network in networks)
     return named + (f"; without a drop, as some seed's full network is never right there: {lost}" if lost else "")
 
@@ -145,132 +146,34 @@ def _small(results: Results) -> np.ndarray:
     return small_groups(results.groups)
 
 
-def _quantity(network: Variant, name: str) -> np.ndarray:
-    """Return a quantity of every group, shape (seeds, groups)."""
-    return stored(network.by_group, name, network.label)
-
-
-def _known(network: Variant) -> np.ndarray:
-    """Which groups have a relative drop for every seed; the same ones for all networks of a study."""
-    return np.asarray(np.isfinite(network.by_group["relative_drop_percent"]).all(axis=0))
-
-
-def _drops(network: Variant, members: np.ndarray) -> np.ndarray:
-    """Return the relative drops of those of some groups that have one, shape (seeds, groups)."""
-    if not (members & _known(network)).any():
-        raise Missing("in these groups the full network of some seed is never right")
-    return network.by_group["relative_drop_percent"][:, members & _known(network)]
-
-
-def _mean(network: Variant, members: np.ndarray) -> np.ndarray:
-    """Return the weights of a mean over those of some groups that have a drop, shape (groups,)."""
-    _drops(network, members)
-    return (members & _known(network)) / (members & _known(network)).sum()
-
-
-def _contrast(results: Results, *terms: tuple[Variant, np.ndarray], scale: Scale = "real") -> Measured:
-    """Return a weighted sum of groups' drops, over seeds and test images together."""
-    return Measured(tables.drop_contrast(results, *terms), len(terms[0][0].seeds), scale)
-
-
-def _accuracies(one: Variant, other: Variant) -> Measured:
-    """Return the accuracy of one network less that of another, over seeds and test images together."""
-    return Measured(intervals.over_seeds_and_examples([one.correct - other.correct]), len(one.seeds))
-
-
 def _lose(results: Results, who: Literal["large", "small", "smallest"]) -> tuple[Measured, str]:
     network, counts = _networks(results, "snl")[0], results.groups.train_count
-    large = _mean(network, results.groups.large)
+    large = mean_weights(network, results.groups.large)
     if who == "large":
-        return _contrast(results, (network, large), scale="percent"), _named(results, network)
+        return contrast(results, (network, large), scale="percent"), _named(results, network)
     if who == "small":
-        weights = _mean(network, _small(results)) - large
+        weights = mean_weights(network, _small(results)) - large
     else:  # not a ratio, which has no mean near 0; where large groups gained, any loss will do
-        lost = _drops(network, results.groups.large).mean(axis=1, keepdims=True) > 0
-        weights = _mean(network, _small(results) & (counts == counts.min())) - SEVERAL * lost * large
-    return _contrast(results, (network, weights)), _named(results, network)
+        lost = group_drops(network, results.groups.large).mean(axis=1, keepdims=True) > 0
+        weights = mean_weights(network, _small(results) & (counts == counts.min())) - SEVERAL * lost * large
+    return contrast(results, (network, weights)), _named(results, network)
 
 
 def _as_relus_go(results: Results, name: str) -> tuple[Measured, str, str]:
     networks = _networks(results, "snl")
     if name == DROP:  # of the full network it is 0 by definition
-        values = [_drops(network, _small(results)).mean(axis=1) for network in networks]
+        values = [group_drops(network, _small(results)).mean(axis=1) for network in networks]
     else:
         networks += _networks(results, "full")
-        values = [_quantity(network, name).mean(axis=1) for network in networks]
+        values = [quantity(network, name).mean(axis=1) for network in networks]
     fewer = np.array([[-network.relu_count for network in networks]] * len(values[0]))  # ranks as -log r does, 0 too
     return *rank_correlations(fewer, np.stack(values, axis=1), "budgets"), _named(results, *networks)
 
 
-def _small_against_large(results: Results, name: str, ratio: bool) -> tuple[Measured | np.ndarray, str, str]:
-    full = _networks(results, "full")[0]
-    values, how = _free_of_sampling(full, name)
-    sides = _small(results), results.groups.large
-    small, large = (values[:, who].mean(axis=1) for who in sides)
-    if ratio and (np.minimum(small, large) <= 0).any():
-        raise Missing(f"a mean of '{name}' is not positive for some seed, so there is no ratio")
-    means = f"small {small.mean():.3g}, large {large.mean():.3g}"
-    if not ratio:
-        return small - large, means, how
-    if not full.parts:
-        return np.log2(small / large), means, how
-    plain = [_quantity(full, name)[:, who].mean() for who in sides]
-    how = f"{how}; {'on all images' if 'count' in how else 'plain'}: small {plain[0]:.3g}, large {plain[1]:.3g}"
-    return _log_ratio(full, name, values, sides), means, how
-
-
-def _log_ratio(network: Variant, name: str, values: np.ndarray, sides: tuple[np.ndarray, np.ndarray]) -> Measured:
-    """Return ``log2`` of one side's mean over another's, over seeds and test images, to first order in the images."""
-    means = [values[:, who].mean(axis=1) for who in sides]
-    groups = [
-        (g, sign, mean, who.sum()) for who, mean, sign in zip(sides, means, (1, -1), strict=True) for g in _at(who)
-    ]
-    whole = np.log2(means[0] / means[1])[:, None] / len(groups)
-    found = []
-    for g, sign, mean, count in groups:
-        blocks = network.parts[name][:, g]
-        blocks = blocks[:, np.isfinite(blocks).all(axis=0)]
-        if blocks.shape[1] < 2:
-            raise Missing(
-                f"a group has too few test images to know its {name.replace('_', ' ')} without sampling noise"
-            )
-        apart = blocks - blocks.mean(axis=1, keepdims=True)
-        found.append(whole + sign * apart / (mean[:, None] * count * np.log(2)))
-    return Measured(intervals.over_seeds_and_examples(found, [1.0] * len(found)), len(values))
-
-
-def _at(members: np.ndarray) -> list[int]:
-    return np.flatnonzero(members).tolist()
-
-
-def _free_of_sampling(network: Variant, name: str) -> tuple[np.ndarray, str]:
-    """Return a quantity of every group, shape (seeds, groups), without what few images add to it, and how it is so."""
-    if name not in FREE:
-        return _quantity(network, name), ""
-    if not network.parts:
-        return _quantity(network, name), "not corrected for sampling, which inflates it, more so on few images"
-    how = "without its sampling part" if name == "gradient_norm" else "at the image count of the smallest group"
-    return _quantity(network, FREE[name]), how
-
-
 def _foretells_drop(results: Results, name: str) -> tuple[Measured, str, str, str]:
-    full, network = _networks(results, "full")[0], _networks(results, "snl")[0]
-    values, how = _free_of_sampling(full, name)
-    x, y = values[:, _known(network)], _drops(network, _known(network))
-    found, note = rank_correlations(x, y, "groups")
-    return found._replace(nothing=nothing_to_explain(results, network)), note, _named(results, network), how
-
-
-def _spread(network: Variant) -> np.ndarray:
-    """Return weights with which each seed's drops sum to their standard deviation over groups, (seeds, groups).
-
-    They are its derivatives too, so that the noise of the sum is that of the standard deviation to first order.
-    """
-    known = _known(network)
-    drops = np.where(known, network.by_group[DROP], 0.0)
-    apart = np.where(known, drops - drops.sum(axis=1, keepdims=True) / known.sum(), 0.0)
-    length = np.sqrt((apart**2).sum(axis=1, keepdims=True) * known.sum())
-    return np.divide(apart, length, out=np.zeros_like(apart), where=length > 0)
+    network = _networks(results, "snl")[0]
+    found, note, how = foretells_drop(results, name, network)
+    return found, note, _named(results, network), how
 
 
 def _methods(results: Results, what: Literal["mean", "spread"]) -> tuple[Measured, str]:
@@ -282,10 +185,10 @@ def _methods(results: Results, what: Literal["mean", "spread"]) -> tuple[Measure
     pair = min(pairs, key=apart)  # the tightest of equals
     if apart(pair) > COMPARABLE:
         raise Missing(f"the nearest budgets differ by more than a factor of {COMPARABLE}: {_named(results, *pair)}")
-    snl, deepreduce = ((network, _mean(network, _known(network))) for network in pair)
+    snl, deepreduce = ((network, mean_weights(network, has_drop(network))) for network in pair)
     if what == "spread":
-        snl, deepreduce = ((network, _spread(network)) for network in pair)
-    return _contrast(results, deepreduce, (snl[0], -snl[1])), _named(results, *pair)
+        snl, deepreduce = ((network, spread_weights(network)) for network in pair)
+    return contrast(results, deepreduce, (snl[0], -snl[1])), _named(results, *pair)
 
 
 def _bound(results: Results, term: str) -> tuple[Measured, str, str]:
@@ -297,9 +200,9 @@ def _bound(results: Results, term: str) -> tuple[Measured, str, str]:
     if not np.isfinite(network.parameter_distance).all():
         raise Missing(f"the parameter distance of {network.label} is not known")
     # The bound is of the loss on these very images, and so are its terms: nothing is corrected for sampling here.
-    top = _quantity(full, "top_eigenvalue") + _quantity(full, "top_eigenvalue_residual")  # Lanczos ends below it
-    rise = _quantity(network, "loss") - _quantity(full, "loss")
-    terms = zip(_quantity(full, "gradient_norm"), top, network.parameter_distance, rise, strict=True)
+    top = quantity(full, "top_eigenvalue") + quantity(full, "top_eigenvalue_residual")  # Lanczos ends below it
+    rise = quantity(network, "loss") - quantity(full, "loss")
+    terms = zip(quantity(full, "gradient_norm"), top, network.parameter_distance, rise, strict=True)
     found = [excess_loss_bound(g, t, float(d), r) for g, t, d, r in terms]
     note = f"{_named(results, network)}; the change of the masks is no part of the bound"
     if term == "bound":
@@ -312,7 +215,7 @@ def _bound(results: Results, term: str) -> tuple[Measured, str, str]:
 
 def _gap(network: Variant) -> np.ndarray:
     """Return the largest distance of a group's loss from the mean of the groups' losses, for each seed."""
-    loss = _quantity(network, "loss")
+    loss = quantity(network, "loss")
     return np.abs(loss - loss.mean(axis=1, keepdims=True)).max(axis=1)
 
 
@@ -323,7 +226,7 @@ def _against_random(results: Results) -> tuple[Measured, str]:
     if snl is None:
         raise Missing("no random mask keeps as many ReLUs as one of SNL's")
     other = chance[snl.relu_count]
-    return _accuracies(snl, other), _named(results, snl, other)
+    return accuracy_lost(snl, other), _named(results, snl, other)
 
 
 def _mitigated(results: Results, kind: str, what: Literal["drop", "gap", "all"]) -> tuple[Measured | np.ndarray, str]:
@@ -334,8 +237,8 @@ def _mitigated(results: Results, kind: str, what: Literal["drop", "gap", "all"])
         raise Missing("no network was made with mitigation beside the same one without it")
     network, other = min(pairs, key=lambda pair: (pair[1].method != "snl", pair[1].relu_count))
     if what == "all":
-        return _accuracies(other, network), _named(results, network, other)
+        return accuracy_lost(other, network), _named(results, network, other)
     if what == "gap":
         return _gap(other) - _gap(network), _named(results, network, other)
-    weights = _mean(network, _small(results))
-    return _contrast(results, (other, weights), (network, -weights)), _named(results, network, other)
+    weights = mean_weights(network, _small(results))
+    return contrast(results, (other, weights), (network, -weights)), _named(results, network, other)

@@ -15,9 +15,6 @@ from jaxfair.errors import JaxfairError
 from jaxfair.intervals import drop_parts, over_seeds_and_examples, wilson
 from jaxfair.runs import Run
 
-STUDY = "linearization"
-"""What the record of a report calls this study."""
-
 CURVATURE = ("gradient_norm", "top_eigenvalue", "softmax_gap", "linearized_distance")
 DROP = "relative_drop_percent"
 FREE = {"gradient_norm": "gradient_norm_corrected", "top_eigenvalue": "top_eigenvalue_equal_count"}
@@ -25,7 +22,7 @@ FREE = {"gradient_norm": "gradient_norm_corrected", "top_eigenvalue": "top_eigen
 
 
 class Variant(NamedTuple):
-    """All seeds of one network, full or linearized.
+    """All seeds of one network, full or changed.
 
     Attributes:
         label, method: for readers and figures.
@@ -62,6 +59,14 @@ class Variant(NamedTuple):
         """The share of the units that are still ReLUs, in percent, with two digits."""
         share = 100 * self.relu_count / self.unit_count
         return "100" if share > 99 else f"{share:.2g}"  # which would be 1e+02
+
+    @property
+    def title(self) -> str:
+        """What stands above a panel of this network: its label, and how many ReLUs it has."""
+        if self.method == "full":
+            return f"{self.label}: {self.relu_count:,} ReLUs"
+        label = self.label if self.method != "snl" else "SNL"
+        return f"{label}: {self.relu_count:,} ReLUs ({self.percent_kept} %)"
 
 
 class Results(NamedTuple):
@@ -141,16 +146,17 @@ def _variant(analysed: Sequence[Run], sampled: Mapping[str, Run]) -> Variant:
     )
 
 
-def read(study: Path) -> list[Run]:
+def read(study: Path, of: str | None = None) -> list[Run]:
     """Return the analyses of a study's last report, in its order.
 
     Args:
         study: the folder that the study was told as ``--out``.
+        of: which study it must be, as its record calls it; any if None.
 
     Raises:
         JaxfairError: as ``reports.read_record``, or a run is missing, unfinished or damaged.
     """
-    return reports.open_runs(study, reports.read_record(study, STUDY)["runs"])
+    return reports.open_runs(study, reports.read_record(study, of)["runs"])
 
 
 def measured(variant: Variant, name: str) -> Estimate:

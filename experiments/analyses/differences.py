@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.linearization.results import DROP, Results, Variant, drop_contrast
+from experiments.analyses.results import DROP, Results, Variant, drop_contrast
 from experiments.reporting import comparisons, series
 from experiments.reporting.comparisons import Difference, compare
 from experiments.reporting.series import UNKNOWN, Estimate
@@ -54,8 +54,8 @@ def largest_gap(results: Results, network: Variant) -> tuple[int, int, Estimate]
 def nothing_to_explain(results: Results, network: Variant) -> str:
     """Say so if groups do not differ in what they lost beyond noise and the controls; empty if they do, or who knows.
 
-    The control is the full network that was trained on as the linearized ones are, where the study has it: what groups
-    lose there is not for want of ReLUs.
+    The control is the full network that was trained on as the changed ones are, where the study has it: what groups
+    lose there is not for the change.
     """
     controls = [v for v in results.variants if v.method == "control"][:1]
     known, reference = _known(network), results.reference
@@ -79,7 +79,7 @@ def _unit(results: Results, group: int) -> np.ndarray:
 
 
 def rows(results: Results) -> list[dict[str, Any]]:
-    """Return one row a linearized network and group, as ``differences`` orders them; none where there are none."""
+    """Return one row a changed network and group, as ``differences`` orders them; none where there are none."""
     names, found = results.groups.names, []
     for network in results.variants[1:]:
         try:
@@ -94,7 +94,7 @@ def rows(results: Results) -> list[dict[str, Any]]:
 
 
 def extreme_rows(results: Results) -> list[dict[str, Any]]:
-    """Return one row a linearized network: the group that lost most, and the largest gap between two."""
+    """Return one row a changed network: the group that lost most, and the largest gap between two."""
     names, found = results.groups.names, []
     for network in results.variants[1:]:
         try:
@@ -116,13 +116,8 @@ def without_drop(results: Results) -> list[str]:
     return [results.groups.names[g] for g in results.groups.order if lost[g]]
 
 
-def answer(results: Results) -> str:
-    """Say in two sentences who lost more than whom at the tightest budget, of SNL's if there are any."""
-    linearized = [v for v in results.variants[1:] if not v.base]
-    linearized = [v for v in linearized if v.method == "snl"] or linearized
-    if not linearized:
-        return "No network of the study is linearized. There is nothing to compare."
-    network = min(linearized, key=lambda v: v.relu_count)
+def answer(results: Results, network: Variant) -> str:
+    """Say in two sentences who lost more than whom at a network."""
     try:
         found = differences(results, network)
     except Missing as missing:
