@@ -23,6 +23,7 @@ HOUSE = (
     ("jaxfair",),
     ("experiments.running", "experiments.cli"),
     ("experiments.reporting",),
+    ("experiments.analyses",),
     ("experiments.linearization", "experiments.hardware", "experiments.toy", "experiments.data"),  # no study another
 )
 LEVEL = {room: level for level, rooms in enumerate(HOUSE) for room in rooms}

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from experiments.analyses import results as tables
 from experiments.hardware import bundles
 from experiments.hardware import results as hardware_results
 from experiments.hardware import tables as hardware_tables
-from experiments.linearization import results as tables
 from experiments.reporting import series
 from tests.study import command_line, hardware_made_once, made_once
 

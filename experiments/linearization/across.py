@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import tyro
 
 from experiments import cli
-from experiments.linearization import claims, differences
-from experiments.linearization import results as arrays
-from experiments.linearization.results import Results, Variant
+from experiments.analyses import results as arrays
+from experiments.analyses.results import Results, Variant
+from experiments.linearization import claims, page
+from experiments.linearization.report import STUDY
 from experiments.reporting import drawing, reports, series, tables, verdicts
 from experiments.reporting.drawing import Drawing, Points
 from experiments.reporting.series import Estimate
@@ -71,10 +72,10 @@ def read(folders: Sequence[Path]) -> list[Study]:
     places = [study.resolve() for study in folders]
     if twice := [study for study, place in zip(folders, places, strict=True) if places.count(place) > 1]:
         raise JaxfairError(f"The study '{twice[0]}' is given more than once; give each folder once.")
-    titles = [reports.read_record(study, arrays.STUDY)["title"] for study in folders]
+    titles = [reports.read_record(study, STUDY)["title"] for study in folders]
     found = []
     for place, study, title in zip(places, folders, titles, strict=True):
-        results = arrays.collect(arrays.read(study))
+        results = arrays.collect(arrays.read(study, STUDY))
         alike = [other.name for other, its in zip(places, titles, strict=True) if its == title]
         name = place.name if alike.count(place.name) == 1 else f"{place.parent.name}/{place.name}"
         shown = title if len(alike) == 1 else f"{title} ({name})"
@@ -179,7 +180,7 @@ def markdown(studies: Sequence[Study], networks: Sequence[dict[str, Any]]) -> st
         for name, statement in statements.items()
     ]
     findings = Table([Column("", "finding"), *(Column(title, title) for title in by_title)], rows)
-    answers = [f"- {study.title}: {differences.answer(study.results)}" for study in studies]
+    answers = [f"- {study.title}: {page.answer(study.results)}" for study in studies]
     parts = [
         "# Studies side by side",
         "\n".join(answers),

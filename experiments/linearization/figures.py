@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.linearization import results as arrays
-from experiments.linearization.differences import differences
-from experiments.linearization.results import Results, Variant
+from experiments.analyses import figures
+from experiments.analyses import results as arrays
+from experiments.analyses.figures import IMAGES
+from experiments.analyses.results import Results, Variant
 from experiments.reporting import drawing, series
-from experiments.reporting.drawing import BARS, GREY, LOOKS, PALE, Drawing, Points
+from experiments.reporting.drawing import BARS, LOOKS, PALE, Drawing, Points
 from experiments.reporting.series import Estimate, over_seeds
 from experiments.reporting.verdicts import Missing
 from jaxfair.errors import JaxfairError
@@ -29,60 +30,11 @@ FAMILIES = {"snl": ("Blues", "o"), "deepreduce": ("Oranges", "D")}
 METHODS = {"full": ("full network", *LOOKS[0]), "snl": ("SNL", *LOOKS[1]), "deepreduce": ("DeepReDuce", *LOOKS[2])}
 QUANTITIES = {
     "accuracy": "accuracy",
-    "drop": "relative accuracy drop (%)",
+    "drop": figures.DROP_LABEL,
     "gradient_norm": "gradient norm",
     "top_eigenvalue": "largest Hessian eigenvalue",
     "softmax_gap": "distance to the boundary (softmax gap)",
 }
-
-
-def accuracy_drop_by_group(results: Results, *, controlled: bool = False) -> "Figure":
-    """Draw each linearized network's relative accuracy drop by group (Das et al. 2024, Fig. 1 and 6).
-
-    Args:
-        results: of a study.
-        controlled: from the network that was trained alike, instead of from the full one.
-    """
-    variants, groups = results.variants[1:] or results.variants, results.groups
-    if controlled:
-        variants = [v for v in variants if results.control(v) is not results.variants[0]]
-        if not variants:
-            raise Missing("The study has no controls that were trained as the linearized networks were.")
-    width = max(3.5, drawing.width_of_groups(groups))
-    labels = drawing.group_labels(groups, width)
-    most = int(10.5 / width)
-    if most > 1:
-        figure, panels = drawing.filled(len(variants), most, width, 2.6 + labels.extra, sharey=True)
-        for axes in panels:
-            drawing.label_groups(axes, labels)
-    else:
-        figure, grid = drawing.group_panels(groups, len(variants), height=2.0, sharey=True)
-        panels = list(grid[:, 0])
-    for axes, variant in zip(panels, variants, strict=True):
-        drawing.by_size(axes, groups, arrays.drops(results, variant, results.control(variant) if controlled else None))
-        axes.axhline(0, color=GREY, linewidth=0.8)
-        title = _title(variant)
-        axes.set_title(title if len(title) < 12 * width else title.replace(": ", ":\n"), fontsize=9.5)
-    figure.supylabel("accuracy drop from the control (%)" if controlled else QUANTITIES["drop"], fontsize=9.5)
-    drawing.group_legend(figure, groups)
-    return figure
-
-
-def differences_by_group(results: Results) -> "Figure":
-    """Draw how much more each group lost than the reference group, a panel each linearized network, sorted."""
-    apart = ("matched",) if results.matched else ()  # what others are compared with
-    variants = [v for v in results.variants[1:] if v.method not in apart]
-    names = results.groups.wrapped(28)
-    if not variants:
-        raise Missing("No network of the study is linearized.")
-    rows = {
-        "\n".join(line for part in _title(variant).split(": ") for line in textwrap.wrap(part, 24)): [
-            (names[of.group], of.points, of.beyond) for of in differences(results, variant)
-        ]
-        for variant in variants
-    }
-    name = results.groups.names[results.reference]
-    return drawing.caterpillars(rows, f"relative accuracy drop - that of {name} (percentage points)")
 
 
 def accuracy_by_budget(results: Results) -> "Figure":
@@ -99,9 +51,8 @@ def accuracy_by_budget(results: Results) -> "Figure":
             values = [arrays.accuracy(results, v, np.flatnonzero(part.members)) for v in chosen]
             x, name = [at[variants.index(v)] for v in chosen], f"{part.name}, {method}"
             drawing.errorbar(axes, x, series.stack(values), part.color, marker, line, name)
-        alike = [v for v in variants if v.method == "snl" and results.control(v) is not results.variants[0]]
-        if alike:
-            values = [arrays.accuracy(results, results.control(v), np.flatnonzero(part.members)) for v in alike]
+        if alike := [v for v in variants if v.method == "snl" and v.control is not None]:
+            values = [arrays.accuracy(results, v.control, np.flatnonzero(part.members)) for v in alike if v.control]
             x, name = [at[variants.index(v)] for v in alike], f"{part.name}, trained alike with all ReLUs"
             drawing.errorbar(axes, x, series.stack(values), part.color, "_", ":", name)
     axes.set_xlabel("ReLUs kept")
@@ -119,13 +70,10 @@ def harm_by_training(results: Results) -> "Figure":
     for axes, part in zip(panels, parts, strict=True):
         x = drawing.log_axis(axes, [int(epoch) for epoch in results.followed[0].epochs], ",")
         for of, look in zip(results.followed, cycle(LOOKS)):
-            points = [
-                arrays.accuracy(results, results.variants[0]._replace(correct=correct), np.flatnonzero(part.members))
-                for correct in of.correct
-            ]
-            drawing.errorbar(
-                axes, x, series.stack(points), *look, line="--" if of.method == "matched" else "-", label=of.label
-            )
+            seen = [results.variants[0]._replace(correct=correct) for correct in of.correct]
+            points = [arrays.accuracy(results, network, np.flatnonzero(part.members)) for network in seen]
+            line = "--" if of.method == "matched" else "-"
+            drawing.errorbar(axes, x, series.stack(points), *look, line, label=of.label)
     drawing.finish(figure, panels, "epochs of fine-tuning")
     return figure
 
@@ -144,19 +92,12 @@ def curvature_by_group(results: Results) -> "Figure":
     apart = ("mitigated", "matched", "random-matched")
     variants = [variant for variant in results.variants if variant.method not in apart]
     for axes, (name, label) in zip(grid[:, 0], labels.items(), strict=True):
-        looks = [(_title(variant), *_look(results, variant)) for variant in variants]
+        looks = [(variant.title, *_look(results, variant)) for variant in variants]
         values = [arrays.measured(variant, name) for variant in variants]
         drawing.by_group(axes, results.groups, [Points(*look, v) for look, v in zip(looks, values, strict=True)])
         axes.set_ylabel(label)
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
-
-
-def _title(variant: Variant) -> str:
-    if variant.method == "full":
-        return f"{variant.label}: {variant.relu_count:,} ReLUs"
-    label = variant.label if variant.method != "snl" else "SNL"
-    return f"{label}: {variant.relu_count:,} ReLUs ({variant.percent_kept} %)"
 
 
 def _look(results: Results, variant: Variant) -> tuple[object, str]:
@@ -337,26 +278,14 @@ def _in_grey(axes: "Axes", x: np.ndarray, values: np.ndarray) -> None:
 
 
 MITIGATED = "of each group with and without fine-tuning against unequal losses, a panel each network"
-IMAGES = "Bars: 95 % intervals over seeds and test images together."
 # fmt: off
 DRAWINGS = {
-    "differences_by_group": Drawing(
-        "Who lost more than whom: relative accuracy drop of each group less that of the reference group",
-        "Black: beyond noise; grey: within it, or too few seeds to say. Bars: 95 % intervals over seeds and test "
-        "images together that hold for all groups of a network at once; an arrow: it goes on outside of its panel.",
-        differences_by_group),
-    "accuracy_drop_by_group": Drawing(
-        "Relative accuracy drop of each group against the full network of the same seed",
-        f"Above zero a group lost accuracy. {IMAGES}", accuracy_drop_by_group),
-    "accuracy_drop_from_control": Drawing(
-        "Relative accuracy drop of each group against the network that was trained alike, with all its ReLUs",
-        f"Above zero a group lost accuracy by linearization. {IMAGES}",
-        partial(accuracy_drop_by_group, controlled=True)),
+    **figures.DRAWINGS,
+    "accuracy_by_budget": Drawing(
+        "Mean accuracy of the large and the small groups by the number of ReLUs kept", IMAGES, accuracy_by_budget),
     "harm_by_training": Drawing(
         "Accuracy of the large and the small groups by the epochs of fine-tuning, linearized and with all ReLUs",
         f"One long fine-tuning, looked at on the way. {IMAGES}", harm_by_training),
-    "accuracy_by_budget": Drawing(
-        "Mean accuracy of the large and the small groups by the number of ReLUs kept", IMAGES, accuracy_by_budget),
     "curvature_by_group": Drawing(
         "What the papers hold responsible: gradient norm, largest Hessian eigenvalue and distance to the decision "
         "boundary of every group, for the full and the linearized networks", BARS, curvature_by_group),

@@ -3,11 +3,16 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.linearization import claims, differences, figures, page
-from experiments.linearization import results as arrays
-from experiments.linearization.results import Results
+from experiments.analyses import differences
+from experiments.analyses import page as pages
+from experiments.analyses import results as arrays
+from experiments.analyses.results import Results
+from experiments.linearization import claims, figures, page
 from experiments.reporting import drawing, reports, tables
 from jaxfair.runs import Run
+
+STUDY = "linearization"
+"""What the record of a report calls this study."""
 
 
 def write(
@@ -39,9 +44,11 @@ def write(
         for name, table in compared.items():
             if table:
                 tables.write_csv(made / f"{name}.csv", table)
-        reports.write_record(made, arrays.STUDY, title, differences.answer(results), command, analysed, found)
+        answer = page.answer(results)
+        reports.write_record(made, STUDY, title, answer, command, analysed, found)
         analyses = [run for run in analysed if run.config["stage"] == "analyse"]
-        text = page.page(results, summary, rows, found, analyses, drawn, of_paper, title, command)
+        of_study = page.WORDS, answer, results
+        text = pages.page(*of_study, summary, rows, found, analyses, drawn, of_paper, title, command)
         (made / reports.PAGE).write_text(text, encoding="utf-8")
     return results
 
@@ -56,5 +63,6 @@ def title(analysed: Sequence[Run], data: str) -> str:
 
 def print_summary(results: Results, title: str) -> None:
     """Print the table of results, and who lost more than whom."""
-    tables.show(page.summary_table(arrays.summary_rows(results)), title, page.seeds_sentence(results))
-    print(f"\n{differences.answer(results)}")
+    table = pages.summary_table(page.WORDS, arrays.summary_rows(results))
+    tables.show(table, title, pages.seeds_sentence(results))
+    print(f"\n{page.answer(results)}")

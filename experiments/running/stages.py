@@ -209,7 +209,7 @@ def matched_label(label: str) -> str:
     """
     method, _, rest = label.partition(" ")
     if method != "DeepReDuce":
-        return f"Matched to SNL {rest.split()[0]}"
+        return f"Matched to SNL {rest.partition(' ')[0]}"
     config = dataclasses.replace(deepreduce.DeepReduceConfig.parse(rest), culled=(), thinned=False)
     return "Matched to DeepReDuce" + (f" {config.name}" if config.name != "full" else "")
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from experiments.analyses import results as tables
 from experiments.linearization import across, claims
-from experiments.linearization import results as tables
 from experiments.linearization.across import Study
 from jaxfair.errors import JaxfairError
 from tests.study import make_study, mitigated

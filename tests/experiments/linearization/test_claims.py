@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.linearization import results as tables
+from experiments.analyses import results as tables
+from experiments.analyses.results import Results
 from experiments.linearization.claims import claims
-from experiments.linearization.results import Results
 from experiments.reporting.tables import write_csv
 from experiments.reporting.verdicts import Claim, markdown, rows
 from jaxfair.intervals import holm

@@ -12,10 +12,11 @@ import pytest
 from matplotlib.axes import Axes
 from scipy import stats
 
+from experiments.analyses import figures as shared
+from experiments.analyses import results as tables
+from experiments.analyses.differences import differences
+from experiments.analyses.results import Results, Variant
 from experiments.linearization import figures
-from experiments.linearization import results as tables
-from experiments.linearization.differences import differences
-from experiments.linearization.results import Results, Variant
 from experiments.reporting import drawing
 from experiments.reporting.drawing import GREY, LOOKS
 from experiments.reporting.groups import LARGE
@@ -125,7 +126,7 @@ def test_equal_results_give_equal_files(tmp_path: Path) -> None:
 
 def test_a_long_name_leaves_room_for_the_figure(tmp_path: Path) -> None:
     results = results_of(tmp_path, STUDIES["six groups, one name long"])
-    for draw in (figures.accuracy_drop_by_group, figures.curvature_by_group):
+    for draw in (shared.accuracy_drop_by_group, figures.curvature_by_group):
         with mpl.rc_context(drawing.STYLE):
             figure = draw(results)
             figure.draw_without_rendering()
@@ -164,7 +165,7 @@ def test_names_of_groups_do_not_overlap(tmp_path: Path, names: str, count: int) 
     study = {"group_names": listed, "train_count": [12000 - i for i in range(count)], "test_count": [3] * count}
     results = results_of(tmp_path, {**study, "seeds": 1, "networks": NETWORKS[:2]})
     with mpl.rc_context(drawing.STYLE):
-        figure = figures.accuracy_drop_by_group(results)
+        figure = shared.accuracy_drop_by_group(results)
         figure.draw_without_rendering()
         boxes = [box_of(text) for text in figure.axes[0].get_xticklabels()]
     assert len(boxes) == count
@@ -182,7 +183,7 @@ def bars(container: Any) -> np.ndarray:
 
 def test_drops_are_drawn_where_the_table_has_them(tmp_path: Path) -> None:
     results = results_of(tmp_path, {"train_count": (20, 400, 300)})
-    figure = figures.accuracy_drop_by_group(results)
+    figure = shared.accuracy_drop_by_group(results)
     shown = [axes for axes in figure.axes if axes.get_visible()]
     assert len(shown) == 3
     for axes, variant in zip(shown, results.variants[1:], strict=True):
@@ -198,7 +199,7 @@ def test_drops_are_drawn_where_the_table_has_them(tmp_path: Path) -> None:
 
 def test_differences_are_drawn_from_the_largest_down(tmp_path: Path) -> None:
     results = results_of(tmp_path, {"train_count": (20, 400, 300), "seeds": 5})
-    shown = [axes for axes in figures.differences_by_group(results).axes if axes.get_visible()]
+    shown = [axes for axes in shared.differences_by_group(results).axes if axes.get_visible()]
     for axes, variant in zip(shown, results.variants[1:], strict=True):
         found = differences(results, variant)
         assert [tick.get_text() for tick in axes.get_yticklabels()] == [results.groups.names[of.group] for of in found]
@@ -213,7 +214,7 @@ def test_one_wide_interval_does_not_flatten_the_others(tmp_path: Path) -> None:
     names, tests = "abcdefgh", (4000, 3000, 3000, 3000, 3000, 3000, 3000, 4)
     study = {"group_names": names, "train_count": tests, "test_count": tests, "networks": NETWORKS[:2], "seeds": 5}
     results = results_of(tmp_path, study)
-    for draw, which in ((figures.differences_by_group, 0), (figures.accuracy_drop_by_group, 1)):
+    for draw, which in ((shared.differences_by_group, 0), (shared.accuracy_drop_by_group, 1)):
         figure = draw(results)
         (axes,) = figure.axes
         whole = np.ptp((axes.get_xlim(), axes.get_ylim())[which])

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.linearization import results
+from experiments.analyses import results
 from experiments.running import stages
 from jaxfair.errors import JaxfairError
 from jaxfair.networks import masks

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.linearization import claims, differences, figures, report
-from experiments.linearization import results as tables
-from experiments.linearization.results import Results
+from experiments.analyses import differences
+from experiments.analyses import results as tables
+from experiments.analyses.results import Results
+from experiments.linearization import claims, figures, report
 from experiments.reporting import drawing
 from experiments.reporting import tables as written
 from jaxfair.errors import JaxfairError

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.linearization import page
-from experiments.linearization import results as tables
-from experiments.linearization.differences import answer, differences, extreme_rows, largest_gap, rows, worst
-from experiments.linearization.results import Results, Variant
+from experiments.analyses import page
+from experiments.analyses import results as tables
+from experiments.analyses.differences import differences, extreme_rows, largest_gap, rows, worst
+from experiments.analyses.results import Results, Variant
+from experiments.linearization.page import answer
 from experiments.reporting.verdicts import Missing
 from jaxfair.intervals import drop_parts, holm, over_seeds_and_examples
 from tests.study import make_analyses

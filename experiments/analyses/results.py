@@ -1,7 +1,7 @@
 """Finished analyses as arrays over seeds and groups, and as rows of tables with intervals."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,9 +16,6 @@ from jaxfair.errors import JaxfairError
 from jaxfair.groups import relative_drop
 from jaxfair.intervals import drop_parts, over_seeds_and_examples, wilson
 from jaxfair.runs import Run
-
-STUDY = "linearization"
-"""What the record of a report calls this study."""
 
 CURVATURE = ("gradient_norm", "top_eigenvalue", "softmax_gap", "linearized_distance")
 DROP = "relative_drop_percent"
@@ -35,7 +32,7 @@ FREE = {"gradient_norm": "gradient_norm_corrected", "top_eigenvalue": "top_eigen
 
 
 class Variant(NamedTuple):
-    """All seeds of one network, full or linearized.
+    """All seeds of one network, full or changed.
 
     Attributes:
         label, method: for readers and figures.
@@ -52,6 +49,8 @@ class Variant(NamedTuple):
         parts: of the quantities of ``FREE``, shape (seeds, groups, blocks of images), whose means over blocks they are
             and whose spread is their noise; NaN beyond a group's blocks, and where a block is of another seed's images.
             Empty where sampling was not measured.
+        control: the network that differs from this one in nothing but what the study changes: trained as it was, with
+            all its ReLUs. None is the full network, where the study has no other or this is one itself.
     """
 
     label: str
@@ -66,6 +65,7 @@ class Variant(NamedTuple):
     base: str | None = None
     mitigation: Mapping[str, Any] | None = None
     parts: Mapping[str, np.ndarray] = {}
+    control: "Variant | None" = None
 
     __eq__, __hash__ = object.__eq__, object.__hash__  # arrays have neither
 
@@ -74,6 +74,14 @@ class Variant(NamedTuple):
         """The share of the units that are still ReLUs, in percent, with two digits."""
         share = 100 * self.relu_count / self.unit_count
         return "100" if share > 99 else f"{share:.2g}"  # which would be 1e+02
+
+    @property
+    def title(self) -> str:
+        """What stands above a panel of this network: its label, and how many ReLUs it has."""
+        if self.method == "full":
+            return f"{self.label}: {self.relu_count:,} ReLUs"
+        label = self.label if self.method != "snl" else "SNL"
+        return f"{label}: {self.relu_count:,} ReLUs ({self.percent_kept} %)"
 
 
 class Followed(NamedTuple):
@@ -116,17 +124,10 @@ class Results(NamedTuple):
 
     __eq__, __hash__ = object.__eq__, object.__hash__
 
-    def control(self, variant: Variant) -> Variant:
-        """Return the network that differs from this one in its ReLUs alone; the full one where the study has none."""
-        if variant.method in ("full", *CONTROLS):
-            return self.variants[0]
-        label = matched_label(variant.base or variant.label)
-        return next((other for other in self.variants if other.label == label), self.variants[0])
-
     @property
     def matched(self) -> bool:
         """Whether some network has a control that was trained as it was."""
-        return any(variant.method == "matched" for variant in self.variants)
+        return any(variant.control is not None for variant in self.variants)
 
 
 def collect(analysed: Sequence[Run], reference: str | None = None) -> Results:
@@ -151,7 +152,7 @@ def collect(analysed: Sequence[Run], reference: str | None = None) -> Results:
             run.config["data"]["fingerprint"] for run in next(iter(by_label.values()))
         ]:
             raise JaxfairError("The analyses are of different data sets or splits; report each study by itself.")
-    variants = tuple(_variant(found, sampled, places, len(group)) for found in by_label.values())
+    variants = _with_controls([_variant(found, sampled, places, len(group)) for found in by_label.values()])
     first, splits = analysed[0].json("result.json")["groups"], len({tuple(place) for place in places})
     counts = [np.rint(variants[0].by_group[f"{part}_count"].mean(axis=0)).astype(int) for part in ("train", "test")]
     groups = Groups(tuple(first["name"]), *counts)
@@ -159,6 +160,17 @@ def collect(analysed: Sequence[Run], reference: str | None = None) -> Results:
     number = int(groups.order[0]) if reference is None else groups.names.index(reference)
     shown = tuple(_followed(found, places, len(group)) for found in _by_label(followed).values())
     return Results(variants, groups, group, number, splits, shown)
+
+
+def _with_controls(variants: Sequence[Variant]) -> tuple[Variant, ...]:
+    """Return networks that know the controls that were trained as they were."""
+    matched = {variant.label: variant for variant in variants if variant.method == "matched"}
+    apart = ("full", *CONTROLS)
+    found = []
+    for variant in variants:
+        label = "" if variant.method in apart or not matched else matched_label(variant.base or variant.label)
+        found.append(variant._replace(control=matched[label]) if label in matched else variant)
+    return tuple(found)
 
 
 def _by_label(found: Sequence[Run]) -> dict[str, list[Run]]:
@@ -251,16 +263,17 @@ def _blocks(of_seeds: Sequence[np.ndarray], shared: bool) -> np.ndarray:
     return found
 
 
-def read(study: Path) -> list[Run]:
+def read(study: Path, of: str | None = None) -> list[Run]:
     """Return the analyses of a study's last report, in its order.
 
     Args:
         study: the folder that the study was told as ``--out``.
+        of: which study it must be, as its record calls it; any if None.
 
     Raises:
         JaxfairError: as ``reports.read_record``, or a run is missing, unfinished or damaged.
     """
-    return reports.open_runs(study, reports.read_record(study, STUDY)["runs"])
+    return reports.open_runs(study, reports.read_record(study, of)["runs"])
 
 
 def measured(variant: Variant, name: str) -> Estimate:
@@ -317,87 +330,81 @@ def _share(tables: Sequence[np.ndarray], weights: Sequence[float]) -> Estimate:
     return series.of(over_seeds_and_examples(tables, weights), "share")
 
 
-def drop_values(results: Results, variant: Variant, against: Variant | None = None) -> np.ndarray:
+def drop_values(variant: Variant, *, controlled: bool = False) -> np.ndarray:
     """Return each group's relative accuracy drop in percent, shape (seeds, groups).
 
     Args:
-        results: of the study.
         variant: the network.
-        against: what it is compared with; None is the full network.
+        controlled: from its control, instead of from the full network as the papers do.
 
     Returns:
-        NaN where that network is never right.
+        NaN where the network that it is compared with is never right.
     """
-    full = results.variants[0]
-    if against is None or against is full:
+    if not controlled or variant.control is None:
         return variant.by_group[DROP]
+    before = variant.control.by_group["accuracy"]
     with np.errstate(divide="ignore", invalid="ignore"):
-        drop = relative_drop(against.by_group["accuracy"], variant.by_group["accuracy"])
-    return np.where(against.by_group["accuracy"] > 0, drop, np.nan)
+        return np.where(before > 0, relative_drop(before, variant.by_group["accuracy"]), np.nan)
 
 
-def known_groups(results: Results, variant: Variant) -> np.ndarray:
-    """Return which groups have relative drops for every seed, against the full network and against the control."""
-    drops = [drop_values(results, variant, against) for against in (None, results.control(variant))]
-    return np.asarray(np.isfinite(drops).all(axis=(0, 1)))
+def has_drop(variant: Variant) -> np.ndarray:
+    """Return which groups have relative drops for every seed, from the full network and from the control."""
+    found = [drop_values(variant), drop_values(variant, controlled=True)]
+    return np.asarray(np.isfinite(found).all(axis=(0, 1)))
 
 
 @functools.lru_cache(maxsize=256)  # tables and figures ask again
-def drops(results: Results, variant: Variant, against: Variant | None = None) -> Estimate:
+def drops(results: Results, variant: Variant, *, controlled: bool = False) -> Estimate:
     """Return each group's relative accuracy drop in percent, shape (groups,), its interval over seeds and images.
 
     Args:
         results: of the study.
         variant: the network.
-        against: what it is compared with; None is the full network, as the papers do.
+        controlled: from its control, instead of from the full network as the papers do.
     """
     number = range(len(results.groups.names))
-    return series.stack([joint_drop(results, variant, np.array([group]), against) for group in number])
+    return series.stack([joint_drop(results, variant, np.array([g]), controlled=controlled) for g in number])
 
 
-def joint_drop(results: Results, variant: Variant, members: np.ndarray, against: Variant | None = None) -> Estimate:
+def joint_drop(results: Results, variant: Variant, members: np.ndarray, *, controlled: bool = False) -> Estimate:
     """Return the mean relative accuracy drop of groups, in percent, with its interval over seeds and test images.
 
     Args:
         results: of the study.
         variant: the network.
         members: groups chosen beforehand, by size: the worst one seen is always the unluckiest too.
-        against: what it is compared with; None is the full network.
+        controlled: from its control, instead of from the full network.
 
     Returns:
-        Nothing known where there are no groups, or some seed of the other network is never right in one of them. A
-        network's drop against itself is 0, without an interval.
+        Nothing known where there are no groups, or some seed of the network that it is compared with is never right in
+        one of them. The full network's own drop is 0, without an interval.
     """
-    if not len(members) or not np.isfinite(drop_values(results, variant, against)[:, members]).all():
+    if not len(members) or not np.isfinite(drop_values(variant, controlled=controlled)[:, members]).all():
         return UNKNOWN
-    if variant is (against or results.variants[0]):
+    if variant is results.variants[0]:
         return Estimate(0.0, np.nan, np.nan)
     weights = np.isin(np.arange(len(results.groups.names)), members) / len(members)
-    return series.of(drop_contrast(results, (variant, weights), against=lambda _: against), "percent")
+    return series.of(drop_contrast(results, (variant, weights), controlled=controlled), "percent")
 
 
-def drop_contrast(
-    results: Results,
-    *terms: tuple[Variant, np.ndarray],
-    against: Callable[[Variant], Variant | None] | None = None,
-) -> intervals.Estimate:
+def drop_contrast(results: Results, *terms: tuple[Variant, np.ndarray], controlled: bool = True) -> intervals.Estimate:
     """Return a weighted sum of groups' relative drops, in points, with the noise of seeds and test images together.
 
     Args:
         results: of the study.
         terms: networks, and weights of their groups, shape (groups,) or (seeds, groups); groups of which some drop is
             not known have weight 0.
-        against: what each network is compared with; by default its control, and where that is None the full network.
+        controlled: from each network's control, instead of from the full network.
     """
-    against = against or results.control
-    found = [(v, against(v) or results.variants[0], np.asarray(w, float)) for v, w in terms]
-    found = [(v, base, np.broadcast_to(w, v.by_group[DROP].shape)) for v, base, w in found]
+    full = results.variants[0]
+    found = [(v, np.broadcast_to(np.asarray(w, float), v.by_group[DROP].shape)) for v, w in terms]
     tables, value = [], 0.0
-    for g in np.flatnonzero(np.any([weights.any(axis=0) for *_, weights in found], axis=0)):
-        images = results.group == g
-        shown = [(v, base, weights[:, g]) for v, base, weights in found if weights[:, g].any()]
-        value += sum(np.mean(w * drop_values(results, v, base)[:, g]) for v, base, w in shown)
-        parts = [w[:, None] * drop_parts(base.correct[:, images], v.correct[:, images]) for v, base, w in shown]
+    for g in np.flatnonzero(np.any([weights.any(axis=0) for _, weights in found], axis=0)):
+        images, parts = results.group == g, []
+        for v, weights in ((v, weights[:, g]) for v, weights in found if weights[:, g].any()):
+            value += np.mean(weights * drop_values(v, controlled=controlled)[:, g])
+            before = v.control if controlled and v.control is not None else full
+            parts.append(weights[:, None] * drop_parts(before.correct[:, images], v.correct[:, images]))
         tables.append(sum(parts))
     if not tables:
         return intervals.Estimate(np.zeros(()), np.zeros(()), np.ones(()))
@@ -413,13 +420,14 @@ def summary_rows(results: Results) -> list[dict[str, Any]]:
         row["accuracy"] = whole_accuracy(variant)
         row |= {f"{size}_groups": accuracy(results, variant, members) for size, members in sizes.items()}
         row["parameter_distance"] = over_seeds(variant.parameter_distance, "positive")
-        control = results.control(variant)
         for size, members in sizes.items():
             drop = UNKNOWN if variant.method == "full" else joint_drop(results, variant, members)
             row[f"{size}_drop_percent"] = drop
             if results.matched:
-                known = control is not results.variants[0]
-                row[f"{size}_harm_percent"] = joint_drop(results, variant, members, control) if known else UNKNOWN
+                known = variant.control is not None
+                row[f"{size}_harm_percent"] = (
+                    joint_drop(results, variant, members, controlled=True) if known else UNKNOWN
+                )
         rows.append(row)
     return rows
 
@@ -428,7 +436,7 @@ def group_rows(results: Results) -> list[dict[str, Any]]:
     """Return one row a variant and group: counts, means over seeds, and intervals."""
     rows, groups = [], results.groups
     for variant in results.variants:
-        drop, right, control = drops(results, variant), accuracies(results, variant), results.control(variant)
+        drop, right = drops(results, variant), accuracies(results, variant)
         known = {name: measured(variant, name) for name in ("loss", *CURVATURE) if name in variant.by_group}
         known |= {FREE[name]: free for name in FREE if (free := free_of_sampling(variant, name)) is not None}
         for g in groups.order:
@@ -440,8 +448,8 @@ def group_rows(results: Results) -> list[dict[str, Any]]:
                 DROP: drop.at(g),
             }
             if results.matched:
-                known = control is not results.variants[0]
-                row[HARM] = drops(results, variant, control).at(g) if known else UNKNOWN
+                known = variant.control is not None
+                row[HARM] = drops(results, variant, controlled=True).at(g) if known else UNKNOWN
             if "train_accuracy" in variant.by_group:
                 row["train_accuracy"] = over_seeds(variant.by_group["train_accuracy"][:, g], "share")
             row |= {name: value.at(g) for name, value in known.items()}

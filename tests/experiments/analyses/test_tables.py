@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.linearization import results as tables
-from experiments.linearization.results import Results
+from experiments.analyses import results as tables
+from experiments.analyses.results import Results
 from experiments.reporting import reports
 from experiments.reporting.series import Estimate
 from experiments.reporting.tables import read_csv, write_csv

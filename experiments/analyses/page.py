@@ -1,0 +1,232 @@
+"""The page of a report: what stands on it, in which order, and what each number means."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from experiments.analyses import differences
+from experiments.analyses.results import HARM, Results, Variant
+from experiments.reporting import html, reports
+from experiments.reporting.comparisons import MEANING
+from experiments.reporting.drawing import Drawn
+from experiments.reporting.tables import Column, Row, Table
+from experiments.reporting.verdicts import Claim
+from jaxfair.runs import Run
+
+GROUPS = (
+    Column("group"),
+    Column("train_count", "training images"),
+    Column("test_count", "test images"),
+    Column("train_accuracy", "training accuracy", ".3f"),
+    Column("accuracy", form=".3f"),
+    Column("relative_drop_percent", "relative drop (%)", ".1f"),
+    Column(HARM, "drop from the control (%)", ".1f"),
+    Column("loss", form=".3f"),
+    Column("gradient_norm", form=".2f"),
+    Column("gradient_norm_corrected", "gradient norm without its sampling part", ".2f"),
+    Column("top_eigenvalue", "largest Hessian eigenvalue", ".1f"),
+    Column("top_eigenvalue_equal_count", "the same at equal counts", ".1f"),
+    Column("softmax_gap", "distance to the boundary", ".3f"),
+    Column("linearized_distance", "linearised distance", ".3f"),
+    Column("top_eigenvalue_residual_max", "worst residual", ".2g"),
+)
+DIFFERENCES = (
+    Column("group"),
+    Column("difference_points", "drop less that of the reference (points)", ".1f"),
+    Column("p_value", "p", ".2g"),
+    Column("corrected", "p, corrected", ".2g"),
+    Column("lost", "lost, compared with the reference"),
+)
+EXTREMES = (
+    Column("network"),
+    Column("worst_group", "lost most"),
+    Column("worst_drop_percent", "its drop (%)", ".1f"),
+    Column("least_lost", "lost least"),
+    Column("gap_points", "largest gap (points)", ".1f"),
+)
+
+MEANINGS = {
+    "Large, small groups": "groups with at least, or less than, the average number of training images; the mean of "
+    "their groups' accuracies or drops.",
+    "Accuracy": "share of the test images classified correctly. Its interval is over seeds and test images together: "
+    "what other seeds and another test set of this size might have shown (Wilson's where all or none are right).",
+    "Relative accuracy drop": "(accuracy of the full network - accuracy) / accuracy of the full network, in percent, "
+    "seed by seed; negative is an improvement (Das et al. 2024, Sec. 5.1). Its interval is over seeds and test "
+    "images together (Searle, Casella and McCulloch 1992).",
+    "Drop from the control": "the same from the network that was trained as this one was, without what the study "
+    "changes, instead of from the full network: what is lost by the change alone.",
+    "Training accuracy": "share of the training images classified correctly; far above the accuracy where a network "
+    "has learnt its images by heart.",
+    "Difference to the reference": f"{MEANING} It is counted from the control where there is one. The group that lost "
+    "most and the largest gap have intervals that allow for having been picked among all groups, or all pairs.",
+    "Loss": "mean cross-entropy of the group's test images, in nats.",
+    "Gradient norm": "L2 norm of the gradient of the group's mean loss with respect to all parameters (masks and batch "
+    "statistics are held fixed).",
+    "Gradient norm without its sampling part": "the same of the mean over all possible images: over few images it is "
+    "too long, by tr(Cov) / n in the square. From inner products of gradients of disjoint blocks of images; 0 where "
+    "these are negative. Its interval is over seeds and test images together.",
+    "Largest Hessian eigenvalue": "largest algebraic eigenvalue of the Hessian of the same loss, by Lanczos on exact "
+    "Hessian-vector products; an eigenvalue lies within the residual of the number given.",
+    "The same at equal counts": "the largest eigenvalue on as many images as the smallest group has, the mean of up to "
+    "three draws: on few images it is too large, and only at equal counts equally so.",
+    "Distance to the boundary": "largest softmax score minus the second largest, averaged over the group's test "
+    "images; 0 is on the decision boundary.",
+    "Linearised distance": "for each test image the smallest (score of its class - score of another) / norm of that "
+    "difference's gradient in the image, in pixel values from 0 to 1; negative where the image is misclassified.",
+    "Intervals over seeds": "Student's t, 95 %, of the mean over seeds; of what cannot be negative in its logarithm. "
+    "Where each seed has a split of its own they are over splits too, and images that several seeds test count once.",
+}
+
+
+LEARNT, FAR = 0.99, 0.1
+"""Training accuracy from which on a network knows its images by heart, and how far below it is on others."""
+
+
+class Words(NamedTuple):
+    """What is said on the pages of one study only.
+
+    Attributes:
+        summary: columns of its table of networks.
+        lost: what it means that a group lost.
+        networks: what the names of networks stand for, by the method that made them.
+        meanings: what the numbers mean that only this study has.
+    """
+
+    summary: Sequence[Column]
+    lost: str
+    networks: Mapping[str, str]
+    meanings: Mapping[str, str]
+
+
+def seeds_sentence(results: Results) -> str:
+    """Say what the intervals of a study's tables are."""
+    seeds = len(results.variants[0].seeds)
+    if seeds == 1:
+        return "One seed: 95 % intervals are over test images alone, and there are none of what else is measured."
+    splits = "seeds, each with a split of its own," if results.splits == seeds else "seeds on one split"
+    return f"95 % intervals: of accuracies and drops over {seeds} {splits} and the test images, of all else over seeds."
+
+
+def summary_table(words: Words, rows: Sequence[Row]) -> Table:
+    """Return ``results.summary_rows`` as readers see them."""
+    return Table([column for column in words.summary if column.name in rows[0]], rows)
+
+
+def group_table(rows: Sequence[Row], variant: Variant) -> Table:
+    """Return the rows of ``results.group_rows`` that are of one network, as readers see them."""
+    mine = [row for row in rows if row["network"] == variant.label]
+    return Table([column for column in GROUPS if column.name in mine[0]], mine)
+
+
+def page(
+    words: Words,
+    answer: str,
+    results: Results,
+    summary: Sequence[Row],
+    rows: Sequence[Row],
+    found: Sequence[Claim],
+    analysed: Sequence[Run],
+    drawn: Sequence[Drawn],
+    of_paper: Sequence[Drawn],
+    title: str,
+    command: Sequence[str],
+) -> str:
+    """Return the report as one HTML page that loads nothing.
+
+    Args:
+        words: of the study.
+        answer: who lost more than whom, in two sentences.
+        results: of the study.
+        summary: the rows of its table of networks.
+        rows: their ``results.group_rows``.
+        found: their claims.
+        analysed: the runs.
+        drawn: the figures that every reader sees first.
+        of_paper: figures of the paper.
+        title: heading.
+        command: what the reader types to make it again.
+    """
+    parts = [html.answer(answer), html.paragraph(_introduction(results, analysed[0]))]
+    parts += map(html.warning, warnings(results))
+    parts += [html.heading("Who lost more than whom"), html.paragraph(f"{words.lost} {_of_networks(words, results)}")]
+    parts += [html.figures(drawn[:1]), *_compared(results), html.heading("Networks")]
+    parts += [html.table(summary_table(words, summary)), html.figures(drawn[1:])]
+    parts += [html.heading("Figures of the paper"), html.figures(of_paper)]
+    parts += [html.heading("Findings of the paper"), html.findings(found), html.heading("Groups")]
+    for variant in results.variants:
+        of = f"{variant.label}: {variant.relu_count:,} of {variant.unit_count:,} units"
+        opened = variant is results.variants[0]
+        parts.append(html.folded(of, html.table(group_table(rows, variant)), opened=opened))
+    return html.page(
+        title, [*parts, html.meanings({**words.meanings, **MEANINGS}), html.provenance(_facts(analysed, command))]
+    )
+
+
+def _compared(results: Results) -> list[str]:
+    """Return the extremes of each network, and its differences between groups, which a reader unfolds."""
+    rows, extremes = differences.rows(results), differences.extreme_rows(results)
+    parts = [html.table(Table(EXTREMES, extremes))] if extremes else []
+    for network in dict.fromkeys(row["network"] for row in rows):
+        mine = [row for row in rows if row["network"] == network]
+        parts.append(html.folded(f"{network}: against {mine[0]['reference']}", html.table(Table(DIFFERENCES, mine))))
+    return parts
+
+
+def _of_networks(words: Words, results: Results) -> str:
+    """Say what the names of a study's networks stand for."""
+    methods = {variant.method for variant in results.variants}
+    return " ".join(said for method, said in words.networks.items() if method in methods)
+
+
+def _introduction(results: Results, first: Run) -> str:
+    seeds, groups = len(results.variants[0].seeds), results.groups
+    return (
+        f"{seeds} seed{'s' * (seeds > 1)}, {len(groups.names)} group{'s' * (len(groups.names) > 1)}, "
+        f"{groups.train_count.sum():,} training and "
+        f"{groups.test_count.sum():,} test images of '{first.config['data']['name']}'. The reference group is "
+        f"{groups.names[results.reference]}. {seeds_sentence(results)}"
+    )
+
+
+def warnings(results: Results) -> list[str]:
+    """Return a sentence for each thing that a reader of the numbers must know."""
+    lacking = [v.label for v in results.variants if not v.by_group["top_eigenvalue_converged"].all()]
+    said = [f"Some eigenvalues of {label} did not converge; see their residuals." for label in lacking]
+    unknown = differences.without_drop(results)
+    never = (
+        f"In group {', '.join(unknown)} the full network of some seed is never right: what it loses there is not known."
+    )
+    return [*by_heart(results), *[never] * bool(unknown), *results.groups.warnings(), *said]
+
+
+def by_heart(results: Results) -> list[str]:
+    """Return a sentence if the full network has learnt its training images by heart: then training on is what counts.
+
+    Further training changes such a network more than what a study changes does, so that drops from it say little.
+    """
+    full = results.variants[0]
+    if "train_accuracy" not in full.by_group:
+        return []
+    count = results.groups.train_count
+    learnt, right = float((full.by_group["train_accuracy"] @ count / count.sum()).mean()), float(full.accuracy.mean())
+    if learnt < LEARNT or learnt - right < FAR:
+        return []
+    return [
+        f"The full network has learnt its training images by heart: it is right on {100 * learnt:.1f} % of them and on "
+        f"{100 * right:.1f} % of the test images. Further training may change it more than what is studied here; read "
+        "the drops from the controls."
+    ]
+
+
+def _facts(analysed: Sequence[Run], command: Sequence[str]) -> dict[str, Any]:
+    first, checks = analysed[0], [run.json("result.json")["checks"] for run in analysed]
+    residuals = [c["worst_relative_residual"] for c in checks if c["worst_relative_residual"] is not None]
+    return {
+        "made by": reports.typed(command),
+        **reports.provenance(reports.with_parents(analysed)),
+        "predictions repeated bit for bit": all(c["deterministic"] for c in checks),
+        "worst relative residual of an eigenvalue": max(residuals, default=None),
+        "data": first.config["data"],
+        "full network": first.config["model"],
+        "analysis": first.config["analysis"],
+        "analysed runs": [run.path.name for run in analysed],
+    }

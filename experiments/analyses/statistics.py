@@ -1,0 +1,151 @@
+"""What findings of all studies are made of: weighted sums of groups' drops, and what is held responsible for them."""
+
+from functools import partial
+
+import numpy as np
+
+from experiments.analyses import results as tables
+from experiments.analyses.differences import nothing_to_explain
+from experiments.analyses.results import FREE, Results, Variant, drop_values, has_drop
+from experiments.reporting.verdicts import (
+    Claim,
+    Measured,
+    Missing,
+    Side,
+    decide,
+    rank_correlations,
+    small_groups,
+    stored,
+)
+from jaxfair import intervals
+from jaxfair.intervals import Scale
+
+POINTS, RATIO, DISTANCE = 0.5, 0.1, 0.01  # what is too small to matter, whatever its p-value
+RHO = "Spearman correlation over groups of"
+SUSPECTS: tuple[tuple[str, str, str, Side], ...] = (
+    ("gradient_norm", "gradient norm", "larger", "above"),
+    ("top_eigenvalue", "top Hessian eigenvalue", "larger", "above"),
+    ("softmax_gap", "distance to the boundary (softmax gap)", "smaller", "below"),
+    ("linearized_distance", "distance to the boundary (linearised)", "smaller", "below"),
+)
+
+
+def full_network(results: Results) -> Variant:
+    """Return the network that was not changed; ``Missing`` if there is none."""
+    found = [network for network in results.variants if network.method == "full"]
+    if not found:
+        raise Missing("there is no network of method 'full'")
+    return found[0]
+
+
+def quantity(network: Variant, name: str) -> np.ndarray:
+    """Return a quantity of every group, shape (seeds, groups)."""
+    return stored(network.by_group, name, network.label)
+
+
+def group_drops(network: Variant, members: np.ndarray) -> np.ndarray:
+    """Return the drops from the control of those of some groups that have one, shape (seeds, groups)."""
+    if not (members & has_drop(network)).any():
+        raise Missing("in these groups the full network of some seed is never right")
+    return drop_values(network, controlled=True)[:, members & has_drop(network)]
+
+
+def mean_weights(network: Variant, members: np.ndarray) -> np.ndarray:
+    """Return the weights of a mean over those of some groups that have a drop, shape (groups,)."""
+    group_drops(network, members)
+    return (members & has_drop(network)) / (members & has_drop(network)).sum()
+
+
+def contrast(results: Results, *terms: tuple[Variant, np.ndarray], scale: Scale = "real") -> Measured:
+    """Return a weighted sum of groups' drops, over seeds and test images together."""
+    return Measured(tables.drop_contrast(results, *terms), len(terms[0][0].seeds), scale)
+
+
+def accuracy_lost(one: Variant, other: Variant) -> Measured:
+    """Return the accuracy of one network less that of another, over seeds and test images together."""
+    return Measured(intervals.over_seeds_and_examples([one.correct - other.correct]), len(one.seeds))
+
+
+def small_against_large(results: Results, name: str, ratio: bool) -> tuple[Measured | np.ndarray, str, str]:
+    """Compare a quantity of small and large groups on the full network: ``log2`` of the ratio, or the difference."""
+    full = full_network(results)
+    values, how = free_of_sampling(full, name)
+    sides = small_groups(results.groups), results.groups.large
+    small, large = (values[:, who].mean(axis=1) for who in sides)
+    if ratio and (np.minimum(small, large) <= 0).any():
+        raise Missing(f"a mean of '{name}' is not positive for some seed, so there is no ratio")
+    means = f"small {small.mean():.3g}, large {large.mean():.3g}"
+    if not ratio:
+        return small - large, means, how
+    if not full.parts:
+        return np.log2(small / large), means, how
+    plain = [quantity(full, name)[:, who].mean() for who in sides]
+    how = f"{how}; {'on all images' if 'count' in how else 'plain'}: small {plain[0]:.3g}, large {plain[1]:.3g}"
+    return _log_ratio(full, name, values, sides), means, how
+
+
+def _log_ratio(network: Variant, name: str, values: np.ndarray, sides: tuple[np.ndarray, np.ndarray]) -> Measured:
+    """Return ``log2`` of one side's mean over another's, over seeds and test images, to first order in the images."""
+    means = [values[:, who].mean(axis=1) for who in sides]
+    groups = [
+        (g, sign, mean, who.sum()) for who, mean, sign in zip(sides, means, (1, -1), strict=True) for g in _at(who)
+    ]
+    whole = np.log2(means[0] / means[1])[:, None] / len(groups)
+    found = []
+    for g, sign, mean, count in groups:
+        blocks = network.parts[name][:, g]
+        blocks = blocks[:, np.isfinite(blocks).any(axis=0)]
+        if (np.isfinite(blocks).sum(axis=1) < 2).any():
+            raise Missing(
+                f"a group has too few test images to know its {name.replace('_', ' ')} without sampling noise"
+            )
+        apart = blocks - np.nanmean(blocks, axis=1, keepdims=True)
+        found.append(whole + sign * apart / (mean[:, None] * count * np.log(2)))
+    return Measured(intervals.over_seeds_and_examples(found, [1.0] * len(found)), len(values))
+
+
+def _at(members: np.ndarray) -> list[int]:
+    return np.flatnonzero(members).tolist()
+
+
+def free_of_sampling(network: Variant, name: str) -> tuple[np.ndarray, str]:
+    """Return a quantity of every group, shape (seeds, groups), without what few images add to it, and how it is so."""
+    if name not in FREE:
+        return quantity(network, name), ""
+    if not network.parts:
+        return quantity(network, name), "not corrected for sampling, which inflates it, more so on few images"
+    how = "without its sampling part" if name == "gradient_norm" else "at the image count of the smallest group"
+    return quantity(network, FREE[name]), how
+
+
+def foretells_drop(results: Results, name: str, network: Variant) -> tuple[Measured, str, str]:
+    """Correlate a quantity of every group on the full network with what the groups lose on another one."""
+    values, how = free_of_sampling(full_network(results), name)
+    x, y = values[:, has_drop(network)], group_drops(network, has_drop(network))
+    found, note = rank_correlations(x, y, "groups")
+    return found._replace(nothing=nothing_to_explain(results, network)), note, how
+
+
+# fmt: off
+def of_small_groups(results: Results) -> list[Claim]:
+    """Judge whether small groups have more of what is held responsible, on the full network."""
+    judge = partial(decide, results)
+    return [
+        judge(f"small_{key}", f"On the full network small groups have a {what} {name}",
+              f"{name}, {'log2 of small / large' if side == 'above' else 'small - large'} groups",
+              small_against_large, key, side == "above", side=side, floor=RATIO if side == "above" else DISTANCE)
+        for key, name, what, side in SUSPECTS
+    ]
+
+
+# fmt: on
+def spread_weights(network: Variant) -> np.ndarray:
+    """Return weights with which each seed's drops sum to their standard deviation over groups, (seeds, groups).
+
+    They are its derivatives too, so that the noise of the sum is that of the standard deviation to first order.
+    """
+    known = has_drop(network)
+    drops = np.where(known, drop_values(network, controlled=True), 0.0)
+    apart = np.where(known, drops - drops.sum(axis=1, keepdims=True) / known.sum(), 0.0)
+    length = np.sqrt((apart**2).sum(axis=1, keepdims=True) * known.sum())
+    return np.divide(apart, length, out=np.zeros_like(apart), where=length > 0)
