@@ -106,6 +106,8 @@ def over_seeds_and_examples(values: Sequence[np.ndarray], weights: Sequence[floa
         weights: of the groups' means; (1, -1) is a difference, (1/2, 1/2) a mean over two groups.
     """
     seeds = len(values[0])
+    if any(np.isnan(table).all() for table in values):  # nothing is known of a group
+        return Estimate(*(np.asarray(np.nan) for _ in range(3)))
     if any(np.isnan(table).any() for table in values):
         return _over_splits([table[:, ~np.isnan(table).all(axis=0)] for table in values], weights)
     by_seed = sum(w * v.mean(axis=1) for w, v in zip(weights, values, strict=True))
