@@ -19,7 +19,7 @@ HOUSE = (
     ("jaxfair.curvature", "jaxfair.data"),
     ("jaxfair.networks", "jaxfair.bounds"),
     ("jaxfair.sensitivity", "jaxfair.hardware", "jaxfair.change", "jaxfair.training"),
-    ("jaxfair.linearize",),
+    ("jaxfair.linearize", "jaxfair.compress"),
     ("jaxfair",),
     ("experiments.running", "experiments.cli"),
     ("experiments.reporting",),
