@@ -95,11 +95,19 @@ def over_seeds_and_examples(values: Sequence[np.ndarray], weights: Sequence[floa
     with Satterthwaite's degrees of freedom. Groups share the seeds and have examples of their own. With one seed the
     noise is that of the examples alone.
 
+    Where seeds have test sets of their own, an example is NaN for the seeds that do not test it. Means of seeds then
+    covary only by the examples that two of them share, and the variance is ``V_seeds + C``: ``C`` is the mean over
+    pairs of seeds of ``sum_i d_si d_ti / (n_s n_t)`` over shared examples, whose deviations from their seed's mean are
+    ``d``, since ``E V_seeds`` is the variance of independent seeds less ``C / seeds``. With all examples shared it is
+    the same as above.
+
     Args:
-        values: for each group an array of shape (seeds, examples of the group), at least 2 examples.
+        values: for each group an array of shape (seeds, examples of the group), at least 2 examples of each seed.
         weights: of the groups' means; (1, -1) is a difference, (1/2, 1/2) a mean over two groups.
     """
     seeds = len(values[0])
+    if any(np.isnan(table).any() for table in values):
+        return _over_splits([table[:, ~np.isnan(table).all(axis=0)] for table in values], weights)
     by_seed = sum(w * v.mean(axis=1) for w, v in zip(weights, values, strict=True))
     terms, cells = [], 0.0
     for weight, table in zip(weights, values, strict=True):
@@ -117,6 +125,26 @@ def over_seeds_and_examples(values: Sequence[np.ndarray], weights: Sequence[floa
     return Estimate(np.asarray(np.mean(by_seed)), np.asarray(variance), np.asarray(freedom))
 
 
+def _over_splits(values: Sequence[np.ndarray], weights: Sequence[float]) -> Estimate:
+    """Do what ``over_seeds_and_examples`` says of examples that not every seed tests; none is without any seed."""
+    if not any(np.isnan(table).any() for table in values):
+        return over_seeds_and_examples(values, weights)
+    by_seed = sum(w * np.nanmean(v, axis=1) for w, v in zip(weights, values, strict=True))
+    seeds, shared, count = len(by_seed), 0.0, 0
+    for weight, table in zip(weights, values, strict=True):
+        tested = ~np.isnan(table)
+        apart = np.where(tested, table - np.nanmean(table, axis=1, keepdims=True), 0.0) / tested.sum(axis=1)[:, None]
+        products = (apart @ apart.T)[np.triu_indices(seeds, 1)]
+        pairs = (tested.astype(int) @ tested.T.astype(int))[np.triu_indices(seeds, 1)] > 0
+        shared += weight**2 * products[pairs].mean() if pairs.any() else 0.0
+        count += int(tested.sum(axis=1).min()) - 1
+    own = np.var(by_seed, ddof=1) / seeds
+    variance, terms = own + max(shared, 0.0), [(own, seeds - 1), (max(shared, 0.0), max(count, 1))]
+    spread = sum(v**2 / n for v, n in terms)
+    freedom = max(variance**2 / spread, seeds - 1) if spread > 0 else max(n for _, n in terms)
+    return Estimate(np.asarray(np.mean(by_seed)), np.asarray(variance), np.asarray(freedom))
+
+
 def drop_parts(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """Return the table of shape (seeds, examples + 2) whose mean is a group's relative accuracy drop in percent.
 
@@ -125,17 +153,18 @@ def drop_parts(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     small group on which nothing happened would have an interval of no width (Bonett and Price 2012, with one seed).
 
     Args:
-        before: 1 where the network before the change is right, shape (seeds, examples of the group).
+        before: 1 where the network before the change is right, shape (seeds, examples of the group); NaN where a seed
+            does not test an example.
         after: the same after it.
     """
     before, after = np.asarray(before, float), np.asarray(after, float)
     extra, nothing = np.full((len(before), 1), 1 / len(before)), np.zeros((len(before), 1))
-    shares = before.mean(), after.mean()
+    shares = np.nanmean(before), np.nanmean(after)
     if not shares[0]:
         return np.full((len(before), before.shape[1] + 2), np.nan)  # nothing can be lost
     before, after = np.hstack([before, extra, nothing]), np.hstack([after, nothing, extra])
-    ratio, level = shares[1] / shares[0], before.mean()
-    return 100 * (1 - ratio + (ratio * (before - level) - (after - after.mean())) / shares[0])
+    ratio, level = shares[1] / shares[0], np.nanmean(before)
+    return 100 * (1 - ratio + (ratio * (before - level) - (after - np.nanmean(after))) / shares[0])
 
 
 def drop_estimate(before: np.ndarray, after: np.ndarray, group: np.ndarray | None = None) -> Estimate:

@@ -29,7 +29,7 @@ TINY = (
     *("--model.stage-sizes", "1", "1", "--model.width=4"),
     *("--train.epochs=3", "--snl-finetune.epochs=1", "--deepreduce-train.epochs=1"),
     *("--snl.learning-rate=0.02", "--snl.kappa=1e-2"),
-    *("--analysis.max-steps=4", "--analysis.chunk-size=1024"),
+    *("--analysis.max-steps=4", "--analysis.chunk-size=1024", "--controls"),
 )
 # Two profiles, two seeds, one budget, alignment.
 TINY_HARDWARE = (

@@ -1,11 +1,15 @@
-"""Who lost more than whom, network by network: the differences of ``reporting.comparisons`` of a study's results."""
+"""Who lost more than whom, network by network: the differences of ``reporting.comparisons`` of a study's results.
+
+What a group lost is counted from the network's control, which was trained as it was with all its ReLUs, where the study
+has it, and from the full network otherwise. So what further training does is not taken for what the change does.
+"""
 
 import functools
 from typing import Any
 
 import numpy as np
 
-from experiments.analyses.results import DROP, Results, Variant, drop_contrast
+from experiments.analyses.results import Results, Variant, drop_contrast, drop_values, has_drop
 from experiments.reporting import comparisons, series
 from experiments.reporting.comparisons import Difference, compare
 from experiments.reporting.series import UNKNOWN, Estimate
@@ -19,7 +23,7 @@ def differences(results: Results, network: Variant) -> tuple[Difference, ...]:
     Raises:
         Missing: there is nothing to compare.
     """
-    reference, known = results.reference, _known(network)
+    reference, known = results.reference, has_drop(network)
     if not known[reference]:
         name = results.groups.names[reference]
         raise Missing(f"the full network of some seed is never right in group {name}, the reference; name another one")
@@ -32,20 +36,20 @@ def differences(results: Results, network: Variant) -> tuple[Difference, ...]:
 
 def worst(results: Results, network: Variant) -> tuple[int, Estimate]:
     """Return the group that lost most and its relative drop, with an interval that allows for having been picked."""
-    known = np.flatnonzero(_known(network))
+    known = np.flatnonzero(has_drop(network))
     if not len(known):
         raise Missing("the full network of some seed is never right in any group")
-    group = int(known[np.argmax(network.by_group[DROP][:, known].mean(axis=0))])
+    group = int(known[np.argmax(drop_values(network, controlled=True)[:, known].mean(axis=0))])
     drop = drop_contrast(results, (network, _unit(results, group)))
     return group, series.of(drop, "percent", 1 - LEVEL / len(known))
 
 
 def largest_gap(results: Results, network: Variant) -> tuple[int, int, Estimate]:
     """Return the groups that lost most and least and the difference, which allows for the choice of the pair."""
-    known = np.flatnonzero(_known(network))
+    known = np.flatnonzero(has_drop(network))
     if len(known) < 2:
         raise Missing("there is no second group to compare with")
-    order = known[np.argsort(network.by_group[DROP][:, known].mean(axis=0), kind="stable")]
+    order = known[np.argsort(drop_values(network, controlled=True)[:, known].mean(axis=0), kind="stable")]
     most, least = int(order[-1]), int(order[0])
     gap = drop_contrast(results, (network, _unit(results, most) - _unit(results, least)))
     return most, least, series.of(gap, level=1 - LEVEL / (len(known) * (len(known) - 1) / 2))
@@ -54,11 +58,11 @@ def largest_gap(results: Results, network: Variant) -> tuple[int, int, Estimate]
 def nothing_to_explain(results: Results, network: Variant) -> str:
     """Say so if groups do not differ in what they lost beyond noise and the controls; empty if they do, or who knows.
 
-    The control is the full network that was trained on as the changed ones are, where the study has it: what groups
-    lose there is not for the change.
+    Where the network has no control that was trained alike, it is the full network with the fine-tuning alone, if the
+    study has that.
     """
-    controls = [v for v in results.variants if v.method == "control"][:1]
-    known, reference = _known(network), results.reference
+    controls = [v for v in results.variants if v.method == "control" and network.control is None][:1]
+    known, reference = has_drop(network), results.reference
     others = [int(g) for g in np.flatnonzero(known) if g != reference]
     if not known[reference] or not others:
         return ""
@@ -68,10 +72,6 @@ def nothing_to_explain(results: Results, network: Variant) -> str:
         return ""
     than = " than they do in the control" if controls else ""
     return f"no group lost more or less than {results.groups.names[reference]}, beyond noise{than}"
-
-
-def _known(network: Variant) -> np.ndarray:
-    return np.asarray(np.isfinite(network.by_group[DROP]).all(axis=0))
 
 
 def _unit(results: Results, group: int) -> np.ndarray:
@@ -103,7 +103,7 @@ def extreme_rows(results: Results) -> list[dict[str, Any]]:
             continue
         row: dict[str, Any] = {"network": network.label, "relus": network.relu_count, "worst_group": names[group]}
         row |= {"worst_drop_percent": drop, "least_lost": "", "gap_points": UNKNOWN}
-        if _known(network).sum() > 1:
+        if has_drop(network).sum() > 1:
             _, least, gap = largest_gap(results, network)
             row |= {"least_lost": names[least], "gap_points": gap}
         found.append(row)
@@ -112,7 +112,7 @@ def extreme_rows(results: Results) -> list[dict[str, Any]]:
 
 def without_drop(results: Results) -> list[str]:
     """Return the groups of which nothing is known: the full network of some seed is never right there."""
-    lost = np.any([~_known(network) for network in results.variants], axis=0)
+    lost = np.any([~has_drop(network) for network in results.variants], axis=0)
     return [results.groups.names[g] for g in results.groups.order if lost[g]]
 
 
@@ -122,4 +122,5 @@ def answer(results: Results, network: Variant) -> str:
         found = differences(results, network)
     except Missing as missing:
         return f"At {network.label}, nobody can be said to lose more than others. The reason: {missing}."
-    return comparisons.answer(found, results.groups.names, results.reference, len(network.seeds), f"At {network.label}")
+    at = f"At {network.label}" + ", against the full network trained alike" * (network.control is not None)
+    return comparisons.answer(found, results.groups.names, results.reference, len(network.seeds), at)

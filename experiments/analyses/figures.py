@@ -1,6 +1,7 @@
 """Figures of what groups lost by any change of a network; what cannot be drawn says why."""
 
 import textwrap
+from functools import partial
 from typing import TYPE_CHECKING
 
 from experiments.analyses import results as arrays
@@ -16,9 +17,18 @@ if TYPE_CHECKING:
 DROP_LABEL = "relative accuracy drop (%)"
 
 
-def accuracy_drop_by_group(results: Results) -> "Figure":
-    """Draw each changed network's relative accuracy drop by group (Das et al. 2024, Fig. 1 and 6)."""
+def accuracy_drop_by_group(results: Results, *, controlled: bool = False) -> "Figure":
+    """Draw each changed network's relative accuracy drop by group (Das et al. 2024, Fig. 1 and 6).
+
+    Args:
+        results: of a study.
+        controlled: from the network that was trained alike, instead of from the full one.
+    """
     variants, groups = results.variants[1:] or results.variants, results.groups
+    if controlled:
+        variants = [variant for variant in variants if variant.control is not None]
+        if not variants:
+            raise Missing("The study has no controls that were trained as the changed networks were.")
     width = max(3.5, drawing.width_of_groups(groups))
     labels = drawing.group_labels(groups, width)
     most = int(10.5 / width)
@@ -30,18 +40,19 @@ def accuracy_drop_by_group(results: Results) -> "Figure":
         figure, grid = drawing.group_panels(groups, len(variants), height=2.0, sharey=True)
         panels = list(grid[:, 0])
     for axes, variant in zip(panels, variants, strict=True):
-        drawing.by_size(axes, groups, arrays.drops(results, variant))
+        drawing.by_size(axes, groups, arrays.drops(results, variant, controlled=controlled))
         axes.axhline(0, color=GREY, linewidth=0.8)
         title = variant.title
         axes.set_title(title if len(title) < 12 * width else title.replace(": ", ":\n"), fontsize=9.5)
-    figure.supylabel(DROP_LABEL, fontsize=9.5)
+    figure.supylabel("accuracy drop from the control (%)" if controlled else DROP_LABEL, fontsize=9.5)
     drawing.group_legend(figure, groups)
     return figure
 
 
 def differences_by_group(results: Results) -> "Figure":
     """Draw how much more each group lost than the reference group, a panel each changed network, sorted."""
-    variants, names = results.variants[1:], results.groups.wrapped(28)
+    variants = [v for v in results.variants[1:] if v.method != "matched"]  # what others are compared with
+    names = results.groups.wrapped(28)
     if not variants:
         raise Missing("No network of the study is changed.")
     rows = {
@@ -65,5 +76,9 @@ DRAWINGS = {
     "accuracy_drop_by_group": Drawing(
         "Relative accuracy drop of each group against the full network of the same seed",
         f"Above zero a group lost accuracy. {IMAGES}", accuracy_drop_by_group),
+    "accuracy_drop_from_control": Drawing(
+        "Relative accuracy drop of each group against the network that was trained alike, without the change",
+        f"Above zero a group lost accuracy by the change alone. {IMAGES}",
+        partial(accuracy_drop_by_group, controlled=True)),
 }
 # fmt: on

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments.analyses import differences
-from experiments.analyses.results import Results, Variant
+from experiments.analyses.results import HARM, Results, Variant
 from experiments.reporting import html, reports
 from experiments.reporting.comparisons import MEANING
 from experiments.reporting.drawing import Drawn
@@ -16,8 +16,10 @@ GROUPS = (
     Column("group"),
     Column("train_count", "training images"),
     Column("test_count", "test images"),
+    Column("train_accuracy", "training accuracy", ".3f"),
     Column("accuracy", form=".3f"),
     Column("relative_drop_percent", "relative drop (%)", ".1f"),
+    Column(HARM, "drop from the control (%)", ".1f"),
     Column("loss", form=".3f"),
     Column("gradient_norm", form=".2f"),
     Column("gradient_norm_corrected", "gradient norm without its sampling part", ".2f"),
@@ -29,7 +31,7 @@ GROUPS = (
 )
 DIFFERENCES = (
     Column("group"),
-    Column("difference_points", "relative drop less that of the reference (points)", ".1f"),
+    Column("difference_points", "drop less that of the reference (points)", ".1f"),
     Column("p_value", "p", ".2g"),
     Column("corrected", "p, corrected", ".2g"),
     Column("lost", "lost, compared with the reference"),
@@ -37,7 +39,7 @@ DIFFERENCES = (
 EXTREMES = (
     Column("network"),
     Column("worst_group", "lost most"),
-    Column("worst_drop_percent", "its relative drop (%)", ".1f"),
+    Column("worst_drop_percent", "its drop (%)", ".1f"),
     Column("least_lost", "lost least"),
     Column("gap_points", "largest gap (points)", ".1f"),
 )
@@ -50,8 +52,12 @@ MEANINGS = {
     "Relative accuracy drop": "(accuracy of the full network - accuracy) / accuracy of the full network, in percent, "
     "seed by seed; negative is an improvement (Das et al. 2024, Sec. 5.1). Its interval is over seeds and test "
     "images together (Searle, Casella and McCulloch 1992).",
-    "Difference to the reference": f"{MEANING} The group that lost most and the largest gap have intervals that allow "
-    "for having been picked among all groups, or all pairs.",
+    "Drop from the control": "the same from the network that was trained as this one was, without what the study "
+    "changes, instead of from the full network: what is lost by the change alone.",
+    "Training accuracy": "share of the training images classified correctly; far above the accuracy where a network "
+    "has learnt its images by heart.",
+    "Difference to the reference": f"{MEANING} It is counted from the control where there is one. The group that lost "
+    "most and the largest gap have intervals that allow for having been picked among all groups, or all pairs.",
     "Loss": "mean cross-entropy of the group's test images, in nats.",
     "Gradient norm": "L2 norm of the gradient of the group's mean loss with respect to all parameters (masks and batch "
     "statistics are held fixed).",
@@ -67,8 +73,12 @@ MEANINGS = {
     "Linearised distance": "for each test image the smallest (score of its class - score of another) / norm of that "
     "difference's gradient in the image, in pixel values from 0 to 1; negative where the image is misclassified.",
     "Intervals over seeds": "Student's t, 95 %, of the mean over seeds; of what cannot be negative in its logarithm. "
-    "All seeds share one split of the data.",
+    "Where each seed has a split of its own they are over splits too, and images that several seeds test count once.",
 }
+
+
+LEARNT, FAR = 0.99, 0.1
+"""Training accuracy from which on a network knows its images by heart, and how far below it is on others."""
 
 
 class Words(NamedTuple):
@@ -92,7 +102,13 @@ def seeds_sentence(results: Results) -> str:
     seeds = len(results.variants[0].seeds)
     if seeds == 1:
         return "One seed: 95 % intervals are over test images alone, and there are none of what else is measured."
-    return f"95 % intervals: of accuracies and drops over {seeds} seeds and the test images, of all else over seeds."
+    splits = "seeds, each with a split of its own," if results.splits == seeds else "seeds on one split"
+    return f"95 % intervals: of accuracies and drops over {seeds} {splits} and the test images, of all else over seeds."
+
+
+def summary_table(words: Words, rows: Sequence[Row]) -> Table:
+    """Return ``results.summary_rows`` as readers see them."""
+    return Table([column for column in words.summary if column.name in rows[0]], rows)
 
 
 def group_table(rows: Sequence[Row], variant: Variant) -> Table:
@@ -133,7 +149,7 @@ def page(
     parts += map(html.warning, warnings(results))
     parts += [html.heading("Who lost more than whom"), html.paragraph(f"{words.lost} {_of_networks(words, results)}")]
     parts += [html.figures(drawn[:1]), *_compared(results), html.heading("Networks")]
-    parts += [html.table(Table(words.summary, summary)), html.figures(drawn[1:])]
+    parts += [html.table(summary_table(words, summary)), html.figures(drawn[1:])]
     parts += [html.heading("Figures of the paper"), html.figures(of_paper)]
     parts += [html.heading("Findings of the paper"), html.findings(found), html.heading("Groups")]
     for variant in results.variants:
@@ -179,7 +195,26 @@ def warnings(results: Results) -> list[str]:
     never = (
         f"In group {', '.join(unknown)} the full network of some seed is never right: what it loses there is not known."
     )
-    return [*[never] * bool(unknown), *results.groups.warnings(), *said]
+    return [*by_heart(results), *[never] * bool(unknown), *results.groups.warnings(), *said]
+
+
+def by_heart(results: Results) -> list[str]:
+    """Return a sentence if the full network has learnt its training images by heart: then training on is what counts.
+
+    Further training changes such a network more than what a study changes does, so that drops from it say little.
+    """
+    full = results.variants[0]
+    if "train_accuracy" not in full.by_group:
+        return []
+    count = results.groups.train_count
+    learnt, right = float((full.by_group["train_accuracy"] @ count / count.sum()).mean()), float(full.accuracy.mean())
+    if learnt < LEARNT or learnt - right < FAR:
+        return []
+    return [
+        f"The full network has learnt its training images by heart: it is right on {100 * learnt:.1f} % of them and on "
+        f"{100 * right:.1f} % of the test images. Further training may change it more than what is studied here; read "
+        "the drops from the controls."
+    ]
 
 
 def _facts(analysed: Sequence[Run], command: Sequence[str]) -> dict[str, Any]:

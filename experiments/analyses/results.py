@@ -10,13 +10,23 @@ import numpy as np
 from experiments.reporting import reports, series
 from experiments.reporting.groups import Groups, check_name
 from experiments.reporting.series import UNKNOWN, Estimate, over_seeds
+from experiments.running.stages import matched_label
 from jaxfair import intervals
 from jaxfair.errors import JaxfairError
+from jaxfair.groups import relative_drop
 from jaxfair.intervals import drop_parts, over_seeds_and_examples, wilson
 from jaxfair.runs import Run
 
 CURVATURE = ("gradient_norm", "top_eigenvalue", "softmax_gap", "linearized_distance")
 DROP = "relative_drop_percent"
+HARM = "relative_drop_matched_percent"
+"""The relative drop against the control that was trained alike, ``Results.control``."""
+CONTROLS = ("matched", "control")
+"""Methods of networks that have all their ReLUs, trained on as the linearized ones."""
+RANDOM = ("random", "random-matched")
+OF_SPLIT = ("seed", "fingerprint", "train_count", "test_count")
+"""What of a data set's record another split changes."""
+MANY = 10**9
 FREE = {"gradient_norm": "gradient_norm_corrected", "top_eigenvalue": "top_eigenvalue_equal_count"}
 """What is left of a quantity without the part that groups of few images have by sampling (``curvature.sampling``)."""
 
@@ -34,9 +44,13 @@ class Variant(NamedTuple):
         accuracy: over the test set, shape (seeds,).
         parameter_distance: ||theta_r - theta||, shape (seeds,); NaN between networks of different size.
         by_group: each quantity of ``result.json``, shape (seeds, groups).
-        correct: 1.0 where the prediction is right, shape (seeds, test images).
+        correct: 1.0 where the prediction is right, shape (seeds, test images of any seed); NaN where a seed does not
+            test an image.
         parts: of the quantities of ``FREE``, shape (seeds, groups, blocks of images), whose means over blocks they are
-            and whose spread is their noise; NaN beyond a group's blocks. Empty where sampling was not measured.
+            and whose spread is their noise; NaN beyond a group's blocks, and where a block is of another seed's images.
+            Empty where sampling was not measured.
+        control: the network that differs from this one in nothing but what the study changes: trained as it was, with
+            all its ReLUs. None is the full network, where the study has no other or this is one itself.
     """
 
     label: str
@@ -51,6 +65,7 @@ class Variant(NamedTuple):
     base: str | None = None
     mitigation: Mapping[str, Any] | None = None
     parts: Mapping[str, np.ndarray] = {}
+    control: "Variant | None" = None
 
     __eq__, __hash__ = object.__eq__, object.__hash__  # arrays have neither
 
@@ -69,57 +84,147 @@ class Variant(NamedTuple):
         return f"{label}: {self.relu_count:,} ReLUs ({self.percent_kept} %)"
 
 
+class Followed(NamedTuple):
+    """A network's groups after so many epochs of fine-tuning, over seeds.
+
+    Attributes:
+        label, method: of the network.
+        epochs: after which it was looked at, shape (points,).
+        correct: as of ``Variant``, shape (points, seeds, test images of any seed).
+        train_accuracy: of each group, shape (points, seeds, groups).
+    """
+
+    label: str
+    method: str
+    epochs: np.ndarray
+    correct: np.ndarray
+    train_accuracy: np.ndarray
+
+    __eq__, __hash__ = object.__eq__, object.__hash__
+
+
 class Results(NamedTuple):
     """A study's analyses: the full network first, then the variants as they were made.
 
     Attributes:
         variants: networks, the full one first.
-        groups: in the order of the groups axis.
-        group: of each test image.
+        groups: in the order of the groups axis; their images as they are in the mean split, in whole numbers.
+        group: of each test image of any seed.
         reference: number of the group that the others are compared with.
+        splits: how many different ones the seeds have.
+        followed: fine-tunings that were followed through their epochs.
     """
 
     variants: tuple[Variant, ...]
     groups: Groups
     group: np.ndarray
     reference: int = 0
+    splits: int = 1
+    followed: tuple[Followed, ...] = ()
 
     __eq__, __hash__ = object.__eq__, object.__hash__
+
+    @property
+    def matched(self) -> bool:
+        """Whether some network has a control that was trained as it was."""
+        return any(variant.control is not None for variant in self.variants)
 
 
 def collect(analysed: Sequence[Run], reference: str | None = None) -> Results:
     """Read finished analyses; runs of one label are seeds of one variant.
 
     Args:
-        analysed: the runs, and those of stage 'sampling' of the same networks, if there are any.
+        analysed: the runs, and those of stages 'sampling' and 'follow' of the same networks, if there are any.
         reference: group that the others are compared with; by default that with the most training images.
 
     Raises:
         JaxfairError: there are none, they are of different data, a variant lacks a seed, or no group is ``reference``.
     """
     sampled = {str(run.config["parents"]["network"]): run for run in analysed if run.config["stage"] == "sampling"}
-    analysed = [run for run in analysed if run.config["stage"] != "sampling"]
+    followed = [run for run in analysed if run.config["stage"] == "follow"]
+    analysed = [run for run in analysed if run.config["stage"] == "analyse"]
     if not analysed:
         raise JaxfairError("There are no analyses to report; give the finished runs of a study's stage 'analyse'.")
-    by_label: dict[str, list[Run]] = {}
-    for run in analysed:
-        by_label.setdefault(run.config["variant"]["label"], []).append(run)
-    if len({str(run.config["data"]["fingerprint"]) for run in analysed}) != 1:
-        raise JaxfairError("The analyses are of different data sets or splits; report each study by itself.")
-    if len({tuple(run.config["seed"] for run in found) for found in by_label.values()}) != 1:
-        raise JaxfairError("The analyses are not of the same seeds for every network; finish the study first.")
-    variants = tuple(_variant(found, sampled) for found in by_label.values())
-    first = analysed[0].json("result.json")["groups"]
-    group = analysed[0].arrays("examples.npz")["group"]
-    groups = Groups(tuple(first["name"]), np.array(first["train_count"]), np.array(first["test_count"]))
+    by_label = _by_label(analysed)
+    places, group = _test_images(next(iter(by_label.values())))
+    for found in by_label.values():
+        if [run.config["data"]["fingerprint"] for run in found] != [
+            run.config["data"]["fingerprint"] for run in next(iter(by_label.values()))
+        ]:
+            raise JaxfairError("The analyses are of different data sets or splits; report each study by itself.")
+    variants = _with_controls([_variant(found, sampled, places, len(group)) for found in by_label.values()])
+    first, splits = analysed[0].json("result.json")["groups"], len({tuple(place) for place in places})
+    counts = [np.rint(variants[0].by_group[f"{part}_count"].mean(axis=0)).astype(int) for part in ("train", "test")]
+    groups = Groups(tuple(first["name"]), *counts)
     check_name(reference, groups.names)
-    return Results(variants, groups, group, groups.order[0] if reference is None else groups.names.index(reference))
+    number = int(groups.order[0]) if reference is None else groups.names.index(reference)
+    shown = tuple(_followed(found, places, len(group)) for found in _by_label(followed).values())
+    return Results(variants, groups, group, number, splits, shown)
 
 
-def _variant(analysed: Sequence[Run], sampled: Mapping[str, Run]) -> Variant:
+def _with_controls(variants: Sequence[Variant]) -> tuple[Variant, ...]:
+    """Return networks that know the controls that were trained as they were."""
+    matched = {variant.label: variant for variant in variants if variant.method == "matched"}
+    apart = ("full", *CONTROLS)
+    found = []
+    for variant in variants:
+        label = "" if variant.method in apart or not matched else matched_label(variant.base or variant.label)
+        found.append(variant._replace(control=matched[label]) if label in matched else variant)
+    return tuple(found)
+
+
+def _by_label(found: Sequence[Run]) -> dict[str, list[Run]]:
+    """Return runs by the label of their network, of the same seeds each."""
+    by_label: dict[str, list[Run]] = {}
+    for run in found:
+        by_label.setdefault(run.config["variant"]["label"], []).append(run)
+    if len({tuple(run.config["seed"] for run in several) for several in by_label.values()}) > 1:
+        raise JaxfairError("The analyses are not of the same seeds for every network; finish the study first.")
+    return by_label
+
+
+def _test_images(seeds: Sequence[Run]) -> tuple[list[np.ndarray], np.ndarray]:
+    """Return where each seed's test images are among those of all seeds, and the group of each of these.
+
+    Raises:
+        JaxfairError: the seeds are of different data, more than splits would explain.
+    """
+    decisive = [{k: v for k, v in run.config["data"].items() if k not in OF_SPLIT} for run in seeds]
+    examples = [run.arrays("examples.npz") for run in seeds]
+    same = len({str(run.config["data"]["fingerprint"]["test"]) for run in seeds}) == 1
+    own = len({run.config["data"].get("seed") for run in seeds}) == len(seeds)
+    trained = len({str(run.config["data"]["fingerprint"]["train"]) for run in seeds}) == 1
+    if any(data != decisive[0] for data in decisive) or not (own or (same and trained)):
+        raise JaxfairError("The analyses are of different data sets or splits; report each study by itself.")
+    if same:
+        return [np.arange(len(examples[0]["group"]))] * len(seeds), examples[0]["group"]
+    ids = [e["image"] if "image" in e else -1 - np.arange(len(e["group"])) - i * MANY for i, e in enumerate(examples)]
+    ids = [np.asarray(of_seed).astype(np.uint64) for of_seed in ids]
+    known, first = np.unique(np.concatenate(ids), return_index=True)
+    return [np.searchsorted(known, of_seed) for of_seed in ids], np.concatenate([e["group"] for e in examples])[first]
+
+
+def _spread(rows: Sequence[np.ndarray], places: Sequence[np.ndarray], count: int) -> np.ndarray:
+    """Return what is known of each seed's test images, shape (seeds, images), where they are among those of all."""
+    found = np.full((len(rows), count), np.nan)
+    for row, place, values in zip(found, places, rows, strict=True):
+        row[place] = values
+    return found
+
+
+def _followed(seeds: Sequence[Run], places: Sequence[np.ndarray], count: int) -> Followed:
+    results, arrays = [run.json("result.json") for run in seeds], [run.arrays("follow.npz") for run in seeds]
+    epochs, variant = np.array(results[0]["epochs"]), seeds[0].config["variant"]
+    correct = [_spread([a["correct"][i] for a in arrays], places, count) for i in range(len(epochs))]
+    learnt = np.array([result["groups"]["train_accuracy"] for result in results])
+    return Followed(variant["label"], variant["method"], epochs, np.array(correct), np.moveaxis(learnt, 1, 0))
+
+
+def _variant(analysed: Sequence[Run], sampled: Mapping[str, Run], places: Sequence[np.ndarray], count: int) -> Variant:
     results, variant = [run.json("result.json") for run in analysed], analysed[0].config["variant"]
     examples = [run.arrays("examples.npz") for run in analysed]
-    names = [name for name in results[0]["groups"] if name != "name"]
+    stored = set.intersection(*(set(result["groups"]) for result in results))  # older analyses have fewer
+    names = [name for name in results[0]["groups"] if name != "name" and name in stored]
     by_group = {name: np.array([result["groups"][name] for result in results], float) for name in names}
     noise = [sampled[of] for run in analysed if (of := run.config.get("parents", {}).get("network")) in sampled]
     parts = {}
@@ -129,7 +234,8 @@ def _variant(analysed: Sequence[Run], sampled: Mapping[str, Run]) -> Variant:
             [run.arrays("sampling.npz") for run in noise],
         )
         by_group |= {column: np.array([groups[column] for groups in found], float) for column in FREE.values()}
-        parts = {name: np.stack([of_seed[name] for of_seed in arrays]) for name in FREE}
+        shared = len({tuple(place) for place in places}) == 1
+        parts = {name: _blocks([of_seed[name] for of_seed in arrays], shared) for name in FREE}
     return Variant(
         label=variant["label"],
         method=variant["method"],
@@ -139,11 +245,22 @@ def _variant(analysed: Sequence[Run], sampled: Mapping[str, Run]) -> Variant:
         accuracy=np.array([result["accuracy"] for result in results]),
         parameter_distance=np.array([result["parameter_distance"] for result in results], float),
         by_group=by_group,
-        correct=np.array([(e["logits"].argmax(-1) == e["label"]).astype(float) for e in examples]),
+        correct=_spread([e["logits"].argmax(-1) == e["label"] for e in examples], places, count),
         base=variant.get("base"),
         mitigation=variant.get("mitigation"),
         parts=parts,
     )
+
+
+def _blocks(of_seeds: Sequence[np.ndarray], shared: bool) -> np.ndarray:
+    """Return blocks of images of every seed, shape (seeds, groups, blocks): the same ones, or to each its own."""
+    if shared:
+        return np.stack(of_seeds)
+    widths = np.cumsum([0, *(blocks.shape[1] for blocks in of_seeds)])
+    found = np.full((len(of_seeds), len(of_seeds[0]), widths[-1]), np.nan)
+    for seed, blocks in enumerate(of_seeds):
+        found[seed, :, widths[seed] : widths[seed + 1]] = blocks
+    return found
 
 
 def read(study: Path, of: str | None = None) -> list[Run]:
@@ -175,8 +292,8 @@ def free_of_sampling(variant: Variant, name: str) -> Estimate | None:
         return None
     found = []
     for values, column in zip(np.moveaxis(variant.parts[name], 1, 0), variant.by_group[FREE[name]].T, strict=True):
-        blocks = values[:, np.isfinite(values).all(axis=0)]
-        known = blocks.shape[1] > 1
+        blocks = values[:, np.isfinite(values).any(axis=0)]
+        known = (np.isfinite(blocks).sum(axis=1) > 1).all()
         found.append(series.of(over_seeds_and_examples([blocks]), "positive") if known else over_seeds(column))
     return series.stack(found)
 
@@ -206,56 +323,89 @@ def whole_accuracy(variant: Variant) -> Estimate:
 
 
 def _share(tables: Sequence[np.ndarray], weights: Sequence[float]) -> Estimate:
-    counts = np.array([table.shape[1] for table in tables])
-    mean = sum(w * table.mean() for w, table in zip(weights, tables, strict=True))
+    counts = np.array([np.isfinite(table).sum(axis=1).min() for table in tables])
+    mean = sum(w * np.nanmean(table) for w, table in zip(weights, tables, strict=True))
     if not 0 < mean < 1 or counts.min() < 2:  # nothing varies; what so many images might have shown is known still
         return Estimate(mean, *wilson(np.asarray(mean), np.asarray(1 / np.sum(np.square(weights) / counts))))
     return series.of(over_seeds_and_examples(tables, weights), "share")
 
 
+def drop_values(variant: Variant, *, controlled: bool = False) -> np.ndarray:
+    """Return each group's relative accuracy drop in percent, shape (seeds, groups).
+
+    Args:
+        variant: the network.
+        controlled: from its control, instead of from the full network as the papers do.
+
+    Returns:
+        NaN where the network that it is compared with is never right.
+    """
+    if not controlled or variant.control is None:
+        return variant.by_group[DROP]
+    before = variant.control.by_group["accuracy"]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(before > 0, relative_drop(before, variant.by_group["accuracy"]), np.nan)
+
+
+def has_drop(variant: Variant) -> np.ndarray:
+    """Return which groups have relative drops for every seed, from the full network and from the control."""
+    found = [drop_values(variant), drop_values(variant, controlled=True)]
+    return np.asarray(np.isfinite(found).all(axis=(0, 1)))
+
+
 @functools.lru_cache(maxsize=256)  # tables and figures ask again
-def drops(results: Results, variant: Variant) -> Estimate:
-    """Return each group's relative accuracy drop in percent, shape (groups,), its interval over seeds and images."""
-    found = [joint_drop(results, variant, np.array([group])) for group in range(len(results.groups.names))]
-    return series.stack(found)
+def drops(results: Results, variant: Variant, *, controlled: bool = False) -> Estimate:
+    """Return each group's relative accuracy drop in percent, shape (groups,), its interval over seeds and images.
+
+    Args:
+        results: of the study.
+        variant: the network.
+        controlled: from its control, instead of from the full network as the papers do.
+    """
+    number = range(len(results.groups.names))
+    return series.stack([joint_drop(results, variant, np.array([g]), controlled=controlled) for g in number])
 
 
-def joint_drop(results: Results, variant: Variant, members: np.ndarray) -> Estimate:
+def joint_drop(results: Results, variant: Variant, members: np.ndarray, *, controlled: bool = False) -> Estimate:
     """Return the mean relative accuracy drop of groups, in percent, with its interval over seeds and test images.
 
     Args:
         results: of the study.
         variant: the network.
         members: groups chosen beforehand, by size: the worst one seen is always the unluckiest too.
+        controlled: from its control, instead of from the full network.
 
     Returns:
-        Nothing known where there are no groups, or some seed of the full network is never right in one of them. The
-        full network's own drop is 0, without an interval.
+        Nothing known where there are no groups, or some seed of the network that it is compared with is never right in
+        one of them. The full network's own drop is 0, without an interval.
     """
-    if not len(members) or not np.isfinite(variant.by_group[DROP][:, members]).all():
+    if not len(members) or not np.isfinite(drop_values(variant, controlled=controlled)[:, members]).all():
         return UNKNOWN
     if variant is results.variants[0]:
         return Estimate(0.0, np.nan, np.nan)
     weights = np.isin(np.arange(len(results.groups.names)), members) / len(members)
-    return series.of(drop_contrast(results, (variant, weights)), "percent")
+    return series.of(drop_contrast(results, (variant, weights), controlled=controlled), "percent")
 
 
-def drop_contrast(results: Results, *terms: tuple[Variant, np.ndarray]) -> intervals.Estimate:
+def drop_contrast(results: Results, *terms: tuple[Variant, np.ndarray], controlled: bool = True) -> intervals.Estimate:
     """Return a weighted sum of groups' relative drops, in points, with the noise of seeds and test images together.
 
     Args:
         results: of the study.
         terms: networks, and weights of their groups, shape (groups,) or (seeds, groups); groups of which some drop is
             not known have weight 0.
+        controlled: from each network's control, instead of from the full network.
     """
     full = results.variants[0]
-    terms = tuple((v, np.broadcast_to(np.asarray(w, float), v.by_group[DROP].shape)) for v, w in terms)
+    found = [(v, np.broadcast_to(np.asarray(w, float), v.by_group[DROP].shape)) for v, w in terms]
     tables, value = [], 0.0
-    for g in np.flatnonzero(np.any([weights.any(axis=0) for _, weights in terms], axis=0)):
-        images = results.group == g
-        shown = [(v, weights[:, g]) for v, weights in terms if weights[:, g].any()]
-        value += sum(np.mean(w * v.by_group[DROP][:, g]) for v, w in shown)
-        tables.append(sum(w[:, None] * drop_parts(full.correct[:, images], v.correct[:, images]) for v, w in shown))
+    for g in np.flatnonzero(np.any([weights.any(axis=0) for _, weights in found], axis=0)):
+        images, parts = results.group == g, []
+        for v, weights in ((v, weights[:, g]) for v, weights in found if weights[:, g].any()):
+            value += np.mean(weights * drop_values(v, controlled=controlled)[:, g])
+            before = v.control if controlled and v.control is not None else full
+            parts.append(weights[:, None] * drop_parts(before.correct[:, images], v.correct[:, images]))
+        tables.append(sum(parts))
     if not tables:
         return intervals.Estimate(np.zeros(()), np.zeros(()), np.ones(()))
     return over_seeds_and_examples(tables, [1.0] * len(tables))._replace(value=np.asarray(value))
@@ -273,6 +423,11 @@ def summary_rows(results: Results) -> list[dict[str, Any]]:
         for size, members in sizes.items():
             drop = UNKNOWN if variant.method == "full" else joint_drop(results, variant, members)
             row[f"{size}_drop_percent"] = drop
+            if results.matched:
+                known = variant.control is not None
+                row[f"{size}_harm_percent"] = (
+                    joint_drop(results, variant, members, controlled=True) if known else UNKNOWN
+                )
         rows.append(row)
     return rows
 
@@ -292,6 +447,11 @@ def group_rows(results: Results) -> list[dict[str, Any]]:
                 "accuracy": right.at(g),
                 DROP: drop.at(g),
             }
+            if results.matched:
+                known = variant.control is not None
+                row[HARM] = drops(results, variant, controlled=True).at(g) if known else UNKNOWN
+            if "train_accuracy" in variant.by_group:
+                row["train_accuracy"] = over_seeds(variant.by_group["train_accuracy"][:, g], "share")
             row |= {name: value.at(g) for name, value in known.items()}
             row["top_eigenvalue_residual_max"] = variant.by_group["top_eigenvalue_residual"][:, g].max()
             rows.append(row)

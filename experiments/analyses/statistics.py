@@ -6,7 +6,7 @@ import numpy as np
 
 from experiments.analyses import results as tables
 from experiments.analyses.differences import nothing_to_explain
-from experiments.analyses.results import DROP, FREE, Results, Variant
+from experiments.analyses.results import FREE, Results, Variant, drop_values, has_drop
 from experiments.reporting.verdicts import (
     Claim,
     Measured,
@@ -43,16 +43,11 @@ def quantity(network: Variant, name: str) -> np.ndarray:
     return stored(network.by_group, name, network.label)
 
 
-def has_drop(network: Variant) -> np.ndarray:
-    """Which groups have a relative drop for every seed; the same ones for all networks of a study."""
-    return np.asarray(np.isfinite(network.by_group["relative_drop_percent"]).all(axis=0))
-
-
 def group_drops(network: Variant, members: np.ndarray) -> np.ndarray:
-    """Return the relative drops of those of some groups that have one, shape (seeds, groups)."""
+    """Return the drops from the control of those of some groups that have one, shape (seeds, groups)."""
     if not (members & has_drop(network)).any():
         raise Missing("in these groups the full network of some seed is never right")
-    return network.by_group["relative_drop_percent"][:, members & has_drop(network)]
+    return drop_values(network, controlled=True)[:, members & has_drop(network)]
 
 
 def mean_weights(network: Variant, members: np.ndarray) -> np.ndarray:
@@ -99,12 +94,12 @@ def _log_ratio(network: Variant, name: str, values: np.ndarray, sides: tuple[np.
     found = []
     for g, sign, mean, count in groups:
         blocks = network.parts[name][:, g]
-        blocks = blocks[:, np.isfinite(blocks).all(axis=0)]
-        if blocks.shape[1] < 2:
+        blocks = blocks[:, np.isfinite(blocks).any(axis=0)]
+        if (np.isfinite(blocks).sum(axis=1) < 2).any():
             raise Missing(
                 f"a group has too few test images to know its {name.replace('_', ' ')} without sampling noise"
             )
-        apart = blocks - blocks.mean(axis=1, keepdims=True)
+        apart = blocks - np.nanmean(blocks, axis=1, keepdims=True)
         found.append(whole + sign * apart / (mean[:, None] * count * np.log(2)))
     return Measured(intervals.over_seeds_and_examples(found, [1.0] * len(found)), len(values))
 
@@ -150,7 +145,7 @@ def spread_weights(network: Variant) -> np.ndarray:
     They are its derivatives too, so that the noise of the sum is that of the standard deviation to first order.
     """
     known = has_drop(network)
-    drops = np.where(known, network.by_group[DROP], 0.0)
+    drops = np.where(known, drop_values(network, controlled=True), 0.0)
     apart = np.where(known, drops - drops.sum(axis=1, keepdims=True) / known.sum(), 0.0)
     length = np.sqrt((apart**2).sum(axis=1, keepdims=True) * known.sum())
     return np.divide(apart, length, out=np.zeros_like(apart), where=length > 0)

@@ -229,7 +229,7 @@ def declare(space: Workspace, study: Study, profile: Profile, budgets: Sequence[
 
 def list_runs(study: Study) -> None:
     """Print the runs of all profiles and make none."""
-    (train_set, test_set, record, _), absent = datasets.prepare_or_blank(study.data)
+    ((train_set, test_set, record, _),), absent = datasets.prepare_or_blank(study.data)
     budgets = check_on(study, train_set)
     if not absent:
         groups.check_name(study.reference, train_set.group_names)

@@ -1,9 +1,9 @@
 """The findings of Das et al. 2024 as numbers: one statistic each, its interval, and whether it is borne out.
 
-Intervals of drops and accuracies are over training seeds and test images together, as are those of gradient norms and
-eigenvalues where their sampling noise was measured; all others are over seeds. All seeds
-share one split of the data. "Small" and "large" groups are those of ``reporting.groups``, and every group counts the
-same in a mean over groups.
+What a network lost is counted from its control, the full network that was trained on as it was, where the study has
+one. Intervals of drops and accuracies are over training seeds, their splits and test images together, as are those of
+gradient norms and eigenvalues where their sampling noise was measured; all others are over seeds. "Small" and "large"
+groups are those of ``reporting.groups``, and every group counts the same in a mean over groups.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from experiments.analyses import results as tables
-from experiments.analyses.results import DROP, Results, Variant
+from experiments.analyses.results import DROP, Results, Variant, has_drop
 from experiments.analyses.statistics import (
     POINTS,
     RHO,
@@ -22,7 +22,6 @@ from experiments.analyses.statistics import (
     contrast,
     foretells_drop,
     group_drops,
-    has_drop,
     mean_weights,
     of_small_groups,
     quantity,
@@ -77,8 +76,11 @@ def _of_harm(results: Results) -> list[Claim]:
               floor=POINTS),
         judge("large_unharmed", "Large groups are nearly unharmed there",
               "relative drop of large groups, percent", _lose, "large", side="below", threshold=UNHARMED),
-        judge("harm_grows", "Small groups lose more the fewer ReLUs are left (SNL)",
-              f"{FEWER} the relative drop of small groups", _as_relus_go, "relative_drop_percent"),
+        *(judge(f"harm_grows{suffix}", f"Small groups lose more the fewer ReLUs are left ({name})",
+                f"{FEWER} the relative drop of small groups", _as_relus_go, DROP, method)
+          for method, name, suffix in (("snl", "SNL", ""), ("deepreduce", "DeepReDuce", "_deepreduce"))),
+        judge("accuracy_kept", "Overall accuracy is little harmed at the tightest SNL budget",
+              "accuracy of the control - with SNL, all test images", _overall, side="below", threshold=CHEAP),
         judge("snl_milder", "SNL is milder than DeepReDuce at the nearest budgets",
               "relative drop with DeepReDuce - with SNL, mean over groups, percentage points", _methods, "mean",
               floor=POINTS),
@@ -87,6 +89,9 @@ def _of_harm(results: Results) -> list[Claim]:
               floor=POINTS),
         judge("snl_beats_random", "SNL's choice of ReLUs beats a random one of as many, at the tightest budget",
               "accuracy with SNL - with a random mask", _against_random, floor=RIGHT),
+        *(judge(f"distance_grows{suffix}", f"The parameters move further the fewer ReLUs are left ({name})",
+                f"{FEWER} the parameter distance from the full network", _distance, method)
+          for method, name, suffix in (("snl", "SNL", ""), ("random-matched", "random masks", "_random"))),
         judge("bound_holds", "The bound of Theorem 4.4 holds for most groups at the tightest SNL budget",
               "share of groups whose loss rises by no more than the bound", _bound, "bound", threshold=0.5),
         *(judge(f"bound_{key}_foretells_loss", f"The {name} term of that bound tells which groups' loss rises more",
@@ -101,8 +106,13 @@ def _of_suspects(results: Results) -> list[Claim]:
         *(judge(f"{key}_foretells_drop", f"Groups with a {what} {name} before linearization lose more",
                 f"{RHO} {name} with the relative drop at the tightest SNL budget", _foretells_drop, key, side=side)
           for key, name, what, side in SUSPECTS),
-        *(judge(f"{key}_falls", f"The {name} falls as ReLUs go (SNL)", f"{FEWER} the {name}, mean over groups",
-                _as_relus_go, key, side=side) for key, name, _, side in SUSPECTS[2:]),
+        *(judge(f"{key}_{word}", f"The {name} {word} as ReLUs go (SNL)", f"{FEWER} the {name}, mean over groups",
+                _as_relus_go, key, "snl", side=side)
+          for (key, name, _, side), word in zip(SUSPECTS, ("rises", "rises", "falls", "falls"), strict=True)),
+        *(judge(f"accuracy_by_{key}", f"On the linearized network groups of a {what} {name} are less accurate",
+                f"{RHO} {name} with accuracy at the tightest SNL budget", _with_accuracy, key,
+                side="below" if side == "above" else "above")
+          for key, name, what, side in SUSPECTS[:1] + SUSPECTS[2:3]),
     ]
 
 
@@ -117,6 +127,15 @@ def _of_mitigation(results: Results) -> list[Claim]:
                            kind, "gap", floor=NATS))
         found.append(judge(f"mitigation_cheap ({kind})", f"Mitigation ({kind}) costs little accuracy",
                            "accuracy without - with it", _mitigated, kind, "all", side="below", threshold=CHEAP))
+        found.append(judge(f"mitigation_spares ({kind})", f"Mitigation ({kind}) does large groups little harm",
+                           "relative drop of large groups with - without it, points", _mitigated, kind, "large",
+                           side="below", threshold=UNHARMED))
+        found.append(judge(f"mitigation_gradients ({kind})", f"Mitigation ({kind}) lowers small groups' gradients",
+                           "gradient norm of small groups with / without it, log2", _mitigated, kind, "gradient_norm",
+                           side="below", floor=RATIO))
+        found.append(judge(f"mitigation_distances ({kind})", f"Mitigation ({kind}) moves small groups off the boundary",
+                           "softmax gap of small groups with - without it", _mitigated, kind, "softmax_gap",
+                           floor=DISTANCE))
     return found
 
 
@@ -159,8 +178,30 @@ def _lose(results: Results, who: Literal["large", "small", "smallest"]) -> tuple
     return contrast(results, (network, weights)), _named(results, network)
 
 
-def _as_relus_go(results: Results, name: str) -> tuple[Measured, str, str]:
-    networks = _networks(results, "snl")
+def _overall(results: Results) -> tuple[Measured, str]:
+    network = _networks(results, "snl")[0]
+    before = network.control or results.variants[0]
+    return accuracy_lost(before, network), _named(results, before, network)
+
+
+def _distance(results: Results, method: str) -> tuple[Measured, str, str]:
+    networks = _networks(results, method)
+    values = np.stack([network.parameter_distance for network in networks], axis=1)
+    if not np.isfinite(values).all():
+        raise Missing("the parameter distance of some network is not known")
+    fewer = np.array([[-network.relu_count for network in networks]] * len(values))
+    lengths = ", ".join(f"{of:.3g}" for of in values.mean(axis=0)[::-1])
+    return *rank_correlations(fewer, values, "budgets"), f"{_named(results, *networks[::-1])}: {lengths}"
+
+
+def _with_accuracy(results: Results, name: str) -> tuple[Measured, str, str]:
+    network = _networks(results, "snl")[0]
+    found = rank_correlations(quantity(network, name), network.by_group["accuracy"], "groups")
+    return *found, _named(results, network)
+
+
+def _as_relus_go(results: Results, name: str, method: str) -> tuple[Measured, str, str]:
+    networks = _networks(results, method)
     if name == DROP:  # of the full network it is 0 by definition
         values = [group_drops(network, _small(results)).mean(axis=1) for network in networks]
     else:
@@ -194,7 +235,7 @@ def _methods(results: Results, what: Literal["mean", "spread"]) -> tuple[Measure
 def _bound(results: Results, term: str) -> tuple[Measured, str, str]:
     """Compare Theorem 4.4, at the full network, with the rise of the loss; its sum, or the rank of one of its terms."""
     full, network = _networks(results, "full")[0], _networks(results, "snl")[0]
-    tested = results.groups.test_count
+    tested = full.by_group["test_count"]
     if (full.by_group.get("curvature_count", tested) != tested).any():  # other images
         raise Missing("gradients are of the training images, losses of the test images; use --analysis.split test")
     if not np.isfinite(network.parameter_distance).all():
@@ -221,7 +262,8 @@ def _gap(network: Variant) -> np.ndarray:
 
 def _against_random(results: Results) -> tuple[Measured, str]:
     chosen = _networks(results, "snl")
-    chance = {network.relu_count: network for network in _networks(results, "random")}
+    fair = any(network.method == "random-matched" for network in results.variants)  # trained as long, too
+    chance = {network.relu_count: network for network in _networks(results, "random-matched" if fair else "random")}
     snl = next((network for network in chosen if network.relu_count in chance), None)
     if snl is None:
         raise Missing("no random mask keeps as many ReLUs as one of SNL's")
@@ -229,7 +271,9 @@ def _against_random(results: Results) -> tuple[Measured, str]:
     return accuracy_lost(snl, other), _named(results, snl, other)
 
 
-def _mitigated(results: Results, kind: str, what: Literal["drop", "gap", "all"]) -> tuple[Measured | np.ndarray, str]:
+def _mitigated(
+    results: Results, kind: str, what: Literal["drop", "gap", "all", "large", "gradient_norm", "softmax_gap"]
+) -> tuple[Measured | np.ndarray, str]:
     """Compare the tightest network with a mitigation, SNL before others, with the same one without it."""
     plain = {network.label: network for network in results.variants if not network.base}
     pairs = [(v, plain[v.base]) for v in results.variants if v.base in plain and _kind(v) == kind]
@@ -240,5 +284,16 @@ def _mitigated(results: Results, kind: str, what: Literal["drop", "gap", "all"])
         return accuracy_lost(other, network), _named(results, network, other)
     if what == "gap":
         return _gap(other) - _gap(network), _named(results, network, other)
-    weights = mean_weights(network, _small(results))
-    return contrast(results, (other, weights), (network, -weights)), _named(results, network, other)
+    small = _small(results)
+    if what in ("gradient_norm", "softmax_gap"):
+        after, before = (quantity(v, what)[:, small].mean(axis=1) for v in (network, other))
+        if what == "softmax_gap":
+            return after - before, _named(results, network, other)
+        if np.minimum(after, before).min() <= 0:
+            raise Missing("a mean of 'gradient_norm' is not positive for some seed, so there is no ratio")
+        return np.log2(after / before), _named(results, network, other)
+    weights, sign = (
+        mean_weights(network, small if what == "drop" else results.groups.large),
+        1 if what == "drop" else -1,
+    )
+    return contrast(results, (other, sign * weights), (network, -sign * weights)), _named(results, network, other)

@@ -51,9 +51,30 @@ def accuracy_by_budget(results: Results) -> "Figure":
             values = [arrays.accuracy(results, v, np.flatnonzero(part.members)) for v in chosen]
             x, name = [at[variants.index(v)] for v in chosen], f"{part.name}, {method}"
             drawing.errorbar(axes, x, series.stack(values), part.color, marker, line, name)
+        if alike := [v for v in variants if v.method == "snl" and v.control is not None]:
+            values = [arrays.accuracy(results, v.control, np.flatnonzero(part.members)) for v in alike if v.control]
+            x, name = [at[variants.index(v)] for v in alike], f"{part.name}, trained alike with all ReLUs"
+            drawing.errorbar(axes, x, series.stack(values), part.color, "_", ":", name)
     axes.set_xlabel("ReLUs kept")
     axes.set_ylabel("mean accuracy of the groups")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    return figure
+
+
+def harm_by_training(results: Results) -> "Figure":
+    """Draw the accuracy of large and small groups after so many epochs of fine-tuning, linearized and not."""
+    if not results.followed:
+        raise Missing("No fine-tuning was followed through its epochs; give --follow.")
+    parts = results.groups.parts
+    figure, panels = drawing.panels([part.name for part in parts], "mean accuracy of the groups")
+    for axes, part in zip(panels, parts, strict=True):
+        x = drawing.log_axis(axes, [int(epoch) for epoch in results.followed[0].epochs], ",")
+        for of, look in zip(results.followed, cycle(LOOKS)):
+            seen = [results.variants[0]._replace(correct=correct) for correct in of.correct]
+            points = [arrays.accuracy(results, network, np.flatnonzero(part.members)) for network in seen]
+            line = "--" if of.method == "matched" else "-"
+            drawing.errorbar(axes, x, series.stack(points), *look, line, label=of.label)
+    drawing.finish(figure, panels, "epochs of fine-tuning")
     return figure
 
 
@@ -68,7 +89,8 @@ def curvature_by_group(results: Results) -> "Figure":
         "softmax_gap": "distance to the boundary\n(softmax gap)",
     }
     figure, grid = drawing.group_panels(results.groups, len(labels), height=2.2)
-    variants = [variant for variant in results.variants if variant.method != "mitigated"]
+    apart = ("mitigated", "matched", "random-matched")
+    variants = [variant for variant in results.variants if variant.method not in apart]
     for axes, (name, label) in zip(grid[:, 0], labels.items(), strict=True):
         looks = [(variant.title, *_look(results, variant)) for variant in variants]
         values = [arrays.measured(variant, name) for variant in variants]
@@ -261,6 +283,9 @@ DRAWINGS = {
     **figures.DRAWINGS,
     "accuracy_by_budget": Drawing(
         "Mean accuracy of the large and the small groups by the number of ReLUs kept", IMAGES, accuracy_by_budget),
+    "harm_by_training": Drawing(
+        "Accuracy of the large and the small groups by the epochs of fine-tuning, linearized and with all ReLUs",
+        f"One long fine-tuning, looked at on the way. {IMAGES}", harm_by_training),
     "curvature_by_group": Drawing(
         "What the papers hold responsible: gradient norm, largest Hessian eigenvalue and distance to the decision "
         "boundary of every group, for the full and the linearized networks", BARS, curvature_by_group),

@@ -2,7 +2,7 @@
 
 from experiments.analyses import differences
 from experiments.analyses.page import Words
-from experiments.analyses.results import Results
+from experiments.analyses.results import CONTROLS, RANDOM, Results
 from experiments.reporting.tables import Column
 
 SUMMARY = (
@@ -13,18 +13,25 @@ SUMMARY = (
     Column("small_groups", form=".3f"),
     Column("large_drop_percent", "relative drop, large groups (%)", ".1f"),
     Column("small_drop_percent", "relative drop, small groups (%)", ".1f"),
+    Column("large_harm_percent", "drop from the control, large groups (%)", ".1f"),
+    Column("small_harm_percent", "drop from the control, small groups (%)", ".1f"),
     Column("parameter_distance", form=".2f"),
 )
 LOST = (
     "A group's relative accuracy drop is the share of the full network's accuracy that it loses by linearization, in "
-    "percent. What it lost beyond the reference group is in points of that. p is the probability of a difference as "
-    "large if there were none; corrected is p for the number of groups compared (Holm 1979)."
+    "percent. What it lost beyond the reference group is in points of that, and where the study has controls it is "
+    "counted from them. p is the probability of a difference as large if there were none; corrected is p for the number "
+    "of groups compared (Holm 1979)."
 )
 NETWORKS = {
     "snl": "SNL n keeps the n ReLUs that selective network linearization chose (Cho et al. 2022).",
     "deepreduce": "DeepReDuce C12 has no ReLUs in stages 1 and 2 (Jha et al. 2021).",
     "random": "Random n keeps n ReLUs that were drawn at random.",
-    "control": "The fine-tuned full network was trained on as the linearized ones were, with all its ReLUs.",
+    "matched": "The networks matched to SNL n or to DeepReDuce are the controls: trained as these were, by the same "
+    "optimizer on the same images in the same order, with all ReLUs kept. What is lost is counted from them.",
+    "random-matched": "Random n after equal training is the control of SNL n with n ReLUs that were drawn at random, "
+    "fine-tuned.",
+    "control": "The fine-tuned full network had the linearized ones' fine-tuning, with all its ReLUs.",
     "mitigated": "Mitigated networks were fine-tuned against unequal losses of the groups: mu is the rate at which the "
     "Lagrangian's multipliers grow, level the share of the worst images that CVaR looks at, rate the step of ARL's "
     "adversary.",
@@ -39,7 +46,7 @@ WORDS = Words(SUMMARY, LOST, NETWORKS, MEANINGS)
 
 def answer(results: Results) -> str:
     """Say in two sentences who lost more than whom at the tightest budget, of SNL's if there are any."""
-    linearized = [v for v in results.variants[1:] if not v.base]
+    linearized = [v for v in results.variants[1:] if not v.base and v.method not in (*CONTROLS, *RANDOM)]
     linearized = [v for v in linearized if v.method == "snl"] or linearized
     if not linearized:
         return "No network of the study is linearized. There is nothing to compare."

@@ -9,7 +9,6 @@ from experiments.analyses import results as arrays
 from experiments.analyses.results import Results
 from experiments.linearization import claims, figures, page
 from experiments.reporting import drawing, reports, tables
-from experiments.reporting.tables import Table
 from jaxfair.runs import Run
 
 STUDY = "linearization"
@@ -24,7 +23,7 @@ def write(
     The figures of the paper lie in ``paper``; ``runs.json`` says what the report was made of, for ``results.read``.
 
     Args:
-        analysed: finished analyses, and runs of stage 'sampling' of their networks.
+        analysed: finished analyses, and runs of stages 'sampling' and 'follow' of their networks.
         folder: of the report, ``report`` in the study's folder.
         title: heading.
         command: what the reader types to make it again.
@@ -47,7 +46,7 @@ def write(
                 tables.write_csv(made / f"{name}.csv", table)
         answer = page.answer(results)
         reports.write_record(made, STUDY, title, answer, command, analysed, found)
-        analyses = [run for run in analysed if run.config["stage"] != "sampling"]
+        analyses = [run for run in analysed if run.config["stage"] == "analyse"]
         of_study = page.WORDS, answer, results
         text = pages.page(*of_study, summary, rows, found, analyses, drawn, of_paper, title, command)
         (made / reports.PAGE).write_text(text, encoding="utf-8")
@@ -64,5 +63,6 @@ def title(analysed: Sequence[Run], data: str) -> str:
 
 def print_summary(results: Results, title: str) -> None:
     """Print the table of results, and who lost more than whom."""
-    tables.show(Table(page.SUMMARY, arrays.summary_rows(results)), title, pages.seeds_sentence(results))
+    table = pages.summary_table(page.WORDS, arrays.summary_rows(results))
+    tables.show(table, title, pages.seeds_sentence(results))
     print(f"\n{page.answer(results)}")

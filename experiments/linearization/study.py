@@ -32,6 +32,8 @@ from jaxfair.runs import Run
 from jaxfair.training.fit import DEEPREDUCE_TRAIN, SNL_FINETUNE, TrainConfig
 from jaxfair.training.mitigate import Method
 
+Control = Literal["matched", "random-matched", "finetuned", "random"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Study:
@@ -43,10 +45,16 @@ class Study:
         budgets: ReLUs that SNL keeps, as fractions below 1 of all units or as whole counts.
         deepreduce: DeepReDuce configurations: C and the culled stages, +T thinned, +a and +r scales (C12+T+a0.5).
         deepreduce_start: whether their students start from new weights or from the full network's.
-        mitigations: fine-tune the SNL networks by these too, with the numbers of ``snl_finetune.mitigation``.
+        mitigations: fine-tune the linearized networks by these too, with the numbers of ``snl_finetune.mitigation``
+            and ``deepreduce_train.mitigation``.
         mitigation_rates: the multipliers' rates mu of ``lagrangian``, if there are several (Das et al. 2024, D.2).
-        controls: finetuned is the full network trained on as the linearized ones are; random keeps as many ReLUs as SNL
-            chosen at random.
+        controls: matched is the full network trained on exactly as each linearized one is, with all its ReLUs;
+            random-matched keeps as many ReLUs as SNL, chosen at random, on that network; finetuned is the full network
+            with the fine-tuning alone; random keeps ReLUs chosen at random on the full network.
+        splits: per-seed splits the data anew for every training seed, so that the intervals are over splits too; one is
+            shared by all seeds.
+        follow: fine-tune the tightest and the middle SNL network and their controls for so many epochs, and look at
+            every group after 1, 2, 4, 8, ...; 0 leaves it out.
         reference: group that the others are compared with; by default that with the most training images.
         title: heading of the report; by default it is made of the network and the data set's name.
         dry_run: list the runs, which are finished and about how long the others take, and make none; the data need not
@@ -68,7 +76,9 @@ class Study:
     deepreduce_start: Literal["fresh", "base"] = "fresh"
     mitigations: tuple[Method, ...] = ()
     mitigation_rates: tuple[float, ...] = ()
-    controls: tuple[Literal["finetuned", "random"], ...] = ()
+    controls: tuple[Control, ...] = ("matched",)
+    splits: Literal["per-seed", "one"] = "per-seed"
+    follow: int = 0
     reference: str | None = None
     title: str | None = None
     dry_run: bool = False
@@ -90,16 +100,16 @@ def run(study: Study, command: Sequence[str]) -> None:
         command: what the reader of the report types to make it again.
     """
     configurations = reductions(study)
-    prepare = datasets.prepare_or_blank if study.dry_run else lambda data: (datasets.prepare(data), "")
-    (train_set, test_set, record, source), absent = prepare(study.data)
-    budgets = check(study, train_set)
+    prepare = datasets.prepare_or_blank if study.dry_run else lambda *which: (datasets.prepare_splits(*which), "")
+    prepared, absent = prepare(study.data, max(study.seeds, 1) if study.splits == "per-seed" else 1)
+    budgets = check(study, prepared[0].train)
     if not absent:
-        groups.check_name(study.reference, train_set.group_names)
+        groups.check_name(study.reference, prepared[0].train.group_names)
     if said := kernels.remark(os.environ):
         print(said, file=sys.stderr)
     with Progress() as progress:
-        space = Workspace(study.out / "runs", train_set, test_set, record, progress, study.seeds_at_once, source)
-        analysed = declare(space, study, budgets, configurations)
+        space = Workspace(study.out / "runs", *prepared[0][:3], progress, study.seeds_at_once, prepared[0].source)
+        analysed = declare_all(space, prepared, study, budgets, configurations)
         if not study.dry_run:
             carry_out(space)
     if study.dry_run:
@@ -108,33 +118,90 @@ def run(study: Study, command: Sequence[str]) -> None:
     if progress.kept:
         print(f"{progress.kept} runs were finished before and are kept.", file=sys.stderr)
     folder = study.out / "report"
-    title = study.title or report.title(analysed, source["title"])
+    title = study.title or report.title(analysed, space.source["title"])
     results = report.write(analysed, folder, title=title, command=command, reference=study.reference)
     report.print_summary(results, title)
     print(f"\nReport: {folder / 'report.html'}")
 
 
-def declare(
-    space: Workspace, study: Study, budgets: Sequence[int], configurations: Sequence[DeepReduceConfig]
+def declare_all(
+    space: Workspace,
+    prepared: Sequence[datasets.Prepared],
+    study: Study,
+    budgets: Sequence[int],
+    configurations: Sequence[DeepReduceConfig],
 ) -> list[Run]:
-    """Declare every run of the study; return the analyses, and after them the sampling noise of the full networks."""
-    full = stages.train_full(space, study.model, study.train, range(study.seeds))
+    """Declare every run of the study: all seeds on one split, or each on its own; return the analyses, seeds last."""
+    if len(prepared) == 1:
+        return declare(space, study, budgets, configurations, range(study.seeds))
+    spaces = [dataclasses.replace(space, train=p.train, test=p.test, record=p.record) for p in prepared]
+    by_seed = [declare(one, study, budgets, configurations, [seed]) for seed, one in enumerate(spaces)]
+    return [run for of_network in zip(*by_seed, strict=True) for run in of_network]
+
+
+def declare(
+    space: Workspace,
+    study: Study,
+    budgets: Sequence[int],
+    configurations: Sequence[DeepReduceConfig],
+    seeds: Sequence[int],
+) -> list[Run]:
+    """Declare the runs of some seeds; return the analyses, and after them what else is shown of these networks."""
+    full = stages.train_full(space, study.model, study.train, seeds)
     linearized = [stages.linearize_snl(space, base, study.snl, budgets) for base in full]
-    groups = [(list(starts), config) for starts in zip(*linearized, strict=True) for config in tunings(study)]
+    by_budget = [list(starts) for starts in zip(*linearized, strict=True)]
+    groups = [(starts, config) for starts in by_budget for config in tunings(study.snl_finetune, study)]
+    matched = match(space, study, full, linearized)
+    groups += [(starts, study.snl_finetune) for starts in matched]
     if "finetuned" in study.controls:
         groups.append((full, study.snl_finetune))
     for count in budgets if "random" in study.controls else []:
         groups.append(([stages.linearize_random(space, base, count) for base in full], study.snl_finetune))
+    for count, starts in zip(budgets, matched, strict=True) if "random-matched" in study.controls else []:
+        thinned = [stages.linearize_random(space, base, count, of) for base, of in zip(full, starts, strict=True)]
+        groups.append((thinned, study.snl_finetune))
     for config in configurations:
         starts = [stages.linearize_deepreduce(space, base, config) for base in full]
-        groups.append((starts, study.deepreduce_train))
+        groups += [(starts, one) for one in tunings(study.deepreduce_train, study)]
+        if "matched" in study.controls:
+            groups.append(([stages.match_deepreduce(space, base, config) for base in full], study.deepreduce_train))
+    groups = [group for i, group in enumerate(groups) if group not in groups[:i]]  # students share a control
     tuned = [stages.finetune(space, starts, full, config) for starts, config in groups]
     analysed = [
         stages.analyse(space, network, base, study.analysis)
         for networks in [full, *tuned]
         for network, base in zip(networks, full, strict=True)
     ]
-    return analysed + [stages.sample(space, base, study.analysis) for base in full]
+    analysed += [stages.sample(space, base, study.analysis) for base in full]
+    return analysed + follow(space, study, full, by_budget, matched)
+
+
+def match(space: Workspace, study: Study, full: Sequence[Run], linearized: Sequence[Sequence[Run]]) -> list[list[Run]]:
+    """Declare SNL's controls, a list for each budget of a run for each seed; none if no control needs them."""
+    if not linearized or {"matched", "random-matched"}.isdisjoint(study.controls):
+        return []
+    found = [stages.match_snl(space, base, runs) for base, runs in zip(full, linearized, strict=True)]
+    return [list(of_budget) for of_budget in zip(*found, strict=True)]
+
+
+def follow(
+    space: Workspace,
+    study: Study,
+    full: Sequence[Run],
+    by_budget: Sequence[Sequence[Run]],
+    matched: Sequence[Sequence[Run]],
+) -> list[Run]:
+    """Declare what is followed through a long fine-tuning: the tightest and the middle budget, and their controls."""
+    if not study.follow or not by_budget:
+        return []
+    order = sorted(range(len(by_budget)), key=lambda i: by_budget[i][0].config["snl"]["budget"])
+    chosen = list(dict.fromkeys([order[0], order[len(order) // 2]]))
+    starts = [several[i] for i in chosen for several in (by_budget, matched) if several]
+    return [
+        stages.follow(space, start, base, study.snl_finetune, study.follow, start.config["variant"])
+        for of_network in starts
+        for start, base in zip(of_network, full, strict=True)
+    ]
 
 
 def check(study: Study, train_set: Dataset) -> list[int]:
@@ -152,8 +219,12 @@ def check(study: Study, train_set: Dataset) -> list[int]:
             f"The study has {study.seeds} seeds, {len(study.budgets)} SNL budgets and {len(study.deepreduce)} "
             "DeepReDuce configurations; give at least one seed, and one budget or configuration."
         )
-    trainings = [study.train, *tunings(study), study.deepreduce_train]
+    trainings = [study.train, *tunings(study.snl_finetune, study), *tunings(study.deepreduce_train, study)]
     stages.check_trainings(train_set, trainings, study.snl, study.seeds_at_once)
+    if study.follow < 0 or study.follow > 1_000_000:
+        raise JaxfairError(f"Fine-tuning is to be followed for {study.follow} epochs; give 0 or more.")
+    if "random-matched" in study.controls and "matched" not in study.controls:
+        raise JaxfairError("The control random-matched is compared with matched; give both as --controls.")
     measure.check_config(study.analysis)
     return budgets
 
@@ -168,9 +239,9 @@ def reductions(study: Study) -> list[DeepReduceConfig]:
     return list(dict.fromkeys(parsed))
 
 
-def tunings(study: Study) -> list[TrainConfig]:
-    """Return how SNL's networks are fine-tuned: plainly, and with each mitigation."""
-    plain, found = study.snl_finetune, []
+def tunings(plain: TrainConfig, study: Study) -> list[TrainConfig]:
+    """Return how a method's networks are fine-tuned: plainly, and with each mitigation of the study."""
+    found = []
     for method in dict.fromkeys(("none", *study.mitigations)):
         several = dict.fromkeys(study.mitigation_rates) if method == "lagrangian" else ()
         for rate in several or (plain.mitigation.rate,):

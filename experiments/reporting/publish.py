@@ -23,7 +23,10 @@ from jaxfair.errors import JaxfairError
 
 TABLES = {"extremes": "Who lost most", "summary": "Networks", "profiles": "Profiles and controls"}
 TABLES |= {"trainings": "Fairness violation"}
-FIGURES = ("differences_by_group", "accuracy_drop_by_group", "divergence")
+FIGURES = ("differences_by_group", "accuracy_drop_from_control", "accuracy_drop_by_group", "accuracy_by_budget")
+FIGURES += ("harm_by_training", "curvature_by_group", "divergence")
+GROUPS = ("network", "relus", "group", "train_count", "test_count", "train_accuracy", "accuracy")
+GROUPS += ("relative_drop_percent", "relative_drop_matched_percent")
 PACKAGES = ("jax", "flax", "optax", "numpy")
 
 
@@ -47,11 +50,21 @@ def write(study: Path, page: Path) -> None:
         for name, head in TABLES.items():
             if (file := report / f"{name}.csv").is_file():
                 parts.append(f"## {head}\n\n{tables.markdown(tables.read_csv(file))}")
+        if (file := report / "groups.csv").is_file():
+            shutil.copyfile(file, page.with_name(f"{page.stem}-groups.csv"))
+            parts.append(_groups(tables.read_csv(file), f"{page.stem}-groups.csv"))
         parts.append(f"## Findings of the paper\n\n{(report / 'claims.md').read_text(encoding='utf-8').strip()}")
         parts.append(f"## How this was made\n\n{provenance(record['command'], record['made'])}")
         page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     except OSError as error:
         raise JaxfairError(f"'{page}' cannot be written: {error.strerror or error}; choose another --out.") from error
+
+
+def _groups(every: tables.Table, file: str) -> str:
+    """Write what every group of every network has: images, accuracies, drops."""
+    columns = [column for column in every.columns if column.name in GROUPS]
+    table = tables.markdown(tables.Table(columns, every.rows))
+    return f"## Groups\n\nAll that was measured of each group is in [{file}]({file}).\n\n{table}"
 
 
 def provenance(command: Sequence[str], made: Mapping[str, Any]) -> str:

@@ -98,7 +98,7 @@ COLUMNS = (
 FOOT = (
     "In brackets: 95 % intervals over seeds, and for drops and accuracies of linearized networks over test images too; "
     "p: two-sided, by Student's t or, for rank correlations, exact permutations, then with Holm's correction for all "
-    "findings of the table; one split of the data is shared by all seeds."
+    "findings of the table. Unless each seed has a split of its own, the split of the data is no part of the noise."
 )
 
 

@@ -21,7 +21,7 @@ class DataConfig(SourceConfig):
 
     Attributes:
         test_fraction: share held out, stratified by class and group, where there is no official test set.
-        seed: of the split and of what is kept; shared by all training seeds.
+        seed: of the split and of what is kept; a study can count on from it, with one split for each training seed.
         keep: share of each class (or group) kept in training, in order; one alone is that of every class, and where
             none is given, it is the named set's.
         keep_by: whether ``keep`` lists classes or groups.
@@ -57,28 +57,46 @@ class Prepared(NamedTuple):
 
 def prepare(config: DataConfig) -> Prepared:
     """Load and split the data."""
+    return prepare_splits(config, 1)[0]
+
+
+def prepare_splits(config: DataConfig, count: int) -> list[Prepared]:
+    """Load the data, and split them by so many seeds from ``config.seed`` on.
+
+    Returns:
+        The splits; one alone where all are the same, since there is an official test set and all images are kept.
+    """
     loaded = load(config)
     if config.name not in sources.EMBEDDED:
         print("\n".join(origin(loaded)), file=sys.stderr)
-    train_set, test_set = splits(loaded, config)
     left_out = [f"{item.name} {item.reason}" for item in loaded.left_out]
     source = {"title": loaded.title, "origin": loaded.origin, "left_out": left_out}
-    return Prepared(train_set, test_set, record(config, loaded, train_set, test_set), source)
+    made = []
+    for seed in range(count if splits_differ(loaded, config) else 1):
+        one = dataclasses.replace(config, seed=config.seed + seed)
+        train_set, test_set = splits(loaded, one)
+        made.append(Prepared(train_set, test_set, record(one, loaded, train_set, test_set), source))
+    return made
 
 
-def prepare_or_blank(config: DataConfig) -> tuple[Prepared, str]:
-    """Return the data and nothing; or, where a plan is made before they are there, blank images and why it is so.
+def splits_differ(loaded: Loaded, config: DataConfig) -> bool:
+    """Return whether the seed decides anything of a split."""
+    return not loaded.official or bool(shares(config, loaded) or loaded.keep)
+
+
+def prepare_or_blank(config: DataConfig, count: int = 1) -> tuple[list[Prepared], str]:
+    """Return the splits and nothing; or, where a plan is made before the data are there, blank images and why.
 
     Raises:
         JaxfairError: the data are there and cannot be used, or there is no data set of that name.
     """
     try:
-        return prepare(config), ""
+        return prepare_splits(config, count), ""
     except JaxfairError as error:
         there = config.path is not None and config.path.exists()
         if there or config.name in sources.EMBEDDED or config.name not in sources.NAMES:
             raise
-        return _blank(config), str(error)
+        return [_blank(dataclasses.replace(config, seed=config.seed + seed)) for seed in range(count)], str(error)
 
 
 def _blank(config: DataConfig) -> Prepared:
@@ -92,7 +110,7 @@ def _blank(config: DataConfig) -> Prepared:
         on_device=False,
         statistics=(nothing, nothing + 1),
     )
-    return Prepared(blank, blank, {"name": config.name}, {})
+    return Prepared(blank, blank, {"name": config.name, "seed": config.seed}, {})
 
 
 def load(config: DataConfig) -> Loaded:

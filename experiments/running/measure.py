@@ -1,6 +1,8 @@
 """What is measured on each group of a network, and on each test image. Knows no run records."""
 
 import dataclasses
+import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
@@ -22,6 +24,8 @@ from jaxfair.networks.network import Network, frozen, predict
 
 QUANTITIES = ("loss", "softmax_gap", "linearized_distance")
 """Of an image, whose mean over a group is recorded."""
+IMAGES = 1024
+"""Images that are read at once to be told apart."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +109,7 @@ def measure(
             "curvature_count": measured.group_counts,
             "accuracy": accuracy,
             "accuracy_full": full_accuracy,
+            "train_accuracy": measure_predictions(network, train_set, None)[1],
             "relative_drop_percent": groups.relative_drop(full_accuracy, accuracy),
             **{name: by_group(examples[name]) for name in QUANTITIES if name in examples},
             **curvature_columns(curvature),
@@ -119,10 +124,11 @@ def measure(
 
 
 def measure_examples(network: Network, test: Dataset, config: AnalysisConfig) -> dict[str, np.ndarray]:
-    """Return an array for each quantity of a test image: index, label, group, loss, logits, distances."""
+    """Return an array for each quantity of a test image: index, identity, label, group, loss, logits, distances."""
     logits = predict(network, test)
     examples = {
         "index": np.arange(len(test)),
+        "image": _identities(test),
         "label": np.asarray(test.label),
         "group": np.asarray(test.group),
         "loss": np.asarray(losses.cross_entropy(jnp.asarray(logits), test.label)),
@@ -132,6 +138,34 @@ def measure_examples(network: Network, test: Dataset, config: AnalysisConfig) ->
     if config.linearized_distance:
         examples["linearized_distance"] = _linearized_distance(network, test)
     return examples
+
+
+def measure_predictions(
+    network: Network, train_set: Dataset, test: Dataset | None
+) -> tuple[np.ndarray | None, np.ndarray]:
+    """Return which test images are predicted right, if a test set is given, and every group's training accuracy."""
+    right = [
+        None if data is None else predict(network, data).argmax(-1) == np.asarray(data.label)
+        for data in (test, train_set)
+    ]
+    assert right[1] is not None
+    of_groups = groups.group_means(right[1].astype(float), np.asarray(train_set.group), len(train_set.group_names))
+    return right[0], of_groups
+
+
+def _identities(test: Dataset) -> np.ndarray:
+    """Return a number for every image by its content, so that images are known again in another split of the data.
+
+    Equal images have numbers of their own, in their order.
+    """
+    seen: Counter[bytes] = Counter()
+    found = []
+    for start in range(0, len(test), IMAGES):
+        for image in np.asarray(test.images[start : start + IMAGES]):
+            content = hashlib.blake2b(np.ascontiguousarray(image).data).digest()
+            found.append(hashlib.blake2b(content, digest_size=8, salt=seen[content].to_bytes(8, "big")).digest())
+            seen[content] += 1
+    return np.array([int.from_bytes(digest, "big") for digest in found], np.uint64)
 
 
 def measure_curvature(network: Network, measured: Dataset, config: AnalysisConfig) -> GroupCurvature:

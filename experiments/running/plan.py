@@ -19,7 +19,7 @@ from jaxfair.training.fit import TrainConfig
 
 TIMED_STEPS = 5
 WORDS = {"train": "train", "steps": "first steps", "linearize": "linearize", "finetune": "fine-tune"}
-WORDS |= {"analyse": "analyse", "sampling": "sampling noise"}
+WORDS |= {"analyse": "analyse", "sampling": "sampling noise", "follow": "follow fine-tuning"}
 
 
 class Row(NamedTuple):

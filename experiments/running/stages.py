@@ -5,8 +5,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
+import numpy as np
 
-from experiments.running.measure import AnalysisConfig, SamplingConfig, measure, measure_sampling
+from experiments.running.measure import (
+    AnalysisConfig,
+    SamplingConfig,
+    measure,
+    measure_predictions,
+    measure_sampling,
+)
 from experiments.running.records import (
     Output,
     Workspace,
@@ -27,6 +34,7 @@ from jaxfair.runs import Run
 from jaxfair.training import fit as train
 from jaxfair.training import mitigate
 from jaxfair.training.mitigate import MitigationConfig
+from jaxfair.training.trajectory import first_steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,8 +151,11 @@ def linearize_snl(space: Workspace, base: Run, config: snl.SnlConfig, counts: Se
 
 def linearize_deepreduce(space: Workspace, base: Run, config: deepreduce.DeepReduceConfig) -> Run:
     """Build the untrained DeepReDuce student."""
+    return _student(space, base, config, {"method": "deepreduce", "label": f"DeepReDuce {config.name}"})
+
+
+def _student(space: Workspace, base: Run, config: deepreduce.DeepReduceConfig, variant: Mapping[str, str]) -> Run:
     module = deepreduce.student_module(module_of(base), config)
-    variant = {"method": "deepreduce", "label": f"DeepReDuce {config.name}"}
 
     def student() -> Network:
         return deepreduce.deepreduce(load_network(base), space.train.image_shape, config, seed=base.config["seed"])
@@ -152,15 +163,80 @@ def linearize_deepreduce(space: Workspace, base: Run, config: deepreduce.DeepRed
     return _derive(space, base, config.name, module, variant, {"deepreduce": settings_of(config)}, student)
 
 
-def linearize_random(space: Workspace, base: Run, count: int) -> Run:
-    """Keep ReLUs at random, with the full network's weights: what any choice of units has to beat."""
+def match_snl(space: Workspace, base: Run, linearized: Sequence[Run]) -> list[Run]:
+    """Train the full network as the SNL descent did and as long, with all its ReLUs: the control of each budget."""
+    seed = base.config["seed"]
+    found = []
+    for run in linearized:
+        budget = run.config["snl"]["budget"]
+        settings = {"parents": {"full": base.digest, "matched": run.digest}}
+        settings |= {"snl": {**run.config["snl"], "masks": "all", "kappa": 0.0}}
+        variant = {"method": "matched", "label": matched_label(f"SNL {budget}")}
+        name = f"{space.record['name']}-matched{budget}-seed{seed}"
+        found.append(open_run(space, "linearize", name, seed, module_of(base), variant, settings))
+    descended = {run.path: snl_run for run, snl_run in zip(found, linearized, strict=True)}
+
+    def compute(pending: Sequence[Run]) -> Iterator[list[Output]]:
+        ends = {run.path: int(descended[run.path].json("result.json")["epochs"]) for run in pending}
+        stored = pending[0].config["snl"]
+        config = snl.SnlConfig(**{name: stored[name] for name in snl.MATCHED})
+        longest = max(ends.values())
+        training = snl.matched(
+            *(load_network(base), space.train, config),
+            ends=list(ends.values()),
+            seed=seed,
+            progress_dir=next(run for run in pending if ends[run.path] == longest).progress_dir,
+            on_epoch=lambda epoch: space.progress.update(epoch, longest, "epoch", "all ReLUs"),
+        )
+        for snapshot in training:
+            batch = [run for run in pending if ends[run.path] == snapshot.epoch]
+            yield [Output(run, snapshot.network, {"epochs": snapshot.epoch}) for run in batch]
+
+    work = len(space.train) * ASSUMED_DESCENT * (FORWARD + GRADIENT) / max(len(found), 1)
+    return declare(space, found, work, "the control of the SNL descent", compute)
+
+
+def match_deepreduce(space: Workspace, base: Run, config: deepreduce.DeepReduceConfig) -> Run:
+    """Build the DeepReDuce student of a configuration with all its ReLUs: the control of all that cull or thin it."""
+    variant = {"method": "matched", "label": matched_label(f"DeepReDuce {config.name}")}
+    return _student(space, base, dataclasses.replace(config, culled=(), thinned=False), variant)
+
+
+def matched_label(label: str) -> str:
+    """Return what the control of the network ``label`` is called, whatever of its ReLUs is gone.
+
+    It is trained as that one was, so all networks that were trained alike have one.
+    """
+    method, _, rest = label.partition(" ")
+    if method != "DeepReDuce":
+        return f"Matched to SNL {rest.partition(' ')[0]}"
+    config = dataclasses.replace(deepreduce.DeepReduceConfig.parse(rest), culled=(), thinned=False)
+    return "Matched to DeepReDuce" + (f" {config.name}" if config.name != "full" else "")
+
+
+def linearize_random(space: Workspace, base: Run, count: int, start: Run | None = None) -> Run:
+    """Keep ReLUs at random, with the full network's weights: what any choice of units has to beat.
+
+    Args:
+        space: of the study.
+        base: the full network.
+        count: ReLUs to keep.
+        start: the control of SNL's network of as many ReLUs, whose weights are kept instead of the full network's, so
+            that both were trained alike.
+    """
     variant = {"method": "random", "label": f"Random {count}"}
+    if start is not None:
+        variant = {"method": "random-matched", "label": f"Random {count} after equal training"}
+    network = start or base
 
     def thinned() -> Network:
-        network, key = load_network(base), jax.random.key(base.config["seed"])
-        return network.replace(masks=masks.keep_random(network.masks, count, key))
+        full, key = load_network(network), jax.random.key(base.config["seed"])
+        return full.replace(masks=masks.keep_random(full.masks, count, key))
 
-    return _derive(space, base, f"random{count}", module_of(base), variant, {"random": {"budget": count}}, thinned)
+    name, settings = f"random{count}{'-matched' if start else ''}", {"random": {"budget": count}}
+    if start is not None:
+        settings["parents"] = {"full": base.digest, "matched": start.digest}
+    return _derive(space, base, name, module_of(base), variant, settings, thinned)
 
 
 def _derive(
@@ -201,7 +277,7 @@ def finetune(space: Workspace, starts: Sequence[Run], bases: Sequence[Run], conf
 
 
 def _how(config: MitigationConfig) -> str:
-    numbers = {"lagrangian": f"mu {config.rate:g}", "lagrangian-detached": f"mu {config.rate:g}"}
+    numbers = dict.fromkeys(mitigate.LAGRANGIAN, f"mu {config.rate:g}")
     numbers |= {"cvar": f"level {config.level:g}", "arl": f"rate {config.adversary_rate:g}"}
     numbers |= {"alignment": f"weight {config.weight:g}"}
     return f"{config.method} ({numbers[config.method]})"
@@ -222,6 +298,52 @@ def analyse(space: Workspace, run: Run, base: Run, config: AnalysisConfig) -> Ru
 
     products = GRADIENT + PRODUCT * ASSUMED_STEPS + len(space.test.class_names) * config.linearized_distance * GRADIENT
     return once(space, found, len(space.test) * products, f"analyse {variant['label']}", compute)
+
+
+def follow(
+    space: Workspace, start: Run, base: Run, config: train.TrainConfig, epochs: int, variant: Mapping[str, str]
+) -> Run:
+    """Fine-tune a network for long, and look at every group's accuracy after 1, 2, 4, 8, ... epochs.
+
+    It tells what is linearization's from what is that of fine-tuning that ended early. The steps are those of
+    ``finetune`` with so many epochs; no network is kept.
+
+    Args:
+        space: of the study.
+        start: the network to start from.
+        base: the full network, which is the teacher.
+        config: how it is fine-tuned, but for the epochs.
+        epochs: the longest.
+        variant: what is followed.
+    """
+    seed, config = start.config["seed"], dataclasses.replace(config, epochs=epochs)
+    settings = {"parents": {"start": start.digest, "teacher": base.digest}, "train": settings_of(config)}
+    name = f"{space.record['name']}-{variant['label']}-seed{seed}"
+    run = open_run(space, "follow", name, seed, module_of(start), variant, settings)
+
+    def compute() -> tuple[None, dict[str, Any]]:
+        per_epoch = train.make_step(config, space.train).steps_per_epoch
+        marks = doublings(epochs)
+        networks = first_steps(
+            *(load_network(start), space.train, config),
+            seed=seed,
+            steps=[per_epoch * mark for mark in marks],
+            teacher=load_network(base),
+        )
+        predicted = []
+        for mark, (_, network) in zip(marks, networks, strict=True):
+            predicted.append(measure_predictions(network, space.train, space.test))
+            space.progress.update(mark, epochs, "epoch", f"training accuracy {predicted[-1][1].mean():.3f}")
+        run.write_arrays("follow.npz", {"correct": np.array([right for right, _ in predicted])})
+        columns = {"train_accuracy": np.array([of_groups for _, of_groups in predicted])}
+        return None, {"epochs": marks, "groups": {"name": space.test.group_names, **columns}}
+
+    return once(space, run, len(space.train) * epochs * (GRADIENT + FORWARD), f"follow {variant['label']}", compute)
+
+
+def doublings(epochs: int) -> list[int]:
+    """Return 1, 2, 4, ... below ``epochs``, and ``epochs``."""
+    return [2**power for power in range(epochs.bit_length()) if 2**power < epochs] + [epochs]
 
 
 def sample(space: Workspace, run: Run, config: AnalysisConfig, sampling: SamplingConfig | None = None) -> Run:

@@ -1,7 +1,7 @@
 """Selective Network Linearization (Cho et al. 2022, Alg. 1): masks learnt together with the weights.
 
 One descent serves several budgets: its path does not depend on them, so a budget's mask is taken when the number of
-ReLUs first falls to it.
+ReLUs first falls to it. ``matched`` is the control: the same descent with all ReLUs kept.
 """
 
 import dataclasses
@@ -23,6 +23,9 @@ from jaxfair.loops import epochs
 from jaxfair.networks import masks
 from jaxfair.networks.network import Network, apply_train, check_images
 from jaxfair.training.batches import Fixed, batch, check_network, run_batches
+
+MATCHED = ("batch_size", "learning_rate", "temperature", "augment")
+"""What of a descent's configuration decides the training that is ``matched`` to it."""
 
 OnEpoch = Callable[[int, int], None]
 """Called after each epoch of the descent with the epochs done and the number of ReLUs left."""
@@ -79,7 +82,7 @@ class Snapshot(NamedTuple):
 
 
 class Descent(NamedTuple):
-    """What a step changes: the network, whose masks are trained too, Adam's state, and kappa, which epochs change."""
+    """What a step changes: the network, whose masks may be trained too, Adam's state, and kappa, set by epochs."""
 
     network: Network
     opt_state: Any
@@ -135,9 +138,10 @@ def objective(
 
 @dataclasses.dataclass(frozen=True)
 class SnlStep:
-    """One Adam step on weights and masks."""
+    """One Adam step on weights and masks, or on the weights alone."""
 
     config: SnlConfig
+    choosing: bool = True
 
     def __call__(
         self, carry: Descent, fixed: Fixed, x: tuple[Int[Array, ""], Int[Array, " b"]]
@@ -148,13 +152,15 @@ class SnlStep:
         images, label = batch(fixed, self.config.augment, *x)
         teacher_logits = fixed.teacher(images)
 
-        def loss_fn(trained: tuple[Any, Any]) -> tuple[Array, Any]:
-            return objective(network, *trained, teacher_logits, images, label, kappa, self.config.temperature)
+        def loss_fn(trained: Any) -> tuple[Array, Any]:
+            both = trained if self.choosing else (trained, network.masks)
+            return objective(network, *both, teacher_logits, images, label, kappa, self.config.temperature)
 
-        trained = (network.params, network.masks)
+        trained = _trained(network, self.choosing)
         (loss, batch_stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
         updates, opt_state = optax.adam(self.config.learning_rate).update(grads, opt_state)
-        params, alphas = optax.apply_updates(trained, updates)  # pyright: ignore
+        after = optax.apply_updates(trained, updates)  # pyright: ignore
+        params, alphas = after if self.choosing else (after, network.masks)
         network = network.replace(params=params, masks=alphas, batch_stats=batch_stats)
         return Descent(network, opt_state, kappa), {"loss": loss}
 
@@ -229,6 +235,87 @@ def snl(
     return _descend(network, data, config, counts, seed, folder, on_epoch)
 
 
+def matched(
+    network: Network,
+    data: Dataset,
+    config: SnlConfig,
+    *,
+    ends: Sequence[int],
+    seed: int,
+    progress_dir: Path | None = None,
+    on_epoch: Callable[[int], None] | None = None,
+) -> Iterator[Snapshot]:
+    """Train as the descent of ``snl`` does, with every ReLU kept: the control that any linearized network has to face.
+
+    Optimizer, distillation, epochs and the order of the images are those of the descent; masks stay as they are and
+    have no norm to pay. So what it gains or loses is training's, and only the rest is linearization's.
+
+    Args:
+        network: the trained full network; it is also the teacher, and is not changed.
+        data: the training set.
+        config: how the descent went; kappa, its growth, the threshold and the rule have no meaning here.
+        ends: the epochs of the descent at which a budget was reached (``Snapshot.epoch``).
+        seed: that of the descent.
+        progress_dir: as for ``snl``.
+        on_epoch: called after every epoch with the epochs done.
+
+    Returns:
+        An iterator that trains when it is read, and yields a snapshot for each different end, the first one first.
+
+    Raises:
+        JaxfairError: when called, if there are no ends or the images do not suit the network; when read, if the loss
+            or a weight is not finite.
+
+    Example:
+        >>> from jaxfair import CNN, init, load
+        >>> from jaxfair.linearize.snl import SnlConfig, matched
+        >>> train, _ = load("digits").split()
+        >>> network = init(CNN(num_classes=10, features=(2,)), train.image_shape, seed=0)
+        >>> [found.epoch for found in matched(network, train, SnlConfig(), ends=[1, 2], seed=0)]
+        [1, 2]
+    """
+    check_images(network, data)
+    check_config(config, len(data))
+    marks = sorted(set(ends))
+    if not marks or marks[0] < 1:
+        raise JaxfairError(f"The matched training is to end after {list(ends)} epochs; give at least one, from 1 on.")
+    folder = None
+    if progress_dir is not None:
+        start = network.module, checkpoints.tree_digest(network)
+        folder = Path(progress_dir) / checkpoints.key("matched", seed, _plain(config), data.fingerprint(), *start)
+    return _train_on(network, data, config, marks, seed, folder, on_epoch)
+
+
+def _train_on(
+    network: Network,
+    data: Dataset,
+    config: SnlConfig,
+    marks: list[int],
+    seed: int,
+    folder: Path | None,
+    on_epoch: Callable[[int], None] | None,
+) -> Iterator[Snapshot]:
+    """Yield a snapshot after each of ``marks``, epochs that rise."""
+    name, step = f"the training matched to the SNL descent of seed {seed}", SnlStep(_plain(config), choosing=False)
+    fixed = Fixed(jax.tree.map(jnp.copy, network), data, jnp.int32(seed))
+    opt_state = optax.adam(config.learning_rate).init(network.params)  # pyright: ignore
+
+    def run(epoch: int, carry: Descent) -> Descent:
+        index = epoch_order(len(data), config.batch_size, seed, epoch)
+        return run_batches(step, carry, fixed, index, epoch * len(index), [name])[0]
+
+    fresh = Descent(jax.tree.map(jnp.copy, network), opt_state, jnp.float32(0))
+    start = checkpoints.resume(folder, fresh)
+    if start[0] >= marks[0]:  # the snapshot of an end that was passed has to be taken from the start
+        start = 0, fresh
+    for done, carry in epochs(run, start, marks[-1], folder, config.checkpoint_seconds, keep_last=True):
+        if on_epoch is not None:
+            on_epoch(done)
+        if done in marks:
+            check_network(carry.network, name)
+            yield Snapshot(masks.unit_count(network.masks), done, jax.tree.map(jnp.copy, carry.network))
+
+
 def _descend(
     network: Network,
     data: Dataset,
@@ -277,8 +364,18 @@ def _decisive(config: SnlConfig) -> SnlConfig:
     return dataclasses.replace(config, checkpoint_seconds=0, max_epochs=0, rule="exact")
 
 
+def _plain(config: SnlConfig) -> SnlConfig:
+    """Return what decides the path of the matched training, which chooses no masks."""
+    return SnlConfig(checkpoint_seconds=0, kappa=0, **{name: getattr(config, name) for name in MATCHED})
+
+
+def _trained(network: Network, choosing: bool) -> Any:
+    """Return what a step trains: weights and masks, or the weights alone."""
+    return (network.params, network.masks) if choosing else network.params
+
+
 def _begin(network: Network, config: SnlConfig) -> Progress:
-    opt_state = optax.adam(config.learning_rate).init((network.params, network.masks))  # pyright: ignore
+    opt_state = optax.adam(config.learning_rate).init(_trained(network, True))  # pyright: ignore
     carry = Descent(jax.tree.map(jnp.copy, network), opt_state, jnp.float32(config.kappa))
     units = np.int32(masks.unit_count(network.masks))
     return Progress(carry, units, units)

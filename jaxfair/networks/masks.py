@@ -40,7 +40,7 @@ def keep_largest(masks: Masks, budget: int) -> Masks:
     Ties are broken by position (earlier in the flattened tree first), so the result is the same on every device.
 
     Raises:
-        JaxfairError: ``budget`` is not between 1 and the number of units.
+        JaxfairError: ``budget`` is not between 0 and the number of units.
     """
     flat, unravel = ravel_pytree(masks)
     _check_budget(budget, flat.size)
@@ -63,19 +63,18 @@ def above(masks: Masks, threshold: float = 1e-2) -> Masks:
 def resolve_budget(budget: float, units: int) -> int:
     """Return a budget as a number of units: below 1 it is a fraction of ``units``, from 1 on a whole count.
 
+    A budget of 0 is a network without ReLUs; a fraction above 0 is at least one unit.
+
     Raises:
-        JaxfairError: not a number, zero or negative, a fractional count, or more than ``units``.
+        JaxfairError: not a number, negative, a fractional count, or more than ``units``.
     """
     if not np.isfinite(budget):
         raise JaxfairError(f"The ReLU budget is {budget}; give a fraction below 1 or a whole number of units.")
     if budget >= 1 and budget != int(budget):
         raise JaxfairError(f"The ReLU budget {budget} is neither a fraction below 1 nor a whole number of units.")
-    if budget <= 0:
-        raise JaxfairError(
-            f"The ReLU budget is {budget:g}; give at least one unit "
-            "(for a network without ReLUs, cull every stage by DeepReDuce)."
-        )
-    count = int(budget) if budget >= 1 else round(budget * units)
+    count = int(budget) if budget >= 1 or budget == 0 else max(round(budget * units), int(budget > 0))
+    if budget < 0:
+        raise JaxfairError(f"The ReLU budget is {budget:g}; give 0 or more units, or a fraction below 1.")
     _check_budget(count, units)
     return count
 
@@ -105,5 +104,5 @@ def _stage(path: str) -> int:
 
 
 def _check_budget(budget: int, units: int) -> None:
-    if not 1 <= budget <= units:
-        raise JaxfairError(f"The ReLU budget is {budget}, but the network has {units} units; give 1 to {units}.")
+    if not 0 <= budget <= units:
+        raise JaxfairError(f"The ReLU budget is {budget}, but the network has {units} units; give 0 to {units}.")

@@ -160,7 +160,8 @@ class TrainStep:
             loss = self.config.label_weight * losses.cross_entropy(logits, label)
             if fixed.teacher is not None:
                 soft = losses.distillation(logits, fixed.teacher(images), self.config.temperature)
-                loss = loss + self.config.distillation_weight * soft
+                weight = self.config.distillation_weight
+                loss = loss + weight * mitigate.distillation_share(self.config.mitigation, logits.shape[1]) * soft
             group = fixed.data.group[x[1]]
             value, after = mitigate.objective(
                 self.config.mitigation, mitigation, loss, group, label, images, logits=logits

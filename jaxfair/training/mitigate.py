@@ -17,8 +17,11 @@ from jaxtyping import Array, Float, Int
 from jaxfair.errors import JaxfairError, did_you_mean
 from jaxfair.margins import softmax_gap
 
-Method = Literal["none", "lagrangian", "lagrangian-detached", "cvar", "arl", "alignment"]
+Method = Literal["none", "lagrangian", "lagrangian-detached", "lagrangian-published", "cvar", "arl", "alignment"]
 Distance = Literal["softmax-gap", "impurity"]
+
+LAGRANGIAN: tuple[Method, ...] = ("lagrangian", "lagrangian-detached", "lagrangian-published")
+"""Methods with multipliers that grow; of all but the first the penalty has no gradient."""
 
 GRID = 8
 """Rows and columns of the averaged image that the adversary sees.
@@ -36,7 +39,9 @@ class MitigationConfig:
     Attributes:
         method: ``none`` is the mean loss. ``lagrangian`` adds the gaps between the groups' losses and the batch's, each
             times a multiplier that grows with the gap (Das et al. 2024, Algorithm 1). ``lagrangian-detached`` has the
-            same value but the gradient of the mean loss, as the code published with that paper. ``cvar`` is the mean
+            same value but the gradient of the mean loss, as in the code published with that paper;
+            ``lagrangian-published`` does all that this code does: there the distillation is averaged over the classes
+            too, so it weighs 1 / C of what it weighs without mitigation. ``cvar`` is the mean
             of the worst losses and ``arl`` a mean with weights chosen by an adversary; both need no groups.
             ``alignment`` adds ``weight`` times the gaps between the groups' mean distances to the decision boundary and
             the batch's (Nelaturu et al. 2024).
@@ -113,7 +118,7 @@ def check_config(config: MitigationConfig, num_groups: int) -> None:
             f"{config.adversary_rate} and the alignment's weight {config.weight}; give a level in (0, 1], and finite "
             "rates and weight that are not negative."
         )
-    if config.method in ("lagrangian", "lagrangian-detached", "alignment") and num_groups < 2:
+    if config.method in (*LAGRANGIAN, "alignment") and num_groups < 2:
         raise JaxfairError(
             f"Mitigation '{config.method}' compares groups, but the data has {num_groups}; "
             "give the images groups, or choose cvar or arl, which need none."
@@ -135,7 +140,7 @@ def init(config: MitigationConfig, *, num_groups: int, num_classes: int, input_s
         JaxfairError: the configuration is impossible.
     """
     check_config(config, num_groups)
-    if config.method in ("lagrangian", "lagrangian-detached"):
+    if config.method in LAGRANGIAN:
         return State(multipliers=jnp.zeros(num_groups), violation=jnp.zeros(num_groups))
     if config.method == "alignment":
         return State(multipliers=jnp.full(num_groups, config.weight))
@@ -182,12 +187,17 @@ def objective(
     compared = boundary_distance(logits, config.distance) if config.method == "alignment" else loss
     gap = group_gaps(compared, group, len(state.multipliers))
     penalty = jnp.sum(state.multipliers.astype(loss.dtype) * gap)
-    if config.method == "lagrangian-detached":
+    if config.method in LAGRANGIAN[1:]:
         penalty = jax.lax.stop_gradient(penalty)
     if state.violation is not None:
         seen = jax.lax.stop_gradient(gap).astype(state.violation.dtype)
         state = state._replace(violation=state.violation + seen)
     return loss.mean() + penalty, state
+
+
+def distillation_share(config: MitigationConfig, num_classes: int) -> float:
+    """Return the factor on the distillation of this method: 1, or 1 / C where it is averaged over the classes too."""
+    return 1 / num_classes if config.method == "lagrangian-published" else 1.0
 
 
 def end_epoch(config: MitigationConfig, state: State) -> State:

@@ -32,6 +32,7 @@ def first_steps(
     seed: int,
     steps: Sequence[int],
     order_seed: int | None = None,
+    teacher: Network | None = None,
 ) -> Iterator[tuple[int, Network]]:
     """Train as ``fit`` does, to the bit, and yield the network after each of ``steps``; stop after the last of them.
 
@@ -42,6 +43,7 @@ def first_steps(
         seed: decides the augmentation, and the order in which images are seen unless ``order_seed`` is given.
         steps: the steps after which the network is wanted, counted from 1, ascending.
         order_seed: decides that order alone.
+        teacher: the network to distil from, if there is one.
 
     Yields:
         A step and the network after it.
@@ -59,7 +61,7 @@ def first_steps(
             "of the training."
         )
     order_seed = seed if order_seed is None else order_seed
-    carry, fixed = begin(network, data, config), Fixed(None, data, jnp.asarray(np.int32(seed)))
+    carry, fixed = begin(network, data, config), Fixed(teacher, data, jnp.asarray(np.int32(seed)))
     ends, done = range(per_epoch, wanted[-1], per_epoch), 0
     for mark in sorted({*wanted, *ends}):
         epoch, skipped = divmod(done, per_epoch)
