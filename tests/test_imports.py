@@ -26,7 +26,13 @@ HOUSE = (
     ("experiments.running", "experiments.cli"),
     ("experiments.reporting",),
     ("experiments.analyses",),
-    ("experiments.linearization", "experiments.hardware", "experiments.toy", "experiments.data"),  # no study another
+    (
+        "experiments.linearization",
+        "experiments.compression",
+        "experiments.hardware",
+        "experiments.toy",
+        "experiments.data",
+    ),  # no study another
 )
 LEVEL = {room: level for level, rooms in enumerate(HOUSE) for room in rooms}
 # Slow to import, or needed by few: a function that needs one imports it itself.

@@ -20,8 +20,8 @@ SUMMARY = (
 LOST = (
     "A group's relative accuracy drop is the share of the full network's accuracy that it loses by linearization, in "
     "percent. What it lost beyond the reference group is in points of that, and where the study has controls it is "
-    "counted from them. p is the probability of a difference as large if there were none; corrected is p for the number "
-    "of groups compared (Holm 1979)."
+    "counted from them. p is the probability of a difference as large if there were none; corrected is p for the "
+    "number of groups compared (Holm 1979)."
 )
 NETWORKS = {
     "snl": "SNL n keeps the n ReLUs that selective network linearization chose (Cho et al. 2022).",

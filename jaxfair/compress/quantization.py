@@ -47,7 +47,7 @@ def quantize(network: Network, bits: int) -> Network:
         >>> [len(np.unique(column)) <= 7 for column in kernel.T]
         [True, True, True]
     """
-    _check_bits(bits)
+    check_bits(bits)
     folds = isinstance(network.module, ResNet) and network.module.block != "preactivation"
     return network.replace(params=_rounded(network.params, network.batch_stats if folds else {}, bits))
 
@@ -88,7 +88,8 @@ def float_format(network: Network, kind: Arithmetic) -> Network:
     return network.replace(module=network.module.clone(arithmetic=kind), params=params)
 
 
-def _check_bits(bits: int) -> None:
+def check_bits(bits: int) -> None:
+    """Raise a JaxfairError unless weights can be rounded to so many bits."""
     if bits not in range(2, MOST_BITS + 1):
         raise JaxfairError(f"Weights are to be rounded to {bits} bits; give a whole number from 2 to {MOST_BITS}.")
 
