@@ -470,8 +470,7 @@ def group_rows(results: Results) -> list[dict[str, Any]]:
                 DROP: drop.at(g),
             }
             if results.matched:
-                known = variant.control is not None
-                row[HARM] = drops(results, variant, controlled=True).at(g) if known else UNKNOWN
+                row[HARM] = UNKNOWN if variant.control is None else drops(results, variant, controlled=True).at(g)
             if "train_accuracy" in variant.by_group:
                 row["train_accuracy"] = over_seeds(variant.by_group["train_accuracy"][:, g], "share")
             row |= {name: value.at(g) for name, value in known.items()}

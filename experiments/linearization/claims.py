@@ -15,7 +15,9 @@ import numpy as np
 from experiments.analyses import results as tables
 from experiments.analyses.results import DROP, Results, Variant, has_drop
 from experiments.analyses.statistics import (
+    DISTANCE,
     POINTS,
+    RATIO,
     RHO,
     SUSPECTS,
     accuracy_lost,
@@ -292,8 +294,6 @@ def _mitigated(
         if np.minimum(after, before).min() <= 0:
             raise Missing("a mean of 'gradient_norm' is not positive for some seed, so there is no ratio")
         return np.log2(after / before), _named(results, network, other)
-    weights, sign = (
-        mean_weights(network, small if what == "drop" else results.groups.large),
-        1 if what == "drop" else -1,
-    )
+    members, sign = (small, 1) if what == "drop" else (results.groups.large, -1)
+    weights = mean_weights(network, members)
     return contrast(results, (other, sign * weights), (network, -sign * weights)), _named(results, network, other)

@@ -153,13 +153,13 @@ class SnlStep:
         teacher_logits = fixed.teacher(images)
 
         def loss_fn(trained: Any) -> tuple[Array, Any]:
-            both = trained if self.choosing else (trained, network.masks)
-            return objective(network, *both, teacher_logits, images, label, kappa, self.config.temperature)
+            params, alphas = trained if self.choosing else (trained, network.masks)
+            return objective(network, params, alphas, teacher_logits, images, label, kappa, self.config.temperature)
 
         trained = _trained(network, self.choosing)
         (loss, batch_stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
         updates, opt_state = optax.adam(self.config.learning_rate).update(grads, opt_state)
-        after = optax.apply_updates(trained, updates)  # pyright: ignore
+        after: Any = optax.apply_updates(trained, updates)  # pyright: ignore
         params, alphas = after if self.choosing else (after, network.masks)
         network = network.replace(params=params, masks=alphas, batch_stats=batch_stats)
         return Descent(network, opt_state, kappa), {"loss": loss}

@@ -74,9 +74,10 @@ def test_what_is_wrong_with_data_that_are_there_is_an_error(tmp_path: Path) -> N
         datasets.prepare_or_blank(DataConfig("folder", path=tmp_path / "there"))
     with pytest.raises(JaxfairError, match="did you mean"):
         datasets.prepare_or_blank(DataConfig("utkfac", path=tmp_path / "nowhere"))
-    blank, absent = datasets.prepare_or_blank(DataConfig("npz", path=tmp_path / "nowhere", size=16))
+    (blank, *more), absent = datasets.prepare_or_blank(DataConfig("npz", path=tmp_path / "nowhere", size=16))
     assert blank.train.image_shape == (16, 16, 3)
     assert absent
+    assert not more
 
 
 def test_time_left_is_work_left_at_the_speed_of_finished_runs(tmp_path: Path) -> None:
@@ -107,7 +108,7 @@ def test_every_preset_can_be_planned(name: str, tmp_path: Path) -> None:
     linearization.check(study, digits.take(np.arange(len(digits) * 20) % len(digits)))
     assert datasets.shares(study.data, sources.load("digits")) in ((), (0.3,) * 10)  # whatever number of classes
     space = Workspace(tmp_path, digits, test_set, record, Progress(terminal=False), source=source)
-    linearization.declare(space, study, budgets, linearization.reductions(study))
+    linearization.declare(space, study, budgets, linearization.reductions(study), range(study.seeds))
     found = [run for job in space.jobs for run in job.runs]
     full = [run for run in found if run.config["stage"] == "train"]
     assert len(full) == study.seeds
