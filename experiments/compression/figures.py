@@ -74,6 +74,7 @@ def foretold_and_actual(results: Results) -> "Figure":
         ends = np.array([min(foretold.mean.min(), rise.mean.min()), max(foretold.mean.max(), rise.mean.max())])
         axes.plot(ends, ends, color=PALE, linewidth=1.2, zorder=1)
         axes.set_title("\n".join(textwrap.wrap(network.title, 28)), fontsize=9.5)
+        axes.locator_params(nbins=4)
     drawing.group_legend(figure, results.groups)
     figure.supxlabel("what both terms foretell (nats)", fontsize=9.5)
     figure.supylabel("rise of the loss (nats)", fontsize=9.5)

@@ -12,14 +12,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jax.tree_util import Partial
+from jaxtyping import Array, Float, Int
 
+from jaxfair.data.dataset import Dataset
 from jaxfair.errors import JaxfairError
-from jaxfair.networks.architectures import EPSILON, ResNet
+from jaxfair.networks.architectures import EPSILON, ResNet, with_layer_inputs
 from jaxfair.networks.arithmetic import Arithmetic, round_to
-from jaxfair.networks.network import Network
+from jaxfair.networks.network import Network, check_images, frozen
 
 MOST_BITS = 8
+CALIBRATED = 256  # images at once
 SHORT = 16  # significant bits of a step: times an integer of 8 bits it is exact in float32, which has 24
 
 
@@ -69,6 +72,59 @@ def round_kernel(kernel: Float[np.ndarray, "*rest out"], bits: int) -> Float[np.
     return np.clip(whole, -levels, levels) * step
 
 
+def quantize_activations(network: Network, calibration: Dataset, bits: int) -> Partial:
+    """Return the network as a function whose convolutions and dense layers get inputs rounded to ``bits``.
+
+    Symmetrically, with one step for each layer: the largest magnitude of its inputs on the calibration images over
+    ``2^(bits-1) - 1``; what is larger is clipped. Inputs are those of the network as it runs, batch norm built in.
+    Derivatives go straight through the rounding, whose own is zero almost everywhere.
+
+    Args:
+        network: A network, such as ``quantize`` returns; only its function changes.
+        calibration: Images to take the ranges from. They should not be those that it is tested on.
+        bits: Of an activation, 2 to 8.
+
+    Returns:
+        ``logits_fn(params, x)`` as ``frozen`` returns it, for ``group_report`` or as a side of ``change_report``.
+
+    Raises:
+        JaxfairError: The bits are no whole number from 2 to 8, there is no image, or the images do not fit.
+    """
+    check_bits(bits, "Activations")
+    if not len(calibration):
+        raise JaxfairError("The calibration set has no image; give some of the training images.")
+    check_images(network, calibration)
+    levels, ranges = 2.0 ** (bits - 1) - 1, {}
+    for start in range(0, len(calibration), CALIBRATED):
+        index = np.arange(start, min(start + CALIBRATED, len(calibration)))
+        found = jax.device_get(_input_ranges(network, *calibration.fetch(index)))
+        ranges = {name: max(ranges.get(name, 0.0), float(largest)) for name, largest in found.items()}
+    steps = {name: jnp.float32(largest / levels) for name, largest in ranges.items()}
+    return Partial(_with_rounded_inputs, frozen(network), steps, jnp.float32(levels))
+
+
+@jax.jit
+def _input_ranges(network: Network, data: Dataset, index: Int[Array, " b"]) -> dict[str, Float[Array, ""]]:
+    """Return the largest magnitude of each layer's input on some images."""
+    found = {}
+
+    def look(name: str, x: Array) -> Array:
+        found[name] = jnp.abs(x).max()
+        return x
+
+    with_layer_inputs(look, frozen(network), network.params, data.normalize(data.images[index]))
+    return found
+
+
+def _with_rounded_inputs(logits_fn: Partial, steps: Any, levels: Array, params: Any, x: Array) -> Array:
+    def rounded(name: str, x: Array) -> Array:
+        step = jnp.where(steps[name] > 0, steps[name], 1)
+        near = jnp.clip(jnp.round(x / step), -levels, levels) * step
+        return x + jax.lax.stop_gradient(near - x)
+
+    return with_layer_inputs(rounded, logits_fn, params, x)
+
+
 def float_format(network: Network, kind: Arithmetic) -> Network:
     """Round every kernel to a floating-point format, and let all products be those of it (``networks.arithmetic``).
 
@@ -88,10 +144,10 @@ def float_format(network: Network, kind: Arithmetic) -> Network:
     return network.replace(module=network.module.clone(arithmetic=kind), params=params)
 
 
-def check_bits(bits: int) -> None:
-    """Raise a JaxfairError unless weights can be rounded to so many bits."""
+def check_bits(bits: int, what: str = "Weights") -> None:
+    """Raise a JaxfairError unless weights, or something else, can be rounded to so many bits."""
     if bits not in range(2, MOST_BITS + 1):
-        raise JaxfairError(f"Weights are to be rounded to {bits} bits; give a whole number from 2 to {MOST_BITS}.")
+        raise JaxfairError(f"{what} are to be rounded to {bits} bits; give a whole number from 2 to {MOST_BITS}.")
 
 
 def _rounded(params: Any, batch_stats: Any, bits: int) -> Any:

@@ -1,5 +1,6 @@
 """Quantization: bit for bit as written out in NumPy with integers, idempotent, and of the kernels that run."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 
 from jaxfair.change import change_report
-from jaxfair.compress.quantization import float_format, quantize, round_kernel
+from jaxfair.compress.quantization import float_format, quantize, quantize_activations, round_kernel
+from jaxfair.data.sources import load
 from jaxfair.errors import JaxfairError
 from jaxfair.networks.architectures import CNN, EPSILON, Module, ResNet
 from jaxfair.networks.arithmetic import round_to
@@ -126,6 +128,45 @@ def test_more_bits_are_nearer_and_the_change_is_known() -> None:
         assert 0 < float(found.distance[0]) < 0.6 * 2.0**-bits * 40
     assert rises[0] < 1e-3  # at 8 bits two terms say nearly all
     assert rises[0] < rises[1]
+
+
+def test_activations_are_rounded_between_the_largest_of_the_calibration() -> None:
+    """Of a linear network of two layers, against the same written out; derivatives are those without rounding."""
+    data, _ = load("digits").split(test_fraction=0.25, seed=0)
+    few, network = data.take(np.arange(300)), init(CNN(num_classes=10, features=(4,)), data.image_shape, seed=0)
+    network = network.replace(masks=jax.tree.map(jnp.zeros_like, network.masks))
+    logits_fn, x = quantize_activations(network, few, 4), few.normalize(few.images[:5])
+
+    def layers(rounded: Callable[..., Any]) -> np.ndarray:
+        seen = few.normalize(few.images)
+        stem, head = network.params["stem_conv"], network.params["head"]
+
+        def convolve(images: Any) -> Any:
+            padded, kernel = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0))), stem["kernel"]
+            parts = [padded[:, i : i + 8, j : j + 8, :] @ kernel[i, j] for i in range(3) for j in range(3)]
+            y = sum(parts) + stem["bias"]
+            return y.reshape(len(y), 4, 2, 4, 2, 4).mean(axis=(2, 4)).reshape(len(y), -1)
+
+        inner = rounded(convolve(rounded(x, jnp.abs(seen).max())), jnp.abs(convolve(seen)).max())
+        return np.asarray(inner @ head["kernel"] + head["bias"])
+
+    def four(values: Any, largest: Any) -> Any:
+        return jnp.clip(jnp.round(values / (largest / 7)), -7, 7) * (largest / 7)
+
+    # A value next to a tie of its four bits may fall to either side: then one input of the head is a step apart.
+    apart = np.abs(np.asarray(logits_fn(network.params, x)) - layers(four))
+    assert np.median(apart) < 1e-4
+    assert np.abs(layers(four) - np.asarray(network(x))).max() > 0.01
+    np.testing.assert_allclose(layers(lambda values, _: values), network(x), rtol=1e-4, atol=1e-4)
+    bias = jax.grad(lambda params: logits_fn(params, x).sum())(network.params)["head"]["bias"]
+    np.testing.assert_allclose(bias, 5)
+    stem = jax.grad(lambda params: logits_fn(params, x).sum())(network.params)["stem_conv"]["bias"]
+    plain = jax.grad(lambda params: frozen(network)(params, x).sum())(network.params)["stem_conv"]["bias"]
+    np.testing.assert_allclose(stem, plain, rtol=1e-4, atol=1e-4)  # which the rounding does not stop
+    with pytest.raises(JaxfairError, match="The calibration set has no image"):
+        quantize_activations(network, data.take(np.arange(0)), 4)
+    with pytest.raises(JaxfairError, match="Activations are to be rounded to 1 bits"):
+        quantize_activations(network, few, 1)
 
 
 def test_a_float_format_rounds_kernels_and_products() -> None:
