@@ -367,6 +367,9 @@ def _check(
         raise JaxfairError("fit got networks of different modules; train each module in a call of its own.")
     if config.distillation_weight and teachers is None:
         raise JaxfairError(f"The distillation weight is {config.distillation_weight}, but there are no teachers.")
+    for network, tree in zip(networks, kept or [], strict=bool(kept)):
+        if jax.tree.structure(tree) != jax.tree.structure(network.params):
+            raise JaxfairError("What is kept is no tree of the network's parameters; give kept_weights of these.")
     for network in [*networks, *(teachers or [])]:
         check_images(network, data)
     check_config(config, len(data))

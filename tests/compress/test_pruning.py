@@ -109,3 +109,5 @@ def test_bad_input_is_answered_by_one_sentence(network: Network, config: PruneCo
         sparsities(0.5, 0)
     with pytest.raises(JaxfairError, match="2 kept for 1 networks"):
         fit([network], make_data(), CONFIG, seeds=[0], kept=[None, None])
+    with pytest.raises(JaxfairError, match="What is kept is no tree of the network's parameters"):
+        fit([network], make_data(), CONFIG, seeds=[0], kept=[{"head": True}])
