@@ -179,7 +179,8 @@ def _with_controls(variants: Sequence[Variant]) -> tuple[Variant, ...]:
     apart = ("full", *CONTROLS)
     found = []
     for variant in variants:
-        label = "" if variant.method in apart or not matched else matched_label(variant.base or variant.label)
+        named = "saves" in variant.about  # and names its control itself, if it has one
+        label = "" if named or variant.method in apart or not matched else matched_label(variant.base or variant.label)
         found.append(variant._replace(control=matched[label]) if label in matched else variant)
     return tuple(found)
 

@@ -27,6 +27,8 @@ NETWORKS = (
         for kept in (0.5, 0.2, 0.1)
     ),
     saved("Pruned 90 % gradually", "pruned-gradual-tuned", "weights", 0.1, **TUNED),
+    ("SNL 90", "snl", 90),
+    ("Matched to SNL 90", "matched", 768),
     *(saved(f"{bits} bits", "quantized", "bits", bits / 32) for bits in (8, 4, 3)),
 )
 
@@ -75,6 +77,13 @@ def test_drops_are_counted_from_what_was_trained_alike(results: Results) -> None
     raw = drops(results, "Pruned 90 %", "Full network")
     apart = (raw - tuned)[:, 2:].mean() - (raw - tuned)[:, :2].mean()
     assert found["tuning_helps"].value == pytest.approx(apart)
+    controls = {
+        v.label: v.control and v.control.label for v in results.variants if v.label.startswith(("SNL", "Pruned"))
+    }
+    assert {label: control for label, control in controls.items() if "fine" not in label and "grad" not in label} == {
+        "SNL 90": "Matched to SNL 90",
+        **{f"Pruned {percent} %": None for percent in (50, 80, 90)},
+    }
     assert found["global_milder"].verdict == "not enough data"
     assert set(found) >= {f"{name} ({key})" for name in ("harm_grows", "softmax_gap_foretells_drop") for key in
                           claims.FAMILIES}  # fmt: skip
