@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from jaxfair.bounds import sensitivity_bound as sensitivity_bound
     from jaxfair.change import ChangeReport as ChangeReport
     from jaxfair.change import change_report as change_report
+    from jaxfair.compress.pruning import PruneConfig as PruneConfig
+    from jaxfair.compress.pruning import kept_weights as kept_weights
+    from jaxfair.compress.pruning import prune as prune
+    from jaxfair.compress.quantization import quantize as quantize
     from jaxfair.curvature.operators import GroupOperator as GroupOperator
     from jaxfair.curvature.operators import per_example_gradient_norms as per_example_gradient_norms
     from jaxfair.curvature.report import GroupReport as GroupReport
@@ -46,6 +50,8 @@ if TYPE_CHECKING:
 _ROOMS = {
     "change": ("ChangeReport", "change_report"),
     "bounds": ("excess_loss_bound", "sensitivity_bound"),
+    "compress.pruning": ("PruneConfig", "kept_weights", "prune"),
+    "compress.quantization": ("quantize",),
     "curvature.operators": ("GroupOperator", "per_example_gradient_norms"),
     "curvature.report": ("GroupReport", "group_report"),
     "curvature.sampling": ("eigenvalue_sampling", "equal_count_eigenvalues", "gradient_sampling"),

@@ -235,7 +235,7 @@ SCENARIOS: dict[str, tuple[Callable[[], object], set[str]]] = {
     "bound-dense": (partial(bound, "logit", 10_000), {*SCORES, "bounds._hessian"}),
     "bound-products": (partial(bound, "printed", 0), {*SCORES, "bounds._product"}),
     "probe": (hardware.probe, {"hardware.probe", "hardware._products", "hardware._digests"}),
-    "change": (change_networks, {"change._logits"}),
+    "change": (change_networks, {"answers._logits"}),
     "segment": (walk, {"sensitivity._losses_at"}),
     "toy": (fit_toy, {"networks._fit"}),
 }

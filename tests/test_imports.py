@@ -18,13 +18,21 @@ HOUSE = (
     ("jaxfair.margins",),
     ("jaxfair.curvature", "jaxfair.data"),
     ("jaxfair.networks", "jaxfair.bounds"),
-    ("jaxfair.sensitivity", "jaxfair.hardware", "jaxfair.change", "jaxfair.training"),
-    ("jaxfair.linearize",),
+    ("jaxfair.sensitivity", "jaxfair.hardware", "jaxfair.training"),
+    ("jaxfair.taylor", "jaxfair.answers"),
+    ("jaxfair.paired",),
+    ("jaxfair.linearize", "jaxfair.compress", "jaxfair.change"),
     ("jaxfair",),
     ("experiments.running", "experiments.cli"),
     ("experiments.reporting",),
     ("experiments.analyses",),
-    ("experiments.linearization", "experiments.hardware", "experiments.toy", "experiments.data"),  # no study another
+    (
+        "experiments.linearization",
+        "experiments.compression",
+        "experiments.hardware",
+        "experiments.toy",
+        "experiments.data",
+    ),  # no study another
 )
 LEVEL = {room: level for level, rooms in enumerate(HOUSE) for room in rooms}
 # Slow to import, or needed by few: a function that needs one imports it itself.

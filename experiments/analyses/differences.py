@@ -58,10 +58,11 @@ def largest_gap(results: Results, network: Variant) -> tuple[int, int, Estimate]
 def nothing_to_explain(results: Results, network: Variant) -> str:
     """Say so if groups do not differ in what they lost beyond noise and the controls; empty if they do, or who knows.
 
-    Where the network has no control that was trained alike, it is the full network with the fine-tuning alone, if the
-    study has that.
+    Where a trained network has no control that was trained alike, it is the full network with the fine-tuning alone, if
+    the study has that.
     """
-    controls = [v for v in results.variants if v.method == "control" and network.control is None][:1]
+    alone = network.control is None and "saves" not in network.about  # what saves weights or bits names its control
+    controls = [v for v in results.variants if v.method == "control" and alone][:1]
     known, reference = has_drop(network), results.reference
     others = [int(g) for g in np.flatnonzero(known) if g != reference]
     if not known[reference] or not others:

@@ -126,7 +126,7 @@ def page(
     found: Sequence[Claim],
     analysed: Sequence[Run],
     drawn: Sequence[Drawn],
-    of_paper: Sequence[Drawn],
+    more: Sequence[str],
     title: str,
     command: Sequence[str],
 ) -> str:
@@ -141,7 +141,7 @@ def page(
         found: their claims.
         analysed: the runs.
         drawn: the figures that every reader sees first.
-        of_paper: figures of the paper.
+        more: parts that stand before the findings, such as figures of the paper.
         title: heading.
         command: what the reader types to make it again.
     """
@@ -150,10 +150,10 @@ def page(
     parts += [html.heading("Who lost more than whom"), html.paragraph(f"{words.lost} {_of_networks(words, results)}")]
     parts += [html.figures(drawn[:1]), *_compared(results), html.heading("Networks")]
     parts += [html.table(summary_table(words, summary)), html.figures(drawn[1:])]
-    parts += [html.heading("Figures of the paper"), html.figures(of_paper)]
-    parts += [html.heading("Findings of the paper"), html.findings(found), html.heading("Groups")]
+    parts += [*more, html.heading("Findings of the paper"), html.findings(found), html.heading("Groups")]
     for variant in results.variants:
-        of = f"{variant.label}: {variant.relu_count:,} of {variant.unit_count:,} units"
+        units = f": {variant.relu_count:,} of {variant.unit_count:,} units"
+        of = variant.label if "saves" in variant.about else variant.label + units
         opened = variant is results.variants[0]
         parts.append(html.folded(of, html.table(group_table(rows, variant)), opened=opened))
     return html.page(

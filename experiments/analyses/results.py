@@ -27,6 +27,8 @@ RANDOM = ("random", "random-matched")
 OF_SPLIT = ("seed", "fingerprint", "train_count", "test_count")
 """What of a data set's record another split changes."""
 MANY = 10**9
+EXPANSION = ("loss_rise", "first_term", "second_term")
+"""Of a group's loss in the change of the weights, in nats."""
 FREE = {"gradient_norm": "gradient_norm_corrected", "top_eigenvalue": "top_eigenvalue_equal_count"}
 """What is left of a quantity without the part that groups of few images have by sampling (``curvature.sampling``)."""
 
@@ -49,6 +51,7 @@ class Variant(NamedTuple):
         parts: of the quantities of ``FREE``, shape (seeds, groups, blocks of images), whose means over blocks they are
             and whose spread is their noise; NaN beyond a group's blocks, and where a block is of another seed's images.
             Empty where sampling was not measured.
+        about: what else the record says of the network, such as what it saves.
         control: the network that differs from this one in nothing but what the study changes: trained as it was, with
             all its ReLUs. None is the full network, where the study has no other or this is one itself.
     """
@@ -65,6 +68,7 @@ class Variant(NamedTuple):
     base: str | None = None
     mitigation: Mapping[str, Any] | None = None
     parts: Mapping[str, np.ndarray] = {}
+    about: Mapping[str, Any] = {}
     control: "Variant | None" = None
 
     __eq__, __hash__ = object.__eq__, object.__hash__  # arrays have neither
@@ -77,7 +81,9 @@ class Variant(NamedTuple):
 
     @property
     def title(self) -> str:
-        """What stands above a panel of this network: its label, and how many ReLUs it has."""
+        """What stands above a panel of this network: its label, and how many ReLUs it has if these may be fewer."""
+        if "saves" in self.about:
+            return self.label
         if self.method == "full":
             return f"{self.label}: {self.relu_count:,} ReLUs"
         label = self.label if self.method != "snl" else "SNL"
@@ -134,13 +140,16 @@ def collect(analysed: Sequence[Run], reference: str | None = None) -> Results:
     """Read finished analyses; runs of one label are seeds of one variant.
 
     Args:
-        analysed: the runs, and those of stages 'sampling' and 'follow' of the same networks, if there are any.
+        analysed: the runs, and those of stages 'sampling', 'expand' and 'follow' of these networks, if there are any.
         reference: group that the others are compared with; by default that with the most training images.
 
     Raises:
         JaxfairError: there are none, they are of different data, a variant lacks a seed, or no group is ``reference``.
     """
-    sampled = {str(run.config["parents"]["network"]): run for run in analysed if run.config["stage"] == "sampling"}
+    sampled, expanded = (
+        {str(run.config["parents"]["network"]): run for run in analysed if run.config["stage"] == stage}
+        for stage in ("sampling", "expand")
+    )
     followed = [run for run in analysed if run.config["stage"] == "follow"]
     analysed = [run for run in analysed if run.config["stage"] == "analyse"]
     if not analysed:
@@ -152,7 +161,7 @@ def collect(analysed: Sequence[Run], reference: str | None = None) -> Results:
     if any(other != first_of for other in others):
         raise JaxfairError("The analyses are of different data sets or splits; report each study by itself.")
     places, group = _test_images(next(iter(by_label.values())))
-    variants = _with_controls([_variant(found, sampled, places, len(group)) for found in by_label.values()])
+    variants = _with_controls([_variant(found, sampled, expanded, places, len(group)) for found in by_label.values()])
     first, splits = analysed[0].json("result.json")["groups"], len({tuple(place) for place in places})
     counts = [np.rint(variants[0].by_group[f"{part}_count"].mean(axis=0)).astype(int) for part in ("train", "test")]
     groups = Groups(tuple(first["name"]), *counts)
@@ -163,12 +172,15 @@ def collect(analysed: Sequence[Run], reference: str | None = None) -> Results:
 
 
 def _with_controls(variants: Sequence[Variant]) -> tuple[Variant, ...]:
-    """Return networks that know the controls that were trained as they were."""
+    """Return networks that know the controls that were trained as they were, if these are there."""
+    by_label = {variant.label: variant for variant in variants}
+    variants = [v._replace(control=by_label.get(v.about.get("control", ""))) for v in variants]
     matched = {variant.label: variant for variant in variants if variant.method == "matched"}
     apart = ("full", *CONTROLS)
     found = []
     for variant in variants:
-        label = "" if variant.method in apart or not matched else matched_label(variant.base or variant.label)
+        named = "saves" in variant.about  # and names its control itself, if it has one
+        label = "" if named or variant.method in apart or not matched else matched_label(variant.base or variant.label)
         found.append(variant._replace(control=matched[label]) if label in matched else variant)
     return tuple(found)
 
@@ -224,13 +236,23 @@ def _followed(seeds: Sequence[Run], places: Sequence[np.ndarray], count: int) ->
     return Followed(variant["label"], variant["method"], epochs, np.array(correct), np.moveaxis(learnt, 1, 0))
 
 
-def _variant(analysed: Sequence[Run], sampled: Mapping[str, Run], places: Sequence[np.ndarray], count: int) -> Variant:
+def _variant(
+    analysed: Sequence[Run],
+    sampled: Mapping[str, Run],
+    expanded: Mapping[str, Run],
+    places: Sequence[np.ndarray],
+    count: int,
+) -> Variant:
     results, variant = [run.json("result.json") for run in analysed], analysed[0].config["variant"]
     examples = [run.arrays("examples.npz") for run in analysed]
     stored = set.intersection(*(set(result["groups"]) for result in results))  # older analyses have fewer
     names = [name for name in results[0]["groups"] if name != "name" and name in stored]
     by_group = {name: np.array([result["groups"][name] for result in results], float) for name in names}
     noise = [sampled[of] for run in analysed if (of := run.config.get("parents", {}).get("network")) in sampled]
+    terms = [expanded[of] for run in analysed if (of := run.config.get("parents", {}).get("network")) in expanded]
+    if len(terms) == len(analysed):
+        found = [run.json("result.json")["groups"] for run in terms]
+        by_group |= {column: np.array([groups[column] for groups in found], float) for column in EXPANSION}
     parts = {}
     if len(noise) == len(analysed):
         found, arrays = (
@@ -253,6 +275,7 @@ def _variant(analysed: Sequence[Run], sampled: Mapping[str, Run], places: Sequen
         base=variant.get("base"),
         mitigation=variant.get("mitigation"),
         parts=parts,
+        about=variant,
     )
 
 

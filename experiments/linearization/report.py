@@ -8,7 +8,7 @@ from experiments.analyses import page as pages
 from experiments.analyses import results as arrays
 from experiments.analyses.results import Results
 from experiments.linearization import claims, figures, page
-from experiments.reporting import drawing, reports, tables
+from experiments.reporting import drawing, html, reports, tables
 from jaxfair.runs import Run
 
 STUDY = "linearization"
@@ -48,7 +48,8 @@ def write(
         reports.write_record(made, STUDY, title, answer, command, analysed, found)
         analyses = [run for run in analysed if run.config["stage"] == "analyse"]
         of_study = page.WORDS, answer, results
-        text = pages.page(*of_study, summary, rows, found, analyses, drawn, of_paper, title, command)
+        more = [html.heading("Figures of the paper"), html.figures(of_paper)]
+        text = pages.page(*of_study, summary, rows, found, analyses, drawn, more, title, command)
         (made / reports.PAGE).write_text(text, encoding="utf-8")
     return results
 

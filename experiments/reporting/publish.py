@@ -21,9 +21,21 @@ from experiments.running.progress import say
 from jaxfair import processes
 from jaxfair.errors import JaxfairError
 
-TABLES = {"extremes": "Who lost most", "summary": "Networks", "profiles": "Profiles and controls"}
+TABLES = {
+    "extremes": "Who lost most",
+    "summary": "Networks",
+    "expansion": "What the weights' change foretells",
+    "profiles": "Profiles and controls",
+}
 TABLES |= {"trainings": "Fairness violation"}
-FIGURES = ("differences_by_group", "accuracy_drop_from_control", "accuracy_drop_by_group", "accuracy_by_budget")
+FIGURES = (
+    "differences_by_group",
+    "changes_side_by_side",
+    "foretold_and_actual",
+    "accuracy_drop_from_control",
+    "accuracy_drop_by_group",
+    "accuracy_by_budget",
+)
 FIGURES += ("harm_by_training", "curvature_by_group", "divergence")
 GROUPS = ("network", "relus", "group", "train_count", "test_count", "train_accuracy", "accuracy")
 GROUPS += ("relative_drop_percent", "relative_drop_matched_percent")

@@ -96,7 +96,7 @@ COLUMNS = (
     Column("note"),
 )
 FOOT = (
-    "In brackets: 95 % intervals over seeds, and for drops and accuracies of linearized networks over test images too; "
+    "In brackets: 95 % intervals over seeds, and for drops and accuracies of changed networks over test images too; "
     "p: two-sided, by Student's t or, for rank correlations, exact permutations, then with Holm's correction for all "
     "findings of the table. Unless each seed has a split of its own, the split of the data is no part of the noise."
 )

@@ -21,6 +21,7 @@ from jaxfair.data.dataset import Dataset, normalize
 from jaxfair.errors import JaxfairError
 from jaxfair.networks import masks
 from jaxfair.networks.network import Network, frozen, predict
+from jaxfair.taylor import taylor_terms
 
 QUANTITIES = ("loss", "softmax_gap", "linearized_distance")
 """Of an image, whose mean over a group is recorded."""
@@ -223,6 +224,26 @@ def measure_sampling(
         "top_eigenvalue_residual": np.nanmax(equal.residuals, axis=1),
     }
     return arrays, {"equal_count": equal.count, "groups": columns}
+
+
+def measure_expansion(before: Network, after: Network, data: Dataset) -> dict[str, Any]:
+    """Measure what the change of the weights foretells of each group's loss, and what became of it.
+
+    Args:
+        before: the full network.
+        after: what it became without training, so that nothing but the weights and the arithmetic changed.
+        data: the images that the losses are of.
+
+    Returns:
+        The numbers of ``result.json``: terms to second order at ``before``, and the rise of the loss, in nats.
+    """
+    logits_fn, params, images, label, weights = _curvature_arguments(before, data)
+    terms = taylor_terms(logits_fn, params, after.params, images, label, weights)
+    loss = [losses.cross_entropy(jnp.asarray(predict(one, data)), data.label) for one in (before, after)]
+    rise = groups.group_means(np.asarray(loss[1] - loss[0]), np.asarray(data.group), len(data.group_names))
+    columns = {"name": data.group_names, "count": data.group_counts, "loss_rise": rise}
+    columns |= {"first_term": terms.first, "second_term": terms.second}
+    return {"parameter_distance": terms.distance, "groups": columns}
 
 
 def _padded(arrays: Sequence[np.ndarray]) -> np.ndarray:

@@ -19,7 +19,13 @@ from jaxfair.training.fit import TrainConfig
 
 TIMED_STEPS = 5
 WORDS = {"train": "train", "steps": "first steps", "linearize": "linearize", "finetune": "fine-tune"}
-WORDS |= {"analyse": "analyse", "sampling": "sampling noise", "follow": "follow fine-tuning"}
+WORDS |= {
+    "analyse": "analyse",
+    "sampling": "sampling noise",
+    "compress": "compress",
+    "expand": "expand the loss",
+    "follow": "follow fine-tuning",
+}
 
 
 class Row(NamedTuple):

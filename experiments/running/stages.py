@@ -11,6 +11,7 @@ from experiments.running.measure import (
     AnalysisConfig,
     SamplingConfig,
     measure,
+    measure_expansion,
     measure_predictions,
     measure_sampling,
 )
@@ -24,11 +25,13 @@ from experiments.running.records import (
     open_run,
     settings_of,
 )
+from jaxfair.compress import pruning, quantization
 from jaxfair.data.dataset import Dataset
 from jaxfair.errors import JaxfairError
 from jaxfair.linearize import deepreduce, snl
 from jaxfair.networks import masks
 from jaxfair.networks.architectures import CNN, Module, ResNet
+from jaxfair.networks.arithmetic import Arithmetic
 from jaxfair.networks.network import Network, init, shapes
 from jaxfair.runs import Run
 from jaxfair.training import fit as train
@@ -254,18 +257,78 @@ def _derive(
     return once(space, run, 0, variant["label"], lambda: (make(), {}))
 
 
-def finetune(space: Workspace, starts: Sequence[Run], bases: Sequence[Run], config: train.TrainConfig) -> list[Run]:
-    """Train networks, one of each seed, by distillation from their full networks; these may be their own start."""
+def prune(space: Workspace, start: Run, config: pruning.PruneConfig, variant: Mapping[str, Any]) -> Run:
+    """Remove the smallest weights of a network, which may have been pruned before, and is called ``variant`` then."""
+
+    def pruned() -> tuple[Network, dict[str, int]]:
+        network = pruning.prune(load_network(start), config)
+        kept, count = pruning.kept_count(network.params), pruning.weight_count(network.params)
+        return network, {"weight_count": count, "weights_kept": kept}
+
+    return _compress(space, start, module_of(start), variant, {"pruning": settings_of(config)}, pruned)
+
+
+def quantize(space: Workspace, base: Run, bits: int, variant: Mapping[str, Any]) -> Run:
+    """Round the weights of a network to so many bits."""
+    settings = {"quantization": {"bits": bits}}
+    return _compress(
+        *(space, base, module_of(base), variant, settings),
+        lambda: (quantization.quantize(load_network(base), bits), {}),
+    )
+
+
+def reformat(space: Workspace, base: Run, kind: Arithmetic, variant: Mapping[str, Any]) -> Run:
+    """Round the weights and the products of a network to another floating-point format."""
+    return _compress(
+        *(space, base, module_of(base).clone(arithmetic=kind), variant, {"format": kind}),
+        lambda: (quantization.float_format(load_network(base), kind), {}),
+    )
+
+
+def _compress(
+    space: Workspace,
+    start: Run,
+    module: Module,
+    variant: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    make: Callable[[], tuple[Network, Mapping[str, Any]]],
+) -> Run:
+    """Make a network from another one without training, with other weights."""
+    seed, settings = start.config["seed"], {"parents": {"start": start.digest}, **settings}
+    name = f"{space.record['name']}-{variant['label']}-seed{seed}"
+    run = open_run(space, "compress", name, seed, module, variant, settings)
+    return once(space, run, 0, variant["label"], make)
+
+
+def finetune(
+    space: Workspace,
+    starts: Sequence[Run],
+    bases: Sequence[Run],
+    config: train.TrainConfig,
+    called: Mapping[str, Any] | None = None,
+) -> list[Run]:
+    """Train networks, one of each seed, by distillation from their full networks; these may be their own start.
+
+    Pruned weights stay zero.
+
+    Args:
+        space: of the study.
+        starts: the networks to start from.
+        bases: their full networks.
+        config: how to train.
+        called: what the trained networks are; by default the variant that they start from.
+    """
     found = []
     suffix = "" if config.mitigation.method == "none" else f" + {_how(config.mitigation)}"
     for begin, base in zip(starts, bases, strict=True):
-        variant, seed = begin.config["variant"], begin.config["seed"]
+        variant, seed = called or begin.config["variant"], begin.config["seed"]
         if begin is base:
             variant = {"method": "control", "label": "Full network, fine-tuned"}
         if suffix:
             how = {"base": variant["label"], "mitigation": settings_of(config.mitigation)}
-            variant = {"method": "mitigated", "label": variant["label"] + suffix, **how}
+            variant = {**variant, "method": "mitigated", "label": variant["label"] + suffix, **how}
         settings = {"parents": {"start": begin.digest, "teacher": base.digest}, "train": settings_of(config)}
+        settings |= {"kept": "weights"} if "pruning" in begin.config else {}
         name = f"{space.record['name']}-{variant['label']}-seed{seed}"
         found.append(open_run(space, "finetune", name, seed, module_of(begin), variant, settings))
     start_of, base_of = ({run.config["seed"]: run for run in several} for several in (starts, bases))
@@ -273,6 +336,7 @@ def finetune(space: Workspace, starts: Sequence[Run], bases: Sequence[Run], conf
         *(space, found, config, f"fine-tune {starts[0].config['variant']['label']}{suffix}"),
         lambda seed: load_network(start_of[seed]),
         lambda seed: load_network(base_of[seed]),
+        pruned="pruning" in starts[0].config,
     )
 
 
@@ -346,6 +410,22 @@ def doublings(epochs: int) -> list[int]:
     return [2**power for power in range(epochs.bit_length()) if 2**power < epochs] + [epochs]
 
 
+def expand(space: Workspace, run: Run, base: Run) -> Run:
+    """Compare each group's loss, expanded at the full network in its weights, with what became of it.
+
+    For networks made from the full one without training; the losses are of the test images.
+    """
+    variant, seed = run.config["variant"], run.config["seed"]
+    settings = {"parents": {"network": run.digest, "full": base.digest}}
+    name = f"{space.record['name']}-{variant['label']}-seed{seed}"
+    found = open_run(space, "expand", name, seed, module_of(run), variant, settings)
+
+    def compute() -> tuple[None, dict[str, Any]]:
+        return None, measure_expansion(load_network(base), load_network(run), space.test)
+
+    return once(space, found, len(space.test) * (GRADIENT + PRODUCT), f"expand {variant['label']}", compute)
+
+
 def sample(space: Workspace, run: Run, config: AnalysisConfig, sampling: SamplingConfig | None = None) -> Run:
     """Measure how much of a network's gradient norms and eigenvalues is that of groups of few images.
 
@@ -377,6 +457,7 @@ def fit(
     teacher_of: Callable[[int], Network] | None = None,
     *,
     order_seed: int = 0,
+    pruned: bool = False,
     begin: Callable[[Run, Network], None] = lambda run, network: None,
 ) -> list[Run]:
     """Train one network for each run.
@@ -388,6 +469,7 @@ def fit(
         title: for the progress.
         network_of: makes the network of a seed to start from.
         teacher_of: makes its teacher, if there is one.
+        pruned: whether weights that are zero stay zero.
         order_seed: added to each run's seed where the order of the data is drawn, and nowhere else.
         begin: called with each run and the network that it starts from.
     """
@@ -411,6 +493,7 @@ def fit(
             seeds=seeds,
             order_seeds=[seed + order_seed for seed in seeds],
             teachers=None if teacher_of is None else [teacher_of(seed) for seed in seeds],
+            kept=[pruning.kept_weights(network.params) for network in networks] if pruned else None,
             progress_dirs=[run.progress_dir for run in pending],
             on_epoch=on_epoch,
             at_once=at_once,

@@ -9,7 +9,7 @@ and by gate (``stage<n>_block<m>/gate<k>``), and the first convolution of every 
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -54,6 +54,24 @@ def gated_relu(x: Float[Array, "n *u"], alpha: Float[Array, " *u"]) -> Float[Arr
     """Compute ``alpha relu(x) + (1 - alpha) x``; at x = 0 the slope is 1 - alpha, as PyTorch has it."""
     # As a product, whose derivative keeps the slope alone; that of a choice between two results keeps zeros as well.
     return x * jnp.where(x > 0, 1, 1 - alpha)
+
+
+def with_layer_inputs(change: Callable[[str, Array], Array], compute: Callable[..., Array], *arguments: Any) -> Array:
+    """Compute with a network whose convolutions and dense layers get other inputs.
+
+    Args:
+        change: ``(path of a layer, its input) -> input``; called while ``compute`` is traced.
+        compute: What applies a module of this file.
+        arguments: For ``compute``.
+    """
+
+    def intercept(layer: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+        if isinstance(context.module, nn.Conv | nn.Dense) and context.method_name == "__call__":
+            args = (change("/".join(context.module.path), args[0]), *args[1:])
+        return layer(*args, **kwargs)
+
+    with nn.intercept_methods(intercept):
+        return compute(*arguments)
 
 
 class Gate(nn.Module):

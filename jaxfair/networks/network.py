@@ -3,7 +3,7 @@
 import dataclasses
 import zlib
 from functools import cache, partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -99,12 +99,20 @@ def apply_train(
     return logits, updated.get("batch_stats", {})
 
 
-def frozen(network: Network) -> Partial:
+def frozen(network: Network, *, masks: Literal["fixed", "free"] = "fixed") -> Partial:
     """Return ``logits_fn(params, x)`` in evaluation mode, with batch statistics and masks fixed.
 
     Analysis sees nothing else, so batch norm in the wrong mode cannot be expressed; it is folded into the convolutions
     before it, which changes rounding alone. The result is a pytree: functions jitted over it are compiled once for all
     networks of one module.
+
+    Args:
+        network: The network.
+        masks: ``free`` makes the masks coordinates beside the weights: the function is of ``((params, masks), x)``, or
+            of ``((params, masks, batch_stats), x)`` with the statistics as well. It is smooth in all of them.
+
+    Raises:
+        JaxfairError: The masks are neither.
 
     Example:
         >>> import jax.numpy as jnp
@@ -113,7 +121,15 @@ def frozen(network: Network) -> Partial:
         >>> frozen(network)(network.params, jnp.zeros((5, 8, 8, 1))).shape
         (5, 3)
     """
-    return Partial(_folded_logits, network)
+    if masks not in ("fixed", "free"):
+        raise JaxfairError(f"The masks are to be '{masks}'; give fixed or free.")
+    return Partial(_folded_logits if masks == "fixed" else _logits_of_variables, network)
+
+
+def _logits_of_variables(network: Network, variables: Any, x: Float[Array, "n h w c"]) -> Float[Array, "n classes"]:
+    params, masks, *statistics = variables
+    batch_stats = statistics[0] if statistics else network.batch_stats
+    return _folded_logits(network.replace(masks=masks, batch_stats=batch_stats), params, x)
 
 
 def _folded_logits(network: Network, params: Any, x: Float[Array, "n h w c"]) -> Float[Array, "n classes"]:

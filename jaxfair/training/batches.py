@@ -21,12 +21,14 @@ class Fixed(NamedTuple):
         teacher: the network to distil from, or None.
         data: the training set.
         seed: decides the augmentation, together with the number of a step; shape (), or (seeds,) with a leading axis
-            of the teacher too where several seeds are trained together.
+            of the other trees too where several seeds are trained together.
+        kept: of each parameter whether it is trained, a tree of booleans of the parameters' structure; None trains all.
     """
 
     teacher: Network | None
     data: Dataset
     seed: Int[Any, "*seeds"]
+    kept: Any = None
 
 
 def batch(

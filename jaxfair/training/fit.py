@@ -171,6 +171,8 @@ class TrainStep:
         (_, (batch_stats, mitigation, metrics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(network.params)
         optimizer = make_optimizer(self.config, self.steps_per_epoch)
         updates, opt_state = optimizer.update(grads, opt_state, network.params)
+        if fixed.kept is not None:
+            updates = jax.tree.map(jnp.multiply, updates, fixed.kept)
         params = optax.apply_updates(network.params, updates)
         network = network.replace(params=params, batch_stats=batch_stats)
         return Carry(network, opt_state, mitigation), metrics
@@ -214,6 +216,7 @@ def fit(
     seeds: Sequence[int],
     order_seeds: Sequence[int] | None = None,
     teachers: Sequence[Network] | None = None,
+    kept: Sequence[Any] | None = None,
     progress_dirs: Sequence[Path] | None = None,
     on_epoch: OnEpoch | None = None,
     at_once: int | None = None,
@@ -232,6 +235,8 @@ def fit(
         seeds: decide the augmentation, and the order in which images are seen unless ``order_seeds`` are given.
         order_seeds: decide that order alone, one for each network.
         teachers: the networks to distil from, one for each network to train.
+        kept: of each parameter of each network whether it is trained; the others stay what they are. ``kept_weights``
+            of pruned networks keeps these pruned.
         progress_dirs: a folder for each network, where checkpoints of unfinished training are kept; networks that are
             trained together use that of the first. Each training has a sub-folder named by what decides its result,
             which the caller removes when the result is stored. None keeps no checkpoints.
@@ -256,8 +261,8 @@ def fit(
     """
     order_seeds = seeds if order_seeds is None else order_seeds
     at_once = seeds_at_once(seeds) if at_once is None else at_once
-    _check(networks, data, config, seeds, order_seeds, teachers, progress_dirs, at_once)
-    return _fit_chunks(networks, data, config, seeds, order_seeds, teachers, progress_dirs, on_epoch, at_once)
+    _check(networks, data, config, seeds, order_seeds, teachers, kept, progress_dirs, at_once)
+    return _fit_chunks(networks, data, config, seeds, order_seeds, teachers, kept, progress_dirs, on_epoch, at_once)
 
 
 def seeds_at_once(seeds: Sequence[int]) -> int:
@@ -272,6 +277,7 @@ def _fit_chunks(
     seeds: Sequence[int],
     order_seeds: Sequence[int],
     teachers: Sequence[Network] | None,
+    kept: Sequence[Any] | None,
     progress_dirs: Sequence[Path] | None,
     on_epoch: OnEpoch | None,
     at_once: int,
@@ -281,11 +287,13 @@ def _fit_chunks(
     for start in range(0, len(seeds), at_once):
         part = slice(start, start + at_once)
         network, teacher = _stacked(networks[part]), None if teachers is None else _stacked(teachers[part])
+        trained = None if kept is None else _stacked(kept[part])
         folder = None
         if progress_dirs is not None:
-            drawn, starts = (list(seeds[part]), list(order_seeds[part])), checkpoints.tree_digest((network, teacher))
+            trees = (network, teacher) if trained is None else (network, teacher, trained)
+            drawn, starts = (list(seeds[part]), list(order_seeds[part])), checkpoints.tree_digest(trees)
             folder = Path(progress_dirs[start]) / checkpoints.key(drawn, starts, decisive)
-        fixed = Fixed(teacher, data, jnp.asarray(_stacked([np.int32(seed) for seed in seeds[part]])))
+        fixed = Fixed(teacher, data, jnp.asarray(_stacked([np.int32(seed) for seed in seeds[part]])), trained)
         names = [f"seed {seed}" for seed in seeds[part]]
         carry, history = _train(network, fixed, config, order_seeds[part], names, folder, on_epoch)
         for row, seed in enumerate(seeds[part]):
@@ -313,7 +321,7 @@ def _train(
     step: Callable = make_step(config, data)
     first = partial(begin, data=data, config=config)
     if count > 1:
-        step, first = Together(step, in_axes=(0, Fixed(0, None, 0), (None, 0))), jax.vmap(first)  # pyright: ignore
+        step, first = Together(step, in_axes=(0, Fixed(0, None, 0, 0), (None, 0))), jax.vmap(first)  # pyright: ignore
 
     def run(epoch: int, state: tuple[Carry, dict[str, Any]]) -> tuple[Carry, dict[str, Any]]:
         carry, history = state
@@ -344,10 +352,12 @@ def _check(
     seeds: Sequence[int],
     order_seeds: Sequence[int],
     teachers: Sequence[Network] | None,
+    kept: Sequence[Any] | None,
     progress_dirs: Sequence[Path] | None,
     at_once: int,
 ) -> None:
-    given = {"seeds": seeds, "order_seeds": order_seeds, "teachers": teachers, "progress_dirs": progress_dirs}
+    given = {"seeds": seeds, "order_seeds": order_seeds, "teachers": teachers, "kept": kept}
+    given["progress_dirs"] = progress_dirs
     for name, values in given.items():
         if values is not None and not 0 < len(values) == len(networks):
             raise JaxfairError(f"fit got {len(values)} {name} for {len(networks)} networks; give one for each network.")
@@ -357,6 +367,9 @@ def _check(
         raise JaxfairError("fit got networks of different modules; train each module in a call of its own.")
     if config.distillation_weight and teachers is None:
         raise JaxfairError(f"The distillation weight is {config.distillation_weight}, but there are no teachers.")
+    for network, tree in zip(networks, kept or [], strict=bool(kept)):
+        if jax.tree.structure(tree) != jax.tree.structure(network.params):
+            raise JaxfairError("What is kept is no tree of the network's parameters; give kept_weights of these.")
     for network in [*networks, *(teachers or [])]:
         check_images(network, data)
     check_config(config, len(data))

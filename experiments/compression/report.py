@@ -1,0 +1,96 @@
+"""The report of a compression study: one HTML file that opens offline, the figures as files, the numbers as CSV."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.analyses import differences
+from experiments.analyses import page as pages
+from experiments.analyses import results as arrays
+from experiments.analyses.results import Results
+from experiments.compression import claims, figures, page
+from experiments.reporting import drawing, html, reports, tables
+from experiments.reporting.tables import Table
+from jaxfair import runs
+from jaxfair.runs import Run
+
+STUDY = "compression"
+"""What the record of a report calls this study."""
+BESIDE = ("snl", "deepreduce", "matched")
+"""Methods of other networks that are shown if the same folder has them."""
+
+
+def write(
+    analysed: Sequence[Run], folder: Path, *, title: str, command: Sequence[str], reference: str | None = None
+) -> Results:
+    """Write ``report.html``, figures and tables into ``folder``, replacing an earlier report when all is written.
+
+    Args:
+        analysed: finished analyses, and runs of stages 'sampling' and 'expand' of their networks.
+        folder: of the report, ``report`` in the study's folder.
+        title: heading.
+        command: what the reader types to make it again.
+        reference: group that the others are compared with; by default that with the most training images.
+
+    Raises:
+        JaxfairError: there is no such group, the folder cannot be written, or holds something else; an earlier report
+            is then still whole.
+    """
+    analysed = [*analysed, *beside(folder.parent / "runs", analysed)]
+    results = arrays.collect(analysed, reference)
+    with reports.replacing(folder) as made:
+        drawn = drawing.draw_all(figures.DRAWINGS, results, made)
+        summary, rows, found = page.summary_rows(results), arrays.group_rows(results), claims.claims(results)
+        expansion = page.expansion_rows(results)
+        compared = {
+            "summary": summary,
+            "groups": rows,
+            "expansion": expansion,
+            "differences": differences.rows(results),
+        }
+        compared["extremes"] = differences.extreme_rows(figures.strongest(results))
+        for name, table in compared.items():
+            if table:
+                tables.write_csv(
+                    made / f"{name}.csv", [{k: v for k, v in row.items() if k != "relus"} for row in table]
+                )
+        answer = page.answer(results)
+        reports.write_record(made, STUDY, title, answer, command, analysed, found)
+        analyses = [run for run in analysed if run.config["stage"] == "analyse"]
+        more = [html.heading("What the weights' change foretells"), html.table(Table(page.EXPANSION, expansion))]
+        of_study = page.WORDS, answer, results
+        text = pages.page(*of_study, summary, rows, found, analyses, drawn, more if expansion else (), title, command)
+        (made / reports.PAGE).write_text(text, encoding="utf-8")
+    return results
+
+
+def beside(root: Path, analysed: Sequence[Run]) -> list[Run]:
+    """Return finished analyses of linearized networks and their controls that were made of the same full networks.
+
+    Args:
+        root: folder of all runs.
+        analysed: the study's own, which tell seeds and settings; labels that are not there once for every seed of
+            theirs are left out.
+    """
+    own = [run for run in analysed if run.config["stage"] == "analyse"]
+    full = [run for run in own if run.config["variant"]["method"] == "full"]
+    bases = {run.config["parents"]["full"]: run.config["seed"] for run in full}
+    found: dict[str, dict[int, list[Run]]] = {}
+    for done in sorted(root.glob("*/DONE")):
+        run = runs.read(done.parent)
+        of = run.config.get("parents", {}).get("full")
+        alike = run.config["stage"] == "analyse" and of in bases
+        if alike and run.config["variant"]["method"] in BESIDE and run.config["analysis"] == full[0].config["analysis"]:
+            found.setdefault(run.config["variant"]["label"], {}).setdefault(run.config["seed"], []).append(run)
+    whole = [label for label, by_seed in found.items() if all(len(by_seed.get(s, ())) == 1 for s in bases.values())]
+    return [found[label][seed][0] for label in whole for seed in bases.values()]
+
+
+def title(analysed: Sequence[Run], data: str) -> str:
+    """Return the heading of a report: the architecture of the analysed networks, and what the data are called."""
+    return f"Compression of a {analysed[0].config['model']['network']} on {data}: who loses accuracy"
+
+
+def print_summary(results: Results, title: str) -> None:
+    """Print the table of results, and who lost more than whom."""
+    tables.show(pages.summary_table(page.WORDS, page.summary_rows(results)), title, pages.seeds_sentence(results))
+    print(f"\n{page.answer(results)}")

@@ -1,0 +1,144 @@
+"""What a network of any framework says of examples: its predicted classes, and losses where there are logits.
+
+The door of ``change_report``: a side is a network in JAX, or what one answered elsewhere, and is checked here, once.
+"""
+
+import warnings
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from jaxfair import losses
+from jaxfair.curvature.chunks import over_chunks
+from jaxfair.curvature.programs import LossFn, as_pytree, at_precision
+from jaxfair.curvature.report import seem_probabilities
+from jaxfair.errors import JaxfairError
+from jaxfair.inputs import as_array, as_examples, as_labels
+
+
+class Answers(NamedTuple):
+    """One network on n examples.
+
+    Attributes:
+        predicted: Predicted classes, shape (n,).
+        loss: Loss of each example, shape (n,); None where there are no logits.
+        classes: Number of classes; None where there are no logits.
+    """
+
+    predicted: np.ndarray
+    loss: np.ndarray | None
+    classes: int | None
+
+
+def as_runs(side: Any) -> list[Any]:
+    """Return the runs of a side: the items of a list, unless these are the classes of one run."""
+    return side if isinstance(side, list) and side and not np.isscalar(side[0]) else [side]
+
+
+def is_network(given: Any) -> bool:
+    """Return whether a side is a pair ``(logits_fn, params)``, and no array of answers."""
+    return isinstance(given, tuple) and len(given) == 2 and callable(given[0])
+
+
+def as_network(given: tuple[Any, Any], x: Any, y: np.ndarray, loss: LossFn) -> tuple[Any, Any, Any, Any]:
+    """Return a network and examples as arrays that fit each other: its function as a pytree, parameters, x and y."""
+    logits_fn = as_pytree(given[0])
+    return logits_fn, *as_examples(logits_fn, given[1], x, y, labelled=losses.takes_classes(loss))
+
+
+def read(given: Any, x: Any, y: np.ndarray, kept: np.ndarray, loss: LossFn, which: str) -> Answers:
+    """Return what one network says of the examples that are kept.
+
+    Args:
+        given: A pair ``(logits_fn, params)``, logits of shape (n, classes), or predicted classes of shape (n,).
+        x: Inputs, n examples along the first axis; None where there are none.
+        y: Labels, shape (n,).
+        kept: Which examples count, booleans of shape (n,).
+        loss: ``(logits, y) -> losses``.
+        which: What the side is called in an error, ``before`` or ``after``.
+
+    Raises:
+        JaxfairError: A shape does not fit, or an answer is neither a logit nor a class.
+    """
+    if is_network(given):
+        if x is None:
+            raise JaxfairError(f"The side {which} is a network, but there are no inputs x; give them, or its logits.")
+        answers = _computed(given, x, y, loss)
+    else:
+        answers = np.asarray(as_array(given, f"answers {which}"))
+    if answers.ndim not in (1, 2) or len(answers) != len(y):
+        raise JaxfairError(
+            f"The side {which} has answers of shape {answers.shape} for {len(y)} labels; give logits of shape (n, "
+            "classes) or predicted classes of shape (n,), in the order of the labels."
+        )
+    if not is_network(given) and (answers.ndim == 1 or answers.shape[1] == 1):
+        return Answers(np.asarray(as_labels(_classes(answers, which))[kept]), None, None)
+    answers = answers.reshape(len(y), -1)[kept]
+    if not np.isfinite(answers).all():
+        bad = int(np.flatnonzero(kept)[np.argmin(np.isfinite(answers).all(axis=1))])
+        raise JaxfairError(f"A logit of example {bad} {which} is not a finite number; check its input and the network.")
+    if answers.shape[1] > 1 and seem_probabilities(answers):
+        warnings.warn(
+            f"The side {which} seems to hold probabilities; give the logits before the softmax.", stacklevel=3
+        )
+    return Answers(_predicted(answers, loss), _losses(answers, y[kept], loss), max(answers.shape[1], 2))
+
+
+def _computed(given: tuple[Any, Any], x: Any, y: np.ndarray, loss: LossFn) -> np.ndarray:
+    logits_fn, params, x, _ = as_network(given, x, y, loss)
+    with at_precision("highest"):
+        return over_chunks(
+            lambda i: np.asarray(_logits(logits_fn, params, jax.tree.map(lambda leaf: leaf[i], x))), len(y), 256
+        )
+
+
+@jax.jit
+def _logits(logits_fn: Partial, params: Any, x: Any) -> Any:
+    return logits_fn(params, x)
+
+
+def _classes(answers: np.ndarray, which: str) -> np.ndarray:
+    """Return answers that are to be classes, unless they are scores of one class, which say no class."""
+    if answers.dtype.kind == "f" and np.isfinite(answers).all() and (answers != np.round(answers)).any():
+        odd = answers.ravel()[np.argmax(answers.ravel() != np.round(answers.ravel()))]
+        raise JaxfairError(
+            f"The side {which} has one number for each example, such as {odd:.3g}, which is no class; give predicted "
+            "classes, or logits with a column for each class."
+        )
+    return answers
+
+
+def _predicted(logits: np.ndarray, loss: LossFn) -> np.ndarray:
+    """Return predicted classes; one logit is that of the second of two classes, if the loss takes it so."""
+    if logits.shape[1] > 1:
+        return logits.argmax(axis=1)
+    if losses.takes_classes(loss):
+        raise JaxfairError("The network has one logit, whose cross-entropy is 0; give a loss for two classes.")
+    return (logits[:, 0] > 0).astype(int)
+
+
+def _losses(logits: np.ndarray, y: np.ndarray, loss: LossFn) -> np.ndarray:
+    found = np.asarray(loss(jnp.asarray(logits), jnp.asarray(y)), float)
+    if found.shape != (len(y),):
+        raise JaxfairError(
+            f"The loss returned shape {found.shape} for {len(y)} examples; expected one number for each."
+        )
+    return found
+
+
+def check_classes(sides: list[list[Answers]], y: np.ndarray) -> None:
+    """Refuse networks of unlike classes, and classes without a logit; warn of one that says one class only."""
+    classes = {side.classes for some in sides for side in some if side.classes is not None}
+    if len(classes) > 1:
+        given = " and ".join(map(str, sorted(classes)))
+        raise JaxfairError(f"The networks have {given} classes; compare networks for the same ones.")
+    most = max(int(y.max(initial=0)), *(int(side.predicted.max(initial=0)) for some in sides for side in some))
+    for width in classes:
+        if most >= width:
+            raise JaxfairError(f"There are classes up to {most} and {width} logits; give a logit for each class.")
+    for some, which in zip(sides, ("before", "after"), strict=True):
+        if len(y) > 1 and any(len(np.unique(side.predicted)) == 1 for side in some):
+            warnings.warn(f"A network {which} predicts one class for all examples.", stacklevel=3)

@@ -1,0 +1,156 @@
+"""Paired statistics of two networks' answers to the same examples, by group: shares, flips, and who lost more.
+
+Tables are of shape (runs, examples). Runs, such as seeds, share the examples, so these do not average out over runs
+(``intervals.over_seeds_and_examples``); one run has the noise of its examples alone.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from jaxfair import intervals
+from jaxfair.answers import Answers
+from jaxfair.errors import JaxfairError
+
+Verdict = Literal["more", "less", "within noise", "too few runs"]
+RUNS = 5  # of several runs, at least so many before their differences are judged
+LEVEL = 0.05
+
+
+class Measure(NamedTuple):
+    """A quantity of every group with its 95 % interval; arrays of shape (groups,), NaN where there is none."""
+
+    value: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+class Difference(NamedTuple):
+    """What one group lost beyond another, in points of relative drop.
+
+    Attributes:
+        group, reference: Names.
+        points: Relative drop of the group less that of the reference, in percentage points.
+        low, high: Interval that holds for all comparisons of its kind at once (Bonferroni).
+        p_value: Two-sided, of Student's t test that it is 0, corrected by Holm (1979) where it is one of several.
+        verdict: Whether the group lost more or less, beyond noise.
+    """
+
+    group: str
+    reference: str
+    points: float
+    low: float
+    high: float
+    p_value: float
+    verdict: Verdict
+
+
+def measured(estimates: Sequence[intervals.Estimate], scale: intervals.Scale) -> Measure:
+    """Return one estimate a group with its interval, made where the quantity can lie."""
+    ends = [estimate.interval(scale=scale) for estimate in estimates]
+    value = np.array([float(estimate.value) for estimate in estimates])
+    return Measure(value, np.array([float(end.low) for end in ends]), np.array([float(end.high) for end in ends]))
+
+
+def shares(table: np.ndarray, member: Sequence[np.ndarray]) -> Measure:
+    """Return the share of each group, from ones and zeros of shape (runs, examples).
+
+    Of one run by Wilson's interval; of several over runs and examples, with two examples of each kind added where the
+    interval is made (Agresti and Coull 1998), so that a share of 0 has a width.
+    """
+    value = np.array([table[:, of].mean() for of in member])
+    if len(table) == 1:
+        return Measure(value, *intervals.wilson(value, np.array([of.sum() for of in member])))
+    extra = np.broadcast_to([1.0, 1.0, 0.0, 0.0], (len(table), 4))
+    with_extra = [intervals.over_seeds_and_examples([np.hstack([table[:, of], extra])]) for of in member]
+    found = measured(with_extra, "real")
+    return Measure(value, np.clip(found.low, 0, value), np.clip(found.high, value, 1))
+
+
+def table_of_losses(some: Sequence[Answers]) -> np.ndarray | None:
+    """Return the losses of all runs, shape (runs, examples); None where some are predicted classes."""
+    return np.array([side.loss for side in some]) if all(side.loss is not None for side in some) else None
+
+
+def mean_losses(table: np.ndarray | None, member: Sequence[np.ndarray], scale: intervals.Scale = "positive") -> Measure:
+    """Return the mean loss of each group, from losses or their paired differences of shape (runs, examples).
+
+    Of one run by the studentised bootstrap, since losses are skewed; of several by Student's t over runs and examples.
+    NaN where there are no losses; of a single example nothing is known but its value.
+    """
+    nothing = np.full(len(member), np.nan)
+    if table is None:
+        return Measure(nothing, nothing, nothing)
+    if len(table) == 1:
+        ends = [intervals.of_mean(table[0, of], scale) for of in member]
+    else:
+        several = [of.sum() > 1 for of in member]
+        ends = [
+            intervals.over_seeds_and_examples([table[:, of]]).interval(scale=scale) if more else (np.nan, np.nan)
+            for of, more in zip(member, several, strict=True)
+        ]
+    low, high = np.array(ends, float).T
+    return Measure(np.array([table[:, of].mean() for of in member]), low, high)
+
+
+def mcnemar(broken: np.ndarray, mended: np.ndarray) -> float:
+    """Return the exact p-value of one run, from ones and zeros of shape (1, examples); NaN for several."""
+    from scipy.stats import binomtest
+
+    flips = int(broken.sum()), int((broken + mended).sum())
+    if len(broken) > 1:
+        return np.nan
+    return float(binomtest(*flips).pvalue) if flips[1] else 1.0
+
+
+def exemplars(first: Sequence[Answers], second: Sequence[Answers], member: Sequence[np.ndarray]) -> Measure:
+    """Return the share of examples whose most frequent class changed; of equally frequent ones the first counts."""
+    modal = [_modes(np.array([side.predicted for side in some])) for some in (first, second)]
+    return shares((modal[0] != modal[1])[None].astype(float), member)
+
+
+def _modes(predicted: np.ndarray) -> np.ndarray:
+    """Return the most frequent class of each example, from classes of shape (runs, examples)."""
+    counts = np.array([(predicted == label).sum(axis=0) for label in range(int(predicted.max()) + 1)])
+    return counts.argmax(axis=0)
+
+
+def reference_of(name: Any, names: tuple[str, ...], member: Sequence[np.ndarray]) -> int:
+    """Return the number of the reference group; without a name, of that with the most examples."""
+    if name is None:
+        return int(np.argmax([of.sum() for of in member]))
+    if str(name) not in names:
+        raise JaxfairError(f"There is no group '{name}'; the reference is one of {', '.join(names[:10])}.")
+    return names.index(str(name))
+
+
+def differences_of(
+    drops: Sequence[np.ndarray], names: tuple[str, ...], reference: int, runs: int
+) -> tuple[tuple[Difference, ...], Difference | None]:
+    """Compare the groups' drops with the reference's, and the two that are farthest apart."""
+    known = [g for g, table in enumerate(drops) if np.isfinite(table).all()]
+    if reference not in known or len(known) < 2:
+        return (), None
+
+    def contrast(g: int, other: int) -> intervals.Estimate:
+        return intervals.over_seeds_and_examples([drops[g], drops[other]], (1.0, -1.0))
+
+    def judged(g: int, other: int, comparisons: int, p_value: float) -> Difference:
+        estimate = contrast(g, other)
+        low, high = (float(end) for end in estimate.interval(1 - LEVEL / comparisons))
+        verdict: Verdict = "within noise"
+        if 1 < runs < RUNS:
+            verdict = "too few runs"
+        elif p_value < LEVEL and (low > 0 or high < 0):
+            verdict = "more" if low > 0 else "less"
+        return Difference(names[g], names[other], float(estimate.value), low, high, p_value, verdict)
+
+    others = [g for g in known if g != reference]
+    p_values = intervals.holm(np.array([contrast(g, reference).p_value() for g in others]))
+    found = [judged(g, reference, len(others), float(p)) for g, p in zip(others, p_values, strict=True)]
+    order = sorted(known, key=lambda g: drops[g].mean())
+    pairs = len(known) * (len(known) - 1) // 2
+    p_value = float(min(1.0, pairs * contrast(order[-1], order[0]).p_value()))
+    gap = judged(order[-1], order[0], pairs, p_value)
+    return tuple(sorted(found, key=lambda difference: -difference.points)), gap

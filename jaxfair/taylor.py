@@ -1,0 +1,308 @@
+"""How a group's loss changes with the parameters, and what its expansion to second order foretells of that.
+
+The theorems' bounds (``bounds``) take norms of the two terms. Where the new parameters are known, the terms themselves
+can be had, with their signs: ``g . d`` and ``1/2 d^T H d`` with ``d`` the change of the parameters, and gradient ``g``
+and Hessian ``H`` of the group's loss before it; one Hessian product a group. On ReLU networks they miss more than the
+third-order rest: where units cross their kink, the loss changes by curvature that no Hessian has (arXiv 2411.16914).
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jax.tree_util import Partial
+
+from jaxfair import groups, intervals, losses
+from jaxfair.bounds import excess_loss_bound, parameter_distance
+from jaxfair.curvature.operators import GroupOperator, make_plan
+from jaxfair.curvature.programs import LogitsFn, LossFn, as_pytree
+from jaxfair.curvature.spectrum import CurvatureConfig, check_examples, group_curvature
+from jaxfair.data.dataset import Dataset, normalize
+from jaxfair.errors import JaxfairError
+from jaxfair.intervals import Interval
+from jaxfair.networks.network import Network, frozen
+from jaxfair.sensitivity import losses_on_segment
+
+KINKS = "On ReLU networks the Hessian misses what happens where units cross their kink (arXiv 2411.16914)."
+LEVEL = 0.5
+TENTHS = tuple(i / 10 for i in range(11))
+
+
+class Terms(NamedTuple):
+    """The terms of each group's expansion; arrays of shape (groups,), losses in nats.
+
+    Attributes:
+        distance: ``||d||``, one number.
+        loss: The loss before the change.
+        first: ``g . d``.
+        second: ``1/2 d^T H d``.
+        bound: ``||g|| ||d|| + 1/2 lambda(H) ||d||^2`` (Das et al. 2024, Theorem 4.4); NaN without ``config``.
+    """
+
+    distance: float
+    loss: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
+    bound: np.ndarray
+
+
+class Line(NamedTuple):
+    """Each group's change of loss on the straight line to the new parameters; t fractions of the way, g groups.
+
+    Attributes:
+        fraction: Fractions of the way, ascending, shape (t,).
+        actual: Change of the loss in nats, shape (t, g).
+        first: What the first term foretells, ``t g . d``, shape (t, g).
+        both: What both terms foretell, ``t g . d + t^2/2 d^T H d``, shape (t, g).
+        rounding: Changes that are no more than rounding of the loss, shape (g,).
+        terms: The terms for the whole way.
+    """
+
+    fraction: np.ndarray
+    actual: np.ndarray
+    first: np.ndarray
+    both: np.ndarray
+    rounding: np.ndarray
+    terms: Terms
+
+    def error(self, foretold: np.ndarray) -> np.ndarray:
+        """Return ``|foretold - actual|`` over the larger of the two's magnitudes, shape (t, g): from 0 to 2.
+
+        It is 0 where both are no more than rounding.
+        """
+        scale = np.maximum(np.abs(self.actual), np.abs(foretold))
+        return np.where(scale > self.rounding, np.abs(foretold - self.actual) / np.where(scale > 0, scale, 1), 0.0)
+
+    def breaks(self, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
+        """Return from which fraction on the error exceeds ``level``, with one term and with both, each of shape (g,).
+
+        It is the first of the fractions that were looked at; infinite where the error stays within the level.
+        """
+        beyond = [self.error(foretold) > level for foretold in (self.first, self.both)]
+        one, two = (np.where(far.any(axis=0), self.fraction[far.argmax(axis=0)], np.inf) for far in beyond)
+        return one, two
+
+
+def taylor_terms(
+    logits_fn: LogitsFn,
+    before: Any,
+    after: Any,
+    x: Any,
+    y: Any,
+    weights: Any,
+    config: CurvatureConfig | None = None,
+    *,
+    loss: LossFn = losses.cross_entropy,
+) -> Terms:
+    """Compute the terms of each group's loss, expanded at ``before`` in the direction of ``after``.
+
+    Exact for a quadratic loss. Whatever the parameters hold counts: of a network of jaxfair,
+    ``frozen(network, masks="free")`` is a function of weights and masks together.
+
+    Args:
+        logits_fn: ``(params, x) -> logits`` of shape (n, classes), deterministic and in evaluation mode.
+        before: Pytree of floating-point arrays.
+        after: Another of the same structure and shapes.
+        x: Inputs, a pytree of arrays with n examples along the first axis.
+        y: Labels, integers of shape (n,), or what ``loss`` takes.
+        weights: Weight of each example in each group, shape (groups, n), from ``groups.group_weights``.
+        config: How eigenvalues for the bound of Theorem 4.4 are found; None leaves it out, which is quick.
+        loss: ``(outputs of logits_fn, y) -> losses`` of shape (n,), one for each example.
+
+    Raises:
+        JaxfairError: The two have not the same parameters, shapes or types do not match, or a group has no weight.
+    """
+    if reason := difference(before, after):
+        raise JaxfairError(f"There is no straight line between the two: {reason}.")
+    labelled = losses.takes_classes(loss)
+    before, x, y, rows = check_examples(logits_fn, before, x, y, weights, labelled=labelled)
+    function, step = as_pytree(logits_fn), ravel_pytree(after)[0] - ravel_pytree(before)[0]
+    largest = int((rows != 0).sum(axis=1).max())
+    plan = make_plan(function, before, x, jnp.asarray(y), count=largest, chunk_size=None, loss=loss)
+    found = []
+    for row in rows:
+        operator = GroupOperator(function, before, x, jnp.asarray(y), row.astype(step.dtype), plan, loss=loss)
+        value, gradient = operator.loss_and_gradient()
+        curved = np.asarray(operator(step), float) if np.any(step) else np.zeros(step.shape)
+        along = np.asarray(step, float)
+        found.append((value, float(np.asarray(gradient, float) @ along), 0.5 * float(along @ curved)))
+    value, first, second = np.array(found).T
+    distance, bound = parameter_distance(before, after), np.full(len(rows), np.nan)
+    if config is not None:
+        found = group_curvature(logits_fn, before, x, y, rows, config, loss=loss)
+        # Lanczos comes from below: an eigenvalue lies within the residual.
+        top = found.top_eigenvalue + found.top_eigenvalue_residual
+        bound = excess_loss_bound(found.gradient_norm, top, distance, np.zeros(len(rows))).bound
+    return Terms(distance, value, first, second, bound)
+
+
+def along_line(
+    logits_fn: LogitsFn,
+    before: Any,
+    after: Any,
+    x: Any,
+    y: Any,
+    weights: Any,
+    fractions: Sequence[float] | np.ndarray = TENTHS,
+    *,
+    loss: LossFn = losses.cross_entropy,
+) -> Line:
+    """Compare each group's expansion with its loss on the straight line from ``before`` to ``after``.
+
+    Where the expansion breaks says how far a change may go for its terms, and the theorems' bounds, to mean anything.
+
+    Args:
+        logits_fn: As for ``taylor_terms``, as are the next five.
+        before: See there.
+        after: See there.
+        x: See there.
+        y: See there.
+        weights: See there.
+        fractions: Of the way, from 0 to 1, ascending, shape (t,).
+        loss: See there.
+
+    Raises:
+        JaxfairError: As ``taylor_terms``, or the fractions are not ascending numbers from 0 to 1.
+    """
+    t = np.asarray(fractions, float)
+    if t.ndim != 1 or not t.size or (np.diff(t) <= 0).any() or not (t[0] >= 0 and t[-1] <= 1):
+        raise JaxfairError(f"The fractions are {np.array2string(t, threshold=6)}; give ascending numbers from 0 to 1.")
+    terms = taylor_terms(logits_fn, before, after, x, y, weights, loss=loss)
+    seen = losses_on_segment(logits_fn, before, after, x, y, weights, np.append(0.0, t), loss=loss)
+    first = t[:, None] * terms.first
+    epsilon = float(jnp.finfo(jnp.result_type(*jax.tree.leaves(before))).eps)
+    rounding = 8 * epsilon * np.maximum(np.abs(seen).max(axis=0), 1e-30)
+    return Line(t, seen[1:] - seen[0], first, first + t[:, None] ** 2 * terms.second, rounding, terms)
+
+
+class NetworkLines(NamedTuple):
+    """What the expansion foretells of a change of a network, in two sets of coordinates.
+
+    Attributes:
+        weights: In the weights alone, masks and batch statistics kept: those of Theorem 4.4, whose line does not end
+            at the changed network.
+        joint: In weights, masks and batch statistics, all that the change has changed.
+        rise: Change of each group's loss from the one network to the other, shape (groups,), in nats.
+    """
+
+    weights: Line
+    joint: Line
+    rise: np.ndarray
+
+
+def network_lines(
+    before: Network, after: Network, data: Dataset, fractions: Sequence[float] | np.ndarray = TENTHS
+) -> NetworkLines:
+    """Compare the expansion of each group's loss with what a change, such as linearization, did to a network.
+
+    Theorem 4.4 of Das et al. 2024 expands in the weights. A linearized network has other masks and batch statistics
+    too, in which its function is smooth as well: the expansion at (weights, masks of 1, statistics) contains what the
+    theorem leaves out.
+
+    Args:
+        before: A network of jaxfair.
+        after: What it became: a network of the same module.
+        data: Examples, with a group for each of ``data.group_names`` that occurs.
+        fractions: Of the way, from 0 to 1, ascending.
+
+    Raises:
+        JaxfairError: The networks have not the same variables, or a group has no example.
+    """
+    weights = groups.group_weights(data.group, len(data.group_names))
+    here, there = ((one.params, one.masks, one.batch_stats) for one in (before, after))
+
+    def line(logits_fn: Partial, start: Any, end: Any, at: np.ndarray) -> Line:
+        normalized = Partial(_of_images, logits_fn, data.mean, data.std)  # a whole set of floats would be four times it
+        return along_line(normalized, start, end, data.images, data.label, weights, at)
+
+    joint = line(frozen(before, masks="free"), here, there, np.union1d(fractions, 1.0))
+    alone = line(frozen(before), before.params, after.params, np.asarray(fractions))
+    kept = np.isin(joint.fraction, fractions)
+    shown = joint._replace(**{name: getattr(joint, name)[kept] for name in ("fraction", "actual", "first", "both")})
+    return NetworkLines(alone, shown, joint.actual[-1])
+
+
+def _of_images(logits_fn: Partial, mean: Any, std: Any, point: Any, images: Any) -> Any:
+    return logits_fn(point, normalize(images, mean, std))
+
+
+class Agreement(NamedTuple):
+    """How well what was foretold agrees with what happened, over the items of each run; means over runs.
+
+    Attributes:
+        runs, items: How many.
+        r2: ``1 - sum (actual - foretold)^2 / sum (actual - mean)^2``: 1 is exact, 0 no better than the mean of what
+            happened, negative worse.
+        r2_interval: 95 %, over runs; NaN for one.
+        rank: Spearman's rank correlation.
+        rank_interval: 95 %, over runs; NaN for one.
+    """
+
+    runs: int
+    items: int
+    r2: float
+    r2_interval: Interval
+    rank: float
+    rank_interval: Interval
+
+
+def agreement(foretold: np.ndarray, actual: np.ndarray) -> Agreement:
+    """Compare foretold with actual changes of loss.
+
+    Items of a run, such as groups and budgets, share its network and are no independent evidence; so the intervals are
+    over runs, for these items.
+
+    Args:
+        foretold: Shape (runs, ...), the runs such as seeds first.
+        actual: Of the same shape.
+
+    Raises:
+        JaxfairError: The shapes differ, there are less than two items, or a number is not finite.
+    """
+    pair = [np.asarray(values, float) for values in (foretold, actual)]
+    if pair[0].shape != pair[1].shape or pair[0].ndim < 2 or not np.isfinite(pair).all():
+        raise JaxfairError(
+            f"Foretold and actual changes have shapes {pair[0].shape} and {pair[1].shape}; give finite numbers in one "
+            "shape, (runs, items)."
+        )
+    told, seen = (values.reshape(len(values), -1) for values in pair)
+    if told.shape[1] < 2:
+        raise JaxfairError(f"Each run has {told.shape[1]} item; give at least two, such as groups, to compare.")
+    spread = ((seen - seen.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        r2 = intervals.over_seeds(1 - ((seen - told) ** 2).sum(axis=1) / spread)
+    rank = intervals.over_seeds(np.array([_spearman(a, b) for a, b in zip(told, seen, strict=True)]))
+    ends = intervals.Estimate(100 * r2.value, 1e4 * r2.variance, r2.freedom).interval(scale="percent")
+    return Agreement(
+        *told.shape,
+        float(r2.value),
+        Interval(ends.low / 100, ends.high / 100),
+        float(rank.value),
+        rank.interval(scale="correlation"),
+    )
+
+
+def _spearman(x: np.ndarray, y: np.ndarray) -> float:
+    """Return the rank correlation; 0 where one ties throughout, which ranks nothing."""
+    from scipy.stats import rankdata
+
+    ranks = [rankdata(values) - (len(values) + 1) / 2 for values in (x, y)]
+    length = np.sqrt((ranks[0] ** 2).sum() * (ranks[1] ** 2).sum())
+    return float(ranks[0] @ ranks[1] / length) if length > 0 else 0.0
+
+
+def difference(params: Any, other: Any) -> str:
+    """Return at which path two trees of parameters first differ in shape, in words; empty where they are alike."""
+    trees = [dict(jax.tree_util.tree_flatten_with_path(tree)[0]) for tree in (params, other)]
+    for path in [*trees[0], *trees[1]]:
+        shapes = [np.shape(tree[path]) if path in tree else None for tree in trees]
+        if shapes[0] != shapes[1]:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            said = ["absent" if shape is None else f"of shape {shape}" for shape in shapes]
+            return f"the parameter '{name}' is {said[0]} before and {said[1]} after"
+    if jax.tree.structure(params) != jax.tree.structure(other):
+        return "the trees of parameters are of different structure"
+    return ""

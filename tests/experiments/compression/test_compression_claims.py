@@ -1,0 +1,130 @@
+"""Findings of a compression study on planted drops and terms, against plain NumPy."""
+
+import numpy as np
+import pytest
+
+from experiments.analyses import results as arrays
+from experiments.analyses.results import DROP, Results, Variant
+from experiments.compression import claims, page
+from experiments.compression.claims import claims as decide_all
+from jaxfair.groups import relative_drop
+from tests.study import make_analyses
+
+SEEDS, GROUPS = 6, 5
+
+
+def saved(label: str, method: str, saves: str, kept: float, **more: str) -> tuple[str, str, int, dict]:
+    return label, method, 768, {"saves": saves, "kept": kept, **more}
+
+
+TUNED = {"control": "Full network, fine-tuned"}
+NETWORKS = (
+    ("Full network", "full", 768),
+    ("Full network, fine-tuned", "control", 768),
+    *(saved(f"Pruned {100 - 100 * kept:g} %", "pruned-global", "weights", kept) for kept in (0.5, 0.2, 0.1)),
+    *(
+        saved(f"Pruned {100 - 100 * kept:g} %, fine-tuned", "pruned-global-tuned", "weights", kept, **TUNED)
+        for kept in (0.5, 0.2, 0.1)
+    ),
+    saved("Pruned 90 % gradually", "pruned-gradual-tuned", "weights", 0.1, **TUNED),
+    ("SNL 90", "snl", 90),
+    ("Matched to SNL 90", "matched", 768),
+    *(saved(f"{bits} bits", "quantized", "bits", bits / 32) for bits in (8, 4, 3)),
+)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    made = make_analyses(
+        tmp_path_factory.mktemp("compressed"),
+        group_names=[f"g{i}" for i in range(GROUPS)],
+        train_count=(500, 400, 60, 50, 40),
+        test_count=(60, 60, 50, 50, 50),
+        seeds=SEEDS,
+        networks=NETWORKS,
+    )
+    found, rng = arrays.collect(made), np.random.default_rng(0)
+    return found._replace(variants=tuple(expanded(variant, rng) for variant in found.variants))
+
+
+def expanded(variant: Variant, rng: np.random.Generator) -> Variant:
+    """Plant what is foretold of a network that was not trained: twice the rise, in the first term alone."""
+    if variant.method not in ("pruned-global", "quantized"):
+        return variant
+    rise = rng.normal(size=(SEEDS, GROUPS))
+    terms = {"first_term": 2 * rise, "second_term": np.zeros_like(rise), "loss_rise": rise}
+    return variant._replace(by_group=variant.by_group | terms)
+
+
+def network(results: Results, label: str) -> Variant:
+    return next(variant for variant in results.variants if variant.label == label)
+
+
+def drops(results: Results, label: str, before: str) -> np.ndarray:
+    return relative_drop(network(results, before).by_group["accuracy"], network(results, label).by_group["accuracy"])
+
+
+def test_drops_are_counted_from_what_was_trained_alike(results: Results) -> None:
+    found = {claim.name: claim for claim in decide_all(results)}
+    tuned = drops(results, "Pruned 90 %, fine-tuned", "Full network, fine-tuned")
+    three = drops(results, "3 bits", "Full network")
+    for key, lost in (("pruning", tuned), ("quantization", three)):
+        small, large = lost[:, 2:].mean(axis=1), lost[:, :2].mean(axis=1)
+        assert found[f"small_lose_more ({key})"].value == pytest.approx((small - large).mean())
+        assert found[f"large_unharmed ({key})"].value == pytest.approx(large.mean())
+    gradual = drops(results, "Pruned 90 % gradually", "Full network, fine-tuned")
+    assert found["gradual_milder"].value == pytest.approx((tuned - gradual)[:, 2:].mean())
+    raw = drops(results, "Pruned 90 %", "Full network")
+    apart = (raw - tuned)[:, 2:].mean() - (raw - tuned)[:, :2].mean()
+    assert found["tuning_helps"].value == pytest.approx(apart)
+    controls = {
+        v.label: v.control and v.control.label for v in results.variants if v.label.startswith(("SNL", "Pruned"))
+    }
+    assert {label: control for label, control in controls.items() if "fine" not in label and "grad" not in label} == {
+        "SNL 90": "Matched to SNL 90",
+        **{f"Pruned {percent} %": None for percent in (50, 80, 90)},
+    }
+    assert found["global_milder"].verdict == "not enough data"
+    assert set(found) >= {f"{name} ({key})" for name in ("harm_grows", "softmax_gap_foretells_drop") for key in
+                          claims.FAMILIES}  # fmt: skip
+
+
+def test_what_is_foretold_is_compared_with_what_came(results: Results) -> None:
+    found = {claim.name: claim for claim in decide_all(results)}
+    for key, weakest, strongest in (("pruning", "Pruned 50 %", "Pruned 90 %"), ("quantization", "8 bits", "3 bits")):
+        for which, label in (("weakest", weakest), ("strongest", strongest)):
+            both = found[f"both_terms_foretells_rise ({key}, {which})"]
+            assert both.value == pytest.approx(1.0)
+            assert both.p_value == pytest.approx(2 / 120)  # of 5! orders of the groups, both ends
+            assert both.verdict == "not supported: not after correction"
+            assert both.note.endswith(label)
+            assert found[f"second_term_foretells_rise ({key}, {which})"].value == 0  # it ties
+    rows = {row["network"]: row for row in page.expansion_rows(results)}
+    assert set(rows) == {v.label for v in results.variants if v.method in ("pruned-global", "quantized")}
+    for label, row in rows.items():
+        rise = network(results, label).by_group["loss_rise"]
+        r2 = 1 - (rise**2).sum(axis=1) / ((rise - rise.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
+        assert row["r2"].mean == pytest.approx(r2.mean())
+        assert row["rank"].mean == pytest.approx(1.0)
+        assert row["foretold_small"].mean == pytest.approx(2 * row["rise_small"].mean)
+
+
+def test_small_groups_that_lose_are_found_and_the_answer_names_them(results: Results) -> None:
+    """Plant it: large groups lose nothing, small ones all but a tenth of what they had."""
+    control, label = network(results, "Full network, fine-tuned"), "Pruned 90 %, fine-tuned"
+    small = results.group >= 2
+    correct = control.correct * ~(small & (np.arange(len(small)) % 10 > 0))
+    by_group = np.array([[row[results.group == g].mean() for g in range(GROUPS)] for row in correct])
+    planted = network(results, label)._replace(
+        correct=correct, by_group={**network(results, label).by_group, "accuracy": by_group}
+    )
+    variants = tuple(planted if v.label == label else v for v in results.variants)
+    made = results._replace(variants=variants)
+    found = {claim.name: claim for claim in decide_all(made)}
+    assert found["small_lose_more (pruning)"].verdict == "supported"
+    assert found["large_unharmed (pruning)"].value == 0
+    said = page.answer(made)
+    assert said.startswith(f"At {label}, against the full network trained alike, g")
+    assert "points more than g0" in said
+    assert "At 3 bits, " in said
+    assert DROP in planted.by_group
