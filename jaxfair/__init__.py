@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from jaxfair.bounds import sensitivity_bound as sensitivity_bound
     from jaxfair.change import ChangeReport as ChangeReport
     from jaxfair.change import change_report as change_report
+    from jaxfair.curvature.blocks import block_curvature as block_curvature
     from jaxfair.curvature.operators import GroupOperator as GroupOperator
     from jaxfair.curvature.operators import per_example_gradient_norms as per_example_gradient_norms
     from jaxfair.curvature.report import GroupReport as GroupReport
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 _ROOMS = {
     "change": ("ChangeReport", "change_report"),
     "bounds": ("excess_loss_bound", "sensitivity_bound"),
+    "curvature.blocks": ("block_curvature",),
     "curvature.operators": ("GroupOperator", "per_example_gradient_norms"),
     "curvature.report": ("GroupReport", "group_report"),
     "curvature.sampling": ("eigenvalue_sampling", "equal_count_eigenvalues", "gradient_sampling"),

@@ -17,7 +17,7 @@ from jaxfair.curvature.programs import LossFn
 from jaxfair.curvature.report import as_frame, as_text
 from jaxfair.curvature.spectrum import CurvatureConfig
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import Missing, as_groups, as_inputs, as_labels, check_lengths, quoted
+from jaxfair.inputs import Missing, as_groups, as_inputs, as_labels, check_lengths, quoted, tree_difference
 from jaxfair.paired import Difference, Measure
 
 ONE_RUN = "In brackets: 95 % intervals over examples. They are of these two networks: other seeds would differ too."
@@ -282,9 +282,10 @@ def _expansion(
     pairs, weights = max(len(befores), len(afters)), groups.group_weights(group, int(group.max()) + 1)
     terms = []
     for one, other in zip(befores * (pairs // len(befores)), afters * (pairs // len(afters)), strict=True):
-        if reason := taylor.difference(one[1], other[1]):
+        if reason := tree_difference(one[1], other[1]):
             return None, reason
-        terms.append(taylor.taylor_terms(*one, other[1], x, y, weights, config, loss=loss))
+        logits_fn, params = one
+        terms.append(taylor.taylor_terms(logits_fn, params, other[1], x, y, weights, config, loss=loss))
     rises = np.array([rise[:, group == g].mean(axis=1) for g in range(len(weights))]).T
     columns = {name: np.array([getattr(of, name) for of in terms]) for name in ("distance", "first", "second", "bound")}
     return Expansion(rise=rises, **columns), ""
