@@ -145,7 +145,8 @@ class ChangeReport:
             return f"No group lost more or less of its accuracy than {first.reference} beyond noise.{seen}{never}"
         rest = len(self.differences) - len(apart)
         within = f" {rest} other group{'s are' if rest > 1 else ' is'} within noise." if rest else ""
-        return f"{'; '.join(map(_said, apart))} (95 %, for all groups at once).{within}{never}"
+        said = [_said(apart[0], "; 95 % for all groups at once"), *map(_said, apart[1:])]
+        return f"{'; '.join(said)}.{within}{never}"
 
     def __str__(self) -> str:
         """Return the answer, and tables of text: what happened, and what was foretold."""
@@ -291,10 +292,10 @@ def _expansion(
     return Expansion(rise=rises, **columns), ""
 
 
-def _said(of: Difference) -> str:
+def _said(of: Difference, also: str = "") -> str:
     more = of.points >= 0
     low, high = (of.low, of.high) if more else (-of.high, -of.low)
     return (
         f"{of.group} lost {abs(of.points):.1f} points {'more' if more else 'less'} of its accuracy than {of.reference} "
-        f"({low:.1f} to {high:.1f})"
+        f"({low:.1f} to {high:.1f}{also})"
     )

@@ -25,7 +25,13 @@ HOUSE = (
     ("jaxfair",),
     ("experiments.running", "experiments.cli"),
     ("experiments.reporting",),
-    ("experiments.linearization", "experiments.hardware", "experiments.toy", "experiments.data"),  # no study another
+    (
+        "experiments.linearization",
+        "experiments.hardware",
+        "experiments.toy",
+        "experiments.change",
+        "experiments.data",
+    ),  # no study another
 )
 LEVEL = {room: level for level, rooms in enumerate(HOUSE) for room in rooms}
 # Slow to import, or needed by few: a function that needs one imports it itself.
