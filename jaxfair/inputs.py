@@ -258,6 +258,20 @@ def check_parameters(params: Any) -> None:
             raise JaxfairError(f"The parameter '{name}' was donated to a jitted function and is gone; keep a copy.")
 
 
+def tree_difference(params: Any, other: Any) -> str:
+    """Return at which path two trees of parameters first differ in shape, in words; empty where they are alike."""
+    trees = [dict(jax.tree_util.tree_flatten_with_path(tree)[0]) for tree in (params, other)]
+    for path in [*trees[0], *trees[1]]:
+        shapes = [np.shape(tree[path]) if path in tree else None for tree in trees]
+        if shapes[0] != shapes[1]:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            said = ["absent" if shape is None else f"of shape {shape}" for shape in shapes]
+            return f"the parameter '{name}' is {said[0]} before and {said[1]} after"
+    if jax.tree.structure(params) != jax.tree.structure(other):
+        return "the trees of parameters are of different structure"
+    return ""
+
+
 def as_examples(logits_fn: Any, params: Any, x: Any, y: Any, *, labelled: bool) -> tuple[Any, Any, Any]:
     """Return parameters, inputs and labels as arrays that fit the model and one another.
 
