@@ -9,7 +9,8 @@ from experiments.linearization.results import DROP, Results, Variant, drop_contr
 from experiments.reporting import comparisons, series
 from experiments.reporting.comparisons import Difference, compare
 from experiments.reporting.series import UNKNOWN, Estimate
-from experiments.reporting.verdicts import LEVEL, Missing
+from experiments.reporting.verdicts import Missing
+from jaxfair.intervals import LEVEL
 
 
 @functools.lru_cache(maxsize=256)

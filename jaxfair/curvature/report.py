@@ -18,7 +18,7 @@ from jaxfair.curvature.sampling import EigenvalueSampling, GradientSampling, eig
 from jaxfair.curvature.spectrum import CurvatureConfig, GroupCurvature, group_curvature
 from jaxfair.errors import JaxfairError
 from jaxfair.inputs import Missing, as_examples, as_groups, as_labels, check_lengths, quoted
-from jaxfair.intervals import Estimate, Interval
+from jaxfair.intervals import Interval
 
 SCALES: Mapping[str, intervals.Scale] = {"accuracy": "share", "loss": "real", "softmax_gap": "share"}
 """Where the mean of what is known of each example can lie."""
@@ -45,6 +45,9 @@ class Examples(NamedTuple):
 
 class ReportIntervals(NamedTuple):
     """95 % intervals of a report, over examples; of each group for itself, not corrected for their number.
+
+    Those of losses, gaps and eigenvalues are NaN for groups of less than ``intervals.FEW`` examples, those of gradient
+    norms for less than ``sampling.FEW_FOR_NORM``: of so few none would cover.
 
     Attributes:
         accuracy: Wilson's score interval.
@@ -73,7 +76,8 @@ class GroupComparison:
         difference: By quantity: accuracy, loss and softmax_gap; and where both reports have intervals
             gradient_norm, without its sampling part, and top_eigenvalue.
         interval: 95 % intervals of them, by quantity: of paired differences of the same examples, or of the same blocks
-            of examples. They are of each group for itself, not corrected for the number of groups.
+            of examples; NaN for groups of too few examples (``ReportIntervals``). They are of each group for itself,
+            not corrected for the number of groups.
     """
 
     names: tuple[str, ...]
@@ -178,7 +182,9 @@ class GroupReport:
         found = {name: _paired(self.examples, before.examples, name, len(self.names)) for name in SCALES}
         if self.intervals and before.intervals:
             found["gradient_norm"] = _of_parts(self.intervals.gradient.parts, before.intervals.gradient.parts)
-            found["top_eigenvalue"] = _of_parts(self.intervals.eigenvalue.parts, before.intervals.eigenvalue.parts)
+            value, ends = _of_parts(self.intervals.eigenvalue.parts, before.intervals.eigenvalue.parts)
+            few = self.count < intervals.FEW
+            found["top_eigenvalue"] = value, Interval(*(np.where(few, np.nan, end) for end in ends))
         differences = {name: value for name, (value, _) in found.items()}
         if "top_eigenvalue" in found:  # the quotients' mean is the eigenvalue only up to the residual
             differences["top_eigenvalue"] = self.curvature.top_eigenvalue - before.curvature.top_eigenvalue
@@ -327,20 +333,14 @@ def _with_intervals(columns: dict[str, Any], found: ReportIntervals) -> dict[str
 
 
 def _paired(after: Examples, before: Examples, name: str, count: int) -> tuple[np.ndarray, Interval]:
-    """Return each group's mean difference of a quantity of the same examples, and its interval.
-
-    To differences of right predictions two are added, one gained and one lost, without which a small group on which
-    nothing changed would have an interval of no width (Bonett and Price 2012).
-    """
+    """Return each group's mean difference of a quantity of the same examples, and its interval."""
     difference = getattr(after, name).astype(float) - getattr(before, name)
     value = groups.group_means(difference, after.group, count)
     ends = []
     for g in range(count):
         own = difference[after.group == g]
         if name == "accuracy":
-            own = np.append(own, [1.0, -1.0])
-            middle = Estimate(own.mean(), own.var(ddof=1) / len(own), np.asarray(len(own) - 1.0))
-            ends.append(middle.interval() if np.isfinite(value[g]) else (np.nan, np.nan))
+            ends.append(intervals.paired_shares(own) if np.isfinite(value[g]) else (np.nan, np.nan))
         else:
             ends.append(intervals.of_mean(own, "correlation" if name == "softmax_gap" else "real"))
     return value, _joined(ends)
