@@ -278,14 +278,17 @@ def as_examples(logits_fn: Any, params: Any, x: Any, y: Any, *, labelled: bool) 
         y = as_array(y, "labels")
     elif count:
         with jax.default_matmul_precision("highest"):
-            one = _outputs.eval_shape(logits_fn, params, jax.tree.map(lambda leaf: leaf[:1], x))
+            one = outputs.eval_shape(logits_fn, params, jax.tree.map(lambda leaf: leaf[:1], x))
         shape = getattr(one, "shape", ())
         y = as_labels(y, shape[1] if len(shape) == 2 else None)
     check_lengths(inputs=count, labels=len(y) if np.ndim(y) else 0)
     return params, x, y
 
 
-_outputs = jax.jit(lambda logits_fn, params, x: logits_fn(params, x))  # of which shapes alone are asked, once
+@jax.jit
+def outputs(logits_fn: Any, params: Any, x: Any) -> Any:
+    """Return ``logits_fn(params, x)``; for a function that is a pytree (``as_pytree``) compiled once a shape."""
+    return logits_fn(params, x)
 
 
 def on_one_device(tree: Any) -> Any:
