@@ -55,7 +55,9 @@ def _change(first: np.ndarray, other: np.ndarray) -> float:
     A class that is switched off by a huge logit would hide any change from the first; rounding of the logits that
     count for an example is no change.
     """
-    relative = np.nanmax(np.abs(first - other), initial=0.0) / (np.nanmax(np.abs(first), initial=0.0) + 1e-30)
+    finite = np.isfinite(first) & np.isfinite(other)  # a class may be switched off by minus infinity
+    apart = np.abs(np.where(finite, first, 0) - np.where(finite, other, 0))
+    relative = apart.max(initial=0.0) / (np.abs(first[finite]).max(initial=0.0) + 1e-30)
     scores = [np.asarray(jax.nn.softmax(jnp.asarray(logits))) for logits in (first, other)]
     counts = np.abs(np.where(scores[0] > 1e-6, first, 0)).max(axis=1)
     rounding = 4 * np.finfo(np.float32).eps * counts
@@ -66,6 +68,12 @@ def _change(first: np.ndarray, other: np.ndarray) -> float:
 def trusted_losses(loss: LossFn, logits: np.ndarray, y: Any) -> np.ndarray:
     """Return the loss of each example, the same whatever other examples it is computed with."""
     y, count = jnp.asarray(y), len(logits)
+    try:
+        kind = getattr(jax.eval_shape(loss, jnp.asarray(logits), y), "dtype", None)
+    except jax.errors.JAXTypeError as error:
+        raise JaxfairError(inputs.LEFT_JAX.format("The loss")) from error
+    if kind is not None and not jnp.issubdtype(kind, jnp.floating):
+        raise JaxfairError(f"The loss has type {kind}, which has no derivative; give one of floating-point numbers.")
     whole = np.asarray(loss(jnp.asarray(logits), y), np.float64)
     if whole.shape != (count,):
         raise JaxfairError(f"The loss returned shape {whole.shape} for {count} examples; expected one number for each.")
@@ -90,8 +98,14 @@ def seem_probabilities(logits: np.ndarray) -> bool:
     return bool((logits >= 0).all() and np.abs(logits.sum(axis=1) - 1).max() < 1e-4)
 
 
-def warn_of_suspects(params: Any, logits: np.ndarray) -> None:
+def warn_of_suspects(params: Any, logits: np.ndarray, y: Any) -> None:
     """Warn of what is no mistake for certain, but seldom meant."""
+    y = np.asarray(y)
+    if logits.shape[1] > 1 and y.ndim == 1 and y.dtype.kind in "iu" and (y < 0).any():
+        few = f"{(y < 0).sum()} of {len(y)} labels are below 0"
+        warnings.warn(
+            f"{few}, and the loss may read them as other classes; leave examples without a label out.", stacklevel=3
+        )
     if logits.shape[1] > 1 and seem_probabilities(logits):
         warnings.warn("logits_fn seems to return probabilities; return the logits before the softmax.", stacklevel=3)
     paths = jax.tree_util.tree_flatten_with_path(params)[0]

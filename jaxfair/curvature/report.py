@@ -254,7 +254,7 @@ def group_report(
             f"The loss of example {bad}, in group '{names[group[bad]]}', is {per_example[bad]}; check its input and "
             "the parameters."
         )
-    warn_of_suspects(params, logits)
+    warn_of_suspects(params, logits, y)
     curvature = group_curvature(logits_fn, params, x, y, weights, config, loss=loss, vectors=intervals)
     examples = Examples(group, right, per_example, gap, _digest(y, group, names))
     return GroupReport(
