@@ -140,7 +140,7 @@ def _over_splits(values: Sequence[np.ndarray], weights: Sequence[float]) -> Esti
     if not any(np.isnan(table).any() for table in values):
         return over_seeds_and_examples(values, weights)
     by_seed = sum(w * np.nanmean(v, axis=1) for w, v in zip(weights, values, strict=True))
-    seeds, shared, count = len(by_seed), 0.0, 0
+    seeds, shared, count = len(np.asarray(by_seed)), 0.0, 0
     for weight, table in zip(weights, values, strict=True):
         tested = ~np.isnan(table)
         apart = np.where(tested, table - np.nanmean(table, axis=1, keepdims=True), 0.0) / tested.sum(axis=1)[:, None]
