@@ -31,10 +31,10 @@ TINY = (
     *("--snl.learning-rate=0.02", "--snl.kappa=1e-2"),
     *("--analysis.max-steps=4", "--analysis.chunk-size=1024", "--controls"),
 )
-# Two profiles, two seeds, one budget, alignment.
+# Two profiles, two seeds, alignment.
 TINY_HARDWARE = (
     *("--seeds=2", "--profiles", "cpu", "bf16", "--model.stage-sizes", "1", "1", "--model.width=4"),
-    *("--train.epochs=3", "--steps", "1", "2", "25", "--budgets", "0.5", "--analysis.no-linearized-distance"),
+    *("--train.epochs=3", "--steps", "1", "2", "25", "--analysis.no-linearized-distance"),
     *("--snl.learning-rate=0.02", "--snl.kappa=1e-2", "--snl-finetune.epochs=1", "--analysis.max-steps=4"),
 )
 ALWAYS_SAVE = [f"--{stage}.checkpoint-seconds=0" for stage in ("train", "snl", "snl-finetune", "deepreduce-train")]

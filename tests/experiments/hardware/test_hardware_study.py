@@ -51,9 +51,7 @@ def of(results: Hardware, title: str) -> Comparison:
 
 
 def test_every_training_ran_on_every_profile_and_with_its_controls(results: Hardware) -> None:
-    titles = [comparison.title for comparison in results.comparisons]
-    assert titles[:2] == ["plain", "alignment"]
-    assert titles[2].startswith("SNL ")
+    assert [comparison.title for comparison in results.comparisons] == ["plain", "alignment"]
     for comparison in results.comparisons:
         assert [series.profile for series in comparison.profiles] == ["bf16"]
         assert [series.control for series in comparison.ulps] == ["ulp1", "ulp2"]
@@ -68,6 +66,16 @@ def test_every_training_ran_on_every_profile_and_with_its_controls(results: Hard
                 np.nanmean(reference.parts[name], axis=-1), reference.by_group[column], rtol=1e-6
             )
         assert not any(series.parts for series in comparison.every[1:])
+
+
+@pytest.mark.slow  # a study of its own: SNL on every profile takes longer than all the rest
+def test_linearization_runs_on_every_profile_too(tmp_path: Path) -> None:
+    assert hardware.main([*OPTIONS, "--seeds=1", "--budgets", "0.5", "--out", str(tmp_path)]) == 0
+    made = hardware_results.collect(bundles.read(tmp_path))
+    linearized = made.comparisons[-1]
+    assert linearized.title.startswith("SNL ")
+    assert [series.profile for series in linearized.profiles] == ["bf16"]
+    assert (linearized.profiles[0].distance > 0).all()
 
 
 def test_a_repeat_has_the_same_bits_and_nothing_else_has(results: Hardware) -> None:
@@ -256,7 +264,7 @@ def test_bad_input_is_refused_before_anything_is_made(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("--budgets 0", "The ReLU budget is 0"),
+        ("--budgets -1", "The ReLU budget is -1"),
         ("--model.stage-sizes 1 1 1 1 1", "too small for 5 stages"),
         ("--train.batch-size 5000", "The batch size is 5000"),
         ("--train.mitigation.weight -1", "the alignment's weight -1.0"),
