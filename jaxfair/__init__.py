@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from jaxfair.compress.pruning import kept_weights as kept_weights
     from jaxfair.compress.pruning import prune as prune
     from jaxfair.compress.quantization import quantize as quantize
+    from jaxfair.curvature.blocks import block_curvature as block_curvature
     from jaxfair.curvature.operators import GroupOperator as GroupOperator
     from jaxfair.curvature.operators import per_example_gradient_norms as per_example_gradient_norms
     from jaxfair.curvature.report import GroupReport as GroupReport
@@ -52,6 +53,7 @@ _ROOMS = {
     "bounds": ("excess_loss_bound", "sensitivity_bound"),
     "compress.pruning": ("PruneConfig", "kept_weights", "prune"),
     "compress.quantization": ("quantize",),
+    "curvature.blocks": ("block_curvature",),
     "curvature.operators": ("GroupOperator", "per_example_gradient_norms"),
     "curvature.report": ("GroupReport", "group_report"),
     "curvature.sampling": ("eigenvalue_sampling", "equal_count_eigenvalues", "gradient_sampling"),

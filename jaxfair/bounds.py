@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 from jaxfair.curvature import lanczos
 from jaxfair.curvature.programs import LogitsFn, as_pytree
 from jaxfair.errors import JaxfairError
+from jaxfair.inputs import tree_difference
 
 Values = float | Float[np.ndarray, " g"] | Float[Array, " g"]
 Form = Literal["logit", "printed"]
@@ -73,10 +74,9 @@ def parameter_distance(params: Any, other: Any) -> float:
     Raises:
         JaxfairError: The two do not have the same structure and shapes.
     """
+    if reason := tree_difference(params, other):
+        raise JaxfairError(f"The two parameter trees differ in structure or shapes ({reason}); give one module's.")
     leaves, others = jax.tree.leaves(params), jax.tree.leaves(other)
-    same = jax.tree.structure(params) == jax.tree.structure(other)
-    if not same or any(np.shape(a) != np.shape(b) for a, b in zip(leaves, others, strict=True)):
-        raise JaxfairError("The two parameter trees differ in structure or shapes; compare networks of one module.")
     squares = [((np.asarray(a, float) - np.asarray(b, float)) ** 2).sum() for a, b in zip(leaves, others, strict=True)]
     return float(np.sqrt(sum(squares)))
 

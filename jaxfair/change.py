@@ -17,7 +17,7 @@ from jaxfair.curvature.programs import LossFn
 from jaxfair.curvature.report import as_frame, as_text
 from jaxfair.curvature.spectrum import CurvatureConfig
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import Missing, as_groups, as_inputs, as_labels, check_lengths, quoted
+from jaxfair.inputs import Missing, as_groups, as_inputs, as_labels, check_lengths, quoted, tree_difference
 from jaxfair.paired import Difference, Measure
 
 ONE_RUN = "In brackets: 95 % intervals over examples. They are of these two networks: other seeds would differ too."
@@ -145,7 +145,8 @@ class ChangeReport:
             return f"No group lost more or less of its accuracy than {first.reference} beyond noise.{seen}{never}"
         rest = len(self.differences) - len(apart)
         within = f" {rest} other group{'s are' if rest > 1 else ' is'} within noise." if rest else ""
-        return f"{'; '.join(map(_said, apart))} (95 %, for all groups at once).{within}{never}"
+        said = [_said(apart[0], "; 95 % for all groups at once"), *map(_said, apart[1:])]
+        return f"{'; '.join(said)}.{within}{never}"
 
     def __str__(self) -> str:
         """Return the answer, and tables of text: what happened, and what was foretold."""
@@ -282,18 +283,19 @@ def _expansion(
     pairs, weights = max(len(befores), len(afters)), groups.group_weights(group, int(group.max()) + 1)
     terms = []
     for one, other in zip(befores * (pairs // len(befores)), afters * (pairs // len(afters)), strict=True):
-        if reason := taylor.difference(one[1], other[1]):
+        if reason := tree_difference(one[1], other[1]):
             return None, reason
-        terms.append(taylor.taylor_terms(*one, other[1], x, y, weights, config, loss=loss))
+        logits_fn, params = one
+        terms.append(taylor.taylor_terms(logits_fn, params, other[1], x, y, weights, config, loss=loss))
     rises = np.array([rise[:, group == g].mean(axis=1) for g in range(len(weights))]).T
     columns = {name: np.array([getattr(of, name) for of in terms]) for name in ("distance", "first", "second", "bound")}
     return Expansion(rise=rises, **columns), ""
 
 
-def _said(of: Difference) -> str:
+def _said(of: Difference, also: str = "") -> str:
     more = of.points >= 0
     low, high = (of.low, of.high) if more else (-of.high, -of.low)
     return (
         f"{of.group} lost {abs(of.points):.1f} points {'more' if more else 'less'} of its accuracy than {of.reference} "
-        f"({low:.1f} to {high:.1f})"
+        f"({low:.1f} to {high:.1f}{also})"
     )

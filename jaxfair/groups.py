@@ -45,7 +45,8 @@ def group_weights(group: Int[Array, " n"] | Int[np.ndarray, " n"], num_groups: i
     if (counts == 0).any():
         raise JaxfairError(f"Group {np.flatnonzero(counts == 0).tolist()} has no sample; leave it out or merge it.")
     member = jnp.asarray(group)[None] == jnp.arange(num_groups)[:, None]
-    return member / jnp.asarray(counts, float)[:, None]
+    counts = jnp.asarray(counts, float)[:, None]
+    return member.astype(counts.dtype) / counts
 
 
 def as_numbers(group: Any, count: int, num_groups: int | None = None) -> Int[np.ndarray, " n"]:

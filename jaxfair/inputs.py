@@ -4,7 +4,7 @@ Rows are examples and are taken by position, never by an index that a table carr
 silently a number. Every refusal comes before anything is computed, and quotes a few values at most.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, Literal
 
 import jax
@@ -52,12 +52,15 @@ def as_array(values: Any, what: str) -> Any:
     for method in ("detach", "cpu", "to_numpy", "numpy"):  # a tensor leaves its tape and device first
         if not isinstance(values, np.ndarray) and callable(call := getattr(values, method, None)):
             values = call()
+    if callable(getattr(values, "toarray", None)):
+        raise JaxfairError(f"The {what} are sparse; give them as an array that holds the zeros too: .toarray().")
     if hasattr(values, "shape") and hasattr(values, "dtype") and not isinstance(values, np.ndarray | np.generic):
         return values  # rows that are read when they are asked for
     try:
-        return np.asarray(values)
+        array = np.asarray(values)
     except ValueError as error:
         raise JaxfairError(f"The {what} have no regular shape; give an array with one row an example.") from error
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))  # as some files have them
 
 
 def as_inputs(x: Any) -> Any:
@@ -66,6 +69,8 @@ def as_inputs(x: Any) -> Any:
     Raises:
         JaxfairError: There is none, one is a single number or no numbers at all, or they differ in length.
     """
+    if x is None:
+        raise JaxfairError("There are no inputs; give an array with the examples along its first axis.")
     leaves, tree = jax.tree.flatten(x, is_leaf=lambda leaf: not isinstance(leaf, dict | tuple | list) or _is_rows(leaf))
     arrays = [as_array(leaf, "inputs") for leaf in leaves]
     if not arrays:
@@ -104,8 +109,11 @@ def as_labels(y: Any, num_classes: int | None = None) -> np.ndarray | jax.Array:
         label = _unboxed(label)
     if label.ndim == 2 and label.shape[1] == 1:
         label = label[:, 0]
-    numeric = jnp.issubdtype(label.dtype, jnp.number) or label.dtype == bool
+    # A difference of times is a whole number to NumPy, and a complex number would lose its imaginary part.
+    numeric = label.dtype == bool or (jnp.issubdtype(label.dtype, jnp.number) and label.dtype.kind not in "mc")
     if label.ndim == 2 and numeric and label.size and _is_one_hot(np.asarray(label)):
+        if num_classes is not None and label.shape[1] != max(num_classes, 2):
+            raise JaxfairError(f"Labels are one-hot rows of {label.shape[1]} classes; the network has {num_classes}.")
         label = np.asarray(label).argmax(axis=1)
     if label.ndim != 1 or not numeric:
         raise JaxfairError(f"Labels have type {label.dtype} and shape {label.shape}; expected integers of shape (n,).")
@@ -155,8 +163,13 @@ def as_groups(
     """
     if missing not in ("refuse", "drop", "group"):
         raise JaxfairError(f"There is no policy '{missing}' for missing groups; give refuse, drop or group.")
+    if isinstance(names, Mapping | Set):
+        raise JaxfairError("group_names is a mapping or has no order; give a list, the name of group 0 first.")
     masked = np.ma.getmaskarray(group) if isinstance(group, np.ma.MaskedArray) else None
-    values = np.asarray(as_array(group.data if isinstance(group, np.ma.MaskedArray) else group, "groups"))
+    if isinstance(group, list | tuple):
+        values = _column(group)
+    else:
+        values = np.asarray(as_array(group.data if isinstance(group, np.ma.MaskedArray) else group, "groups"))
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
     if values.ndim != 1:
@@ -167,6 +180,8 @@ def as_groups(
             f"{absent.sum()} of {len(values)} examples have no group, the first is example {np.argmax(absent)}; give "
             "missing='drop' to leave them out or missing='group' to make them a group."
         )
+    if len(values) and absent.all() and missing == "drop":
+        raise JaxfairError(f"None of the {len(values)} examples has a group, so that all would be left out; give some.")
     codes = np.full(len(values), -1)
     if names is not None:
         codes[~absent] = _numbered(values[~absent], len(names))
@@ -182,6 +197,21 @@ def as_groups(
     if len(set(found)) < len(found):
         raise JaxfairError(f"Two groups have one name among {quoted(found)}; give every group a name of its own.")
     return codes, found, codes >= 0
+
+
+def _column(values: Sequence[Any]) -> np.ndarray:
+    """Return groups in a list as an array: of numbers where all are, otherwise of the very objects.
+
+    NumPy would make one text of both in ``[1, "1"]``, a name of ``nan`` among texts, and rows of pairs.
+    """
+    if all(isinstance(value, bool | int | float | np.number | np.bool_) for value in values):
+        return np.asarray(values)
+    if any(isinstance(value, list | np.ndarray) for value in values):
+        return np.asarray(as_array(values, "groups"))
+    found = np.empty(len(values), object)
+    for i, value in enumerate(values):
+        found[i] = value
+    return found
 
 
 def _absent(values: np.ndarray) -> np.ndarray:
@@ -232,6 +262,8 @@ def _distinct(values: np.ndarray) -> tuple[list[Any], np.ndarray]:
 
 
 def _name(kind: Any) -> str:
+    if isinstance(kind, bytes):
+        return kind.decode(errors="replace")
     return str(int(kind)) if isinstance(kind, float) and kind.is_integer() else str(kind)
 
 
@@ -247,7 +279,9 @@ def check_parameters(params: Any) -> None:
     if not jax.tree.leaves(params):
         raise JaxfairError("There are no parameters; give a pytree of floating-point arrays.")
     for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        name = jax.tree_util.keystr(path, simple=True, separator="/") or "params"
+        if isinstance(leaf, np.ma.MaskedArray):
+            raise JaxfairError(f"The parameter '{name}' is a masked array; give one without a mask.")
         if not hasattr(leaf, "dtype") or leaf.dtype not in (jnp.float32, jnp.float64):
             kind = leaf.dtype if hasattr(leaf, "dtype") else type(leaf).__name__
             raise JaxfairError(
@@ -256,6 +290,20 @@ def check_parameters(params: Any) -> None:
             )
         if isinstance(leaf, jax.Array) and leaf.is_deleted():
             raise JaxfairError(f"The parameter '{name}' was donated to a jitted function and is gone; keep a copy.")
+
+
+def tree_difference(params: Any, other: Any) -> str:
+    """Return at which path two trees of parameters first differ in shape, in words; empty where they are alike."""
+    trees = [dict(jax.tree_util.tree_flatten_with_path(tree)[0]) for tree in (params, other)]
+    for path in [*trees[0], *trees[1]]:
+        shapes = [np.shape(tree[path]) if path in tree else None for tree in trees]
+        if shapes[0] != shapes[1]:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            said = ["absent" if shape is None else f"of shape {shape}" for shape in shapes]
+            return f"the parameter '{name}' is {said[0]} before and {said[1]} after"
+    if jax.tree.structure(params) != jax.tree.structure(other):
+        return "the trees of parameters are of different structure"
+    return ""
 
 
 def as_examples(logits_fn: Any, params: Any, x: Any, y: Any, *, labelled: bool) -> tuple[Any, Any, Any]:
@@ -274,18 +322,30 @@ def as_examples(logits_fn: Any, params: Any, x: Any, y: Any, *, labelled: bool) 
     check_parameters(params)
     params, x = on_one_device(params), as_inputs(x)
     count = len(jax.tree.leaves(x)[0])
-    if not labelled:
-        y = as_array(y, "labels")
-    elif count:
-        with jax.default_matmul_precision("highest"):
-            one = _outputs.eval_shape(logits_fn, params, jax.tree.map(lambda leaf: leaf[:1], x))
+    if not jax.sharding.get_abstract_mesh().empty:
+        raise JaxfairError("A mesh is set by jax.set_mesh; call this outside of it: it uses all devices by itself.")
+    y = as_array(y, "labels")
+    if np.ndim(y):
+        check_lengths(inputs=count, labels=len(y))
+    if labelled and count:
+        try:
+            with jax.default_matmul_precision("highest"):
+                one = outputs.eval_shape(logits_fn, params, jax.tree.map(lambda leaf: leaf[:1], x))
+        except jax.errors.JAXTypeError as error:
+            raise JaxfairError(LEFT_JAX.format("logits_fn")) from error
         shape = getattr(one, "shape", ())
         y = as_labels(y, shape[1] if len(shape) == 2 else None)
     check_lengths(inputs=count, labels=len(y) if np.ndim(y) else 0)
     return params, x, y
 
 
-_outputs = jax.jit(lambda logits_fn, params, x: logits_fn(params, x))  # of which shapes alone are asked, once
+LEFT_JAX = "{} cannot be differentiated: it leaves JAX, by NumPy, float() or an 'if' about values; use jax.numpy in it."
+
+
+@jax.jit
+def outputs(logits_fn: Any, params: Any, x: Any) -> Any:
+    """Return ``logits_fn(params, x)``; for a function that is a pytree (``as_pytree``) compiled once a shape."""
+    return logits_fn(params, x)
 
 
 def on_one_device(tree: Any) -> Any:

@@ -22,6 +22,7 @@ from jaxfair.curvature.programs import LogitsFn, LossFn, as_pytree
 from jaxfair.curvature.spectrum import CurvatureConfig, check_examples, group_curvature
 from jaxfair.data.dataset import Dataset, normalize
 from jaxfair.errors import JaxfairError
+from jaxfair.inputs import tree_difference
 from jaxfair.intervals import Interval
 from jaxfair.networks.network import Network, frozen
 from jaxfair.sensitivity import losses_on_segment
@@ -115,7 +116,7 @@ def taylor_terms(
     Raises:
         JaxfairError: The two have not the same parameters, shapes or types do not match, or a group has no weight.
     """
-    if reason := difference(before, after):
+    if reason := tree_difference(before, after):
         raise JaxfairError(f"There is no straight line between the two: {reason}.")
     labelled = losses.takes_classes(loss)
     before, x, y, rows = check_examples(logits_fn, before, x, y, weights, labelled=labelled)
@@ -292,17 +293,3 @@ def _spearman(x: np.ndarray, y: np.ndarray) -> float:
     ranks = [rankdata(values) - (len(values) + 1) / 2 for values in (x, y)]
     length = np.sqrt((ranks[0] ** 2).sum() * (ranks[1] ** 2).sum())
     return float(ranks[0] @ ranks[1] / length) if length > 0 else 0.0
-
-
-def difference(params: Any, other: Any) -> str:
-    """Return at which path two trees of parameters first differ in shape, in words; empty where they are alike."""
-    trees = [dict(jax.tree_util.tree_flatten_with_path(tree)[0]) for tree in (params, other)]
-    for path in [*trees[0], *trees[1]]:
-        shapes = [np.shape(tree[path]) if path in tree else None for tree in trees]
-        if shapes[0] != shapes[1]:
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
-            said = ["absent" if shape is None else f"of shape {shape}" for shape in shapes]
-            return f"the parameter '{name}' is {said[0]} before and {said[1]} after"
-    if jax.tree.structure(params) != jax.tree.structure(other):
-        return "the trees of parameters are of different structure"
-    return ""

@@ -7,6 +7,7 @@ import numpy as np
 
 from experiments.hardware.results import Comparison, Hardware, Series
 from experiments.reporting.groups import Groups
+from experiments.reporting.sampling import FREE
 
 PROFILES = (("cpu-avx", "AVX (native)", "native"), ("cpu-1", "one thread (native)", "native"))
 PROFILES += (("bf16", "bfloat16 (emulated)", "emulated"),)
@@ -49,6 +50,17 @@ def changed(hardware: Hardware, part: str, index: int, by_group: dict[str, np.nd
     new = series[index]._replace(by_group=series[index].by_group | by_group, **fields)
     value = new if part == "reference" else (*series[:index], new, *series[index + 1 :])
     return hardware._replace(comparisons=(first._replace(**{part: value}), *hardware.comparisons[1:]))
+
+
+def sampled(hardware: Hardware) -> Hardware:
+    """Return results whose plain reference has its sampling measured: halves of the norms, twice the eigenvalues."""
+    rng, reference = np.random.default_rng(1), hardware.comparisons[0].reference
+    free = {FREE["gradient_norm"]: reference.by_group["gradient_norm"][:, ::-1] / 2}
+    free[FREE["top_eigenvalue"]] = 2 * reference.by_group["top_eigenvalue"][:, ::-1]
+    shape = *reference.by_group["loss"].shape, 12
+    noise = {name: rng.normal(0, 0.1, shape) for name in FREE}
+    parts = {name: free[FREE[name]][..., None] + noise[name] - noise[name].mean(-1, keepdims=True) for name in FREE}
+    return changed(hardware, "reference", 0, free, parts=parts)
 
 
 def right(accuracy: np.ndarray, tests: np.ndarray) -> np.ndarray:

@@ -31,6 +31,7 @@ HOUSE = (
         "experiments.compression",
         "experiments.hardware",
         "experiments.toy",
+        "experiments.change",
         "experiments.data",
     ),  # no study another
 )

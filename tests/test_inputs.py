@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pandas as pd
 import pytest
+import scipy.sparse
 
 import jaxfair
 from jaxfair import inputs
@@ -58,6 +59,7 @@ SAME_LABELS: dict[str, Callable[[np.ndarray], Any]] = {
     "shuffled series": lambda y: pd.Series(y, index=SHUFFLED),
     "categories": lambda y: pd.Series(y).astype("category"),
     "whole floats": lambda y: y.astype(float),
+    "bytes in the other order": lambda y: y.astype(">i4"),
     "one-hot": lambda y: np.eye(CLASSES)[y],
     "one column": lambda y: y[:, None],
     "masks nothing": lambda y: np.ma.array(y, mask=False),
@@ -97,6 +99,10 @@ BAD_LABELS = {
     "short": (Y[:8], "20 inputs, 8 labels"),
     "texts": (Y.astype(str), "Labels have type"),
     "ragged": ([[1], [1, 2]], "no regular shape"),
+    "complex": (Y.astype(complex), "Labels have type complex128"),
+    "differences of times": (Y.astype("m8[s]"), "Labels have type timedelta64"),
+    "one-hot of more classes": (np.eye(4)[Y], "one-hot rows of 4 classes; the network has 3"),
+    "one-hot of fewer classes": (np.eye(2)[Y % 2], "one-hot rows of 2 classes; the network has 3"),
 }
 
 
@@ -115,7 +121,7 @@ def test_labels_that_mean_nothing_are_refused_everywhere(kind: str) -> None:
         with pytest.raises(JaxfairError, match=sentence) as refused:
             call()
         assert len(str(refused.value)) < LONGEST
-    for distance in (linearized_distance, jaxfair.deepfool):
+    for distance in () if "one-hot" in kind else (linearized_distance, jaxfair.deepfool):
         with pytest.raises(JaxfairError):
             distance(bind(net, W), X, y)
 
@@ -129,6 +135,9 @@ def test_labels_that_mean_nothing_are_refused_everywhere(kind: str) -> None:
         (GROUP == 1, ("False", "True")),
         ([("b", 1) if g else ("a", 2) for g in GROUP], None),
         (GROUP.astype(float), ("0", "1")),
+        (np.where(GROUP, b"b", b"a"), ("a", "b")),
+        (GROUP.astype(">i8"), ("0", "1")),
+        ([("b", 1) if g else ("a", 2) for g in GROUP], ("('a', 2)", "('b', 1)")),
     ],
 )
 def test_groups_are_whatever_can_be_told_apart(group: Any, names: tuple[str, ...] | None) -> None:
@@ -174,10 +183,49 @@ def test_groups_that_cannot_be_read_are_refused() -> None:
         ({"group": GROUP, "group_names": ["a", "a"]}, "Two groups have one name"),
         ({"group": np.where(GROUP, "b", "a"), "group_names": ["a", "b"]}, "names by number"),
         ({"group": GROUP, "missing": "keep"}, "no policy 'keep'"),
+        ({"group": GROUP, "group_names": {0: "a", 1: "b"}}, "group_names is a mapping"),
+        ({"group": [None] * N, "missing": "drop"}, "None of the 20 examples has a group"),
+        ({"group": ["a", np.nan] * (N // 2)}, "10 of 20 examples have no group"),
+        ({"group": [1, "1"] * (N // 2)}, "Two groups have one name"),
     ]
     for options, sentence in cases:
         with pytest.raises(JaxfairError, match=sentence):
             report(**options)
+
+
+def test_inputs_that_cannot_be_read_are_refused() -> None:
+    cases: list[tuple[Any, str]] = [
+        (scipy.sparse.csr_matrix(X), "inputs are sparse"),
+        (list(X), "4 inputs, 20 labels"),
+        (None, "There are no inputs"),
+    ]
+    for x, sentence in cases:
+        with pytest.raises(JaxfairError, match=sentence):
+            report(x=x)
+    with pytest.raises(JaxfairError, match="parameter 'params' is a masked array"):
+        jaxfair.group_report(net, np.ma.array(W, mask=W > 1), X, Y, GROUP)
+
+
+def test_models_and_losses_that_leave_jax_or_have_no_derivative_are_refused() -> None:
+    with pytest.raises(JaxfairError, match="logits_fn cannot be differentiated: it leaves JAX"):
+        jaxfair.group_report(lambda w, x: np.tanh(np.asarray(x)) @ w, W, X, Y, GROUP)
+    with pytest.raises(JaxfairError, match="The loss cannot be differentiated: it leaves JAX"):
+        report(loss=lambda z, y: np.asarray(z)[:, 0])
+    with pytest.raises(JaxfairError, match="loss has type bool"):
+        report(loss=lambda z, y: z.argmax(axis=1) != y)
+
+
+def test_a_class_switched_off_by_infinity_and_labels_below_zero() -> None:
+    def wider(w: Any, x: Any) -> jax.Array:
+        return jnp.concatenate([net(w, x), jnp.full((len(x), 1), -jnp.inf)], axis=1)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = jaxfair.group_report(wider, W, X, Y, GROUP)
+    np.testing.assert_allclose(found.loss, report().loss, rtol=1e-6)
+    ignored = np.where(np.arange(N) == 5, -1, Y)
+    with pytest.warns(UserWarning, match="1 of 20 labels are below 0"):
+        report(ignored, loss=lambda z, y: optax.softmax_cross_entropy_with_integer_labels(z, y))
 
 
 def test_messages_are_bounded() -> None:
@@ -294,6 +342,12 @@ def test_distances_do_not_depend_on_the_logits_scale(scale: float) -> None:
         linearized_distance(bind(lambda w, x: x @ w, np.float32(W * s)), X, label).distance for s in (1.0, scale)
     )
     np.testing.assert_allclose(scaled, plain, rtol=1e-5)
+
+
+def test_strict_promotion_of_types_is_kept() -> None:
+    with jax.numpy_dtype_promotion("strict"):
+        found = report()
+    np.testing.assert_array_equal(found.loss, report().loss)
 
 
 def test_strict_rank_promotion_is_kept() -> None:

@@ -8,18 +8,49 @@ from scipy import stats
 
 from jaxfair.errors import JaxfairError
 from jaxfair.intervals import (
+    FEW,
     Estimate,
     Scale,
     drop_estimate,
+    drop_parts,
     holm,
+    judge_together,
     of_mean,
     over_seeds,
     over_seeds_and_examples,
+    paired_shares,
     rank_p_value,
     wilson,
 )
 
 RNG = np.random.default_rng(0)
+
+
+def test_means_over_splits_know_the_images_that_seeds_share() -> None:
+    """Of no shared image they are those of independent seeds; a column that no seed tests changes nothing."""
+    table = RNG.normal(size=(4, 30))
+    apart = np.full((4, 120), np.nan)
+    for seed, values in enumerate(table):
+        apart[seed, 30 * seed : 30 * seed + 30] = values
+    alone, seeds = over_seeds_and_examples([apart]), over_seeds(table.mean(axis=1))
+    np.testing.assert_allclose([*alone], [*seeds])
+    wider = np.hstack([table, np.full((4, 1), np.nan)])
+    np.testing.assert_allclose([*over_seeds_and_examples([wider])], [*over_seeds_and_examples([table])], rtol=1e-12)
+    assert np.isnan(over_seeds_and_examples([np.full((4, 3), np.nan), table], [1.0, -1.0]).interval()).all()
+
+
+@pytest.mark.parametrize(("spread", "images"), [(0.05, 200), (0.3, 200), (0.0, 40)])
+def test_intervals_over_splits_cover(spread: float, images: int) -> None:
+    """A pool of images whose difficulty is theirs, five splits that test a quarter each: 93 to 97 of 100 intervals."""
+    rng, covered = np.random.default_rng(1), 0
+    for _ in range(draws := 2000):
+        pool, table = rng.normal(size=images), np.full((5, images), np.nan)
+        for row in table:
+            tested = rng.choice(images, images // 4, replace=False)
+            row[tested] = spread * rng.normal() + pool[tested] + 0.5 * rng.normal(size=len(tested))
+        low, high = over_seeds_and_examples([table]).interval()
+        covered += bool(low <= 0 <= high)
+    assert 0.93 <= covered / draws <= 0.97
 
 
 def test_over_seeds_is_students_t() -> None:
@@ -111,6 +142,22 @@ def test_holm_by_hand() -> None:
     np.testing.assert_allclose(holm(np.array([0.6, 0.9])), [1.0, 1.0])
 
 
+def test_differences_are_judged_together_by_hand() -> None:
+    """Of 1, -3 and 0.5 standard errors over 30 degrees of freedom: intervals at 1 - 0.05 / 3, p-values by Holm."""
+    found = [Estimate(np.asarray(v), np.asarray(1.0), np.asarray(30.0)) for v in (1.0, -3.0, 0.5)]
+    few, *_ = judge_together(found, 4)
+    assert few.verdict == "too few"
+    for seeds in (1, 5):
+        judged = judge_together(found, seeds)
+        assert [one.verdict for one in judged] == ["within noise", "less", "within noise"]
+        assert judged[1].high - judged[1].low == pytest.approx(2 * stats.t.ppf(1 - 0.05 / 6, 30))
+        assert judged[1].corrected == pytest.approx(3 * judged[1].p_value)
+    (picked,) = judge_together(found[1:2], 5, among=10)
+    assert picked.corrected == pytest.approx(10 * picked.p_value)
+    assert picked.high - picked.low == pytest.approx(2 * stats.t.ppf(1 - 0.05 / 20, 30))
+    assert picked.verdict == "within noise"
+
+
 def test_rank_p_values_are_exact() -> None:
     """Three items in one order for every seed: 1 of 6 orders, however many seeds; 1 of 6^3 if seeds are apart."""
     x = np.tile([1.0, 2.0, 3.0], (3, 1))
@@ -149,9 +196,10 @@ def test_the_mean_of_skewed_examples_has_a_skewed_interval() -> None:
     assert 0 < low < values.mean() < high
     assert high - values.mean() > 1.3 * (values.mean() - low)
     np.testing.assert_array_equal(of_mean(values, "positive"), of_mean(values, "positive"))
-    assert of_mean(np.array([0.99] * 8 + [0.4, 1.0]), "share").high <= 1
-    assert np.isnan(of_mean(np.ones(5))).all()
-    assert np.isnan(of_mean(np.ones(1))).all()
+    assert of_mean(np.array([0.99] * FEW + [0.4, 1.0]), "share").high <= 1
+    assert np.isnan(of_mean(np.ones(FEW))).all()
+    assert np.isnan(of_mean(values[: FEW - 1])).all()
+    assert np.isfinite(of_mean(values[:FEW])).all()
 
 
 def per_example(rng: np.random.Generator, what: str, margin: float, shape: tuple[int, ...]) -> np.ndarray:
@@ -172,20 +220,58 @@ def test_a_means_interval_covers_quickly() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("count", "least"), [(20, 0.91), (45, 0.93), (150, 0.93)])
+@pytest.mark.parametrize("count", [FEW, 100, 300])
 @pytest.mark.parametrize(("what", "margin"), [("loss", 1.0), ("loss", 3.0), ("gap", 1.0), ("gap", 4.0)])
-def test_a_means_interval_covers(what: str, margin: float, count: int, least: float) -> None:
-    """Nominal 95 %: 93 to 98 from 45 examples on; of 20 very skewed ones 91."""
-    covered = mean_covered(what, margin, count, 1500)
+def test_a_means_interval_covers(what: str, margin: float, count: int) -> None:
+    """Nominal 95 %: 93 to 97."""
+    covered = mean_covered(what, margin, count, 2000)
     print(f"{what}, margin {margin}, {count} examples: {100 * covered:.1f} %")
-    assert least <= covered <= 0.98
+    assert 0.925 <= covered <= 0.97
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("count", "least"), [(45, 0.89), (100, 0.90), (300, 0.925)])
+def test_a_means_interval_is_too_narrow_where_hardly_an_example_has_a_loss(count: int, least: float) -> None:
+    """As the docstring says: of a network that is right for 99 % of its examples."""
+    covered = mean_covered("loss", 5.0, count, 2000)
+    print(f"loss, margin 5.0, {count} examples: {100 * covered:.1f} %")
+    assert least <= covered <= 0.97
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [20, 60, 400])
+@pytest.mark.parametrize(("gained", "lost"), [(0.05, 0.05), (0.02, 0.12), (0.15, 0.3)])
+def test_the_interval_of_a_paired_difference_of_accuracies_covers(gained: float, lost: float, count: int) -> None:
+    """Two networks on the same examples (Bonett and Price 2012); nominal 95 %: the more the fewer of them differ."""
+    rng, chances = np.random.default_rng(0), [gained, lost, 1 - gained - lost]
+    found = [paired_shares(np.repeat([1.0, -1.0, 0.0], rng.multinomial(count, chances))) for _ in range(4000)]
+    covered = np.mean([low <= gained - lost <= high for low, high in found])
+    print(f"gained {gained}, lost {lost}, {count} examples: {100 * covered:.1f} %")
+    assert 0.945 <= covered <= (1.0 if count == 20 else 0.99)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("groups", [2, 5, 12])
+@pytest.mark.parametrize(("seeds", "examples"), [(5, 60), (5, 300)])
+def test_differences_judged_together_hold_together(seeds: int, examples: int, groups: int) -> None:
+    """All intervals of groups that lost alike hold at once: nominal 95 %, 91 to 96; no more are judged to differ."""
+    rng, wrong, judged, times = np.random.default_rng(0), 0, 0, 1000
+    for _ in range(times):
+        drops = [drop_parts(*networks(rng, seeds, examples, (2.0, 1.5))) for _ in range(groups)]
+        tables = [over_seeds_and_examples([drops[g], drops[0]], (1.0, -1.0)) for g in range(1, groups)]
+        found = judge_together(tables, seeds)
+        wrong += any(one.low > 0 or one.high < 0 for one in found)
+        judged += any(one.verdict != "within noise" for one in found)
+    print(f"{groups} groups, {seeds} seeds, {examples} examples: {100 - 100 * wrong / times:.1f} %")
+    assert 0.91 <= 1 - wrong / times <= 0.97
+    assert judged <= wrong
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("levels", [(2.0, 1.5), (3.5, 3.0), (1.0, -0.5)])
 @pytest.mark.parametrize(("seeds", "examples"), [(3, 200), (5, 60), (5, 400), (10, 100)])
 def test_a_drops_interval_covers(levels: tuple[float, float], seeds: int, examples: int) -> None:
-    """Nominal 95 %: 93 to 97, and above where few examples change, since their number is whole (seen: 98)."""
+    """Nominal 95 %: 93 to 97.5, the more where few examples change, since their number is whole."""
     rng = np.random.default_rng(0)
     before, after = networks(rng, 4000, 2000, levels)
     truth, hits, times = 100 * (1 - after.mean() / before.mean()), 0, 2000
@@ -193,7 +279,7 @@ def test_a_drops_interval_covers(levels: tuple[float, float], seeds: int, exampl
         found = drop_estimate(*networks(rng, seeds, examples, levels)).interval(scale="percent")
         hits += bool(found.low <= truth <= found.high)
     print(f"levels {levels}, {seeds} seeds, {examples} examples: {100 * hits / times:.1f} %")
-    assert 0.93 <= hits / times <= 0.985
+    assert 0.93 <= hits / times <= 0.975
 
 
 @pytest.mark.slow
@@ -210,4 +296,4 @@ def test_an_interval_over_seeds_covers(kind: Scale, seeds: int) -> None:
     low, high = over_seeds(drawn).interval(scale=kind)
     covered = ((low <= truth) & (truth <= high)).mean()
     print(f"{kind}, {seeds} seeds: {100 * covered:.1f} %")
-    assert 0.93 <= covered <= 0.97
+    assert 0.925 <= covered <= 0.97

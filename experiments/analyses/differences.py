@@ -13,7 +13,8 @@ from experiments.analyses.results import Results, Variant, drop_contrast, drop_v
 from experiments.reporting import comparisons, series
 from experiments.reporting.comparisons import Difference, compare
 from experiments.reporting.series import UNKNOWN, Estimate
-from experiments.reporting.verdicts import LEVEL, Missing
+from experiments.reporting.verdicts import Missing
+from jaxfair.intervals import LEVEL
 
 
 @functools.lru_cache(maxsize=256)

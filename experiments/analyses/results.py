@@ -154,13 +154,13 @@ def collect(analysed: Sequence[Run], reference: str | None = None) -> Results:
     analysed = [run for run in analysed if run.config["stage"] == "analyse"]
     if not analysed:
         raise JaxfairError("There are no analyses to report; give the finished runs of a study's stage 'analyse'.")
+    if any(_of_data(run) != _of_data(analysed[0]) for run in analysed):
+        raise JaxfairError("The analyses are of different data sets or splits; report each study by itself.")
     by_label = _by_label(analysed)
+    first_of, *others = ([run.config["data"]["fingerprint"] for run in found] for found in by_label.values())
+    if any(other != first_of for other in others):
+        raise JaxfairError("The analyses are of different data sets or splits; report each study by itself.")
     places, group = _test_images(next(iter(by_label.values())))
-    for found in by_label.values():
-        if [run.config["data"]["fingerprint"] for run in found] != [
-            run.config["data"]["fingerprint"] for run in next(iter(by_label.values()))
-        ]:
-            raise JaxfairError("The analyses are of different data sets or splits; report each study by itself.")
     variants = _with_controls([_variant(found, sampled, expanded, places, len(group)) for found in by_label.values()])
     first, splits = analysed[0].json("result.json")["groups"], len({tuple(place) for place in places})
     counts = [np.rint(variants[0].by_group[f"{part}_count"].mean(axis=0)).astype(int) for part in ("train", "test")]
@@ -195,18 +195,22 @@ def _by_label(found: Sequence[Run]) -> dict[str, list[Run]]:
     return by_label
 
 
+def _of_data(run: Run) -> dict[str, Any]:
+    """Return what is recorded of a run's data but for what another split changes."""
+    return {name: value for name, value in run.config["data"].items() if name not in OF_SPLIT}
+
+
 def _test_images(seeds: Sequence[Run]) -> tuple[list[np.ndarray], np.ndarray]:
     """Return where each seed's test images are among those of all seeds, and the group of each of these.
 
     Raises:
         JaxfairError: the seeds are of different data, more than splits would explain.
     """
-    decisive = [{k: v for k, v in run.config["data"].items() if k not in OF_SPLIT} for run in seeds]
     examples = [run.arrays("examples.npz") for run in seeds]
     same = len({str(run.config["data"]["fingerprint"]["test"]) for run in seeds}) == 1
     own = len({run.config["data"].get("seed") for run in seeds}) == len(seeds)
     trained = len({str(run.config["data"]["fingerprint"]["train"]) for run in seeds}) == 1
-    if any(data != decisive[0] for data in decisive) or not (own or (same and trained)):
+    if not (own or (same and trained)):
         raise JaxfairError("The analyses are of different data sets or splits; report each study by itself.")
     if same:
         return [np.arange(len(examples[0]["group"]))] * len(seeds), examples[0]["group"]

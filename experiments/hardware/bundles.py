@@ -24,7 +24,7 @@ DECISIVE = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
 PROFILES = "profiles.json"
-RUNS = ("trained", "analysed", "steps")
+RUNS = ("trained", "analysed", "steps", "sampled")
 
 
 class Member(NamedTuple):
@@ -32,7 +32,7 @@ class Member(NamedTuple):
 
     Attributes:
         control, mitigation, budget: which training, see ``hardware.runs.Task``.
-        trained, analysed, steps: finished runs; ``steps`` may be empty.
+        trained, analysed, steps, sampled: finished runs; the last two may be empty.
     """
 
     control: str
@@ -41,6 +41,12 @@ class Member(NamedTuple):
     trained: list[Run]
     analysed: list[Run]
     steps: list[Run]
+    sampled: list[Run]
+
+    @property
+    def runs(self) -> list[Run]:
+        """All of them."""
+        return [run for key in RUNS for run in getattr(self, key)]
 
 
 class Bundle(NamedTuple):
@@ -96,7 +102,7 @@ def read(study: Path, profiles: Iterable[str] | None = None) -> list[Bundle]:
         members = [
             Member(
                 *(made[key] for key in ("control", "mitigation", "budget")),
-                **{key: reports.open_runs(study, made[key]) for key in RUNS},
+                **{key: reports.open_runs(study, made.get(key, [])) for key in RUNS},
             )
             for made in stored["members"]
         ]
@@ -177,8 +183,7 @@ def _short(value: Any) -> str:
 def pack(study: Path, file: Path) -> None:
     """Write a study's finished runs into one tar archive."""
     bundles = read(study)
-    members = [member for bundle in bundles for member in bundle.members]
-    folders = sorted({run.path for m in members for run in (*m.trained, *m.analysed, *m.steps)})
+    folders = sorted({run.path for bundle in bundles for member in bundle.members for run in member.runs})
     mode = "w:gz" if file.name.endswith("gz") else "w"
     made = file.with_name(f".{file.name}")
     try:

@@ -2,7 +2,8 @@
 
 As all findings are (``reporting.verdicts``): one number a seed, Student's t interval over seeds, and whether it lies on
 the claimed side. All seeds share one split. ``Delta`` and ``xi`` are of test images' losses, each network on its own
-profile's arithmetic.
+profile's arithmetic. Gradient norms and eigenvalues are free of what few images add to them, where that was measured;
+but for the bound, which is of the loss on these very images.
 """
 
 from collections.abc import Sequence
@@ -117,13 +118,12 @@ def _counts(comparison: Comparison, kind: str) -> str:
 def _ranks(hardware: Hardware, x: str, y: str) -> tuple[Measured, str, str]:
     """Rank groups by two quantities at the reference; a kind of profile stands for Delta over it."""
     plain = hardware.comparisons[0]
-    shape = plain.reference.by_group["loss"].shape
-    counts = np.broadcast_to(hardware.groups.train_count, shape)
-    first = counts if x == "train_count" else numbers.quantity(plain.reference, x)
-    plainly = {"gradient_norm", "top_eigenvalue"} & {x, y}
-    note = "not corrected for sampling, which inflates it, more so on few test images" if plainly else ""
+    first, note = np.broadcast_to(hardware.groups.train_count, plain.reference.by_group["loss"].shape), ""
+    if x != "train_count":
+        first, _, note = numbers.measured(plain.reference, x)
     if y not in numbers.KINDS:
-        return *rank_correlations(first, numbers.quantity(plain.reference, y), "groups"), note
+        second, _, how = numbers.measured(plain.reference, y)
+        return *rank_correlations(first, second, "groups"), how or note
     delta = numbers.delta(plain, numbers.of_kind(plain, y))
     if not np.isfinite(delta).all():
         raise Missing("a loss is not finite")

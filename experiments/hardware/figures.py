@@ -15,7 +15,8 @@ from experiments.hardware.differences import differences
 from experiments.hardware.results import Comparison, Hardware, Series
 from experiments.reporting import drawing
 from experiments.reporting.drawing import BARS, COLORS, GREY, LARGE, SMALL, Drawing, Drawn, Points
-from experiments.reporting.series import over_seeds
+from experiments.reporting.sampling import SAID
+from experiments.reporting.series import Estimate, over_seeds
 from experiments.reporting.verdicts import Missing
 from jaxfair.sensitivity import SpreadTest
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 CONTROLS = {"ulp": ("#8a8a8a", "x"), "repeat": ("#8a8a8a", "+"), "order": ("#b8b8b8", "D")}
 ULPS = "one-ulp controls"
 NAMES = {"top_eigenvalue": "largest Hessian eigenvalue", "gradient_norm": "gradient norm", "delta": "Delta (nats)"}
+FREE = {"top_eigenvalue": "largest Hessian eigenvalue\nat equal image counts"}
+FREE |= {"gradient_norm": "gradient norm without\nits sampling part"}
 NAMES |= {"softmax_gap": "distance to the boundary\n(softmax gap)", "impurity": "impurity, 1 - sum of squared scores"}
 
 
@@ -99,16 +102,15 @@ def reference_and_distance(hardware: Hardware) -> "Figure":
     rows = _points(hardware, plain.every[1:], [series.distance for series in plain.every[1:]])
     if not rows:
         raise Missing("there is nothing to compare the reference with")
-    names = ("gradient_norm", "top_eigenvalue")
-    found = [over_seeds(numbers.quantity(plain.reference, name), "positive") for name in names]
+    found = [_at_reference(hardware, name) for name in ("gradient_norm", "top_eigenvalue")]
     figure, grid = drawing.group_panels(
         hardware.groups, 1, 3, width=4.4, height=2.5, labelled=(1, 2), least=1.0 + 0.2 * len(rows)
     )
     drawing.across(grid[0, 0], rows)
     grid[0, 0].set_xlabel("L2 distance of the parameters\nfrom the reference's; the largest is rho")
-    for axes, name, value in zip(grid[0, 1:], names, found, strict=True):
+    for axes, (name, value) in zip(grid[0, 1:], found, strict=True):
         drawing.by_size(axes, hardware.groups, value)
-        axes.set_ylabel(NAMES[name])
+        axes.set_ylabel(name)
     drawing.group_legend(figure, hardware.groups)
     return figure
 
@@ -116,9 +118,10 @@ def reference_and_distance(hardware: Hardware) -> "Figure":
 def size_gradient_sensitivity(hardware: Hardware) -> "Figure":
     """Draw group size, gradient norm and Delta over all profiles against each other (Fig. 3)."""
     plain = hardware.comparisons[0]
-    gradient, delta = numbers.quantity(plain.reference, "gradient_norm"), numbers.delta(plain, plain.profiles)
+    delta = numbers.delta(plain, plain.profiles)
     size = np.broadcast_to(np.asarray(hardware.groups.train_count, float), delta.shape)
-    parts = {"training images of the group": size, NAMES["gradient_norm"]: gradient, NAMES["delta"]: delta}
+    gradient, found = _at_reference(hardware, "gradient_norm")
+    parts = {"training images of the group": over_seeds(size), gradient: found, NAMES["delta"]: over_seeds(delta)}
     x, y, z = parts
     return _scattered(hardware, parts, [(x, y), (x, z), (y, z)])
 
@@ -137,8 +140,7 @@ def along_segment(hardware: Hardware, segment: Segment) -> "Figure":
 
 def curvature_and_boundary(hardware: Hardware) -> "Figure":
     """Draw each group's largest Hessian eigenvalue against how near the decision boundary it is (Fig. 5)."""
-    names = ("softmax_gap", "impurity", "top_eigenvalue")
-    parts = {NAMES[name]: numbers.quantity(hardware.comparisons[0].reference, name) for name in names}
+    parts = dict(_at_reference(hardware, name) for name in ("softmax_gap", "impurity", "top_eigenvalue"))
     gap, impurity, top = parts
     return _scattered(hardware, parts, [(gap, top), (impurity, top)])
 
@@ -248,26 +250,31 @@ def _points(hardware: Hardware, found: Sequence[Series], values: Iterable[np.nda
     return [Points(*look, over_seeds(value)) for look, value in zip(looks, values, strict=True)]
 
 
-def _scattered(hardware: Hardware, parts: Mapping[str, np.ndarray], pairs: Sequence[tuple[str, str]]) -> "Figure":
-    """Draw pairs of quantities (s, g), a point each group with both intervals and its name.
+def _at_reference(hardware: Hardware, name: str) -> tuple[str, Estimate]:
+    """Return a quantity of the plain training's reference, free of sampling where that was measured, and its name."""
+    _, value, how = numbers.measured(hardware.comparisons[0].reference, name)
+    return FREE[name] if how in SAID.values() else NAMES[name], value
+
+
+def _scattered(hardware: Hardware, parts: Mapping[str, Estimate], pairs: Sequence[tuple[str, str]]) -> "Figure":
+    """Draw pairs of quantities, a point each group with both intervals and its name.
 
     Args:
         hardware: whose groups they are.
-        parts: the quantities, by what is written at their axis.
+        parts: the quantities of each group, by what is written at their axis.
         pairs: x and y of each panel.
     """
     names, note = drawing.point_names(hardware.groups)
     figure, grid = drawing.subplots(1, len(pairs), 4.2, 3.8 + 0.15 * len(note))
     figure.supxlabel("\n".join(note), fontsize=8.5)
     drawing.group_legend(figure, hardware.groups)
-    found = {name: over_seeds(values) for name, values in parts.items()}
     for axes, (x, y) in zip(grid[0], pairs, strict=True):
-        drawing.scatter(axes, hardware.groups, found[x], found[y])
+        drawing.scatter(axes, hardware.groups, parts[x], parts[y])
         for which in "xy":
             drawing.scale([axes], which)
         axes.set(xlabel=x, ylabel=y)
     for axes, (x, y) in zip(grid[0], pairs, strict=True):
-        drawing.name_points(figure, axes, found[x].mean, found[y].mean, names)
+        drawing.name_points(figure, axes, parts[x].mean, parts[y].mean, names)
     return figure
 
 

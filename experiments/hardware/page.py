@@ -7,11 +7,12 @@ import numpy as np
 
 from experiments.hardware import differences
 from experiments.hardware.results import Hardware
-from experiments.reporting import html, reports
+from experiments.reporting import html, reports, sampling
 from experiments.reporting.comparisons import MEANING
 from experiments.reporting.drawing import Drawn
 from experiments.reporting.tables import Column, Row, Table
 from experiments.reporting.verdicts import Claim
+from jaxfair.intervals import LEVEL
 
 TITLE = "Hardware: does the machine change who the model fails, beyond noise?"
 LOST = (
@@ -37,7 +38,7 @@ SPREADS = (
     "Spread is the mean over seeds of |profile - reference|, excess the same less the controls'; p is the share of "
     "arrangements of labels among runs that give at least this excess."
 )
-FEW_ULPS, LEVEL = 2, 0.05
+FEW_ULPS = 2
 BY_TRAINING = ("groups", "spread")
 
 PROFILES = (
@@ -75,7 +76,9 @@ GROUPS = (
 BOUND = (
     Column("group"),
     Column("gradient_norm"),
+    Column("gradient_norm_corrected", "gradient norm without its sampling part"),
     Column("top_eigenvalue", "largest Hessian eigenvalue"),
+    Column("top_eigenvalue_equal_count", "the same at equal counts"),
     Column("gradient_term"),
     Column("eigenvalue_term"),
     Column("bound"),
@@ -119,6 +122,7 @@ MEANINGS = {
     "same, count as far apart.",
     "Bound": "Theorem 4.1 at the reference, with Delta and rho over all profiles: gradient norm times rho, plus half "
     "the largest Hessian eigenvalue (with its residual) times rho squared. Tightness is Delta / bound.",
+    **sampling.MEANINGS,
     "As far as the controls from step": "from there on the median over seeds of the parameters' distance from the "
     "reference stays within the range of all one-ulp controls. What hardware does is seen before it.",
     "Spread, excess, p-value": "mean over seeds of |profile - reference|; the same less the controls'; share of "

@@ -58,9 +58,7 @@ def write(
     """
     found = [bundle for study in studies for bundle in bundles.read(study)]
     hardware = hardware_results.collect(found, bundles.check(found, allow_versions=allow_versions), reference)
-    runs = [
-        run for bundle in found for member in bundle.members for run in member.trained + member.analysed + member.steps
-    ]
+    runs = [run for bundle in found for member in bundle.members for run in member.runs]
     title = title or page.title(hardware)
     publish(hardware, folder, command, runs, data, title)
     print_summary(hardware, title)

@@ -1,6 +1,6 @@
 """A hardware study's runs as arrays over seeds and groups: reference, other profiles and controls side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +8,7 @@ import numpy as np
 from experiments.hardware.bundles import Bundle, Member
 from experiments.hardware.runs import CONTROLS
 from experiments.reporting.groups import Groups, check_name
+from experiments.reporting.sampling import FREE
 from experiments.running.records import load_network
 from jaxfair.bounds import parameter_distance
 from jaxfair.errors import JaxfairError
@@ -28,6 +29,8 @@ class Series(NamedTuple):
         curve: the same after each recorded step, estimated from sketches, shape (s, t); None where there is none.
         same_bits: whether the parameters at the end are the reference's to the bit, shape (s,).
         trained: the runs that hold the networks.
+        parts: of the quantities of ``reporting.sampling.FREE``, shape (s, g, blocks of images); empty where their
+            sampling was not measured.
     """
 
     label: str
@@ -41,6 +44,7 @@ class Series(NamedTuple):
     curve: np.ndarray | None
     same_bits: np.ndarray
     trained: tuple[Run, ...]
+    parts: Mapping[str, np.ndarray] = {}
 
 
 class Comparison(NamedTuple):
@@ -175,6 +179,11 @@ def _series(bundle: Bundle, label: str, member: Member, base: _Base) -> Series:
     curve = None
     if sketches is not None and base.sketches is not None and sketches.shape == base.sketches.shape:
         curve = np.linalg.norm(sketches - base.sketches, axis=-1)
+    by_group = {name: np.array([result["groups"][name] for result in results], float) for name in columns}
+    parts, noise = {}, [(run.json("result.json")["groups"], run.arrays("sampling.npz")) for run in member.sampled]
+    if noise:
+        by_group |= {column: np.array([groups[column] for groups, _ in noise], float) for column in FREE.values()}
+        parts = {name: np.stack([arrays[name] for _, arrays in noise]) for name in FREE}
     return Series(
         label=label,
         profile=bundle.profile,
@@ -182,11 +191,12 @@ def _series(bundle: Bundle, label: str, member: Member, base: _Base) -> Series:
         control=member.control,
         accuracy=np.array([result["accuracy"] for result in results]),
         correct=np.array([(e["logits"].argmax(-1) == e["label"]).astype(float) for e in examples]),
-        by_group={name: np.array([result["groups"][name] for result in results], float) for name in columns},
+        by_group=by_group,
         distance=np.array([parameter_distance(a.params, b.params) for a, b in zip(base.networks, own, strict=True)]),
         curve=curve,
         same_bits=np.array([result["parameters"] for result in results]) == base.digests,
         trained=tuple(member.trained),
+        parts=parts,
     )
 
 

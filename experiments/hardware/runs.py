@@ -59,12 +59,14 @@ class Declared(NamedTuple):
         trained: the networks.
         analysed: what was measured on them.
         steps: the first steps of the training, where they were recorded.
+        sampled: what few images add to the groups' norms and eigenvalues, where these were measured.
     """
 
     task: Task
     trained: list[Run]
     analysed: list[Run]
     steps: list[Run]
+    sampled: list[Run]
 
 
 class Linearized(NamedTuple):
@@ -108,7 +110,8 @@ def declare(
             trained = stages.finetune(space, starts, trained, linearized.finetune)
         curvature = reference and task.control == "none"
         analysed = [_analyse(space, profile, task, run, analysis, curvature=curvature) for run in trained]
-        declared.append(Declared(task, trained, analysed, first))
+        sampled = [stages.sample(space, run, analysis) for run in trained] if curvature else []
+        declared.append(Declared(task, trained, analysed, first, sampled))
     return declared
 
 

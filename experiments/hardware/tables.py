@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from experiments.hardware.results import Comparison, Hardware, Series
-from experiments.reporting.series import UNKNOWN, over_seeds, with_interval
+from experiments.reporting import sampling
+from experiments.reporting.series import UNKNOWN, Estimate, over_seeds, with_interval
 from experiments.reporting.tables import Row
-from experiments.reporting.verdicts import LEVEL, Missing, stored
+from experiments.reporting.verdicts import Missing, stored
 from jaxfair.bounds import TaylorBound, sensitivity_bound
+from jaxfair.intervals import LEVEL
 from jaxfair.sensitivity import (
     SpreadTest,
     fairness_violation,
@@ -28,6 +30,22 @@ KINDS = ("native", "emulated")
 def quantity(series: Series, name: str) -> np.ndarray:
     """Return a quantity of every seed and group, shape (s, g)."""
     return stored(series.by_group, name, series.label)
+
+
+def measured(series: Series, name: str) -> tuple[np.ndarray, Estimate, str]:
+    """Return a quantity of every seed and group, free of what few images add to it where that was measured.
+
+    Returns:
+        The quantity, shape (s, g); its mean with its interval; how it is free of sampling, empty for one that none has.
+    """
+    if name not in sampling.FREE:
+        values = quantity(series, name)
+        return values, over_seeds(values), ""
+    free = sampling.free_of_sampling(series.by_group, series.parts, name)
+    if free is None:
+        values = quantity(series, name)
+        return values, over_seeds(values, "positive"), sampling.PLAIN
+    return quantity(series, sampling.FREE[name]), free, sampling.SAID[name]
 
 
 def of_kind(comparison: Comparison, kind: str) -> tuple[Series, ...]:
@@ -158,19 +176,22 @@ def _rows_of_groups(hardware: Hardware, comparison: Comparison) -> list[Row]:
     values = {name: own[name] for name in ("accuracy", "loss")}
     values |= {name: delta(comparison, others) if others else nothing for name, others in sets.items()}
     values |= {name: own.get(name, nothing) for name in ("gradient_norm", "top_eigenvalue")}
-    measured = {name: over_seeds(v, "share" if name == "accuracy" else "positive") for name, v in values.items()}
+    known = {name: over_seeds(v, "share" if name == "accuracy" else "positive") for name, v in values.items()}
+    for name, column in sampling.FREE.items():
+        free = sampling.free_of_sampling(own, comparison.reference.parts, name)
+        known[column] = over_seeds(nothing) if free is None else free
     try:
         found = bounds(hardware, comparison)
     except Missing:
         found = [TaylorBound(*[part] * 6) for part in nothing]
-    known = np.all([np.isfinite(bound.actual) for bound in found], axis=0)
+    tested = np.all([np.isfinite(bound.actual) for bound in found], axis=0)
     terms = {name: np.mean([getattr(b, name) for b in found], axis=0) for name in TaylorBound._fields}
-    holds = np.where(known, terms["holds"], np.nan)
+    holds = np.where(tested, terms["holds"], np.nan)
     rows = []
     for g in groups.order:
         row: dict[str, Any] = {"training": comparison.title, "group": groups.names[g]}
         row |= {"train_count": groups.train_count[g], "test_count": groups.test_count[g], "seeds": len(nothing)}
-        row |= {name: value.at(g) for name, value in measured.items()}
+        row |= {name: value.at(g) for name, value in known.items()}
         row |= {"gradient_term": terms["first"][g], "eigenvalue_term": terms["second"][g]}
         rows.append(row | {"bound": terms["bound"][g], "bound_holds": holds[g], "tightness": terms["tightness"][g]})
     return rows

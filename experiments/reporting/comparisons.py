@@ -7,13 +7,9 @@ may be picked among them; p-values are corrected by Holm (1979).
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-import numpy as np
-
-from experiments.reporting import series
 from experiments.reporting.series import Estimate
-from experiments.reporting.verdicts import LEVEL, SEEDS
 from jaxfair import intervals
-from jaxfair.intervals import holm
+from jaxfair.intervals import SEEDS
 
 Verdict = Literal["more", "less", "within noise", "too few seeds"]
 NAMED = 3  # groups that an answer names; the others are counted
@@ -64,16 +60,11 @@ def compare(
     Returns:
         From the group that lost most.
     """
-    p_values = [float(estimate.p_value()) for estimate in found]
     places, made = where or [""] * len(members), []
-    for g, place, one, p, corrected in zip(members, places, found, p_values, holm(np.array(p_values)), strict=True):
-        points = series.of(one, level=1 - LEVEL / len(members))
-        verdict: Verdict = "within noise"
-        if seeds < SEEDS:
-            verdict = "too few seeds"
-        elif corrected < LEVEL and (points.low > 0 or points.high < 0):
-            verdict = "more" if points.low > 0 else "less"
-        made.append(Difference(g, points, p, float(corrected), verdict, place))
+    for g, place, one in zip(members, places, intervals.judge_together(found, seeds), strict=True):
+        verdict: Verdict = "too few seeds" if seeds < SEEDS or one.verdict == "too few" else one.verdict
+        points = Estimate(one.value, one.low, one.high)
+        made.append(Difference(g, points, one.p_value, one.corrected, verdict, place))
     return tuple(sorted(made, key=lambda difference: -difference.points.mean))
 
 

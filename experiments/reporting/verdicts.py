@@ -11,7 +11,7 @@ from experiments.reporting.series import Estimate
 from experiments.reporting.tables import Column, Table
 from jaxfair import intervals
 from jaxfair.errors import JaxfairError
-from jaxfair.intervals import Scale
+from jaxfair.intervals import LEVEL, SEEDS, Scale
 
 Verdict = Literal[
     "supported",
@@ -26,8 +26,6 @@ Verdict = Literal[
 ]
 Side = Literal["above", "below"]
 
-SEEDS = 5  # with fewer, chance alone supports too much: three rankings of three budgets agree in 7 % of studies
-LEVEL = 0.05  # of the p-values, corrected for all findings of a report
 RANKED = 3  # a rank correlation of two is 1 or -1, so seeds that agree by chance would show anything
 CHEAP = 0.01  # "little cost" is less accuracy
 DIGITS = 9  # decimals that are kept; below them a sum in another order differs

@@ -236,7 +236,7 @@ def linearize_random(space: Workspace, base: Run, count: int, start: Run | None 
         full, key = load_network(network), jax.random.key(base.config["seed"])
         return full.replace(masks=masks.keep_random(full.masks, count, key))
 
-    name, settings = f"random{count}{'-matched' if start else ''}", {"random": {"budget": count}}
+    name, settings = f"random{count}{'-matched' if start else ''}", dict[str, Any](random={"budget": count})
     if start is not None:
         settings["parents"] = {"full": base.digest, "matched": start.digest}
     return _derive(space, base, name, module_of(base), variant, settings, thinned)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,13 +11,14 @@ import numpy as np
 from jax.tree_util import Partial
 
 from jaxfair import groups, intervals, losses, margins
-from jaxfair.curvature.chunks import over_chunks
-from jaxfair.curvature.programs import LogitsFn, LossFn, as_pytree, at_precision
+from jaxfair.curvature.checks import checked_asymmetry, trusted_logits, trusted_losses, warn_of_suspects
+from jaxfair.curvature.checks import seem_probabilities as seem_probabilities
+from jaxfair.curvature.programs import LogitsFn, LossFn, as_pytree
 from jaxfair.curvature.sampling import EigenvalueSampling, GradientSampling, eigenvalue_sampling, gradient_sampling
 from jaxfair.curvature.spectrum import CurvatureConfig, GroupCurvature, group_curvature
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import Missing, as_examples, as_groups, as_labels, check_lengths, quoted
-from jaxfair.intervals import Estimate, Interval
+from jaxfair.inputs import Missing, as_examples, as_groups, as_labels, check_lengths
+from jaxfair.intervals import Interval
 
 SCALES: Mapping[str, intervals.Scale] = {"accuracy": "share", "loss": "real", "softmax_gap": "share"}
 """Where the mean of what is known of each example can lie."""
@@ -45,6 +45,9 @@ class Examples(NamedTuple):
 
 class ReportIntervals(NamedTuple):
     """95 % intervals of a report, over examples; of each group for itself, not corrected for their number.
+
+    Those of losses, gaps and eigenvalues are NaN for groups of less than ``intervals.FEW`` examples, those of gradient
+    norms for less than ``sampling.FEW_FOR_NORM``: of so few none would cover.
 
     Attributes:
         accuracy: Wilson's score interval.
@@ -73,7 +76,8 @@ class GroupComparison:
         difference: By quantity: accuracy, loss and softmax_gap; and where both reports have intervals
             gradient_norm, without its sampling part, and top_eigenvalue.
         interval: 95 % intervals of them, by quantity: of paired differences of the same examples, or of the same blocks
-            of examples. They are of each group for itself, not corrected for the number of groups.
+            of examples; NaN for groups of too few examples (``ReportIntervals``). They are of each group for itself,
+            not corrected for the number of groups.
     """
 
     names: tuple[str, ...]
@@ -178,7 +182,9 @@ class GroupReport:
         found = {name: _paired(self.examples, before.examples, name, len(self.names)) for name in SCALES}
         if self.intervals and before.intervals:
             found["gradient_norm"] = _of_parts(self.intervals.gradient.parts, before.intervals.gradient.parts)
-            found["top_eigenvalue"] = _of_parts(self.intervals.eigenvalue.parts, before.intervals.eigenvalue.parts)
+            value, ends = _of_parts(self.intervals.eigenvalue.parts, before.intervals.eigenvalue.parts)
+            few = self.count < intervals.FEW
+            found["top_eigenvalue"] = value, Interval(*(np.where(few, np.nan, end) for end in ends))
         differences = {name: value for name, (value, _) in found.items()}
         if "top_eigenvalue" in found:  # the quotients' mean is the eigenvalue only up to the residual
             differences["top_eigenvalue"] = self.curvature.top_eigenvalue - before.curvature.top_eigenvalue
@@ -239,16 +245,16 @@ def group_report(
     if not kept.all():
         x, y, group = jax.tree.map(lambda leaf: leaf[kept], (x, y, group))
     weights = groups.group_weights(group, len(names))
-    logits = _trusted_logits(logits_fn, params, x, y, config.precision, config.chunk_size or 256)
+    logits = trusted_logits(logits_fn, params, x, y, config.precision, config.chunk_size or 256)
     right, gap = _predictions(logits, np.asarray(y), labelled=labelled)
-    per_example = _trusted_losses(loss, logits, y)
+    per_example = trusted_losses(loss, logits, y)
     if not np.isfinite(per_example).all():
         bad = int(np.argmin(np.isfinite(per_example)))
         raise JaxfairError(
             f"The loss of example {bad}, in group '{names[group[bad]]}', is {per_example[bad]}; check its input and "
             "the parameters."
         )
-    _warn(params, logits)
+    warn_of_suspects(params, logits, y)
     curvature = group_curvature(logits_fn, params, x, y, weights, config, loss=loss, vectors=intervals)
     examples = Examples(group, right, per_example, gap, _digest(y, group, names))
     return GroupReport(
@@ -258,7 +264,7 @@ def group_report(
         loss=groups.group_means(per_example, group, len(names)),
         softmax_gap=groups.group_means(gap, group, len(names)),
         curvature=curvature,
-        asymmetry=_checked_asymmetry(curvature.asymmetry, np.abs(curvature.top_eigenvalue)),
+        asymmetry=checked_asymmetry(curvature.asymmetry, np.abs(curvature.top_eigenvalue)),
         precision=config.precision,
         intervals=_intervals(logits_fn, params, x, y, weights, config, loss, curvature, examples)
         if intervals
@@ -327,20 +333,14 @@ def _with_intervals(columns: dict[str, Any], found: ReportIntervals) -> dict[str
 
 
 def _paired(after: Examples, before: Examples, name: str, count: int) -> tuple[np.ndarray, Interval]:
-    """Return each group's mean difference of a quantity of the same examples, and its interval.
-
-    To differences of right predictions two are added, one gained and one lost, without which a small group on which
-    nothing changed would have an interval of no width (Bonett and Price 2012).
-    """
+    """Return each group's mean difference of a quantity of the same examples, and its interval."""
     difference = getattr(after, name).astype(float) - getattr(before, name)
     value = groups.group_means(difference, after.group, count)
     ends = []
     for g in range(count):
         own = difference[after.group == g]
         if name == "accuracy":
-            own = np.append(own, [1.0, -1.0])
-            middle = Estimate(own.mean(), own.var(ddof=1) / len(own), np.asarray(len(own) - 1.0))
-            ends.append(middle.interval() if np.isfinite(value[g]) else (np.nan, np.nan))
+            ends.append(intervals.paired_shares(own) if np.isfinite(value[g]) else (np.nan, np.nan))
         else:
             ends.append(intervals.of_mean(own, "correlation" if name == "softmax_gap" else "real"))
     return value, _joined(ends)
@@ -350,59 +350,6 @@ def _of_parts(after: Sequence[np.ndarray], before: Sequence[np.ndarray]) -> tupl
     """Return each group's difference of what is known by blocks of the same examples, and Student's t interval."""
     found = [intervals.over_seeds(one - other) for one, other in zip(after, before, strict=True)]
     return np.array([one.value for one in found]), _joined([one.interval() for one in found])
-
-
-@jax.jit
-def _logits(logits_fn: Partial, params: Any, x: Any) -> Any:
-    return logits_fn(params, x)
-
-
-def _trusted_logits(logits_fn: Partial, params: Any, x: Any, y: Any, precision: str, size: int) -> np.ndarray:
-    """Return the logits of all examples, computed twice, and once more in batches cut differently."""
-    count = len(y)
-
-    def run(start: int, size: int) -> np.ndarray:
-        def chunk(index: np.ndarray) -> np.ndarray:
-            index = (index + start) % count
-            return np.asarray(_logits(logits_fn, params, jax.tree.map(lambda leaf: leaf[index], x)))
-
-        with at_precision(precision):
-            return np.roll(over_chunks(chunk, count, size), start, axis=0)
-
-    size = min(size, count)
-    with at_precision(precision):
-        shape = getattr(jax.eval_shape(logits_fn, params, jax.tree.map(lambda leaf: leaf[:size], x)), "shape", None)
-    if shape is None or len(shape) != 2 or shape[0] != size:
-        given = "no array" if shape is None else f"shape {shape}"
-        raise JaxfairError(f"logits_fn returned {given} for {size} examples; expected (n, classes).")
-    # The third time every example has other neighbours and their number is another, even if all fit into one batch.
-    first, again, shifted = run(0, size), run(0, size), run(max(1, size // 3), max(1, size // 2))
-    if not np.array_equal(first, again, equal_nan=True):
-        raise JaxfairError(
-            "logits_fn gave two results for the same input; switch dropout and other randomness off (evaluation mode)."
-        )
-    difference = _change(first, shifted)
-    # Another batch position may change the rounding, by far less than this; training-mode batch norm changes percents.
-    if difference > 1e-3:
-        raise JaxfairError(
-            f"The logits of an example changed by {difference:.1e} of their size with the rest of its batch; put batch "
-            "norm and dropout into evaluation mode."
-        )
-    return first
-
-
-def _change(first: np.ndarray, other: np.ndarray) -> float:
-    """Return by how much logits differ: relative to the largest, or as probabilities, whichever is more.
-
-    A class that is switched off by a huge logit would hide any change from the first; rounding of the logits that
-    count for an example is no change.
-    """
-    relative = np.nanmax(np.abs(first - other), initial=0.0) / (np.nanmax(np.abs(first), initial=0.0) + 1e-30)
-    scores = [np.asarray(jax.nn.softmax(jnp.asarray(logits))) for logits in (first, other)]
-    counts = np.abs(np.where(scores[0] > 1e-6, first, 0)).max(axis=1)
-    rounding = 4 * np.finfo(np.float32).eps * counts
-    moved = np.abs(scores[0] - scores[1]).max(axis=1) - rounding
-    return float(max(relative, np.nanmax(moved, initial=0.0)))
 
 
 def _predictions(logits: np.ndarray, y: np.ndarray, *, labelled: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -423,60 +370,6 @@ def _predictions(logits: np.ndarray, y: np.ndarray, *, labelled: bool) -> tuple[
             raise JaxfairError("The network has one logit, whose cross-entropy is 0; give a loss for two classes.")
         logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
     return logits.argmax(axis=1) == label, np.asarray(margins.softmax_gap(jnp.asarray(logits)))
-
-
-def _trusted_losses(loss: LossFn, logits: np.ndarray, y: Any) -> np.ndarray:
-    """Return the loss of each example, the same whatever other examples it is computed with."""
-    y, count = jnp.asarray(y), len(logits)
-    whole = np.asarray(loss(jnp.asarray(logits), y), np.float64)
-    if whole.shape != (count,):
-        raise JaxfairError(f"The loss returned shape {whole.shape} for {count} examples; expected one number for each.")
-    cut = max(1, count // 3)
-    cuts = [part for part in (slice(0, cut), slice(cut, None)) if len(logits[part])]
-    found = [np.asarray(loss(jnp.asarray(logits[part]), y[part]), np.float64) for part in cuts]
-    parts = np.concatenate([part.reshape(-1) for part in found])
-    scale = np.nanmax(np.abs(whole), initial=0.0) + 1e-30
-    if parts.shape != whole.shape or np.nanmax(np.abs(parts - whole), initial=0.0) > 1e-3 * scale:
-        raise JaxfairError(
-            "The loss of an example depends on which others it is computed with, such as by class weights divided by "
-            "the batch's; give one number for each example that is its own, without dividing by the batch."
-        )
-    return whole
-
-
-STATISTICS = ("batch_stats", "running_mean", "running_var", "moving_mean", "moving_variance", "num_batches_tracked")
-
-
-def seem_probabilities(logits: np.ndarray) -> bool:
-    """Return whether what should be logits of shape (n, classes) sums to 1 for every example, as a softmax does."""
-    return bool((logits >= 0).all() and np.abs(logits.sum(axis=1) - 1).max() < 1e-4)
-
-
-def _warn(params: Any, logits: np.ndarray) -> None:
-    """Warn of what is no mistake for certain, but seldom meant."""
-    if logits.shape[1] > 1 and seem_probabilities(logits):
-        warnings.warn("logits_fn seems to return probabilities; return the logits before the softmax.", stacklevel=3)
-    paths = jax.tree_util.tree_flatten_with_path(params)[0]
-    named = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]
-    if statistics := [name for name in named if any(word in name.lower() for word in STATISTICS)]:
-        text = f"The parameters hold batch statistics ({quoted(statistics)}); bind them to logits_fn instead."
-        warnings.warn(text, stacklevel=3)
-    first: dict[int, str] = {}
-    for name, (_, leaf) in zip(named, paths, strict=True):
-        if (other := first.setdefault(id(leaf), name)) != name:
-            text = f"The parameters '{other}' and '{name}' are one array and are differentiated as two; keep it once."
-            warnings.warn(text, stacklevel=3)
-
-
-def _checked_asymmetry(asymmetry: np.ndarray, scale: np.ndarray) -> float:
-    """Return the largest over groups, relative to the largest eigenvalue: a group of no curvature has noise."""
-    found = float((asymmetry * scale).max() / max(scale.max(), np.finfo(float).tiny))
-    if found > 1e-3 and scale.max() > 1e-6:  # of smaller ones, as on saturated softmaxes, float32 holds only rounding
-        raise JaxfairError(
-            f"The Hessian is not symmetric (by {found:.1e} of its size): a custom derivative in the model is wrong, or "
-            "its arithmetic too coarse; eigenvalues would mean nothing."
-        )
-    return found
 
 
 def as_frame(columns: Mapping[str, Any]) -> Any:

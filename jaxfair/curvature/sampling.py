@@ -20,10 +20,12 @@ from jaxfair.curvature.operators import GroupOperator, make_plan
 from jaxfair.curvature.programs import LogitsFn, LossFn, Model, Programs, as_pytree, programs
 from jaxfair.curvature.spectrum import CurvatureConfig, GroupCurvature, check_examples, eigenvalues, start_vector
 from jaxfair.errors import JaxfairError
-from jaxfair.intervals import Estimate, Interval, students_t
+from jaxfair.intervals import FEW, Interval, students_t
 
 BLOCKS, LEAST = 30, 4
-"""Blocks of a group, at most and where there is an interval of its norm; a group of 31 examples has 16, of 61 21."""
+"""Blocks of a group, at most, and at least for an interval; a group of 31 examples has 16, of 61 21."""
+FEW_FOR_NORM = 20
+"""Examples of a group without which there is no interval of its norm, since none would cover; see ``FEW``, too."""
 SLICE = 2**20  # parameters whose products are summed in float64 at once
 
 
@@ -36,9 +38,10 @@ class GradientSampling(NamedTuple):
             product of two blocks' gradients. It may come out negative. ``norm**2 - squared`` is the sampling part,
             which estimates ``tr(Cov) / n``. NaN for a group of one example.
         corrected: Square root of it, and 0 where it is negative.
-        interval: 95 % interval of that norm, from 0 on; NaN for a group of less than four examples.
+        interval: 95 % interval of that norm, from 0 on; NaN for a group of less than ``FEW_FOR_NORM`` examples.
         parts: For each group a value of each block, shape (blocks,), whose mean is ``corrected`` and whose spread is
-            its noise to first order, by the jackknife: for differences and means of several norms.
+            its noise to first order, by the jackknife: for differences and means of several norms; NaN where there is
+            no interval.
         grams: Inner products of the blocks' gradients of each group, shape (blocks, blocks).
     """
 
@@ -54,8 +57,8 @@ class EigenvalueSampling(NamedTuple):
     """What sampling does to the largest eigenvalue of each group; arrays of shape (num_groups,).
 
     Attributes:
-        interval: 95 % interval of the eigenvalue that the mean over all possible examples has; NaN for a group of one
-            example. It does not contain the residual of the eigenvalue.
+        interval: 95 % interval of the eigenvalue that the mean over all possible examples has; NaN for a group of less
+            than ``intervals.FEW`` examples. It does not contain the residual of the eigenvalue.
         standard_error: Of the eigenvalue, its eigenvector held fixed.
         bias: About by how much the eigenvalue is expected to be too large: ``tr Cov(H_b v) / (blocks * value)`` across
             the eigenvector, which is what second-order perturbation gives if all other eigenvalues are near 0, and too
@@ -78,8 +81,8 @@ class EqualCount(NamedTuple):
             draws that share none.
         residuals: Of each of them, within which an eigenvalue of that draw lies.
         mean: Over the draws, shape (num_groups,).
-        interval: 95 % interval of the mean of all possible draws, as ``eigenvalue_sampling`` has it; NaN for draws of
-            one example.
+        interval: 95 % interval of the mean of all possible draws, as ``eigenvalue_sampling`` has it; NaN where the
+            draws of a group have less than ``intervals.FEW`` examples together.
         parts: For each group a value of each block of its draws, shape (blocks,), whose mean is ``mean`` and whose
             spread is its noise.
     """
@@ -112,7 +115,8 @@ def gradient_sampling(
     (a U-statistic). Its variance is ``4 g'Sg + 2 tr(S^2)`` for the covariance S of the group's gradient; the interval
     holds every norm t with ``(squared - t^2)^2 <= q^2 (4 t^2 s^2 + 2 tr(S^2))``, where ``s^2`` is the variance along
     the group's gradient, ``tr(S^2)`` is unbiased too (Chen and Qin 2010), and q is Student's for blocks - 1 degrees of
-    freedom. So it is right where the gradient is near 0 as well.
+    freedom. So it is right where the gradient is near 0 as well. Where a few examples carry the gradient, so that the
+    blocks along it are skewed, q is larger at the upper end (Johnson 1978).
 
     All blocks' gradients of one group are held at once in the host's memory, and no more: ``blocks`` times the size of
     the parameters, less than a third of Lanczos' ``max_basis``. For very large networks give fewer blocks.
@@ -152,9 +156,14 @@ def gradient_sampling(
         gram = _gram(_of_each_block(problem, own, size, _gradient))
         if not np.isfinite(gram).all():
             raise JaxfairError(f"A gradient of group {group} is not finite; check the inputs and the parameters.")
-        found.append((_norms(gram, share), gram))
-    norm, squared, low, high = np.array([numbers for numbers, _ in found]).T
-    parts, grams = tuple(_parts(gram, numbers[1]) for numbers, gram in found), tuple(gram for _, gram in found)
+        numbers, parts = _norms(gram, share), np.full(len(gram), np.nan)
+        if np.count_nonzero(own) >= FEW_FOR_NORM:
+            parts = _parts(gram, numbers[1])
+        else:
+            numbers = (*numbers[:2], np.nan, np.nan)
+        found.append((numbers, parts, gram))
+    norm, squared, low, high = np.array([numbers for numbers, *_ in found]).T
+    parts, grams = tuple(parts for _, parts, _ in found), tuple(gram for *_, gram in found)
     return GradientSampling(norm, squared, np.sqrt(np.maximum(squared, 0.0)), Interval(low, high), parts, grams)
 
 
@@ -176,7 +185,8 @@ def eigenvalue_sampling(
 
     To first order an eigenvalue moves with its Hessian by ``v . dH v`` (the infinitesimal jackknife), so its standard
     error is that of the blocks' Rayleigh quotients of the eigenvector, and its interval is Student's t. It holds for a
-    simple eigenvalue: of several equal ones the largest found is too large by more than that.
+    simple eigenvalue: of several equal ones the largest found is too large by more than that. A positive one has its
+    interval on the scale of its logarithm, with Johnson's (1978) correction for skewed quotients at its upper end.
 
     Args:
         logits_fn: This and all other arguments but ``found`` are those of ``gradient_sampling``.
@@ -214,11 +224,12 @@ def eigenvalue_sampling(
             f"There are no eigenvectors of {len(rows)} groups and {problem.size} parameters; give what group_curvature "
             "returns for them with vectors=True."
         )
-    size, known = chunk_size or _chunk_size(cut), []
+    size, known, ends = chunk_size or _chunk_size(cut), [], []
     for value, vector, (share, own) in zip(found.top_eigenvalue, found.vectors, cut, strict=True):
         known.append(_quotients(_products(problem, own, size, vector), vector, float(value), share))
-    low, high, error, bias = np.array([numbers[:-1] for numbers in known]).T
-    return EigenvalueSampling(Interval(low, high), error, bias, tuple(parts for *_, parts in known))
+        ends.append(_eigenvalue_interval(float(value), known[-1][-1], 1, int(np.count_nonzero(own))))
+    error, bias = np.array([numbers[:-1] for numbers in known]).T
+    return EigenvalueSampling(Interval(*np.array(ends).T), error, bias, tuple(parts for *_, parts in known))
 
 
 def equal_count_eigenvalues(
@@ -282,7 +293,7 @@ def equal_count_eigenvalues(
     problem = _problem(logits_fn, params, x, y, once.precision, loss)
     cut = [_checked_cut(found, max(LEAST, BLOCKS // len(found)), seed) for found in drawn]
     size = once.chunk_size or _chunk_size([own for found in cut for own in found])
-    parts = []
+    parts, mean, ends = [], np.nanmean(values, axis=1), []
     for group, (found, of_draws) in enumerate(zip(cut, vectors, strict=True)):
         quotients = [
             _quotients(_products(problem, own, size, vector), vector, value, share)[-1]
@@ -290,8 +301,7 @@ def equal_count_eigenvalues(
         ]
         centred = [own - own.mean() + value for own, value in zip(quotients, values[group], strict=False)]
         parts.append(np.concatenate(centred))
-    mean = np.nanmean(values, axis=1)
-    ends = [Estimate(mean[g], *_spread(own, len(cut[g]))).interval() for g, own in enumerate(parts)]
+        ends.append(_eigenvalue_interval(mean[group], parts[-1], len(found), count * len(found)))
     return EqualCount(count, values, residuals, mean, Interval(*np.array(ends).T), tuple(parts))
 
 
@@ -325,12 +335,30 @@ def _of_draws(
         yield found
 
 
-def _spread(parts: np.ndarray, draws: int) -> tuple[Any, Any]:
-    """Return the variance of the mean of parts that are centred in each of some draws, and its degrees of freedom."""
+def _eigenvalue_interval(value: float, parts: np.ndarray, draws: int, examples: int) -> tuple[float, float]:
+    """Return the ends for an eigenvalue whose blocks' quotients are ``parts``, centred in each of some draws."""
     freedom = len(parts) - draws
-    if not freedom:
-        return np.asarray(np.nan), np.asarray(np.nan)
-    return np.asarray(((parts - parts.mean()) ** 2).sum() / freedom / len(parts)), np.asarray(float(freedom))
+    if examples < FEW or not freedom:
+        return np.nan, np.nan
+    error = np.sqrt(((parts - parts.mean()) ** 2).sum() / freedom / len(parts))
+    q = students_t(freedom)
+    # The logarithm reaches further upwards by itself, for which half of the correction is left.
+    longer = q + _skewed(parts, q) / 2
+    if value <= 0:
+        return value - q * error, value + longer * error
+    return value * np.exp(-q * error / value), value * np.exp(longer * error / value)
+
+
+def _skewed(parts: np.ndarray, q: float) -> float:
+    """Return how many standard errors the upper end of the mean of skewed parts is further away (Johnson 1978).
+
+    A sample of a long upper tail that happens to lack it has a mean and a standard error that are both too small.
+    """
+    count, apart = len(parts), parts - parts.mean()
+    if count < LEAST or not apart.any():
+        return 0.0
+    skewness = (apart**3).mean() / (apart**2).mean() ** 1.5 * np.sqrt(count * (count - 1)) / (count - 2)
+    return float(max(skewness, 0.0) * (2 * q**2 + 1) / (6 * np.sqrt(count)))
 
 
 class _Problem(NamedTuple):
@@ -425,15 +453,22 @@ def _norms(gram: np.ndarray, share: np.ndarray) -> tuple[float, float, float, fl
     squared = float((apart * gram).sum() / apart.sum())
     if count < LEAST:
         return norm, squared, np.nan, np.nan
-    along = gram.mean(axis=1)  # of each block, with the mean
-    variance = along.var(ddof=1) / max(along.mean(), np.finfo(float).tiny) / count
+    # Of each block with the mean gradient. Its own square among these makes their variance too large, and it is too
+    # small without, in both cases where few examples carry the gradient; their mean is what covers in simulations.
+    along, others = gram.mean(axis=1), (gram.sum(axis=1) - np.diag(gram)) / (count - 1)
+    length = max(along.mean(), 0.01 * np.trace(gram) / count**2, np.finfo(float).tiny)  # a mean of 0 has no direction
+    variance = (along.var(ddof=1) + others.var(ddof=1)) / 2 / length / count
     rest = np.sqrt(2 * max(_trace_of_square(gram), 0.0) / (count * (count - 1)))
-    q = students_t(count - 1)
+    q, linear = students_t(count - 1), 4 * max(squared, 0.0) * variance
+    longer = q + _skewed(along, q) * linear / max(linear + rest**2, np.finfo(float).tiny)
     seen = max(squared, -rest)  # far below 0 by chance, nothing would be left of the interval
-    middle = seen + 2 * q**2 * variance
-    reach = np.sqrt(max(middle**2 - seen**2 + q**2 * rest**2, 0.0))
-    low, high = (float(np.sqrt(max(middle + sign * reach, 0.0))) for sign in (-1, 1))
-    return norm, squared, low, high
+
+    def end(sign: int, q: float) -> float:
+        middle = seen + 2 * q**2 * variance
+        reach = np.sqrt(max(middle**2 - seen**2 + q**2 * rest**2, 0.0))
+        return float(np.sqrt(max(middle + sign * reach, 0.0)))
+
+    return norm, squared, end(-1, q), end(1, longer)
 
 
 def _parts(gram: np.ndarray, squared: float) -> np.ndarray:
@@ -464,15 +499,14 @@ def _trace_of_square(gram: np.ndarray) -> float:
 
 def _quotients(
     products: np.ndarray, vector: np.ndarray, value: float, share: np.ndarray
-) -> tuple[float, float, float, float, np.ndarray]:
-    """Return the ends of an eigenvalue's interval, standard error, bias, and the blocks' Rayleigh quotients."""
+) -> tuple[float, float, np.ndarray]:
+    """Return the standard error of an eigenvalue, its bias, and the blocks' Rayleigh quotients."""
     found = np.einsum("ij,j->i", products, vector, dtype=np.float64)
     count = len(found)
     if count < 2:
-        return np.nan, np.nan, np.nan, np.nan, found
+        return np.nan, np.nan, found
     across = products - np.outer(found, vector)
     across = across - share @ across
     error = float(np.sqrt(found.var(ddof=1) / count))
     noise = np.einsum("ij,ij->", across, across, dtype=np.float64) / (count - 1) / count
-    half = students_t(count - 1) * error
-    return value - half, value + half, error, float(noise / value) if value > 0 else np.nan, found
+    return error, float(noise / value) if value > 0 else np.nan, found

@@ -72,9 +72,9 @@ def resolve_budget(budget: float, units: int) -> int:
         raise JaxfairError(f"The ReLU budget is {budget}; give a fraction below 1 or a whole number of units.")
     if budget >= 1 and budget != int(budget):
         raise JaxfairError(f"The ReLU budget {budget} is neither a fraction below 1 nor a whole number of units.")
-    count = int(budget) if budget >= 1 or budget == 0 else max(round(budget * units), int(budget > 0))
     if budget < 0:
         raise JaxfairError(f"The ReLU budget is {budget:g}; give 0 or more units, or a fraction below 1.")
+    count = int(budget) if budget >= 1 else max(round(budget * units), int(budget > 0))
     _check_budget(count, units)
     return count
 

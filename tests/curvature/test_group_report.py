@@ -14,6 +14,7 @@ from jaxfair import groups, losses
 from jaxfair.curvature.minibatch import minibatch_curvature
 from jaxfair.curvature.spectrum import CurvatureConfig, group_curvature
 from jaxfair.errors import JaxfairError
+from jaxfair.intervals import FEW
 
 N, FEATURES, CLASSES = 30, 3, 4
 GROUP = np.arange(N) % 3
@@ -23,12 +24,22 @@ def model(params: Any, x: jax.Array) -> jax.Array:
     return jnp.tanh(x @ params["hidden"]) @ params["out"]
 
 
-@pytest.fixture(scope="module")
-def problem() -> dict[str, Any]:
+def of_examples(n: int) -> dict[str, Any]:
     keys = jax.random.split(jax.random.key(0), 4)
     params = {"hidden": jax.random.normal(keys[0], (FEATURES, 5)), "out": jax.random.normal(keys[1], (5, CLASSES))}
-    x = jax.random.normal(keys[2], (N, FEATURES))
-    return {"params": params, "x": x, "y": jax.random.randint(keys[3], (N,), 0, CLASSES), "group": GROUP}
+    x = jax.random.normal(keys[2], (n, FEATURES))
+    return {"params": params, "x": x, "y": jax.random.randint(keys[3], (n,), 0, CLASSES), "group": np.arange(n) % 3}
+
+
+@pytest.fixture(scope="module")
+def problem() -> dict[str, Any]:
+    return of_examples(N)
+
+
+@pytest.fixture(scope="module")
+def enough() -> dict[str, Any]:
+    """As many examples as intervals need."""
+    return of_examples(3 * FEW)
 
 
 def dense(problem: dict[str, Any], index: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
@@ -116,13 +127,13 @@ def test_a_negative_group_is_counted_into_no_other(problem: dict[str, Any], meas
 
 
 @pytest.fixture(scope="module")
-def with_intervals(problem: dict[str, Any]) -> jaxfair.GroupReport:
-    return jaxfair.group_report(model, **problem, intervals=True)
+def with_intervals(enough: dict[str, Any]) -> jaxfair.GroupReport:
+    return jaxfair.group_report(model, **enough, intervals=True)
 
 
-def test_intervals_on_request(problem: dict[str, Any], with_intervals: jaxfair.GroupReport) -> None:
+def test_intervals_on_request(enough: dict[str, Any], with_intervals: jaxfair.GroupReport) -> None:
     """All columns that there were are the same to the bit; each interval holds its value, and possible values alone."""
-    plain, columns = jaxfair.group_report(model, **problem).columns(), with_intervals.columns()
+    plain, columns = jaxfair.group_report(model, **enough).columns(), with_intervals.columns()
     for name, values in plain.items():
         np.testing.assert_array_equal(columns[name], values)
     assert [name for name in plain if f"{name}_low" in columns] == ["accuracy", "loss", "top_eigenvalue", "softmax_gap"]
@@ -139,6 +150,14 @@ def test_intervals_on_request(problem: dict[str, Any], with_intervals: jaxfair.G
     np.testing.assert_allclose(columns["top_eigenvalue_high"], sampling.high + residual)
 
 
+def test_groups_of_few_examples_have_intervals_of_accuracies_alone(problem: dict[str, Any]) -> None:
+    found = jaxfair.group_report(model, **problem, intervals=True)
+    known = [name for name, ends in found.columns().items() if name.endswith("_low") and np.isfinite(ends).any()]
+    assert known == ["accuracy_low"]
+    ends = (found - found).interval
+    assert [name for name, (low, _) in ends.items() if np.isfinite(low).any()] == ["accuracy"]
+
+
 def test_intervals_are_printed_in_brackets(with_intervals: jaxfair.GroupReport) -> None:
     *lines, foot = str(with_intervals).splitlines()
     assert len({len(line) for line in lines}) == 1
@@ -149,9 +168,9 @@ def test_intervals_are_printed_in_brackets(with_intervals: jaxfair.GroupReport) 
     assert json.loads(json.dumps(with_intervals.to_dict()))["loss_low"] == with_intervals.columns()["loss_low"].tolist()
 
 
-def test_two_reports_subtract(problem: dict[str, Any], with_intervals: jaxfair.GroupReport) -> None:
-    params = jax.tree.map(lambda leaf: 0.5 * leaf, problem["params"])
-    after = jaxfair.group_report(model, **(problem | {"params": params}), intervals=True)
+def test_two_reports_subtract(enough: dict[str, Any], with_intervals: jaxfair.GroupReport) -> None:
+    params = jax.tree.map(lambda leaf: 0.5 * leaf, enough["params"])
+    after = jaxfair.group_report(model, **(enough | {"params": params}), intervals=True)
     found = after - with_intervals
     for name in ("accuracy", "loss", "softmax_gap", "gradient_norm", "top_eigenvalue"):
         column = "gradient_norm_corrected" if name == "gradient_norm" else name
@@ -162,20 +181,20 @@ def test_two_reports_subtract(problem: dict[str, Any], with_intervals: jaxfair.G
         assert (difference < ends.high).all()
     np.testing.assert_array_equal(found.columns()["loss_low"], found.interval["loss"].low)
     assert len(str(found).splitlines()) == 5
-    assert json.loads(json.dumps(found.to_dict()))["count"] == [10, 10, 10]
-    nothing = jaxfair.group_report(model, **problem) - with_intervals
+    assert json.loads(json.dumps(found.to_dict()))["count"] == [FEW, FEW, FEW]
+    nothing = jaxfair.group_report(model, **enough) - with_intervals
     assert set(nothing.difference) == {"accuracy", "loss", "softmax_gap"}
-    assert (nothing.interval["accuracy"].low < 0).all(), "nothing changed on ten examples of many"
+    assert (nothing.interval["accuracy"].low < 0).all(), "nothing changed on forty examples of many"
     assert (nothing.difference["loss"] == 0).all()
 
 
 def test_reports_of_other_examples_are_not_subtracted(
-    problem: dict[str, Any], with_intervals: jaxfair.GroupReport
+    enough: dict[str, Any], with_intervals: jaxfair.GroupReport
 ) -> None:
     change: dict[str, Any]
-    for change in ({"y": (problem["y"] + 1) % CLASSES}, {"group": np.roll(GROUP, 1)}, {"group_names": "abc"}):
+    for change in ({"y": (enough["y"] + 1) % CLASSES}, {"group": np.roll(enough["group"], 1)}, {"group_names": "abc"}):
         with pytest.raises(JaxfairError, match="of different examples, labels or groups"):
-            _ = jaxfair.group_report(model, **(problem | change)) - with_intervals
+            _ = jaxfair.group_report(model, **(enough | change)) - with_intervals
 
 
 CALLS = iter(range(1_000_000))

@@ -9,7 +9,9 @@ import pytest
 
 from jaxfair.curvature.sampling import (
     BLOCKS,
+    FEW_FOR_NORM,
     EqualCount,
+    _eigenvalue_interval,
     _norms,
     _parts,
     _quotients,
@@ -20,7 +22,7 @@ from jaxfair.curvature.sampling import (
 from jaxfair.curvature.spectrum import CurvatureConfig, group_curvature
 from jaxfair.errors import JaxfairError
 from jaxfair.groups import group_weights
-from jaxfair.intervals import over_seeds
+from jaxfair.intervals import FEW, over_seeds
 from tests.curvature.cases import GROUP_WEIGHTS
 from tests.examples import GROUP, GROUPS, INPUTS, LABEL, WEIGHTS, N, linear
 
@@ -89,7 +91,7 @@ def test_norms_by_hand() -> None:
         assert found.squared[g] == pytest.approx((inner.sum() - np.trace(inner)) / (n * (n - 1)), rel=1e-4)
         part = np.trace(np.cov(own.T)) / n
         assert found.norm[g] ** 2 - found.squared[g] == pytest.approx(part, rel=1e-4)
-    assert np.isnan(found.interval.low).tolist() == [False, False, True]  # of two examples
+    assert np.isnan(found.interval).all(), "of so few examples"
     np.testing.assert_array_equal(found.corrected, np.sqrt(np.maximum(found.squared, 0)))
 
 
@@ -135,7 +137,7 @@ def test_a_small_sample_of_one_population_has_a_larger_norm_and_the_same_correct
 
 
 def test_a_negative_estimate_is_a_norm_of_zero_with_an_interval_from_zero() -> None:
-    x = np.array([[1.0, 0], [-1, 0], [0, 1], [0, -1], [0.5, 0.5], [-0.5, -0.5]])
+    x = np.tile([[1.0, 0], [-1, 0], [0, 1], [0, -1], [0.5, 0.5], [-0.5, -0.5]], (4, 1))
     found = gradient_sampling(*of_examples(x), loss=itself)
     assert found.squared[0] < 0
     assert found.corrected[0] == found.interval.low[0] == 0 < found.interval.high[0]
@@ -145,6 +147,19 @@ def test_few_examples() -> None:
     found = gradient_sampling(*of_examples(np.eye(6), group=np.array([0, 1, 1, 2, 2, 2])), loss=itself)
     assert np.isnan(found.squared).tolist() == [True, False, False]
     assert np.isnan(found.interval).all()
+    x = np.random.default_rng(0).normal(size=(2 * FEW_FOR_NORM - 1, 2))
+    found = gradient_sampling(*of_examples(x, np.repeat([0, 1], [FEW_FOR_NORM - 1, FEW_FOR_NORM])), loss=itself)
+    assert np.isnan(found.interval.low).tolist() == [True, False]
+
+
+def test_few_examples_have_no_interval_of_an_eigenvalue() -> None:
+    x = np.random.default_rng(0).normal(size=(2 * FEW - 1, 2))
+    arguments = of_examples(x, np.repeat([0, 1], [FEW - 1, FEW]))
+    found = group_curvature(*arguments, CONFIG, loss=squares, vectors=True)
+    assert np.isnan(eigenvalue_sampling(*arguments, found, loss=squares).interval.low).tolist() == [True, False]
+    equal = equal_count_eigenvalues(*of_examples(x, np.repeat([0, 1], [2 * FEW - 11, 10])), CONFIG, loss=squares)
+    assert equal.count == 10
+    assert np.isnan(equal.interval.low).tolist() == [False, True], "five draws of ten have fifty, one has ten"
 
 
 @pytest.mark.parametrize(("ratio", "n"), [(0.0, 40), (3.0, 40), (30.0, 300)])
@@ -155,26 +170,20 @@ def test_the_norms_interval_covers_quickly(ratio: float, n: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("tail", [0.0, 0.5, 0.8])
 @pytest.mark.parametrize("p", [1, 20, 100])
-@pytest.mark.parametrize("n", [10, 40, 400])
+@pytest.mark.parametrize("n", [FEW_FOR_NORM, 40, 400])
 def test_the_norms_interval_covers(n: int, p: int, tail: float) -> None:
-    """Nominal 95 %: 93 to 98 (97.5 where the norm is 0, since an interval from 0 misses it on one side alone).
-
-    Where few examples carry the mean no interval knows enough, 91 for 40 with the heavier tail and 90 for ten; there it
-    is wide where the norm is small, up to 99.5.
-    """
-    found = {
-        ratio: covered(n, p, tail, ratio, 2000 if n < 1000 else 500) for ratio in (0.0, 0.3, 1.0, 3.0, 10.0, 100.0)
-    }
+    """Nominal 95 %: 93 to 97; where a few examples carry the gradient 92.5 to 98.5, the most where it is near 0."""
+    found = {ratio: covered(n, p, tail, ratio, 2000) for ratio in (0.0, 0.3, 1.0, 3.0, 10.0, 100.0)}
     print(f"n {n}, p {p}, tail {tail}:", {ratio: f"{100 * share:.1f}" for ratio, share in found.items()})
-    assert (0.89 if n == 10 else 0.90 if tail == 0.8 else 0.92) <= min(found.values())
-    assert max(found.values()) <= (0.98 if tail == 0 else 0.998)
+    assert (0.925 if tail else 0.93) <= min(found.values())
+    assert max(found.values()) <= (0.97 if tail == 0 else 0.98 if tail == 0.5 else 0.985)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ratio", [1.0, 10.0, 100.0])
 @pytest.mark.parametrize("n", [40, 300])
 def test_the_interval_of_a_paired_difference_of_norms_covers(n: int, ratio: float) -> None:
-    """Of two networks on the same examples, the second with 0.6 of the gradient; nominal 95 % (seen: 93.5 to 98.5)."""
+    """Of two networks on the same examples, the second with 0.6 of the gradient; nominal 95 %: 92.5 to 98."""
     rng, hits, variance = np.random.default_rng(0), 0, 1 / np.arange(1, 21)
     direction, times = np.sqrt(variance / variance.sum()), 600
     truth = np.sqrt(ratio * variance.sum() / n)
@@ -189,16 +198,16 @@ def test_the_interval_of_a_paired_difference_of_norms_covers(n: int, ratio: floa
         low, high = over_seeds(parts[0] - parts[1]).interval()
         hits += bool(low <= 0.4 * truth <= high)
     print(f"n {n}, ratio {ratio}: {100 * hits / times:.1f} %")
-    assert 0.92 <= hits / times <= 0.99
+    assert 0.92 <= hits / times <= 0.985
 
 
 def test_the_eigenvalues_interval_is_of_the_blocks_quotients() -> None:
     rng = np.random.default_rng(0)
-    x = rng.standard_normal((50, 6)) * np.array([3.0, 1, 1, 1, 0.5, 0.5])
-    arguments = of_examples(x, np.repeat([0, 1], [30, 20]))
+    x = rng.standard_normal((85, 6)) * np.array([3.0, 1, 1, 1, 0.5, 0.5])
+    arguments = of_examples(x, np.repeat([0, 1], [45, 40]))
     curvature = group_curvature(*arguments, CONFIG, loss=squares, vectors=True)
-    found = eigenvalue_sampling(*arguments, curvature, loss=squares)
-    for g, own in enumerate((x[:30], x[30:])):
+    found = eigenvalue_sampling(*arguments, curvature, blocks=45, loss=squares)  # of one example each
+    for g, own in enumerate((x[:45], x[45:])):
         values, vectors = np.linalg.eigh(own.T @ own / len(own))
         assert curvature.top_eigenvalue[g] == pytest.approx(values[-1], rel=1e-5)
         quotients = np.sort((own @ vectors[:, -1]) ** 2)
@@ -211,24 +220,26 @@ def test_the_eigenvalues_interval_is_of_the_blocks_quotients() -> None:
     assert (curvature.top_eigenvalue < found.interval.high).all()
 
 
-def top_of_sample(rng: np.random.Generator, n: int, spectrum: np.ndarray, tail: float) -> tuple[float, ...]:
-    """Return the largest eigenvalue of ``mean w x x'``, its interval and its bias, as ``eigenvalue_sampling`` does."""
-    x = rng.standard_normal((n, len(spectrum))) * np.sqrt(spectrum)
-    x *= np.exp(rng.normal(0, tail, (n, 1)) - tail**2 / 2) ** 0.5
-    values, vectors = np.linalg.eigh(x.T @ x / n)
-    vector, each = vectors[:, -1], -(-n // BLOCKS)
-    parts = np.array_split(x, -(-n // each))
-    products = np.stack([part.T @ (part @ vector) / len(part) for part in parts])
-    low, high, _, bias, _ = _quotients(products, vector, values[-1], np.full(len(parts), 1 / len(parts)))
-    return values[-1], low, high, bias
+def tops_of_samples(n: int, spectrum: np.ndarray, tail: float, times: int) -> np.ndarray:
+    """Return largest eigenvalues of ``mean w x x'``, their intervals and biases, as ``eigenvalue_sampling`` does."""
+    rng, found = np.random.default_rng(0), []
+    for _ in range(times // 100):
+        x = rng.standard_normal((100, n, len(spectrum))) * np.sqrt(spectrum)
+        x *= np.exp(rng.normal(0, tail, (100, n, 1)) - tail**2 / 2) ** 0.5
+        values, vectors = np.linalg.eigh(x.transpose(0, 2, 1) @ x / n)
+        for sample, value, vector in zip(x, values[:, -1], vectors[:, :, -1], strict=True):
+            parts = np.array_split(sample, -(-n // -(-n // BLOCKS)))
+            products = np.stack([part.T @ (part @ vector) / len(part) for part in parts])
+            _, bias, quotients = _quotients(products, vector, value, np.full(len(parts), 1 / len(parts)))
+            found.append((value, *_eigenvalue_interval(value, quotients, 1, n), bias))
+    return np.array(found)
 
 
 SPECTRA = {"1/k": 1 / np.arange(1, 41), "0.8^k": 0.8 ** np.arange(40), "spike": np.r_[1.0, np.full(39, 0.02)]}
 
 
 def test_the_eigenvalues_interval_covers_quickly() -> None:
-    rng = np.random.default_rng(0)
-    found = np.array([top_of_sample(rng, 60, SPECTRA["1/k"][:20], 0.3) for _ in range(300)])
+    found = tops_of_samples(60, SPECTRA["1/k"][:20], 0.3, 300)
     assert 0.92 <= ((found[:, 1] <= 1) & (found[:, 2] >= 1)).mean() <= 0.985
     bias = found[:, 0].mean() - 1
     assert bias > 0.05, "the plain eigenvalue is too large"
@@ -236,20 +247,50 @@ def test_the_eigenvalues_interval_covers_quickly() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tail", [0.0, 0.8])
-@pytest.mark.parametrize("n", [40, 150, 600])
+@pytest.mark.parametrize("tail", [0.0, 0.5, 0.8])
+@pytest.mark.parametrize("n", [FEW, 60, 150, 600])
 @pytest.mark.parametrize("spectrum", SPECTRA)
 def test_the_eigenvalues_interval_covers(spectrum: str, n: int, tail: float) -> None:
-    """Nominal 95 %: 93 to 98; with the heavy tail 99 where other eigenvalues are near the largest.
-
-    Of 40 examples with that tail no interval knows enough: between 89 and 100.
-    """
-    rng, times = np.random.default_rng(0), 800
-    found = np.array([top_of_sample(rng, n, SPECTRA[spectrum], tail) for _ in range(times)])
+    """Nominal 95 %: 93 to 97.5; of 40 examples, with other eigenvalues near the largest or a heavy tail, 91.5 to 98."""
+    found = tops_of_samples(n, SPECTRA[spectrum], tail, 2000)
     share = ((found[:, 1] <= 1) & (found[:, 2] >= 1)).mean()
     print(f"{spectrum}, n {n}, tail {tail}: {100 * share:.1f} %, plain {found[:, 0].mean():.3f} for 1")
-    least, most = (0.88, 1.0) if (n, tail) == (40, 0.8) else (0.92, 0.985 if tail == 0 else 0.995)
+    least, most = (0.915, 0.98) if n == FEW else (0.93, 0.98 if tail == 0.8 else 0.975)
     assert least <= share <= most
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tail", [0.0, 0.5])
+@pytest.mark.parametrize("spectrum", SPECTRA)
+def test_the_interval_at_equal_counts_covers(spectrum: str, tail: float) -> None:
+    """Of the mean eigenvalue of three draws of 50 examples; the truth is that of many.
+
+    Nominal 95 %: 93 to 97.5; up to 99.5 where other eigenvalues are near the largest, since the eigenvector of a sample
+    is that along which its own examples spread.
+    """
+    times, draws, n = 2000, 3, 50
+    found = tops_of_samples_at_equal_counts(n, draws, SPECTRA[spectrum], tail, times)
+    truth = found[:, 0].mean()
+    share = ((found[:, 1] <= truth) & (truth <= found[:, 2])).mean()
+    print(f"equal counts, {spectrum}, tail {tail}: {100 * share:.1f} %")
+    assert 0.93 <= share <= 0.995
+
+
+def tops_of_samples_at_equal_counts(n: int, draws: int, spectrum: np.ndarray, tail: float, times: int) -> np.ndarray:
+    """Return means of draws' eigenvalues and their intervals, as ``equal_count_eigenvalues`` does."""
+    rng, found = np.random.default_rng(0), []
+    for _ in range(times):
+        x = rng.standard_normal((draws, n, len(spectrum))) * np.sqrt(spectrum)
+        x *= np.exp(rng.normal(0, tail, (draws, n, 1)) - tail**2 / 2) ** 0.5
+        values, vectors = np.linalg.eigh(x.transpose(0, 2, 1) @ x / n)
+        cut = -(-n // -(-n // (BLOCKS // draws)))
+        parts = []
+        for sample, value, vector in zip(x, values[:, -1], vectors[:, :, -1], strict=True):
+            own = np.array([np.mean((part @ vector) ** 2) for part in np.array_split(sample, cut)])
+            parts.append(own - own.mean() + value)
+        mean = float(values[:, -1].mean())
+        found.append((mean, *_eigenvalue_interval(mean, np.concatenate(parts), draws, draws * n)))
+    return np.array(found)
 
 
 def test_at_equal_counts_groups_of_one_population_have_one_eigenvalue() -> None:
@@ -284,9 +325,8 @@ def test_draws_share_no_example_and_their_eigenvalues_are_exact() -> None:
         assert found.values[0, i] == pytest.approx(np.linalg.eigvalsh(own.T @ own / 4)[-1], rel=1e-4)
     assert found.mean[0] == pytest.approx(found.values[0].mean())
     assert [len(own) for own in found.parts] == [20, 8, 4]
-    for own, mean, low, high in zip(found.parts, found.mean, *found.interval, strict=True):
+    for own, mean in zip(found.parts, found.mean, strict=True):
         assert own.mean() == pytest.approx(mean)
-        assert low < mean < high
     whole = group_curvature(*arguments, CONFIG, loss=squares).top_eigenvalue[2]
     assert found.values[2, 0] == pytest.approx(whole, rel=1e-4)
 

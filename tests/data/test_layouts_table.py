@@ -165,7 +165,7 @@ def test_a_column_split_of_other_values_is_a_column(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("", "is empty; expected a header and a row an image"),
+        ("", "is empty; expected a header and rows"),
         ("\n\n", "is empty; expected"),
         ("file,race\n", "has a header but no rows"),
         ("files,race\na.jpg,1\n", r"has no column 'file'; did you mean 'files'\?"),

@@ -4,13 +4,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxfair import checkpoints, networks
 from jaxfair.errors import JaxfairError
 from jaxfair.linearize import snl
 from jaxfair.networks import masks
+from jaxfair.training.batches import Fixed
 from tests.training.cases import MODULE, assert_same_bits, make_data
 
 CONFIG = snl.SnlConfig(batch_size=8, learning_rate=4e-3, kappa=1e-2)
@@ -96,10 +99,62 @@ def test_an_interrupted_descent_resumes_to_the_same_bits(
         assert_same_bits(resumed.network, straight.network)
 
 
-@pytest.mark.parametrize("budget", [0, -3, float("nan"), 1.5, UNITS + 1])
+@pytest.mark.parametrize("budget", [-3, float("nan"), 1.5, UNITS + 1])
 def test_impossible_budgets_are_refused(network: networks.Network, budget: float) -> None:
     with pytest.raises(JaxfairError, match="ReLU budget"):
         snl.snl(network, make_data(), CONFIG, budgets=[budget], seed=0)
+
+
+def test_the_matched_training_is_the_descent_without_masks_and_sparsity(
+    network: networks.Network, snapshots: list[snl.Snapshot]
+) -> None:
+    """With all masks at 1 kappa pulls at no weight: the first step of both is one and the same for the weights."""
+    data = make_data()
+    first = jax.tree.map(np.copy, network)
+    index = np.arange(CONFIG.batch_size, dtype=np.int32)
+    stepped = {}
+    for choosing in (True, False):
+        opt_state = optax.adam(CONFIG.learning_rate).init(snl._trained(network, choosing))
+        carry = snl.Descent(jax.tree.map(jnp.copy, network), opt_state, jnp.float32(CONFIG.kappa if choosing else 0))
+        fixed = Fixed(network, data, jnp.int32(0))
+        step = jax.jit(snl.SnlStep(CONFIG, choosing))
+        stepped[choosing] = step(carry, fixed, (jnp.int32(0), index))[0].network
+    for a, b in zip(*(jax.tree.leaves(stepped[choosing].params) for choosing in (True, False)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
+    assert masks.relu_count(stepped[False].masks) == UNITS
+    assert_same_bits(network, first)
+    ends = [snapshot.epoch for snapshot in snapshots]
+    found = list(snl.matched(network, data, CONFIG, ends=ends, seed=0))
+    assert [of.epoch for of in found] == ends
+    for of, linearized in zip(found, snapshots, strict=True):
+        assert of.budget == masks.relu_count(of.network.masks) == UNITS
+        apart = jax.tree.map(lambda a, b: float(abs(a - b).max()), of.network.params, linearized.network.params)
+        assert max(jax.tree.leaves(apart)) > 1e-3
+
+
+def test_an_interrupted_matched_training_resumes_to_the_same_bits(network: networks.Network, tmp_path: Path) -> None:
+    config, data = replace(CONFIG, checkpoint_seconds=0.0), make_data()
+
+    def interrupt(epoch: int) -> None:
+        if epoch == 3:
+            raise KeyboardInterrupt
+
+    options = {"ends": [2, 4], "seed": 0}
+    straight = list(snl.matched(network, data, config, **options))
+    seen = []
+    with pytest.raises(KeyboardInterrupt):
+        seen.extend(snl.matched(network, data, config, progress_dir=tmp_path, on_epoch=interrupt, **options))
+    rest = list(snl.matched(network, data, config, progress_dir=tmp_path, **options))
+    assert [of.epoch for of in rest] == [2, 4]  # the first end was passed, so it starts again
+    for resumed, of in zip(rest, straight, strict=True):
+        assert_same_bits(resumed.network, of.network)
+    with pytest.raises(JaxfairError, match=r"end after \[\] epochs; give at least one"):
+        snl.matched(network, data, config, ends=[], seed=0)
+
+
+def test_a_budget_of_none_leaves_no_relu(network: networks.Network) -> None:
+    (snapshot,) = snl.snl(network, make_data(), CONFIG, budgets=[0], seed=0)
+    assert masks.relu_count(snapshot.network.masks) == snapshot.budget == 0
 
 
 def test_no_budget_is_refused(network: networks.Network) -> None:

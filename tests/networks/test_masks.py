@@ -133,17 +133,27 @@ def test_structure_shapes_and_types_are_kept(change: Callable[[masks.Masks], mas
     np.testing.assert_array_equal(flat(tree), before)
 
 
-@pytest.mark.parametrize("budget", [0, -1, UNITS + 1])
+@pytest.mark.parametrize("budget", [-1, UNITS + 1])
 def test_a_budget_that_no_mask_can_hold_is_refused(budget: int) -> None:
     tree = make_masks(np.ones(UNITS))
     for keep in (lambda: masks.keep_largest(tree, budget), lambda: masks.keep_random(tree, budget, jax.random.key(0))):
-        with pytest.raises(JaxfairError, match=rf"budget is {budget}, .* give 1 to {UNITS}"):
+        with pytest.raises(JaxfairError, match=rf"budget is {budget}, .* give 0 to {UNITS}"):
             keep()
 
 
 @pytest.mark.parametrize(
     ("budget", "count"),
-    [(1, 1), (1.0, 1), (491_520, 491_520), (15_000.0, 15_000), (0.5, 245_760), (0.1, 49_152), (1e-5, 5)],
+    [
+        (1, 1),
+        (1.0, 1),
+        (491_520, 491_520),
+        (15_000.0, 15_000),
+        (0.5, 245_760),
+        (0.1, 49_152),
+        (1e-5, 5),
+        (0, 0),
+        (1e-9, 1),
+    ],
 )
 def test_resolve_budget(budget: float, count: int) -> None:
     """Below 1 a share of the units, from 1 on a count: the number 1 is one unit, not all of them."""
@@ -154,15 +164,13 @@ def test_resolve_budget(budget: float, count: int) -> None:
 @pytest.mark.parametrize(
     ("budget", "words"),
     [
-        (0, "budget is 0; give at least one unit"),
-        (-3, "budget is -3; give at least one unit"),
-        (-0.5, "budget is -0.5; give at least one unit"),
+        (-3, "budget is -3; give 0 or more units"),
+        (-0.5, "budget is -0.5; give 0 or more units"),
         (math.nan, "budget is nan; give a fraction below 1"),
         (math.inf, "budget is inf; give a fraction below 1"),
         (-math.inf, "budget is -inf; give a fraction below 1"),
         (1.5, r"1\.5 is neither a fraction below 1 nor a whole number"),
-        (101, "budget is 101, but the network has 100 units; give 1 to 100"),
-        (0.001, "budget is 0, but the network has 100 units"),
+        (101, "budget is 101, but the network has 100 units; give 0 to 100"),
     ],
 )
 def test_resolve_budget_refuses(budget: float, words: str) -> None:

@@ -92,6 +92,17 @@ def test_detached_is_the_lagrangian_in_value_and_plain_training_in_gradient() ->
     assert np.abs(gradient - plain_gradient).max() > 0.01
 
 
+def test_the_published_one_averages_the_distillation_over_classes_too() -> None:
+    """It is the detached one for the rest, whose distillation weighs as much as without mitigation."""
+    found = {}
+    for method in ("lagrangian-detached", "lagrangian-published"):
+        config = MitigationConfig(method)
+        found[method] = of_params(config, state_of(config), jnp.asarray(WEIGHTS, jnp.float32))
+    jax.tree.map(np.testing.assert_array_equal, *found.values())
+    shares = {m: mitigate.distillation_share(MitigationConfig(m), 10) for m in ("none", "lagrangian", *found)}
+    assert shares == {"none": 1, "lagrangian": 1, "lagrangian-detached": 1, "lagrangian-published": 0.1}
+
+
 @pytest.mark.parametrize("group", [0, 2])
 @pytest.mark.parametrize("config", [MitigationConfig("lagrangian"), *ALIGNMENTS])
 def test_a_batch_of_one_group_is_plain_training(group: int, config: MitigationConfig) -> None:

@@ -1,34 +1,19 @@
-"""Tables of labels, CSV or Parquet: one row an image, named by its path.
-
-CSV is read by Python's own reader: pyarrow's would turn ``007`` into 7 unless told otherwise, and takes a quote that is
-never closed for a cell with the rest of the table in it.
-"""
+"""Tables of labels, CSV or Parquet: one row an image, named by its path."""
 
 import contextlib
-import csv
-import io
 import posixpath
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from jaxfair.data import tables
 from jaxfair.data.columns import Index, Rejected, from_values, nfc, official_split
 from jaxfair.data.files import Files, holds_files, open_files
 from jaxfair.data.layouts.find import several
 from jaxfair.errors import JaxfairError, did_you_mean
 
-_PARQUET = (".parquet", ".pq")
-_TABLES = (".csv", ".tsv", *_PARQUET)
-
-
-class _Table(NamedTuple):
-    """The names of the columns, their cells in the same order, the row of each cell from 1, and what fits no column."""
-
-    names: Sequence[str]
-    columns: Sequence[Sequence[Any]]
-    rows: Sequence[int]
-    ragged: tuple[Rejected, ...] = ()
+_TABLES = (".csv", ".tsv", *tables.PARQUET)
 
 
 def read(table: Path, files: Files, path_column: str) -> Index:
@@ -55,7 +40,7 @@ def read(table: Path, files: Files, path_column: str) -> Index:
     """
     table, data, inside = _located(table, files)
     path_column = nfc(path_column)
-    content = _parquet(data, table) if table.suffix.lower() in _PARQUET else _csv(data, table, path_column)
+    content = tables.parse(data, table, path_column)
     repeated = [name for name in content.names if name and content.names.count(name) > 1]
     if repeated:
         raise JaxfairError(f"The table '{table}' has several columns named '{repeated[0]}'; rename all but one.")
@@ -162,64 +147,3 @@ def _misfits(
 
 def _is_same(path: Path, table: Path) -> bool:
     return path.name == table.name and path.exists() and path.samefile(table)
-
-
-def _csv(data: bytes, table: Path, path_column: str) -> _Table:
-    text = _text(data, table)
-    headers = {delimiter: _header(text, delimiter) for delimiter in ",;\t"}
-    delimiter = max(headers, key=lambda d: (path_column in headers[d], len(headers[d])))
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    records, line = [], 1
-    try:
-        for record in reader:
-            line = reader.line_num + 1
-            records += [record] if record else []
-    except csv.Error as error:
-        raise JaxfairError(f"The table '{table}' is no CSV from line {line} on: {error}; check the quotes.") from error
-    if not records:
-        raise JaxfairError(f"The table '{table}' is empty; expected a header and a row an image.")
-    names = [nfc(name.strip()) for name in records[0]]
-    good = {row: record for row, record in enumerate(records[1:], 1) if len(record) == len(names)}
-    ragged = [
-        Rejected(f"data row {row} of {table.name}", f"has {len(record)} cells instead of {len(names)}")
-        for row, record in enumerate(records[1:], 1)
-        if row not in good
-    ]
-    columns = list(zip(*good.values(), strict=True)) or [()] * len(names)
-    return _Table(names, columns, list(good), tuple(ragged))
-
-
-def _text(data: bytes, table: Path) -> str:
-    advice = "save it as CSV in UTF-8, or as Parquet with a name in .parquet"
-    if b"\0" in data:
-        raise JaxfairError(f"The table '{table}' is not text; {advice}.")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise JaxfairError(f"The table '{table}' is not UTF-8 text in line {line}; {advice}.") from error
-
-
-def _header(text: str, delimiter: str) -> list[str]:
-    """Return the names in the first line that is not empty; none where this delimiter does not separate them."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        return [nfc(name.strip()) for name in next((record for record in reader if record), [])]
-    except csv.Error:
-        return []
-
-
-def _parquet(data: bytes, table: Path) -> _Table:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        with parquet.ParquetFile(io.BytesIO(data)) as file:
-            content = file.read()
-        names = [nfc(name) for name in content.column_names]
-        return _Table(names, [c.to_pylist() for c in content.columns], range(1, content.num_rows + 1))
-    except (OSError, pyarrow.ArrowException, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0].rstrip(".")
-        raise JaxfairError(
-            f"The table '{table}' cannot be read as Parquet: {reason}; write it again, or as CSV."
-        ) from error

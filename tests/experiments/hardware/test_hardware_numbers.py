@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.hardware import claims, report
+from experiments.hardware import claims, figures, report
 from experiments.hardware import tables as numbers
 from experiments.hardware.differences import answer, rounding
 from experiments.hardware.results import Hardware
 from experiments.reporting import drawing
+from experiments.reporting.sampling import FREE
+from experiments.reporting.series import of
 from experiments.reporting.verdicts import Missing
+from jaxfair.intervals import over_seeds_and_examples
 from tests.experiments.page import Page
-from tests.hardware_study import ALL, BASE, PROFILES, STEPS, changed, make_hardware, right
+from tests.hardware_study import ALL, BASE, PROFILES, STEPS, changed, make_hardware, right, sampled
 from tests.study import sketch
 
 
@@ -175,6 +178,33 @@ def test_a_finding_is_borne_out_or_contradicted(hardware: Hardware, name: str) -
         ahead = (claim.value - float(said[2])) * (1 if said[1] == "above" else -1)
         assert ahead * sign > 0, claim
         assert claim.verdict == "too few seeds"
+
+
+def test_findings_and_figures_take_what_is_free_of_sampling(hardware: Hardware) -> None:
+    """Where it was measured; the bound is of the loss on these very images, and takes the plain numbers."""
+    free, reference = sampled(hardware), hardware.comparisons[0].reference
+    found, plain = ({claim.name: claim for claim in claims.claims(one)} for one in (free, hardware))
+    for name, column, said in (
+        ("small_larger_gradient", "gradient_norm", "without its sampling part"),
+        ("eigenvalue_near_boundary", "top_eigenvalue", "at the image count of the smallest group"),
+    ):
+        assert plain[name].note.endswith("; not corrected for sampling, which inflates it, more so on few images")
+        assert found[name].note.endswith(f"; {said}")
+        values = free.comparisons[0].reference.by_group[FREE[column]]
+        x = -np.asarray(hardware.groups.train_count) if "small" in name else -reference.by_group["softmax_gap"]
+        expected: Any = [
+            stats.spearmanr(a, b)[0] for a, b in zip(np.broadcast_to(x, values.shape), values, strict=True)
+        ]
+        assert found[name].value == pytest.approx(-np.mean(expected))
+    assert found["gradient_norm_foretells_delta (native)"].note.endswith("without its sampling part")
+    assert found["bound_holds"].value == plain["bound_holds"].value
+    axes = figures.reference_and_distance(free).axes[1]
+    assert axes.get_ylabel() == "gradient norm without\nits sampling part"
+    assert figures.reference_and_distance(hardware).axes[1].get_ylabel() == "gradient norm"
+    (row, *_) = [row for row in numbers.group_rows(free) if row["group"] == "a"]
+    blocks = free.comparisons[0].reference.parts["gradient_norm"][:, 0]
+    np.testing.assert_allclose(row["gradient_norm_corrected"], of(over_seeds_and_examples([blocks]), "positive"))
+    assert row["gradient_norm"].mean == pytest.approx(reference.by_group["gradient_norm"][:, 0].mean())
 
 
 def test_every_finding_is_listed_whatever_there_is(hardware: Hardware) -> None:

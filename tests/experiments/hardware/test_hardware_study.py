@@ -20,6 +20,7 @@ from experiments.hardware import results as hardware_results
 from experiments.hardware import study as hardware
 from experiments.hardware.bundles import Bundle
 from experiments.hardware.results import Comparison, Hardware
+from experiments.reporting.sampling import FREE
 from experiments.running import datasets
 from experiments.running.datasets import DataConfig
 from jaxfair.errors import JaxfairError
@@ -59,7 +60,14 @@ def test_every_training_ran_on_every_profile_and_with_its_controls(results: Hard
         others = ["repeat", "order"] if comparison.title == "plain" else []
         assert [series.control for series in comparison.others] == others
     assert {series.kind for series in of(results, "plain").profiles} == {"emulated"}
-    assert {"gradient_norm", "top_eigenvalue"} <= of(results, "plain").reference.by_group.keys()
+    for comparison in results.comparisons:
+        reference = comparison.reference
+        assert {"gradient_norm", "top_eigenvalue", *FREE.values()} <= reference.by_group.keys()
+        for name, column in FREE.items():
+            np.testing.assert_allclose(
+                np.nanmean(reference.parts[name], axis=-1), reference.by_group[column], rtol=1e-6
+            )
+        assert not any(series.parts for series in comparison.every[1:])
 
 
 def test_a_repeat_has_the_same_bits_and_nothing_else_has(results: Hardware) -> None:

@@ -29,7 +29,8 @@ NETWORKS: Any = (
     *(("DeepReDuce C12", "deepreduce", 0), ("DeepReDuce C1", "deepreduce", 120)),
     *(mitigated(f"SNL {count}", count) for count in (50, 200)),
     mitigated("SNL 5", 5, method="cvar"),
-    *((f"Random {count}", "random", count) for count in (300, 50)),
+    *((f"Random {count} after equal training", "random-matched", count) for count in (300, 200, 50)),
+    ("DeepReDuce C2", "deepreduce", 700),
 )
 MITIGATED = "SNL 50 + lagrangian (mu 0.01)"
 DROP, GAP, LINEAR = "relative_drop_percent", "softmax_gap", "linearized_distance"
@@ -180,17 +181,64 @@ def mitigation_narrows(results: Results, effect: np.ndarray) -> Made:
     return change(results, MITIGATED, gaps(np.arange(3.0, 8.0) - effect)), effect
 
 
+def mitigation_spares(results: Results, effect: np.ndarray) -> Made:
+    without = split(results, np.ones(SEEDS), np.full(SEEDS, 16.0), "SNL 50", DROP)
+    return split(without, np.ones(SEEDS), 18.0 - 10 * effect, MITIGATED, DROP), 2.0 - 10 * effect
+
+
+def mitigation_gradients(results: Results, effect: np.ndarray) -> Made:
+    before = np.array([0.1, 2.0, 50.0, 7.0, 0.3])
+    without = split(results, before, np.ones(SEEDS), "SNL 50", "gradient_norm")
+    return split(without, before / 2**effect, np.ones(SEEDS), MITIGATED, "gradient_norm"), -effect
+
+
+def mitigation_distances(results: Results, effect: np.ndarray) -> Made:
+    before = np.array([0.9, 0.5, 0.1, 0.2, 0.0])
+    without = split(results, before, np.ones(SEEDS), "SNL 50", GAP)
+    return split(without, before + effect, np.ones(SEEDS), MITIGATED, GAP), effect
+
+
+def accuracy_kept(results: Results, effect: np.ndarray) -> Made:
+    results = accurate(results, "Full network", np.full(SEEDS, 0.8))
+    return accurate(results, "SNL 50", 0.8 + (5 * effect - 1) / 100), 0.01 - effect / 20
+
+
+def distance_grows(labels: Sequence[str], results: Results, effect: np.ndarray) -> Made:
+    ranks, expected = permutations(effect, len(labels), 1)
+    far = {label: 10.0 + rank for label, rank in zip(labels, ranks.T, strict=True)}
+    moved = (v._replace(parameter_distance=far.get(v.label, v.parameter_distance)) for v in results.variants)
+    return results._replace(variants=tuple(moved)), expected
+
+
+def accuracy_by(name: str, sign: int, results: Results, effect: np.ndarray) -> Made:
+    ranks, expected = permutations(effect, 5, sign)
+    where = [3, 1, 4, 0, 2]
+    suspect, accuracy = np.empty((SEEDS, 5)), np.empty((SEEDS, 5))
+    suspect[:, where], accuracy[:, where] = np.exp(np.arange(5.0)), ranks / 10
+    return change(results, "SNL 50", {name: suspect, "accuracy": accuracy}), expected
+
+
 def snl_beats_random(results: Results, effect: np.ndarray) -> Made:
-    results = accurate(results, "Random 50", np.full(SEEDS, 0.5))
+    results = accurate(results, RANDOM[-1], np.full(SEEDS, 0.5))
     return accurate(results, "SNL 50", 0.5 + effect / 10), effect / 10
 
 
 FEWER = ("SNL 300", "SNL 200", "SNL 50")
+RANDOM = [f"{label.replace('SNL', 'Random')} after equal training" for label in FEWER]
+CULLED = ("DeepReDuce C2", "DeepReDuce C1", "DeepReDuce C12")
 CASES: dict[str, Callable[[Results, np.ndarray], Made]] = {
     "small_lose_more": small_lose_more,
     "smallest_several_times": smallest_several_times,
     "large_unharmed": large_unharmed,
     "harm_grows": partial(over_budgets, FEWER, DROP, 1),
+    "harm_grows_deepreduce": partial(over_budgets, CULLED, DROP, 1),
+    "accuracy_kept": accuracy_kept,
+    "distance_grows": partial(distance_grows, FEWER),
+    "distance_grows_random": partial(distance_grows, RANDOM),
+    "gradient_norm_rises": partial(over_budgets, ("Full network", *FEWER), "gradient_norm", 1),
+    "top_eigenvalue_rises": partial(over_budgets, ("Full network", *FEWER), "top_eigenvalue", 1),
+    "accuracy_by_gradient_norm": partial(accuracy_by, "gradient_norm", -1),
+    "accuracy_by_softmax_gap": partial(accuracy_by, GAP, 1),
     "small_gradient_norm": partial(small_have_more, "gradient_norm"),
     "small_top_eigenvalue": partial(small_have_more, "top_eigenvalue"),
     "small_softmax_gap": partial(small_are_nearer, GAP),
@@ -209,12 +257,16 @@ CASES: dict[str, Callable[[Results, np.ndarray], Made]] = {
     "mitigation_helps (lagrangian (mu 0.01))": mitigation_helps,
     "mitigation_narrows (lagrangian (mu 0.01))": mitigation_narrows,
     "mitigation_cheap (lagrangian (mu 0.01))": mitigation_cheap,
+    "mitigation_spares (lagrangian (mu 0.01))": mitigation_spares,
+    "mitigation_gradients (lagrangian (mu 0.01))": mitigation_gradients,
+    "mitigation_distances (lagrangian (mu 0.01))": mitigation_distances,
     "snl_beats_random": snl_beats_random,
 }
 
 
 OF_IMAGES = {"small_lose_more", "smallest_several_times", "large_unharmed", "snl_milder", "snl_steadier"}
 OF_IMAGES |= {"mitigation_helps (lagrangian (mu 0.01))", "mitigation_cheap (lagrangian (mu 0.01))", "snl_beats_random"}
+OF_IMAGES |= {"mitigation_spares (lagrangian (mu 0.01))", "accuracy_kept"}
 
 
 @pytest.mark.parametrize("verdict", EFFECTS)
@@ -317,6 +369,7 @@ def test_every_finding_has_its_case(results: Results) -> None:
 
 
 ABOUT_SNL = {name for name in CASES if not name.startswith(("small_g", "small_t", "small_s", "small_linear", "mitig"))}
+ABOUT_SNL -= {"harm_grows_deepreduce", "distance_grows_random"}
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The linearization study end to end: what its runs hold, against plain NumPy."""
 
+import dataclasses
+import itertools
 import json
 import re
 import shutil
@@ -10,7 +12,10 @@ import numpy as np
 import pytest
 
 from experiments.analyses import results
-from experiments.running import stages
+from experiments.linearization import study
+from experiments.running import datasets, stages
+from experiments.running.progress import Progress
+from experiments.running.records import Workspace
 from jaxfair.errors import JaxfairError
 from jaxfair.networks import masks
 from tests.study import RUNS, call, finished, made_once, of_stage
@@ -167,3 +172,83 @@ def test_the_full_networks_sampling_noise_is_a_run_beside_its_analysis(out: Path
     assert row["gradient_norm_corrected"].low < row["gradient_norm_corrected"].mean < row["gradient_norm"].mean
     before = results.collect(of_stage(found, "analyse"))  # a study made before there was this stage
     assert "gradient_norm_corrected" not in results.group_rows(before)[0]
+
+
+def test_a_control_differs_in_nothing_but_masks_and_sparsity() -> None:
+    """And its random mask in the choice alone."""
+    config = dataclasses.replace(
+        study.QUICKSTART, seeds=2, controls=("matched", "random-matched"), follow=3, deepreduce=("C12", "C3")
+    )
+    prepared = datasets.prepare_splits(config.data, 2)
+    with Progress(terminal=False) as progress:
+        space = Workspace(Path("runs"), *prepared[0][:3], progress)
+        study.declare_all(space, prepared, config, [384, 0], study.reductions(config))
+    declared = [run.config for job in space.jobs for run in job.runs]
+    digests = {run.digest: run.config for job in space.jobs for run in job.runs}
+    by_label = {(c["variant"]["label"], c["seed"]): c for c in declared if c["stage"] == "finetune"}
+    for seed, budget in itertools.product((0, 1), (384, 0)):
+        chosen, matched, chance = (
+            by_label[name, seed]
+            for name in (f"SNL {budget}", f"Matched to SNL {budget}", f"Random {budget} after equal training")
+        )
+        assert chosen["train"] == matched["train"] == chance["train"]
+        assert chosen["parents"]["teacher"] == matched["parents"]["teacher"] == chance["parents"]["teacher"]
+        before, control = (digests[of["parents"]["start"]] for of in (chosen, matched))
+        assert {n for n in before["snl"] if before["snl"][n] != control["snl"].get(n)} == {"kappa"}
+        assert (control["snl"]["kappa"], control["snl"]["masks"]) == (0, "all")
+        assert control["parents"] == {**before["parents"], "matched": chosen["parents"]["start"]}
+        assert digests[chance["parents"]["start"]]["parents"]["matched"] == matched["parents"]["start"]
+    for culled in ("DeepReDuce C12", "DeepReDuce C3"):
+        control = by_label["Matched to DeepReDuce", 1]
+        assert by_label[culled, 1]["train"] == control["train"]
+        students = [digests[of["parents"]["start"]]["deepreduce"] for of in (by_label[culled, 1], control)]
+        assert {n for n in students[0] if students[0][n] != students[1][n]} == {"culled"}
+    followed = [c["variant"]["label"] for c in declared if c["stage"] == "follow" and not c["seed"]]
+    assert sorted(followed) == ["Matched to SNL 0", "Matched to SNL 384", "SNL 0", "SNL 384"]
+
+
+@pytest.mark.slow  # a study of 28 runs
+def test_controls_and_splits_reach_the_results(tmp_path: Path) -> None:
+    """Two seeds have splits of their own, and a long fine-tuning is seen."""
+    options = ("--seeds=2", "--controls", "matched", "random-matched", "--follow=3", "--analysis.max-steps=1")
+    assert call(tmp_path, *options, "--deepreduce", "--analysis.no-linearized-distance") == 0
+    found = finished(tmp_path)
+    ends = {run.config["variant"]["label"]: run.json("result.json") for run in of_stage(found, "linearize")}
+    assert ends["Matched to SNL 384"]["epochs"] == ends["SNL 384"]["epochs"]
+    assert ends["Matched to SNL 384"]["relu_count"] == ends["Matched to SNL 384"]["unit_count"] == 768
+    made = results.collect([run for run in found.values() if run.config["stage"] in ("analyse", "sampling", "follow")])
+    assert (made.splits, made.matched) == (2, True)
+    by_name = {variant.label: variant for variant in made.variants}
+    assert by_name["SNL 384"].control is by_name["Matched to SNL 384"]
+    assert by_name["Matched to SNL 384"].control is by_name["Full network"].control is None
+    assert np.isnan(by_name["SNL 384"].correct).any()  # images that one of the seeds does not test
+    for variant in made.variants:
+        np.testing.assert_allclose(np.nanmean(variant.correct, axis=1), variant.accuracy)
+    assert {len(of.epochs) for of in made.followed} == {3}
+    assert [*made.followed[0].epochs] == [1, 2, 3]
+
+
+def test_networks_that_were_trained_alike_have_one_control() -> None:
+    assert stages.matched_label("SNL 90") == stages.matched_label("Random 90 after equal training")
+    assert stages.matched_label("DeepReDuce C12") == stages.matched_label("DeepReDuce C3+T") == "Matched to DeepReDuce"
+    assert stages.matched_label("DeepReDuce C12+a0.5") == "Matched to DeepReDuce a0.5"  # of another size
+
+
+def test_one_split_makes_the_runs_that_studies_had_before() -> None:
+    """Their digests: with ``--splits one`` all seeds are of split 0, and otherwise the first one alone."""
+    prepared = datasets.prepare_splits(study.QUICKSTART.data, 3)
+    assert [p.record["seed"] for p in prepared] == [0, 1, 2]
+    assert str(prepared[0].record) == str(datasets.prepare(study.QUICKSTART.data).record)
+    assert len({p.record["fingerprint"]["test"] for p in prepared}) == 3
+    with Progress(terminal=False) as progress:
+        space = Workspace(Path("runs"), *prepared[0][:3], progress)
+        digests = {}
+        for which in (prepared[:1], prepared):
+            jobs = dataclasses.replace(space, jobs=[])
+            config = dataclasses.replace(study.QUICKSTART, seeds=3)
+            study.declare_all(jobs, which, config, [18], [])
+            digests[len(which)] = [
+                {run.digest for job in jobs.jobs for run in job.runs if run.config["seed"] == seed} for seed in range(3)
+            ]
+    same = [one == of for one, of in zip(digests[1], digests[3], strict=True)]
+    assert same == [True, False, False]

@@ -10,14 +10,19 @@ from experiments.running.progress import Progress
 from experiments.running.records import Workspace, carry_out, load_network, open_run
 from jaxfair import data
 from jaxfair.networks import ResNet, init
+from jaxfair.networks.network import predict
 from jaxfair.training.fit import TrainConfig, fit
+
+
+def make_data() -> data.Dataset:
+    rng, names = np.random.default_rng(0), ["a", "b"]
+    images, label = rng.integers(0, 256, (12, 8, 8, 1), np.uint8), np.arange(12) % 2
+    return data.make_dataset(images, label, label, name="made", class_names=names, group_names=names)
 
 
 def test_an_order_seed_changes_the_order_alone(tmp_path: Path) -> None:
     """And not the augmentation, or a control by another order would show both."""
-    rng, names = np.random.default_rng(0), ["a", "b"]
-    images, label = rng.integers(0, 256, (12, 8, 8, 1), np.uint8), np.arange(12) % 2
-    train_set = data.make_dataset(images, label, label, name="made", class_names=names, group_names=names)
+    train_set = make_data()
     config, module = TrainConfig(epochs=1, batch_size=4, augment="cifar"), ResNet((1,), 2, 2)
     network = init(module, train_set.image_shape, 0)
     with Progress(terminal=False) as progress:
@@ -27,3 +32,26 @@ def test_an_order_seed_changes_the_order_alone(tmp_path: Path) -> None:
         carry_out(space)
     (expected,) = fit([network], train_set, config, seeds=[3], order_seeds=[8])
     jax.tree.map(np.testing.assert_array_equal, load_network(run), expected.network)
+
+
+def test_what_is_followed_is_the_fine_tuning_of_as_many_epochs(tmp_path: Path) -> None:
+    """Its last point has the predictions of the network that ``finetune`` makes."""
+    train_set, module = make_data(), ResNet((1,), 2, 2)
+    config = TrainConfig(epochs=3, batch_size=4, learning_rate=0.05, distillation_weight=1.0)
+    with Progress(terminal=False) as progress:
+        space = Workspace(tmp_path, train_set, train_set, {"name": "made", "image_shape": (8, 8, 1)}, progress)
+        base = open_run(space, "train", "made", 0, module, stages.FULL, {})
+        stages.fit(
+            space, [base], TrainConfig(epochs=1, batch_size=4), "train", lambda seed: init(module, (8, 8, 1), seed)
+        )
+        (tuned,) = stages.finetune(space, [base], [base], config)
+        followed = stages.follow(space, base, base, config, 3, stages.FULL)
+        carry_out(space)
+    right = predict(load_network(tuned), train_set).argmax(axis=1) == np.asarray(train_set.label)
+    correct = followed.arrays("follow.npz")["correct"]
+    np.testing.assert_array_equal(correct[-1], right)
+    learnt = followed.json("result.json")["groups"]["train_accuracy"]
+    np.testing.assert_allclose(learnt, [[row[g::2].mean() for g in (0, 1)] for row in correct])
+    assert followed.json("result.json")["epochs"] == [1, 2, 3]
+    assert stages.doublings(12) == [1, 2, 4, 8, 12]
+    assert stages.doublings(8) == [1, 2, 4, 8]

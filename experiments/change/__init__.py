@@ -1,0 +1,1 @@
+"""Two sets of predictions from files, of any framework: who lost more than whom."""

@@ -1,0 +1,282 @@
+"""Predictions before and after a change, labels and groups, from files whose rows are joined by their ids.
+
+Nothing is joined by position and nothing is guessed: an id that one side lacks, or has twice, stops the run by name.
+"""
+
+import contextlib
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxfair.data import columns, tables
+from jaxfair.data.columns import MISSING, Column, as_numbers, from_names, from_values
+from jaxfair.errors import JaxfairError, did_you_mean
+from jaxfair.inputs import quoted
+
+NPZ = ".npz"
+SUM = 1e-3  # how far from 1 probabilities may add up, which were written with few digits
+
+
+class Names(NamedTuple):
+    """What the columns are called.
+
+    Attributes:
+        id: of an example, in every file.
+        label: its true class, in the file of the groups or in those of the predictions.
+        group: its group, in the file of the groups; of several columns the intersections.
+        predicted: the predicted class.
+        logits, probabilities: what their columns begin with, before ``_`` and the name of the class.
+    """
+
+    id: str = "id"
+    label: str = "label"
+    group: tuple[str, ...] = ("group",)
+    predicted: str = "predicted"
+    logits: str = "logits"
+    probabilities: str = "probabilities"
+
+
+class Joined(NamedTuple):
+    """The files' rows for the same n examples, as ``change_report`` takes them.
+
+    Attributes:
+        y: labels, numbers of ``classes``, shape (n,).
+        classes: their names.
+        group: names, of which None is missing, shape (n,).
+        before, after: of each file logits of shape (n, classes), or predicted classes of shape (n,).
+        notes: what a reader of the numbers must know, each one sentence.
+    """
+
+    y: np.ndarray
+    classes: tuple[str, ...]
+    group: np.ndarray
+    before: list[np.ndarray]
+    after: list[np.ndarray]
+    notes: tuple[str, ...]
+
+
+class _File(NamedTuple):
+    """A file's columns by name, each of n cells, and the row of each id."""
+
+    path: Path
+    cells: Mapping[str, Sequence[Any]]
+    row: Mapping[str, int]
+
+
+class _Answers(NamedTuple):
+    """What a file says of each example: texts of predicted classes, or scores of named classes, shape (n, c)."""
+
+    path: Path
+    predicted: list[str] | None
+    scores: np.ndarray | None
+    classes: tuple[str, ...]
+
+
+def join(before: Sequence[Path], after: Sequence[Path], groups: Path, names: Names) -> Joined:
+    """Read files and join their rows.
+
+    Args:
+        before: a file for each network before the change, CSV, Parquet or npz; several are runs, such as seeds.
+        after: the same after it.
+        groups: of the groups, and of the labels unless the other files have them; may know more examples.
+        names: of the columns.
+
+    Raises:
+        JaxfairError: a file or column is not there; an id, label or prediction is missing; an id occurs twice, or on
+            one side only; probabilities do not add up to 1; or the classes do not fit each other.
+    """
+    people = _open(groups, names.id)
+    sides = [_open(path, names.id) for path in (*before, *after)]
+    ids = sorted(sides[0].row)
+    for one in sides[1:]:
+        _check_same(sides[0], one)
+    if lacking := [name for name in ids if name not in people.row]:
+        raise JaxfairError(f"'{groups}' has no row for {len(lacking)} of {len(ids)} ids: {quoted(lacking)}; add them.")
+    label = _labels([people, *sides], ids, names)
+    answers = [_answers(one, ids, names) for one in sides]
+    known = {name: from_values(cells) for name, cells in people.cells.items() if name != names.id}
+    group = columns.choose(known, names.group, "group")
+    rows = [people.row[name] for name in ids]
+    named = np.array([None if group.codes[i] == MISSING else group.names[group.codes[i]] for i in rows], object)
+    y, classes, found = _encoded(label, answers)
+    more = len(people.row) - len(ids)
+    notes = [f"{more:,} ids of '{groups.name}' have no prediction and are left out."] if more else []
+    zero = [one.path.name for one in answers if one.scores is not None and np.isinf(one.scores).any()]
+    if zero:
+        notes.append(f"Some probabilities of {quoted(zero)} are 0, whose loss is infinite; losses are left out.")
+        found = [a if a.ndim == 1 else a.argmax(axis=1) for a in found]
+    return Joined(y, classes, named, found[: len(before)], found[len(before) :], tuple(notes))
+
+
+def _open(path: Path, id_column: str) -> _File:
+    """Read a file and find the row of each id."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise JaxfairError(f"'{path}' cannot be read: {error.strerror}; give a CSV, Parquet or npz file.") from error
+    if path.suffix.lower() == NPZ:
+        cells = _arrays(path)
+    else:
+        table = tables.parse(data, path, id_column)
+        if table.ragged:
+            raise JaxfairError(f"In '{path}', {table.ragged[0].name} {table.ragged[0].reason}; mend the row.")
+        if repeated := [name for name in table.names if name and list(table.names).count(name) > 1]:
+            raise JaxfairError(f"'{path}' has several columns named '{repeated[0]}'; rename all but one.")
+        cells = {name: cells for name, cells in zip(table.names, table.columns, strict=True) if name}
+    ids = _texts(cells, id_column, path)
+    for i, name in enumerate(ids, 1):
+        if name is None:
+            raise JaxfairError(f"Row {i} of '{path}' has no '{id_column}'; give every row its id.")
+    row = {str(name): i for i, name in enumerate(ids)}
+    if len(row) < len(ids):
+        twice = sorted({str(name) for i, name in enumerate(ids) if row[str(name)] != i})
+        raise JaxfairError(f"'{path}' has {len(twice)} ids more than once: {quoted(twice)}; keep one row of each.")
+    if not row:
+        raise JaxfairError(f"'{path}' has a header but no rows; give a row for each example.")
+    return _File(path, cells, row)
+
+
+def _arrays(path: Path) -> dict[str, Sequence[Any]]:
+    """Return the arrays of an npz file as columns; one of shape (n, c) has c of them, NAME_0, NAME_1 and so on."""
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            arrays = dict(content)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, TypeError, AttributeError) as error:
+        raise JaxfairError(
+            f"'{path}' is no npz file of plain arrays; write it by np.savez(path, id=..., and columns by their names)."
+        ) from error
+    found: dict[str, Sequence[Any]] = {}
+    for name, array in arrays.items():
+        if array.ndim not in (1, 2):
+            raise JaxfairError(f"The array '{name}' in '{path}' has shape {array.shape}; give (n,) or (n, classes).")
+        found |= {name: array} if array.ndim == 1 else {f"{name}_{i}": column for i, column in enumerate(array.T)}
+    if len({len(column) for column in found.values()}) > 1:
+        raise JaxfairError(f"The arrays in '{path}' differ in length; give one row for each example.")
+    return found
+
+
+def _texts(cells: Mapping[str, Sequence[Any]], name: str, path: Path) -> list[str | None]:
+    """Return a column as texts, None where a cell is missing."""
+    if name not in cells:
+        raise JaxfairError(f"'{path}' has no column '{name}'{did_you_mean(name, cells)}")
+    column = from_values(cells[name])
+    return [None if code == MISSING else column.names[code] for code in column.codes]
+
+
+def _check_same(one: _File, other: _File) -> None:
+    """Refuse two files of predictions unless they are of the same examples."""
+    for first, second in ((one, other), (other, one)):
+        if lacking := sorted(name for name in first.row if name not in second.row):
+            raise JaxfairError(
+                f"{len(lacking)} ids of '{first.path}' are missing in '{second.path}': {quoted(lacking)}; "
+                "give predictions for the same examples."
+            )
+
+
+def _of(file: _File, name: str, ids: Sequence[str]) -> list[str]:
+    """Return a column in the order of the ids; every cell must be known."""
+    texts = _texts(file.cells, name, file.path)
+    found = [texts[file.row[one]] for one in ids]
+    if lacking := [one for one, text in zip(ids, found, strict=True) if text is None]:
+        raise JaxfairError(f"'{file.path}' has no '{name}' for {len(lacking)} ids: {quoted(lacking)}; fill them in.")
+    return [str(text) for text in found]
+
+
+def _labels(files: Sequence[_File], ids: Sequence[str], names: Names) -> list[str]:
+    """Return the labels, of the first file that has them; where others have them, they must be the same."""
+    have = [file for file in files if names.label in file.cells]
+    if not have:
+        raise JaxfairError(
+            f"Neither '{files[0].path}' nor the predictions have a column '{names.label}' of the true classes"
+            f"{did_you_mean(names.label, files[0].cells)}"
+        )
+    label = _of(have[0], names.label, ids)
+    for other in have[1:]:
+        again = _of(other, names.label, ids)
+        if unlike := [one for one, a, b in zip(ids, label, again, strict=True) if a != b]:
+            raise JaxfairError(
+                f"'{have[0].path}' and '{other.path}' have other labels for {len(unlike)} ids: {quoted(unlike)}; "
+                "mend one of them, or leave its column out."
+            )
+    return label
+
+
+def _answers(file: _File, ids: Sequence[str], names: Names) -> _Answers:
+    """Return a file's logits if it has them, else its probabilities as logits, else its predicted classes."""
+    for kind in (names.logits, names.probabilities):
+        if found := [name for name in file.cells if name.startswith(f"{kind}_")]:
+            if len(found) < 2:
+                raise JaxfairError(f"'{file.path}' has '{found[0]}' alone; give a column {kind}_CLASS for each class.")
+            scores = np.array([_numbers(_of(file, name, ids), name, file.path, ids) for name in found]).T
+            if kind == names.probabilities:
+                scores = _as_logits(scores, file.path, ids)
+            return _Answers(file.path, None, scores, tuple(name.removeprefix(f"{kind}_") for name in found))
+    if names.predicted not in file.cells:
+        raise JaxfairError(
+            f"'{file.path}' has no column '{names.predicted}', and none that begin with '{names.logits}_' or "
+            f"'{names.probabilities}_', but {quoted([*file.cells], 8)}; say by --predicted, --logits or "
+            "--probabilities what yours are called."
+        )
+    return _Answers(file.path, _of(file, names.predicted, ids), None, ())
+
+
+def _numbers(texts: Sequence[str], name: str, path: Path, ids: Sequence[str]) -> np.ndarray:
+    found = np.full(len(texts), np.nan)
+    for i, text in enumerate(texts):
+        with contextlib.suppress(ValueError):
+            found[i] = float(text)
+        if not np.isfinite(found[i]):
+            raise JaxfairError(f"'{name}' of id {ids[i]} in '{path}' is '{text[:30]}'; give a finite number.")
+    return found
+
+
+def _as_logits(probabilities: np.ndarray, path: Path, ids: Sequence[str]) -> np.ndarray:
+    """Return the logarithms of probabilities, which are logits of them."""
+    wrong = (probabilities < 0).any(axis=1) | (np.abs(probabilities.sum(axis=1) - 1) > SUM)
+    if wrong.any():
+        i = int(np.argmax(wrong))
+        raise JaxfairError(
+            f"The probabilities of id {ids[i]} in '{path}' are {quoted(probabilities[i].round(4))}, which do not add "
+            "up to 1; if they are logits, name their columns logits_CLASS, or say so by --logits."
+        )
+    with np.errstate(divide="ignore"):
+        return np.log(probabilities)
+
+
+def _encoded(label: Sequence[str], answers: Sequence[_Answers]) -> tuple[np.ndarray, tuple[str, ...], list[np.ndarray]]:
+    """Return labels as numbers, the names of the classes, and answers in their order.
+
+    Classes that all are numbers are the same where their numbers are: 1 and 1.0.
+    """
+    texts = [label, *(one.classes if one.predicted is None else one.predicted for one in answers)]
+    every = from_names([text for some in texts for text in some])
+    with contextlib.suppress(JaxfairError):
+        every = as_numbers(every, "class")
+    parts = np.split(every.codes, np.cumsum([len(some) for some in texts])[:-1])
+    y, found = parts[0], []
+    for one, codes in zip(answers, parts[1:], strict=True):
+        if one.scores is None:
+            if not np.isin(codes, y).any():
+                raise JaxfairError(
+                    f"No class that '{one.path}' predicts ({quoted(_present(every, codes))}) is a label "
+                    f"({quoted(_present(every, y))}); write both in the same way."
+                )
+            found.append(codes)
+            continue
+        if sorted(codes) != list(range(len(every.names))):
+            lacking = [every.names[i] for i in np.setdiff1d(np.arange(len(every.names)), codes)]
+            raise JaxfairError(
+                f"'{one.path}' has scores of {quoted([every.names[i] for i in codes])}, but not of {quoted(lacking)}; "
+                "give every file a column for each class."
+                if lacking
+                else f"'{one.path}' has two columns of scores of one class; keep one of each."
+            )
+        found.append(one.scores[:, np.argsort(codes)])
+    return y, every.names, found
+
+
+def _present(column: Column, codes: np.ndarray) -> list[str]:
+    return [column.names[i] for i in np.unique(codes)]

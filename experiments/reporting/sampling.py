@@ -1,0 +1,48 @@
+"""What few images add to a group's gradient norm and largest eigenvalue, and how readers are told that it is gone."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from experiments.reporting import series
+from experiments.reporting.series import Estimate, over_seeds
+from jaxfair.intervals import over_seeds_and_examples
+
+FREE = {"gradient_norm": "gradient_norm_corrected", "top_eigenvalue": "top_eigenvalue_equal_count"}
+"""What is left of a quantity without the part that groups of few images have by sampling (``curvature.sampling``)."""
+
+SAID = {"gradient_norm": "without its sampling part", "top_eigenvalue": "at the image count of the smallest group"}
+"""How a quantity of ``FREE`` is free of it."""
+
+PLAIN = "not corrected for sampling, which inflates it, more so on few images"
+"""What is said of a quantity of ``FREE`` where its sampling was not measured."""
+
+MEANINGS = {
+    "Gradient norm without its sampling part": "the same of the mean over all possible images: over few images it is "
+    "too long, by tr(Cov) / n in the square. From inner products of gradients of disjoint blocks of images; 0 where "
+    "these are negative. Its interval is over seeds and test images together.",
+    "The same at equal counts": "the largest eigenvalue on as many images as the smallest group has, the mean of up to "
+    "three draws: on few images it is too large, and only at equal counts equally so.",
+}
+
+
+def free_of_sampling(by_group: Mapping[str, np.ndarray], parts: Mapping[str, np.ndarray], name: str) -> Estimate | None:
+    """Return a quantity of each group without its sampling part, with its interval over seeds and test images.
+
+    Args:
+        by_group: quantities, those of ``FREE`` among them where sampling was measured, shape (seeds, groups).
+        parts: of the quantities of ``FREE``, shape (seeds, groups, blocks of images), whose means over blocks they are
+            and whose spread is their noise; NaN beyond a group's blocks.
+        name: of the plain quantity.
+
+    Returns:
+        None where sampling was not measured; nothing known but the seeds for a group of too few images.
+    """
+    if name not in parts:
+        return None
+    found = []
+    for values, column in zip(np.moveaxis(parts[name], 1, 0), by_group[FREE[name]].T, strict=True):
+        blocks = values[:, np.isfinite(values).all(axis=0)]
+        known = blocks.shape[1] > 1
+        found.append(series.of(over_seeds_and_examples([blocks]), "positive") if known else over_seeds(column))
+    return series.stack(found)

@@ -1,0 +1,179 @@
+"""Gradient, curvature and Taylor terms of every group's loss, layer by layer.
+
+A block of parameters is a set of coordinates. Its Hessian is the diagonal block of the whole one: a vector that is 0
+outside of the block goes in, and what comes out is read inside of it. So the products, their compiled programs and kept
+passes are those of the whole network for every block, and only Lanczos' vectors are as short as the block.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from jaxfair import losses
+from jaxfair.curvature import lanczos
+from jaxfair.curvature.operators import GroupOperator, make_plan
+from jaxfair.curvature.programs import LogitsFn, LossFn, as_pytree
+from jaxfair.curvature.spectrum import CurvatureConfig, check_examples, eigenvalues, start_vector
+from jaxfair.errors import JaxfairError
+from jaxfair.inputs import tree_difference
+
+Blocks = Literal["layer", "array"] | Callable[[str], str]
+"""``layer``: the arrays of one module; ``array``: each alone; or a function from an array's path to a block's name."""
+
+
+class BlockCurvature(NamedTuple):
+    """What is known of each group and block; arrays of shape (groups, blocks), losses in nats.
+
+    Attributes:
+        names: Names of the blocks, in the order of the parameters.
+        size: Number of parameters of each block, shape (blocks,).
+        gradient_norm: L2 norm of the gradient's part; in squares they add up to the whole gradient's.
+        top_eigenvalue: Largest (algebraic) eigenvalue of the diagonal block of the Hessian, at most that of the whole;
+            NaN without ``config``.
+        top_eigenvalue_residual: Distance from that value within which an eigenvalue of the block lies.
+        bottom_eigenvalue: Smallest (algebraic) eigenvalue of the block; NaN unless asked for.
+        bottom_eigenvalue_residual: Distance from that value within which an eigenvalue of the block lies.
+        converged: Whether Lanczos met its stopping rule; False without ``config``.
+        steps: Number of Hessian products.
+        first: ``g_b . d_b`` for the change ``d`` of the parameters to ``after``; the blocks' add up to the whole term.
+            NaN without ``after``, like the next two.
+        second: ``1/2 d_b . (H d)_b``, which adds up to the whole term: it holds half of each cross term.
+        alone: ``1/2 d_b^T H_bb d_b``, what the block's change alone would add; the sum of ``second`` less that of
+            ``alone`` is the cross terms.
+    """
+
+    names: tuple[str, ...]
+    size: np.ndarray
+    gradient_norm: np.ndarray
+    top_eigenvalue: np.ndarray
+    top_eigenvalue_residual: np.ndarray
+    bottom_eigenvalue: np.ndarray
+    bottom_eigenvalue_residual: np.ndarray
+    converged: np.ndarray
+    steps: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
+    alone: np.ndarray
+
+
+def block_curvature(
+    logits_fn: LogitsFn,
+    params: Any,
+    x: Any,
+    y: Any,
+    weights: Any,
+    config: CurvatureConfig | None = CurvatureConfig(tolerance=1e-2),
+    *,
+    blocks: Blocks = "layer",
+    after: Any = None,
+    loss: LossFn = losses.cross_entropy,
+) -> BlockCurvature:
+    """Compute which layer's parameters carry each group's gradient, curvature and Taylor terms.
+
+    Args:
+        logits_fn: ``(params, x) -> logits`` of shape (n, classes), deterministic and in evaluation mode.
+        params: Pytree of floating-point arrays.
+        x: Inputs, a pytree of arrays with n examples along the first axis.
+        y: Labels, integers of shape (n,), or what ``loss`` takes.
+        weights: Weight of each example in each group, shape (groups, n), from ``groups.group_weights``.
+        config: How each block's eigenvalues are found; None leaves them out, and with them nearly all of the time.
+            ``start="coarse"`` is the gradient start here.
+        blocks: Which arrays are one block (``Blocks``); by default those of one layer, such as kernel and bias.
+        after: Parameters after a change, of the same structure, for the Taylor terms; None leaves them out.
+        loss: ``(outputs of logits_fn, y) -> losses`` of shape (n,), one for each example.
+
+    Raises:
+        JaxfairError: Shapes or types do not match, a group has no weight, or there is no such rule for blocks.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxfair import block_curvature
+        >>> params = {"first": {"kernel": np.eye(2)}, "second": {"kernel": np.eye(2), "bias": np.zeros(2)}}
+        >>> def logits_fn(params, x):
+        ...     return x @ params["first"]["kernel"] @ params["second"]["kernel"] + params["second"]["bias"]
+        >>> found = block_curvature(logits_fn, params, np.eye(2), np.array([0, 1]), np.full((1, 2), 0.5))
+        >>> found.names, found.size.tolist(), found.gradient_norm.round(3).tolist()
+        (('first', 'second'), [4, 6], [[0.269, 0.269]])
+    """
+    params, x, y, rows = check_examples(logits_fn, params, x, y, weights, labelled=losses.takes_classes(loss))
+    members, step = _members(params, blocks), None
+    if after is not None:
+        if reason := tree_difference(params, after):
+            raise JaxfairError(f"There are no terms for what is not the same network's: {reason}.")
+        step = np.asarray(ravel_pytree(after)[0]) - np.asarray(ravel_pytree(params)[0])
+    settings = CurvatureConfig() if config is None else config
+    function, label, largest = as_pytree(logits_fn), jnp.asarray(y), int((rows != 0).sum(axis=1).max())
+    options: dict[str, Any] = {"memory": settings.memory, "precision": settings.precision, "loss": loss}
+    plan = make_plan(function, params, x, label, count=largest, chunk_size=settings.chunk_size, **options)
+    noise, found = np.asarray(start_vector(params, settings.seed)), []
+    for row in rows:
+        operator = GroupOperator(function, params, x, label, row.astype(noise.dtype), plan, **options)
+        gradient = np.asarray(operator.loss_and_gradient()[1])
+        if not np.isfinite(gradient).all():
+            where = operator.not_finite() or "the sum over all chunks"
+            raise JaxfairError(f"A gradient is not finite in {where}; check the inputs and the parameters.")
+        spectra = [_eigenvalues(operator, member, noise, gradient, config) for member in members.values()]
+        found.append(np.vstack([[lanczos.norm(gradient[m]) for m in members.values()], np.transpose(spectra),
+                                _terms(operator, members, gradient, step)]))  # fmt: skip
+    norm, top, top_residual, bottom, bottom_residual, converged, steps, *terms = np.moveaxis(np.array(found), 1, 0)
+    size = np.array([member.size for member in members.values()])
+    return BlockCurvature(
+        tuple(members), size, norm, top, top_residual, bottom, bottom_residual, converged > 0, steps.astype(int), *terms
+    )
+
+
+def _members(params: Any, blocks: Blocks) -> dict[str, np.ndarray]:
+    """Return the coordinates of each block in the flat vector of parameters, by its name."""
+    if not callable(blocks) and blocks not in get_args(get_args(Blocks)[0]):
+        raise JaxfairError(f"There is no rule '{blocks}' for blocks; give layer, array, or a function of paths.")
+    found: dict[str, list[np.ndarray]] = {}
+    start = 0
+    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+        name = jax.tree_util.keystr(path, simple=True, separator="/") or "params"
+        if callable(blocks):
+            name = str(blocks(name))
+        elif blocks == "layer":
+            name = name.rpartition("/")[0] or name  # an array in no module is a layer of its own
+        found.setdefault(name, []).append(np.arange(start, start + leaf.size))
+        start += leaf.size
+    return {name: np.concatenate(several) for name, several in found.items()}
+
+
+def _restricted(operator: GroupOperator, member: np.ndarray, vector: np.ndarray) -> np.ndarray:
+    """Return the product of the diagonal block of some coordinates with a vector of their number."""
+    whole = np.zeros(operator.size, vector.dtype)
+    whole[member] = vector
+    return np.asarray(operator(whole))[member]
+
+
+def _eigenvalues(
+    operator: GroupOperator, member: np.ndarray, noise: np.ndarray, gradient: np.ndarray, config: CurvatureConfig | None
+) -> tuple[float, float, float, float, float, float]:
+    """Return a block's largest eigenvalue and residual, the smallest and residual, whether converged, and steps."""
+    if config is None:
+        return np.nan, np.nan, np.nan, np.nan, 0.0, 0.0
+    start, length = noise[member], lanczos.norm(gradient[member])
+    if config.start != "random" and length > 0:
+        start = gradient[member] / length + start / lanczos.norm(start)
+    ends = min(1 + int(config.bottom), member.size)  # a block of one parameter has one eigenvalue
+    settings = CurvatureConfig(**{**vars(config), "bottom": ends > 1})
+    result = eigenvalues(lambda v: _restricted(operator, member, v), start, settings)
+    top, bottom = ((float(result.values[end]), float(result.residuals[end])) for end in (0, -1))
+    return *top, *(bottom if config.bottom else (np.nan, np.nan)), float(result.converged), float(result.steps)
+
+
+def _terms(
+    operator: GroupOperator, members: dict[str, np.ndarray], gradient: np.ndarray, step: np.ndarray | None
+) -> np.ndarray:
+    """Return the first terms, the second ones, and those of each block's change alone, shape (3, blocks)."""
+    if step is None:
+        return np.full((3, len(members)), np.nan)
+    curved, d, g = np.asarray(operator(step), float), step.astype(float), gradient.astype(float)
+    first = [g[m] @ d[m] for m in members.values()]
+    second = [d[m] @ curved[m] / 2 for m in members.values()]
+    alone = [d[m] @ _restricted(operator, m, step[m]).astype(float) / 2 for m in members.values()]
+    return np.array([first, second, alone])

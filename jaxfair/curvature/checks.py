@@ -1,0 +1,131 @@
+"""What a user's model has to be before its curvature means anything: run and compared, refused in a sentence."""
+
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from jaxfair import inputs
+from jaxfair.curvature.chunks import over_chunks
+from jaxfair.curvature.programs import LossFn, at_precision
+from jaxfair.errors import JaxfairError
+from jaxfair.inputs import quoted
+
+
+def trusted_logits(logits_fn: Partial, params: Any, x: Any, y: Any, precision: str, size: int) -> np.ndarray:
+    """Return the logits of all examples, computed twice, and once more in batches cut differently."""
+    count = len(y)
+
+    def run(start: int, size: int) -> np.ndarray:
+        def chunk(index: np.ndarray) -> np.ndarray:
+            index = (index + start) % count
+            return np.asarray(inputs.outputs(logits_fn, params, jax.tree.map(lambda leaf: leaf[index], x)))
+
+        with at_precision(precision):
+            return np.roll(over_chunks(chunk, count, size), start, axis=0)
+
+    size = min(size, count)
+    with at_precision(precision):
+        shape = getattr(jax.eval_shape(logits_fn, params, jax.tree.map(lambda leaf: leaf[:size], x)), "shape", None)
+    if shape is None or len(shape) != 2 or shape[0] != size:
+        given = "no array" if shape is None else f"shape {shape}"
+        raise JaxfairError(f"logits_fn returned {given} for {size} examples; expected (n, classes).")
+    # The third time every example has other neighbours and their number is another, even if all fit into one batch.
+    first, again, shifted = run(0, size), run(0, size), run(max(1, size // 3), max(1, size // 2))
+    if not np.array_equal(first, again, equal_nan=True):
+        raise JaxfairError(
+            "logits_fn gave two results for the same input; switch dropout and other randomness off (evaluation mode)."
+        )
+    difference = _change(first, shifted)
+    # Another batch position may change the rounding, by far less than this; training-mode batch norm changes percents.
+    if difference > 1e-3:
+        raise JaxfairError(
+            f"The logits of an example changed by {difference:.1e} of their size with the rest of its batch; put batch "
+            "norm and dropout into evaluation mode."
+        )
+    return first
+
+
+def _change(first: np.ndarray, other: np.ndarray) -> float:
+    """Return by how much logits differ: relative to the largest, or as probabilities, whichever is more.
+
+    A class that is switched off by a huge logit would hide any change from the first; rounding of the logits that
+    count for an example is no change.
+    """
+    finite = np.isfinite(first) & np.isfinite(other)  # a class may be switched off by minus infinity
+    apart = np.abs(np.where(finite, first, 0) - np.where(finite, other, 0))
+    relative = apart.max(initial=0.0) / (np.abs(first[finite]).max(initial=0.0) + 1e-30)
+    scores = [np.asarray(jax.nn.softmax(jnp.asarray(logits))) for logits in (first, other)]
+    counts = np.abs(np.where(scores[0] > 1e-6, first, 0)).max(axis=1)
+    rounding = 4 * np.finfo(np.float32).eps * counts
+    moved = np.abs(scores[0] - scores[1]).max(axis=1) - rounding
+    return float(max(relative, np.nanmax(moved, initial=0.0)))
+
+
+def trusted_losses(loss: LossFn, logits: np.ndarray, y: Any) -> np.ndarray:
+    """Return the loss of each example, the same whatever other examples it is computed with."""
+    y, count = jnp.asarray(y), len(logits)
+    try:
+        kind = getattr(jax.eval_shape(loss, jnp.asarray(logits), y), "dtype", None)
+    except jax.errors.JAXTypeError as error:
+        raise JaxfairError(inputs.LEFT_JAX.format("The loss")) from error
+    if kind is not None and not jnp.issubdtype(kind, jnp.floating):
+        raise JaxfairError(f"The loss has type {kind}, which has no derivative; give one of floating-point numbers.")
+    whole = np.asarray(loss(jnp.asarray(logits), y), np.float64)
+    if whole.shape != (count,):
+        raise JaxfairError(f"The loss returned shape {whole.shape} for {count} examples; expected one number for each.")
+    cut = max(1, count // 3)
+    cuts = [part for part in (slice(0, cut), slice(cut, None)) if len(logits[part])]
+    found = [np.asarray(loss(jnp.asarray(logits[part]), y[part]), np.float64) for part in cuts]
+    parts = np.concatenate([part.reshape(-1) for part in found])
+    scale = np.nanmax(np.abs(whole), initial=0.0) + 1e-30
+    if parts.shape != whole.shape or np.nanmax(np.abs(parts - whole), initial=0.0) > 1e-3 * scale:
+        raise JaxfairError(
+            "The loss of an example depends on which others it is computed with, such as by class weights divided by "
+            "the batch's; give one number for each example that is its own, without dividing by the batch."
+        )
+    return whole
+
+
+STATISTICS = ("batch_stats", "running_mean", "running_var", "moving_mean", "moving_variance", "num_batches_tracked")
+
+
+def seem_probabilities(logits: np.ndarray) -> bool:
+    """Return whether what should be logits of shape (n, classes) sums to 1 for every example, as a softmax does."""
+    return bool((logits >= 0).all() and np.abs(logits.sum(axis=1) - 1).max() < 1e-4)
+
+
+def warn_of_suspects(params: Any, logits: np.ndarray, y: Any) -> None:
+    """Warn of what is no mistake for certain, but seldom meant."""
+    y = np.asarray(y)
+    if logits.shape[1] > 1 and y.ndim == 1 and y.dtype.kind in "iu" and (y < 0).any():
+        few = f"{(y < 0).sum()} of {len(y)} labels are below 0"
+        warnings.warn(
+            f"{few}, and the loss may read them as other classes; leave examples without a label out.", stacklevel=3
+        )
+    if logits.shape[1] > 1 and seem_probabilities(logits):
+        warnings.warn("logits_fn seems to return probabilities; return the logits before the softmax.", stacklevel=3)
+    paths = jax.tree_util.tree_flatten_with_path(params)[0]
+    named = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]
+    if statistics := [name for name in named if any(word in name.lower() for word in STATISTICS)]:
+        text = f"The parameters hold batch statistics ({quoted(statistics)}); bind them to logits_fn instead."
+        warnings.warn(text, stacklevel=3)
+    first: dict[int, str] = {}
+    for name, (_, leaf) in zip(named, paths, strict=True):
+        if (other := first.setdefault(id(leaf), name)) != name:
+            text = f"The parameters '{other}' and '{name}' are one array and are differentiated as two; keep it once."
+            warnings.warn(text, stacklevel=3)
+
+
+def checked_asymmetry(asymmetry: np.ndarray, scale: np.ndarray) -> float:
+    """Return the largest over groups, relative to the largest eigenvalue: a group of no curvature has noise."""
+    found = float((asymmetry * scale).max() / max(scale.max(), np.finfo(float).tiny))
+    if found > 1e-3 and scale.max() > 1e-6:  # of smaller ones, as on saturated softmaxes, float32 holds only rounding
+        raise JaxfairError(
+            f"The Hessian is not symmetric (by {found:.1e} of its size): a custom derivative in the model is wrong, or "
+            "its arithmetic too coarse; eigenvalues would mean nothing."
+        )
+    return found

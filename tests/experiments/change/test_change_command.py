@@ -1,0 +1,180 @@
+"""The command for predictions in files: joined by ids, in any format and order, and what it refuses."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from experiments.change.__main__ import main
+from experiments.change.predictions import Names, join
+from jaxfair import change_report
+from jaxfair.errors import JaxfairError
+from tests.experiments.page import Page
+
+N = 120
+RNG = np.random.default_rng(0)
+IDS = [f"p{i:03d}" for i in range(N)]
+LABEL = np.array(["no", "yes"])[RNG.integers(0, 2, N)]
+GROUP = np.where(np.arange(N) % 3 == 0, "small", "large & old")
+LOGITS = RNG.normal(size=(2, N, 2)).astype(np.float32) + 2.0 * (np.array([["no"], ["yes"]]) == LABEL).T
+LOGITS[1] = np.where((GROUP == "small")[:, None], LOGITS[1, :, ::-1], LOGITS[0])
+PREDICTED = np.array(["no", "yes"])[LOGITS.argmax(axis=2)]
+Columns = Mapping[str, Sequence[Any]]
+
+
+def write(path: Path, columns: Columns, order: Sequence[int] | None = None) -> Path:
+    """Write columns in the format of the path's suffix, their rows in an order."""
+    order = list(range(len(next(iter(columns.values()))))) if order is None else order
+    rows = {name: [cells[i] for i in order] for name, cells in columns.items()}
+    if path.suffix == ".npz":
+        arrays: dict[str, Any] = {name: np.array(cells) for name, cells in rows.items()}
+        np.savez(path, **arrays)
+    elif path.suffix == ".parquet":
+        pyarrow = pytest.importorskip("pyarrow")
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.table({name: np.array(cells).tolist() for name, cells in rows.items()}), path)
+    else:
+        lines = [rows, *zip(*rows.values(), strict=True)]
+        path.write_text("\n".join(",".join(map(str, line)) for line in lines) + "\n", encoding="utf-8")
+    return path
+
+
+def files(folder: Path, suffix: str = ".csv", **changes: Columns) -> dict[str, Path]:
+    """Write predicted classes before and after, labels and groups, each file in another order."""
+    columns = {
+        "before": {"id": IDS, "predicted": PREDICTED[0]},
+        "after": {"predicted": PREDICTED[1], "id": IDS},
+        "people": {"id": IDS, "label": LABEL, "group": GROUP},
+    } | changes
+    found = {}
+    for seed, (name, cells) in enumerate(columns.items()):
+        order = np.random.default_rng(seed).permutation(len(cells["id"]))
+        found[name] = write(folder / f"{name}{suffix}", cells, order.tolist())
+    return found
+
+
+def run(found: Mapping[str, Path], out: Path, *more: str) -> int:
+    given = ["--before", str(found["before"]), "--after", str(found["after"]), "--groups", str(found["people"])]
+    return main([*given, "--out", str(out), *more])
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".npz"])
+def test_rows_are_joined_by_their_ids(suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In any format and order the report is that of the arrays in one order; the page is whole and loads nothing."""
+    assert run(files(tmp_path, suffix), tmp_path / "out", "--title", "Trial <1>") == 0
+    report = tmp_path / "out" / "report"
+    found = json.loads((report / "report.json").read_text(encoding="utf-8"))
+    codes = (PREDICTED == "yes").astype(int)
+    expected = change_report(codes[0], codes[1], None, (LABEL == "yes").astype(int), GROUP)
+    for name in ("count", "accuracy_before", "relative_drop", "broken", "mcnemar"):
+        np.testing.assert_allclose(found[name], expected.columns()[name])
+    assert capsys.readouterr().out.startswith(expected.answer())
+    page = Page((report / "report.html").read_text(encoding="utf-8"))
+    assert not [load for load in page.loads if not load.startswith("#")]
+    assert "Trial <1>" in page.text
+    assert expected.answer() in page.text
+    assert any("large & old" in row for row in page.rows)
+    assert "no loss" in page.text  # why that figure cannot be drawn
+    assert (report / "differences.csv").exists()
+
+
+def scores(prefix: str, values: np.ndarray, classes: Sequence[str] = ("no", "yes")) -> dict[str, Sequence[Any]]:
+    return {"id": IDS, **{f"{prefix}_{name}": column for name, column in zip(classes, values.T, strict=True)}}
+
+
+def test_probabilities_are_as_good_as_logits(tmp_path: Path) -> None:
+    """Their classes may stand in another order, and the losses are those of the logits; two runs are two files."""
+    shares = np.exp(LOGITS) / np.exp(LOGITS).sum(axis=2, keepdims=True)
+    before = write(tmp_path / "logits.csv", scores("logits", LOGITS[0]))
+    after = [
+        write(tmp_path / f"after{i}.csv", scores("probabilities", shares[1, :, ::-1], ("yes", "no"))) for i in (0, 1)
+    ]
+    people = files(tmp_path)["people"]
+    joined = join([before], after, people, Names())
+    y = (LABEL == "yes").astype(int)
+    found = change_report(joined.before, joined.after, None, joined.y, joined.group)
+    expected = change_report(LOGITS[0], LOGITS[1], None, y, GROUP)
+    np.testing.assert_allclose(found.loss_rise.value, expected.loss_rise.value, rtol=1e-4, atol=1e-6)
+    assert found.runs == 2
+    assert found.exemplars is not None
+
+
+def test_a_probability_of_zero_has_no_loss_and_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    certain = np.eye(2)[LOGITS[1].argmax(axis=1)]
+    found = files(tmp_path, before=scores("probabilities", certain), after=scores("probabilities", certain))
+    assert run(found, tmp_path / "out") == 0
+    assert "whose loss is infinite" in capsys.readouterr().err
+
+
+def test_classes_that_are_numbers_are_compared_as_such(tmp_path: Path) -> None:
+    """As pandas writes them once a cell was missing."""
+    label = (LABEL == "yes").astype(int)
+    people = {"id": IDS, "label": label, "group": GROUP, "age": np.arange(N) % 2}
+    same = files(tmp_path, people=people, before={"id": IDS, "predicted": label.astype(float)})
+    joined = join([same["before"]], [same["before"]], same["people"], Names(group=("group", "age")))
+    np.testing.assert_array_equal(joined.before[0], joined.y)
+    assert joined.classes == ("0", "1")
+    assert set(joined.group) == {f"{group} & {age}" for group in set(GROUP) for age in (0, 1)}
+
+
+def test_people_without_predictions_or_groups_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    group = np.array(["", *GROUP[1:], "small"])
+    people = {"id": [*IDS, "nobody"], "label": [*LABEL, "no"], "group": group}
+    found = files(tmp_path, people=people)
+    assert run(found, tmp_path / "out") == 1
+    assert "1 of 120 examples have no group" in capsys.readouterr().err
+    assert run(found, tmp_path / "out", "--missing", "drop") == 0
+    said = capsys.readouterr()
+    assert "1 ids of 'people.csv' have no prediction" in said.err
+    assert "1 examples without a group are left out" in (tmp_path / "out" / "report" / "report.html").read_text()
+
+
+SHORT = {"id": IDS[1:], "predicted": PREDICTED[0][1:]}
+TWICE = {"id": [IDS[1], *IDS[1:]], "predicted": PREDICTED[0]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"before": SHORT}, "1 ids of '.*after.csv' are missing in '.*before.csv': p000; give predictions"),
+        ({"after": SHORT}, "1 ids of '.*before.csv' are missing in '.*after.csv': p000"),
+        ({"before": TWICE}, "has 1 ids more than once: p001"),
+        ({"before": {**TWICE, "id": ["", *IDS[1:]]}}, "has no 'id'; give every row its id"),
+        ({"people": {"id": IDS[2:], "label": LABEL[2:], "group": GROUP[2:]}}, "no row for 2 of 120 ids: p000, p001"),
+        ({"people": {"id": IDS, "group": GROUP}}, "have a column 'label' of the true classes"),
+        ({"people": {"id": IDS, "label": ["NA", *LABEL[1:]], "group": GROUP}}, "no 'label' for 1 ids: p000; fill"),
+        ({"people": {"id": IDS, "label": LABEL, "race": GROUP}}, "no group column 'group'; "),
+        ({"before": {"id": IDS, "predicted": PREDICTED[0], "label": LABEL[::-1]}}, "have other labels for"),
+        ({"before": {"id": IDS, "answer": PREDICTED[0]}}, "no column 'predicted', .* but id, answer; say by"),
+        ({"before": {"id": IDS, "predicted": ["maybe"] * N}}, r"predicts \(maybe\) is a label \(no, yes\)"),
+        ({"before": scores("probabilities", LOGITS[0])}, "which do not add up to 1; if they are logits"),
+        ({"before": scores("logits", LOGITS[0], ("no", "maybe"))}, "but not of yes; give every file"),
+        ({"before": scores("logits", LOGITS[0][:, :1], ("no",))}, "'logits_no' alone"),
+        ({"before": scores("logits", np.where(LOGITS[0] > 2, np.nan, LOGITS[0]))}, "'logits_no' for "),
+        ({"before": {**scores("logits", LOGITS[0]), "logits_no": ["x"] * N}}, "'x'; give a finite number"),
+    ],
+)
+def test_what_does_not_fit_is_named(changes: dict[str, Columns], message: str, tmp_path: Path) -> None:
+    found = files(tmp_path, ".csv", **changes)
+    with pytest.raises(JaxfairError, match=message):
+        join([found["before"]], [found["after"]], found["people"], Names())
+
+
+def test_a_mistake_is_one_sentence_and_leaves_an_earlier_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = files(tmp_path)
+    assert run(found, tmp_path / "out") == 0
+    capsys.readouterr()
+    assert run({**found, "after": tmp_path / "none.csv"}, tmp_path / "out") == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert run(found, tmp_path / "out", "--reference", "nobody") == 1
+    assert "one of large & old, small" in capsys.readouterr().err
+    assert (tmp_path / "out" / "report" / "report.html").exists()
+    (tmp_path / "bad.npz").write_bytes(b"no zip")
+    with pytest.raises(JaxfairError, match="no npz file"):
+        join([tmp_path / "bad.npz"], [found["after"]], found["people"], Names())
