@@ -17,9 +17,8 @@ from jax.tree_util import Partial
 
 from jaxfair import groups, intervals, losses
 from jaxfair.bounds import excess_loss_bound, parameter_distance
-from jaxfair.curvature.operators import GroupOperator, make_plan
-from jaxfair.curvature.programs import LogitsFn, LossFn, as_pytree
-from jaxfair.curvature.spectrum import CurvatureConfig, check_examples, group_curvature
+from jaxfair.curvature.programs import LogitsFn, LossFn
+from jaxfair.curvature.spectrum import CurvatureConfig, check_examples, group_curvature, group_losses
 from jaxfair.data.dataset import Dataset, normalize
 from jaxfair.errors import JaxfairError
 from jaxfair.inputs import tree_difference
@@ -120,16 +119,11 @@ def taylor_terms(
         raise JaxfairError(f"There is no straight line between the two: {reason}.")
     labelled = losses.takes_classes(loss)
     before, x, y, rows = check_examples(logits_fn, before, x, y, weights, labelled=labelled)
-    function, step = as_pytree(logits_fn), ravel_pytree(after)[0] - ravel_pytree(before)[0]
-    largest = int((rows != 0).sum(axis=1).max())
-    plan = make_plan(function, before, x, jnp.asarray(y), count=largest, chunk_size=None, loss=loss)
-    found = []
-    for row in rows:
-        operator = GroupOperator(function, before, x, jnp.asarray(y), row.astype(step.dtype), plan, loss=loss)
-        value, gradient = operator.loss_and_gradient()
-        curved = np.asarray(operator(step), float) if np.any(step) else np.zeros(step.shape)
-        along = np.asarray(step, float)
-        found.append((value, float(np.asarray(gradient, float) @ along), 0.5 * float(along @ curved)))
+    step, found = np.asarray(ravel_pytree(after)[0]) - np.asarray(ravel_pytree(before)[0]), []
+    for group in group_losses(logits_fn, before, x, y, rows, config or CurvatureConfig(), loss=loss):
+        curved = np.asarray(group.operator(step), float) if step.any() else np.zeros(step.shape)
+        along = step.astype(float)
+        found.append((group.loss, float(np.asarray(group.gradient, float) @ along), 0.5 * float(along @ curved)))
     value, first, second = np.array(found).T
     distance, bound = parameter_distance(before, after), np.full(len(rows), np.nan)
     if config is not None:

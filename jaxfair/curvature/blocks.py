@@ -9,15 +9,14 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from jaxfair import losses
 from jaxfair.curvature import lanczos
-from jaxfair.curvature.operators import GroupOperator, make_plan
-from jaxfair.curvature.programs import LogitsFn, LossFn, as_pytree
-from jaxfair.curvature.spectrum import CurvatureConfig, check_examples, eigenvalues, start_vector
+from jaxfair.curvature.operators import GroupOperator
+from jaxfair.curvature.programs import LogitsFn, LossFn
+from jaxfair.curvature.spectrum import CurvatureConfig, check_examples, eigenvalues, group_losses, start_vector
 from jaxfair.errors import JaxfairError
 from jaxfair.inputs import tree_difference
 
@@ -106,16 +105,9 @@ def block_curvature(
             raise JaxfairError(f"There are no terms for what is not the same network's: {reason}.")
         step = np.asarray(ravel_pytree(after)[0]) - np.asarray(ravel_pytree(params)[0])
     settings = CurvatureConfig() if config is None else config
-    function, label, largest = as_pytree(logits_fn), jnp.asarray(y), int((rows != 0).sum(axis=1).max())
-    options: dict[str, Any] = {"memory": settings.memory, "precision": settings.precision, "loss": loss}
-    plan = make_plan(function, params, x, label, count=largest, chunk_size=settings.chunk_size, **options)
     noise, found = np.asarray(start_vector(params, settings.seed)), []
-    for row in rows:
-        operator = GroupOperator(function, params, x, label, row.astype(noise.dtype), plan, **options)
-        gradient = np.asarray(operator.loss_and_gradient()[1])
-        if not np.isfinite(gradient).all():
-            where = operator.not_finite() or "the sum over all chunks"
-            raise JaxfairError(f"A gradient is not finite in {where}; check the inputs and the parameters.")
+    for group in group_losses(logits_fn, params, x, y, rows, settings, loss=loss):
+        gradient, operator = np.asarray(group.gradient), group.operator
         spectra = [_eigenvalues(operator, member, noise, gradient, config) for member in members.values()]
         found.append(np.vstack([[lanczos.norm(gradient[m]) for m in members.values()], np.transpose(spectra),
                                 _terms(operator, members, gradient, step)]))  # fmt: skip

@@ -5,6 +5,7 @@ all groups, networks of one module, and chunks.
 """
 
 import dataclasses
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -156,43 +157,53 @@ def group_curvature(
     """
     labelled = losses.takes_classes(loss)
     params, x, y, group_rows = check_examples(logits_fn, params, x, y, weights, labelled=labelled)
+    noise, rows = start_vector(params, config.seed), []
+    for group in group_losses(logits_fn, params, x, y, group_rows, config, loss=loss):
+        start, spent = _start(group, noise, config)
+        found = eigenvalues(group.operator, start, config, vectors=vectors)
+        rows.append((group.loss, lanczos.norm(group.gradient), spent, found))
+    return _collect(rows, bottom=config.bottom)
+
+
+class GroupLoss(NamedTuple):
+    """A group's loss at the given parameters, and how it changes with them.
+
+    Attributes:
+        loss: Weighted loss.
+        gradient: Its flat gradient, shape (p,).
+        operator: Its Hessian.
+        chunk_size: Number of examples of one chunk of the operator.
+    """
+
+    loss: float
+    gradient: Any
+    operator: GroupOperator
+    chunk_size: int
+
+
+def group_losses(
+    logits_fn: LogitsFn, params: Any, x: Any, y: Any, group_rows: np.ndarray, config: CurvatureConfig, *, loss: LossFn
+) -> Iterator[GroupLoss]:
+    """Yield each group's loss, gradient and Hessian, of what ``check_examples`` returned; one plan serves all groups.
+
+    Raises:
+        JaxfairError: A loss or gradient is not finite.
+    """
     logits_fn, loss, y = as_pytree(logits_fn), as_pytree(loss), jnp.asarray(y)
-    noise = start_vector(params, config.seed)
-    plan = make_plan(
-        logits_fn,
-        params,
-        x,
-        y,
-        count=int((group_rows != 0).sum(axis=1).max()),
-        chunk_size=config.chunk_size,
-        memory=config.memory,
-        precision=config.precision,
-        loss=loss,
-    )
-    rows = []
+    dtype, count = jnp.result_type(*jax.tree.leaves(params)), int((group_rows != 0).sum(axis=1).max())
+    options: dict[str, Any] = {"memory": config.memory, "precision": config.precision, "loss": loss}
+    plan = make_plan(logits_fn, params, x, y, count=count, chunk_size=config.chunk_size, **options)
     for group, weight in enumerate(group_rows):
         operator = GroupOperator(
-            logits_fn,
-            params,
-            x,
-            y,
-            weight.astype(noise.dtype),
-            plan,
-            memory=config.memory,
-            precision=config.precision,
-            loss=loss,
-            shuffled=config.start == "coarse",
+            logits_fn, params, x, y, weight.astype(dtype), plan, shuffled=config.start == "coarse", **options
         )
         value, gradient = operator.loss_and_gradient()
-        norm = lanczos.norm(gradient)
-        if not np.isfinite(value) or not np.isfinite(norm):
+        if not np.isfinite(value) or not np.isfinite(lanczos.norm(gradient)):
             where = operator.not_finite() or "the sum over all chunks"
             raise JaxfairError(
                 f"The loss or gradient of group {group} is not finite in {where}; check the inputs and the parameters."
             )
-        start, spent = _start(operator, plan.chunk_size, noise, gradient, config)
-        rows.append((value, norm, spent, eigenvalues(operator, start, config, vectors=vectors)))
-    return _collect(rows, bottom=config.bottom)
+        yield GroupLoss(value, gradient, operator, plan.chunk_size)
 
 
 def start_vector(params: Any, seed: int) -> Any:
@@ -223,10 +234,9 @@ def check_examples(
     return params, x, y, group_rows
 
 
-def _start(
-    operator: GroupOperator, chunk_size: int, noise: Any, gradient: Any, config: CurvatureConfig
-) -> tuple[Any, float]:
+def _start(group: GroupLoss, noise: Any, config: CurvatureConfig) -> tuple[Any, float]:
     """Return the start vector that the configuration names, and what it took in products with the whole group."""
+    _, gradient, operator, chunk_size = group
     start, norm = noise, lanczos.norm(gradient)
     if config.start != "random" and norm > 0:
         along = np.asarray(gradient) if isinstance(noise, np.ndarray) else gradient

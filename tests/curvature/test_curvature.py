@@ -174,6 +174,7 @@ def network() -> networks.Network:
 
 def test_one_compiled_function_serves_all_groups_chunks_and_networks(network: networks.Network) -> None:
     """Traced once for the program, whose kept pass gives the gradient too, and once for the number of classes."""
+    jax.clear_caches()  # what they still hold depends on the tests before
     traces = []
 
     def counted(network: networks.Network, params: Any, x: jax.Array) -> jax.Array:
