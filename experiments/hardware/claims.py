@@ -112,7 +112,8 @@ def _kinds(comparison: Comparison) -> list[str]:
 
 
 def _counts(comparison: Comparison, kind: str) -> str:
-    return f"{len(numbers.of_kind(comparison, kind))} {kind} profiles beside the reference"
+    count = len(numbers.of_kind(comparison, kind))
+    return f"{count} {kind} profile{'s' * (count != 1)} beside the reference"
 
 
 def _ranks(hardware: Hardware, x: str, y: str) -> tuple[Measured, str, str]:

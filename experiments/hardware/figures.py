@@ -303,6 +303,7 @@ def _compared(hardware: Hardware, comparisons: Sequence[Comparison]) -> "Figure"
     return figure
 
 
+FREED = "those of norms and eigenvalues that are free of sampling over seeds and test images together."
 DELTA = "Delta is the largest difference of a group's mean TEST loss from the reference's, over all profiles"
 # fmt: off
 DRAWINGS = {
@@ -317,17 +318,18 @@ DRAWINGS = {
         accuracy_by_group),
     "reference_and_distance": Drawing(
         "Fig. 2: how far apart parameters end (permuted networks count as far); gradient norm and largest Hessian "
-        "eigenvalue of each group's loss at the reference", BARS, reference_and_distance),
+        "eigenvalue of each group's loss at the reference", f"{BARS[:-1]}, {FREED}", reference_and_distance),
     "size_gradient_sensitivity": Drawing(
-        "Fig. 3: group size, gradient norm at the reference, and sensitivity to hardware", f"{DELTA}. {BARS}",
-        size_gradient_sensitivity),
+        "Fig. 3: group size, gradient norm at the reference, and sensitivity to hardware",
+        f"{DELTA}. {BARS[:-1]}, {FREED}", size_gradient_sensitivity),
     "segment": Drawing(
         "Fig. 4: loss of each group's test images between the parameters of the reference and of the profile that "
         "changes the groups' losses most unequally; seed 0 alone, so without intervals; both on the reference's "
         "arithmetic", "", accuracy_by_group),
     "curvature_and_boundary": Drawing(
         "Fig. 5: largest Hessian eigenvalue of each group against its distance to the decision boundary (softmax gap: "
-        "0 is on it) and its impurity (0 is far from it), at the reference", BARS, curvature_and_boundary),
+        "0 is on it) and its impurity (0 is far from it), at the reference", f"{BARS[:-1]}, {FREED}",
+        curvature_and_boundary),
     "divergence": Drawing(
         "How trainings part: L2 distance to the reference's parameters after each step, over how far these had moved "
         "by the last step shown", "Median and range over seeds. Circle: from there on the profile's median is within "

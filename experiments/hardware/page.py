@@ -199,7 +199,8 @@ def page(
         against = f"All differences: against {compared[0]['reference']}"
         parts.append(html.folded(against, html.table(Table(DIFFERENCES, compared))))
     parts += [html.heading("Profiles and controls"), html.paragraph(PROFILED)]
-    parts += [html.table(profile_table(rows["profiles"])), html.heading("Fairness violation")]
+    only = hardware.comparisons[0].title if len(hardware.comparisons) == 1 else None
+    parts += [html.table(profile_table(rows["profiles"], only)), html.heading("Fairness violation")]
     parts += [html.paragraph(VIOLATION), html.table(Table(TRAININGS, rows["trainings"]))]
     parts += [html.heading("Findings"), html.findings(found), html.heading("Figures"), html.figures(drawn[1:])]
     for comparison in hardware.comparisons:

@@ -19,7 +19,7 @@ p, dl, figcaption { max-width: 60rem; } summary { cursor: pointer; margin: .4rem
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92em; }
 th, td { padding: .2rem .55rem; text-align: right; vertical-align: top; border-bottom: 1px solid #e4e4e4; }
 th { vertical-align: bottom; min-width: 4.2em; max-width: 9em; hyphens: auto; } td { white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 6em; }
+th:first-child, td:first-child, .word { text-align: left; white-space: normal; min-width: 6em; }
 small, .interval, .text td:last-child { color: #707070; font-size: .85em; } .interval { display: block; }
 .text th, .text td { white-space: normal; text-align: left; max-width: none; }
 .text td:first-child { min-width: 16em; } .text td:last-child { min-width: 12em; }
@@ -76,16 +76,24 @@ def folded(summary: str, *parts: str, opened: bool = False) -> str:
 def table(of: Table, *, prose: bool = False) -> str:
     """Return a table without its empty columns; ``prose`` lets the lines of its cells break."""
     columns = [column for column in of.columns if any(tables.pieces(row, column)[0] for row in of.rows)]
-    head = "".join(f"<th>{escape(column.title)}</th>" for column in columns)
-    body = "".join(f"<tr>{''.join(_cell(row, column) for column in columns)}</tr>" for row in of.rows)
+    classes = [' class="word"' * (i > 0 and _is_of_words(of.rows, column)) for i, column in enumerate(columns)]
+    head = "".join(f"<th{of}>{escape(column.title)}</th>" for column, of in zip(columns, classes, strict=True))
+    cells = [[_cell(row, column, of) for column, of in zip(columns, classes, strict=True)] for row in of.rows]
+    body = "".join(f"<tr>{''.join(row)}</tr>" for row in cells)
     opening = '<table class="text">' if prose else "<table>"
     return f'<div class="scroll">{opening}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _cell(row: Row, column: Column) -> str:
+def _is_of_words(rows: Iterable[Row], column: Column) -> bool:
+    """Return whether a column holds words, which are read from the left; numbers are compared by their ends."""
+    found = [value for row in rows if (value := row[column.name]) not in ("", None)]
+    return bool(found) and all(isinstance(value, str) and value[:1].isalpha() for value in found)
+
+
+def _cell(row: Row, column: Column, of: str = "") -> str:
     value, interval = map(escape, tables.pieces(row, column))
     value += f' <span class="interval">{interval}</span>' if interval else ""
-    return f"<td>{value}{f'<br><small>{escape(row[column.under])}</small>' if column.under else ''}</td>"
+    return f"<td{of}>{value}{f'<br><small>{escape(row[column.under])}</small>' if column.under else ''}</td>"
 
 
 def findings(found: Iterable[Claim]) -> str:

@@ -47,6 +47,13 @@ TABLE = Table(
 )
 
 
+def test_columns_of_words_are_read_from_the_left() -> None:
+    rows = [{"group": "a", "lost": "more", "bits": "10 of 10", "n": 3}, {"group": "b", "lost": "", "bits": "", "n": 4}]
+    page = html.table(Table([Column("group"), Column("lost"), Column("bits"), Column("n")], rows))
+    assert '<td>a</td><td class="word">more</td><td>10 of 10</td><td>3</td>' in page
+    assert '<th class="word">lost</th>' in page
+
+
 def test_every_writer_says_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert tables.markdown(TABLE).splitlines() == [
         "| network | note | ReLUs | x | shorter |",
