@@ -14,8 +14,6 @@ from jaxfair.answers import Answers
 from jaxfair.errors import JaxfairError
 
 Verdict = Literal["more", "less", "within noise", "too few runs"]
-RUNS = 5  # of several runs, at least so many before their differences are judged
-LEVEL = 0.05
 
 
 class Measure(NamedTuple):
@@ -136,21 +134,15 @@ def differences_of(
     def contrast(g: int, other: int) -> intervals.Estimate:
         return intervals.over_seeds_and_examples([drops[g], drops[other]], (1.0, -1.0))
 
-    def judged(g: int, other: int, comparisons: int, p_value: float) -> Difference:
-        estimate = contrast(g, other)
-        low, high = (float(end) for end in estimate.interval(1 - LEVEL / comparisons))
-        verdict: Verdict = "within noise"
-        if 1 < runs < RUNS:
-            verdict = "too few runs"
-        elif p_value < LEVEL and (low > 0 or high < 0):
-            verdict = "more" if low > 0 else "less"
-        return Difference(names[g], names[other], float(estimate.value), low, high, p_value, verdict)
+    def said(g: int, other: int, of: intervals.Judged) -> Difference:
+        verdict: Verdict = "too few runs" if of.verdict == "too few" else of.verdict
+        return Difference(names[g], names[other], of.value, of.low, of.high, of.corrected, verdict)
 
     others = [g for g in known if g != reference]
-    p_values = intervals.holm(np.array([contrast(g, reference).p_value() for g in others]))
-    found = [judged(g, reference, len(others), float(p)) for g, p in zip(others, p_values, strict=True)]
-    order = sorted(known, key=lambda g: drops[g].mean())
+    judged = intervals.judge_together([contrast(g, reference) for g in others], runs)
+    found = [said(g, reference, of) for g, of in zip(others, judged, strict=True)]
+    order = sorted(known, key=lambda g: np.nanmean(drops[g]))
     pairs = len(known) * (len(known) - 1) // 2
-    p_value = float(min(1.0, pairs * contrast(order[-1], order[0]).p_value()))
-    gap = judged(order[-1], order[0], pairs, p_value)
+    (widest,) = intervals.judge_together([contrast(order[-1], order[0])], runs, among=pairs)
+    gap = said(order[-1], order[0], widest)
     return tuple(sorted(found, key=lambda difference: -difference.points)), gap
