@@ -139,7 +139,7 @@ class ChangeReport:
         largest = max(self.differences, key=lambda found: abs(found.points))
         seen = f" The largest difference seen: {_said(largest)}." if largest.points else ""
         if first.verdict == "too few runs":
-            few = f"Differences between groups are not judged with {self.runs} runs; at least {intervals.SEEDS} are needed."
+            few = f"Differences of groups are not judged with {self.runs} runs; at least {intervals.SEEDS} are needed."
             return f"{few}{seen}{never}"
         if not apart:
             return f"No group lost more or less of its accuracy than {first.reference} beyond noise.{seen}{never}"
