@@ -24,6 +24,8 @@ from jax.core import Tracer
 from experiments.running import measure
 from experiments.toy import networks as toy_networks
 from jaxfair import bounds, change, data, hardware, margins, sensitivity
+from jaxfair.compress.pruning import kept_weights
+from jaxfair.compress.quantization import quantize_activations
 from jaxfair.curvature import lanczos, operators, report, sampling
 from jaxfair.curvature.operators import GIGABYTE, GroupOperator
 from jaxfair.curvature.programs import Kind, Programs, as_pytree
@@ -134,12 +136,15 @@ def analysed(module: Module = MODULE) -> tuple[Any, Any, Any, np.ndarray]:
     return frozen(network(module=module)), network(module=module).params, images, LABEL % module.num_classes
 
 
-def fit(seeds: int = 2, *, module: Module = MODULE, method: Method = "none", on_device: bool = True) -> None:
+def fit(
+    seeds: int = 2, *, module: Module = MODULE, method: Method = "none", on_device: bool = True, pruned: bool = False
+) -> None:
     """Train for two epochs of three steps."""
     config = train.TrainConfig(2, 4, augment="cifar", distillation_weight=1.0, mitigation=MitigationConfig(method))
     networks = [network(seed, module) for seed in range(seeds)]
     dataset, options = made(on_device=on_device), {"seeds": range(seeds), "teachers": networks}
-    assert len(list(train.fit(networks, dataset, config, **options))) == seeds
+    kept = [kept_weights(one.params) for one in networks] if pruned else None
+    assert len(list(train.fit(networks, dataset, config, kept=kept, **options))) == seeds
 
 
 def descend() -> None:
@@ -210,6 +215,7 @@ SCORES = {"bounds._logit_and_squared_norm"}
 SCENARIOS: dict[str, tuple[Callable[[], object], set[str]]] = {
     **{f"train-{method}": (partial(fit, method=method), EPOCHS) for method in get_args(Method)},
     **{f"train-{module.arithmetic}": (partial(fit, module=module), EPOCHS) for module in OTHERS},
+    "train-pruned": (partial(fit, pruned=True), EPOCHS),
     "train-one-seed": (partial(fit, 1), EPOCHS),
     "train-images-on-host": (partial(fit, on_device=False), EPOCHS),
     "snl": (descend, EPOCHS),
@@ -235,6 +241,7 @@ SCENARIOS: dict[str, tuple[Callable[[], object], set[str]]] = {
     "bound-products": (partial(bound, "printed", 0), {*SCORES, "bounds._product"}),
     "probe": (hardware.probe, {"hardware.probe", "hardware._products", "hardware._digests"}),
     "change": (change_networks, {"answers._logits"}),
+    "activations": (lambda: quantize_activations(network(), made(), 8), {"quantization._input_ranges"}),
     "segment": (walk, {"sensitivity._losses_at"}),
     "toy": (fit_toy, {"networks._fit"}),
 }

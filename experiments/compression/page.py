@@ -42,7 +42,7 @@ LOST = (
     "counted from the full network trained on as long. p is the probability of a difference as large if there were "
     "none; corrected is p for the number of groups compared (Holm 1979)."
 )
-AT_ONCE = "Pruned n % has no more of the n % smallest weights of its convolutions and dense layers, all at once"
+AT_ONCE = "Pruned n % has lost the n % smallest weights of its convolutions and dense layers, all at once"
 NETWORKS = {
     "pruned-global": f"{AT_ONCE}; by layer, the smallest of each layer.",
     "pruned-gradual-tuned": "Pruned gradually: in rounds with fine-tuning between, of as many epochs together.",
