@@ -227,7 +227,7 @@ def eigenvalue_sampling(
     size, known, ends = chunk_size or _chunk_size(cut), [], []
     for value, vector, (share, own) in zip(found.top_eigenvalue, found.vectors, cut, strict=True):
         known.append(_quotients(_products(problem, own, size, vector), vector, float(value), share))
-        ends.append(_eigenvalue_interval(float(value), known[-1][-1], 1, np.count_nonzero(own)))
+        ends.append(_eigenvalue_interval(float(value), known[-1][-1], 1, int(np.count_nonzero(own))))
     error, bias = np.array([numbers[:-1] for numbers in known]).T
     return EigenvalueSampling(Interval(*np.array(ends).T), error, bias, tuple(parts for *_, parts in known))
 
