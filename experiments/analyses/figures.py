@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from experiments.analyses import results as arrays
 from experiments.analyses.differences import differences
-from experiments.analyses.results import Results
+from experiments.analyses.results import Results, Variant
 from experiments.reporting import drawing
 from experiments.reporting.drawing import GREY, Drawing
 from experiments.reporting.verdicts import Missing
@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 DROP_LABEL = "relative accuracy drop (%)"
 
 
+def plain(results: Results) -> list[Variant]:
+    """Return the changed networks but for mitigated ones, which have figures and rows of their own."""
+    return [variant for variant in results.variants[1:] if not variant.base]
+
+
 def accuracy_drop_by_group(results: Results, *, controlled: bool = False) -> "Figure":
     """Draw each changed network's relative accuracy drop by group (Das et al. 2024, Fig. 1 and 6).
 
@@ -24,7 +29,7 @@ def accuracy_drop_by_group(results: Results, *, controlled: bool = False) -> "Fi
         results: of a study.
         controlled: from the network that was trained alike, instead of from the full one.
     """
-    variants, groups = results.variants[1:] or results.variants, results.groups
+    variants, groups = plain(results) or results.variants, results.groups
     if controlled:
         variants = [variant for variant in variants if variant.control is not None]
         if not variants:
@@ -51,7 +56,7 @@ def accuracy_drop_by_group(results: Results, *, controlled: bool = False) -> "Fi
 
 def differences_by_group(results: Results) -> "Figure":
     """Draw how much more each group lost than the reference group, a panel each changed network, sorted."""
-    variants = [v for v in results.variants[1:] if v.method != "matched"]  # what others are compared with
+    variants = [v for v in plain(results) if v.method != "matched"]  # what others are compared with
     names = results.groups.wrapped(28)
     if not variants:
         raise Missing("No network of the study is changed.")

@@ -66,14 +66,17 @@ def harm_by_training(results: Results) -> "Figure":
     if not results.followed:
         raise Missing("No fine-tuning was followed through its epochs; give --follow.")
     parts = results.groups.parts
-    figure, panels = drawing.panels([part.name for part in parts], "mean accuracy of the groups")
+    figure, grid = drawing.subplots(1, len(parts), 4.2, 3.6, sharey=True)
+    panels = list(grid[0])
     for axes, part in zip(panels, parts, strict=True):
+        axes.set_title(part.name, fontsize=9.5)
         x = drawing.log_axis(axes, [int(epoch) for epoch in results.followed[0].epochs], ",")
         for of, look in zip(results.followed, cycle(LOOKS)):
             seen = [results.variants[0]._replace(correct=correct) for correct in of.correct]
             points = [arrays.accuracy(results, network, np.flatnonzero(part.members)) for network in seen]
             line = "--" if of.method == "matched" else "-"
             drawing.errorbar(axes, x, series.stack(points), *look, line, label=of.label)
+    panels[0].set_ylabel("mean accuracy of the groups")
     drawing.finish(figure, panels, "epochs of fine-tuning")
     return figure
 
