@@ -33,7 +33,7 @@ def accuracy_drop_by_group(results: Results, *, controlled: bool = False) -> "Fi
     if controlled:
         variants = [variant for variant in variants if variant.control is not None]
         if not variants:
-            raise Missing("The study has no controls that were trained as the changed networks were.")
+            raise Missing("No network of the study has a control that was trained as it was.")
     width = max(3.5, drawing.width_of_groups(groups))
     labels = drawing.group_labels(groups, width)
     most = int(10.5 / width)

@@ -39,15 +39,14 @@ BEFORE_ANYTHING_IS_MADE = {
     "--data.name cifar": "There is no data set 'cifar'; did you mean 'cifar10'?",
     "--budgets nan": "The ReLU budget is nan; give a fraction",
     "--budgets -0.5": "The ReLU budget is -0.5; give 0 or more units",
-    "--budgets 769": "The ReLU budget is 769, but the network has 768 units; give 1 to 768.",
+    "--budgets 769": "The ReLU budget is 769, but the network has 768 units; give 0 to 768.",
     "--budgets 1.5": "1.5 is neither a fraction below 1 nor a whole number",
-    "--budgets 0.5 0.00001": "The ReLU budget is 0, but the network has 768 units",
     "--seeds 0": "The study has 0 seeds, 1 SNL budgets and 1 DeepReDuce configurations; give at least one seed",
     "--seeds -3": "The study has -3 seeds",
     "--budgets --deepreduce": "0 SNL budgets and 0 DeepReDuce configurations; give at least one",
     "--deepreduce X1": "'X1' is no DeepReDuce configuration; write C and the stages to cull",
     "--deepreduce C3": "DeepReDuce culls stages (3,), but the network has stages 1 to 2.",
-    "--deepreduce C1+a0.5": "changes the network's size; start it fresh",
+    "--deepreduce C1+a0.5 --deepreduce-start base": "changes the network's size; start it fresh",
     "--deepreduce C1+a0.5.5": "'C1+a0.5.5' is no DeepReDuce configuration",
     "--deepreduce C1+r0 --deepreduce-start fresh": "resolution scale 0",
     "--deepreduce C1+a0.3 --deepreduce-start fresh": "Channel scale 0.3 and resolution scale 1.0 give width 1.2",
@@ -178,13 +177,13 @@ def test_an_interrupt_keeps_finished_runs(
 
     with monkeypatch.context() as patched:
         patched.setattr(Progress, "update", interrupted)
-        assert call(tmp_path, "--seeds", "2") == 130
+        assert call(tmp_path, "--seeds", "2", "--splits", "one") == 130
     assert capsys.readouterr().err.splitlines()[-1].startswith("interrupted; finished runs are kept")
     (first,) = finished(tmp_path).values()
     assert (first.config["stage"], first.config["seed"]) == ("train", 0)
     before = (first.path / "DONE").stat().st_mtime_ns
     monkeypatch.setattr(stages, "measure", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    assert call(tmp_path, "--seeds", "2") == 130
+    assert call(tmp_path, "--seeds", "2", "--splits", "one") == 130
     assert (first.path / "DONE").stat().st_mtime_ns == before
     assert sorted(run.config["stage"] for run in finished(tmp_path).values()) == (
         ["finetune"] * 4 + ["linearize"] * 4 + ["train"] * 2

@@ -15,7 +15,7 @@ from scipy import stats
 from experiments.analyses import figures as shared
 from experiments.analyses import results as tables
 from experiments.analyses.differences import differences
-from experiments.analyses.results import Results, Variant
+from experiments.analyses.results import Followed, Results, Variant
 from experiments.linearization import figures
 from experiments.reporting import drawing
 from experiments.reporting.drawing import GREY, LOOKS
@@ -62,6 +62,9 @@ STUDIES = {
         "test_count": [8] * 25,
         "networks": NETWORKS[:2],
     },
+    "controlled": {
+        "networks": [*NETWORKS, ("Matched to SNL 50", "matched", 768), ("Matched to SNL 200", "matched", 768)]
+    },
     "names that look like markup": {"group_names": ("$x^$", "<b>&amp;", "é_{\\frac ☃")},
 }
 CAUSES = {"gradient_norm": 0, "softmax_gap": 1}
@@ -106,17 +109,38 @@ def test_every_study_is_drawn_without_warnings(tmp_path: Path, study: dict) -> N
         drawn = drawing.draw_all(ALL, results, tmp_path)
     assert [figure.name for figure in drawn] == list(ALL)
     for figure in drawn:
-        lacking = figure.name in OF_MITIGATION and len(results.variants) < 5
+        lacking = figure.name in OF_MITIGATION and not any(variant.base for variant in results.variants)
         lacking |= figure.name == "differences_by_group" and len(results.groups.names) < 2
+        lacking |= figure.name == "accuracy_drop_from_control" and not results.matched
+        lacking |= figure.name == "harm_by_training"  # no fine-tuning was followed
         assert (figure.file is None) == lacking == bool(figure.reason), figure
     assert mpl.rcParams["font.size"] == before
 
 
+def test_followed_fine_tuning_is_drawn_by_its_epochs(tmp_path: Path) -> None:
+    """After 1, 2 and 4 epochs the linearized network has the predictions of networks of the study."""
+    results = results_of(tmp_path, {})
+    seen = [results.variants[i] for i in (2, 1, 0)]
+    correct, learnt = np.array([network.correct for network in seen]), np.ones((3, 3, 3))
+    several = [
+        Followed(label, method, np.array([1, 2, 4]), order, learnt)
+        for label, method, order in (("SNL 50", "snl", correct), ("Matched to SNL 50", "matched", correct[::-1]))
+    ]
+    figure = figures.harm_by_training(results._replace(followed=tuple(several)))
+    for axes, part in zip(figure.axes, results.groups.parts, strict=True):
+        expected = [tables.accuracy(results, network, np.flatnonzero(part.members)) for network in seen]
+        points = drawn(axes, "SNL 50")
+        np.testing.assert_allclose(points[np.argsort(points[:, 0])][:, 0], sorted(float(e.mean) for e in expected))
+        assert [*axes.containers[0].lines[0].get_xdata()] == [1, 2, 4]  # pyright: ignore
+
+
 def test_equal_results_give_equal_files(tmp_path: Path) -> None:
     """PNG and SVG of each figure; nowhere else are figures of this study rendered."""
-    results = results_of(tmp_path, {"networks": [*NETWORKS[:3], *MITIGATED[:2]]})
+    networks = [*NETWORKS[:3], *MITIGATED[:2], ("Matched to SNL 50", "matched", 768)]
+    results = results_of(tmp_path, {"networks": networks})
+    followed = Followed("SNL 50", "snl", np.array([1]), results.variants[1].correct[None], np.ones((1, 3, 3)))
     for name in ("first", "second"):
-        drawing.draw_all(ALL, results, tmp_path / name)
+        drawing.draw_all(ALL, results._replace(followed=(followed,)), tmp_path / name)
     first, second = (sorted((tmp_path / name).iterdir()) for name in ("first", "second"))
     assert {file.name for file in first} == {f"{name}.{kind}" for name in ALL for kind in ("png", "svg")}
     for a, b in zip(first, second, strict=True):
