@@ -161,8 +161,8 @@ def _first_steps(
         network = start_of(module, space.train.image_shape, task.control, seed)
         sketches, digests = [trajectory.sketch(network.params)], []
         order = OTHER_ORDER if task.control == "order" else 0
-        seeds = {"seed": seed, "order_seed": seed + order}
-        for step, after in trajectory.first_steps(network, space.train, task.train, steps=steps, **seeds):
+        arguments = network, space.train, task.train
+        for step, after in trajectory.first_steps(*arguments, seed=seed, order_seed=seed + order, steps=steps):
             sketches.append(trajectory.sketch(after.params))
             digests.append(tree_digest(after.params))
             space.progress.update(step, steps[-1], "step")
