@@ -27,7 +27,7 @@ def differences(results: Results, network: Variant) -> tuple[Difference, ...]:
     reference, known = results.reference, has_drop(network)
     if not known[reference]:
         name = results.groups.names[reference]
-        raise Missing(f"the full network of some seed is never right in group {name}, the reference; name another one")
+        raise Missing(f"the full network or a control is never right in group {name}, the reference; name another one")
     others = [int(g) for g in np.flatnonzero(known) if g != reference]
     if not others:
         raise Missing("there is no second group to compare with")
@@ -124,5 +124,9 @@ def answer(results: Results, network: Variant) -> str:
         found = differences(results, network)
     except Missing as missing:
         return f"At {network.label}, nobody can be said to lose more than others. The reason: {missing}."
-    at = f"At {network.label}" + ", against the full network trained alike" * (network.control is not None)
-    return comparisons.answer(found, results.groups.names, results.reference, len(network.seeds), at)
+    names, alike = results.groups.names, network.control is not None
+    at = f"At {network.label}" + ", against the full network trained alike" * alike
+    said = comparisons.answer(found, names, results.reference, len(network.seeds), at)
+    unknown = ", ".join(names[g] for g in results.groups.order if not has_drop(network)[g])
+    which = f"the full network{' or the control' if alike else ''} of some seed"
+    return said + (f" What {unknown} lost is not known: {which} is never right there." if unknown else "")

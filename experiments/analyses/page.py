@@ -193,7 +193,8 @@ def warnings(results: Results) -> list[str]:
     said = [f"Some eigenvalues of {label} did not converge; see their residuals." for label in lacking]
     unknown = differences.without_drop(results)
     never = (
-        f"In group {', '.join(unknown)} the full network of some seed is never right: what it loses there is not known."
+        f"In group {', '.join(unknown)} the full network or a control of some seed is never right: what is lost there "
+        "by the change is not known."
     )
     return [*by_heart(results), *[never] * bool(unknown), *results.groups.warnings(), *said]
 

@@ -102,11 +102,13 @@ def test_the_answer_is_two_sentences(made: Results) -> None:
 def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
     never = tables.collect(make_analyses(tmp_path / "never", networks=NETWORKS, never_right=[0], seeds=5))
     assert "never right in group a, the reference" in answer(never)
-    assert page.warnings(never)[0].startswith("In group a the full network of some seed is never right")
+    assert page.warnings(never)[0].startswith("In group a the full network or a control of some seed is never right")
     assert [row["worst_group"] in ("b", "c") for row in extreme_rows(never)] == [True, True]
     with pytest.raises(Missing, match="name another one"):
         differences(never, never.variants[1])
-    assert len(differences(never._replace(reference=1), never.variants[1])) == 1
+    others = never._replace(reference=1)
+    assert len(differences(others, never.variants[1])) == 1
+    assert answer(others).endswith(" What a lost is not known: the full network of some seed is never right there.")
     one = {"group_names": ("all",), "train_count": (90,), "test_count": (70,), "networks": NETWORKS}
     alone = tables.collect(make_analyses(tmp_path / "one", **one, seeds=5))
     assert "no second group" in answer(alone)
