@@ -208,8 +208,8 @@ def eigenvalue_sampling(
         >>> import numpy as np
         >>> from jaxfair import eigenvalue_sampling, group_curvature, group_weights
         >>> rng = np.random.default_rng(0)
-        >>> x, y = rng.normal(size=(60, 3)).astype(np.float32), rng.integers(0, 3, 60)
-        >>> weights = group_weights(np.repeat([0, 1], 30), 2)
+        >>> x, y = rng.normal(size=(120, 3)).astype(np.float32), rng.integers(0, 3, 120)
+        >>> weights = group_weights(np.repeat([0, 1], 60), 2)
         >>> model = (lambda w, x: x @ w), np.zeros((3, 3), np.float32)
         >>> found = group_curvature(*model, x, y, weights, vectors=True)
         >>> interval = eigenvalue_sampling(*model, x, y, weights, found).interval
