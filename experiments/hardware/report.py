@@ -1,10 +1,8 @@
 """The report of a hardware study: one HTML file that opens offline, the figures as files, the numbers as CSV."""
 
-import dataclasses
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -22,7 +20,6 @@ from experiments.running import datasets
 from experiments.running.datasets import DataConfig
 from experiments.running.records import load_network
 from jaxfair import groups
-from jaxfair.data import sources
 from jaxfair.data.dataset import normalize
 from jaxfair.errors import JaxfairError
 from jaxfair.networks.network import Network
@@ -114,7 +111,7 @@ def segment(hardware: Hardware, data: DataConfig | None = None) -> Segment:
     other = plain.profiles[int(np.nanargmax(apart))]
     run = plain.reference.trained[0]
     try:
-        prepared = datasets.prepare(_data_of(run) if data is None else data)
+        prepared = datasets.prepare(datasets.of_run(run) if data is None else data)
     except JaxfairError as error:
         raise Missing("the data cannot be loaded again") from error  # whose text names places on this machine
     test = prepared.test
@@ -126,16 +123,6 @@ def segment(hardware: Hardware, data: DataConfig | None = None) -> Segment:
     images = np.asarray(test.images[np.arange(len(test))])
     logits = Partial(_logits, test.mean, test.std)
     return Segment(POINTS, losses_on_segment(logits, start, end, images, test.label, weights, POINTS), other.label)
-
-
-def _data_of(run: Run) -> DataConfig:
-    """Return what data a run was made of, and where it found them: its environment says that, not its configuration."""
-    stored = run.config["data"]
-    fields = {field.name for field in dataclasses.fields(DataConfig)} & set(stored)
-    settings: Any = {name: tuple(v) if isinstance(v := stored[name], list) else v for name in fields}
-    if stored["name"] not in sources.EMBEDDED:  # with a path, nothing is searched for or downloaded
-        settings["path"] = Path(run.json("environment.json")["data_source"]["origin"].partition(" in ")[2])
-    return DataConfig(**settings)
 
 
 def _logits(mean: Array, std: Array, network: Network, images: Array) -> Array:

@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from jaxfair.data.dataset import Dataset, Rows, make_dataset
 from jaxfair.data.protocol import SourceConfig, summary
 from jaxfair.data.sources import Loaded
 from jaxfair.errors import JaxfairError
+from jaxfair.runs import Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,6 +160,28 @@ def record(config: DataConfig, loaded: Loaded, train_set: Dataset, test_set: Dat
         "image_shape": train_set.image_shape,
         "fingerprint": {"train": train_set.fingerprint(), "test": test_set.fingerprint()},
     }
+
+
+def of_run(run: Run) -> DataConfig:
+    """Return what data a run was made of, and where it found them: its environment says that, not its configuration."""
+    stored = run.config["data"]
+    fields = {field.name for field in dataclasses.fields(DataConfig)} & set(stored)
+    settings: Any = {name: tuple(v) if isinstance(v := stored[name], list) else v for name in fields}
+    if stored["name"] not in sources.EMBEDDED:  # with a path, nothing is searched for or downloaded
+        settings["path"] = Path(run.json("environment.json")["data_source"]["origin"].partition(" in ")[2])
+    return DataConfig(**settings)
+
+
+def again(run: Run) -> Prepared:
+    """Load the data of a run again.
+
+    Raises:
+        JaxfairError: they are not where the run found them, or have changed.
+    """
+    prepared = prepare(of_run(run))
+    if prepared.record["fingerprint"] != run.config["data"]["fingerprint"]:
+        raise JaxfairError(f"The data of '{run.path.name}' have changed since it was made; bring the old ones back.")
+    return prepared
 
 
 def shown(progress: Progress, title: str) -> Callable[[int, int], None]:
