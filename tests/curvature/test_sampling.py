@@ -83,7 +83,8 @@ def test_norms_by_hand() -> None:
     found = gradient_sampling(linear, WEIGHTS, INPUTS, LABEL, GROUP_WEIGHTS)
     exact = group_curvature(linear, WEIGHTS, INPUTS, LABEL, GROUP_WEIGHTS)
     np.testing.assert_allclose(found.norm, exact.gradient_norm, rtol=1e-5)
-    gradients = np.asarray(jax.vmap(lambda x, y: jax.grad(nll)(WEIGHTS, x, y).ravel())(INPUTS, LABEL))
+    inputs = INPUTS.astype(np.float32)
+    gradients = np.asarray(jax.vmap(lambda x, y: jax.grad(nll)(WEIGHTS, x, y).ravel())(inputs, LABEL))
     for g in range(GROUPS):
         own = gradients[g == GROUP]
         inner = own @ own.T
