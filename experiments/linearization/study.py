@@ -262,7 +262,7 @@ QUICKSTART = Study(
     snl_finetune=dataclasses.replace(SNL_FINETUNE, epochs=30, batch_size=64, learning_rate=1e-2),
     deepreduce_train=dataclasses.replace(DEEPREDUCE_TRAIN, epochs=30, batch_size=64, learning_rate=1e-2),
 )
-"""Handwritten digits, 90 % of 0-4 and 10 % of 5-9 (Das et al.'s CIFAR-10 imbalance), a small ResNet: about a minute."""
+"""Handwritten digits, 90 % of 0-4 and 10 % of 5-9 (Das et al.'s CIFAR-10 imbalance), a small ResNet: minutes."""
 
 BUDGETS = (0.5, 0.2, 0.05, 0.01, 0.001, 0)
 """To where it hurts, and beyond any choice."""
