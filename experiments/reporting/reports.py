@@ -23,8 +23,8 @@ PLACES = ("--out", "--data.path", "--data.images")
 def replacing(folder: Path) -> Iterator[Path]:
     """Give an empty folder to write a report into; it takes the place of ``folder`` when all is written.
 
-    An earlier report of runs that are not all in the new one, as after a change of data or settings, is kept beside it
-    as ``NAME-DIGEST``, and a line says so. While one process writes, others that come to the same folder wait.
+    An earlier report of runs that are not all in the new one, as after a change of data or settings, or of another
+    study in the same folder, is kept beside it as ``NAME-DIGEST``, and a line says so. While one process writes, others that come to the same folder wait.
 
     Args:
         folder: of the report; an earlier one stays whole if anything fails.
@@ -58,8 +58,9 @@ def replacing(folder: Path) -> Iterator[Path]:
 
 def _replace(folder: Path, made: Path, old: Path) -> None:
     """Put ``made`` in the place of ``folder``, or leave that as it was; an earlier report of other runs is kept."""
-    before, after = _shown(folder), _shown(made)
-    if not before <= after:
+    (before, was), (after, now) = _shown(folder), _shown(made)
+    others = not before <= after or bool(before and was != now)
+    if others:
         old = folder.with_name(f"{folder.name}-{runs.digest({'runs': sorted(before)})}")
         _remove(old)  # an earlier report of the same runs
     if folder.exists():
@@ -70,19 +71,21 @@ def _replace(folder: Path, made: Path, old: Path) -> None:
         if old.exists():
             old.rename(folder)
         raise
-    if not before <= after:
-        say(f"The earlier report in '{folder}' shows other runs and is kept as '{old}'.")
+    if others:
+        what = "shows other runs" if was == now else f"is of the {was} study"
+        say(f"The earlier report in '{folder}' {what} and is kept as '{old}'.")
     elif before and before != after:
-        others = len(after - before)
-        say(f"The earlier report in '{folder}', of {len(before)} runs, is replaced by one of these and {others} more.")
+        more = len(after - before)
+        say(f"The earlier report in '{folder}', of {len(before)} runs, is replaced by one of these and {more} more.")
 
 
-def _shown(report: Path) -> set[str]:
-    """Return the names of the runs that a report shows, none if it does not say so."""
+def _shown(report: Path) -> tuple[set[str], str]:
+    """Return the names of the runs that a report shows, and of which study; nothing if it does not say so."""
     try:
-        return set(json.loads((report / RECORD).read_text(encoding="utf-8"))["runs"])
+        record = json.loads((report / RECORD).read_text(encoding="utf-8"))
+        return set(record["runs"]), str(record.get("study"))
     except (OSError, ValueError, KeyError, TypeError):
-        return set()
+        return set(), ""
 
 
 def _remove(folder: Path) -> None:

@@ -13,13 +13,13 @@ from experiments.reporting import reports
 from jaxfair.errors import JaxfairError
 
 
-def write(folder: Path, text: str, runs: str = "") -> None:
+def write(folder: Path, text: str, runs: str = "", study: str = "linearization") -> None:
     """Write a report of one page and one more file named after its text, and a record if it is of runs."""
     with reports.replacing(folder) as made:
         (made / "report.html").write_text(text)
         (made / f"{text}.csv").write_text(text)
         if runs:
-            (made / "runs.json").write_text(json.dumps({"runs": list(runs)}))
+            (made / "runs.json").write_text(json.dumps({"runs": list(runs), "study": study}))
 
 
 def no_space(*_: object, **__: object) -> None:
@@ -50,6 +50,15 @@ def test_a_report_of_other_runs_is_kept_beside(tmp_path: Path, capsys: pytest.Ca
     assert (folder / "report.html").read_text() == "other again"
     assert (kept / "report.html").read_text() == "more again"
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_report_of_another_study_is_kept_beside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Though all of its runs are in the new one, as when two studies share a folder."""
+    write(tmp_path / "report", "linearized", "ab")
+    write(tmp_path / "report", "compressed", "abc", study="compression")
+    (kept,) = tmp_path.glob("report-*")
+    assert (kept / "report.html").read_text() == "linearized"
+    assert f"is of the linearization study and is kept as '{kept}'" in capsys.readouterr().err
 
 
 def test_a_killed_writer_leaves_the_old_report_to_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
