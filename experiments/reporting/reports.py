@@ -24,7 +24,8 @@ def replacing(folder: Path) -> Iterator[Path]:
     """Give an empty folder to write a report into; it takes the place of ``folder`` when all is written.
 
     An earlier report of runs that are not all in the new one, as after a change of data or settings, or of another
-    study in the same folder, is kept beside it as ``NAME-DIGEST``, and a line says so. While one process writes, others that come to the same folder wait.
+    study in the same folder, is kept beside it as ``NAME-DIGEST``, and a line says so. While one process
+    writes, others that come to the same folder wait.
 
     Args:
         folder: of the report; an earlier one stays whole if anything fails.
