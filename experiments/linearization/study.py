@@ -296,7 +296,7 @@ CPU = dataclasses.replace(
     model=ModelConfig(stage_sizes=(1, 1, 1), width=8),
     snl_finetune=dataclasses.replace(SNL_FINETUNE, epochs=6, batch_size=128, learning_rate=1e-2),
 )
-"""The same at 16 x 16 pixels, on 30 % of the training images, by a small ResNet: meant for two hours on two CPU cores, not timed yet."""
+"""The same at 16 x 16 pixels, on 30 % of the training images, by a small ResNet: not timed yet, see ``--dry-run``."""
 
 GPU = dataclasses.replace(
     CPU_LONG,
