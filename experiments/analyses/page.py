@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from experiments.analyses import differences
 from experiments.analyses.results import HARM, Results, Variant
-from experiments.reporting import html, reports
+from experiments.reporting import html, reports, sampling
 from experiments.reporting.comparisons import MEANING
 from experiments.reporting.drawing import Drawn
 from experiments.reporting.tables import Column, Row, Table
@@ -61,13 +61,10 @@ MEANINGS = {
     "Loss": "mean cross-entropy of the group's test images, in nats.",
     "Gradient norm": "L2 norm of the gradient of the group's mean loss with respect to all parameters (masks and batch "
     "statistics are held fixed).",
-    "Gradient norm without its sampling part": "the same of the mean over all possible images: over few images it is "
-    "too long, by tr(Cov) / n in the square. From inner products of gradients of disjoint blocks of images; 0 where "
-    "these are negative. Its interval is over seeds and test images together.",
+    "Gradient norm without its sampling part": sampling.MEANINGS["Gradient norm without its sampling part"],
     "Largest Hessian eigenvalue": "largest algebraic eigenvalue of the Hessian of the same loss, by Lanczos on exact "
     "Hessian-vector products; an eigenvalue lies within the residual of the number given.",
-    "The same at equal counts": "the largest eigenvalue on as many images as the smallest group has, the mean of up to "
-    "three draws: on few images it is too large, and only at equal counts equally so.",
+    "The same at equal counts": sampling.MEANINGS["The same at equal counts"],
     "Distance to the boundary": "largest softmax score minus the second largest, averaged over the group's test "
     "images; 0 is on the decision boundary.",
     "Linearised distance": "for each test image the smallest (score of its class - score of another) / norm of that "

@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments.reporting import reports, series
 from experiments.reporting.groups import Groups, check_name
+from experiments.reporting.sampling import FREE, free_of_sampling
 from experiments.reporting.series import UNKNOWN, Estimate, over_seeds
 from experiments.running.stages import matched_label
 from jaxfair import intervals
@@ -20,7 +21,7 @@ from jaxfair.runs import Run
 CURVATURE = ("gradient_norm", "top_eigenvalue", "softmax_gap", "linearized_distance")
 DROP = "relative_drop_percent"
 HARM = "relative_drop_matched_percent"
-"""The relative drop against the control that was trained alike, ``Results.control``."""
+"""The relative drop against the control that was trained alike, ``Variant.control``."""
 CONTROLS = ("matched", "control")
 """Methods of networks that have all their ReLUs, trained on as the linearized ones."""
 RANDOM = ("random", "random-matched")
@@ -29,8 +30,6 @@ OF_SPLIT = ("seed", "fingerprint", "train_count", "test_count")
 MANY = 10**9
 EXPANSION = ("loss_rise", "first_term", "second_term")
 """Of a group's loss in the change of the weights, in nats."""
-FREE = {"gradient_norm": "gradient_norm_corrected", "top_eigenvalue": "top_eigenvalue_equal_count"}
-"""What is left of a quantity without the part that groups of few images have by sampling (``curvature.sampling``)."""
 
 
 class Variant(NamedTuple):
@@ -48,9 +47,8 @@ class Variant(NamedTuple):
         by_group: each quantity of ``result.json``, shape (seeds, groups).
         correct: 1.0 where the prediction is right, shape (seeds, test images of any seed); NaN where a seed does not
             test an image.
-        parts: of the quantities of ``FREE``, shape (seeds, groups, blocks of images), whose means over blocks they are
-            and whose spread is their noise; NaN beyond a group's blocks, and where a block is of another seed's images.
-            Empty where sampling was not measured.
+        parts: of the quantities of ``sampling.FREE``, as ``sampling.free_of_sampling`` takes them; empty where sampling
+            was not measured.
         about: what else the record says of the network, such as what it saves.
         control: the network that differs from this one in nothing but what the study changes: trained as it was, with
             all its ReLUs. None is the full network, where the study has no other or this is one itself.
@@ -310,21 +308,6 @@ def measured(variant: Variant, name: str) -> Estimate:
     return over_seeds(values, "positive" if positive else "real")
 
 
-def free_of_sampling(variant: Variant, name: str) -> Estimate | None:
-    """Return a quantity of each group without its sampling part, with its interval over seeds and test images.
-
-    None where that was not measured; nothing known for a group of too few images.
-    """
-    if name not in variant.parts:
-        return None
-    found = []
-    for values, column in zip(np.moveaxis(variant.parts[name], 1, 0), variant.by_group[FREE[name]].T, strict=True):
-        blocks = values[:, np.isfinite(values).any(axis=0)]
-        known = (np.isfinite(blocks).sum(axis=1) > 1).all()
-        found.append(series.of(over_seeds_and_examples([blocks]), "positive") if known else over_seeds(column))
-    return series.stack(found)
-
-
 def accuracy(results: Results, variant: Variant, members: np.ndarray) -> Estimate:
     """Return the mean accuracy of groups with its interval over seeds and test images.
 
@@ -465,7 +448,7 @@ def group_rows(results: Results) -> list[dict[str, Any]]:
     for variant in results.variants:
         drop, right = drops(results, variant), accuracies(results, variant)
         known = {name: measured(variant, name) for name in ("loss", *CURVATURE) if name in variant.by_group}
-        known |= {FREE[name]: free for name in FREE if (free := free_of_sampling(variant, name)) is not None}
+        known |= {FREE[name]: free_of_sampling(variant.by_group, variant.parts, name) for name in variant.parts}
         for g in groups.order:
             row: dict[str, Any] = {"network": variant.label, "relus": variant.relu_count, "group": groups.names[g]}
             row |= {"train_count": groups.train_count[g], "test_count": groups.test_count[g]}

@@ -6,7 +6,8 @@ import numpy as np
 
 from experiments.analyses import results as tables
 from experiments.analyses.differences import nothing_to_explain
-from experiments.analyses.results import FREE, Results, Variant, drop_values, has_drop
+from experiments.analyses.results import Results, Variant, drop_values, has_drop
+from experiments.reporting.sampling import FREE, PLAIN, SAID
 from experiments.reporting.verdicts import (
     Claim,
     Measured,
@@ -113,9 +114,8 @@ def free_of_sampling(network: Variant, name: str) -> tuple[np.ndarray, str]:
     if name not in FREE:
         return quantity(network, name), ""
     if not network.parts:
-        return quantity(network, name), "not corrected for sampling, which inflates it, more so on few images"
-    how = "without its sampling part" if name == "gradient_norm" else "at the image count of the smallest group"
-    return quantity(network, FREE[name]), how
+        return quantity(network, name), PLAIN
+    return quantity(network, FREE[name]), SAID[name]
 
 
 def foretells_drop(results: Results, name: str, network: Variant) -> tuple[Measured, str, str]:

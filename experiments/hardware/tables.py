@@ -41,10 +41,10 @@ def measured(series: Series, name: str) -> tuple[np.ndarray, Estimate, str]:
     if name not in sampling.FREE:
         values = quantity(series, name)
         return values, over_seeds(values), ""
-    free = sampling.free_of_sampling(series.by_group, series.parts, name)
-    if free is None:
+    if name not in series.parts:
         values = quantity(series, name)
         return values, over_seeds(values, "positive"), sampling.PLAIN
+    free = sampling.free_of_sampling(series.by_group, series.parts, name)
     return quantity(series, sampling.FREE[name]), free, sampling.SAID[name]
 
 
@@ -177,9 +177,9 @@ def _rows_of_groups(hardware: Hardware, comparison: Comparison) -> list[Row]:
     values |= {name: delta(comparison, others) if others else nothing for name, others in sets.items()}
     values |= {name: own.get(name, nothing) for name in ("gradient_norm", "top_eigenvalue")}
     known = {name: over_seeds(v, "share" if name == "accuracy" else "positive") for name, v in values.items()}
+    parts = comparison.reference.parts
     for name, column in sampling.FREE.items():
-        free = sampling.free_of_sampling(own, comparison.reference.parts, name)
-        known[column] = over_seeds(nothing) if free is None else free
+        known[column] = sampling.free_of_sampling(own, parts, name) if name in parts else over_seeds(nothing)
     try:
         found = bounds(hardware, comparison)
     except Missing:

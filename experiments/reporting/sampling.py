@@ -26,23 +26,21 @@ MEANINGS = {
 }
 
 
-def free_of_sampling(by_group: Mapping[str, np.ndarray], parts: Mapping[str, np.ndarray], name: str) -> Estimate | None:
+def free_of_sampling(by_group: Mapping[str, np.ndarray], parts: Mapping[str, np.ndarray], name: str) -> Estimate:
     """Return a quantity of each group without its sampling part, with its interval over seeds and test images.
 
     Args:
         by_group: quantities, those of ``FREE`` among them where sampling was measured, shape (seeds, groups).
         parts: of the quantities of ``FREE``, shape (seeds, groups, blocks of images), whose means over blocks they are
-            and whose spread is their noise; NaN beyond a group's blocks.
-        name: of the plain quantity.
+            and whose spread is their noise; NaN beyond a group's blocks, and where a block is of another seed's images.
+        name: of the plain quantity, one of ``parts``.
 
     Returns:
-        None where sampling was not measured; nothing known but the seeds for a group of too few images.
+        Nothing known but the seeds for a group of too few images.
     """
-    if name not in parts:
-        return None
     found = []
     for values, column in zip(np.moveaxis(parts[name], 1, 0), by_group[FREE[name]].T, strict=True):
-        blocks = values[:, np.isfinite(values).all(axis=0)]
-        known = blocks.shape[1] > 1
+        blocks = values[:, np.isfinite(values).any(axis=0)]
+        known = (np.isfinite(blocks).sum(axis=1) > 1).all()
         found.append(series.of(over_seeds_and_examples([blocks]), "positive") if known else over_seeds(column))
     return series.stack(found)

@@ -12,6 +12,7 @@ import pytest
 from experiments.analyses import results as tables
 from experiments.analyses.results import Results
 from experiments.linearization.claims import claims
+from experiments.reporting.sampling import FREE
 from experiments.reporting.tables import write_csv
 from experiments.reporting.verdicts import Claim, markdown, rows
 from jaxfair.intervals import holm
@@ -438,13 +439,13 @@ def test_a_group_that_is_never_right_for_some_seed_is_left_out_and_named(results
 def measured(results: Results, name: str, free: np.ndarray, spread: float = 0.0) -> Results:
     """Let the full network's sampling noise be measured: what is left of a quantity, and its spread over 30 blocks."""
     blocks = np.sqrt(2) * spread * np.cos(2 * np.pi * np.arange(30) / 30)
-    made = change(results, "Full network", {tables.FREE[name]: free})
+    made = change(results, "Full network", {FREE[name]: free})
     parts = {name: free[:, :, None] + blocks}
     changed = tuple(v._replace(parts=parts) if v.label == "Full network" else v for v in made.variants)
     return made._replace(variants=changed)
 
 
-@pytest.mark.parametrize("name", tables.FREE)
+@pytest.mark.parametrize("name", FREE)
 def test_verdicts_are_on_what_is_left_without_the_sampling_part(results: Results, name: str) -> None:
     """The plain quantity of small groups is larger, the one free of sampling smaller."""
     effect = np.array([0.9, 1.0, 1.1, 1.0, 1.0])

@@ -13,6 +13,7 @@ import pytest
 
 from experiments.analyses import results
 from experiments.linearization import study
+from experiments.reporting.sampling import FREE
 from experiments.running import datasets, stages
 from experiments.running.progress import Progress
 from experiments.running.records import Workspace
@@ -165,7 +166,7 @@ def test_the_full_networks_sampling_noise_is_a_run_beside_its_analysis(out: Path
     np.testing.assert_allclose(columns["gradient_norm"], plain["gradient_norm"], rtol=1e-4)
     assert (np.array(columns["gradient_norm_corrected"]) < columns["gradient_norm"]).all()
     arrays = sampled.arrays("sampling.npz")
-    for name, column in results.FREE.items():
+    for name, column in FREE.items():
         np.testing.assert_allclose(np.nanmean(arrays[name], axis=1), columns[column], rtol=1e-6)
     both = results.collect([*of_stage(found, "analyse"), sampled])
     row = next(row for row in results.group_rows(both) if row["network"] == "Full network")
