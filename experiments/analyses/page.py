@@ -29,6 +29,22 @@ GROUPS = (
     Column("linearized_distance", "linearised distance", ".3f"),
     Column("top_eigenvalue_residual_max", "worst residual", ".2g"),
 )
+ACCURACIES = (
+    Column("accuracy", form=".3f"),
+    Column("large_groups", form=".3f"),
+    Column("small_groups", form=".3f"),
+    Column("large_drop_percent", "relative drop, large groups (%)", ".1f"),
+    Column("small_drop_percent", "relative drop, small groups (%)", ".1f"),
+    Column("large_harm_percent", "drop from the control, large groups (%)", ".1f"),
+    Column("small_harm_percent", "drop from the control, small groups (%)", ".1f"),
+    Column("parameter_distance", form=".2f"),
+)
+"""Of a study's table of networks; what stands before them is the study's own."""
+LINEARIZED = {
+    "snl": "SNL n keeps the n ReLUs that selective network linearization chose (Cho et al. 2022).",
+    "deepreduce": "DeepReDuce C12 has no ReLUs in stages 1 and 2 (Jha et al. 2021).",
+}
+"""What the names of linearized networks stand for, whichever study shows them."""
 DIFFERENCES = (
     Column("group"),
     Column("difference_points", "drop less that of the reference (points)", ".1f"),

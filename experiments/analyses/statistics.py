@@ -1,6 +1,7 @@
 """What findings of all studies are made of: weighted sums of groups' drops, and what is held responsible for them."""
 
 from functools import partial
+from typing import Literal
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from experiments.reporting.verdicts import (
 from jaxfair import intervals
 from jaxfair.intervals import Scale
 
+UNHARMED = 2.0  # "nearly unharmed" is a smaller relative drop, in percent
 POINTS, RATIO, DISTANCE = 0.5, 0.1, 0.01  # what is too small to matter, whatever its p-value
 RHO = "Spearman correlation over groups of"
 SUSPECTS: tuple[tuple[str, str, str, Side], ...] = (
@@ -60,6 +62,21 @@ def mean_weights(network: Variant, members: np.ndarray) -> np.ndarray:
 def contrast(results: Results, *terms: tuple[Variant, np.ndarray], scale: Scale = "real") -> Measured:
     """Return a weighted sum of groups' drops, over seeds and test images together."""
     return Measured(tables.drop_contrast(results, *terms), len(terms[0][0].seeds), scale)
+
+
+def named(results: Results, network: Variant, *texts: str) -> str:
+    """Join what networks are called, and add the groups of which the first one, ``network``, has no drop."""
+    lost = ", ".join(results.groups.names[g] for g in np.flatnonzero(~has_drop(network)))
+    never = f"; without a drop, as some seed's full network is never right there: {lost}"
+    return ", ".join(texts) + never * bool(lost)
+
+
+def lost_by(results: Results, network: Variant, who: Literal["large", "small"]) -> Measured:
+    """Return what large groups lost, in percent, or how much more small ones did, in points."""
+    large = mean_weights(network, results.groups.large)
+    if who == "large":
+        return contrast(results, (network, large), scale="percent")
+    return contrast(results, (network, mean_weights(network, small_groups(results.groups)) - large))
 
 
 def accuracy_lost(one: Variant, other: Variant) -> Measured:

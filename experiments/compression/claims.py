@@ -11,15 +11,18 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from experiments.analyses import results as tables
-from experiments.analyses.results import Results, Variant, has_drop
+from experiments.analyses.results import Results, Variant
 from experiments.analyses.statistics import (
     POINTS,
     RHO,
     SUSPECTS,
+    UNHARMED,
     contrast,
     foretells_drop,
     group_drops,
+    lost_by,
     mean_weights,
+    named,
     of_small_groups,
     quantity,
 )
@@ -33,8 +36,6 @@ from experiments.reporting.verdicts import (
     small_groups,
 )
 from jaxfair.runs import Run
-
-UNHARMED = 2.0  # "nearly unharmed" is a smaller relative drop, in percent
 
 
 class Family(NamedTuple):
@@ -146,18 +147,12 @@ def _kind(network: Variant) -> str:
 
 
 def _named(results: Results, *found: Variant) -> str:
-    lost = ", ".join(results.groups.names[g] for g in np.flatnonzero(~has_drop(found[0])))
-    named = ", ".join(network.label for network in found)
-    return named + (f"; without a drop, as some seed's full network is never right there: {lost}" if lost else "")
+    return named(results, found[0], *(network.label for network in found))
 
 
 def _lose(results: Results, family: Family, who: Literal["large", "small"]) -> tuple[Measured, str]:
     network = networks(results, family.method)[0]
-    large = mean_weights(network, results.groups.large)
-    if who == "large":
-        return contrast(results, (network, large), scale="percent"), _named(results, network)
-    weights = mean_weights(network, small_groups(results.groups)) - large
-    return contrast(results, (network, weights)), _named(results, network)
+    return lost_by(results, network, who), _named(results, network)
 
 
 def _as_more_is_saved(results: Results, family: Family) -> tuple[Measured, str, str]:

@@ -4,7 +4,7 @@ from typing import Any
 
 from experiments.analyses import differences
 from experiments.analyses import results as arrays
-from experiments.analyses.page import Words
+from experiments.analyses.page import ACCURACIES, LINEARIZED, Words
 from experiments.analyses.results import Results
 from experiments.compression.claims import FAMILIES, networks
 from experiments.compression.figures import CHANGES, saving
@@ -17,14 +17,7 @@ SUMMARY = (
     Column("network"),
     Column("saves"),
     Column("kept_percent", "of it is kept (%)", ".3g"),
-    Column("accuracy", form=".3f"),
-    Column("large_groups", form=".3f"),
-    Column("small_groups", form=".3f"),
-    Column("large_drop_percent", "relative drop, large groups (%)", ".1f"),
-    Column("small_drop_percent", "relative drop, small groups (%)", ".1f"),
-    Column("large_harm_percent", "drop from the control, large groups (%)", ".1f"),
-    Column("small_harm_percent", "drop from the control, small groups (%)", ".1f"),
-    Column("parameter_distance", form=".2f"),
+    *ACCURACIES,
 )
 EXPANSION = (
     Column("network"),
@@ -50,8 +43,7 @@ NETWORKS = {
     "first; not trained further.",
     "format": "bf16, fp16, tf32: weights and the operands of all products rounded to that format.",
     "control": "The fine-tuned full network had the pruned ones' fine-tuning, with all its weights.",
-    "snl": "SNL n keeps the n ReLUs that selective network linearization chose (Cho et al. 2022).",
-    "deepreduce": "DeepReDuce C12 has no ReLUs in stages 1 and 2 (Jha et al. 2021).",
+    **LINEARIZED,
     "matched": "The networks matched to SNL n or to DeepReDuce were trained as these were, with all ReLUs kept.",
     "mitigated": "Mitigated networks were fine-tuned against unequal losses of the groups.",
 }

@@ -41,18 +41,10 @@ def write(
         drawn = drawing.draw_all(figures.DRAWINGS, results, made)
         summary, rows, found = page.summary_rows(results), arrays.group_rows(results), claims.claims(results)
         expansion = page.expansion_rows(results)
-        compared = {
-            "summary": summary,
-            "groups": rows,
-            "expansion": expansion,
-            "differences": differences.rows(results),
-        }
-        compared["extremes"] = differences.extreme_rows(figures.strongest(results))
-        for name, table in compared.items():
-            if table:
-                tables.write_csv(
-                    made / f"{name}.csv", [{k: v for k, v in row.items() if k != "relus"} for row in table]
-                )
+        named = {"summary": summary, "groups": rows, "expansion": expansion, "differences": differences.rows(results)}
+        named["extremes"] = differences.extreme_rows(figures.strongest(results))
+        own = {name: [{k: v for k, v in row.items() if k != "relus"} for row in table] for name, table in named.items()}
+        tables.write_all(made, own)
         answer = page.answer(results)
         reports.write_record(made, STUDY, title, answer, command, analysed, found)
         analyses = [run for run in analysed if run.config["stage"] == "analyse"]

@@ -29,8 +29,6 @@ from jaxfair.compress.pruning import PruneConfig
 from jaxfair.data.dataset import Dataset
 from jaxfair.errors import JaxfairError
 from jaxfair.runs import Run
-from jaxfair.training import fit as training
-from jaxfair.training import mitigate
 from jaxfair.training.fit import SNL_FINETUNE, TrainConfig
 from jaxfair.training.mitigate import Method
 
@@ -175,10 +173,14 @@ def tune(
     """Declare the fine-tuning of pruned networks for so many epochs, plainly and with each mitigation."""
     found = []
     for method in dict.fromkeys(("none", *study.mitigations)):
-        mitigation = dataclasses.replace(study.finetune.mitigation, method=method)
-        config = dataclasses.replace(study.finetune, epochs=epochs, mitigation=mitigation)
+        config = dataclasses.replace(mitigated(study.finetune, method), epochs=epochs)
         found.append(stages.finetune(space, starts, full, config, called(scope, sparsity, tuned=True)))
     return found
+
+
+def mitigated(config: TrainConfig, method: Method) -> TrainConfig:
+    """Return a training with another mitigation, by the same numbers."""
+    return dataclasses.replace(config, mitigation=dataclasses.replace(config.mitigation, method=method))
 
 
 def prune_gradually(space: Workspace, study: Study, full: Sequence[Run], sparsity: float) -> list[list[Run]]:
@@ -238,13 +240,8 @@ def check(study: Study, train_set: Dataset) -> None:
             f"Pruning is to take {study.rounds} rounds in {study.finetune.epochs} epochs of fine-tuning; give at least "
             "one round, and an epoch for each."
         )
-    if study.seeds_at_once is not None and study.seeds_at_once < 1:
-        raise JaxfairError(f"seeds_at_once is {study.seeds_at_once}; give at least 1, or leave it out.")
-    for config in (study.train, study.finetune):
-        training.check_config(config, len(train_set))
-    for method in dict.fromkeys((study.finetune.mitigation.method, *study.mitigations)):
-        mitigation = dataclasses.replace(study.finetune.mitigation, method=method)
-        mitigate.check_config(mitigation, len(train_set.group_names))
+    tunings = [mitigated(study.finetune, method) for method in study.mitigations]
+    stages.check_trainings(train_set, [study.train, study.finetune, *tunings], None, study.seeds_at_once)
     measure.check_config(study.analysis)
 
 

@@ -82,9 +82,7 @@ def publish(
             "groups": numbers.group_rows(hardware),
             "spread": numbers.spread_rows(hardware),
         }
-        for name, table in rows.items():
-            if table:
-                tables.write_csv(made / f"{name}.csv", table)
+        tables.write_all(made, rows)
         reports.write_record(made, "hardware", title, differences.answer(hardware), command, runs, found)
         text = page.page(hardware, drawn, rows, found, title, command)
         (made / reports.PAGE).write_text(text, encoding="utf-8")

@@ -20,11 +20,14 @@ from experiments.analyses.statistics import (
     RATIO,
     RHO,
     SUSPECTS,
+    UNHARMED,
     accuracy_lost,
     contrast,
     foretells_drop,
     group_drops,
+    lost_by,
     mean_weights,
+    named,
     of_small_groups,
     quantity,
     spread_weights,
@@ -43,7 +46,6 @@ from jaxfair import intervals
 from jaxfair.bounds import excess_loss_bound
 from jaxfair.runs import Run
 
-UNHARMED = 2.0  # "nearly unharmed" is a smaller relative drop, in percent
 SEVERAL = 3  # times as much
 IDLE = 100  # times the rise of the loss: a bound that far away says nothing
 # What is too small to matter, whatever its p-value.
@@ -158,9 +160,7 @@ def _networks(results: Results, method: str) -> list[Variant]:
 
 
 def _named(results: Results, *networks: Variant) -> str:
-    lost = ", ".join(results.groups.names[g] for g in np.flatnonzero(~has_drop(networks[0])))
-    named = ", ".join(f"{network.label} ({network.relu_count:,} ReLUs)" for network in networks)
-    return named + (f"; without a drop, as some seed's full network is never right there: {lost}" if lost else "")
+    return named(results, networks[0], *(f"{network.label} ({network.relu_count:,} ReLUs)" for network in networks))
 
 
 def _small(results: Results) -> np.ndarray:
@@ -169,14 +169,12 @@ def _small(results: Results) -> np.ndarray:
 
 def _lose(results: Results, who: Literal["large", "small", "smallest"]) -> tuple[Measured, str]:
     network, counts = _networks(results, "snl")[0], results.groups.train_count
-    large = mean_weights(network, results.groups.large)
-    if who == "large":
-        return contrast(results, (network, large), scale="percent"), _named(results, network)
-    if who == "small":
-        weights = mean_weights(network, _small(results)) - large
-    else:  # not a ratio, which has no mean near 0; where large groups gained, any loss will do
-        lost = group_drops(network, results.groups.large).mean(axis=1, keepdims=True) > 0
-        weights = mean_weights(network, _small(results) & (counts == counts.min())) - SEVERAL * lost * large
+    if who != "smallest":
+        return lost_by(results, network, who), _named(results, network)
+    # Not a ratio, which has no mean near 0; where large groups gained, any loss will do.
+    large, lost = mean_weights(network, results.groups.large), group_drops(network, results.groups.large)
+    weights = mean_weights(network, _small(results) & (counts == counts.min()))
+    weights = weights - SEVERAL * (lost.mean(axis=1, keepdims=True) > 0) * large
     return contrast(results, (network, weights)), _named(results, network)
 
 

@@ -1,22 +1,11 @@
 """What is said on the page of a linearization study: its networks, what its numbers mean, and its answer."""
 
 from experiments.analyses import differences
-from experiments.analyses.page import Words
+from experiments.analyses.page import ACCURACIES, LINEARIZED, Words
 from experiments.analyses.results import CONTROLS, RANDOM, Results
 from experiments.reporting.tables import Column
 
-SUMMARY = (
-    Column("network"),
-    Column("relus", "ReLUs"),
-    Column("accuracy", form=".3f"),
-    Column("large_groups", form=".3f"),
-    Column("small_groups", form=".3f"),
-    Column("large_drop_percent", "relative drop, large groups (%)", ".1f"),
-    Column("small_drop_percent", "relative drop, small groups (%)", ".1f"),
-    Column("large_harm_percent", "drop from the control, large groups (%)", ".1f"),
-    Column("small_harm_percent", "drop from the control, small groups (%)", ".1f"),
-    Column("parameter_distance", form=".2f"),
-)
+SUMMARY = (Column("network"), Column("relus", "ReLUs"), *ACCURACIES)
 LOST = (
     "A group's relative accuracy drop is the share of the full network's accuracy that it loses by linearization, in "
     "percent. What it lost beyond the reference group is in points of that, and where the study has controls it is "
@@ -24,8 +13,7 @@ LOST = (
     "number of groups compared (Holm 1979)."
 )
 NETWORKS = {
-    "snl": "SNL n keeps the n ReLUs that selective network linearization chose (Cho et al. 2022).",
-    "deepreduce": "DeepReDuce C12 has no ReLUs in stages 1 and 2 (Jha et al. 2021).",
+    **LINEARIZED,
     "random": "Random n keeps n ReLUs that were drawn at random.",
     "matched": "The networks matched to SNL n or to DeepReDuce are the controls: trained as these were, by the same "
     "optimizer on the same images in the same order, with all ReLUs kept. What is lost is counted from them.",

@@ -38,12 +38,8 @@ def write(
         drawn = drawing.draw_all(figures.DRAWINGS, results, made)
         of_paper = drawing.draw_all(figures.PAPER, results, made / "paper")
         summary, rows, found = arrays.summary_rows(results), arrays.group_rows(results), claims.claims(results)
-        tables.write_csv(made / "summary.csv", summary)
-        tables.write_csv(made / "groups.csv", rows)
         compared = {"differences": differences.rows(results), "extremes": differences.extreme_rows(results)}
-        for name, table in compared.items():
-            if table:
-                tables.write_csv(made / f"{name}.csv", table)
+        tables.write_all(made, {"summary": summary, "groups": rows, **compared})
         answer = page.answer(results)
         reports.write_record(made, STUDY, title, answer, command, analysed, found)
         analyses = [run for run in analysed if run.config["stage"] == "analyse"]

@@ -101,6 +101,13 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
         writer.writerows({name: "" if _missing(value) else value for name, value in row.items()} for row in flat)
 
 
+def write_all(folder: Path, named: Mapping[str, Sequence[Row]]) -> None:
+    """Write tables as ``NAME.csv`` into a folder, but for those without rows."""
+    for name, rows in named.items():
+        if rows:
+            write_csv(folder / f"{name}.csv", rows)
+
+
 def _flat(row: Row) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in row.items():

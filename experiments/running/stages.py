@@ -98,7 +98,7 @@ def check(
 
 
 def check_trainings(
-    train_set: Dataset, trainings: Iterable[train.TrainConfig], descent: snl.SnlConfig, seeds_at_once: int | None
+    train_set: Dataset, trainings: Iterable[train.TrainConfig], descent: snl.SnlConfig | None, seeds_at_once: int | None
 ) -> None:
     """Find trainings that cannot be made before the first one begins.
 
@@ -110,7 +110,8 @@ def check_trainings(
     for config in trainings:
         train.check_config(config, len(train_set))
         mitigate.check_config(config.mitigation, len(train_set.group_names))
-    snl.check_config(descent, len(train_set))
+    if descent is not None:
+        snl.check_config(descent, len(train_set))
 
 
 def train_full(space: Workspace, model: ModelConfig, config: train.TrainConfig, seeds: Sequence[int]) -> list[Run]:
