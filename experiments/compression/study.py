@@ -8,22 +8,18 @@ are kept, and full networks are shared with a study of linearization in the same
 """
 
 import dataclasses
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from experiments import cli
+from experiments.analyses import study as studies
 from experiments.compression import report
-from experiments.reporting import groups
-from experiments.running import datasets, measure, plan, stages
+from experiments.running import measure, stages
 from experiments.running.datasets import DataConfig
 from experiments.running.measure import AnalysisConfig
-from experiments.running.progress import Progress
-from experiments.running.records import Workspace, carry_out
+from experiments.running.records import Workspace
 from experiments.running.stages import ModelConfig
-from jaxfair import kernels
 from jaxfair.compress import pruning, quantization
 from jaxfair.compress.pruning import PruneConfig
 from jaxfair.data.dataset import Dataset
@@ -92,37 +88,12 @@ def run(study: Study, command: Sequence[str]) -> None:
         study: what to make.
         command: what the reader of the report types to make it again.
     """
-    prepare = datasets.prepare_or_blank if study.dry_run else lambda *which: (datasets.prepare_splits(*which), "")
-    prepared, absent = prepare(study.data, max(study.seeds, 1) if study.splits == "per-seed" else 1)
-    check(study, prepared[0].train)
-    if not absent:
-        groups.check_name(study.reference, prepared[0].train.group_names)
-    if said := kernels.remark(os.environ):
-        print(said, file=sys.stderr)
-    with Progress() as progress:
-        space = Workspace(study.out / "runs", *prepared[0][:3], progress, study.seeds_at_once, prepared[0].source)
-        analysed = declare_all(space, prepared, study)
-        if not study.dry_run:
-            carry_out(space)
-    if study.dry_run:
-        plan.show(space, study.model, study.train, absent)
-        return
-    if progress.kept:
-        print(f"{progress.kept} runs were finished before and are kept.", file=sys.stderr)
-    folder = study.out / "report"
-    title = study.title or report.title(analysed, space.source["title"])
-    results = report.write(analysed, folder, title=title, command=command, reference=study.reference)
-    report.print_summary(results, title)
-    print(f"\nReport: {folder / 'report.html'}")
 
+    def checked(train_set: Dataset) -> studies.Declare:
+        check(study, train_set)
+        return lambda space, seeds: declare(space, study, seeds)
 
-def declare_all(space: Workspace, prepared: Sequence[datasets.Prepared], study: Study) -> list[Run]:
-    """Declare every run of the study: all seeds on one split, or each on its own; return the analyses, seeds last."""
-    if len(prepared) == 1:
-        return declare(space, study, range(study.seeds))
-    spaces = [dataclasses.replace(space, train=p.train, test=p.test, record=p.record) for p in prepared]
-    by_seed = [declare(one, study, [seed]) for seed, one in enumerate(spaces)]
-    return [run for of_network in zip(*by_seed, strict=True) for run in of_network]
+    studies.run(study, checked, report, command)
 
 
 def declare(space: Workspace, study: Study, seeds: Sequence[int]) -> list[Run]:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from experiments.analyses import results
+from experiments.analyses import study as studies
 from experiments.linearization import study
 from experiments.reporting.sampling import FREE
 from experiments.running import datasets, stages
@@ -183,7 +184,8 @@ def test_a_control_differs_in_nothing_but_masks_and_sparsity() -> None:
     prepared = datasets.prepare_splits(config.data, 2)
     with Progress(terminal=False) as progress:
         space = Workspace(Path("runs"), *prepared[0][:3], progress)
-        study.declare_all(space, prepared, config, [384, 0], study.reductions(config))
+        reductions = study.reductions(config)
+        studies.on_splits(space, prepared, 2, lambda *on: study.declare(on[0], config, [384, 0], reductions, on[1]))
     declared = [run.config for job in space.jobs for run in job.runs]
     digests = {run.digest: run.config for job in space.jobs for run in job.runs}
     by_label = {(c["variant"]["label"], c["seed"]): c for c in declared if c["stage"] == "finetune"}
@@ -246,8 +248,7 @@ def test_one_split_makes_the_runs_that_studies_had_before() -> None:
         digests = {}
         for which in (prepared[:1], prepared):
             jobs = dataclasses.replace(space, jobs=[])
-            config = dataclasses.replace(study.QUICKSTART, seeds=3)
-            study.declare_all(jobs, which, config, [18], [])
+            studies.on_splits(jobs, which, 3, lambda *on: study.declare(on[0], study.QUICKSTART, [18], [], on[1]))
             digests[len(which)] = [
                 {run.digest for job in jobs.jobs for run in job.runs if run.config["seed"] == seed} for seed in range(3)
             ]

@@ -1,0 +1,100 @@
+"""A study of changed networks, from its settings to its report: what its runs are is the study's own."""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+from experiments.analyses.results import Results
+from experiments.reporting import groups
+from experiments.running import datasets, plan
+from experiments.running.datasets import DataConfig, Prepared
+from experiments.running.progress import Progress
+from experiments.running.records import Workspace, carry_out
+from experiments.running.stages import ModelConfig
+from jaxfair import kernels
+from jaxfair.data.dataset import Dataset
+from jaxfair.runs import Run
+from jaxfair.training.fit import TrainConfig
+
+Declare = Callable[[Workspace, Sequence[int]], list[Run]]
+"""Declares the runs of some seeds, which share a split; returns those that a report is made of, seeds last."""
+
+
+class Settings(Protocol):
+    """What every such study is told; see the classes ``Study``."""
+
+    @property
+    def out(self) -> Path: ...
+    @property
+    def seeds(self) -> int: ...
+    @property
+    def splits(self) -> Literal["per-seed", "one"]: ...
+    @property
+    def reference(self) -> str | None: ...
+    @property
+    def title(self) -> str | None: ...
+    @property
+    def dry_run(self) -> bool: ...
+    @property
+    def seeds_at_once(self) -> int | None: ...
+    @property
+    def data(self) -> DataConfig: ...
+    @property
+    def model(self) -> ModelConfig: ...
+    @property
+    def train(self) -> TrainConfig: ...
+
+
+class Report(Protocol):
+    """A study's module that writes its report."""
+
+    def title(self, analysed: Sequence[Run], data: str) -> str: ...
+    def write(
+        self, analysed: Sequence[Run], folder: Path, *, title: str, command: Sequence[str], reference: str | None = None
+    ) -> Results: ...
+    def print_summary(self, results: Results, title: str) -> None: ...
+
+
+def run(study: Settings, check: Callable[[Dataset], Declare], report: Report, command: Sequence[str]) -> None:
+    """Make every run that is not finished yet, then the report; print the table and where the report lies.
+
+    Args:
+        study: what to make.
+        check: finds settings that some stage would refuse for a training set; returns how the runs are declared.
+        report: how the report is written.
+        command: what the reader of the report types to make it again.
+    """
+    prepare = datasets.prepare_or_blank if study.dry_run else lambda *which: (datasets.prepare_splits(*which), "")
+    prepared, absent = prepare(study.data, max(study.seeds, 1) if study.splits == "per-seed" else 1)
+    declare = check(prepared[0].train)
+    if not absent:
+        groups.check_name(study.reference, prepared[0].train.group_names)
+    if said := kernels.remark(os.environ):
+        print(said, file=sys.stderr)
+    with Progress() as progress:
+        space = Workspace(study.out / "runs", *prepared[0][:3], progress, study.seeds_at_once, prepared[0].source)
+        analysed = on_splits(space, prepared, study.seeds, declare)
+        if not study.dry_run:
+            carry_out(space)
+    if study.dry_run:
+        plan.show(space, study.model, study.train, absent)
+        return
+    if progress.kept:
+        print(f"{progress.kept} runs were finished before and are kept.", file=sys.stderr)
+    folder = study.out / "report"
+    title = study.title or report.title(analysed, space.source["title"])
+    results = report.write(analysed, folder, title=title, command=command, reference=study.reference)
+    report.print_summary(results, title)
+    print(f"\nReport: {folder / 'report.html'}")
+
+
+def on_splits(space: Workspace, prepared: Sequence[Prepared], seeds: int, declare: Declare) -> list[Run]:
+    """Declare the runs of a study, all seeds on one split or each on its own; return what its report is made of."""
+    if len(prepared) == 1:
+        return declare(space, range(seeds))
+    spaces = [dataclasses.replace(space, train=p.train, test=p.test, record=p.record) for p in prepared]
+    by_seed = [declare(one, [seed]) for seed, one in enumerate(spaces)]
+    return [run for of_network in zip(*by_seed, strict=True) for run in of_network]
