@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 
-from jaxfair import losses
+from jaxfair import inputs, losses
+from jaxfair.curvature.checks import seem_probabilities
 from jaxfair.curvature.chunks import over_chunks
 from jaxfair.curvature.programs import LossFn, as_pytree, at_precision
-from jaxfair.curvature.report import seem_probabilities
 from jaxfair.errors import JaxfairError
 from jaxfair.inputs import as_array, as_examples, as_labels
 
@@ -91,13 +90,8 @@ def _computed(given: tuple[Any, Any], x: Any, y: np.ndarray, loss: LossFn) -> np
     logits_fn, params, x, _ = as_network(given, x, y, loss)
     with at_precision("highest"):
         return over_chunks(
-            lambda i: np.asarray(_logits(logits_fn, params, jax.tree.map(lambda leaf: leaf[i], x))), len(y), 256
+            lambda i: np.asarray(inputs.outputs(logits_fn, params, jax.tree.map(lambda leaf: leaf[i], x))), len(y), 256
         )
-
-
-@jax.jit
-def _logits(logits_fn: Partial, params: Any, x: Any) -> Any:
-    return logits_fn(params, x)
 
 
 def _classes(answers: np.ndarray, which: str) -> np.ndarray:

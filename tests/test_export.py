@@ -240,7 +240,7 @@ SCENARIOS: dict[str, tuple[Callable[[], object], set[str]]] = {
     "bound-dense": (partial(bound, "logit", 10_000), {*SCORES, "bounds._hessian"}),
     "bound-products": (partial(bound, "printed", 0), {*SCORES, "bounds._product"}),
     "probe": (hardware.probe, {"hardware.probe", "hardware._products", "hardware._digests"}),
-    "change": (change_networks, {"answers._logits"}),
+    "change": (change_networks, {"inputs.outputs"}),
     "activations": (lambda: quantize_activations(network(), made(), 8), {"quantization._input_ranges"}),
     "segment": (walk, {"sensitivity._losses_at"}),
     "toy": (fit_toy, {"networks._fit"}),

@@ -5,6 +5,7 @@ outside of the block goes in, and what comes out is read inside of it. So the pr
 passes are those of the whole network for every block, and only Lanczos' vectors are as short as the block.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -152,7 +153,7 @@ def _eigenvalues(
     if config.start != "random" and length > 0:
         start = gradient[member] / length + start / lanczos.norm(start)
     ends = min(1 + int(config.bottom), member.size)  # a block of one parameter has one eigenvalue
-    settings = CurvatureConfig(**{**vars(config), "bottom": ends > 1})
+    settings = dataclasses.replace(config, bottom=ends > 1)
     result = eigenvalues(lambda v: _restricted(operator, member, v), start, settings)
     top, bottom = ((float(result.values[end]), float(result.residuals[end])) for end in (0, -1))
     return *top, *(bottom if config.bottom else (np.nan, np.nan)), float(result.converged), float(result.steps)

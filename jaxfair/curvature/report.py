@@ -12,7 +12,6 @@ from jax.tree_util import Partial
 
 from jaxfair import groups, intervals, losses, margins
 from jaxfair.curvature.checks import checked_asymmetry, trusted_logits, trusted_losses, warn_of_suspects
-from jaxfair.curvature.checks import seem_probabilities as seem_probabilities
 from jaxfair.curvature.programs import LogitsFn, LossFn, as_pytree
 from jaxfair.curvature.sampling import EigenvalueSampling, GradientSampling, eigenvalue_sampling, gradient_sampling
 from jaxfair.curvature.spectrum import CurvatureConfig, GroupCurvature, group_curvature
