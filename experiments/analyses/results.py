@@ -159,14 +159,14 @@ def collect(analysed: Sequence[Run], reference: str | None = None) -> Results:
     if any(other != first_of for other in others):
         raise JaxfairError("The analyses are of different data sets or splits; report each study by itself.")
     places, group = _test_images(next(iter(by_label.values())))
-    variants = _with_controls([_variant(found, sampled, expanded, places, len(group)) for found in by_label.values()])
-    first, splits = analysed[0].json("result.json")["groups"], len({tuple(place) for place in places})
+    variants = _with_controls([_variant(found, sampled, expanded, places) for found in by_label.values()])
+    first = analysed[0].json("result.json")["groups"]
     counts = [np.rint(variants[0].by_group[f"{part}_count"].mean(axis=0)).astype(int) for part in ("train", "test")]
     groups = Groups(tuple(first["name"]), *counts)
     check_name(reference, groups.names)
     number = int(groups.order[0]) if reference is None else groups.names.index(reference)
-    shown = tuple(_followed(found, places, len(group)) for found in _by_label(followed).values())
-    return Results(variants, groups, group, number, splits, shown)
+    shown = tuple(_followed(found, places) for found in _by_label(followed).values())
+    return Results(variants, groups, group, number, places.splits, shown)
 
 
 def _with_controls(variants: Sequence[Variant]) -> tuple[Variant, ...]:
@@ -198,7 +198,15 @@ def _of_data(run: Run) -> dict[str, Any]:
     return {name: value for name, value in run.config["data"].items() if name not in OF_SPLIT}
 
 
-def _test_images(seeds: Sequence[Run]) -> tuple[list[np.ndarray], np.ndarray]:
+class _Places(NamedTuple):
+    """Where each seed's test images are among the ``count`` ones of all seeds, and how many splits the seeds have."""
+
+    of_seed: Sequence[np.ndarray]
+    count: int
+    splits: int
+
+
+def _test_images(seeds: Sequence[Run]) -> tuple[_Places, np.ndarray]:
     """Return where each seed's test images are among those of all seeds, and the group of each of these.
 
     Raises:
@@ -211,25 +219,28 @@ def _test_images(seeds: Sequence[Run]) -> tuple[list[np.ndarray], np.ndarray]:
     if not (own or (same and trained)):
         raise JaxfairError("The analyses are of different data sets or splits; report each study by itself.")
     if same:
-        return [np.arange(len(examples[0]["group"]))] * len(seeds), examples[0]["group"]
+        group = examples[0]["group"]
+        return _Places([np.arange(len(group))] * len(seeds), len(group), 1), group
     ids = [e["image"] if "image" in e else -1 - np.arange(len(e["group"])) - i * MANY for i, e in enumerate(examples)]
     ids = [np.asarray(of_seed).astype(np.uint64) for of_seed in ids]
     known, first = np.unique(np.concatenate(ids), return_index=True)
-    return [np.searchsorted(known, of_seed) for of_seed in ids], np.concatenate([e["group"] for e in examples])[first]
+    places = [np.searchsorted(known, of_seed) for of_seed in ids]
+    group = np.concatenate([e["group"] for e in examples])[first]
+    return _Places(places, len(group), len({tuple(place) for place in places})), group
 
 
-def _spread(rows: Sequence[np.ndarray], places: Sequence[np.ndarray], count: int) -> np.ndarray:
+def _spread(rows: Sequence[np.ndarray], places: _Places) -> np.ndarray:
     """Return what is known of each seed's test images, shape (seeds, images), where they are among those of all."""
-    found = np.full((len(rows), count), np.nan)
-    for row, place, values in zip(found, places, rows, strict=True):
+    found = np.full((len(rows), places.count), np.nan)
+    for row, place, values in zip(found, places.of_seed, rows, strict=True):
         row[place] = values
     return found
 
 
-def _followed(seeds: Sequence[Run], places: Sequence[np.ndarray], count: int) -> Followed:
+def _followed(seeds: Sequence[Run], places: _Places) -> Followed:
     results, arrays = [run.json("result.json") for run in seeds], [run.arrays("follow.npz") for run in seeds]
     epochs, variant = np.array(results[0]["epochs"]), seeds[0].config["variant"]
-    correct = [_spread([a["correct"][i] for a in arrays], places, count) for i in range(len(epochs))]
+    correct = [_spread([a["correct"][i] for a in arrays], places) for i in range(len(epochs))]
     learnt = np.array([result["groups"]["train_accuracy"] for result in results])
     return Followed(variant["label"], variant["method"], epochs, np.array(correct), np.moveaxis(learnt, 1, 0))
 
@@ -238,8 +249,7 @@ def _variant(
     analysed: Sequence[Run],
     sampled: Mapping[str, Run],
     expanded: Mapping[str, Run],
-    places: Sequence[np.ndarray],
-    count: int,
+    places: _Places,
 ) -> Variant:
     results, variant = [run.json("result.json") for run in analysed], analysed[0].config["variant"]
     examples = [run.arrays("examples.npz") for run in analysed]
@@ -258,8 +268,7 @@ def _variant(
             [run.arrays("sampling.npz") for run in noise],
         )
         by_group |= {column: np.array([groups[column] for groups in found], float) for column in FREE.values()}
-        shared = len({tuple(place) for place in places}) == 1
-        parts = {name: _blocks([of_seed[name] for of_seed in arrays], shared) for name in FREE}
+        parts = {name: _blocks([of_seed[name] for of_seed in arrays], places.splits == 1) for name in FREE}
     return Variant(
         label=variant["label"],
         method=variant["method"],
@@ -269,7 +278,7 @@ def _variant(
         accuracy=np.array([result["accuracy"] for result in results]),
         parameter_distance=np.array([result["parameter_distance"] for result in results], float),
         by_group=by_group,
-        correct=_spread([e["logits"].argmax(-1) == e["label"] for e in examples], places, count),
+        correct=_spread([e["logits"].argmax(-1) == e["label"] for e in examples], places),
         base=variant.get("base"),
         mitigation=variant.get("mitigation"),
         parts=parts,
