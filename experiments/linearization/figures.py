@@ -49,7 +49,8 @@ def accuracy_by_budget(results: Results) -> "Figure":
             if not chosen:
                 continue
             values = [arrays.accuracy(results, v, np.flatnonzero(part.members)) for v in chosen]
-            x, name = [at[variants.index(v)] for v in chosen], f"{part.name}, {method}"
+            of_method = method if any(v.method != "full" for v in chosen) else "full network"
+            x, name = [at[variants.index(v)] for v in chosen], f"{part.name}, {of_method}"
             drawing.errorbar(axes, x, series.stack(values), part.color, marker, line, name)
         if alike := [v for v in variants if v.method == "snl" and v.control is not None]:
             values = [arrays.accuracy(results, v.control, np.flatnonzero(part.members)) for v in alike if v.control]
