@@ -16,7 +16,7 @@ from experiments import cli
 from experiments.analyses import study as studies
 from experiments.linearization import report
 from experiments.running import measure, stages
-from experiments.running.datasets import DataConfig
+from experiments.running.datasets import DataConfig, Rebalance
 from experiments.running.measure import AnalysisConfig
 from experiments.running.records import Workspace
 from experiments.running.stages import ModelConfig
@@ -47,6 +47,9 @@ class Study:
         controls: matched is the full network trained on exactly as each linearized one is, with all its ReLUs;
             random-matched keeps as many ReLUs as SNL, chosen at random, on that network; finetuned is the full network
             with the fine-tuning alone; random keeps ReLUs chosen at random on the full network.
+        data_controls: make the full network, the tightest SNL network (or the DeepReDuce students, without one) and its
+            matched control on other training images too, with the same test images: balanced are as many of every
+            group, swapped are few of the large and many of the small groups (``data.rebalance``).
         splits: per-seed splits the data anew for every training seed, so that the intervals are over splits too; one is
             shared by all seeds.
         follow: fine-tune the tightest and the middle SNL network and their controls for so many epochs, and look at
@@ -73,6 +76,7 @@ class Study:
     mitigations: tuple[Method, ...] = ()
     mitigation_rates: tuple[float, ...] = ()
     controls: tuple[Control, ...] = ("matched",)
+    data_controls: tuple[Rebalance, ...] = ()
     splits: Literal["per-seed", "one"] = "per-seed"
     follow: int = 0
     reference: str | None = None
@@ -101,7 +105,7 @@ def run(study: Study, command: Sequence[str]) -> None:
         budgets = check(study, train_set)
         return lambda space, seeds: declare(space, study, budgets, configurations, seeds)
 
-    studies.run(study, checked, report, command)
+    studies.run(study, checked, report, command, study.data_controls)
 
 
 def declare(
@@ -111,7 +115,14 @@ def declare(
     configurations: Sequence[DeepReduceConfig],
     seeds: Sequence[int],
 ) -> list[Run]:
-    """Declare the runs of some seeds; return the analyses, and after them what else is shown of these networks."""
+    """Declare the runs of some seeds; return the analyses, and after them what else is shown of these networks.
+
+    On rebalanced data these are fewer, see ``Study.data_controls``.
+    """
+    rebalanced = "rebalance" in space.record
+    if rebalanced:
+        study = dataclasses.replace(study, mitigations=(), controls=("matched",), follow=0)
+        budgets, configurations = ([min(budgets)], []) if budgets else ([], configurations)
     full = stages.train_full(space, study.model, study.train, seeds)
     linearized = [stages.linearize_snl(space, base, study.snl, budgets) for base in full]
     by_budget = [list(starts) for starts in zip(*linearized, strict=True)]
@@ -137,7 +148,7 @@ def declare(
         for networks in [full, *tuned]
         for network, base in zip(networks, full, strict=True)
     ]
-    analysed += [stages.sample(space, base, study.analysis) for base in full]
+    analysed += [stages.sample(space, base, study.analysis) for base in full if not rebalanced]
     return analysed + follow(space, study, full, by_budget, matched)
 
 
@@ -190,6 +201,8 @@ def check(study: Study, train_set: Dataset) -> list[int]:
         raise JaxfairError(f"Fine-tuning is to be followed for {study.follow} epochs; give 0 or more.")
     if "random-matched" in study.controls and "matched" not in study.controls:
         raise JaxfairError("The control random-matched is compared with matched; give both as --controls.")
+    if study.data_controls and "matched" not in study.controls:
+        raise JaxfairError("Losses on other data are counted from the control matched; give it as --controls too.")
     measure.check_config(study.analysis)
     return budgets
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -13,8 +13,11 @@ from jaxfair.data import sources
 from jaxfair.data.dataset import Dataset, Rows, make_dataset
 from jaxfair.data.protocol import SourceConfig, summary
 from jaxfair.data.sources import Loaded
+from jaxfair.data.splits import thin, with_training_statistics
 from jaxfair.errors import JaxfairError
 from jaxfair.runs import Run
+
+Rebalance = Literal["balanced", "swapped"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +31,10 @@ class DataConfig(SourceConfig):
             none is given, it is the named set's.
         keep_by: whether ``keep`` lists classes or groups.
         keep_in_test: whether the test set is thinned too, as the code of Das et al. does.
+        rebalance: another imbalance of the training images, with the same test images. balanced thins all groups to one
+            count: that at which they are together as many as without it, or that of the smallest group, if that is
+            fewer. swapped keeps the largest plus the smallest share of ``keep`` less a class's own: large classes
+            become small and small ones large.
     """
 
     test_fraction: float = 0.2
@@ -35,11 +42,13 @@ class DataConfig(SourceConfig):
     keep: tuple[float, ...] = ()
     keep_by: Literal["label", "group"] = "label"
     keep_in_test: bool = False
+    rebalance: Rebalance | None = None
 
 
 PLACES = ("path", "images")  # fields that say where the data is, not what it is
 UNKNOWN_SIZE, MANY = 32, 100_000  # of images that are not there yet
-ADDED = ("numeric",)  # fields that older runs do not have: left out where they say nothing, so that these are found
+ADDED = ("numeric", "rebalance")
+"""Fields that older runs do not have: left out where they say nothing, so that these are found."""
 
 
 class Prepared(NamedTuple):
@@ -83,7 +92,7 @@ def prepare_splits(config: DataConfig, count: int) -> list[Prepared]:
 
 def splits_differ(loaded: Loaded, config: DataConfig) -> bool:
     """Return whether the seed decides anything of a split."""
-    return not loaded.official or bool(shares(config, loaded) or loaded.keep)
+    return not loaded.official or bool(shares(config, loaded) or loaded.keep or config.rebalance)
 
 
 def prepare_or_blank(config: DataConfig, count: int = 1) -> tuple[list[Prepared], str]:
@@ -112,7 +121,8 @@ def _blank(config: DataConfig) -> Prepared:
         on_device=False,
         statistics=(nothing, nothing + 1),
     )
-    return Prepared(blank, blank, {"name": config.name, "seed": config.seed}, {})
+    which = {"rebalance": config.rebalance} if config.rebalance else {}
+    return Prepared(blank, blank, {"name": config.name, "seed": config.seed, **which}, {})
 
 
 def load(config: DataConfig) -> Loaded:
@@ -128,14 +138,46 @@ def origin(loaded: Loaded) -> list[str]:
 
 
 def splits(loaded: Loaded, config: DataConfig) -> tuple[Dataset, Dataset]:
-    """Return the training and the test set, thinned as the configuration says."""
-    return loaded.split(
-        config.test_fraction,
-        config.seed,
-        keep=shares(config, loaded) or loaded.keep,
-        keep_by=config.keep_by,
-        keep_in_test=config.keep_in_test,
-    )
+    """Return the training and the test set, thinned as the configuration says.
+
+    Raises:
+        JaxfairError: the data cannot be split or thinned so, or there is no imbalance to be swapped.
+    """
+    found = _thinned(loaded, config, shares(config, loaded) or loaded.keep)
+    if config.rebalance is None:
+        return found
+    train = {"balanced": _balanced, "swapped": _swapped}[config.rebalance](loaded, config, found[0])
+    return with_training_statistics(train, found[1])
+
+
+def _thinned(loaded: Loaded, config: DataConfig, keep: Sequence[float]) -> tuple[Dataset, Dataset]:
+    about = {"keep_by": config.keep_by, "keep_in_test": config.keep_in_test}
+    return loaded.split(config.test_fraction, config.seed, keep=keep, **about)
+
+
+def _balanced(loaded: Loaded, config: DataConfig, as_it_is: Dataset) -> Dataset:
+    """Return a training set with as many images of every group, and with as many in all, as far as there are any."""
+    every = _thinned(loaded, config, ())[0]
+    count = min(int(every.group_counts.min()), len(as_it_is) // len(every.group_names))
+    return thin(every, [count / there for there in every.group_counts], config.seed, "group")
+
+
+def _swapped(loaded: Loaded, config: DataConfig, as_it_is: Dataset) -> Dataset:
+    """Return a training set in which the classes (or groups) of which most were kept are those of which least are."""
+    keep = shares(config, loaded) or loaded.keep
+    if len(set(keep)) < 2:
+        raise JaxfairError(
+            f"The imbalance of '{config.name}' cannot be swapped: its small groups have too few images to be large; "
+            "give different shares as --data.keep, or leave swapped out."
+        )
+    train = _thinned(loaded, config, [round(max(keep) + min(keep) - share, 9) for share in keep])[0]
+    large = as_it_is.group_counts >= as_it_is.group_counts.mean()
+    if large.all() or train.group_counts[large].mean() >= train.group_counts[~large].mean():
+        raise JaxfairError(
+            f"The shares {tuple(keep)} exchanged leave the large groups of '{config.name}' large; give shares that "
+            "make the imbalance, or leave swapped out."
+        )
+    return train
 
 
 def shares(config: DataConfig, loaded: Loaded) -> tuple[float, ...]:

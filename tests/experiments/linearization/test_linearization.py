@@ -210,16 +210,48 @@ def test_a_control_differs_in_nothing_but_masks_and_sparsity() -> None:
     assert sorted(followed) == ["Matched to SNL 0", "Matched to SNL 384", "SNL 0", "SNL 384"]
 
 
-@pytest.mark.slow  # a study of 28 runs
+def test_data_controls_are_the_tightest_network_on_other_data() -> None:
+    """And change no run of the study."""
+    config = dataclasses.replace(study.QUICKSTART, seeds=2, controls=("matched", "random-matched"), deepreduce=("C3",))
+    found = {}
+    for kind in (None, "balanced"):
+        prepared = datasets.prepare_splits(dataclasses.replace(config.data, rebalance=kind), 2)
+        with Progress(terminal=False) as progress:
+            space = Workspace(Path("runs"), *prepared[0][:3], progress)
+            studies.on_splits(space, prepared, 2, lambda *on: study.declare(on[0], config, [384, 18], [], on[1]))
+        found[kind] = [run.config for job in space.jobs for run in job.runs]
+    labels = {c["variant"]["label"] for c in found["balanced"]}
+    assert labels == {"Full network", "SNL 18", "Matched to SNL 18"}
+    assert {c["data"].get("rebalance") for c in found[None]} == {None}
+    of = [
+        {
+            (c["stage"], c["variant"]["label"], c["seed"]): {n: c.get(n) for n in ("train", "snl", "analysis")}
+            for c in some
+        }
+        for some in (found["balanced"], found[None])
+    ]
+    assert of[0].items() <= of[1].items()
+    with pytest.raises(JaxfairError, match="counted from the control matched"):
+        study.check(dataclasses.replace(config, data_controls=("balanced",), controls=()), prepared[0].train)
+
+
+@pytest.mark.slow  # a study of 38 runs
 def test_controls_and_splits_reach_the_results(tmp_path: Path) -> None:
     """Two seeds have splits of their own, and a long fine-tuning is seen."""
     options = ("--seeds=2", "--controls", "matched", "random-matched", "--follow=3", "--analysis.max-steps=1")
+    options += ("--data-controls", "balanced")
     assert call(tmp_path, *options, "--deepreduce", "--analysis.no-linearized-distance") == 0
     found = finished(tmp_path)
     ends = {run.config["variant"]["label"]: run.json("result.json") for run in of_stage(found, "linearize")}
     assert ends["Matched to SNL 384"]["epochs"] == ends["SNL 384"]["epochs"]
     assert ends["Matched to SNL 384"]["relu_count"] == ends["Matched to SNL 384"]["unit_count"] == 768
     made = results.collect([run for run in found.values() if run.config["stage"] in ("analyse", "sampling", "follow")])
+    balanced = made.rebalanced["balanced"]
+    assert {variant.label for variant in balanced.variants} == {"Full network", "SNL 384", "Matched to SNL 384"}
+    assert (balanced.group == made.group).all()
+    for one, other in zip(balanced.variants[0].correct, made.variants[0].correct, strict=True):
+        assert (np.isfinite(one) == np.isfinite(other)).all()  # the same images are tested, in the same order
+    assert (tmp_path / "report" / "imbalance.csv").read_text().count("\n") == 3
     assert (made.splits, made.matched) == (2, True)
     by_name = {variant.label: variant for variant in made.variants}
     assert by_name["SNL 384"].control is by_name["Matched to SNL 384"]
