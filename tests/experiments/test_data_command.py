@@ -124,10 +124,8 @@ def test_training_data_can_be_balanced_and_the_imbalance_swapped(tmp_path: Path)
     )
     whole = datasets.prepare(dataclasses.replace(config, name="digits")).train
     assert "rebalance" not in plain.record
-    assert {**balanced.record, "train_count": 0, "fingerprint": 0} == {
-        **{**plain.record, "rebalance": "balanced"},
-        **{"train_count": 0, "fingerprint": 0},
-    }
+    said = [{n: v for n, v in p.record.items() if n not in ("train_count", "fingerprint")} for p in (balanced, plain)]
+    assert str(sorted(said[0].items())) == str(sorted({**said[1], "rebalance": "balanced"}.items()))
     assert set(balanced.train.group_counts) == {len(plain.train) // 10}
     np.testing.assert_allclose(swapped.train.group_counts / whole.group_counts, [0.1] * 5 + [0.9] * 5, atol=0.01)
     for other in (balanced, swapped):

@@ -235,6 +235,9 @@ def imbalance_matters(results: Results, effect: np.ndarray) -> Made:
     """Small groups lose 4 points more with balanced data; the numbers of those data's own groups do not matter."""
     other = split(results, np.full(SEEDS, 6.0), np.full(SEEDS, 2.0), "SNL 50", DROP)
     other = other._replace(groups=other.groups._replace(train_count=np.full(5, 60)))
+    kept = {v.label: (1 - v.by_group[DROP] / 100) / 2 for v in other.variants}
+    for label in ("Full network", "SNL 50"):
+        other = change(other, label, {"accuracy": kept[label]})
     made = split(results, 7.0 + 10 * effect, np.full(SEEDS, 3.0), "SNL 50", DROP)
     return made._replace(rebalanced={"balanced": other}), 10 * effect
 
