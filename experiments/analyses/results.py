@@ -26,7 +26,7 @@ HARM = "relative_drop_matched_percent"
 CONTROLS = ("matched", "control")
 """Methods of networks that have all their ReLUs, trained on as the linearized ones."""
 RANDOM = ("random", "random-matched")
-OF_SPLIT = ("seed", "fingerprint", "train_count", "test_count")
+OF_SPLIT = ("seed", "fingerprint", "train_count", "test_count", "validation_count")
 """What of a data set's record another split changes."""
 MANY = 10**9
 EXPANSION = ("loss_rise", "first_term", "second_term")
@@ -518,6 +518,8 @@ def group_rows(results: Results) -> list[dict[str, Any]]:
                 row[HARM] = UNKNOWN if variant.control is None else drops(results, variant, controlled=True).at(g)
             if "train_accuracy" in variant.by_group:
                 row["train_accuracy"] = over_seeds(variant.by_group["train_accuracy"][:, g], "share")
+            if "validation_accuracy" in variant.by_group:
+                row["validation_accuracy"] = over_seeds(variant.by_group["validation_accuracy"][:, g], "share")
             row |= {name: value.at(g) for name, value in known.items()}
             row["top_eigenvalue_residual_max"] = variant.by_group["top_eigenvalue_residual"][:, g].max()
             rows.append(row)

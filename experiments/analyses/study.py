@@ -105,7 +105,10 @@ def run(
 
 def on_splits(space: Workspace, prepared: Sequence[Prepared], seeds: int, declare: Declare) -> list[Run]:
     """Declare the runs of a study, all seeds on one split or each on its own; return what its report is made of."""
-    spaces = [dataclasses.replace(space, train=p.train, test=p.test, record=p.record) for p in prepared]
+    spaces = [
+        dataclasses.replace(space, train=p.train, test=p.test, record=p.record, validation=p.validation)
+        for p in prepared
+    ]
     if len(spaces) == 1:
         return declare(spaces[0], range(seeds))
     by_seed = [declare(one, [seed]) for seed, one in enumerate(spaces)]
