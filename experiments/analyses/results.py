@@ -31,6 +31,8 @@ OF_SPLIT = ("seed", "fingerprint", "train_count", "test_count", "validation_coun
 MANY = 10**9
 EXPANSION = ("loss_rise", "first_term", "second_term")
 """Of a group's loss in the change of the weights, in nats."""
+HESSIAN_BOUND = ("bound", "gradient_term", "top_eigenvalue")
+"""Of some images of each group: Prop. 4.5 of Das et al. 2024, and the largest Hessian eigenvalue."""
 
 
 class Variant(NamedTuple):
@@ -50,6 +52,8 @@ class Variant(NamedTuple):
             test an image.
         parts: of the quantities of ``sampling.FREE``, as ``sampling.free_of_sampling`` takes them; empty where sampling
             was not measured.
+        gradients: inner products of the groups' gradients of the training loss, times their numbers of images, shape
+            (seeds, groups, groups); None where they were not measured.
         about: what else the record says of the network, such as what it saves.
         control: the network that differs from this one in nothing but what the study changes: trained as it was, with
             all its ReLUs. None is the full network, where the study has no other or this is one itself.
@@ -69,6 +73,7 @@ class Variant(NamedTuple):
     parts: Mapping[str, np.ndarray] = {}
     about: Mapping[str, Any] = {}
     control: "Variant | None" = None
+    gradients: np.ndarray | None = None
 
     __eq__, __hash__ = object.__eq__, object.__hash__  # arrays have neither
 
@@ -142,8 +147,8 @@ def collect(analysed: Sequence[Run], reference: str | None = None) -> Results:
     """Read finished analyses; runs of one label are seeds of one variant.
 
     Args:
-        analysed: the runs, and those of stages 'sampling', 'expand' and 'follow' of these networks, if there are any;
-            and the same on rebalanced data.
+        analysed: the runs, and those of other stages on these networks, such as 'sampling' and 'follow', if there are
+            any; and the same on rebalanced data.
         reference: group that the others are compared with; by default that with the most training images.
 
     Raises:
@@ -166,10 +171,10 @@ def _collect(
     analysed: Sequence[Run], reference: str | None, order: "_Places | None" = None
 ) -> "tuple[Results, _Places]":
     """Collect analyses of one imbalance; ``order`` are the places of the same test images in other analyses."""
-    sampled, expanded = (
-        {str(run.config["parents"]["network"]): run for run in analysed if run.config["stage"] == stage}
-        for stage in ("sampling", "expand")
-    )
+    beside = {
+        stage: {str(run.config["parents"]["network"]): run for run in analysed if run.config["stage"] == stage}
+        for stage in ("sampling", "expand", "gradients", "hessian-bound")
+    }
     followed = [run for run in analysed if run.config["stage"] == "follow"]
     analysed = [run for run in analysed if run.config["stage"] == "analyse"]
     if not analysed:
@@ -181,7 +186,7 @@ def _collect(
     if any(other != first_of for other in others):
         raise JaxfairError("The analyses are of different data sets or splits; report each study by itself.")
     places, group = _test_images(next(iter(by_label.values())), order)
-    variants = _with_controls([_variant(found, sampled, expanded, places) for found in by_label.values()])
+    variants = _with_controls([_variant(found, beside, places) for found in by_label.values()])
     first = analysed[0].json("result.json")["groups"]
     counts = [np.rint(variants[0].by_group[f"{part}_count"].mean(axis=0)).astype(int) for part in ("train", "test")]
     groups = Groups(tuple(first["name"]), *counts)
@@ -293,22 +298,25 @@ def _followed(seeds: Sequence[Run], places: _Places) -> Followed:
     return Followed(variant["label"], variant["method"], epochs, np.array(correct), np.moveaxis(learnt, 1, 0))
 
 
-def _variant(
-    analysed: Sequence[Run],
-    sampled: Mapping[str, Run],
-    expanded: Mapping[str, Run],
-    places: _Places,
-) -> Variant:
+def _variant(analysed: Sequence[Run], beside: Mapping[str, Mapping[str, Run]], places: _Places) -> Variant:
     results, variant = [run.json("result.json") for run in analysed], analysed[0].config["variant"]
     examples = [run.arrays("examples.npz") for run in analysed]
     stored = set.intersection(*(set(result["groups"]) for result in results))  # older analyses have fewer
     names = [name for name in results[0]["groups"] if name != "name" and name in stored]
     by_group = {name: np.array([result["groups"][name] for result in results], float) for name in names}
-    noise = [sampled[of] for run in analysed if (of := run.config.get("parents", {}).get("network")) in sampled]
-    terms = [expanded[of] for run in analysed if (of := run.config.get("parents", {}).get("network")) in expanded]
+    networks = [run.config.get("parents", {}).get("network") for run in analysed]
+    noise, terms, gradients, bounds = ([runs[of] for of in networks if of in runs] for runs in beside.values())
     if len(terms) == len(analysed):
         found = [run.json("result.json")["groups"] for run in terms]
         by_group |= {column: np.array([groups[column] for groups in found], float) for column in EXPANSION}
+    if len(bounds) == len(analysed):
+        found = [run.json("result.json")["groups"] for run in bounds]
+        by_group |= {
+            f"hessian_bound_{column}": np.array([groups[column] for groups in found], float) for column in HESSIAN_BOUND
+        }
+    products = None
+    if len(gradients) == len(analysed):
+        products = np.array([run.arrays("gradients.npz")["inner_products"] for run in gradients])
     parts = {}
     if len(noise) == len(analysed):
         found, arrays = (
@@ -331,6 +339,7 @@ def _variant(
         mitigation=variant.get("mitigation"),
         parts=parts,
         about=variant,
+        gradients=products,
     )
 
 

@@ -16,6 +16,8 @@ from experiments.hardware import tables as numbers
 from experiments.hardware.results import Comparison, Hardware, Series
 from experiments.reporting.verdicts import (
     CHEAP,
+    NATS,
+    RIGHT,
     Claim,
     Measured,
     Missing,
@@ -23,11 +25,11 @@ from experiments.reporting.verdicts import (
     decide,
     rank_correlations,
     small_groups,
+    too_small,
 )
 from jaxfair import intervals
 
 RHO = "Spearman correlation over groups of"
-NATS = "nats"
 
 
 # fmt: off
@@ -68,10 +70,11 @@ def _of_rounding(hardware: Hardware) -> list[Claim]:
             *(judge(f"{name}_beyond_rounding ({kind})",
                     f"Hardware ({kind}) moves small groups' {name} further than one rounding error does",
                     f"mean |{name} difference| of small groups, {kind} profiles - one-ulp controls",
-                    _beyond_rounding, name, kind) for name in ("loss", "accuracy")),
+                    _beyond_rounding, name, kind, floor=floor)
+              for name, floor in (("loss", NATS), ("accuracy", RIGHT))),
             judge(f"xi_beyond_rounding ({kind})", f"Hardware ({kind}) violates fairness more than one rounding error",
                   f"mean over pairs of xi between the reference and one {kind} profile - the same for one-ulp "
-                  f"controls, {NATS}", _pairs, kind),
+                  "controls, nats", _pairs, kind, floor=NATS),
         ]
     return found
 
@@ -80,7 +83,7 @@ def _of_alignment(hardware: Hardware) -> list[Claim]:
     judge = partial(decide, hardware)
     return [
         *(judge(f"alignment_lowers_xi ({what})", f"Alignment lowers the fairness violation {where}",
-                f"xi without - with alignment, {NATS}", _alignment, what)
+                "xi without - with alignment, nats", _alignment, what, floor=NATS)
           for what, where in (("profiles", "across hardware"), ("ulps", "among one-ulp controls"))),
         judge("alignment_cheap", "Alignment costs little accuracy",
               "accuracy at the reference without - with alignment", _alignment, "accuracy", side="below",
@@ -90,7 +93,8 @@ def _of_alignment(hardware: Hardware) -> list[Claim]:
 
 def _of_linearization(hardware: Hardware) -> list[Claim]:
     return [decide(hardware, "linearized_more_sensitive", "Linearized networks are more sensitive to hardware",
-                   f"Delta of the tightest linearized - of the full network, mean over groups, {NATS}", _linearized)]
+                   "Delta of the tightest linearized - of the full network, mean over groups, nats", _linearized,
+                   floor=NATS)]
 
 
 def _of_repeat(hardware: Hardware) -> Claim:
@@ -130,7 +134,8 @@ def _ranks(hardware: Hardware, x: str, y: str) -> tuple[Measured, str, str]:
         raise Missing("a loss is not finite")
     found, tied = rank_correlations(first, delta, "groups")
     said = "; ".join(filter(None, (_counts(plain, y), note)))
-    return found._replace(nothing=_nothing(numbers.of_kind(plain, y), plain)), tied, said
+    small = too_small(np.ptp(delta, axis=1), NATS, "nats")
+    return found._replace(nothing=_nothing(numbers.of_kind(plain, y), plain), small=small), tied, said
 
 
 def _bound(hardware: Hardware) -> tuple[np.ndarray, str]:

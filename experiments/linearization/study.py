@@ -151,7 +151,11 @@ def declare(
         for networks in [full, *tuned]
         for network, base in zip(networks, full, strict=True)
     ]
-    analysed += [stages.sample(space, base, study.analysis) for base in full if not rebalanced]
+    if not rebalanced:
+        analysed += [stages.sample(space, base, study.analysis) for base in full]
+        analysed += [stages.compare_gradients(space, base, study.analysis) for base in full]
+    if not rebalanced and len(space.test.class_names) == 2:
+        analysed += [stages.bound_hessian(space, base, study.analysis) for base in full]
     return analysed + follow(space, study, full, by_budget, matched)
 
 

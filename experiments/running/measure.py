@@ -13,10 +13,10 @@ from jax.tree_util import Partial
 from jaxtyping import Array
 
 from jaxfair import groups, losses, margins
-from jaxfair.bounds import parameter_distance
+from jaxfair.bounds import binary_hessian_bound, parameter_distance
 from jaxfair.curvature.chunks import over_chunks
 from jaxfair.curvature.sampling import BLOCKS, equal_count_eigenvalues, gradient_sampling
-from jaxfair.curvature.spectrum import CurvatureConfig, GroupCurvature, Start, group_curvature
+from jaxfair.curvature.spectrum import CurvatureConfig, GroupCurvature, Start, group_curvature, group_losses
 from jaxfair.data.dataset import Dataset, normalize
 from jaxfair.errors import JaxfairError
 from jaxfair.networks import masks
@@ -65,6 +65,19 @@ class SamplingConfig:
 
     blocks: int = BLOCKS
     draws: int = 3
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class DrawConfig:
+    """Which images a quantity is of that takes too long for all.
+
+    Attributes:
+        images: of a group, at most, drawn at random.
+        seed: of the draw.
+    """
+
+    images: int = 16
     seed: int = 0
 
 
@@ -234,6 +247,47 @@ def measure_sampling(
         "top_eigenvalue_residual": np.nanmax(equal.residuals, axis=1),
     }
     return arrays, {"equal_count": equal.count, "groups": columns}
+
+
+def measure_gradients(
+    network: Network, data: Dataset, config: AnalysisConfig
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Compare the gradients of the groups: at a minimum of the joint loss they cancel (Das et al. 2024, A.1).
+
+    Returns:
+        The inner products ``|D_a| g_a . |D_b| g_b`` of all groups, shape (groups, groups); the numbers of
+        ``result.json``, of which ``cosine_to_rest`` is that of a group's gradient and the sum of all others'.
+    """
+    logits_fn, params, images, label, weights = _curvature_arguments(network, data)
+    found = CurvatureConfig(chunk_size=config.chunk_size, precision=config.precision)
+    rows = group_losses(logits_fn, params, images, label, np.asarray(weights), found, loss=losses.cross_entropy)
+    sums = np.array([n * np.asarray(row.gradient, float) for n, row in zip(data.group_counts, rows, strict=True)])
+    products = sums @ sums.T
+    norms, with_rest = np.sqrt(np.diag(products)), products.sum(axis=1) - np.diag(products)
+    rest = np.sqrt(np.maximum(products.sum() - 2 * products.sum(axis=1) + np.diag(products), 0.0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        cosines = with_rest / (norms * rest)
+    columns = {"name": data.group_names, "count": data.group_counts, "gradient_sum_norm": norms}
+    return {"inner_products": products}, {"groups": {**columns, "rest_norm": rest, "cosine_to_rest": cosines}}
+
+
+def measure_hessian_bound(network: Network, data: Dataset, config: AnalysisConfig, drawn: DrawConfig) -> dict[str, Any]:
+    """Compare each group's largest Hessian eigenvalue with Prop. 4.5 of Das et al. 2024, for a task of two classes.
+
+    Both are of the same few images of each group, since the bound takes an eigenvalue of every one of them.
+
+    Returns:
+        The numbers of ``result.json``.
+    """
+    rng, group = np.random.default_rng(drawn.seed), np.asarray(data.group)
+    members = [np.flatnonzero(group == g) for g in range(len(data.group_names))]
+    some = data.take(np.sort(np.concatenate([rng.permutation(of)[: drawn.images] for of in members])))
+    some = dataclasses.replace(some, images=jnp.asarray(np.asarray(some.images)))
+    curvature = measure_curvature(network, some, config)
+    bound = binary_hessian_bound(*_curvature_arguments(network, some), max_steps=config.max_steps)
+    columns = {"name": some.group_names, "count": some.group_counts, **bound._asdict()}
+    columns |= {name: value for name, value in curvature_columns(curvature).items() if name.startswith("top_eigen")}
+    return {"groups": columns}
 
 
 def measure_expansion(before: Network, after: Network, data: Dataset) -> dict[str, Any]:

@@ -21,7 +21,7 @@ TIMED_STEPS = 5
 WORDS = {"train": "train", "steps": "first steps", "linearize": "linearize", "finetune": "fine-tune"}
 WORDS |= {
     "analyse": "analyse",
-    "sampling": "sampling noise",
+    **stages.BESIDE,
     "compress": "compress",
     "expand": "expand the loss",
     "follow": "follow fine-tuning",

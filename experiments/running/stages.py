@@ -10,9 +10,12 @@ import numpy as np
 
 from experiments.running.measure import (
     AnalysisConfig,
+    DrawConfig,
     SamplingConfig,
     measure,
     measure_expansion,
+    measure_gradients,
+    measure_hessian_bound,
     measure_predictions,
     measure_sampling,
 )
@@ -447,21 +450,67 @@ def sample(space: Workspace, run: Run, config: AnalysisConfig, sampling: Samplin
 
     It is a run beside the analysis, so that an analysis made before there was this stage stays what it is.
     """
-    variant, seed, analysis = run.config["variant"], run.config["seed"], settings_of(config)
-    sampling = sampling or SamplingConfig()
+    analysis, sampling = settings_of(config), sampling or SamplingConfig()
     decisive = {name: analysis[name] for name in ("split", "tolerance", "max_steps", "chunk_size", "precision")}
-    settings = {"parents": {"network": run.digest}, "sampling": {**settings_of(sampling), **decisive}}
-    name = f"{space.record['name']}-{variant['label']}-seed{seed}"
-    found = open_run(space, "sampling", name, seed, module_of(run), variant, settings)
+    settings = {"sampling": {**settings_of(sampling), **decisive}}
 
-    def compute() -> tuple[None, dict[str, Any]]:
+    def compute() -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         measured = space.test if config.split == "test" else space.train
-        arrays, result = measure_sampling(load_network(run), measured, config, sampling)
-        found.write_arrays("sampling.npz", arrays)
-        return None, result
+        return measure_sampling(load_network(run), measured, config, sampling)
 
     work = len(space.test) * (GRADIENT + PRODUCT * ASSUMED_STEPS)
-    return once(space, found, work, f"sampling noise of {variant['label']}", compute)
+    return _beside(space, run, "sampling", settings, work, compute)
+
+
+def compare_gradients(space: Workspace, run: Run, config: AnalysisConfig) -> Run:
+    """Measure whether the groups' gradients of the training loss cancel, as they do where it has its minimum."""
+    decisive = {name: value for name, value in settings_of(config).items() if name in ("chunk_size", "precision")}
+
+    def compute() -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        return measure_gradients(load_network(run), space.train, config)
+
+    return _beside(space, run, "gradients", {"gradients": decisive}, len(space.train) * GRADIENT, compute)
+
+
+def bound_hessian(space: Workspace, run: Run, config: AnalysisConfig, drawn: DrawConfig | None = None) -> Run:
+    """Measure Prop. 4.5 on some test images of each group of a task of two classes."""
+    drawn = drawn or DrawConfig()
+    decisive = {name: value for name, value in settings_of(config).items() if name in ("tolerance", "max_steps")}
+    decisive |= {"chunk_size": config.chunk_size, "precision": config.precision, **settings_of(drawn)}
+
+    def compute() -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        return {}, measure_hessian_bound(load_network(run), space.test, config, drawn)
+
+    images = drawn.images * len(space.test.group_names)
+    work = images * PRODUCT * 2 * ASSUMED_STEPS
+    return _beside(space, run, "hessian-bound", {"hessian_bound": decisive}, work, compute)
+
+
+BESIDE = {"sampling": "sampling noise", "gradients": "groups' gradients", "hessian-bound": "bound of the Hessian"}
+"""What is measured beside an analysis."""
+
+
+def _beside(
+    space: Workspace,
+    run: Run,
+    stage: str,
+    settings: Mapping[str, Any],
+    work: float,
+    compute: Callable[[], tuple[dict[str, np.ndarray], dict[str, Any]]],
+) -> Run:
+    """Declare what is measured on a network beside its analysis, which stays what it was before there was this."""
+    variant, seed = run.config["variant"], run.config["seed"]
+    name = f"{space.record['name']}-{variant['label']}-seed{seed}"
+    settings = {"parents": {"network": run.digest}, **settings}
+    found = open_run(space, stage, name, seed, module_of(run), variant, settings)
+
+    def make() -> tuple[None, dict[str, Any]]:
+        arrays, result = compute()
+        if arrays:
+            found.write_arrays(f"{stage}.npz", arrays)
+        return None, result
+
+    return once(space, found, work, f"{BESIDE[stage]} of {variant['label']}", make)
 
 
 def fit(

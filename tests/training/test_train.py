@@ -173,6 +173,7 @@ def test_training_stops_where_the_validation_loss_falls_no_more_and_keeps_the_be
     """Which is the network of so many epochs, since the schedule is that of all."""
     found = fit_one(config=FLAT, stopping=STOPPING)
     loss, epoch = found.history["validation_loss"], found.epoch
+    assert epoch is not None
     assert epoch == np.argmin(loss) + 1 < 10
     assert {len(values) for values in found.history.values()} == {epoch + 2}
     until = fit_one(config=replace(FLAT, epochs=epoch))
@@ -208,6 +209,7 @@ def test_a_network_trained_with_others_stops_where_it_would_alone(monkeypatch: p
 
 def test_a_stopping_that_is_resumed_has_the_same_bits(tmp_path: Path) -> None:
     whole = fit_one(config=FLAT, stopping=STOPPING)
+    assert whole.epoch is not None
     for end in (1, whole.epoch + 1):
         options = {"progress_dirs": [tmp_path / str(end)], "config": replace(FLAT, checkpoint_seconds=0.0)}
 

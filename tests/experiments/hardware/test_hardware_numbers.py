@@ -209,6 +209,9 @@ def test_findings_and_figures_take_what_is_free_of_sampling(hardware: Hardware) 
 
 def test_every_finding_is_listed_whatever_there_is(hardware: Hardware) -> None:
     names = {claim.name for claim in claims.claims(hardware)}
+    of_nats = [claim for claim in claims.claims(hardware) if "nats" in claim.statistic]
+    assert of_nats
+    assert all("by 0.01 or more" in claim.statistic or "claimed within" in claim.statistic for claim in of_nats)
     bare = make_hardware(profiles=(), ulps=0, others=(), steps=())
     found = claims.claims(bare)
     assert {claim.name for claim in found} == {name for name in names if "emulated" not in name}

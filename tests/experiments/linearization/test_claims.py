@@ -248,6 +248,40 @@ def harm_reverses(results: Results, effect: np.ndarray) -> Made:
     return results._replace(rebalanced={"swapped": other}), -10 * effect
 
 
+def gradients(results: Results, cosine: np.ndarray, ratio: np.ndarray) -> Results:
+    """Give large groups a sum of gradients of length 1, and small ones one of so many times that length."""
+    large = np.stack([np.ones(SEEDS), np.zeros(SEEDS)], axis=1)
+    small = ratio[:, None] * np.stack([-cosine, np.sqrt(1 - cosine**2)], axis=1)
+    sums = np.empty((SEEDS, 5, 2))
+    sums[:, LARGE], sums[:, SMALL] = large[:, None] / 3, small[:, None] / 2
+    full, *others = results.variants
+    full = full._replace(gradients=np.einsum("sgi,shi->sgh", sums, sums))
+    return results._replace(variants=(full, *others))
+
+
+def gradients_opposed(results: Results, effect: np.ndarray) -> Made:
+    return gradients(results, 0.9 + effect / 20, np.full(SEEDS, 3.0)), 0.9 + effect / 20
+
+
+def gradients_balanced(results: Results, effect: np.ndarray) -> Made:
+    ratio = (effect - 0.9) / 10
+    return gradients(results, np.full(SEEDS, 0.5), 2**ratio), ratio
+
+
+def hessian_bound_holds(results: Results, effect: np.ndarray) -> Made:
+    share = np.clip(np.round(2.5 + 2.5 * effect) / 5, 0, 1)
+    top = np.where(np.arange(5) < 5 * share[:, None], 0.9, 1.1)
+    values = {"bound": np.ones((SEEDS, 5)), "gradient_term": np.ones((SEEDS, 5)), "top_eigenvalue": top}
+    return change(results, "Full network", {f"hessian_bound_{name}": value for name, value in values.items()}), share
+
+
+def hessian_bound_ranks(results: Results, effect: np.ndarray) -> Made:
+    ranks, expected = permutations(effect, 5, 1)
+    made, _ = hessian_bound_holds(results, effect)
+    values = {"gradient_term": np.tile(np.arange(5.0), (SEEDS, 1)), "top_eigenvalue": ranks.astype(float)}
+    return change(made, "Full network", {f"hessian_bound_{name}": value for name, value in values.items()}), expected
+
+
 FEWER = ("SNL 300", "SNL 200", "SNL 50")
 RANDOM = [f"{label.replace('SNL', 'Random')} after equal training" for label in FEWER]
 CULLED = ("DeepReDuce C2", "DeepReDuce C1", "DeepReDuce C12")
@@ -267,6 +301,10 @@ CASES: dict[str, Callable[[Results, np.ndarray], Made]] = {
     "balanced_lose_alike": balanced_lose_alike,
     "imbalance_matters": imbalance_matters,
     "harm_reverses": harm_reverses,
+    "gradients_opposed": gradients_opposed,
+    "gradients_balanced": gradients_balanced,
+    "hessian_bound_holds": hessian_bound_holds,
+    "hessian_bound_ranks": hessian_bound_ranks,
     "small_gradient_norm": partial(small_have_more, "gradient_norm"),
     "small_top_eigenvalue": partial(small_have_more, "top_eigenvalue"),
     "small_softmax_gap": partial(small_are_nearer, GAP),
@@ -305,9 +343,9 @@ def test_each_finding_is_judged_by_its_statistic(results: Results, name: str, ve
     claim = by_name(claims(made))[name]
     mean, half = expected.mean(), T5 * expected.std(ddof=1) / np.sqrt(SEEDS)
     ends = mean - half, mean + half
-    if "Spearman" in claim.statistic:
+    if "Spearman" in claim.statistic or name == "gradients_opposed":
         ends = [np.tanh(np.arctanh(mean) + sign * half / (1 - mean**2)) for sign in (-1, 1)]
-    elif name == "bound_holds":
+    elif name.endswith("bound_holds"):
         odds = [np.log(mean / (1 - mean)) + sign * half / (mean * (1 - mean)) for sign in (-1, 1)]
         ends = [1 / (1 + np.exp(-u)) for u in odds]
     assert claim.value == pytest.approx(mean, rel=1e-7, abs=1e-8)
@@ -351,9 +389,20 @@ def test_what_is_too_small_to_matter_is_not_supported(results: Results) -> None:
     tiny = np.array([0.30, 0.31, 0.29, 0.30, 0.30])
     for name, size in (("mitigation_narrows (lagrangian (mu 0.01))", 0.01), ("small_softmax_gap", 0.01)):
         claim = by_name(claims(CASES[name](results, tiny * 0.01)[0]))[name]
-        assert (claim.verdict, claim.p_value < 1e-4) == ("not supported: negligible", True)
+        assert (claim.verdict, claim.p_value < 1e-4) == ("too small to matter", True)
         assert f"by {size:g} or more" in claim.statistic
         assert by_name(claims(CASES[name](results, tiny)[0]))[name].verdict == "supported"
+
+
+def test_a_trend_of_too_small_an_effect_is_not_supported(results: Results) -> None:
+    """What is ranked has a size, which its rank correlation does not know: distances that grow by 2 % in three."""
+    fewer = dict(zip(FEWER, range(3), strict=True))
+    for each, verdict in ((0.01, "too small to matter"), (0.1, "supported")):
+        far = {label: np.full(SEEDS, 3.0 * (1 + each * rank)) for label, rank in fewer.items()}
+        moved = (v._replace(parameter_distance=far.get(v.label, v.parameter_distance)) for v in results.variants)
+        claim = by_name(claims(results._replace(variants=tuple(moved))))["distance_grows"]
+        assert (claim.verdict, claim.value) == (verdict, 1)
+        assert ("less than 0.0704" in claim.note) == (each < 0.05)
 
 
 def test_alike_is_claimed_by_an_equivalence_interval_alone(results: Results) -> None:
@@ -413,6 +462,7 @@ def test_every_finding_has_its_case(results: Results) -> None:
 
 ABOUT_SNL = {name for name in CASES if not name.startswith(("small_g", "small_t", "small_s", "small_linear", "mitig"))}
 ABOUT_SNL -= {"harm_grows_deepreduce", "distance_grows_random"}
+ABOUT_SNL -= {name for name in CASES if name.startswith(("gradients_", "hessian_bound"))}
 
 
 @pytest.mark.parametrize(
