@@ -2,8 +2,9 @@
 
 As all findings are (``reporting.verdicts``): one number a seed, Student's t interval over seeds, and whether it lies on
 the claimed side. All seeds share one split. ``Delta`` and ``xi`` are of test images' losses, each network on its own
-profile's arithmetic. Gradient norms and eigenvalues are free of what few images add to them, where that was measured;
-but for the bound, which is of the loss on these very images.
+profile's arithmetic. Gradient norms and eigenvalues are free of what few images add to them, and means over all native
+profiles, where that was measured; but for the bound, which is of the loss on these very images at the reference. That
+hardware does what one rounding error does is said only where an equivalence interval says so.
 """
 
 from collections.abc import Sequence
@@ -47,14 +48,14 @@ def _of_groups(hardware: Hardware) -> list[Claim]:
                   f"{RHO} the number of training images with Delta over {kind} profiles",
                   _ranks, "train_count", kind, side="below"),
             *(judge(f"{key}_foretells_delta ({kind})",
-                    f"Groups with a larger {name} at the reference are more sensitive ({kind})",
-                    f"{RHO} the {name} with Delta over {kind} profiles", _ranks, key, kind)
+                    f"Groups with a larger {name} are more sensitive ({kind})",
+                    f"{RHO} the {name}, mean over devices, with Delta over {kind} profiles", _ranks, key, kind)
               for key, name in (("gradient_norm", "gradient norm"), ("top_eigenvalue", "top Hessian eigenvalue"))),
         ]
     return [
         *found,
-        judge("small_larger_gradient", "Smaller groups have a larger gradient norm at the reference",
-              f"{RHO} the number of training images with the gradient norm",
+        judge("small_larger_gradient", "Smaller groups have a larger gradient norm",
+              f"{RHO} the number of training images with the gradient norm, mean over devices",
               _ranks, "train_count", "gradient_norm", side="below"),
         judge("eigenvalue_near_boundary", "Groups nearer to the decision boundary have a larger Hessian eigenvalue",
               f"{RHO} the softmax gap with the top eigenvalue", _ranks, "softmax_gap", "top_eigenvalue", side="below"),
@@ -72,6 +73,11 @@ def _of_rounding(hardware: Hardware) -> list[Claim]:
                     f"mean |{name} difference| of small groups, {kind} profiles - one-ulp controls",
                     _beyond_rounding, name, kind, floor=floor)
               for name, floor in (("loss", NATS), ("accuracy", RIGHT))),
+            *(judge(f"{name}_alike ({kind})",
+                    f"Hardware ({kind}) moves small groups' {name} as far as one rounding error does",
+                    f"mean |{name} difference| of small groups, {kind} profiles - one-ulp controls",
+                    _beyond_rounding, name, kind, side="within", threshold=margin)
+              for name, margin in (("loss", NATS), ("accuracy", RIGHT))),
             judge(f"xi_beyond_rounding ({kind})", f"Hardware ({kind}) violates fairness more than one rounding error",
                   f"mean over pairs of xi between the reference and one {kind} profile - the same for one-ulp "
                   "controls, nats", _pairs, kind, floor=NATS),
@@ -121,13 +127,13 @@ def _counts(comparison: Comparison, kind: str) -> str:
 
 
 def _ranks(hardware: Hardware, x: str, y: str) -> tuple[Measured, str, str]:
-    """Rank groups by two quantities at the reference; a kind of profile stands for Delta over it."""
+    """Rank groups by two quantities, means over the devices that they were measured on; a kind stands for Delta."""
     plain = hardware.comparisons[0]
     first, note = np.broadcast_to(hardware.groups.train_count, plain.reference.by_group["loss"].shape), ""
     if x != "train_count":
-        first, _, note = numbers.measured(plain.reference, x)
+        first, note = numbers.over_devices(plain, x)
     if y not in numbers.KINDS:
-        second, _, how = numbers.measured(plain.reference, y)
+        second, how = numbers.over_devices(plain, y)
         return *rank_correlations(first, second, "groups"), how or note
     delta = numbers.delta(plain, numbers.of_kind(plain, y))
     if not np.isfinite(delta).all():
