@@ -186,9 +186,14 @@ def make_step(config: TrainConfig, data: Dataset) -> TrainStep:
 
 def begin(network: Network, data: Dataset, config: TrainConfig) -> Carry:
     """Return what a training begins with; the network is copied, since the first step consumes the carry."""
-    optimizer = make_optimizer(config, make_step(config, data).steps_per_epoch)
-    shapes = {"num_groups": len(data.group_names), "num_classes": len(data.class_names)}
-    mitigation = mitigate.init(config.mitigation, **shapes, input_shape=data.image_shape)
+    return _begin(network, make_step(config, data), len(data.group_names), len(data.class_names), data.image_shape)
+
+
+@partial(jax.jit, static_argnums=(1, 2, 3, 4))  # one program, not one for each shape of a parameter
+def _begin(network: Network, step: TrainStep, groups: int, classes: int, image_shape: tuple[int, ...]) -> Carry:
+    optimizer = make_optimizer(step.config, step.steps_per_epoch)
+    shapes = {"num_groups": groups, "num_classes": classes, "input_shape": image_shape}
+    mitigation = mitigate.init(step.config.mitigation, **shapes)
     return Carry(jax.tree.map(jnp.copy, network), optimizer.init(network.params), mitigation)
 
 
