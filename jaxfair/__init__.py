@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from jaxfair.groups import group_weights as group_weights
     from jaxfair.groups import relative_drop as relative_drop
     from jaxfair.linearize.deepreduce import deepreduce as deepreduce
+    from jaxfair.linearize.senet import senet as senet
     from jaxfair.linearize.snl import snl as snl
     from jaxfair.margins import deepfool as deepfool
     from jaxfair.margins import linearized_distance as linearized_distance
@@ -63,6 +64,7 @@ _ROOMS = {
     "errors": ("JaxfairError",),
     "groups": ("group_means", "group_weights", "relative_drop"),
     "linearize.deepreduce": ("deepreduce",),
+    "linearize.senet": ("senet",),
     "linearize.snl": ("snl",),
     "margins": ("deepfool", "linearized_distance", "softmax_gap"),
     "networks.architectures": ("CNN", "ResNet"),

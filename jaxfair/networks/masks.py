@@ -43,7 +43,7 @@ def keep_largest(masks: Masks, budget: int) -> Masks:
         JaxfairError: ``budget`` is not between 0 and the number of units.
     """
     flat, unravel = ravel_pytree(masks)
-    _check_budget(budget, flat.size)
+    check_budget(budget, flat.size)
     order = np.argsort(-np.asarray(flat), kind="stable")[:budget]
     return unravel(jnp.zeros_like(flat).at[order].set(1.0))
 
@@ -51,7 +51,7 @@ def keep_largest(masks: Masks, budget: int) -> Masks:
 def keep_random(masks: Masks, budget: int, key: Key[Array, ""]) -> Masks:
     """Return a 0/1 mask with exactly ``budget`` units chosen uniformly at random: the baseline for any method."""
     flat, unravel = ravel_pytree(masks)
-    _check_budget(budget, flat.size)
+    check_budget(budget, flat.size)
     return keep_largest(unravel(jax.random.uniform(key, flat.shape)), budget)
 
 
@@ -75,7 +75,7 @@ def resolve_budget(budget: float, units: int) -> int:
     if budget < 0:
         raise JaxfairError(f"The ReLU budget is {budget:g}; give 0 or more units, or a fraction below 1.")
     count = int(budget) if budget >= 1 else max(round(budget * units), int(budget > 0))
-    _check_budget(count, units)
+    check_budget(count, units)
     return count
 
 
@@ -103,6 +103,7 @@ def _stage(path: str) -> int:
     return int(match.group(1))
 
 
-def _check_budget(budget: int, units: int) -> None:
+def check_budget(budget: int, units: int) -> None:
+    """Raise a JaxfairError unless so many of the units can be kept."""
     if not 0 <= budget <= units:
         raise JaxfairError(f"The ReLU budget is {budget}, but the network has {units} units; give 0 to {units}.")
