@@ -308,7 +308,8 @@ def _choose(
     )
     units = {gate: mask.size for gate, mask in _by_gate(network.masks).items()}
     start = () if progress_dir is None else (network.module, checkpoints.tree_digest(network))
-    passes = _seen(config.sparse_train, data) * GRADIENT + _seen(config.mask_train, data) * (FORWARD + GRADIENT)
+    sparse, masking = (fit.images_seen(c, len(data)) for c in (config.sparse_train, config.mask_train))
+    passes = sparse * GRADIENT + masking * (FORWARD + GRADIENT)
     for count in counts:
         kept = allocate(list(found.values()), list(units.values()), count)
         place = folder(*start, kept) if start else None
@@ -397,8 +398,3 @@ def _density(params: Any, layer: str) -> float:
     for name in layer.split("/"):
         params = params[name]
     return float(jnp.count_nonzero(params["kernel"]) / params["kernel"].size)
-
-
-def _seen(config: TrainConfig, data: Dataset) -> int:
-    """Return the number of images that a training sees, each time counted."""
-    return config.epochs * epoch_order(len(data), config.batch_size, 0, 0).size

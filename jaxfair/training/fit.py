@@ -228,6 +228,11 @@ def check_config(config: TrainConfig, num_examples: int) -> None:
     epoch_order(num_examples, config.batch_size, 0, 0)
 
 
+def images_seen(config: TrainConfig, num_examples: int) -> int:
+    """Return the number of images that a training on ``num_examples`` sees, each time counted."""
+    return config.epochs * epoch_order(num_examples, config.batch_size, 0, 0).size
+
+
 def fit(
     networks: Sequence[Network],
     data: Dataset,
