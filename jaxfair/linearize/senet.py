@@ -27,7 +27,7 @@ from jaxfair.networks import masks
 from jaxfair.networks.architectures import Module, layers_of_gates
 from jaxfair.networks.network import Network, apply_watched, check_images, init
 from jaxfair.training import fit
-from jaxfair.training.batches import FORWARD, GRADIENT, Fixed, balanced, batch, check_network, run_batches, weighed
+from jaxfair.training.batches import FORWARD, GRADIENT, Fixed, batch, check_network, group_balance, run_batches, weighed
 from jaxfair.training.fit import TrainConfig
 
 SENET_MASKS = TrainConfig(
@@ -378,7 +378,7 @@ def _train(
 
 def _group_weight(data: Dataset, config: SenetConfig) -> Float[Array, " groups"]:
     """Return the weight of each group's images: ones are given too, so that both choices are one program."""
-    return jnp.asarray(balanced(data) if config.balanced else np.ones(len(data.group_names), np.float32))
+    return jnp.asarray(group_balance(data) if config.balanced else np.ones(len(data.group_names), np.float32))
 
 
 def _decisive(config: SenetConfig) -> SenetConfig:

@@ -58,7 +58,7 @@ def batch(
     return fixed.data.normalize(images), fixed.data.label[index]
 
 
-def balanced(data: Dataset) -> Float[np.ndarray, " groups"]:
+def group_balance(data: Dataset) -> Float[np.ndarray, " groups"]:
     """Return the factors on the examples' losses by which each group counts the same and the mean factor is 1."""
     counts = data.group_counts
     return (len(data) / (np.maximum(counts, 1) * (counts > 0).sum())).astype(np.float32)

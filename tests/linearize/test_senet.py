@@ -16,7 +16,7 @@ from jaxfair.linearize import senet
 from jaxfair.networks import masks
 from jaxfair.networks.network import apply_watched
 from jaxfair.training import fit
-from jaxfair.training.batches import Fixed
+from jaxfair.training.batches import Fixed, group_balance
 from jaxfair.training.mitigate import MitigationConfig
 from tests.training.cases import MODULE, assert_same_bits, make_data
 
@@ -191,3 +191,11 @@ def test_a_group_weight_of_a_training_is_a_factor_on_its_images_losses(network: 
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
     for a, b in zip(jax.tree.leaves(stepped["first"]), jax.tree.leaves(network.params), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_balance_gives_every_group_the_same_weight_and_a_mean_of_one() -> None:
+    data = replace(make_data(), group=jnp.asarray(np.r_[[0, 1], np.full(38, 2)]))
+    weight = group_balance(data)
+    np.testing.assert_allclose(weight * data.group_counts, np.full(3, 40 / 3), rtol=1e-6)
+    np.testing.assert_allclose(weight[np.asarray(data.group)].mean(), 1, rtol=1e-6)
+    assert group_balance(replace(data, group=jnp.zeros_like(data.group), group_names=("all",))).tolist() == [1.0]
