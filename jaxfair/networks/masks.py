@@ -41,14 +41,14 @@ def keep_largest(masks: Masks, budget: int) -> Masks:
     Raises:
         JaxfairError: ``budget`` is not between 0 and the number of units.
     """
-    _check_budget(budget, unit_count(masks))
+    check_budget(budget, unit_count(masks))
     return _largest(masks, np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(masks)]), budget)
 
 
 def keep_random(masks: Masks, budget: int, key: Key[Array, ""]) -> Masks:
     """Return a 0/1 mask with exactly ``budget`` units chosen uniformly at random: the baseline for any method."""
     units = unit_count(masks)
-    _check_budget(budget, units)
+    check_budget(budget, units)
     return _largest(masks, np.asarray(jax.random.uniform(key, (units,))), budget)
 
 
@@ -82,7 +82,7 @@ def resolve_budget(budget: float, units: int) -> int:
     if budget < 0:
         raise JaxfairError(f"The ReLU budget is {budget:g}; give 0 or more units, or a fraction below 1.")
     count = int(budget) if budget >= 1 else max(round(budget * units), int(budget > 0))
-    _check_budget(count, units)
+    check_budget(count, units)
     return count
 
 
@@ -110,6 +110,7 @@ def _stage(path: str) -> int:
     return int(match.group(1))
 
 
-def _check_budget(budget: int, units: int) -> None:
+def check_budget(budget: int, units: int) -> None:
+    """Raise a JaxfairError unless so many of the units can be kept."""
     if not 0 <= budget <= units:
         raise JaxfairError(f"The ReLU budget is {budget}, but the network has {units} units; give 0 to {units}.")
