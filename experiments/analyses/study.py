@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 from experiments.analyses.results import Results
 from experiments.reporting import groups
 from experiments.running import datasets, plan
-from experiments.running.datasets import DataConfig, Prepared
+from experiments.running.datasets import DataConfig, Prepared, Rebalance
 from experiments.running.progress import Progress
 from experiments.running.records import Workspace, carry_out
 from experiments.running.stages import ModelConfig
@@ -58,7 +58,13 @@ class Report(Protocol):
     def print_summary(self, results: Results, title: str) -> None: ...
 
 
-def run(study: Settings, check: Callable[[Dataset], Declare], report: Report, command: Sequence[str]) -> None:
+def run(
+    study: Settings,
+    check: Callable[[Dataset], Declare],
+    report: Report,
+    command: Sequence[str],
+    data_controls: Sequence[Rebalance] = (),
+) -> None:
     """Make every run that is not finished yet, then the report; print the table and where the report lies.
 
     Args:
@@ -66,17 +72,23 @@ def run(study: Settings, check: Callable[[Dataset], Declare], report: Report, co
         check: finds settings that some stage would refuse for a training set; returns how the runs are declared.
         report: how the report is written.
         command: what the reader of the report types to make it again.
+        data_controls: other imbalances of the data on which runs are made too; ``Workspace.record`` says on which.
     """
     prepare = datasets.prepare_or_blank if study.dry_run else lambda *which: (datasets.prepare_splits(*which), "")
-    prepared, absent = prepare(study.data, max(study.seeds, 1) if study.splits == "per-seed" else 1)
-    declare = check(prepared[0].train)
+    count = max(study.seeds, 1) if study.splits == "per-seed" else 1
+    prepared, absent = prepare(study.data, count)
+    changed = [dataclasses.replace(study.data, rebalance=kind) for kind in dict.fromkeys(data_controls)]
+    every = [prepared, *(prepare(config, count)[0] for config in changed)]
+    declared = [check(on_data[0].train) for on_data in every]
     if not absent:
         groups.check_name(study.reference, prepared[0].train.group_names)
     if said := kernels.remark(os.environ):
         print(said, file=sys.stderr)
     with Progress() as progress:
         space = Workspace(study.out / "runs", *prepared[0][:3], progress, study.seeds_at_once, prepared[0].source)
-        analysed = on_splits(space, prepared, study.seeds, declare)
+        analysed = []
+        for on_data, declare in zip(every, declared, strict=True):
+            analysed += on_splits(space, on_data, study.seeds, declare)
         if not study.dry_run:
             carry_out(space)
     if study.dry_run:
@@ -93,8 +105,11 @@ def run(study: Settings, check: Callable[[Dataset], Declare], report: Report, co
 
 def on_splits(space: Workspace, prepared: Sequence[Prepared], seeds: int, declare: Declare) -> list[Run]:
     """Declare the runs of a study, all seeds on one split or each on its own; return what its report is made of."""
-    if len(prepared) == 1:
-        return declare(space, range(seeds))
-    spaces = [dataclasses.replace(space, train=p.train, test=p.test, record=p.record) for p in prepared]
+    spaces = [
+        dataclasses.replace(space, train=p.train, test=p.test, record=p.record, validation=p.validation)
+        for p in prepared
+    ]
+    if len(spaces) == 1:
+        return declare(spaces[0], range(seeds))
     by_seed = [declare(one, [seed]) for seed, one in enumerate(spaces)]
     return [run for of_network in zip(*by_seed, strict=True) for run in of_network]

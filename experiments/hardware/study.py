@@ -198,7 +198,7 @@ def check_on(study: Study, train_set: Dataset) -> list[int]:
 def make(study: Study, profile: Profile) -> None:
     """Make the runs of one profile, in the process that was started for it."""
     proof = hardware.verify(profile)
-    train_set, test_set, record, source = datasets.prepare(study.data)
+    train_set, test_set, record, source, _ = datasets.prepare(study.data)
     budgets = check_on(study, train_set)
     groups.check_name(study.reference, train_set.group_names)
     about = {**hardware.describe(profile), "probe": proof}
@@ -229,7 +229,7 @@ def declare(space: Workspace, study: Study, profile: Profile, budgets: Sequence[
 
 def list_runs(study: Study) -> None:
     """Print the runs of all profiles and make none."""
-    ((train_set, test_set, record, _),), absent = datasets.prepare_or_blank(study.data)
+    ((train_set, test_set, record, *_),), absent = datasets.prepare_or_blank(study.data)
     budgets = check_on(study, train_set)
     if not absent:
         groups.check_name(study.reference, train_set.group_names)
