@@ -40,6 +40,7 @@ from jaxfair.networks.network import Network, init, shapes
 from jaxfair.runs import Run
 from jaxfair.training import fit as train
 from jaxfair.training import mitigate
+from jaxfair.training.batches import FORWARD, GRADIENT
 from jaxfair.training.fit import Stopping
 from jaxfair.training.mitigate import MitigationConfig
 from jaxfair.training.trajectory import first_steps
@@ -70,8 +71,8 @@ class ModelConfig:
 
 FULL = {"method": "full", "label": "Full network"}
 
-# Work in forward passes, by counting convolutions; and what is only known afterwards, for a plan.
-FORWARD, GRADIENT, PRODUCT = 1, 3, 6
+# Work in forward passes, as FORWARD and GRADIENT; and what is only known afterwards, for a plan.
+PRODUCT = 6
 ASSUMED_DESCENT = 30
 """Epochs of an SNL descent."""
 ASSUMED_STEPS = 6

@@ -20,9 +20,9 @@ from jaxfair.data.dataset import Augmentation, Dataset
 from jaxfair.data.splits import epoch_order
 from jaxfair.errors import JaxfairError
 from jaxfair.loops import Together, epochs
-from jaxfair.networks.network import Network, apply_train, check_images, predict
+from jaxfair.networks.network import Network, apply_train, apply_watched, check_images, predict
 from jaxfair.training import mitigate
-from jaxfair.training.batches import Fixed, batch, check_network, run_batches
+from jaxfair.training.batches import Fixed, batch, check_network, run_batches, weighed
 from jaxfair.training.mitigate import MitigationConfig
 
 OnEpoch = Callable[[int, int, Mapping[str, float]], None]
@@ -181,12 +181,17 @@ class TrainStep:
         images, label = batch(fixed, self.config.augment, *x)
 
         def loss_fn(params: Any) -> tuple[Array, tuple[Any, ...]]:
-            logits, batch_stats = apply_train(network, params, network.masks, images)
+            watching = fixed.attention is not None
+            logits, batch_stats, outputs = _forward(network, params, images, watching)
             loss = self.config.label_weight * losses.cross_entropy(logits, label)
             if fixed.teacher is not None:
-                soft = losses.distillation(logits, fixed.teacher(images), self.config.temperature)
+                wanted, maps = _taught(fixed.teacher, images, watching)
+                soft = losses.distillation(logits, wanted, self.config.temperature)
                 weight = self.config.distillation_weight
                 loss = loss + weight * mitigate.distillation_share(self.config.mitigation, logits.shape[1]) * soft
+                if watching:
+                    loss = loss + fixed.attention * losses.attention(outputs, maps)
+            loss = weighed(fixed, loss, x[1])
             group = fixed.data.group[x[1]]
             value, after = mitigate.objective(
                 self.config.mitigation, mitigation, loss, group, label, images, logits=logits
@@ -203,6 +208,21 @@ class TrainStep:
         return Carry(network, opt_state, mitigation), metrics
 
 
+def _forward(network: Network, params: Any, images: Array, watching: bool) -> tuple[Array, Any, Any]:
+    """Return logits, batch statistics, and what the stages put out if that is wanted, in training mode."""
+    if watching:
+        return apply_watched(network, params, images, "stages", train=True)
+    return *apply_train(network, params, network.masks, images), None
+
+
+def _taught(teacher: Network, images: Array, watching: bool) -> tuple[Array, Any]:
+    """Return the teacher's logits, and what its stages put out if that is wanted."""
+    if not watching:
+        return teacher(images), None
+    logits, _, outputs = apply_watched(teacher, teacher.params, images, "stages", train=False)
+    return logits, outputs
+
+
 def make_step(config: TrainConfig, data: Dataset) -> TrainStep:
     """Return the step of a training, as a value that holds only what decides the result."""
     steps_per_epoch = len(epoch_order(len(data), config.batch_size, 0, 0))
@@ -211,9 +231,14 @@ def make_step(config: TrainConfig, data: Dataset) -> TrainStep:
 
 def begin(network: Network, data: Dataset, config: TrainConfig) -> Carry:
     """Return what a training begins with; the network is copied, since the first step consumes the carry."""
-    optimizer = make_optimizer(config, make_step(config, data).steps_per_epoch)
-    shapes = {"num_groups": len(data.group_names), "num_classes": len(data.class_names)}
-    mitigation = mitigate.init(config.mitigation, **shapes, input_shape=data.image_shape)
+    return _begin(network, make_step(config, data), len(data.group_names), len(data.class_names), data.image_shape)
+
+
+@partial(jax.jit, static_argnums=(1, 2, 3, 4))  # one program, not one for each shape of a parameter
+def _begin(network: Network, step: TrainStep, groups: int, classes: int, image_shape: tuple[int, ...]) -> Carry:
+    optimizer = make_optimizer(step.config, step.steps_per_epoch)
+    shapes = {"num_groups": groups, "num_classes": classes, "input_shape": image_shape}
+    mitigation = mitigate.init(step.config.mitigation, **shapes)
     return Carry(jax.tree.map(jnp.copy, network), optimizer.init(network.params), mitigation)
 
 
@@ -233,6 +258,11 @@ def check_config(config: TrainConfig, num_examples: int) -> None:
     epoch_order(num_examples, config.batch_size, 0, 0)
 
 
+def images_seen(config: TrainConfig, num_examples: int) -> int:
+    """Return the number of images that a training on ``num_examples`` sees, each time counted."""
+    return config.epochs * epoch_order(num_examples, config.batch_size, 0, 0).size
+
+
 def fit(
     networks: Sequence[Network],
     data: Dataset,
@@ -242,6 +272,7 @@ def fit(
     order_seeds: Sequence[int] | None = None,
     teachers: Sequence[Network] | None = None,
     kept: Sequence[Any] | None = None,
+    attention: float = 0.0,
     progress_dirs: Sequence[Path] | None = None,
     on_epoch: OnEpoch | None = None,
     at_once: int | None = None,
@@ -263,6 +294,8 @@ def fit(
         teachers: the networks to distil from, one for each network to train.
         kept: of each parameter of each network whether it is trained; the others stay what they are. ``kept_weights``
             of pruned networks keeps these pruned.
+        attention: the factor on ``losses.attention`` of the stages' outputs, in the loss of each image, which holds
+            these near the teacher's (PRAM of SENet, which takes 1000); 0 leaves it out.
         progress_dirs: a folder for each network, where checkpoints of unfinished training are kept; networks that are
             trained together use that of the first. Each training has a sub-folder named by what decides its result,
             which the caller removes when the result is stored. None keeps no checkpoints.
@@ -289,8 +322,8 @@ def fit(
     """
     order_seeds = seeds if order_seeds is None else order_seeds
     at_once = seeds_at_once(seeds) if at_once is None else at_once
-    _check(networks, data, config, seeds, order_seeds, teachers, kept, progress_dirs, at_once, stopping)
-    given = networks, data, config, seeds, order_seeds, teachers, kept, progress_dirs, on_epoch, at_once
+    _check(networks, data, config, seeds, order_seeds, teachers, kept, attention, progress_dirs, at_once, stopping)
+    given = networks, data, config, seeds, order_seeds, teachers, kept, attention, progress_dirs, on_epoch, at_once
     return _fit_chunks(*given, stopping)
 
 
@@ -307,6 +340,7 @@ def _fit_chunks(
     order_seeds: Sequence[int],
     teachers: Sequence[Network] | None,
     kept: Sequence[Any] | None,
+    attention: float,
     progress_dirs: Sequence[Path] | None,
     on_epoch: OnEpoch | None,
     at_once: int,
@@ -324,8 +358,10 @@ def _fit_chunks(
         if progress_dirs is not None:
             trees = (network, teacher) if trained is None else (network, teacher, trained)
             drawn, starts = (list(seeds[part]), list(order_seeds[part])), checkpoints.tree_digest(trees)
-            folder = Path(progress_dirs[start]) / checkpoints.key(drawn, starts, decisive)
-        fixed = Fixed(teacher, data, jnp.asarray(_stacked([np.int32(seed) for seed in seeds[part]])), trained)
+            more = (attention,) if attention else ()
+            folder = Path(progress_dirs[start]) / checkpoints.key(drawn, starts, decisive, *more)
+        seed_of = jnp.asarray(_stacked([np.int32(seed) for seed in seeds[part]]))
+        fixed = Fixed(teacher, data, seed_of, trained, attention=jnp.float32(attention) if attention else None)
         names = [f"seed {seed}" for seed in seeds[part]]
         carry, history, *best = _train(network, fixed, config, order_seeds[part], names, folder, on_epoch, stopping)
         for row, seed in enumerate(seeds[part]):
@@ -360,7 +396,7 @@ def _train(
     step: Callable = make_step(config, data)
     first = partial(begin, data=data, config=config)
     if count > 1:
-        step, first = Together(step, in_axes=(0, Fixed(0, None, 0, 0), (None, 0))), jax.vmap(first)  # pyright: ignore
+        step, first = Together(step, in_axes=(0, Fixed(0, None, 0, 0, None, None), (None, 0))), jax.vmap(first)  # pyright: ignore
 
     def run(epoch: int, state: tuple[Any, ...]) -> tuple[Any, ...]:
         carry, history, *best = state
@@ -428,6 +464,7 @@ def _check(
     order_seeds: Sequence[int],
     teachers: Sequence[Network] | None,
     kept: Sequence[Any] | None,
+    attention: float,
     progress_dirs: Sequence[Path] | None,
     at_once: int,
     stopping: Stopping | None,
@@ -443,6 +480,8 @@ def _check(
         raise JaxfairError("fit got networks of different modules; train each module in a call of its own.")
     if config.distillation_weight and teachers is None:
         raise JaxfairError(f"The distillation weight is {config.distillation_weight}, but there are no teachers.")
+    if not 0 <= attention < np.inf or (attention and teachers is None):
+        raise JaxfairError(f"The attention weight is {attention}; give a finite one, and a teacher for each network.")
     for network, tree in zip(networks, kept or [], strict=bool(kept)):
         if jax.tree.structure(tree) != jax.tree.structure(network.params):
             raise JaxfairError("What is kept is no tree of the network's parameters; give kept_weights of these.")

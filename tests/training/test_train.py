@@ -311,6 +311,7 @@ def test_whatever_decides_the_training_names_its_progress(tmp_path: Path, monkey
         {"data": make_data(seed=1)},
     ]
     changes += [{"seeds": [1], "order_seeds": [0]}, {"order_seeds": [1]}, {"config": replace(CONFIG, momentum=0.5)}]
+    changes += [{"attention": 1.0}]
     everything: list[dict[str, Any]] = [{}, *changes, {"order_seeds": [0]}]
     for change in everything:
         with pytest.raises(KeyboardInterrupt):
@@ -335,3 +336,26 @@ def test_seeds_in_one_program_name_the_one_that_diverges() -> None:
     bad = good.replace(params=jax.tree.map(lambda p: p * np.nan, good.params))
     with pytest.raises(JaxfairError, match="The loss of seed 7 is nan at step 0;"):
         list(fit([good, bad], make_data(), CONFIG, seeds=[3, 7], at_once=2))
+
+
+def test_attention_holds_the_stages_near_the_teachers_and_is_off_at_zero() -> None:
+    """With no other loss the distance from the teacher's maps falls; without a teacher there is none."""
+    data, network, teacher = make_data(), init(MODULE, (8, 8, 3), 0), init(MODULE, (8, 8, 3), 1)
+    config = replace(CONFIG, epochs=4, augment="none", label_weight=0.0, weight_decay=0.0)
+    (drawn,) = fit([network], data, config, seeds=[0], teachers=[teacher], attention=1000.0)
+    assert drawn.history["loss"][-1] < 0.7 * drawn.history["loss"][0]
+    (still,) = fit([network], data, config, seeds=[0], teachers=[teacher])
+    assert not still.history["loss"].any()
+    for weight, teachers in ((1.0, None), (-1.0, [teacher]), (np.inf, [teacher])):
+        with pytest.raises(JaxfairError, match="attention weight is"):
+            fit([network], data, config, seeds=[0], teachers=teachers, attention=weight)
+
+
+def test_networks_that_attend_are_trained_together_as_alone() -> None:
+    networks = [init(MODULE, (8, 8, 3), seed) for seed in (0, 1)]
+    config = replace(CONFIG, epochs=1, batch_size=40, augment="none")
+    options = {"seeds": [0, 1], "teachers": networks[::-1], "attention": 100.0}
+    together = fit(networks, make_data(), config, at_once=2, **options)
+    for one, other in zip(together, fit(networks, make_data(), config, at_once=1, **options), strict=True):
+        for a, b in zip(leaves(one.network), leaves(other.network), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
