@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,7 +23,7 @@ def binary() -> Dataset:
     rng, group = np.random.default_rng(0), np.repeat(np.arange(3), COUNTS)
     label = np.arange(len(group)) % 2
     images = rng.integers(0, 120, (len(group), 4, 4, 1)) + 60 * label[:, None, None, None]
-    names = {"class_names": ["man", "woman"], "group_names": ["a", "b", "c"]}
+    names: dict[str, Any] = {"class_names": ["man", "woman"], "group_names": ["a", "b", "c"]}
     return make_dataset(images.astype(np.uint8), label, group, name="made", **names)
 
 
