@@ -117,10 +117,13 @@ def prepare_or_blank(config: DataConfig, count: int = 1) -> tuple[list[Prepared]
 
 
 def _blank(config: DataConfig) -> Prepared:
-    """Return black images of two classes, as many as any batch needs, which take no memory."""
+    """Return black images of several classes, as many as any batch needs, which take no memory.
+
+    Three, since what is measured of two classes alone is not declared for most data.
+    """
     side = config.size or UNKNOWN_SIZE
     images = np.broadcast_to(np.zeros((1, side, side, 3), np.uint8), (MANY, side, side, 3))
-    label, names, nothing = np.arange(MANY) % 2, ("0", "1"), np.zeros(3, np.float32)
+    label, names, nothing = np.arange(MANY) % 3, ("0", "1", "2"), np.zeros(3, np.float32)
     blank = make_dataset(
         *(Rows(images, np.arange(MANY)), label, label),
         **{"name": config.name, "class_names": names, "group_names": names},
