@@ -8,9 +8,10 @@
       *.npz             arrays
       checkpoint/       the network
       DONE              written last: a digest of every file above
+      FAILED            in the place of DONE, where the run could not be made: why, and what the program was doing
 
 A directory without DONE is unfinished, and one with a file that is missing or is not as DONE says is damaged: its stage
-is run again. Readers use the files, never the name.
+is run again. One with FAILED is not, until that file is removed. Readers use the files, never the name.
 """
 
 import dataclasses
@@ -20,19 +21,20 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxfair.errors import JaxfairError
+from jaxfair.errors import JaxfairError, StorageError
 
 
 def digest(config: Mapping[str, Any]) -> str:
@@ -48,7 +50,7 @@ class Run:
     path: Path
     config: dict[str, Any]
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """The digest of the configuration, by which other runs name this one."""
         return digest(self.config)
@@ -87,12 +89,40 @@ class Run:
 
     def finish(self) -> "Run":
         """Mark the run as finished; from now on ``read`` accepts it."""
-        shutil.rmtree(self.progress_dir, ignore_errors=True)
-        ignored = {self.path / "DONE", *_hidden(self.path)}
+        shutil.rmtree(self.progress_dir, ignore_errors=True)  # NFS keeps files that are open as .nfs..., for a while
+        self.retry()
+        ignored = {self.path / "DONE", *_hidden(self.path), *self.progress_dir.rglob("*")}
         files = sorted(p for p in self.path.rglob("*") if p.is_file() and p not in ignored)
         digests = {p.relative_to(self.path).as_posix(): _file_digest(p) for p in files}
         self.write_json("DONE", digests)
         return self
+
+    def fail(self, error: str, traceback: str = "") -> None:
+        """Record that the run could not be made, so that it is not tried again before ``retry``.
+
+        Args:
+            error: one line for readers.
+            traceback: what the program was doing, for who mends it.
+        """
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        self.write_json("FAILED", {"error": error, "host": socket.gethostname(), "at": now, "traceback": traceback})
+
+    @property
+    def failure(self) -> str | None:
+        """Why the run could not be made, in one line; None if it has not failed."""
+        try:
+            return str(json.loads((self.path / "FAILED").read_text())["error"])
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            return f"its record FAILED cannot be read: {error}"
+
+    def retry(self) -> None:
+        """Let a run that failed be made again."""
+        with writing(self.path):
+            (self.path / "FAILED").unlink(missing_ok=True)
 
     def json(self, name: str) -> Any:
         """Read a JSON file of a finished run, checked against its digest."""
@@ -146,7 +176,7 @@ def write_json(path: Path, value: Any) -> None:
     """Write a JSON file atomically; NumPy values become numbers and lists, NaN and infinities null.
 
     Raises:
-        JaxfairError: the file cannot be written; one that was there before is kept.
+        StorageError: the file cannot be written; one that was there before is kept.
     """
     _write(Path(path), (json.dumps(_plain(value), indent=1, allow_nan=False) + "\n").encode())
 
@@ -162,7 +192,7 @@ def start(root: Path, config: Mapping[str, Any]) -> Run:
         config: holds ``stage`` and ``name``, both text, and otherwise JSON values, NumPy values or dataclasses.
 
     Raises:
-        JaxfairError: the folder cannot be written.
+        StorageError: the folder cannot be written.
     """
     run = locate(root, config)
     if run.damage():
@@ -246,7 +276,7 @@ def writing(path: Path) -> Iterator[None]:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         advice = "free some space and run the same command again" if full else "choose another folder with --out"
         reason = error.strerror or str(error)
-        raise JaxfairError(f"'{path}' cannot be written: {reason}; {advice} (finished runs are kept).") from error
+        raise StorageError(f"'{path}' cannot be written: {reason}; {advice} (finished runs are kept).") from error
 
 
 def _write(path: Path, content: bytes) -> None:
