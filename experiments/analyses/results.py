@@ -117,6 +117,7 @@ class Results(NamedTuple):
         reference: number of the group that the others are compared with.
         splits: how many different ones the seeds have.
         followed: fine-tunings that were followed through their epochs.
+        missing: sentences on networks and seeds that are not there, since their runs failed.
     """
 
     variants: tuple[Variant, ...]
@@ -125,6 +126,7 @@ class Results(NamedTuple):
     reference: int = 0
     splits: int = 1
     followed: tuple[Followed, ...] = ()
+    missing: tuple[str, ...] = ()
 
     __eq__, __hash__ = object.__eq__, object.__hash__
 

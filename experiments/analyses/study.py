@@ -1,6 +1,7 @@
 """A study of changed networks, from its settings to its report: what its runs are is the study's own."""
 
 import dataclasses
+import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -9,13 +10,15 @@ from typing import Literal, Protocol
 
 from experiments.analyses.results import Results
 from experiments.reporting import groups
-from experiments.running import datasets, plan
+from experiments.running import datasets, executors, plan, records, stages
 from experiments.running.datasets import DataConfig, Prepared
+from experiments.running.executors import Execution
 from experiments.running.progress import Progress
-from experiments.running.records import Workspace, carry_out
+from experiments.running.records import Workspace
 from experiments.running.stages import ModelConfig
 from jaxfair import kernels
 from jaxfair.data.dataset import Dataset
+from jaxfair.errors import JaxfairError
 from jaxfair.runs import Run
 from jaxfair.training.fit import TrainConfig
 
@@ -46,6 +49,8 @@ class Settings(Protocol):
     def model(self) -> ModelConfig: ...
     @property
     def train(self) -> TrainConfig: ...
+    @property
+    def execution(self) -> Execution: ...
 
 
 class Report(Protocol):
@@ -53,7 +58,14 @@ class Report(Protocol):
 
     def title(self, analysed: Sequence[Run], data: str) -> str: ...
     def write(
-        self, analysed: Sequence[Run], folder: Path, *, title: str, command: Sequence[str], reference: str | None = None
+        self,
+        analysed: Sequence[Run],
+        folder: Path,
+        *,
+        title: str,
+        command: Sequence[str],
+        reference: str | None = None,
+        missing: Sequence[str] = (),
     ) -> Results: ...
     def print_summary(self, results: Results, title: str) -> None: ...
 
@@ -66,7 +78,11 @@ def run(study: Settings, check: Callable[[Dataset], Declare], report: Report, co
         check: finds settings that some stage would refuse for a training set; returns how the runs are declared.
         report: how the report is written.
         command: what the reader of the report types to make it again.
+
+    Raises:
+        JaxfairError: something cannot be used or written, or runs failed; the report then shows the others.
     """
+    executors.begin(study.execution)
     prepare = datasets.prepare_or_blank if study.dry_run else lambda *which: (datasets.prepare_splits(*which), "")
     prepared, absent = prepare(study.data, max(study.seeds, 1) if study.splits == "per-seed" else 1)
     declare = check(prepared[0].train)
@@ -78,17 +94,53 @@ def run(study: Settings, check: Callable[[Dataset], Declare], report: Report, co
         space = Workspace(study.out / "runs", *prepared[0][:3], progress, study.seeds_at_once, prepared[0].source)
         analysed = on_splits(space, prepared, study.seeds, declare)
         if not study.dry_run:
-            carry_out(space)
+            left = functools.partial(records.left, space.jobs)
+            speed = lambda: plan.speed(space, study.model, study.train, left())  # noqa: E731
+            executors.carry_out(space, study.execution, command, speed)
+    if study.execution.only and not study.dry_run:
+        return
     if study.dry_run:
         plan.show(space, study.model, study.train, absent)
         return
     if progress.kept:
         print(f"{progress.kept} runs were finished before and are kept.", file=sys.stderr)
+    shown, missing = whole(analysed)
+    failed = records.failures(space, study.out)
+    if not shown:
+        raise JaxfairError(f"There is nothing to report: {failed or 'no network was analysed'}")
     folder = study.out / "report"
-    title = study.title or report.title(analysed, space.source["title"])
-    results = report.write(analysed, folder, title=title, command=command, reference=study.reference)
+    title = study.title or report.title(shown, space.source["title"])
+    about = {"title": title, "command": command, "reference": study.reference}
+    results = report.write(shown, folder, **about, missing=missing)
     report.print_summary(results, title)
     print(f"\nReport: {folder / 'report.html'}")
+    if failed:
+        raise JaxfairError(f"The report is not of all runs: {failed}")
+
+
+def whole(analysed: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """Return of a report's runs those that can be shown where some have failed, and sentences on what is missing.
+
+    Seeds whose full network is not there are left out of all networks, and networks that then lack a seed altogether:
+    seeds that were picked by whether one of the networks could be trained would be no fair sample of the others.
+    """
+    by_label: dict[tuple[str, str], list[Run]] = {}
+    for run in analysed:
+        by_label.setdefault((run.config["stage"], run.config["variant"]["label"]), []).append(run)
+    full = by_label.get(("analyse", stages.FULL["label"]), [])
+    seeds = {run.config["seed"] for run in full if run.done}
+    shown, missing = [], []
+    lost = sorted({run.config["seed"] for run in full} - seeds)
+    missing += [f"Seed {', '.join(map(str, lost))} is missing in all networks, since the full one failed."] * bool(lost)
+    for (stage, label), several in by_label.items():
+        kept = [run for run in several if run.config["seed"] in seeds]
+        if lacking := [str(run.config["seed"]) for run in kept if not run.done]:
+            what = {"analyse": label, "follow": f"The fine-tuning of {label} through its epochs"}
+            what |= {"sampling": f"The sampling noise of {label}", "expand": f"The expansion of {label}"}
+            missing.append(f"{what[stage]} is missing, since seed {', '.join(lacking)} failed.")
+        elif kept:
+            shown += kept
+    return shown, missing
 
 
 def on_splits(space: Workspace, prepared: Sequence[Prepared], seeds: int, declare: Declare) -> list[Run]:

@@ -113,7 +113,7 @@ def test_an_interrupted_repair_still_knows_the_damage(tmp_path: Path, monkeypatc
     (folder(tmp_path, "a") / "result.json").unlink()
     made(tmp_path)
 
-    def interrupt(space: object, job: records.Job) -> None:
+    def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
