@@ -26,6 +26,15 @@ Declare = Callable[[Workspace, Sequence[int]], list[Run]]
 """Declares the runs of some seeds, which share a split; returns those that a report is made of, seeds last."""
 
 
+ABOUT = {
+    "analyse": "",
+    "sampling": "The sampling noise of ",
+    "expand": "The expansion of the loss of ",
+    "follow": "The long fine-tuning of ",
+}
+"""What a report's runs of each stage are, before the name of the network."""
+
+
 class Settings(Protocol):
     """What every such study is told; see the classes ``Study``."""
 
@@ -129,17 +138,17 @@ def whole(analysed: Sequence[Run]) -> tuple[list[Run], list[str]]:
         by_label.setdefault((run.config["stage"], run.config["variant"]["label"]), []).append(run)
     full = by_label.get(("analyse", stages.FULL["label"]), [])
     seeds = {run.config["seed"] for run in full if run.done}
-    shown, missing = [], []
-    lost = sorted({run.config["seed"] for run in full} - seeds)
-    missing += [f"Seed {', '.join(map(str, lost))} is missing in all networks, since the full one failed."] * bool(lost)
+    lost = [str(run.config["seed"]) for run in full if not run.done]
+    missing = [f"Seed {', '.join(lost)} is missing in all networks, since the full one failed."] * bool(lost)
+    shown, gone = list[Run](), set[str]()
     for (stage, label), several in by_label.items():
         kept = [run for run in several if run.config["seed"] in seeds]
-        if lacking := [str(run.config["seed"]) for run in kept if not run.done]:
-            what = {"analyse": label, "follow": f"The fine-tuning of {label} through its epochs"}
-            what |= {"sampling": f"The sampling noise of {label}", "expand": f"The expansion of {label}"}
-            missing.append(f"{what[stage]} is missing, since seed {', '.join(lacking)} failed.")
-        elif kept:
+        lacking = [str(run.config["seed"]) for run in kept if not run.done]
+        if not lacking:
             shown += kept
+        elif label not in gone:  # of a network that is missing, all else is
+            gone |= {label} if stage == "analyse" else set()
+            missing.append(f"{ABOUT[stage]}{label} is missing, since seed {', '.join(lacking)} failed.")
     return shown, missing
 
 

@@ -11,12 +11,14 @@ A task is given runs for good, so that no locks are needed between nodes. Knows 
 
 import dataclasses
 import getpass
+import importlib.util
 import json
 import math
 import os
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +31,7 @@ NOTICE = 90
 TIMEOUTS = 1000
 """Times that a task may be stopped and queued again; each goes on where the last one was."""
 SUBMITTED = "submitted.json"
+LOGGING = "SUBMITIT_LOG_LEVEL"
 
 
 class Resources(NamedTuple):
@@ -100,16 +103,25 @@ class Task:
 
 def check() -> None:
     """Raise a JaxfairError if nothing can be submitted from here."""
-    try:
-        import submitit  # noqa: F401
-    except ImportError as error:
-        raise JaxfairError(
-            "The executor slurm needs the package submitit; install it by: pip install 'submitit>=1.5'."
-        ) from error
+    if importlib.util.find_spec("submitit") is None:
+        raise JaxfairError("The executor slurm needs the package submitit; install it by: pip install 'submitit>=1.5'.")
     if missing := [name for name in ("sbatch", "squeue", "srun") if shutil.which(name) is None]:
         raise JaxfairError(
             f"There is no {' and no '.join(missing)} here; start the study on a login node of the cluster."
         )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep submitit, which is imported in the block, from configuring the logging of the whole process."""
+    before = os.environ.get(LOGGING)
+    os.environ[LOGGING] = "NOCONFIG"
+    try:
+        yield
+    finally:
+        del os.environ[LOGGING]
+        if before is not None:
+            os.environ[LOGGING] = before
 
 
 def submit(
@@ -120,9 +132,9 @@ def submit(
     Raises:
         JaxfairError: the cluster refuses it.
     """
-    import submitit
-    from submitit.core.utils import FailedJobError
-
+    with _quiet():
+        import submitit
+        from submitit.core.utils import FailedJobError
     minutes = resources.minutes or math.ceil(3 * batch.seconds / 60) + 10
     after = ":".join(batch.after)
     wishes = {name: getattr(resources, name) for name in ("partition", "account", "constraint", "gres")}

@@ -72,7 +72,7 @@ def made(root: Path) -> str:
 
 def folder(root: Path, name: str) -> Path:
     """Return the folder of a run."""
-    (found,) = (root / "runs").glob(f"s-{name}-*")
+    (found,) = (path for path in (root / "runs").glob(f"s-{name}-*") if path.is_dir())
     return found
 
 
