@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from jaxfair.groups import group_means as group_means
     from jaxfair.groups import group_weights as group_weights
     from jaxfair.groups import relative_drop as relative_drop
+    from jaxfair.linearize.bcd import bcd as bcd
     from jaxfair.linearize.deepreduce import deepreduce as deepreduce
+    from jaxfair.linearize.senet import senet as senet
     from jaxfair.linearize.snl import snl as snl
     from jaxfair.margins import deepfool as deepfool
     from jaxfair.margins import linearized_distance as linearized_distance
@@ -62,7 +64,9 @@ _ROOMS = {
     "data.sources": ("load",),
     "errors": ("JaxfairError",),
     "groups": ("group_means", "group_weights", "relative_drop"),
+    "linearize.bcd": ("bcd",),
     "linearize.deepreduce": ("deepreduce",),
+    "linearize.senet": ("senet",),
     "linearize.snl": ("snl",),
     "margins": ("deepfool", "linearized_distance", "softmax_gap"),
     "networks.architectures": ("CNN", "ResNet"),

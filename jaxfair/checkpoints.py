@@ -115,15 +115,15 @@ def restore(directory: Path, like: Tree) -> Tree:
                     f"The checkpoint '{directory}' belongs to another model: {name} is {_describe(found.get(name))} "
                     f"there and {_describe(wanted.get(name))} here; use the configuration that it was written with."
                 )
-        here = jnp.zeros(()).sharding  # of new arrays, on the device that the user may have set
-        target = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=here) for k, v in wanted.items()}
+        target = {k: np.empty(v.shape, v.dtype) for k, v in wanted.items()}
         try:
             arrays = checkpointer.restore(directory / str(step), target)
         except Exception as error:
             raise JaxfairError(
                 f"The checkpoint '{directory / str(step)}' is damaged ({error}); delete it and rerun."
             ) from error
-    return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in wanted])
+    # As new arrays are: bound to no device, so that a program compiled for these serves restored ones too.
+    return jax.tree.unflatten(jax.tree.structure(like), [jnp.asarray(arrays[name]) for name in wanted])
 
 
 def resume(directory: Path | None, fresh: Tree) -> tuple[int, Tree]:

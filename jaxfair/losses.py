@@ -1,8 +1,10 @@
 """Per-example losses; the caller reduces them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
@@ -22,6 +24,29 @@ def distillation(
     target = jax.nn.log_softmax(teacher_logits / temperature)
     predicted = jax.nn.log_softmax(logits / temperature)
     return temperature**2 * optax.losses.kl_divergence_with_log_targets(predicted, target)
+
+
+def attention(
+    outputs: Sequence[Float[Array, "n _ _ _"]], teacher_outputs: Sequence[Float[Array, "n _ _ _"]]
+) -> Float[Array, " n"]:
+    """Compute how far the maps of two networks' attention are apart, for each example.
+
+    An output's map is the mean over its channels of their squares, divided by the map's L2 norm. The squared
+    differences are averaged over positions, as in the published code of Zagoruyko and Komodakis 2017 and of Kundu et
+    al. 2023, who call it PRAM with a factor of 1000, and summed over the outputs.
+
+    Args:
+        outputs: activations of shape (n, height, width, channels), for instance of each stage.
+        teacher_outputs: those of the teacher, of the same heights and widths.
+    """
+    apart = [_attention_map(a) - _attention_map(b) for a, b in zip(outputs, teacher_outputs, strict=True)]
+    return sum((jnp.mean(difference**2, axis=1) for difference in apart), start=jnp.zeros(len(apart[0])))
+
+
+def _attention_map(output: Float[Array, "n h w c"]) -> Float[Array, "n hw"]:
+    flat = jnp.mean(output**2, axis=-1).reshape(len(output), -1)
+    # Where all channels are 0 the gradient of a norm would not be a number.
+    return flat / jnp.sqrt(jnp.sum(flat**2, axis=1, keepdims=True) + 1e-24)
 
 
 def takes_classes(loss: Any) -> bool:

@@ -86,3 +86,22 @@ def test_both_losses_are_per_example() -> None:
     z, v, y = jnp.asarray(STUDENT, jnp.float32), jnp.asarray(TEACHER, jnp.float32), jnp.asarray(LABEL)
     np.testing.assert_allclose(losses.cross_entropy(z, y)[2:3], losses.cross_entropy(z[2:3], y[2:3]), rtol=1e-6)
     np.testing.assert_allclose(losses.distillation(z, v, 4.0)[2:3], losses.distillation(z[2:3], v[2:3], 4.0), rtol=1e-5)
+
+
+@pytest.mark.usefixtures("float64")
+def test_attention_is_the_squared_distance_of_normalised_maps() -> None:
+    """Written out in NumPy; it ignores the scale of an output and, of channels, all but the mean square."""
+    ours, theirs = ([RNG.normal(size=(3, side, side, c)) for side, c in ((4, 5), (2, 3))] for _ in range(2))
+    expected = np.zeros(3)
+    for a, b in zip(ours, theirs, strict=True):
+        maps = [np.mean(x**2, axis=3).reshape(3, -1) for x in (a, b)]
+        a, b = (m / np.linalg.norm(m, axis=1, keepdims=True) for m in maps)
+        expected += np.mean((a - b) ** 2, axis=1)
+    np.testing.assert_allclose(losses.attention(ours, theirs), expected, **FLOAT64)
+    changed = [3 * x[..., ::-1] for x in ours]
+    np.testing.assert_allclose(losses.attention(changed, theirs), expected, **FLOAT64)
+
+
+def test_attention_of_an_output_of_zeros_has_a_finite_gradient() -> None:
+    dead, live = [jnp.zeros((2, 3, 3, 2))], [jnp.ones((2, 3, 3, 2))]
+    assert np.isfinite(jax.grad(lambda x: losses.attention(x, live).sum())(dead)[0]).all()

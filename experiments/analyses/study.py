@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
-from experiments.analyses.results import Results
+from experiments.analyses.results import Results, rebalanced
 from experiments.reporting import groups
 from experiments.running import datasets, executors, plan, records, stages
-from experiments.running.datasets import DataConfig, Prepared
+from experiments.running.datasets import DataConfig, Prepared, Rebalance
 from experiments.running.executors import Execution
 from experiments.running.progress import Progress
 from experiments.running.records import Workspace
@@ -79,7 +79,13 @@ class Report(Protocol):
     def print_summary(self, results: Results, title: str) -> None: ...
 
 
-def run(study: Settings, check: Callable[[Dataset], Declare], report: Report, command: Sequence[str]) -> None:
+def run(
+    study: Settings,
+    check: Callable[[Dataset], Declare],
+    report: Report,
+    command: Sequence[str],
+    data_controls: Sequence[Rebalance] = (),
+) -> None:
     """Make every run that is not finished yet, then the report; print the table and where the report lies.
 
     Args:
@@ -87,21 +93,27 @@ def run(study: Settings, check: Callable[[Dataset], Declare], report: Report, co
         check: finds settings that some stage would refuse for a training set; returns how the runs are declared.
         report: how the report is written.
         command: what the reader of the report types to make it again.
+        data_controls: other imbalances of the data on which runs are made too; ``Workspace.record`` says on which.
 
     Raises:
         JaxfairError: something cannot be used or written, or runs failed; the report then shows the others.
     """
     executors.begin(study.execution)
     prepare = datasets.prepare_or_blank if study.dry_run else lambda *which: (datasets.prepare_splits(*which), "")
-    prepared, absent = prepare(study.data, max(study.seeds, 1) if study.splits == "per-seed" else 1)
-    declare = check(prepared[0].train)
+    count = max(study.seeds, 1) if study.splits == "per-seed" else 1
+    prepared, absent = prepare(study.data, count)
+    changed = [dataclasses.replace(study.data, rebalance=kind) for kind in dict.fromkeys(data_controls)]
+    every = [prepared, *(prepare(config, count)[0] for config in changed)]
+    declared = [check(on_data[0].train) for on_data in every]
     if not absent:
         groups.check_name(study.reference, prepared[0].train.group_names)
     if said := kernels.remark(os.environ):
         print(said, file=sys.stderr)
     with Progress() as progress:
         space = Workspace(study.out / "runs", *prepared[0][:3], progress, study.seeds_at_once, prepared[0].source)
-        analysed = on_splits(space, prepared, study.seeds, declare)
+        analysed = []
+        for on_data, declare in zip(every, declared, strict=True):
+            analysed += on_splits(space, on_data, study.seeds, declare)
         if not study.dry_run:
             left = functools.partial(records.left, space.jobs)
             speed = lambda: plan.speed(space, study.model, study.train, left())  # noqa: E731
@@ -131,31 +143,39 @@ def whole(analysed: Sequence[Run]) -> tuple[list[Run], list[str]]:
     """Return of a report's runs those that can be shown where some have failed, and sentences on what is missing.
 
     Seeds whose full network is not there are left out of all networks, and networks that then lack a seed altogether:
-    seeds that were picked by whether one of the networks could be trained would be no fair sample of the others.
+    seeds that were picked by whether one of the networks could be trained would be no fair sample of the others. So are
+    all networks on rebalanced data if their full network lacks one.
     """
-    by_label: dict[tuple[str, str], list[Run]] = {}
+    by_label: dict[tuple[str, str, str], list[Run]] = {}
     for run in analysed:
-        by_label.setdefault((run.config["stage"], run.config["variant"]["label"]), []).append(run)
-    full = by_label.get(("analyse", stages.FULL["label"]), [])
+        by_label.setdefault((rebalanced(run), run.config["variant"]["label"], run.config["stage"]), []).append(run)
+    full = by_label.get(("", stages.FULL["label"], "analyse"), [])
     seeds = {run.config["seed"] for run in full if run.done}
     lost = [str(run.config["seed"]) for run in full if not run.done]
     missing = [f"Seed {', '.join(lost)} is missing in all networks, since the full one failed."] * bool(lost)
-    shown, gone = list[Run](), set[str]()
-    for (stage, label), several in by_label.items():
+    shown, gone = list[Run](), set[tuple[str, ...]]()
+    for (kind, label, stage), several in by_label.items():
         kept = [run for run in several if run.config["seed"] in seeds]
         lacking = [str(run.config["seed"]) for run in kept if not run.done]
+        if not gone.isdisjoint({(kind,), (kind, label)}):  # of a network that is missing, all else is
+            continue
         if not lacking:
             shown += kept
-        elif label not in gone:  # of a network that is missing, all else is
-            gone |= {label} if stage == "analyse" else set()
-            missing.append(f"{ABOUT[stage]}{label} is missing, since seed {', '.join(lacking)} failed.")
+            continue
+        all_of_kind = bool(kind) and label == stages.FULL["label"]
+        gone |= {(kind,) if all_of_kind else (kind, label)} if stage == "analyse" else set()
+        what = f"All on {kind} data" if all_of_kind else f"{ABOUT.get(stage, stage)}{label}" + f" on {kind} data" * bool(kind)
+        missing.append(f"{what} is missing, since seed {', '.join(lacking)} failed.")
     return shown, missing
 
 
 def on_splits(space: Workspace, prepared: Sequence[Prepared], seeds: int, declare: Declare) -> list[Run]:
     """Declare the runs of a study, all seeds on one split or each on its own; return what its report is made of."""
-    if len(prepared) == 1:
-        return declare(space, range(seeds))
-    spaces = [dataclasses.replace(space, train=p.train, test=p.test, record=p.record) for p in prepared]
+    spaces = [
+        dataclasses.replace(space, train=p.train, test=p.test, record=p.record, validation=p.validation)
+        for p in prepared
+    ]
+    if len(spaces) == 1:
+        return declare(spaces[0], range(seeds))
     by_seed = [declare(one, [seed]) for seed, one in enumerate(spaces)]
     return [run for of_network in zip(*by_seed, strict=True) for run in of_network]

@@ -239,7 +239,7 @@ def make(study: Study, profile: Profile, command: Sequence[str]) -> None:
     makes = execution.executor == "here" or bool(execution.only)
     proof = hardware.verify(profile) if makes else None  # before anything else is computed
     about = {**hardware.describe(profile), "probe": proof} if makes else {}
-    train_set, test_set, record, source = datasets.prepare(study.data)
+    train_set, test_set, record, source, _ = datasets.prepare(study.data)
     budgets = check_on(study, train_set)
     groups.check_name(study.reference, train_set.group_names)
     with Progress() as progress:
@@ -274,7 +274,7 @@ def declare(space: Workspace, study: Study, profile: Profile, budgets: Sequence[
 
 def list_runs(study: Study) -> None:
     """Print the runs of all profiles and make none."""
-    ((train_set, test_set, record, _),), absent = datasets.prepare_or_blank(study.data)
+    ((train_set, test_set, record, *_),), absent = datasets.prepare_or_blank(study.data)
     budgets = check_on(study, train_set)
     if not absent:
         groups.check_name(study.reference, train_set.group_names)

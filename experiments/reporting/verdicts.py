@@ -24,7 +24,8 @@ Verdict = Literal[
     "too few seeds",
     "not enough data",
 ]
-Side = Literal["above", "below"]
+Side = Literal["above", "below", "within"]
+"""Of the threshold; within is less than it from 0, which only an equivalence interval can show."""
 
 RANKED = 3  # a rank correlation of two is 1 or -1, so seeds that agree by chance would show anything
 CHEAP = 0.01  # "little cost" is less accuracy
@@ -96,7 +97,9 @@ COLUMNS = (
 FOOT = (
     "In brackets: 95 % intervals over seeds, and for drops and accuracies of changed networks over test images too; "
     "p: two-sided, by Student's t or, for rank correlations, exact permutations, then with Holm's correction for all "
-    "findings of the table. Unless each seed has a split of its own, the split of the data is no part of the noise."
+    "findings of the table. What is claimed to be within a margin of 0 is tested by two one-sided t tests: the 90 % "
+    "interval has to lie within it. Unless each seed has a split of its own, the split of the data is no part of the "
+    "noise."
 )
 
 
@@ -133,7 +136,8 @@ def decide(results: Any, name: str, statement: str, statistic: str, measure: Cal
         threshold: of what.
         floor: how far from the threshold is far enough to matter.
     """
-    statistic = f"{statistic}; claimed {side} {threshold:g}{f' by {floor:g} or more' if floor else ''}"
+    of = " of 0" if side == "within" else f" by {floor:g} or more" if floor else ""
+    statistic = f"{statistic}; claimed {side} {threshold:g}{of}"
     try:
         found, *notes = measure(results, *arguments)
     except Missing as missing:
@@ -141,11 +145,15 @@ def decide(results: Any, name: str, statement: str, statistic: str, measure: Cal
     if not isinstance(found, Measured):
         found = Measured(intervals.over_seeds(np.asarray(found, float)), len(found))
     value, low, high = (round(float(x), DIGITS) for x in series.of(found.mean, found.scale))
+    if side == "within":
+        found, said = _equivalence(found, threshold)
+        notes.append(said)
     p_value = found.p_value
     if p_value is None:  # without a spread there is no test
         p_value = float(found.mean.p_value(threshold)) if low < high else np.nan
         notes += ["all seeds agree exactly, so the interval has no width and decides nothing"] * (low == high)
-    ahead = (value - threshold) * (1 if side == "above" else -1)
+    near = abs(value) if side == "within" else value
+    ahead = (near - threshold) * (1 if side == "above" else -1)
     verdict: Verdict = "supported" if ahead > 0 else "not supported: contradicted"
     if found.seeds < SEEDS:
         verdict, notes = "too few seeds", [f"a verdict needs at least {SEEDS} seeds", *notes]
@@ -153,13 +161,27 @@ def decide(results: Any, name: str, statement: str, statistic: str, measure: Cal
         verdict, notes = "nothing to explain", [found.nothing, *notes]
     elif found.idle and ahead > 0:
         verdict = "holds, says nothing"
-    elif not (p_value < LEVEL and (low > threshold or high < threshold)):
+    elif not (p_value < LEVEL and (side == "within" or low > threshold or high < threshold)):
         verdict = "not supported: not shown"
     elif abs(ahead) < floor:
         verdict = "not supported: negligible"
     note = "; ".join(filter(None, notes))
     return Claim(name, statement, statistic, value, low, high, found.seeds, verdict, note, p_value)
 # fmt: on
+
+
+def _equivalence(found: Measured, margin: float) -> tuple[Measured, str]:
+    """Return a statistic with the p-value that it is nearer to 0 than a margin, or not as near; and its interval.
+
+    Nearer: two one-sided tests at 5 %, so that the 90 % interval lies within the margin. Not as near: Student's t test
+    that it is at the margin.
+    """
+    value = float(found.mean.value)
+    inside = abs(value) < margin
+    p_value = found.mean.equivalence_p_value(margin) if inside else found.mean.p_value(np.copysign(margin, value))
+    low, high = (float(end) for end in found.mean.interval(1 - 2 * LEVEL, found.scale))
+    said = f"90 % interval {low:.3g} to {high:.3g}" if low < high else ""
+    return found._replace(p_value=float(p_value) if low < high else None), said
 
 
 def stored(by_group: Mapping[str, np.ndarray], name: str, label: str) -> np.ndarray:

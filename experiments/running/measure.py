@@ -79,9 +79,14 @@ def check_config(config: AnalysisConfig) -> None:
 
 
 def measure(
-    network: Network, full: Network, train_set: Dataset, test: Dataset, config: AnalysisConfig
+    network: Network,
+    full: Network,
+    train_set: Dataset,
+    test: Dataset,
+    config: AnalysisConfig,
+    validation: Dataset | None = None,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, Any]]:
-    """Measure a network against the full one it came from.
+    """Measure a network against the full one it came from; on validation images the accuracy alone, if there are any.
 
     Returns:
         Arrays of each test image; Lanczos coefficients of each group; the numbers of ``result.json``.
@@ -95,6 +100,10 @@ def measure(
     correct = (logits.argmax(-1) == label).astype(np.float64)
     full_correct = (predict(full, test).argmax(-1) == label).astype(np.float64)
     accuracy, full_accuracy = by_group(correct), by_group(full_correct)
+    held_out = {}
+    if validation is not None:
+        held_out = {"validation_count": validation.group_counts}
+        held_out["validation_accuracy"] = measure_predictions(network, validation, None)[1]
     result = {
         "relu_count": masks.relu_count(network.masks),
         "unit_count": masks.unit_count(network.masks),
@@ -111,6 +120,7 @@ def measure(
             "accuracy": accuracy,
             "accuracy_full": full_accuracy,
             "train_accuracy": measure_predictions(network, train_set, None)[1],
+            **held_out,
             "relative_drop_percent": groups.relative_drop(full_accuracy, accuracy),
             **{name: by_group(examples[name]) for name in QUANTITIES if name in examples},
             **curvature_columns(curvature),

@@ -75,7 +75,7 @@ def show(space: Workspace, model: ModelConfig, config: TrainConfig, absent: str 
 
 def _show_names(space: Workspace, absent: str) -> None:
     """Print the runs by their names, which end in a digest that only the data tell."""
-    names = {(r.config["stage"], r.config["variant"]["label"]): r.path.name for r, _ in reversed([*_each(space.jobs)])}
+    names = {(r.config["stage"], _label(r)): r.path.name for r, _ in reversed([*_each(space.jobs)])}
     found = rows(space.jobs, dict.fromkeys(WORDS, 0.0), ())
     folders = [re.sub(r"-seed\d+$", "-seed*", names[r.stage, r.label].rpartition("-")[0]) + "-*" for r in found]
     shown = [(WORDS[r.stage], r.label, str(r.runs), name) for r, name in zip(found, folders, strict=True)]
@@ -112,7 +112,7 @@ def rows(jobs: Sequence[Job], speeds: dict[str, float], left: Collection[Path]) 
     """
     gathered: dict[tuple[str, str], list[tuple[Run, float]]] = {}
     for run, work in _each(jobs):
-        gathered.setdefault((run.config["stage"], run.config["variant"]["label"]), []).append((run, work))
+        gathered.setdefault((run.config["stage"], _label(run)), []).append((run, work))
     return [
         Row(
             *(stage, label, len(members), sum(run.path not in left for run, _ in members)),
@@ -120,6 +120,11 @@ def rows(jobs: Sequence[Job], speeds: dict[str, float], left: Collection[Path]) 
         )
         for (stage, label), members in gathered.items()
     ]
+
+
+def _label(run: Run) -> str:
+    """Return what a run's network is called, and on which other data it was trained, if it was."""
+    return ", ".join(filter(None, [run.config["variant"]["label"], run.config.get("data", {}).get("rebalance")]))
 
 
 def _each(jobs: Sequence[Job]) -> Iterator[tuple[Run, float]]:

@@ -66,6 +66,7 @@ class Workspace:
         seeds_at_once: how many seeds are trained in one program; None chooses what is fast.
         source: where the data came from, for every record of the environment.
         about: what else every record of the environment says.
+        validation: images held out from training, for choices; None where none are.
         jobs: what the stages have declared so far, parents before their children.
         known: the declared runs by their digests.
     """
@@ -78,6 +79,7 @@ class Workspace:
     seeds_at_once: int | None = None
     source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    validation: Dataset | None = None
     jobs: list[Job] = dataclasses.field(default_factory=list)
     known: dict[str, Run] = dataclasses.field(default_factory=dict)
 

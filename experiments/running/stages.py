@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -36,6 +37,8 @@ from jaxfair.networks.network import Network, init, shapes
 from jaxfair.runs import Run
 from jaxfair.training import fit as train
 from jaxfair.training import mitigate
+from jaxfair.training.batches import FORWARD, GRADIENT
+from jaxfair.training.fit import Stopping
 from jaxfair.training.mitigate import MitigationConfig
 from jaxfair.training.trajectory import first_steps
 
@@ -65,8 +68,8 @@ class ModelConfig:
 
 FULL = {"method": "full", "label": "Full network"}
 
-# Work in forward passes, by counting convolutions; and what is only known afterwards, for a plan.
-FORWARD, GRADIENT, PRODUCT = 1, 3, 6
+# Work in forward passes, as FORWARD and GRADIENT; and what is only known afterwards, for a plan.
+PRODUCT = 6
 ASSUMED_DESCENT = 30
 """Epochs of an SNL descent."""
 ASSUMED_STEPS = 6
@@ -114,14 +117,26 @@ def check_trainings(
         snl.check_config(descent, len(train_set))
 
 
-def train_full(space: Workspace, model: ModelConfig, config: train.TrainConfig, seeds: Sequence[int]) -> list[Run]:
-    """Train the full network, once for each seed."""
+def train_full(
+    space: Workspace, model: ModelConfig, config: train.TrainConfig, seeds: Sequence[int], patience: int = 0
+) -> list[Run]:
+    """Train the full network, once for each seed.
+
+    Args:
+        space: of the study.
+        model: the network.
+        config: how it is trained.
+        seeds: of the trainings.
+        patience: epochs without a lower loss of the validation images after which training stops; the network of the
+            lowest is kept. 0 trains for all epochs, and then the record is what it was before there was this.
+    """
     module = full_module(space.train, model)
-    settings = {"train": settings_of(config)}
+    settings = {"train": settings_of(config), **({"patience": patience} if patience else {})}
     found = [
         open_run(space, "train", f"{space.record['name']}-seed{seed}", seed, module, FULL, settings) for seed in seeds
     ]
-    return fit(space, found, config, "train the full network", lambda seed: init(module, space.train.image_shape, seed))
+    start = partial(init, module, space.train.image_shape)
+    return fit(space, found, config, "train the full network", start, patience=patience)
 
 
 def linearize_snl(space: Workspace, base: Run, config: snl.SnlConfig, counts: Sequence[int]) -> list[Run]:
@@ -356,7 +371,8 @@ def analyse(space: Workspace, run: Run, base: Run, config: AnalysisConfig) -> Ru
     found = open_run(space, "analyse", name, seed, module_of(run), variant, settings)
 
     def compute() -> tuple[None, dict[str, Any]]:
-        examples, spectrum, result = measure(load_network(run), load_network(base), space.train, space.test, config)
+        networks = load_network(run), load_network(base)
+        examples, spectrum, result = measure(*networks, space.train, space.test, config, space.validation)
         found.write_arrays("examples.npz", examples)
         found.write_arrays("spectrum.npz", spectrum)
         return None, result
@@ -459,6 +475,7 @@ def fit(
     *,
     order_seed: int = 0,
     pruned: bool = False,
+    patience: int = 0,
     begin: Callable[[Run, Network], None] = lambda run, network: None,
 ) -> list[Run]:
     """Train one network for each run.
@@ -471,6 +488,7 @@ def fit(
         network_of: makes the network of a seed to start from.
         teacher_of: makes its teacher, if there is one.
         pruned: whether weights that are zero stay zero.
+        patience: see ``train_full``.
         order_seed: added to each run's seed where the order of the data is drawn, and nowhere else.
         begin: called with each run and the network that it starts from.
     """
@@ -498,6 +516,7 @@ def fit(
             progress_dirs=[run.progress_dir for run in pending],
             on_epoch=on_epoch,
             at_once=at_once,
+            stopping=Stopping(space.validation, patience) if patience and space.validation is not None else None,
         )
         for first in range(0, len(pending), at_once):
             members = pending[first : first + at_once]
@@ -513,5 +532,6 @@ def _fitted(run: Run, fitted: train.Fitted) -> Output:
     history = fitted.history
     epochs = len(history["loss"])
     run.write_rows("metrics.jsonl", ({"epoch": e + 1, **{n: v[e] for n, v in history.items()}} for e in range(epochs)))
-    final = {name: values[-1] for name, values in history.items()}
-    return Output(run, fitted.network, {"final": final, "multipliers": fitted.multipliers})
+    chosen = {} if fitted.epoch is None else {"epoch": fitted.epoch}
+    final = {name: values[(fitted.epoch or epochs) - 1] for name, values in history.items()}
+    return Output(run, fitted.network, {"final": final, "multipliers": fitted.multipliers, **chosen})

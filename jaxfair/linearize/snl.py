@@ -22,7 +22,7 @@ from jaxfair.errors import JaxfairError
 from jaxfair.loops import epochs
 from jaxfair.networks import masks
 from jaxfair.networks.network import Network, apply_train, check_images
-from jaxfair.training.batches import Fixed, batch, check_network, run_batches
+from jaxfair.training.batches import Fixed, batch, check_network, group_balance, run_batches
 
 MATCHED = ("batch_size", "learning_rate", "temperature", "augment")
 """What of a descent's configuration decides the training that is ``matched`` to it."""
@@ -112,6 +112,7 @@ def objective(
     label: Int[Array, " n"],
     kappa: Float[Array, ""] | float,
     temperature: float,
+    weight: Float[Array, " n"] | None = None,
 ) -> tuple[Float[Array, ""], Any]:
     """Compute the objective of Cho et al. 2022 (Alg. 1): labels, distillation and the L1 norm of the masks.
 
@@ -126,6 +127,7 @@ def objective(
         label: the class of each image.
         kappa: the weight of the norm.
         temperature: the temperature T of the distillation.
+        weight: a factor on the loss of each image; None is 1.
 
     Returns:
         The objective, and the batch statistics after the step.
@@ -133,6 +135,7 @@ def objective(
     logits, batch_stats = apply_train(network, params, alphas, images)
     fit = losses.cross_entropy(logits, label) + losses.distillation(logits, teacher_logits, temperature)
     norm = sum(jnp.abs(alpha).sum() for alpha in jax.tree.leaves(alphas))
+    fit = fit if weight is None else weight * fit
     return fit.mean() + kappa * norm, batch_stats
 
 
@@ -150,11 +153,12 @@ class SnlStep:
         network, opt_state, kappa = carry
         assert fixed.teacher is not None
         images, label = batch(fixed, self.config.augment, *x)
-        teacher_logits = fixed.teacher(images)
+        teacher_logits, temperature = fixed.teacher(images), self.config.temperature
+        weight = None if fixed.group_weight is None else fixed.group_weight[fixed.data.group[x[1]]]
 
         def loss_fn(trained: Any) -> tuple[Array, Any]:
             params, alphas = trained if self.choosing else (trained, network.masks)
-            return objective(network, params, alphas, teacher_logits, images, label, kappa, self.config.temperature)
+            return objective(network, params, alphas, teacher_logits, images, label, kappa, temperature, weight)
 
         trained = _trained(network, self.choosing)
         (loss, batch_stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
@@ -189,6 +193,7 @@ def snl(
     *,
     budgets: Sequence[float],
     seed: int,
+    balanced: bool = False,
     progress_dir: Path | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> Iterator[Snapshot]:
@@ -200,6 +205,7 @@ def snl(
         config: how to descend.
         budgets: numbers of ReLUs to keep, as counts or as fractions below 1 of all units.
         seed: decides the order in which images are seen, and their augmentation.
+        balanced: whether every group counts the same in the loss, whatever its size; with one group nothing changes.
         progress_dir: a folder where checkpoints of the unfinished descent are kept, in a sub-folder named by what
             decides the descent. A killed descent goes on from there; the snapshot that it had just yielded may come
             once more. The caller removes the folder. None keeps no checkpoints.
@@ -228,11 +234,13 @@ def snl(
     if not budgets:
         raise JaxfairError("SNL got no ReLU budget; give at least one, as a count or as a fraction of all units.")
     counts = sorted({masks.resolve_budget(b, masks.unit_count(network.masks)) for b in budgets}, reverse=True)
-    folder = None
+    folder, weight = None, _group_weight(data, balanced)
     if progress_dir is not None:
         start = network.module, checkpoints.tree_digest(network)
-        folder = Path(progress_dir) / checkpoints.key(seed, _decisive(config), data.fingerprint(), *start)
-    return _descend(network, data, config, counts, seed, folder, on_epoch)
+        more = ("balanced",) if weight is not None else ()
+        folder = Path(progress_dir) / checkpoints.key(seed, _decisive(config), data.fingerprint(), *start, *more)
+    fixed = Fixed(jax.tree.map(jnp.copy, network), data, jnp.int32(seed), group_weight=weight)
+    return _descend(network, fixed, config, counts, seed, folder, on_epoch)
 
 
 def matched(
@@ -242,6 +250,7 @@ def matched(
     *,
     ends: Sequence[int],
     seed: int,
+    balanced: bool = False,
     progress_dir: Path | None = None,
     on_epoch: Callable[[int], None] | None = None,
 ) -> Iterator[Snapshot]:
@@ -256,6 +265,7 @@ def matched(
         config: how the descent went; kappa, its growth, the threshold and the rule have no meaning here.
         ends: the epochs of the descent at which a budget was reached (``Snapshot.epoch``).
         seed: that of the descent.
+        balanced: as for ``snl``.
         progress_dir: as for ``snl``.
         on_epoch: called after every epoch with the epochs done.
 
@@ -279,16 +289,19 @@ def matched(
     marks = sorted(set(ends))
     if not marks or marks[0] < 1:
         raise JaxfairError(f"The matched training is to end after {list(ends)} epochs; give at least one, from 1 on.")
-    folder = None
+    folder, weight = None, _group_weight(data, balanced)
     if progress_dir is not None:
         start = network.module, checkpoints.tree_digest(network)
-        folder = Path(progress_dir) / checkpoints.key("matched", seed, _plain(config), data.fingerprint(), *start)
-    return _train_on(network, data, config, marks, seed, folder, on_epoch)
+        more = ("balanced",) if weight is not None else ()
+        decisive = _plain(config), data.fingerprint(), *start, *more
+        folder = Path(progress_dir) / checkpoints.key("matched", seed, *decisive)
+    fixed = Fixed(jax.tree.map(jnp.copy, network), data, jnp.int32(seed), group_weight=weight)
+    return _train_on(network, fixed, config, marks, seed, folder, on_epoch)
 
 
 def _train_on(
     network: Network,
-    data: Dataset,
+    fixed: Fixed,
     config: SnlConfig,
     marks: list[int],
     seed: int,
@@ -297,7 +310,7 @@ def _train_on(
 ) -> Iterator[Snapshot]:
     """Yield a snapshot after each of ``marks``, epochs that rise."""
     name, step = f"the training matched to the SNL descent of seed {seed}", SnlStep(_plain(config), choosing=False)
-    fixed = Fixed(jax.tree.map(jnp.copy, network), data, jnp.int32(seed))
+    data = fixed.data
     opt_state = optax.adam(config.learning_rate).init(network.params)  # pyright: ignore
 
     def run(epoch: int, carry: Descent) -> Descent:
@@ -318,7 +331,7 @@ def _train_on(
 
 def _descend(
     network: Network,
-    data: Dataset,
+    fixed: Fixed,
     config: SnlConfig,
     counts: list[int],
     seed: int,
@@ -328,7 +341,7 @@ def _descend(
     """Yield a snapshot at each of ``counts``, numbers of ReLUs that fall."""
     name, counts = f"the SNL descent of seed {seed}", list(counts)
     step = SnlStep(dataclasses.replace(_decisive(config), kappa=0))  # one program for all kappas
-    fixed = Fixed(jax.tree.map(jnp.copy, network), data, jnp.int32(seed))
+    data = fixed.data
 
     def run(epoch: int, state: Progress) -> Progress:
         index = epoch_order(len(data), config.batch_size, seed, epoch)
@@ -367,6 +380,11 @@ def _decisive(config: SnlConfig) -> SnlConfig:
 def _plain(config: SnlConfig) -> SnlConfig:
     """Return what decides the path of the matched training, which chooses no masks."""
     return SnlConfig(checkpoint_seconds=0, kappa=0, **{name: getattr(config, name) for name in MATCHED})
+
+
+def _group_weight(data: Dataset, balanced: bool) -> Float[Array, " groups"] | None:
+    """Return the factors by which each group counts the same, if that is not so anyway."""
+    return jnp.asarray(group_balance(data)) if balanced and len(data.group_names) > 1 else None
 
 
 def _trained(network: Network, choosing: bool) -> Any:

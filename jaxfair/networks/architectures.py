@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -72,6 +73,34 @@ def with_layer_inputs(change: Callable[[str, Array], Array], compute: Callable[.
 
     with nn.intercept_methods(intercept):
         return compute(*arguments)
+
+
+def layers_of_gates(module: "Module", image_shape: tuple[int, int, int]) -> dict[str, str]:
+    """Return, for each gate, the convolution whose result it takes: the last before it that is no shortcut's.
+
+    Args:
+        module: an architecture of this file.
+        image_shape: height, width and channels of its inputs.
+
+    Returns:
+        The path of the convolution in the parameters, by that of the gate in the masks, such as
+        ``{"stage1_block1/gate1": "stage1_block1/conv1"}``.
+    """
+    found, last = {}, ""
+
+    def note(layer: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+        nonlocal last
+        path = "/".join(context.module.path)
+        if context.method_name == "__call__" and isinstance(context.module, Gate):
+            found[path] = last
+        elif isinstance(context.module, nn.Conv) and "shortcut" not in path:
+            last = path
+        return layer(*args, **kwargs)
+
+    with nn.intercept_methods(note):
+        image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+        jax.eval_shape(partial(module.init, train=False), jax.random.key(0), image)
+    return found
 
 
 class Gate(nn.Module):

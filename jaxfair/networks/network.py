@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from jaxfair.curvature.chunks import over_chunks
 from jaxfair.data.dataset import Dataset
 from jaxfair.errors import JaxfairError
-from jaxfair.networks.architectures import EPSILON, Module, ResNet, check_module
+from jaxfair.networks.architectures import CNN, EPSILON, Gate, Module, ResNet, check_module
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["params", "batch_stats", "masks"], meta_fields=["module"])
@@ -84,10 +84,10 @@ def _initial(seed: int, path: tuple[Any, ...], shape: jax.ShapeDtypeStruct) -> A
     """Draw in NumPy: JAX's normal numbers depend on the instruction set in their last bits."""
     name = path[-1].key
     if name != "kernel":
-        return jnp.full(shape.shape, 1 if name in ("scale", "var", "alpha") else 0, shape.dtype)
+        return jnp.asarray(np.full(shape.shape, 1 if name in ("scale", "var", "alpha") else 0, shape.dtype))
     stream = zlib.crc32(jax.tree_util.keystr(path).encode())
     normal = np.random.default_rng([seed % 2**64, stream]).standard_normal(shape.shape)
-    return jnp.asarray(np.sqrt(2 / np.prod(shape.shape[:-1])) * normal, shape.dtype)
+    return jnp.asarray((np.sqrt(2 / np.prod(shape.shape[:-1])) * normal).astype(shape.dtype))
 
 
 def apply_train(
@@ -97,6 +97,42 @@ def apply_train(
     variables = {"params": params, "batch_stats": network.batch_stats, "masks": masks}
     logits, updated = network.module.apply(variables, x, train=True, mutable=["batch_stats"])
     return logits, updated.get("batch_stats", {})
+
+
+def apply_watched(
+    network: Network, params: Any, x: Float[Array, "n h w c"], watched: Literal["gates", "stages"], *, train: bool
+) -> tuple[Float[Array, "n classes"], Any, Any]:
+    """Compute logits, and what every gate or every stage puts out on the way.
+
+    Args:
+        network: Holds the module, the masks and the batch statistics.
+        params: Its weights.
+        x: Normalized images.
+        watched: ``gates``, or ``stages``: the result of each stage's last block.
+        train: Whether batch norm uses the batch's statistics and updates its own.
+
+    Returns:
+        The logits; the batch statistics after it; and the outputs, as a tree of the masks' structure with leaves of
+        shape (n, height, width, channels), or as a list of one such array a stage.
+    """
+    last = _last_blocks(network.module)
+
+    def wanted(module: Any, method: str) -> bool:
+        return method == "__call__" and (isinstance(module, Gate) if watched == "gates" else module.name in last)
+
+    variables = {"params": params, "batch_stats": network.batch_stats, "masks": network.masks}
+    mutable = ["batch_stats", "intermediates"]
+    logits, after = network.module.apply(variables, x, train=train, capture_intermediates=wanted, mutable=mutable)
+    seen, batch_stats = after["intermediates"], after.get("batch_stats", {})
+    if watched == "stages":
+        return logits, batch_stats, [seen[name]["__call__"][0] for name in last]
+    return logits, batch_stats, jax.tree.unflatten(jax.tree.structure(network.masks), jax.tree.leaves(seen))
+
+
+def _last_blocks(module: Module) -> list[str]:
+    """Return the name of the last block of each stage."""
+    sizes = [1] * len(module.features) if isinstance(module, CNN) else module.stage_sizes
+    return [f"stage{stage}_block{size}" for stage, size in enumerate(sizes, start=1)]
 
 
 def frozen(network: Network, *, masks: Literal["fixed", "free"] = "fixed") -> Partial:

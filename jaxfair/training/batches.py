@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
@@ -12,6 +11,9 @@ from jaxfair.data.dataset import Augmentation, Dataset, augment
 from jaxfair.errors import JaxfairError
 from jaxfair.loops import run_epoch
 from jaxfair.networks.network import Network
+
+FORWARD, GRADIENT = 1, 3
+"""Work on one image in forward passes of it, by counting convolutions."""
 
 
 class Fixed(NamedTuple):
@@ -23,12 +25,17 @@ class Fixed(NamedTuple):
         seed: decides the augmentation, together with the number of a step; shape (), or (seeds,) with a leading axis
             of the other trees too where several seeds are trained together.
         kept: of each parameter whether it is trained, a tree of booleans of the parameters' structure; None trains all.
+        group_weight: the factor on the loss of an example of each group, shape (groups,); None is 1 for all.
+        attention: the factor on the distance of the stages' attention maps from the teacher's, shape (); None leaves
+            it out.
     """
 
     teacher: Network | None
     data: Dataset
     seed: Int[Any, "*seeds"]
     kept: Any = None
+    group_weight: Any = None
+    attention: Any = None
 
 
 def batch(
@@ -48,6 +55,17 @@ def batch(
     key = jax.random.fold_in(jax.random.key(fixed.seed), step)
     images: UInt8[Array, "b h w c"] = augment(fixed.data.images[index], kind, key)
     return fixed.data.normalize(images), fixed.data.label[index]
+
+
+def group_balance(data: Dataset) -> Float[np.ndarray, " groups"]:
+    """Return the factors on the examples' losses by which each group counts the same and the mean factor is 1."""
+    counts = data.group_counts
+    return (len(data) / (np.maximum(counts, 1) * (counts > 0).sum())).astype(np.float32)
+
+
+def weighed(fixed: Fixed, values: Float[Array, " b"], index: Int[Array, " b"]) -> Float[Array, " b"]:
+    """Return values of a batch's images times their groups' weights, if there are any."""
+    return values if fixed.group_weight is None else values * fixed.group_weight[fixed.data.group[index]]
 
 
 def run_batches(
@@ -101,5 +119,5 @@ def check_finite(loss: Float[np.ndarray, "steps *seeds"], first_step: int, names
 
 def check_network(network: Network, name: str) -> None:
     """Raise a JaxfairError if a weight is not finite: a loss shows that only one step later."""
-    if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(network)):
+    if not all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(network)):
         raise JaxfairError(f"The network of {name} is not finite after its last step; lower the learning rate.")

@@ -226,3 +226,31 @@ def test_whatever_decides_the_descent_names_its_progress(
 def test_settings_that_would_mean_nothing_are_refused(network: networks.Network, change: dict) -> None:
     with pytest.raises(JaxfairError, match="give a positive kappa"):
         snl.snl(network, make_data(), replace(CONFIG, **change), budgets=[7], seed=0)
+
+
+def test_balanced_with_one_group_is_plain_to_the_bit_and_with_several_it_is_not(
+    network: networks.Network, snapshots: list[snl.Snapshot]
+) -> None:
+    data = make_data()
+    alone = replace(data, group=jnp.zeros_like(data.group), group_names=("all",))
+    (found,) = snl.snl(network, alone, CONFIG, budgets=[100], seed=0, balanced=True)
+    assert found.epoch == snapshots[1].epoch
+    assert_same_bits(found.network, snapshots[1].network)
+    uneven = replace(data, group=jnp.asarray(np.r_[[0, 1], np.full(38, 2)]))
+    (other,) = snl.snl(network, uneven, CONFIG, budgets=[100], seed=0, balanced=True)
+    assert masks.relu_count(other.network.masks) == 100
+    apart = jax.tree.map(lambda a, b: bool((a != b).any()), other.network.masks, found.network.masks)
+    assert any(jax.tree.leaves(apart))
+
+
+def test_a_weight_is_a_factor_on_the_loss_of_its_image(network: networks.Network) -> None:
+    """Weights of ones are the plain objective; the norm of the masks has none."""
+    data = make_data()
+    x, label, teacher = data.normalize(data.images[:6]), data.label[:6], jnp.zeros((6, 3))
+    rest = (network, network.params, network.masks, teacher, x, label, 0.1, 4.0)
+    computed = jax.jit(lambda weight: snl.objective(*rest, weight)[0])
+    plain = jax.jit(lambda: snl.objective(*rest)[0])()
+    np.testing.assert_allclose(computed(jnp.ones(6)), plain, rtol=1e-6)
+    np.testing.assert_allclose(computed(jnp.zeros(6)), 0.1 * UNITS, rtol=1e-6)
+    parts = [computed(6.0 * jnp.eye(6)[i]) - 0.1 * UNITS for i in range(6)]
+    np.testing.assert_allclose(np.mean(parts), plain - 0.1 * UNITS, rtol=1e-4)

@@ -14,6 +14,8 @@ from jax import lax
 from jaxfair import checkpoints, networks
 from jaxfair.linearize import snl
 from jaxfair.networks import arithmetic, masks
+from jaxfair.networks.architectures import layers_of_gates
+from jaxfair.networks.network import apply_watched
 from jaxfair.training.fit import TrainConfig, fit
 from tests.networks.cases import FLOAT64, IMAGE, MODULES, conv, each_module, random_images, random_network
 from tests.training.cases import make_data
@@ -263,3 +265,36 @@ def test_a_network_without_batch_norm_is_trained_linearized_and_kept(tmp_path: P
     restored = checkpoints.restore(tmp_path, jax.eval_shape(lambda: start))
     expected = snapshot.network(dataset.normalize(dataset.images))
     np.testing.assert_allclose(networks.predict(restored, dataset), expected, rtol=0, atol=1e-4)
+
+
+@each_module
+@pytest.mark.usefixtures("float64")
+def test_what_gates_and_stages_put_out_is_watched_without_changing_the_result(kind: str) -> None:
+    network, x = random_network(kind), random_images()
+    watch = jax.jit(apply_watched, static_argnames=("watched", "train"))
+    logits_of_gates, stats, gates = watch(network, network.params, x, "gates", train=False)
+    logits_of_stages, _, stages = watch(network, network.params, x, "stages", train=False)
+    for found in (logits_of_gates, logits_of_stages):
+        np.testing.assert_allclose(found, logits(network, x), **FLOAT64)
+    assert jax.tree.structure(gates) == jax.tree.structure(network.masks)
+    for output, mask in zip(jax.tree.leaves(gates), jax.tree.leaves(network.masks), strict=True):
+        assert output.shape == (len(x), *mask.shape)
+        assert (output >= 0).all()
+    jax.tree.map(np.testing.assert_array_equal, stats, network.batch_stats)
+    # The head sees the last stage: by its mean, or flattened; after a norm where blocks are of preactivations.
+    last = stages[-1]
+    if kind != "preactivation":
+        seen = last.reshape(len(x), -1) if kind == "cnn" else last.mean(axis=(1, 2))
+        head = network.params["head"]
+        np.testing.assert_allclose(seen @ head["kernel"] + head["bias"], logits(network, x), **FLOAT64)
+    assert len(stages) == 2
+
+
+def test_a_gates_layer_is_the_convolution_whose_result_it_takes() -> None:
+    found = {kind: layers_of_gates(module, IMAGE) for kind, module in MODULES.items()}
+    assert found["basic"]["stage2_block1/gate2"] == "stage2_block1/conv2"  # and not its shortcut's
+    assert found["bottleneck"]["stage1_block1/gate3"] == "stage1_block1/conv3"
+    assert found["preactivation"]["stage1_block1/gate1"] == "stem_conv"
+    assert found["preactivation"]["stage1_block2/gate1"] == "stage1_block1/conv2"
+    assert found["cnn"] == {"stage1_block1/gate1": "stem_conv", "stage2_block1/gate1": "stage2_conv"}
+    assert {kind: len(layers) for kind, layers in found.items()} == GATES

@@ -129,7 +129,7 @@ def test_an_interrupted_descent_gives_any_budget_the_same_bits(
     with monkeypatch.context() as patched:
         patched.setattr(Progress, "update", stop_below)
         assert call(study, "--budgets", "70", *ALWAYS_SAVE) == 130
-    train_set, test_set, record, _ = datasets.prepare(linearization.QUICKSTART.data)
+    train_set, test_set, record, *_ = datasets.prepare(linearization.QUICKSTART.data)
     (base,) = of_stage(finished(study), "train")
     with Progress(terminal=False) as progress:
         space = Workspace(study / "runs", train_set, test_set, record, progress)
