@@ -164,7 +164,11 @@ def whole(analysed: Sequence[Run]) -> tuple[list[Run], list[str]]:
             continue
         all_of_kind = bool(kind) and label == stages.FULL["label"]
         gone |= {(kind,) if all_of_kind else (kind, label)} if stage == "analyse" else set()
-        what = f"All on {kind} data" if all_of_kind else f"{ABOUT.get(stage, stage)}{label}" + f" on {kind} data" * bool(kind)
+        what = (
+            f"All on {kind} data"
+            if all_of_kind
+            else f"{ABOUT.get(stage, stage)}{label}" + f" on {kind} data" * bool(kind)
+        )
         missing.append(f"{what} is missing, since seed {', '.join(lacking)} failed.")
     return shown, missing
 

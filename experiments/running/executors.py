@@ -222,18 +222,13 @@ def _locally(space: Workspace, execution: Execution, command: Sequence[str], fol
     """Make the runs by processes of this machine."""
     places = _places(execution, worker_command(command), folder)
 
-    def begin(number: int) -> None:
+    def announce(number: int) -> None:
         job = space.jobs[number]
-        open_ones = [run for run in job.runs if not run.done and run.failure is None]
-        space.progress.skip(len(job.runs) - len(open_ones))
-        space.progress.begin(records.titled(job, open_ones), len(open_ones))
+        records.announce(space, job, records.possible(space, job))
 
     with Pool(places) as pool:
-        workers.work_through(
-            *(pool, [[run.path for run in job.runs] for job in space.jobs], parents_of_jobs(space.jobs)),
-            begin=begin,
-            skip=lambda number: space.progress.skip(len(space.jobs[number].runs)),
-        )
+        jobs = [[run.path for run in job.runs] for job in space.jobs]
+        workers.work_through(pool, jobs, parents_of_jobs(space.jobs), begin=announce, skip=announce)
 
 
 def _places(execution: Execution, command: Sequence[str], logs: Path) -> list[Place]:

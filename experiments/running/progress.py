@@ -63,10 +63,10 @@ class Progress:
         """Say how many runs the study has in all."""
         self._total = runs
 
-    def skip(self, runs: int = 1) -> None:
-        """Count runs that an earlier call finished."""
+    def skip(self, runs: int = 1, *, kept: bool = True) -> None:
+        """Count runs that an earlier call finished, or that cannot be made and so are not ``kept``."""
         self._index += runs
-        self._kept += runs
+        self._kept += runs * kept
 
     @property
     def kept(self) -> int:

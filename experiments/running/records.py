@@ -128,9 +128,8 @@ def make(space: Workspace, job: Job) -> None:
     locks = [run.path for run in job.runs] if possible(space, job) else []
     with processes.locked(locks, space.progress.say) as note:
         pending = [runs.start(space.root, run.config) for run in possible(space, job)]
-        space.progress.skip(len(job.runs) - len(pending))
+        announce(space, job, pending, note)
         if pending:
-            space.progress.begin(titled(job, pending), len(pending), note)
             _try(space, job, pending)
 
 
@@ -140,10 +139,15 @@ def possible(space: Workspace, job: Job) -> list[Run]:
     return [run for run in open_ones if all(space.known[of].done for of in parents_of(run) if of in space.known)]
 
 
-def titled(job: Job, pending: Sequence[Run]) -> str:
-    """Say for the progress what of a job is made."""
-    seeds = {run.config["seed"] for run in pending}
-    return f"{job.title}, " + (f"seed {min(seeds)}" if len(seeds) == 1 else f"{len(seeds)} seeds")
+def announce(space: Workspace, job: Job, pending: Sequence[Run], note: Callable[[str], object] | None = None) -> None:
+    """Show which runs of a job are made; the others were finished before, or cannot be made."""
+    finished = sum(run.done for run in job.runs)
+    space.progress.skip(finished)
+    space.progress.skip(len(job.runs) - len(pending) - finished, kept=False)
+    if pending:
+        seeds = {run.config["seed"] for run in pending}
+        which = f"seed {min(seeds)}" if len(seeds) == 1 else f"{len(seeds)} seeds"
+        space.progress.begin(f"{job.title}, {which}", len(pending), note)
 
 
 def _try(space: Workspace, job: Job, pending: Sequence[Run]) -> None:
