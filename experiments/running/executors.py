@@ -81,11 +81,15 @@ def begin(execution: Execution) -> None:
         raise JaxfairError(f"The runs are to be made with {' and '.join(wrong)}; give numbers above 0.")
     if execution.executor == "slurm":
         slurm.check()
-    os.environ["NPROC"] = str(threads(execution))
-    if execution.executor != "here" and not execution.only:
-        import jax
+    import jax
 
+    os.environ["NPROC"] = count = str(threads(execution))
+    if execution.executor != "here" and not execution.only:
         jax.config.update("jax_platforms", "cpu")  # the devices are the workers'
+    if compiled := jax.config.values["jax_compilation_cache_dir"]:
+        # What JAX compiled for other numbers of threads it would take from there, and compute other bits.
+        folder = Path(compiled).parent if compiled.endswith("-threads") else Path(compiled)
+        jax.config.update("jax_compilation_cache_dir", str(folder / f"{count}-threads"))
 
 
 def threads(execution: Execution) -> int:
