@@ -39,7 +39,12 @@ from jaxfair.errors import JaxfairError, StorageError
 
 def digest(config: Mapping[str, Any]) -> str:
     """Return 12 hexadecimal digits that depend on the configuration's content only, not on the order of its keys."""
-    text = json.dumps(_plain(config), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _digest_of_plain(_plain(config))
+
+
+def _digest_of_plain(config: Mapping[str, Any]) -> str:
+    """Return the same of a configuration that is JSON already, as those of runs are."""
+    text = json.dumps(config, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -53,7 +58,7 @@ class Run:
     @cached_property
     def digest(self) -> str:
         """The digest of the configuration, by which other runs name this one."""
-        return digest(self.config)
+        return _digest_of_plain(self.config)
 
     @property
     def done(self) -> bool:
@@ -209,7 +214,7 @@ def locate(root: Path, config: Mapping[str, Any]) -> Run:
     """Return the run of a configuration, as ``start`` does, but write nothing."""
     plain = _plain(config)
     name = re.sub(r"[^A-Za-z0-9_.+-]+", "-", f"{plain['stage']}-{plain['name']}")[:80]
-    return Run(Path(root) / f"{name}-{digest(plain)}", plain)
+    return Run(Path(root) / f"{name}-{_digest_of_plain(plain)}", plain)
 
 
 def read(path: Path) -> Run:
@@ -316,6 +321,8 @@ def _file_digest(path: Path) -> str:
 
 def _plain(value: Any) -> Any:
     """Turn dataclasses, NumPy values and tuples into JSON values."""
+    if type(value) in (str, int, bool):  # most are, and nothing is quicker to say
+        return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _plain(dataclasses.asdict(value))
     if isinstance(value, Mapping):

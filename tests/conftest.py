@@ -53,6 +53,8 @@ SLOW = {
     r"test_mitigate.py::test_gradients_against_finite_differences\[config[1-9]\]": "the first method",
     r"test_parity.py::.*\[float32": "float64",
     r"test_bounds.py::test_(no_hessian_eigenvalue_exceeds|the_proposition_as_printed)": "closed forms",
+    r"test_executors.py::test_a_signal_lets_the_epoch_end\w+\[2\]": "SIGTERM",
+    r"test_executors.py::test_a_signal_during_the_imports\w+\[0.3\]": "one at their beginning",
     r"test_cli.py::test_a_failing_stage_is_not_finished\[--(snl|train.learning-rate inf)": "a training that fails",
     r"test_docs.py::test_the_examples_run\[numerical_stability": "the other pages and the README",
     r"test_notebooks.py::test_runs_from_a_clean_kernel": "the quickstart, which they go through",
