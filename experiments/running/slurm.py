@@ -184,12 +184,15 @@ def queued(folder: Path) -> dict[str, tuple[str, list[str]]] | None:
     tasks = {task["id"]: task["runs"] for task in known(folder)}
     if not tasks:
         return {}
-    command = ["squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i %T"]
+    command = ["squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i %T %o"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    states = dict(line.split(maxsplit=1) for line in answer.stdout.splitlines() if " " in line)
+    found = [line.split(maxsplit=2) for line in answer.stdout.splitlines()]
+    # By the script that was submitted too, since a cluster that was set up anew counts from 1 again.
+    ours = str(folder.resolve())
+    states = {words[0]: words[1] for words in found if len(words) == 3 and words[2].startswith(ours)}
     return {name: (states[name].lower(), tasks[name]) for name in tasks if name in states}
 
 
