@@ -34,6 +34,7 @@ HOUSE = (
         "experiments.toy",
         "experiments.change",
         "experiments.data",
+        "experiments.status",
     ),  # no study another
 )
 LEVEL = {room: level for level, rooms in enumerate(HOUSE) for room in rooms}

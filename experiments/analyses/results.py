@@ -125,6 +125,7 @@ class Results(NamedTuple):
         followed: fine-tunings that were followed through their epochs.
         rebalanced: the same of networks that were trained on data of another imbalance, by what that is; their groups
             and test images are in the same order.
+        missing: sentences on networks and seeds that are not there, since their runs failed.
     """
 
     variants: tuple[Variant, ...]
@@ -134,6 +135,7 @@ class Results(NamedTuple):
     splits: int = 1
     followed: tuple[Followed, ...] = ()
     rebalanced: "Mapping[str, Results]" = MappingProxyType({})
+    missing: tuple[str, ...] = ()
 
     __eq__, __hash__ = object.__eq__, object.__hash__
 

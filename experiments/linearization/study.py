@@ -17,6 +17,7 @@ from experiments.analyses import study as studies
 from experiments.linearization import report
 from experiments.running import measure, stages
 from experiments.running.datasets import DataConfig, Rebalance
+from experiments.running.executors import Execution
 from experiments.running.measure import AnalysisConfig
 from experiments.running.records import Workspace
 from experiments.running.stages import ModelConfig
@@ -68,6 +69,7 @@ class Study:
         snl_finetune: of the networks that SNL linearized.
         deepreduce_train: of the DeepReDuce students.
         analysis: what is measured on each group.
+        execution: who makes the runs, and where.
     """
 
     out: Path = Path("results/linearization")
@@ -93,6 +95,7 @@ class Study:
     snl_finetune: TrainConfig = SNL_FINETUNE
     deepreduce_train: TrainConfig = DEEPREDUCE_TRAIN
     analysis: AnalysisConfig = AnalysisConfig()
+    execution: Execution = Execution()
 
 
 def run(study: Study, command: Sequence[str]) -> None:
