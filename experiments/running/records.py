@@ -270,8 +270,12 @@ def module_of(run: Run) -> Module:
 
 def settings_of(config: Any) -> dict[str, Any]:
     """Return what decides the result; how often it is saved, and when a descent gives up, do not."""
-    undecisive = ("checkpoint_seconds", "max_epochs")
-    return {key: value for key, value in dataclasses.asdict(config).items() if key not in undecisive}
+    return _decisive(dataclasses.asdict(config))
+
+
+def _decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in settings.items() if key not in ("checkpoint_seconds", "max_epochs")}
+    return {key: _decisive(value) if isinstance(value, dict) else value for key, value in kept.items()}
 
 
 def load_network(run: Run) -> Network:
