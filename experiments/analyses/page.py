@@ -209,9 +209,8 @@ def _introduction(results: Results, analysed: Sequence[Run]) -> str:
 def chosen_epochs(analysed: Sequence[Run]) -> dict[int, int]:
     """Return by seed after which epoch the full network was taken by its validation loss; empty if all were trained."""
     full = (run for run in analysed if run.config["variant"]["method"] == "full" and not rebalanced(run))
-    trained = (run for run in reports.with_parents(full) if run.config["stage"] == "train")
-    found = {run.config["seed"]: run.json("result.json") for run in trained}
-    return {seed: result["epoch"] for seed, result in found.items() if "epoch" in result}
+    trained = (run for run in reports.with_parents(full) if "patience" in run.config)
+    return {run.config["seed"]: run.json("result.json")["epoch"] for run in trained}
 
 
 def warnings(results: Results) -> list[str]:

@@ -86,7 +86,8 @@ def publish(
             "spread": numbers.spread_rows(hardware),
         }
         tables.write_all(made, rows)
-        reports.write_record(made, "hardware", title, differences.answer(hardware), command, runs, found)
+        answer = " ".join(filter(None, [differences.answer(hardware), differences.rounding(hardware)]))
+        reports.write_record(made, "hardware", title, answer, command, runs, found)
         text = page.page(hardware, drawn, rows, found, title, command)
         (made / reports.PAGE).write_text(text, encoding="utf-8")
 
