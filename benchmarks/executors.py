@@ -56,7 +56,7 @@ def carry_out(root: Path, count: int, seconds: float, execution: Execution) -> f
     executors.begin(execution)
     command = [PROGRAM, "--study", str(root), "--count", str(count), "--seconds", str(seconds)]
     with Progress(terminal=False) as progress:
-        executors.carry_out(study(root, count, seconds, progress), execution, command, lambda: defaultdict(float))
+        executors.carry_out(study(root, count, seconds, progress), execution, command, lambda _: defaultdict(float))
     if execution.only:
         return 0.0
     made = [path.stat() for path in root.glob("runs/*/config.json")], [p.stat() for p in root.glob("runs/*/DONE")]

@@ -115,8 +115,7 @@ def run(
         for on_data, declare in zip(every, declared, strict=True):
             analysed += on_splits(space, on_data, study.seeds, declare)
         if not study.dry_run:
-            left = functools.partial(records.left, space.jobs)
-            speed = lambda: plan.speed(space, study.model, study.train, left())  # noqa: E731
+            speed = functools.partial(plan.speed, space, study.model, study.train)
             executors.carry_out(space, study.execution, command, speed)
     if study.execution.only and not study.dry_run:
         return

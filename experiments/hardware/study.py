@@ -11,6 +11,7 @@ studies that were made on several machines.
 """
 
 import dataclasses
+import functools
 import os
 import sys
 from collections.abc import Sequence
@@ -246,7 +247,7 @@ def make(study: Study, profile: Profile, command: Sequence[str]) -> None:
         root, at_once = study.out / "runs", study.seeds_at_once
         space = Workspace(root, train_set, test_set, record, progress, at_once, source, about)
         declared = declare(space, study, profile, budgets)
-        speed = lambda: plan.speed(space, study.model, study.train, records.left(space.jobs))  # noqa: E731
+        speed = functools.partial(plan.speed, space, study.model, study.train)
         executors.carry_out(space, execution, command, speed, profile.name)
     if execution.only:
         return

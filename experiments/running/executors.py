@@ -6,6 +6,7 @@ sums by its number of threads, which is therefore the same for all (``Execution.
 """
 
 import dataclasses
+import math
 import os
 import queue
 import shlex
@@ -14,7 +15,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -31,6 +32,10 @@ TASKS, MOST_CPUS = 16, 8
 """Of a cluster's array, unless the user says otherwise."""
 POLL, LATE = 5.0, 2.0
 """Seconds between looks at a cluster's queue, and after which other nodes' files are seen."""
+
+
+Speed = Callable[[Collection[Path]], Mapping[str, float]]
+"""Returns seconds per unit of work of each stage, given the runs that are left (``plan.speed``)."""
 
 
 @tyro.conf.configure(tyro.conf.OmitArgPrefixes)
@@ -117,7 +122,7 @@ def carry_out(
     space: Workspace,
     execution: Execution,
     command: Sequence[str],
-    speed: Callable[[], Mapping[str, float]],
+    speed: Speed,
     part: str = "",
 ) -> None:
     """Make every declared run that is not finished or was damaged; see ``records.carry_out``.
@@ -126,7 +131,7 @@ def carry_out(
         space: of the study.
         execution: who makes them.
         command: of the study, its program first, from which workers are started.
-        speed: returns seconds per unit of work of each stage, for the time that tasks of a cluster are given.
+        speed: tells how long tasks of a cluster take.
         part: of the study that these runs are, where it has several that are carried out apart.
 
     Raises:
@@ -144,10 +149,23 @@ def carry_out(
     with processes.locked(folder, space.progress.say):
         records.reopen_damaged(space)
         space.progress.expect(sum(len(job.runs) for job in space.jobs))
+        space = dataclasses.replace(space, jobs=by_seed(space))
         if execution.executor == "local":
             _locally(space, execution, command, folder / LOCAL)
         else:
             _on_cluster(space, execution, command, speed, folder / SLURM)
+
+
+def by_seed(space: Workspace) -> list[Job]:
+    """Return jobs of which each is of one seed, unless the user said how many seeds are trained in one program."""
+    if space.seeds_at_once is not None:
+        return space.jobs
+    seeds = ([*dict.fromkeys(run.config["seed"] for run in job.runs)] for job in space.jobs)
+    return [
+        job._replace(runs=[run for run in job.runs if run.config["seed"] == seed])
+        for job, of_job in zip(space.jobs, seeds, strict=True)
+        for seed in of_job
+    ]
 
 
 def note_plan(space: Workspace, file: Path) -> None:
@@ -199,11 +217,12 @@ def _serve(space: Workspace, by_name: Mapping[str, Job]) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=listen, daemon=True).start()
-    while name := asked.get():
+    while names := asked.get().split():
         at_work.set()
-        records.make(space, by_name[name])
+        job = by_name[names[0]]
+        records.make(space, job._replace(runs=[run for run in job.runs if run.path.name in names]))
         at_work.clear()
-        print(name, file=answers, flush=True)
+        print(*names, file=answers, flush=True)
 
 
 def worker_command(command: Sequence[str]) -> list[str]:
@@ -256,7 +275,7 @@ def _on_cluster(
     space: Workspace,
     execution: Execution,
     command: Sequence[str],
-    speed: Callable[[], Mapping[str, float]],
+    speed: Speed,
     folder: Path,
 ) -> None:
     """Submit the runs that are not in the cluster's queue yet, wait until none is, and see that all are there."""
@@ -280,7 +299,7 @@ def _submit(
     space: Workspace,
     execution: Execution,
     command: Sequence[str],
-    speed: Callable[[], Mapping[str, float]],
+    speed: Speed,
     folder: Path,
 ) -> None:
     """Submit an array for each stage of runs, to begin when those are over that it needs."""
@@ -296,7 +315,8 @@ def _submit(
             arrays.setdefault((depth[number], left[0].config["stage"]), []).append(number)
     if not arrays:
         return
-    data, seconds = space.train.images.nbytes + space.test.images.nbytes, speed()
+    data = sum(math.prod(images.shape) for images in (space.train.images, space.test.images))  # bytes
+    seconds = speed(records.left(space.jobs))
     resources = slurm.Resources(
         workers=execution.workers or TASKS,
         cpus=execution.cpus or min(threads(execution), MOST_CPUS),

@@ -1,8 +1,9 @@
 """Processes that make runs for another one: each is told which, one after another, and answers when it is made.
 
-A worker is the command of the study itself, which declares the same runs; ``--only -`` lets it make those that are
-named on its standard input. When that is closed, as it is when the process ends that started it, however, the worker
-finishes the epoch that it is in, saves it, and ends. Knows no JAX, since on a cluster it only looks after others.
+A worker is the command of the study itself, which declares the same runs; ``--only -`` lets it make those whose folders
+are named on its standard input, in each line some of one job. When that is closed, as it is when the process ends that
+started it, however, the worker finishes the epoch that it is in, saves it, and ends. Knows no JAX, since on a cluster
+it only looks after others.
 """
 
 import selectors
@@ -74,8 +75,8 @@ class Pool:
         """Whether some worker is at work."""
         return bool(self._busy)
 
-    def give(self, job: int, name: str) -> None:
-        """Let an idle worker make the job that is called by the folder ``name``; ``wait`` returns its number."""
+    def give(self, job: int, names: Sequence[str]) -> None:
+        """Let an idle worker make a job, the runs of these folders; ``wait`` returns its number."""
         place = self._idle.pop(0)
         if place not in self._started:
             self._started[place] = worker = _start(self._places[place])
@@ -85,7 +86,7 @@ class Pool:
         stdin = self._started[place].stdin
         assert stdin is not None
         with suppress(OSError):  # it has died, which ``wait`` will find
-            stdin.write(f"{name}\n")
+            stdin.write(" ".join(names) + "\n")
             stdin.flush()
 
     def wait(self) -> tuple[int, str | None]:
@@ -165,7 +166,7 @@ def work_through(
 
     Args:
         pool: the workers.
-        jobs: the folders of each job's runs; the name of the first stands for the job.
+        jobs: the folders of each job's runs.
         parents: numbers of the jobs that each needs.
         begin: called with the number of a job that is given to a worker.
         skip: called with the number of one whose runs are all finished or have failed.
@@ -182,7 +183,7 @@ def work_through(
             job = waiting.popleft()
             if _open(jobs[job]):
                 begin(job)
-                pool.give(job, jobs[job][0].name)
+                pool.give(job, [run.name for run in jobs[job]])
             else:
                 skip(job)
                 order.done(job)

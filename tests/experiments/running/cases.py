@@ -3,7 +3,7 @@
     python -m tests.experiments.running.cases FOLDER [--executor local ...]
 
 makes it. Files in the folder let a run go wrong: ``diverge-b``, ``kill-b`` (always) and ``kill-once-b``, and ``wait-b``
-lets it wait, epoch by epoch, until that is removed.
+lets it wait, epoch by epoch, until that is removed; ``epoch`` is there when the first one has begun.
 """
 
 import os
@@ -89,6 +89,7 @@ def go_wrong(root: Path, name: str) -> None:
         raise JaxfairError(f"The loss of {name} is nan\nat step 1; lower the learning rate.")
 
     def epoch(number: int, state: dict[str, Any]) -> dict[str, Any]:
+        (root / "epoch").touch()
         time.sleep(0.05)
         return {"epochs": state["epochs"] + 1}
 
@@ -110,7 +111,7 @@ def main(arguments: Sequence[str]) -> int:
         executors.begin(execution)
         with Progress(terminal=False) as progress:
             space = workspace(root, progress, partial(go_wrong, root))
-            executors.carry_out(space, execution, [f"{PROGRAM} {folder}", *command[1:]], lambda: defaultdict(float))
+            executors.carry_out(space, execution, [f"{PROGRAM} {folder}", *command[1:]], lambda _: defaultdict(float))
 
     return cli.main(PROGRAM, __doc__, {"": cli.Command(Execution, work)}, options)
 

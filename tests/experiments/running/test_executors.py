@@ -1,5 +1,6 @@
 """Whoever makes the runs, they are the same; what goes wrong with one costs no other, and is said."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -15,6 +16,8 @@ import pytest
 from experiments import status
 from experiments.running import executors, workers
 from experiments.running.executors import Execution
+from experiments.running.progress import Progress
+from experiments.running.records import Job
 from jaxfair.errors import JaxfairError
 from jaxfair.runs import Run
 from tests.experiments.running import cases
@@ -96,10 +99,8 @@ def test_a_study_that_is_killed_is_followed_by_its_workers(tmp_path: Path) -> No
     """They finish the epoch and save it; the same command goes on from there. Status shows what is being made."""
     (tmp_path / "wait-a").touch()
     front = start(tmp_path, "--executor", "local", "--workers", "1")
-    while not list((tmp_path / "runs").glob("s-a*.lock")):
+    while not (tmp_path / "epoch").exists():
         assert front.poll() is None
-        time.sleep(0.05)
-    while "running" not in states(tmp_path).values():
         time.sleep(0.05)
     assert states(tmp_path)["a"] == "running"
     assert "process" in next(one.said for one in status.read(tmp_path) if one.state == "running")
@@ -121,10 +122,9 @@ def test_a_study_that_is_killed_is_followed_by_its_workers(tmp_path: Path) -> No
 def test_a_signal_lets_the_epoch_end_and_says_how_to_go_on(tmp_path: Path, number: signal.Signals) -> None:
     (tmp_path / "wait-a").touch()
     process = start(tmp_path)
-    while not (tmp_path / "saved").exists():
+    while not (tmp_path / "epoch").exists():
         assert process.poll() is None
         time.sleep(0.05)
-    time.sleep(0.2)
     process.send_signal(number)
     process.send_signal(number)  # as from a terminal, and from the parent
     said = process.communicate(timeout=60)[1]
@@ -207,13 +207,27 @@ def test_workers_have_a_gpu_each_or_share_its_memory(monkeypatch: pytest.MonkeyP
     assert {place.environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] for place in found} == {"0.400"}
 
 
+def test_seeds_that_are_trained_after_each_other_are_shared_out(tmp_path: Path) -> None:
+    """One descent to several budgets is not; nor are seeds that the user wants in one program."""
+
+    def run(name: str, seed: int) -> Run:
+        return Run(tmp_path / name, {"seed": seed})
+
+    trained, linearized = [run("t0", 0), run("t1", 1)], [run("l0-9", 0), run("l0-5", 0)]
+    jobs = [Job(trained, 1, "train", lambda _: []), Job(linearized, 1, "descend", lambda _: [])]
+    space = cases.workspace(tmp_path, Progress(terminal=False))
+    shared = executors.by_seed(dataclasses.replace(space, jobs=jobs))
+    assert [[one.path.name for one in job.runs] for job in shared] == [["t0"], ["t1"], ["l0-9", "l0-5"]]
+    assert executors.by_seed(dataclasses.replace(space, jobs=jobs, seeds_at_once=2)) == jobs
+
+
 class Fake(SimpleNamespace):
     """A pool whose one worker makes what it is given, or is killed where the name says so."""
 
     idle, busy = True, False
 
-    def give(self, job: int, name: str) -> None:
-        self.given.append(name)
+    def give(self, job: int, names: Sequence[str]) -> None:
+        self.given.extend(names)
         self.job, self.idle, self.busy = job, False, True
 
     def wait(self) -> tuple[int, str | None]:

@@ -59,7 +59,7 @@ def test_a_study_is_left_preempted_drained_and_attached_to_again(nodes: list[str
     for name in "ab":
         (root / f"wait-{name}").touch()
     front = start(root)
-    wait_for(lambda: (root / "runs").exists() and states(root).get("a") == "running")
+    wait_for(lambda: (root / "epoch").exists())
     assert {states(root)[name] for name in "bcd"} == {"queued"}
     front.send_signal(signal.SIGINT)  # leaves the jobs
     said = front.communicate(timeout=60)[1]
@@ -106,7 +106,7 @@ def test_a_task_that_the_cluster_loses_is_named_and_submitted_again(nodes: list[
     """It is told first that its time is over, upon which it saves what it is at and queues itself again."""
     (tmp_path / "wait-e").touch()
     front = start(tmp_path)
-    wait_for(lambda: (tmp_path / "runs").exists() and states(tmp_path).get("e") == "running", 300)
+    wait_for(lambda: (tmp_path / "epoch").exists(), 300)
     wait_for(lambda: len(running()) == 1)
     subprocess.run(["scancel", "--signal=USR2", *running()], check=True)
     wait_for(lambda: states(tmp_path)["e"] == "queued")
