@@ -33,6 +33,7 @@ HOUSE = (
         "experiments.toy",
         "experiments.change",
         "experiments.data",
+        "experiments.private",
     ),  # no study another
 )
 LEVEL = {room: level for level, rooms in enumerate(HOUSE) for room in rooms}

@@ -9,7 +9,7 @@ of layer i are the arrays ``"<i>/kernel"`` and ``"<i>/bias"``; they are the secr
 units of a gate are compared is public: ``kept["<i>"]`` are their positions in the flattened image.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -38,7 +38,13 @@ LINEAR = ("conv", "dense", "affine")
 """The layers that have weights."""
 
 
-def run(layers: Sequence[Layer], weights: Mapping[str, Any], kept: Mapping[str, np.ndarray], x: Any) -> list:
+def run(
+    layers: Sequence[Layer],
+    weights: Mapping[str, Any],
+    kept: Mapping[str, np.ndarray],
+    x: Any,
+    change: Callable[[int, Any], Any] = lambda number, value: value,
+) -> list:
     """Compute all values of a network.
 
     Args:
@@ -46,6 +52,7 @@ def run(layers: Sequence[Layer], weights: Mapping[str, Any], kept: Mapping[str, 
         weights: arrays by name; secret shares where a protocol traces this function.
         kept: positions by number of the layer, constants; a ``relu`` without an entry compares every unit.
         x: images, normalised, shape (n, h, w, c).
+        change: ``(number of a layer, its value) -> value``; by default nothing is changed.
 
     Returns:
         The values; the last are the logits, shape (n, classes).
@@ -54,11 +61,12 @@ def run(layers: Sequence[Layer], weights: Mapping[str, Any], kept: Mapping[str, 
     for i, layer in enumerate(layers):
         given = [values[number] for number in layer.inputs]
         if layer.op in LINEAR:
-            values.append(linear(layer, weights[f"{i}/kernel"], given[0]) + weights[f"{i}/bias"])
+            value = linear(layer, weights[f"{i}/kernel"], given[0]) + weights[f"{i}/bias"]
         elif layer.op == "relu":
-            values.append(relu(given[0], kept.get(str(i))))
+            value = relu(given[0], kept.get(str(i)))
         else:
-            values.append(plain(layer, given))
+            value = plain(layer, given)
+        values.append(change(i, value))
     return values
 
 
