@@ -44,10 +44,10 @@ def logit_error(network: Gathered, images: np.ndarray, fraction_bits: int, proto
     Raises:
         JaxfairError: a value is so large that a product would wrap around.
     """
-    rounded = round_down(images, fraction_bits)
-    logits, errors, largest = zip(
-        *(_errors(network, fraction_bits, CUT[protocol], one) for one in rounded), strict=True
-    )
+    weights = {name: round_down(array, fraction_bits) for name, array in network.weights.items()}
+    scale = 2.0**fraction_bits
+    every = [_errors(network, weights, scale, CUT[protocol], one) for one in round_down(images, fraction_bits)]
+    logits, errors, largest = zip(*every, strict=True)
     if (most := max(map(float, largest))) * 2.0 ** (2 * fraction_bits) >= 2.0**WHOLE:
         raise JaxfairError(
             f"With {fraction_bits} fraction bits, products of values up to {most:.3g} do not fit into 64 bits; give "
@@ -61,10 +61,11 @@ def round_down(x: Any, fraction_bits: int) -> np.ndarray:
     return (np.trunc(np.asarray(x, np.float64) * 2.0**fraction_bits) / 2.0**fraction_bits).astype(np.float32)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _errors(network: Gathered, bits: int, cut: int, image: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Return the rounded network's logits of one image, their errors at most, and its largest value."""
-    weights = {name: jnp.asarray(round_down(array, bits)) for name, array in network.weights.items()}
+@partial(jax.jit, static_argnums=0)
+def _errors(
+    network: Gathered, weights: dict[str, jax.Array], scale: jax.Array, cut: jax.Array, image: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return the rounded network's logits of one image, their errors at most, and its largest value; eps = 1/scale."""
 
     def values(moved: dict[int, jax.Array]) -> list[jax.Array]:
         sizes = [image.size]
@@ -74,7 +75,7 @@ def _errors(network: Gathered, bits: int, cut: int, image: jax.Array) -> tuple[j
             sizes.append(value.size)
             if layer.op in ("mean", "pool"):
                 count = 4 if layer.op == "pool" else sizes[layer.inputs[0]] // value.size
-                value = value * (float(round_down(1 / count, bits)) * count)  # the factor 1/k is a multiple of eps too
+                value = value * jnp.trunc(scale / count) * (count / scale)  # the factor 1/k is a multiple of eps too
             return value + moved[i] if i in moved else value
 
         return layers.run(network.layers, weights, network.kept, image[None], change)
@@ -95,7 +96,7 @@ def _errors(network: Gathered, bits: int, cut: int, image: jax.Array) -> tuple[j
     for i, layer in enumerate(network.layers):
         value = found[i + 1]
         if layer.op in (*layers.LINEAR, "mean", "pool"):
-            errors[i] = jnp.full(value.shape, cut * 2.0**-bits)
+            errors[i] = jnp.full(value.shape, cut / scale)
         elif layer.op == "relu":
             kept = network.kept.get(str(i), np.arange(value.size))
             near = jnp.abs(found[layer.inputs[0]].reshape(-1)[kept])
