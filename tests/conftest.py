@@ -39,6 +39,7 @@ SLOW = {
     r"test_mitigated_training.py::test_(seeds_\w+|a_killed_run\w+)\[(?!lagrangian\])": "the method lagrangian",
     r"test_mitigated_training.py::test_(alignment_narrows|mitigation_closes)": "test_a_step_descends_the_lagrangian",
     r"test_folding.py::.*\[(bottleneck|preactivation)\]": "basic blocks",
+    r"test_gathered.py::.*\[(?!some)\w+-(bottleneck|preactivation)\]": "a mask of some units",
     r"test_networks.py::.*\[(bottleneck|preactivation)\]": "basic blocks and the CNN",
     r"test_streaming.py::test_training_gives_the_same_bits\[2\]": "one seed",
     r"test_streaming.py::test_(the_snl_descent|a_measurement\w+\[train\])": "training, and the test images",

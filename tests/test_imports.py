@@ -35,6 +35,7 @@ HOUSE = (
         "experiments.change",
         "experiments.data",
         "experiments.status",
+        "experiments.private",
     ),  # no study another
 )
 LEVEL = {room: level for level, rooms in enumerate(HOUSE) for room in rooms}

@@ -546,11 +546,8 @@ def fit(
     *,
     order_seed: int = 0,
     pruned: bool = False,
-<<<<<<< HEAD
     patience: int = 0,
-=======
     attention: float = 0.0,
->>>>>>> methods
     begin: Callable[[Run, Network], None] = lambda run, network: None,
 ) -> list[Run]:
     """Train one network for each run.
@@ -563,11 +560,8 @@ def fit(
         network_of: makes the network of a seed to start from.
         teacher_of: makes its teacher, if there is one.
         pruned: whether weights that are zero stay zero.
-<<<<<<< HEAD
         patience: see ``train_full``.
-=======
         attention: see ``train.fit``.
->>>>>>> methods
         order_seed: added to each run's seed where the order of the data is drawn, and nowhere else.
         begin: called with each run and the network that it starts from.
     """
