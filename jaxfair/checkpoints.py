@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxfair.errors import JaxfairError
+from jaxfair.errors import JaxfairError, StorageError
 
 Tree = TypeVar("Tree")
 
@@ -29,7 +29,7 @@ def save(directory: Path, step: int, tree: object) -> None:
         tree: a pytree of JAX or NumPy arrays and numbers.
 
     Raises:
-        JaxfairError: the folder cannot be written or the disk is full; the previous checkpoint is kept.
+        StorageError: the folder cannot be written or the disk is full; the previous checkpoint is kept.
     """
     import orbax.checkpoint as ocp
 
@@ -47,7 +47,7 @@ def save(directory: Path, step: int, tree: object) -> None:
     except Exception as error:
         if not isinstance(error, OSError) and "No space left" not in str(error):
             raise
-        raise JaxfairError(
+        raise StorageError(
             f"The checkpoint cannot be written to '{directory}': {error}; earlier results are kept."
         ) from error
     for other in directory.iterdir():

@@ -222,7 +222,7 @@ def warnings(results: Results) -> list[str]:
         f"In group {', '.join(unknown)} the full network or a control of some seed is never right: what is lost there "
         "by the change is not known."
     )
-    return [*by_heart(results), *[never] * bool(unknown), *results.groups.warnings(), *said]
+    return [*results.missing, *by_heart(results), *[never] * bool(unknown), *results.groups.warnings(), *said]
 
 
 def by_heart(results: Results) -> list[str]:

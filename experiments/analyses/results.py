@@ -1,6 +1,7 @@
 """Finished analyses as arrays over seeds and groups, and as rows of tables with intervals."""
 
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -12,6 +13,8 @@ from experiments.reporting import reports, series
 from experiments.reporting.groups import Groups, check_name
 from experiments.reporting.sampling import FREE, free_of_sampling
 from experiments.reporting.series import UNKNOWN, Estimate, over_seeds
+from experiments.running import work
+from experiments.running.methods import FURTHER
 from experiments.running.stages import matched_label
 from jaxfair import intervals
 from jaxfair.errors import JaxfairError
@@ -55,6 +58,8 @@ class Variant(NamedTuple):
         gradients: inner products of the groups' gradients of the training loss, times their numbers of images, shape
             (seeds, groups, groups); None where they were not measured.
         about: what else the record says of the network, such as what it saves.
+        passes: the work that made it of the full network, in forward passes of one image, of each seed, shape (seeds,);
+            NaN where its runs are not there.
         control: the network that differs from this one in nothing but what the study changes: trained as it was, with
             all its ReLUs. None is the full network, where the study has no other or this is one itself.
     """
@@ -72,6 +77,7 @@ class Variant(NamedTuple):
     mitigation: Mapping[str, Any] | None = None
     parts: Mapping[str, np.ndarray] = {}
     about: Mapping[str, Any] = {}
+    passes: np.ndarray = np.array([np.nan])
     control: "Variant | None" = None
     gradients: np.ndarray | None = None
 
@@ -90,7 +96,7 @@ class Variant(NamedTuple):
             return self.label
         if self.method == "full":
             return f"{self.label}: {self.relu_count:,} ReLUs"
-        label = self.label if self.method != "snl" else "SNL"
+        label = re.sub(r" \d+", "", self.label, count=1) if self.method in ("snl", *FURTHER) else self.label
         return f"{label}: {self.relu_count:,} ReLUs ({self.percent_kept} %)"
 
 
@@ -125,6 +131,7 @@ class Results(NamedTuple):
         followed: fine-tunings that were followed through their epochs.
         rebalanced: the same of networks that were trained on data of another imbalance, by what that is; their groups
             and test images are in the same order.
+        missing: sentences on networks and seeds that are not there, since their runs failed.
     """
 
     variants: tuple[Variant, ...]
@@ -134,6 +141,7 @@ class Results(NamedTuple):
     splits: int = 1
     followed: tuple[Followed, ...] = ()
     rebalanced: "Mapping[str, Results]" = MappingProxyType({})
+    missing: tuple[str, ...] = ()
 
     __eq__, __hash__ = object.__eq__, object.__hash__
 
@@ -340,6 +348,7 @@ def _variant(analysed: Sequence[Run], beside: Mapping[str, Mapping[str, Run]], p
         parts=parts,
         about=variant,
         gradients=products,
+        passes=np.array([work.passes(run) for run in analysed]),
     )
 
 
@@ -396,6 +405,16 @@ def accuracies(results: Results, variant: Variant) -> Estimate:
 def whole_accuracy(variant: Variant) -> Estimate:
     """Return the accuracy on all test images with its interval over seeds and test images."""
     return _share([variant.correct], [1.0])
+
+
+def worst_accuracies(variant: Variant) -> np.ndarray:
+    """Return the accuracy of the group that is least accurate, whichever it is, of each seed, shape (seeds,)."""
+    return variant.by_group["accuracy"].min(axis=1)
+
+
+def worst_accuracy(variant: Variant) -> Estimate:
+    """Return the mean over seeds of the worst group's accuracy, with its interval over seeds."""
+    return over_seeds(worst_accuracies(variant), "share")
 
 
 def _share(tables: Sequence[np.ndarray], weights: Sequence[float]) -> Estimate:
@@ -496,6 +515,8 @@ def summary_rows(results: Results) -> list[dict[str, Any]]:
         row["accuracy"] = whole_accuracy(variant)
         row |= {f"{size}_groups": accuracy(results, variant, members) for size, members in sizes.items()}
         row["parameter_distance"] = over_seeds(variant.parameter_distance, "positive")
+        if any(np.isfinite(v.passes).all() for v in results.variants):
+            row["million_passes"] = float(variant.passes.mean() / 1e6)
         for size, members in sizes.items():
             drop = UNKNOWN if variant.method == "full" else joint_drop(results, variant, members)
             row[f"{size}_drop_percent"] = drop

@@ -46,6 +46,7 @@ from experiments.reporting.verdicts import (
     small_groups,
     too_small,
 )
+from experiments.running.methods import PLAIN
 from jaxfair import intervals
 from jaxfair.bounds import excess_loss_bound
 from jaxfair.runs import Run
@@ -53,6 +54,12 @@ from jaxfair.runs import Run
 SEVERAL = 3  # times as much
 IDLE = 100  # times the rise of the loss: a bound that far away says nothing
 OPPOSED = 0.9  # cosine from which on two directions are one, but for an angle of 26 degrees
+CHOICES = {
+    "snl-balanced": "SNL with every group counting the same",
+    "senet-balanced": "SENet with every group counting the same",
+    "bcd-worst-group": "BCD that accepts by the worst group's loss",
+    "bcd-cvar": "BCD that accepts by the worst images' loss",
+}
 COMPARABLE = 2  # ReLU counts that differ by a larger factor are not compared
 TERMS = (("first", "gradient"), ("second", "eigenvalue"))
 FEWER = "Spearman correlation over budgets of fewer ReLUs with"
@@ -68,7 +75,8 @@ def claims(analysed: Results | Sequence[Run]) -> list[Claim]:
         JaxfairError: the analyses do not belong together.
     """
     results = analysed if isinstance(analysed, Results) else tables.collect(analysed)
-    return corrected([*_of_harm(results), *_of_imbalance(results), *_of_suspects(results), *_of_mitigation(results)])
+    found = [*_of_harm(results), *_of_imbalance(results), *_of_suspects(results), *_of_mitigation(results)]
+    return corrected([*found, *_of_equal_budgets(results), *_of_groups_in_choice(results)])
 
 
 # fmt: off
@@ -172,7 +180,78 @@ def _of_mitigation(results: Results) -> list[Claim]:
     return found
 
 
+def _of_equal_budgets(results: Results) -> list[Claim]:
+    """Compare methods with DeepReDuce where both keep as many ReLUs; nothing where none do."""
+    found, judge = [], partial(decide, results)
+    for method, name in (("snl", "SNL"), ("senet", "SENet"), ("bcd", "BCD")):
+        if pairs := _pairs(results, method, "deepreduce"):
+            found.append(judge(f"{method}_milder_at_equal_budgets",
+                               f"{name} is milder than DeepReDuce at equal budgets",
+                               f"relative drop with DeepReDuce - with {name}, mean over groups and budgets, points",
+                               _at_equal, pairs, "mean", floor=POINTS))
+            found.append(judge(f"{method}_steadier_at_equal_budgets", f"{name} is steadier than DeepReDuce there",
+                               f"standard deviation over groups of the drop with DeepReDuce - with {name}, points",
+                               _at_equal, pairs, "spread", floor=POINTS))
+    return found
+
+
+def _of_groups_in_choice(results: Results) -> list[Claim]:
+    """Compare choices that look at groups, or at the worst images, with the same method's that do not."""
+    found, judge = [], partial(decide, results)
+    for method, plain in PLAIN.items():
+        for kind in ("", *_kinds(results)):
+            if not (pairs := _pairs(results, method, plain, kind)):
+                continue
+            how, suffix = f", both with {kind}" * bool(kind), f" ({kind})" * bool(kind)
+            found.append(judge(f"{method}_raises_worst{suffix}", f"{CHOICES[method]} raises the worst group{how}",
+                               "accuracy of the worst group with it - without it, mean over budgets", _worst, pairs,
+                               floor=RIGHT))
+            found.append(judge(f"{method}_cheap{suffix}", f"It costs little accuracy{how} ({CHOICES[method]})",
+                               "accuracy without it - with it, mean over budgets", _mean_lost, pairs, side="below",
+                               threshold=CHEAP))
+    return found
+
+
 # fmt: on
+
+
+def _kinds(results: Results) -> list[str]:
+    """Return how networks of the study were mitigated."""
+    return list(dict.fromkeys(kind for v in results.variants if (kind := _kind(v))))
+
+
+def _pairs(results: Results, method: str, other: str, kind: str = "") -> list[tuple[Variant, Variant]]:
+    """Return networks of two methods that keep as many ReLUs, mitigated alike, from the fewest."""
+    labels = {v.label: v for v in results.variants if not v.base}
+
+    def made(name: str) -> dict[int, Variant]:
+        of = [(v, labels.get(v.base) if v.base else v) for v in results.variants if _kind(v) == kind]
+        return {v.relu_count: v for v, plain in of if plain is not None and plain.method == name}
+
+    ours, theirs = made(method), made(other)
+    return [(ours[count], theirs[count]) for count in sorted(ours.keys() & theirs.keys())]
+
+
+def _at_equal(
+    results: Results, pairs: Sequence[tuple[Variant, Variant]], what: Literal["mean", "spread"]
+) -> tuple[Measured, str]:
+    terms = []
+    for ours, theirs in pairs:
+        for network, sign in ((theirs, 1), (ours, -1)):
+            weights = spread_weights(network) if what == "spread" else mean_weights(network, has_drop(network))
+            terms.append((network, sign / len(pairs) * weights))
+    return contrast(results, *terms), _named(results, *(network for pair in pairs for network in pair))
+
+
+def _worst(results: Results, pairs: Sequence[tuple[Variant, Variant]]) -> tuple[np.ndarray, str]:
+    gained = [tables.worst_accuracies(aware) - tables.worst_accuracies(plain) for aware, plain in pairs]
+    return np.mean(gained, axis=0), _named(results, *(network for pair in pairs for network in pair))
+
+
+def _mean_lost(results: Results, pairs: Sequence[tuple[Variant, Variant]]) -> tuple[Measured, str]:
+    lost = np.mean([plain.correct - aware.correct for aware, plain in pairs], axis=0)
+    found = Measured(intervals.over_seeds_and_examples([lost]), len(lost))
+    return found, _named(results, *(network for pair in pairs for network in pair))
 
 
 def _kind(network: Variant) -> str:

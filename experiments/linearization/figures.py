@@ -20,6 +20,7 @@ from experiments.reporting import drawing, series
 from experiments.reporting.drawing import BARS, LOOKS, PALE, Drawing, Points
 from experiments.reporting.series import Estimate, over_seeds
 from experiments.reporting.verdicts import Missing
+from experiments.running.methods import FURTHER
 from jaxfair.errors import JaxfairError
 
 if TYPE_CHECKING:
@@ -28,6 +29,19 @@ if TYPE_CHECKING:
 
 FAMILIES = {"snl": ("Blues", "o"), "deepreduce": ("Oranges", "D")}
 METHODS = {"full": ("full network", *LOOKS[0]), "snl": ("SNL", *LOOKS[1]), "deepreduce": ("DeepReDuce", *LOOKS[2])}
+METHODS_NAMED = {
+    **{method: METHODS[method][0] for method in ("snl", "deepreduce")},
+    "senet": "SENet",
+    "bcd": "BCD",
+    "snl-balanced": "SNL (balanced)",
+    "senet-balanced": "SENet (balanced)",
+    "bcd-loss": "BCD (loss)",
+    "bcd-worst-group": "BCD (worst group)",
+    "bcd-cvar": "BCD (CVaR)",
+    "random-matched": "random ReLUs, trained as SNL",
+    "random": "random ReLUs",
+}
+"""All that keep some of the ReLUs, in the order of the figure that compares them."""
 QUANTITIES = {
     "accuracy": "accuracy",
     "drop": figures.DROP_LABEL,
@@ -62,6 +76,31 @@ def accuracy_by_budget(results: Results) -> "Figure":
     return figure
 
 
+def accuracy_by_method(results: Results) -> "Figure":
+    """Draw accuracy on all test images and in the worst group against the ReLUs kept, a line each method."""
+    found = {method: _linearized(results, method) for method in METHODS_NAMED}
+    found = {method: several for method, several in found.items() if several}
+    if not found:
+        raise Missing("No network of the study is linearized.")
+    full, shown = results.variants[0], [v for several in found.values() for v in several]
+    figure, grid = drawing.subplots(1, 2, 4.6, 3.8)
+    titles = {"all test images": arrays.whole_accuracy, "the worst group": arrays.worst_accuracy}
+    for axes, (title, value) in zip(grid[0], titles.items(), strict=True):
+        places = drawing.log_axis(axes, [v.relu_count for v in [full, *shown]], ",")
+        at = dict(zip([v.label for v in [full, *shown]], places, strict=True))
+        apart = 10 ** (0.1 * drawing.shifts(len(found)))  # or equal budgets would lie upon each other
+        drawing.errorbar(axes, [at[full.label]], series.stack([value(full)]), *LOOKS[0], label="full network")
+        for (method, several), look, shift in zip(found.items(), LOOKS[1:], apart, strict=False):
+            several = sorted(several, key=lambda v: v.relu_count)
+            line = "none" if method == "deepreduce" else "-"
+            x, points = [at[v.label] * shift for v in several], series.stack([value(v) for v in several])
+            drawing.errorbar(axes, x, points, *look, line, METHODS_NAMED[method], 4.0)
+        axes.set_title(title, fontsize=9.5)
+    grid[0, 0].set_ylabel("accuracy")
+    drawing.finish(figure, list(grid[0]), "ReLUs kept")
+    return figure
+
+
 def harm_by_training(results: Results) -> "Figure":
     """Draw the accuracy of large and small groups after so many epochs of fine-tuning, linearized and not."""
     if not results.followed:
@@ -93,7 +132,7 @@ def curvature_by_group(results: Results) -> "Figure":
         "softmax_gap": "distance to the boundary\n(softmax gap)",
     }
     figure, grid = drawing.group_panels(results.groups, len(labels), height=2.2)
-    apart = ("mitigated", "matched", "random-matched")
+    apart = ("mitigated", "matched", "random-matched", *FURTHER)
     variants = [variant for variant in results.variants if variant.method not in apart]
     for axes, (name, label) in zip(grid[:, 0], labels.items(), strict=True):
         looks = [(variant.title, *_look(results, variant)) for variant in variants]
@@ -287,6 +326,10 @@ DRAWINGS = {
     **figures.DRAWINGS,
     "accuracy_by_budget": Drawing(
         "Mean accuracy of the large and the small groups by the number of ReLUs kept", IMAGES, accuracy_by_budget),
+    "accuracy_by_method": Drawing(
+        "Accuracy on all test images, and in the worst group of each seed, by method and the number of ReLUs kept",
+        f"{IMAGES} Those of the worst group are over seeds; as it is picked after the fact, it looks worse than a "
+        "group picked before would.", accuracy_by_method),
     "harm_by_training": Drawing(
         "Accuracy of the large and the small groups by the epochs of fine-tuning, linearized and with all ReLUs",
         f"One long fine-tuning, looked at on the way. {IMAGES}", harm_by_training),

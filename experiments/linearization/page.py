@@ -5,7 +5,8 @@ from experiments.analyses.page import ACCURACIES, LINEARIZED, Words
 from experiments.analyses.results import CONTROLS, RANDOM, Results
 from experiments.reporting.tables import Column
 
-SUMMARY = (Column("network"), Column("relus", "ReLUs"), *ACCURACIES)
+WORK = Column("million_passes", "work after the full network (million passes)", ".3g")
+SUMMARY = (Column("network"), Column("relus", "ReLUs"), *ACCURACIES, WORK)
 LOST = (
     "A group's relative accuracy drop is the share of the full network's accuracy that it loses by linearization, in "
     "percent. What it lost beyond the reference group is in points of that, and where the study has controls it is "
@@ -14,9 +15,19 @@ LOST = (
 )
 NETWORKS = {
     **LINEARIZED,
+    "snl-balanced": "SNL n (balanced) is SNL with every group counting the same in the descent's loss.",
+    "senet": "SENet n divides n ReLUs among the layers by their sensitivity to pruning, and in each keeps those units "
+    "whose activations differed most from the full network's (Kundu et al. 2023).",
+    "senet-balanced": "SENet n (balanced) counts every group the same in both.",
+    "bcd": "BCD n starts from SNL's network of twice as many ReLUs and removes random blocks whose loss costs little "
+    "training accuracy, with fine-tuning between (block coordinate descent, arXiv 2511.11781).",
+    "bcd-loss": "BCD n (loss) accepts blocks by the mean training loss.",
+    "bcd-worst-group": "BCD n (worst group) accepts blocks by the training loss of the worst group.",
+    "bcd-cvar": "BCD n (CVaR) accepts them by the mean of the largest training losses, without groups.",
     "random": "Random n keeps n ReLUs that were drawn at random.",
-    "matched": "The networks matched to SNL n or to DeepReDuce are the controls: trained as these were, by the same "
-    "optimizer on the same images in the same order, with all ReLUs kept. What is lost is counted from them.",
+    "matched": "The networks matched to SNL n, to DeepReDuce or to another method are the controls: trained as these "
+    "were, by the same optimizer on the same images in the same order, with all ReLUs kept. What is lost is counted "
+    "from them.",
     "random-matched": "Random n after equal training is the control of SNL n with n ReLUs that were drawn at random, "
     "fine-tuned.",
     "control": "The fine-tuned full network had the linearized ones' fine-tuning, with all its ReLUs.",
@@ -26,6 +37,9 @@ NETWORKS = {
 }
 MEANINGS = {
     "ReLUs": "units that are still ReLUs; all others are the identity.",
+    "Work after the full network": "all training, and all trying of ReLUs, that made the network of the full one, in "
+    "millions of forward passes of one image; a gradient counts three, by counting convolutions. SNL's is that of the "
+    "descent to this budget, though one descent serves all.",
     "Parameter distance": "L2 distance between the parameters of the linearized and the full network. It ignores that "
     "permuted networks are equal; blank for networks of another size.",
 }

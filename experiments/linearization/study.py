@@ -8,22 +8,29 @@ interrupted, and another one shares the runs that it has in common. ``--dry-run`
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from experiments import cli
 from experiments.analyses import study as studies
 from experiments.linearization import report
-from experiments.running import measure, stages
+from experiments.running import measure, methods, stages
 from experiments.running.datasets import DataConfig, Rebalance
+from experiments.running.executors import Execution
 from experiments.running.measure import AnalysisConfig
+from experiments.running.methods import Further
 from experiments.running.records import Workspace
 from experiments.running.stages import ModelConfig
 from jaxfair.data.dataset import Dataset
 from jaxfair.errors import JaxfairError
+from jaxfair.linearize import bcd, deepreduce, senet
+from jaxfair.linearize.bcd import BCD_FINETUNE, BcdConfig
 from jaxfair.linearize.deepreduce import CULLED_SETS, DeepReduceConfig
+from jaxfair.linearize.senet import PRAM, SENET_MASKS, SenetConfig
 from jaxfair.linearize.snl import SnlConfig
+from jaxfair.networks import masks
+from jaxfair.networks.network import shapes
 from jaxfair.runs import Run
 from jaxfair.training.fit import DEEPREDUCE_TRAIN, SNL_FINETUNE, TrainConfig
 from jaxfair.training.mitigate import Method
@@ -44,6 +51,11 @@ class Study:
         mitigations: fine-tune the linearized networks by these too, with the numbers of ``snl_finetune.mitigation``
             and ``deepreduce_train.mitigation``.
         mitigation_rates: the multipliers' rates mu of ``lagrangian``, if there are several (Das et al. 2024, D.2).
+        methods: further methods on SNL's budgets, beside SNL and DeepReDuce: senet and bcd are SENet and block
+            coordinate descent. snl-balanced, senet-balanced choose with every group counting the same; bcd-loss,
+            bcd-worst-group and bcd-cvar accept blocks by the mean loss, by the worst group's or by that of the worst
+            images. All are fine-tuned as SNL's networks, SENet's with attention maps too, and mitigated as these.
+        equal_budgets: add DeepReDuce's numbers of ReLUs to the budgets, so that methods are compared at equal ones.
         controls: matched is the full network trained on exactly as each linearized one is, with all its ReLUs;
             random-matched keeps as many ReLUs as SNL, chosen at random, on that network; finetuned is the full network
             with the fine-tuning alone; random keeps ReLUs chosen at random on the full network.
@@ -65,9 +77,13 @@ class Study:
         model: the full network.
         train: of the full network.
         snl: of the SNL descent.
-        snl_finetune: of the networks that SNL linearized.
+        snl_finetune: of the networks that SNL and the further methods linearized.
+        senet: of SENet's choice.
+        senet_attention: factor on the distance of attention maps in the fine-tuning of SENet's networks.
+        bcd: of block coordinate descent, which starts from SNL's fine-tuned network of twice the budget.
         deepreduce_train: of the DeepReDuce students.
         analysis: what is measured on each group.
+        execution: who makes the runs, and where.
     """
 
     out: Path = Path("results/linearization")
@@ -77,6 +93,8 @@ class Study:
     deepreduce_start: Literal["fresh", "base"] = "fresh"
     mitigations: tuple[Method, ...] = ()
     mitigation_rates: tuple[float, ...] = ()
+    methods: tuple[Further, ...] = ()
+    equal_budgets: bool = False
     controls: tuple[Control, ...] = ("matched",)
     data_controls: tuple[Rebalance, ...] = ()
     splits: Literal["per-seed", "one"] = "per-seed"
@@ -91,8 +109,12 @@ class Study:
     train: TrainConfig = TrainConfig()
     snl: SnlConfig = SnlConfig()
     snl_finetune: TrainConfig = SNL_FINETUNE
+    senet: SenetConfig = SenetConfig()
+    senet_attention: float = PRAM
+    bcd: BcdConfig = BcdConfig()
     deepreduce_train: TrainConfig = DEEPREDUCE_TRAIN
     analysis: AnalysisConfig = AnalysisConfig()
+    execution: Execution = Execution()
 
 
 def run(study: Study, command: Sequence[str]) -> None:
@@ -124,13 +146,15 @@ def declare(
     """
     rebalanced = "rebalance" in space.record
     if rebalanced:
-        study = dataclasses.replace(study, mitigations=(), controls=("matched",), follow=0)
+        study = dataclasses.replace(study, mitigations=(), controls=("matched",), follow=0, methods=())
         budgets, configurations = ([min(budgets)], []) if budgets else ([], configurations)
     full = stages.train_full(space, study.model, study.train, seeds, study.patience)
-    linearized = [stages.linearize_snl(space, base, study.snl, budgets) for base in full]
-    by_budget = [list(starts) for starts in zip(*linearized, strict=True)]
+    by_count = [*dict.fromkeys([*budgets, *bcd_starts(space, study, budgets).values()])]
+    linearized = [stages.linearize_snl(space, base, study.snl, by_count) for base in full]
+    every = [list(starts) for starts in zip(*linearized, strict=True)]
+    every_control = match(space, study, full, linearized)
+    by_budget, matched = every[: len(budgets)], every_control[: len(budgets)]  # and where descents of BCD start
     groups = [(starts, config) for starts in by_budget for config in tunings(study.snl_finetune, study)]
-    matched = match(space, study, full, linearized)
     groups += [(starts, study.snl_finetune) for starts in matched]
     if "finetuned" in study.controls:
         groups.append((full, study.snl_finetune))
@@ -144,8 +168,10 @@ def declare(
         groups += [(starts, one) for one in tunings(study.deepreduce_train, study)]
         if "matched" in study.controls:
             groups.append(([stages.match_deepreduce(space, base, config) for base in full], study.deepreduce_train))
+    of_count = dict(zip(by_count, zip(every, every_control or every, strict=True), strict=True))
+    groups += further(space, study, full, budgets, of_count)
     groups = [group for i, group in enumerate(groups) if group not in groups[:i]]  # students share a control
-    tuned = [stages.finetune(space, starts, full, config) for starts, config in groups]
+    tuned = [tune(space, study, starts, full, config) for starts, config in groups]
     analysed = [
         stages.analyse(space, network, base, study.analysis)
         for networks in [full, *tuned]
@@ -159,9 +185,80 @@ def declare(
     return analysed + follow(space, study, full, by_budget, matched)
 
 
+def further(
+    space: Workspace,
+    study: Study,
+    full: Sequence[Run],
+    budgets: Sequence[int],
+    of_count: Mapping[int, tuple[Sequence[Run], Sequence[Run]]],
+) -> list[tuple[list[Run], TrainConfig]]:
+    """Declare the networks of the further methods; return which of them and of their controls are fine-tuned, and how.
+
+    Args:
+        space: of the study.
+        study: its settings.
+        full: the full network of each seed.
+        budgets: the ReLUs that each method keeps.
+        of_count: SNL's networks of so many ReLUs, and their controls, of each seed.
+    """
+    found = []
+    for method in dict.fromkeys(study.methods):
+        if method == "snl-balanced":
+            made = [stages.linearize_snl(space, base, study.snl, budgets, balanced=True) for base in full]
+            controls = match(space, study, full, made)
+        elif method in ("senet", "senet-balanced"):
+            made = [methods.linearize_senet(space, base, study.senet, budgets, method) for base in full]
+            controls = [[methods.match_senet(space, base, study.senet) for base in full]] if matches(study) else []
+        else:
+            made, controls = _descended(space, study, full, budgets, of_count, method)
+        of_budget = [list(starts) for starts in zip(*made, strict=True)]
+        found += [(starts, config) for starts in of_budget for config in tunings(study.snl_finetune, study)]
+        found += [(starts, study.snl_finetune) for starts in controls]
+    return found
+
+
+def _descended(
+    space: Workspace,
+    study: Study,
+    full: Sequence[Run],
+    budgets: Sequence[int],
+    of_count: Mapping[int, tuple[Sequence[Run], Sequence[Run]]],
+    method: Further,
+) -> tuple[list[list[Run]], list[list[Run]]]:
+    """Declare block coordinate descents: the networks by seed and budget, and their controls by budget and seed."""
+    made, controls = [], []
+    for budget, count in bcd_starts(space, study, budgets).items():
+        of_starts, of_controls = (tune(space, study, runs, full, study.snl_finetune) for runs in of_count[count])
+        common = study.bcd, count, budget
+        made.append([methods.linearize_bcd(space, *two, *common, method) for two in zip(of_starts, full, strict=True)])
+        if matches(study):
+            pairs = zip(of_controls, full, strict=True)
+            controls.append([methods.match_bcd(space, *two, *common) for two in pairs])
+    return [list(of_seed) for of_seed in zip(*made, strict=True)], controls
+
+
+def bcd_starts(space: Workspace, study: Study, budgets: Sequence[int]) -> dict[int, int]:
+    """Return, for each budget of BCD, the ReLUs of the SNL network that its descent starts from."""
+    if not any(method.startswith("bcd") for method in study.methods):
+        return {}
+    units = masks.unit_count(shapes(stages.full_module(space.train, study.model), space.train.image_shape).masks)
+    return {budget: methods.start_count(budget, units, study.bcd) for budget in budgets}
+
+
+def tune(space: Workspace, study: Study, starts: Sequence[Run], full: Sequence[Run], config: TrainConfig) -> list[Run]:
+    """Declare the fine-tuning of a network of each seed, with attention maps if SENet made it."""
+    attention = study.senet_attention if "senet" in starts[0].config else 0.0
+    return stages.finetune(space, starts, full, config, attention=attention)
+
+
+def matches(study: Study) -> bool:
+    """Return whether some control of the study is trained as its linearized networks are."""
+    return not {"matched", "random-matched"}.isdisjoint(study.controls)
+
+
 def match(space: Workspace, study: Study, full: Sequence[Run], linearized: Sequence[Sequence[Run]]) -> list[list[Run]]:
     """Declare SNL's controls, a list for each budget of a run for each seed; none if no control needs them."""
-    if not linearized or {"matched", "random-matched"}.isdisjoint(study.controls):
+    if not linearized or not matches(study):
         return []
     found = [stages.match_snl(space, base, runs) for base, runs in zip(full, linearized, strict=True)]
     return [list(of_budget) for of_budget in zip(*found, strict=True)]
@@ -197,6 +294,8 @@ def check(study: Study, train_set: Dataset) -> list[int]:
         JaxfairError: there is nothing to run, or a network, a training or a number is impossible.
     """
     budgets = stages.check(train_set, study.model, study.budgets, reductions(study))
+    if study.equal_budgets:
+        budgets = list(dict.fromkeys([*budgets, *deepreduce_counts(study, train_set)]))
     if study.seeds < 1 or not (study.budgets or study.deepreduce):
         raise JaxfairError(
             f"The study has {study.seeds} seeds, {len(study.budgets)} SNL budgets and {len(study.deepreduce)} "
@@ -204,6 +303,7 @@ def check(study: Study, train_set: Dataset) -> list[int]:
         )
     trainings = [study.train, *tunings(study.snl_finetune, study), *tunings(study.deepreduce_train, study)]
     stages.check_trainings(train_set, trainings, study.snl, study.seeds_at_once)
+    check_methods(study, train_set, budgets)
     if study.follow < 0 or study.follow > 1_000_000:
         raise JaxfairError(f"Fine-tuning is to be followed for {study.follow} epochs; give 0 or more.")
     if "random-matched" in study.controls and "matched" not in study.controls:
@@ -217,6 +317,35 @@ def check(study: Study, train_set: Dataset) -> list[int]:
         raise JaxfairError("Losses on other data are counted from the control matched; give it as --controls too.")
     measure.check_config(study.analysis)
     return budgets
+
+
+def check_methods(study: Study, train_set: Dataset, budgets: Sequence[int]) -> None:
+    """Find settings of the further methods that would be refused.
+
+    Raises:
+        JaxfairError: a number is impossible, there is no budget, or no network to start from.
+    """
+    if not study.methods:
+        return
+    if not budgets:
+        raise JaxfairError(f"The methods {', '.join(study.methods)} have no budget; give --budgets or --equal-budgets.")
+    if any(method.startswith("senet") for method in study.methods):
+        senet.check_config(study.senet, len(train_set))
+        if not 0 <= study.senet_attention < float("inf"):
+            raise JaxfairError(f"SENet's attention weight is {study.senet_attention}; give a finite one, as 1000.")
+    if any(method.startswith("bcd") for method in study.methods):
+        bcd.check_config(study.bcd, len(train_set), len(train_set.group_names))
+        if study.snl.rule != "exact":
+            raise JaxfairError("BCD starts from SNL's networks of a known number of ReLUs; leave --snl.rule at exact.")
+
+
+def deepreduce_counts(study: Study, train_set: Dataset) -> list[int]:
+    """Return how many ReLUs each of the study's DeepReDuce configurations keeps."""
+    module, found = stages.full_module(train_set, study.model), []
+    for config in reductions(study):
+        student = shapes(deepreduce.student_module(module, config), train_set.image_shape)
+        found.append(masks.relu_count(deepreduce.choose(student.masks, config)))
+    return found
 
 
 def reductions(study: Study) -> list[DeepReduceConfig]:
@@ -250,6 +379,13 @@ QUICKSTART = Study(
     train=TrainConfig(epochs=40, batch_size=64, learning_rate=0.05, schedule="cosine"),
     snl=SnlConfig(batch_size=64, kappa=1e-3),
     snl_finetune=dataclasses.replace(SNL_FINETUNE, epochs=30, batch_size=64, learning_rate=1e-2),
+    senet=SenetConfig(
+        sparse_train=TrainConfig(epochs=40, batch_size=64, learning_rate=0.05, schedule="cosine"),
+        mask_train=dataclasses.replace(SENET_MASKS, epochs=30, batch_size=64),
+    ),
+    bcd=BcdConfig(
+        block=45, tries=20, finetune=dataclasses.replace(BCD_FINETUNE, epochs=5, batch_size=64, learning_rate=1e-2)
+    ),
     deepreduce_train=dataclasses.replace(DEEPREDUCE_TRAIN, epochs=30, batch_size=64, learning_rate=1e-2),
 )
 """Handwritten digits, 90 % of 0-4 and 10 % of 5-9 (Das et al.'s CIFAR-10 imbalance), a small ResNet: minutes."""
@@ -271,6 +407,13 @@ CPU_LONG = Study(
     train=TrainConfig(epochs=40, batch_size=128, learning_rate=0.05, schedule="cosine"),
     snl=SnlConfig(batch_size=128, learning_rate=2e-3, kappa=3e-3),
     snl_finetune=dataclasses.replace(SNL_FINETUNE, epochs=10, batch_size=128, learning_rate=1e-2),
+    senet=SenetConfig(
+        sparse_train=TrainConfig(epochs=15, batch_size=128, learning_rate=0.05, schedule="cosine"),
+        mask_train=dataclasses.replace(SENET_MASKS, epochs=20),
+    ),
+    bcd=BcdConfig(
+        block=2000, tries=20, finetune=dataclasses.replace(BCD_FINETUNE, epochs=2, batch_size=128, learning_rate=1e-2)
+    ),
     deepreduce_train=dataclasses.replace(DEEPREDUCE_TRAIN, epochs=20, batch_size=128, learning_rate=1e-2),
     analysis=AnalysisConfig(start="coarse"),
 )

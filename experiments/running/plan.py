@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from experiments.running import records, stages
+from experiments.running.progress import duration
 from experiments.running.records import Job, Workspace
 from experiments.running.stages import ModelConfig
 from jaxfair.networks.network import init
@@ -152,10 +153,3 @@ def _timed(space: Workspace, model: ModelConfig, config: TrainConfig) -> float:
     once = train.TrainConfig(epochs=4, batch_size=min(config.batch_size, len(some)), learning_rate=1e-3)
     list(train.fit([network], some, once, seeds=[0], on_epoch=lambda *_: ends.append(time.monotonic())))
     return min(np.diff(ends)) / (len(some) * stages.GRADIENT)
-
-
-def duration(seconds: float) -> str:
-    """Write a time as a reader says it."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

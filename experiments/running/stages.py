@@ -142,14 +142,26 @@ def train_full(
     return fit(space, found, config, "train the full network", start, patience=patience)
 
 
-def linearize_snl(space: Workspace, base: Run, config: snl.SnlConfig, counts: Sequence[int]) -> list[Run]:
-    """Linearize by SNL: one descent, one run for each of the different budgets, in their order."""
-    seed = base.config["seed"]
+def linearize_snl(
+    space: Workspace, base: Run, config: snl.SnlConfig, counts: Sequence[int], *, balanced: bool = False
+) -> list[Run]:
+    """Linearize by SNL: one descent, one run for each of the different budgets, in their order.
+
+    Args:
+        space: of the study.
+        base: the full network.
+        config: of the descent.
+        counts: the budgets.
+        balanced: whether every group counts the same in the descent's loss.
+    """
+    seed, more = base.config["seed"], {"balanced": True} if balanced else {}
     found = []
     for count in counts:
-        settings = {"parents": {"full": base.digest}, "snl": {**settings_of(config), "budget": count}}
+        settings = {"parents": {"full": base.digest}, "snl": {**settings_of(config), "budget": count, **more}}
         variant = {"method": "snl", "label": f"SNL {count}"}
-        name = f"{space.record['name']}-snl{count}-seed{seed}"
+        if balanced:
+            variant = {"method": "snl-balanced", "label": f"SNL {count} (balanced)"}
+        name = f"{space.record['name']}-snl{count}{'-balanced' if balanced else ''}-seed{seed}"
         found.append(open_run(space, "linearize", name, seed, module_of(base), variant, settings))
 
     def compute(pending: Sequence[Run]) -> Iterator[list[Output]]:
@@ -160,6 +172,7 @@ def linearize_snl(space: Workspace, base: Run, config: snl.SnlConfig, counts: Se
             config,
             budgets=list(by_budget),
             seed=seed,
+            balanced=balanced,
             # The tightest budget is reached last, so the unfinished descent lies with it.
             progress_dir=by_budget[min(by_budget)].progress_dir,
             on_epoch=lambda epoch, count: space.progress.update(epoch, None, "epoch", f"{count} ReLUs"),
@@ -190,11 +203,11 @@ def match_snl(space: Workspace, base: Run, linearized: Sequence[Run]) -> list[Ru
     seed = base.config["seed"]
     found = []
     for run in linearized:
-        budget = run.config["snl"]["budget"]
+        budget, balanced = run.config["snl"]["budget"], run.config["snl"].get("balanced", False)
         settings = {"parents": {"full": base.digest, "matched": run.digest}}
         settings |= {"snl": {**run.config["snl"], "masks": "all", "kappa": 0.0}}
-        variant = {"method": "matched", "label": matched_label(f"SNL {budget}")}
-        name = f"{space.record['name']}-matched{budget}-seed{seed}"
+        variant = {"method": "matched", "label": matched_label(run.config["variant"]["label"])}
+        name = f"{space.record['name']}-matched{budget}{'-balanced' if balanced else ''}-seed{seed}"
         found.append(open_run(space, "linearize", name, seed, module_of(base), variant, settings))
     descended = {run.path: snl_run for run, snl_run in zip(found, linearized, strict=True)}
 
@@ -207,6 +220,7 @@ def match_snl(space: Workspace, base: Run, linearized: Sequence[Run]) -> list[Ru
             *(load_network(base), space.train, config),
             ends=list(ends.values()),
             seed=seed,
+            balanced=stored.get("balanced", False),
             progress_dir=next(run for run in pending if ends[run.path] == longest).progress_dir,
             on_epoch=lambda epoch: space.progress.update(epoch, longest, "epoch", "all ReLUs"),
         )
@@ -230,8 +244,11 @@ def matched_label(label: str) -> str:
     It is trained as that one was, so all networks that were trained alike have one.
     """
     method, _, rest = label.partition(" ")
+    if method == "SENet":
+        return "Matched to SENet"  # at every budget: its mask stage has as many epochs at each
     if method != "DeepReDuce":
-        return f"Matched to SNL {rest.partition(' ')[0]}"
+        family, loss = "BCD" if method == "BCD" else "SNL", " (balanced)" * (rest.endswith(" (balanced)"))
+        return f"Matched to {family} {rest.partition(' ')[0]}{loss}"
     config = dataclasses.replace(deepreduce.DeepReduceConfig.parse(rest), culled=(), thinned=False)
     return "Matched to DeepReDuce" + (f" {config.name}" if config.name != "full" else "")
 
@@ -325,6 +342,8 @@ def finetune(
     bases: Sequence[Run],
     config: train.TrainConfig,
     called: Mapping[str, Any] | None = None,
+    *,
+    attention: float = 0.0,
 ) -> list[Run]:
     """Train networks, one of each seed, by distillation from their full networks; these may be their own start.
 
@@ -336,6 +355,7 @@ def finetune(
         bases: their full networks.
         config: how to train.
         called: what the trained networks are; by default the variant that they start from.
+        attention: the factor on the distance of attention maps from the full network's.
     """
     found = []
     suffix = "" if config.mitigation.method == "none" else f" + {_how(config.mitigation)}"
@@ -348,6 +368,7 @@ def finetune(
             variant = {**variant, "method": "mitigated", "label": variant["label"] + suffix, **how}
         settings = {"parents": {"start": begin.digest, "teacher": base.digest}, "train": settings_of(config)}
         settings |= {"kept": "weights"} if "pruning" in begin.config else {}
+        settings |= {"attention": attention} if attention else {}
         name = f"{space.record['name']}-{variant['label']}-seed{seed}"
         found.append(open_run(space, "finetune", name, seed, module_of(begin), variant, settings))
     start_of, base_of = ({run.config["seed"]: run for run in several} for several in (starts, bases))
@@ -356,6 +377,7 @@ def finetune(
         lambda seed: load_network(start_of[seed]),
         lambda seed: load_network(base_of[seed]),
         pruned="pruning" in starts[0].config,
+        attention=attention,
     )
 
 
@@ -525,6 +547,7 @@ def fit(
     order_seed: int = 0,
     pruned: bool = False,
     patience: int = 0,
+    attention: float = 0.0,
     begin: Callable[[Run, Network], None] = lambda run, network: None,
 ) -> list[Run]:
     """Train one network for each run.
@@ -538,6 +561,7 @@ def fit(
         teacher_of: makes its teacher, if there is one.
         pruned: whether weights that are zero stay zero.
         patience: see ``train_full``.
+        attention: see ``train.fit``.
         order_seed: added to each run's seed where the order of the data is drawn, and nowhere else.
         begin: called with each run and the network that it starts from.
     """
@@ -562,6 +586,7 @@ def fit(
             order_seeds=[seed + order_seed for seed in seeds],
             teachers=None if teacher_of is None else [teacher_of(seed) for seed in seeds],
             kept=[pruning.kept_weights(network.params) for network in networks] if pruned else None,
+            attention=attention,
             progress_dirs=[run.progress_dir for run in pending],
             on_epoch=on_epoch,
             at_once=at_once,

@@ -5,6 +5,7 @@ the network may be asked how the worst group fares, or the worst images, instead
 """
 
 import dataclasses
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -173,7 +174,7 @@ def bcd(
             on_block(done, blocks, int(state.history.relu_count[done - 1]))
     history = History(*map(np.array, state.history))
     tried = int(np.isfinite(history.rises).sum()) + blocks
-    return Descended(state.network, history, tried * len(measured) * FORWARD + _tuning(config, fitting, blocks))
+    return Descended(state.network, history, tried * len(measured) * FORWARD + tuning_passes(config, len(data), blocks))
 
 
 def matched(
@@ -249,7 +250,7 @@ def check_config(config: BcdConfig, num_examples: int, num_groups: int) -> None:
             f"{config.level} and validation {config.validation}; give blocks and tries of at least 1, a finite "
             "threshold, a level in (0, 1] and a validation in [0, 1)."
         )
-    fit.check_config(config.finetune, num_examples - int(np.ceil(config.validation * num_examples)))
+    fit.check_config(config.finetune, _trained_on(config, num_examples))
     mitigate.check_config(config.finetune.mitigation, num_groups)
 
 
@@ -345,6 +346,11 @@ def _tuned(
     return tuned
 
 
-def _tuning(config: BcdConfig, data: Dataset, blocks: int) -> int:
-    """Return the work of all fine-tunings, in forward passes of one image."""
-    return blocks * fit.images_seen(config.finetune, len(data)) * (FORWARD + GRADIENT)
+def tuning_passes(config: BcdConfig, num_examples: int, blocks: int) -> int:
+    """Return the work of all fine-tunings with so many images, in forward passes of one image."""
+    return blocks * fit.images_seen(config.finetune, _trained_on(config, num_examples)) * (FORWARD + GRADIENT)
+
+
+def _trained_on(config: BcdConfig, num_examples: int) -> int:
+    """Return how many images are not held back."""
+    return num_examples - math.ceil(config.validation * num_examples)

@@ -235,8 +235,8 @@ def senet(
 
     In the mask stage a student, which starts from the network's weights and from random masks, is trained by
     distillation; after each epoch a layer's mask is the units whose activations differed most from the teacher's, in
-    the mean of that epoch's images, as many as the layer's budget. With all units as the budget there is nothing to
-    choose, and the result is the control: the student of the same training with every ReLU kept.
+    the mean of that epoch's images, as many as the layer's budget. With all units as the only budget there is nothing
+    to choose and no sparse training, and the result is the control: the same student with every ReLU kept.
 
     Args:
         network: the trained full network; it is also the teacher, and is not changed.
@@ -300,16 +300,14 @@ def _choose(
             return None
         return Path(progress_dir) / checkpoints.key("senet", seed, _decisive(config), data.fingerprint(), *parts)
 
-    found = sensitivity(
-        *(network.module, data, config),
-        seed=seed,
-        progress_dir=folder(network.module),
-        on_epoch=on_epoch,
-    )
     units = {gate: mask.size for gate, mask in _by_gate(network.masks).items()}
+    found, all_kept = dict.fromkeys(units, 1.0), counts == [sum(units.values())]  # then there is nothing to divide
+    if not all_kept:
+        place = folder(network.module)
+        found = sensitivity(network.module, data, config, seed=seed, progress_dir=place, on_epoch=on_epoch)
     start = () if progress_dir is None else (network.module, checkpoints.tree_digest(network))
     sparse, masking = (fit.images_seen(c, len(data)) for c in (config.sparse_train, config.mask_train))
-    passes = sparse * GRADIENT + masking * (FORWARD + GRADIENT)
+    passes = sparse * GRADIENT * (not all_kept) + masking * (FORWARD + GRADIENT)
     for count in counts:
         kept = allocate(list(found.values()), list(units.values()), count)
         place = folder(*start, kept) if start else None
