@@ -6,11 +6,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= results/quickstart
 
-.PHONY: quickstart test test-slow lint clean
+.PHONY: quickstart mpc test test-slow lint clean
 .DEFAULT_GOAL := help
 help:
 	@echo "make quickstart  set up .venv, run the study on the embedded digits, write $(OUT)/report/report.html"
 	@echo "make test        set up .venv, lint, check types and run the tests"
+	@echo "make mpc         set up .venv-mpc for private inference, with the Python 3.10 or 3.11 that SPU needs"
 	@echo "make test-slow   all tests, with full optimization and run-time type checks; about an hour"
 
 $(VENV)/.core: pyproject.toml constraints.txt constraints-3.12.txt
@@ -25,6 +26,9 @@ $(VENV)/.dev: $(VENV)/.core
 
 quickstart: $(VENV)/.core
 	$(BIN)/python -m experiments.linearization --preset quickstart --out $(OUT)
+
+mpc: $(VENV)/.core
+	$(BIN)/python -m experiments.private setup
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

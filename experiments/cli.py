@@ -3,14 +3,22 @@
 import argparse
 import errno
 import os
+import signal
 import sys
+import threading
+import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any, NamedTuple
 
 from jaxfair.errors import JaxfairError, did_you_mean
 
 KEPT = "finished runs are kept, and the same command goes on from here"
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+ONE_SIGNAL = 1.0
+"""Seconds in which further signals are the same one: a terminal or a cluster may tell a process and its parent."""
 
 
 class Command(NamedTuple):
@@ -21,11 +29,13 @@ class Command(NamedTuple):
             ``--preset`` chooses and the first is the default.
         run: does the work; it gets the options and the words of the whole command line.
         after: what is true after an interruption.
+        computes: whether JAX is set up for it, which takes a second or two.
     """
 
     options: type | Mapping[str, Any]
     run: Callable[[Any, list[str]], object]
     after: str = KEPT
+    computes: bool = True
 
 
 def main(
@@ -53,7 +63,8 @@ def main(
             raise JaxfairError(f"There is no command '{given[0]}'{did_you_mean(given[0], commands)}")
         about = (text or "").split("\n\n")[0]
         options = parse(commands[word].options, f"{program} {word}".strip(), about, rest)
-        configure_jax()
+        if commands[word].computes:
+            configure_jax()
         commands[word].run(options, [program, *given])
 
     return _guarded(work, commands[word].after if word in commands else KEPT)
@@ -66,8 +77,10 @@ def _guarded(work: Callable[[], None], after: str = KEPT) -> int:
         work: to do.
         after: what is true after an interruption.
     """
+    got: list[int] = []
     try:
-        work()
+        with _interruptible(got):
+            work()
     except JaxfairError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -78,8 +91,56 @@ def _guarded(work: Callable[[], None], after: str = KEPT) -> int:
         return 1
     except KeyboardInterrupt:
         print(f"\ninterrupted; {after}.", file=sys.stderr)
-        return 130
+        return 128 + (got or [signal.SIGINT])[0]
     return 0
+
+
+def listen() -> None:
+    """End the process with one sentence if a signal comes while a program still imports what it needs.
+
+    A command's ``__main__`` calls it first; ``main`` then takes the signals over.
+    """
+
+    def end(number: int, _: FrameType | None) -> None:
+        os.write(2, f"\ninterrupted; {KEPT}.\n".encode())
+        os._exit(128 + number)  # an exception could be lost in the middle of an import
+
+    for number in SIGNALS:
+        signal.signal(number, end)
+
+
+@contextmanager
+def _interruptible(got: list[int]) -> Iterator[None]:
+    """Let a signal end the epoch that is under way, with a checkpoint, or else interrupt at once; so does a second one.
+
+    Args:
+        got: gets the numbers of the signals that came.
+    """
+    since = 0.0
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        nonlocal since
+        first, now = not got, time.monotonic()
+        if not first and now - since < ONE_SIGNAL:
+            return
+        got.append(number)
+        since = now
+        loops = sys.modules.get("jaxfair.loops")
+        if not first or loops is None or not loops.stop.after_epoch():
+            raise KeyboardInterrupt
+        os.write(2, b"\nThe epoch is finished and saved first; interrupt again to lose it.\n")  # print may be at work
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, interrupt) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if (loops := sys.modules.get("jaxfair.loops")) is not None:
+            loops.stop.asked = False
 
 
 def parse(options: type | Mapping[str, Any], program: str, text: str, arguments: Sequence[str]) -> Any:

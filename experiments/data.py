@@ -67,7 +67,7 @@ def describe(config: Describe) -> None:
     if out.suffix.lower() != ".png" or out.is_dir():
         raise JaxfairError(f"The contact sheet cannot be '{out}'; name a file that ends in .png.")
     loaded = datasets.load(config)
-    train_set, test_set = datasets.splits(loaded, config)
+    train_set, test_set, _ = datasets.splits(loaded, config)
     print(overview(config, loaded, train_set, test_set))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

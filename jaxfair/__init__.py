@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from jaxfair.margins import softmax_gap as softmax_gap
     from jaxfair.networks.architectures import CNN as CNN
     from jaxfair.networks.architectures import ResNet as ResNet
+    from jaxfair.networks.gathered import gathered as gathered
     from jaxfair.networks.network import Network as Network
     from jaxfair.networks.network import frozen as frozen
     from jaxfair.networks.network import init as init
@@ -70,6 +71,7 @@ _ROOMS = {
     "linearize.snl": ("snl",),
     "margins": ("deepfool", "linearized_distance", "softmax_gap"),
     "networks.architectures": ("CNN", "ResNet"),
+    "networks.gathered": ("gathered",),
     "networks.network": ("Network", "frozen", "init", "predict"),
     "training.fit": ("TrainConfig", "fit"),
     "training.mitigate": ("MitigationConfig",),

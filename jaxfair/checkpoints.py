@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxfair.errors import JaxfairError
+from jaxfair.errors import JaxfairError, StorageError
 
 Tree = TypeVar("Tree")
 
@@ -29,7 +29,7 @@ def save(directory: Path, step: int, tree: object) -> None:
         tree: a pytree of JAX or NumPy arrays and numbers.
 
     Raises:
-        JaxfairError: the folder cannot be written or the disk is full; the previous checkpoint is kept.
+        StorageError: the folder cannot be written or the disk is full; the previous checkpoint is kept.
     """
     import orbax.checkpoint as ocp
 
@@ -47,7 +47,7 @@ def save(directory: Path, step: int, tree: object) -> None:
     except Exception as error:
         if not isinstance(error, OSError) and "No space left" not in str(error):
             raise
-        raise JaxfairError(
+        raise StorageError(
             f"The checkpoint cannot be written to '{directory}': {error}; earlier results are kept."
         ) from error
     for other in directory.iterdir():
@@ -115,15 +115,15 @@ def restore(directory: Path, like: Tree) -> Tree:
                     f"The checkpoint '{directory}' belongs to another model: {name} is {_describe(found.get(name))} "
                     f"there and {_describe(wanted.get(name))} here; use the configuration that it was written with."
                 )
-        here = jnp.zeros(()).sharding  # of new arrays, on the device that the user may have set
-        target = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=here) for k, v in wanted.items()}
+        target = {k: np.empty(v.shape, v.dtype) for k, v in wanted.items()}
         try:
             arrays = checkpointer.restore(directory / str(step), target)
         except Exception as error:
             raise JaxfairError(
                 f"The checkpoint '{directory / str(step)}' is damaged ({error}); delete it and rerun."
             ) from error
-    return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in wanted])
+    # As new arrays are: bound to no device, so that a program compiled for these serves restored ones too.
+    return jax.tree.unflatten(jax.tree.structure(like), [jnp.asarray(arrays[name]) for name in wanted])
 
 
 def resume(directory: Path | None, fresh: Tree) -> tuple[int, Tree]:

@@ -19,6 +19,10 @@ class JaxfairError(ValueError):
     """
 
 
+class StorageError(JaxfairError):
+    """A folder or file that cannot be written, as on a full disk: no fault of the work whose result it was to hold."""
+
+
 def did_you_mean(name: str, options: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the option nearest to ``name``, or the list of options."""
     options = list(options)

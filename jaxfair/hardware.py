@@ -315,8 +315,15 @@ def _digests(kind: Arithmetic) -> dict[str, str]:
     return digests
 
 
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def describe(profile: Profile | None = None) -> dict[str, Any]:
-    """Return the backend, its devices, the settings that decide how numbers are rounded, and the profile, if any."""
+    """Return the backend, its devices, the settings that decide how numbers are rounded, and the profile, if any.
+
+    By ``threads`` XLA splits large sums on a CPU: the variable NPROC, or else the cores that the process may use.
+    """
     devices, flags = jax.devices(), os.environ.get("XLA_FLAGS", "")
     return {
         "backend": jax.default_backend(),
@@ -326,6 +333,7 @@ def describe(profile: Profile | None = None) -> dict[str, Any]:
         "driver": devices[0].client.platform_version,
         "host_processor": platform.processor() or platform.machine(),
         "host_cores": os.cpu_count(),
+        "threads": int(os.environ.get("NPROC", 0)) or _usable_cores(),
         "x64": jax.config.jax_enable_x64,  # pyright: ignore[reportAttributeAccessIssue]
         "default_matmul_precision": jax.config.jax_default_matmul_precision or "default",  # pyright: ignore
         "xla_flags": flags,

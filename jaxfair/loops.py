@@ -17,6 +17,28 @@ from jaxfair import checkpoints
 State = TypeVar("State")
 
 
+class Stop:
+    """Whether the loop over epochs is to end after the epoch that it is in, with a checkpoint.
+
+    There is one for the process, as there is one of each signal; a program's own handler of signals calls it.
+
+    Attributes:
+        looping: whether an epoch is under way, so that there is something to wait for.
+        asked: whether the end of it is waited for.
+    """
+
+    looping = False
+    asked = False
+
+    def after_epoch(self) -> bool:
+        """Ask for the end, and return whether there is an epoch whose end will be that."""
+        self.asked = self.looping
+        return self.looping
+
+
+stop = Stop()
+
+
 def epochs(
     run: Callable[[int, State], State],
     start: tuple[int, State],
@@ -47,17 +69,26 @@ def epochs(
         keep_last: whether the state after the last epoch is written in any case.
 
     Raises:
-        JaxfairError: a checkpoint cannot be written.
+        StorageError: a checkpoint cannot be written.
+        KeyboardInterrupt: ``stop`` asked for it; the epoch was finished and written.
     """
     first, state = start
     saved = time.monotonic()
-    for epoch in range(first, num_epochs):
-        state = run(epoch, state)
-        yield epoch + 1, state
-        last = keep_last and epoch + 1 == num_epochs
-        if folder is not None and (last or time.monotonic() - saved > checkpoint_seconds):
-            checkpoints.save(folder, epoch + 1, state)
-            saved = time.monotonic()
+    try:
+        for epoch in range(first, num_epochs):
+            stop.looping = True
+            state = run(epoch, state)
+            yield epoch + 1, state
+            last = stop.asked or (keep_last and epoch + 1 == num_epochs)
+            if folder is not None and (last or time.monotonic() - saved > checkpoint_seconds):
+                checkpoints.save(folder, epoch + 1, state)
+                saved = time.monotonic()
+            if stop.asked:
+                break
+    finally:
+        stop.looping = False
+    if stop.asked:
+        raise KeyboardInterrupt
 
 
 @dataclasses.dataclass(frozen=True)

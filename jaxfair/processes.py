@@ -6,12 +6,14 @@ Both are kept by the operating system, which frees a lock and closes a pipe howe
 import errno
 import os
 import shlex
+import signal
 import socket
 import stat
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -28,7 +30,7 @@ WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 @contextmanager
-def locked(paths: Path | Iterable[Path], say: Callable[[str], object]) -> Iterator[None]:
+def locked(paths: Path | Iterable[Path], say: Callable[[str], object]) -> Iterator[Callable[[str], None]]:
     """Hold the locks of files or folders while the block runs; wait for other processes that hold them.
 
     A lock is the operating system's, on a file ``NAME.lock`` beside the path that says who holds it; one that a killed
@@ -39,10 +41,14 @@ def locked(paths: Path | Iterable[Path], say: Callable[[str], object]) -> Iterat
             no two processes wait for each other; nor may they lock two in the block in different orders.
         say: gets a sentence for the user where another process has to be waited for, and once where there are no locks.
 
+    Yields:
+        A function that writes one line into the locks, such as how far the work is, for ``holder``.
+
     Raises:
-        JaxfairError: a lock's file cannot be written.
+        StorageError: a lock's file cannot be written.
     """
     with ExitStack() as held:
+        descriptors = []
         for path in sorted({paths} if isinstance(paths, Path) else set(paths)):
             file = path.with_name(f"{path.name}.lock")
             with writing(path):
@@ -50,7 +56,63 @@ def locked(paths: Path | Iterable[Path], say: Callable[[str], object]) -> Iterat
                 descriptor = _acquire(file, path, say)
             held.callback(os.close, descriptor)
             held.callback(_remove, file)  # before it is freed, so that it is nobody else's
-        yield
+            descriptors.append(descriptor)
+        begun = _holder().encode()
+
+        def note(line: str) -> None:
+            for descriptor in descriptors:
+                with suppress(OSError):  # it is for readers only
+                    written = os.pwrite(descriptor, begun + line.encode() + b"\n", 0)
+                    os.truncate(descriptor, written)
+
+        yield note
+
+
+def holder(path: Path) -> list[str] | None:
+    """Return what the process that holds the lock of ``path`` says of itself, or None if no process holds it.
+
+    Returns:
+        Which process it is, on which host and since when; its command; and the line that it noted last, if any.
+    """
+    try:
+        descriptor = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR)
+    except OSError:
+        return None
+    try:
+        if fcntl is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return None
+    except BlockingIOError:
+        return os.pread(descriptor, 100_000, 0).decode(errors="replace").splitlines()
+    except OSError:  # no locks
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def memory_kills() -> int:
+    """Return how many processes the kernel has killed since the machine started because memory ran out."""
+    counted = 0
+    for file in (Path("/proc/vmstat"), Path("/sys/fs/cgroup/memory.events")):
+        with suppress(OSError):
+            counted += sum(
+                int(line.split()[1]) for line in file.read_text().splitlines() if line.startswith("oom_kill ")
+            )
+    return counted
+
+
+def ending(status: int, memory_kills_before: int) -> str:
+    """Say how a process ended that has the exit status ``status``, negative for a signal.
+
+    Args:
+        status: as ``subprocess`` returns it.
+        memory_kills_before: ``memory_kills`` before it was started.
+    """
+    if status >= 0:
+        return f"ended with status {status}"
+    if -status == signal.SIGKILL and memory_kills() > memory_kills_before:
+        return "was killed by the kernel, since memory ran out"
+    return f"was killed ({signal.Signals(-status).name})"
 
 
 def _acquire(file: Path, path: Path, say: Callable[[str], object]) -> int:
@@ -122,6 +184,35 @@ def leash() -> Iterator[int]:
     finally:
         os.close(write)
         os.close(read)
+
+
+def children(commands: Iterable[tuple[Sequence[str], Mapping[str, str]]]) -> list[int]:
+    """Run children beside each other and return their exit statuses, negative for signals.
+
+    They are on a ``leash``. Where this process is interrupted, so are they, and it waits for them.
+
+    Args:
+        commands: of the children, each with the variables of its environment.
+
+    Raises:
+        KeyboardInterrupt: after all have ended; a second one while it waits kills them.
+    """
+    started: list[subprocess.Popen] = []
+    with leash() as stdin:
+        try:
+            for command, environment in commands:
+                started.append(subprocess.Popen(command, env=dict(environment), stdin=stdin))
+            return [child.wait() for child in started]
+        except BaseException:
+            for child in started:
+                child.terminate()
+            try:
+                for child in started:
+                    child.wait()
+            except KeyboardInterrupt:
+                for child in started:
+                    child.kill()
+            raise
 
 
 def end_with_parent() -> None:

@@ -8,9 +8,10 @@
       *.npz             arrays
       checkpoint/       the network
       DONE              written last: a digest of every file above
+      FAILED            in the place of DONE, where the run could not be made: why, and what the program was doing
 
 A directory without DONE is unfinished, and one with a file that is missing or is not as DONE says is damaged: its stage
-is run again. Readers use the files, never the name.
+is run again. One with FAILED is not, until that file is removed. Readers use the files, never the name.
 """
 
 import dataclasses
@@ -20,24 +21,30 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxfair.errors import JaxfairError
+from jaxfair.errors import JaxfairError, StorageError
 
 
 def digest(config: Mapping[str, Any]) -> str:
     """Return 12 hexadecimal digits that depend on the configuration's content only, not on the order of its keys."""
-    text = json.dumps(_plain(config), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _digest_of_plain(_plain(config))
+
+
+def _digest_of_plain(config: Mapping[str, Any]) -> str:
+    """Return the same of a configuration that is JSON already, as those of runs are."""
+    text = json.dumps(config, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -48,10 +55,10 @@ class Run:
     path: Path
     config: dict[str, Any]
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """The digest of the configuration, by which other runs name this one."""
-        return digest(self.config)
+        return _digest_of_plain(self.config)
 
     @property
     def done(self) -> bool:
@@ -87,12 +94,40 @@ class Run:
 
     def finish(self) -> "Run":
         """Mark the run as finished; from now on ``read`` accepts it."""
-        shutil.rmtree(self.progress_dir, ignore_errors=True)
-        ignored = {self.path / "DONE", *_hidden(self.path)}
+        shutil.rmtree(self.progress_dir, ignore_errors=True)  # NFS keeps files that are open as .nfs..., for a while
+        self.retry()
+        ignored = {self.path / "DONE", *_hidden(self.path), *self.progress_dir.rglob("*")}
         files = sorted(p for p in self.path.rglob("*") if p.is_file() and p not in ignored)
         digests = {p.relative_to(self.path).as_posix(): _file_digest(p) for p in files}
         self.write_json("DONE", digests)
         return self
+
+    def fail(self, error: str, traceback: str = "") -> None:
+        """Record that the run could not be made, so that it is not tried again before ``retry``.
+
+        Args:
+            error: one line for readers.
+            traceback: what the program was doing, for who mends it.
+        """
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        self.write_json("FAILED", {"error": error, "host": socket.gethostname(), "at": now, "traceback": traceback})
+
+    @property
+    def failure(self) -> str | None:
+        """Why the run could not be made, in one line; None if it has not failed."""
+        try:
+            return str(json.loads((self.path / "FAILED").read_text())["error"])
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            return f"its record FAILED cannot be read: {error}"
+
+    def retry(self) -> None:
+        """Let a run that failed be made again."""
+        with writing(self.path):
+            (self.path / "FAILED").unlink(missing_ok=True)
 
     def json(self, name: str) -> Any:
         """Read a JSON file of a finished run, checked against its digest."""
@@ -146,7 +181,7 @@ def write_json(path: Path, value: Any) -> None:
     """Write a JSON file atomically; NumPy values become numbers and lists, NaN and infinities null.
 
     Raises:
-        JaxfairError: the file cannot be written; one that was there before is kept.
+        StorageError: the file cannot be written; one that was there before is kept.
     """
     _write(Path(path), (json.dumps(_plain(value), indent=1, allow_nan=False) + "\n").encode())
 
@@ -162,7 +197,7 @@ def start(root: Path, config: Mapping[str, Any]) -> Run:
         config: holds ``stage`` and ``name``, both text, and otherwise JSON values, NumPy values or dataclasses.
 
     Raises:
-        JaxfairError: the folder cannot be written.
+        StorageError: the folder cannot be written.
     """
     run = locate(root, config)
     if run.damage():
@@ -179,7 +214,7 @@ def locate(root: Path, config: Mapping[str, Any]) -> Run:
     """Return the run of a configuration, as ``start`` does, but write nothing."""
     plain = _plain(config)
     name = re.sub(r"[^A-Za-z0-9_.+-]+", "-", f"{plain['stage']}-{plain['name']}")[:80]
-    return Run(Path(root) / f"{name}-{digest(plain)}", plain)
+    return Run(Path(root) / f"{name}-{_digest_of_plain(plain)}", plain)
 
 
 def read(path: Path) -> Run:
@@ -246,7 +281,7 @@ def writing(path: Path) -> Iterator[None]:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         advice = "free some space and run the same command again" if full else "choose another folder with --out"
         reason = error.strerror or str(error)
-        raise JaxfairError(f"'{path}' cannot be written: {reason}; {advice} (finished runs are kept).") from error
+        raise StorageError(f"'{path}' cannot be written: {reason}; {advice} (finished runs are kept).") from error
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -286,6 +321,8 @@ def _file_digest(path: Path) -> str:
 
 def _plain(value: Any) -> Any:
     """Turn dataclasses, NumPy values and tuples into JSON values."""
+    if type(value) in (str, int, bool):  # most are, and nothing is quicker to say
+        return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _plain(dataclasses.asdict(value))
     if isinstance(value, Mapping):

@@ -38,7 +38,7 @@ TINY_HARDWARE = (
     *("--snl.learning-rate=0.02", "--snl.kappa=1e-2", "--snl-finetune.epochs=1", "--analysis.max-steps=4"),
 )
 ALWAYS_SAVE = [f"--{stage}.checkpoint-seconds=0" for stage in ("train", "snl", "snl-finetune", "deepreduce-train")]
-RUNS = {"train": 1, "linearize": 2, "finetune": 2, "analyse": 3, "sampling": 1}  # of the tiny study, by stage
+RUNS = {"train": 1, "linearize": 2, "finetune": 2, "analyse": 3, "sampling": 1, "gradients": 1}  # of it, by stage
 CONFIGURED = (
     "jax_default_matmul_precision",
     "jax_compilation_cache_dir",

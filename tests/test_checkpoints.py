@@ -141,6 +141,15 @@ def test_arrays_land_on_the_device_that_the_user_set(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", RESTORES_ON_THE_SECOND, str(tmp_path)], env=environment, check=True)
 
 
+def test_a_program_compiled_for_new_arrays_serves_restored_ones(tmp_path: Path) -> None:
+    tree = {"a": jnp.ones(3), "b": jnp.zeros((2, 2), jnp.bfloat16)}
+    checkpoints.save(tmp_path, 1, tree)
+    compiled = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf + 1, tree))
+    compiled(tree)
+    compiled({**checkpoints.restore(tmp_path, tree), "a": jnp.ones(3)})  # some restored, some not, as a training has it
+    assert compiled._cache_size() == 1  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def test_a_digest_is_of_bits_shapes_and_names() -> None:
     zeros = jnp.zeros((2, 3))
     others = [zeros.astype(jnp.float16), zeros.astype(jnp.bfloat16)]

@@ -34,6 +34,8 @@ HOUSE = (
         "experiments.toy",
         "experiments.change",
         "experiments.data",
+        "experiments.status",
+        "experiments.private",
     ),  # no study another
 )
 LEVEL = {room: level for level, rooms in enumerate(HOUSE) for room in rooms}

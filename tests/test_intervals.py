@@ -137,6 +137,16 @@ def test_wilson_is_scipys() -> None:
         np.testing.assert_allclose(wilson(np.asarray(k / n), np.asarray(n)), expected, atol=1e-12)
 
 
+def test_two_one_sided_tests_are_the_90_percent_interval() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        found = over_seeds(rng.normal(rng.normal(0, 0.3), 0.4, 5))
+        low, high = found.interval(0.9)
+        assert (found.equivalence_p_value(0.5) < 0.05) == (-0.5 < low < high < 0.5)
+        tests = [stats.t.sf((0.5 + side * found.value) / np.sqrt(found.variance), 4) for side in (-1, 1)]
+        assert found.equivalence_p_value(0.5) == pytest.approx(max(tests))
+
+
 def test_holm_by_hand() -> None:
     np.testing.assert_allclose(holm(np.array([0.01, 0.04, np.nan, 0.03])), [0.03, 0.06, np.nan, 0.06])
     np.testing.assert_allclose(holm(np.array([0.6, 0.9])), [1.0, 1.0])

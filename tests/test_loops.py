@@ -8,7 +8,7 @@ import pytest
 
 from jaxfair import checkpoints
 from jaxfair.errors import JaxfairError
-from jaxfair.loops import epochs
+from jaxfair.loops import epochs, stop
 
 FRESH = {"sum": np.float32(0), "seen": np.zeros(5, np.int32)}
 
@@ -59,3 +59,25 @@ def test_damaged_progress_is_made_again_and_anothers_refused(tmp_path: Path) -> 
 
 def test_without_a_folder_work_begins_afresh() -> None:
     assert checkpoints.resume(None, FRESH) == (0, FRESH)
+
+
+def test_a_loop_that_is_asked_to_end_finishes_its_epoch_and_saves(tmp_path: Path) -> None:
+    """Between loops there is nothing to wait for."""
+    straight = dict(epochs(run, (0, FRESH), 5))
+    assert not stop.after_epoch()
+
+    def asked(epoch: int, state: dict[str, Any]) -> dict[str, Any]:
+        if epoch == 2:
+            assert stop.after_epoch()
+        return run(epoch, state)
+
+    taken = []
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            taken.extend(done for done, _ in epochs(asked, (0, FRESH), 5, tmp_path, 1e9))
+    finally:
+        stop.asked = False
+    step, state = checkpoints.resume(tmp_path, FRESH)
+    assert step == 3
+    np.testing.assert_array_equal(state["sum"], straight[3]["sum"])
+    assert not stop.after_epoch()

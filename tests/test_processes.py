@@ -133,3 +133,35 @@ def test_a_process_that_was_started_by_hand_goes_on() -> None:
     command = [sys.executable, "-c", code]
     ended = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
     assert ended.stdout == "on\n"
+
+
+def test_a_lock_says_who_holds_it_and_how_far_the_work_is(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    assert processes.holder(path) is None
+    with processes.locked(path, print) as note:
+        note("epoch 10 of 40")
+        note("epoch 2 of 40")
+        who, _, line = processes.holder(path) or []
+        assert who.startswith(f"process {os.getpid()} on ")
+        assert line == "epoch 2 of 40"
+    (tmp_path / "run.lock").write_text("process 1 on a host, killed")
+    assert processes.holder(path) is None
+
+
+def test_a_kill_for_memory_is_told_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = processes.memory_kills()
+    assert before >= 0
+    assert processes.ending(-signal.SIGKILL, before) == "was killed (SIGKILL)"
+    assert processes.ending(3, before) == "ended with status 3"
+    monkeypatch.setattr(processes, "memory_kills", lambda: before + 1)
+    assert processes.ending(-signal.SIGKILL, before) == "was killed by the kernel, since memory ran out"
+    assert processes.ending(-signal.SIGTERM, before) == "was killed (SIGTERM)"
+
+
+def test_children_run_beside_each_other_and_their_statuses_come_back(tmp_path: Path) -> None:
+    """Each waits for the other's file."""
+    code = "import os, sys, time; a, b = sys.argv[1:]; open(a, 'w')\nwhile not os.path.exists(b): time.sleep(0.01)\n"
+    ends = "os.kill(os.getpid(), 9) if a.endswith('a') else sys.exit(3)"
+    files = [str(tmp_path / "a"), str(tmp_path / "b")]
+    commands = [([sys.executable, "-S", "-c", code + ends, *order], os.environ) for order in (files, files[::-1])]
+    assert processes.children(commands) == [-9, 3]

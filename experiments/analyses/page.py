@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments.analyses import differences
-from experiments.analyses.results import HARM, Results, Variant
+from experiments.analyses.results import HARM, Results, Variant, rebalanced
 from experiments.reporting import html, reports, sampling
 from experiments.reporting.comparisons import MEANING
 from experiments.reporting.drawing import Drawn
@@ -17,6 +17,7 @@ GROUPS = (
     Column("train_count", "training images"),
     Column("test_count", "test images"),
     Column("train_accuracy", "training accuracy", ".3f"),
+    Column("validation_accuracy", "validation accuracy", ".3f"),
     Column("accuracy", form=".3f"),
     Column("relative_drop_percent", "relative drop (%)", ".1f"),
     Column(HARM, "drop from the control (%)", ".1f"),
@@ -72,6 +73,8 @@ MEANINGS = {
     "changes, instead of from the full network: what is lost by the change alone.",
     "Training accuracy": "share of the training images classified correctly; far above the accuracy where a network "
     "has learnt its images by heart.",
+    "Validation accuracy": "share of images classified correctly that were held out from every training and decided "
+    "when that of the full network stops.",
     "Difference to the reference": f"{MEANING} It is counted from the control where there is one. The group that lost "
     "most and the largest gap have intervals that allow for having been picked among all groups, or all pairs.",
     "Loss": "mean cross-entropy of the group's test images, in nats.",
@@ -158,7 +161,7 @@ def page(
         title: heading.
         command: what the reader types to make it again.
     """
-    parts = [html.answer(answer), html.paragraph(_introduction(results, analysed[0]))]
+    parts = [html.answer(answer), html.paragraph(_introduction(results, analysed))]
     parts += map(html.warning, warnings(results))
     parts += [html.heading("Who lost more than whom"), html.paragraph(f"{words.lost} {_of_networks(words, results)}")]
     parts += [html.figures(drawn[:1]), *_compared(results), html.heading("Networks")]
@@ -190,14 +193,24 @@ def _of_networks(words: Words, results: Results) -> str:
     return " ".join(said for method, said in words.networks.items() if method in methods)
 
 
-def _introduction(results: Results, first: Run) -> str:
+def _introduction(results: Results, analysed: Sequence[Run]) -> str:
+    first, chosen = analysed[0], chosen_epochs(analysed)
+    stopped = ", ".join(f"{epoch}" for epoch in chosen.values())
+    kept = f" The full networks are those of the lowest validation loss, after epoch {stopped}." if chosen else ""
     seeds, groups = len(results.variants[0].seeds), results.groups
     return (
         f"{seeds} seed{'s' * (seeds > 1)}, {len(groups.names)} group{'s' * (len(groups.names) > 1)}, "
         f"{groups.train_count.sum():,} training and "
         f"{groups.test_count.sum():,} test images of '{first.config['data']['name']}'. The reference group is "
-        f"{groups.names[results.reference]}. {seeds_sentence(results)}"
+        f"{groups.names[results.reference]}.{kept} {seeds_sentence(results)}"
     )
+
+
+def chosen_epochs(analysed: Sequence[Run]) -> dict[int, int]:
+    """Return by seed after which epoch the full network was taken by its validation loss; empty if all were trained."""
+    full = (run for run in analysed if run.config["variant"]["method"] == "full" and not rebalanced(run))
+    trained = (run for run in reports.with_parents(full) if "patience" in run.config)
+    return {run.config["seed"]: run.json("result.json")["epoch"] for run in trained}
 
 
 def warnings(results: Results) -> list[str]:
@@ -209,7 +222,7 @@ def warnings(results: Results) -> list[str]:
         f"In group {', '.join(unknown)} the full network or a control of some seed is never right: what is lost there "
         "by the change is not known."
     )
-    return [*by_heart(results), *[never] * bool(unknown), *results.groups.warnings(), *said]
+    return [*results.missing, *by_heart(results), *[never] * bool(unknown), *results.groups.warnings(), *said]
 
 
 def by_heart(results: Results) -> list[str]:

@@ -4,6 +4,7 @@ import functools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,11 +29,13 @@ HARM = "relative_drop_matched_percent"
 CONTROLS = ("matched", "control")
 """Methods of networks that have all their ReLUs, trained on as the linearized ones."""
 RANDOM = ("random", "random-matched")
-OF_SPLIT = ("seed", "fingerprint", "train_count", "test_count")
+OF_SPLIT = ("seed", "fingerprint", "train_count", "test_count", "validation_count")
 """What of a data set's record another split changes."""
 MANY = 10**9
 EXPANSION = ("loss_rise", "first_term", "second_term")
 """Of a group's loss in the change of the weights, in nats."""
+HESSIAN_BOUND = ("bound", "gradient_term", "top_eigenvalue")
+"""Of some images of each group: Prop. 4.5 of Das et al. 2024, and the largest Hessian eigenvalue."""
 
 
 class Variant(NamedTuple):
@@ -52,6 +55,8 @@ class Variant(NamedTuple):
             test an image.
         parts: of the quantities of ``sampling.FREE``, as ``sampling.free_of_sampling`` takes them; empty where sampling
             was not measured.
+        gradients: inner products of the groups' gradients of the training loss, times their numbers of images, shape
+            (seeds, groups, groups); None where they were not measured.
         about: what else the record says of the network, such as what it saves.
         passes: the work that made it of the full network, in forward passes of one image, of each seed, shape (seeds,);
             NaN where its runs are not there.
@@ -74,6 +79,7 @@ class Variant(NamedTuple):
     about: Mapping[str, Any] = {}
     passes: np.ndarray = np.array([np.nan])
     control: "Variant | None" = None
+    gradients: np.ndarray | None = None
 
     __eq__, __hash__ = object.__eq__, object.__hash__  # arrays have neither
 
@@ -123,6 +129,9 @@ class Results(NamedTuple):
         reference: number of the group that the others are compared with.
         splits: how many different ones the seeds have.
         followed: fine-tunings that were followed through their epochs.
+        rebalanced: the same of networks that were trained on data of another imbalance, by what that is; their groups
+            and test images are in the same order.
+        missing: sentences on networks and seeds that are not there, since their runs failed.
     """
 
     variants: tuple[Variant, ...]
@@ -131,6 +140,8 @@ class Results(NamedTuple):
     reference: int = 0
     splits: int = 1
     followed: tuple[Followed, ...] = ()
+    rebalanced: "Mapping[str, Results]" = MappingProxyType({})
+    missing: tuple[str, ...] = ()
 
     __eq__, __hash__ = object.__eq__, object.__hash__
 
@@ -144,16 +155,34 @@ def collect(analysed: Sequence[Run], reference: str | None = None) -> Results:
     """Read finished analyses; runs of one label are seeds of one variant.
 
     Args:
-        analysed: the runs, and those of stages 'sampling', 'expand' and 'follow' of these networks, if there are any.
+        analysed: the runs, and those of other stages on these networks, such as 'sampling' and 'follow', if there are
+            any; and the same on rebalanced data.
         reference: group that the others are compared with; by default that with the most training images.
 
     Raises:
         JaxfairError: there are none, they are of different data, a variant lacks a seed, or no group is ``reference``.
     """
-    sampled, expanded = (
-        {str(run.config["parents"]["network"]): run for run in analysed if run.config["stage"] == stage}
-        for stage in ("sampling", "expand")
-    )
+    by_data: dict[str, list[Run]] = {"": []}
+    for run in analysed:
+        by_data.setdefault(rebalanced(run), []).append(run)
+    results, places = _collect(by_data.pop(""), reference)
+    name = results.groups.names[results.reference]
+    return results._replace(rebalanced={kind: _collect(runs, name, places)[0] for kind, runs in by_data.items()})
+
+
+def rebalanced(run: Run) -> str:
+    """Return which other imbalance the data of a run have; nothing if they are those of the study."""
+    return run.config["data"].get("rebalance") or ""
+
+
+def _collect(
+    analysed: Sequence[Run], reference: str | None, order: "_Places | None" = None
+) -> "tuple[Results, _Places]":
+    """Collect analyses of one imbalance; ``order`` are the places of the same test images in other analyses."""
+    beside = {
+        stage: {str(run.config["parents"]["network"]): run for run in analysed if run.config["stage"] == stage}
+        for stage in ("sampling", "expand", "gradients", "hessian-bound")
+    }
     followed = [run for run in analysed if run.config["stage"] == "follow"]
     analysed = [run for run in analysed if run.config["stage"] == "analyse"]
     if not analysed:
@@ -164,15 +193,15 @@ def collect(analysed: Sequence[Run], reference: str | None = None) -> Results:
     first_of, *others = ([run.config["data"]["fingerprint"] for run in found] for found in by_label.values())
     if any(other != first_of for other in others):
         raise JaxfairError("The analyses are of different data sets or splits; report each study by itself.")
-    places, group = _test_images(next(iter(by_label.values())))
-    variants = _with_controls([_variant(found, sampled, expanded, places) for found in by_label.values()])
+    places, group = _test_images(next(iter(by_label.values())), order)
+    variants = _with_controls([_variant(found, beside, places) for found in by_label.values()])
     first = analysed[0].json("result.json")["groups"]
     counts = [np.rint(variants[0].by_group[f"{part}_count"].mean(axis=0)).astype(int) for part in ("train", "test")]
     groups = Groups(tuple(first["name"]), *counts)
     check_name(reference, groups.names)
     number = int(groups.order[0]) if reference is None else groups.names.index(reference)
     shown = tuple(_followed(found, places) for found in _by_label(followed).values())
-    return Results(variants, groups, group, number, places.splits, shown)
+    return Results(variants, groups, group, number, places.splits, shown), places
 
 
 def _with_controls(variants: Sequence[Variant]) -> tuple[Variant, ...]:
@@ -205,15 +234,23 @@ def _of_data(run: Run) -> dict[str, Any]:
 
 
 class _Places(NamedTuple):
-    """Where each seed's test images are among the ``count`` ones of all seeds, and how many splits the seeds have."""
+    """Where each seed's test images are among the ``count`` ones of all seeds, and how many splits the seeds have.
+
+    ``images`` are the identities of all of them, in their order; None where older analyses do not have them.
+    """
 
     of_seed: Sequence[np.ndarray]
     count: int
     splits: int
+    images: np.ndarray | None = None
 
 
-def _test_images(seeds: Sequence[Run]) -> tuple[_Places, np.ndarray]:
+def _test_images(seeds: Sequence[Run], others: _Places | None = None) -> tuple[_Places, np.ndarray]:
     """Return where each seed's test images are among those of all seeds, and the group of each of these.
+
+    Args:
+        seeds: analyses of one network.
+        others: of the same test images in other analyses, whose order is kept.
 
     Raises:
         JaxfairError: the seeds are of different data, more than splits would explain.
@@ -226,13 +263,31 @@ def _test_images(seeds: Sequence[Run]) -> tuple[_Places, np.ndarray]:
         raise JaxfairError("The analyses are of different data sets or splits; report each study by itself.")
     if same:
         group = examples[0]["group"]
-        return _Places([np.arange(len(group))] * len(seeds), len(group), 1), group
+        found = _Places([np.arange(len(group))] * len(seeds), len(group), 1, examples[0].get("image"))
+        return _in_order_of(others, found, group)
     ids = [e["image"] if "image" in e else -1 - np.arange(len(e["group"])) - i * MANY for i, e in enumerate(examples)]
     ids = [np.asarray(of_seed).astype(np.uint64) for of_seed in ids]
     known, first = np.unique(np.concatenate(ids), return_index=True)
     places = [np.searchsorted(known, of_seed) for of_seed in ids]
     group = np.concatenate([e["group"] for e in examples])[first]
-    return _Places(places, len(group), len({tuple(place) for place in places})), group
+    return _in_order_of(others, _Places(places, len(group), len({tuple(place) for place in places}), known), group)
+
+
+def _in_order_of(others: _Places | None, found: _Places, group: np.ndarray) -> tuple[_Places, np.ndarray]:
+    """Return places, and groups of their images, in the order of other analyses of the same images.
+
+    Raises:
+        JaxfairError: these are of other images.
+    """
+    if others is None or others.images is None or found.images is None:
+        return found, group
+    order = np.argsort(others.images)
+    if not np.array_equal(others.images[order], np.sort(found.images)):
+        raise JaxfairError("The analyses of rebalanced data are of other test images; report each study by itself.")
+    at = order[np.searchsorted(others.images, found.images, sorter=order)]
+    moved = np.empty_like(group)
+    moved[at] = group
+    return found._replace(of_seed=[at[place] for place in found.of_seed], images=others.images), moved
 
 
 def _spread(rows: Sequence[np.ndarray], places: _Places) -> np.ndarray:
@@ -251,22 +306,25 @@ def _followed(seeds: Sequence[Run], places: _Places) -> Followed:
     return Followed(variant["label"], variant["method"], epochs, np.array(correct), np.moveaxis(learnt, 1, 0))
 
 
-def _variant(
-    analysed: Sequence[Run],
-    sampled: Mapping[str, Run],
-    expanded: Mapping[str, Run],
-    places: _Places,
-) -> Variant:
+def _variant(analysed: Sequence[Run], beside: Mapping[str, Mapping[str, Run]], places: _Places) -> Variant:
     results, variant = [run.json("result.json") for run in analysed], analysed[0].config["variant"]
     examples = [run.arrays("examples.npz") for run in analysed]
     stored = set.intersection(*(set(result["groups"]) for result in results))  # older analyses have fewer
     names = [name for name in results[0]["groups"] if name != "name" and name in stored]
     by_group = {name: np.array([result["groups"][name] for result in results], float) for name in names}
-    noise = [sampled[of] for run in analysed if (of := run.config.get("parents", {}).get("network")) in sampled]
-    terms = [expanded[of] for run in analysed if (of := run.config.get("parents", {}).get("network")) in expanded]
+    networks = [run.config.get("parents", {}).get("network") for run in analysed]
+    noise, terms, gradients, bounds = ([runs[of] for of in networks if of in runs] for runs in beside.values())
     if len(terms) == len(analysed):
         found = [run.json("result.json")["groups"] for run in terms]
         by_group |= {column: np.array([groups[column] for groups in found], float) for column in EXPANSION}
+    if len(bounds) == len(analysed):
+        found = [run.json("result.json")["groups"] for run in bounds]
+        by_group |= {
+            f"hessian_bound_{column}": np.array([groups[column] for groups in found], float) for column in HESSIAN_BOUND
+        }
+    products = None
+    if len(gradients) == len(analysed):
+        products = np.array([run.arrays("gradients.npz")["inner_products"] for run in gradients])
     parts = {}
     if len(noise) == len(analysed):
         found, arrays = (
@@ -289,6 +347,7 @@ def _variant(
         mitigation=variant.get("mitigation"),
         parts=parts,
         about=variant,
+        gradients=products,
         passes=np.array([work.passes(run) for run in analysed]),
     )
 
@@ -489,6 +548,8 @@ def group_rows(results: Results) -> list[dict[str, Any]]:
                 row[HARM] = UNKNOWN if variant.control is None else drops(results, variant, controlled=True).at(g)
             if "train_accuracy" in variant.by_group:
                 row["train_accuracy"] = over_seeds(variant.by_group["train_accuracy"][:, g], "share")
+            if "validation_accuracy" in variant.by_group:
+                row["validation_accuracy"] = over_seeds(variant.by_group["validation_accuracy"][:, g], "share")
             row |= {name: value.at(g) for name, value in known.items()}
             row["top_eigenvalue_residual_max"] = variant.by_group["top_eigenvalue_residual"][:, g].max()
             rows.append(row)

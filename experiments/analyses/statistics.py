@@ -10,6 +10,8 @@ from experiments.analyses.differences import nothing_to_explain
 from experiments.analyses.results import Results, Variant, drop_values, has_drop
 from experiments.reporting.sampling import FREE, PLAIN, SAID
 from experiments.reporting.verdicts import (
+    DISTANCE,
+    RATIO,
     Claim,
     Measured,
     Missing,
@@ -23,7 +25,6 @@ from jaxfair import intervals
 from jaxfair.intervals import Scale
 
 UNHARMED = 2.0  # "nearly unharmed" is a smaller relative drop, in percent
-POINTS, RATIO, DISTANCE = 0.5, 0.1, 0.01  # what is too small to matter, whatever its p-value
 RHO = "Spearman correlation over groups of"
 SUSPECTS: tuple[tuple[str, str, str, Side], ...] = (
     ("gradient_norm", "gradient norm", "larger", "above"),

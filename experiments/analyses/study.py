@@ -1,26 +1,38 @@
 """A study of changed networks, from its settings to its report: what its runs are is the study's own."""
 
 import dataclasses
+import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
-from experiments.analyses.results import Results
+from experiments.analyses.results import Results, rebalanced
 from experiments.reporting import groups
-from experiments.running import datasets, plan
-from experiments.running.datasets import DataConfig, Prepared
+from experiments.running import datasets, executors, plan, records, stages
+from experiments.running.datasets import DataConfig, Prepared, Rebalance
+from experiments.running.executors import Execution
 from experiments.running.progress import Progress
-from experiments.running.records import Workspace, carry_out
+from experiments.running.records import Workspace
 from experiments.running.stages import ModelConfig
 from jaxfair import kernels
 from jaxfair.data.dataset import Dataset
+from jaxfair.errors import JaxfairError
 from jaxfair.runs import Run
 from jaxfair.training.fit import TrainConfig
 
 Declare = Callable[[Workspace, Sequence[int]], list[Run]]
 """Declares the runs of some seeds, which share a split; returns those that a report is made of, seeds last."""
+
+
+ABOUT = {
+    "analyse": "",
+    "sampling": "The sampling noise of ",
+    "expand": "The expansion of the loss of ",
+    "follow": "The long fine-tuning of ",
+}
+"""What a report's runs of each stage are, before the name of the network."""
 
 
 class Settings(Protocol):
@@ -46,6 +58,8 @@ class Settings(Protocol):
     def model(self) -> ModelConfig: ...
     @property
     def train(self) -> TrainConfig: ...
+    @property
+    def execution(self) -> Execution: ...
 
 
 class Report(Protocol):
@@ -53,12 +67,25 @@ class Report(Protocol):
 
     def title(self, analysed: Sequence[Run], data: str) -> str: ...
     def write(
-        self, analysed: Sequence[Run], folder: Path, *, title: str, command: Sequence[str], reference: str | None = None
+        self,
+        analysed: Sequence[Run],
+        folder: Path,
+        *,
+        title: str,
+        command: Sequence[str],
+        reference: str | None = None,
+        missing: Sequence[str] = (),
     ) -> Results: ...
     def print_summary(self, results: Results, title: str) -> None: ...
 
 
-def run(study: Settings, check: Callable[[Dataset], Declare], report: Report, command: Sequence[str]) -> None:
+def run(
+    study: Settings,
+    check: Callable[[Dataset], Declare],
+    report: Report,
+    command: Sequence[str],
+    data_controls: Sequence[Rebalance] = (),
+) -> None:
     """Make every run that is not finished yet, then the report; print the table and where the report lies.
 
     Args:
@@ -66,35 +93,92 @@ def run(study: Settings, check: Callable[[Dataset], Declare], report: Report, co
         check: finds settings that some stage would refuse for a training set; returns how the runs are declared.
         report: how the report is written.
         command: what the reader of the report types to make it again.
+        data_controls: other imbalances of the data on which runs are made too; ``Workspace.record`` says on which.
+
+    Raises:
+        JaxfairError: something cannot be used or written, or runs failed; the report then shows the others.
     """
+    executors.begin(study.execution)
     prepare = datasets.prepare_or_blank if study.dry_run else lambda *which: (datasets.prepare_splits(*which), "")
-    prepared, absent = prepare(study.data, max(study.seeds, 1) if study.splits == "per-seed" else 1)
-    declare = check(prepared[0].train)
+    count = max(study.seeds, 1) if study.splits == "per-seed" else 1
+    prepared, absent = prepare(study.data, count)
+    changed = [dataclasses.replace(study.data, rebalance=kind) for kind in dict.fromkeys(data_controls)]
+    every = [prepared, *(prepare(config, count)[0] for config in changed)]
+    declared = [check(on_data[0].train) for on_data in every]
     if not absent:
         groups.check_name(study.reference, prepared[0].train.group_names)
     if said := kernels.remark(os.environ):
         print(said, file=sys.stderr)
     with Progress() as progress:
         space = Workspace(study.out / "runs", *prepared[0][:3], progress, study.seeds_at_once, prepared[0].source)
-        analysed = on_splits(space, prepared, study.seeds, declare)
+        analysed = []
+        for on_data, declare in zip(every, declared, strict=True):
+            analysed += on_splits(space, on_data, study.seeds, declare)
         if not study.dry_run:
-            carry_out(space)
+            speed = functools.partial(plan.speed, space, study.model, study.train)
+            executors.carry_out(space, study.execution, command, speed)
+    if study.execution.only and not study.dry_run:
+        return
     if study.dry_run:
         plan.show(space, study.model, study.train, absent)
         return
     if progress.kept:
         print(f"{progress.kept} runs were finished before and are kept.", file=sys.stderr)
+    shown, missing = whole(analysed)
+    failed = records.failures(space, study.out)
+    if not shown:
+        raise JaxfairError(f"There is nothing to report: {failed or 'no network was analysed'}")
     folder = study.out / "report"
-    title = study.title or report.title(analysed, space.source["title"])
-    results = report.write(analysed, folder, title=title, command=command, reference=study.reference)
+    title = study.title or report.title(shown, space.source["title"])
+    about = {"title": title, "command": command, "reference": study.reference}
+    results = report.write(shown, folder, **about, missing=missing)
     report.print_summary(results, title)
     print(f"\nReport: {folder / 'report.html'}")
+    if failed:
+        raise JaxfairError(f"The report is not of all runs: {failed}")
+
+
+def whole(analysed: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """Return of a report's runs those that can be shown where some have failed, and sentences on what is missing.
+
+    Seeds whose full network is not there are left out of all networks, and networks that then lack a seed altogether:
+    seeds that were picked by whether one of the networks could be trained would be no fair sample of the others. So are
+    all networks on rebalanced data if their full network lacks one.
+    """
+    by_label: dict[tuple[str, str, str], list[Run]] = {}
+    for run in analysed:
+        by_label.setdefault((rebalanced(run), run.config["variant"]["label"], run.config["stage"]), []).append(run)
+    full = by_label.get(("", stages.FULL["label"], "analyse"), [])
+    seeds = {run.config["seed"] for run in full if run.done}
+    lost = [str(run.config["seed"]) for run in full if not run.done]
+    missing = [f"Seed {', '.join(lost)} is missing in all networks, since the full one failed."] * bool(lost)
+    shown, gone = list[Run](), set[tuple[str, ...]]()
+    for (kind, label, stage), several in by_label.items():
+        kept = [run for run in several if run.config["seed"] in seeds]
+        lacking = [str(run.config["seed"]) for run in kept if not run.done]
+        if not gone.isdisjoint({(kind,), (kind, label)}):  # of a network that is missing, all else is
+            continue
+        if not lacking:
+            shown += kept
+            continue
+        all_of_kind = bool(kind) and label == stages.FULL["label"]
+        gone |= {(kind,) if all_of_kind else (kind, label)} if stage == "analyse" else set()
+        what = (
+            f"All on {kind} data"
+            if all_of_kind
+            else f"{ABOUT.get(stage, stage)}{label}" + f" on {kind} data" * bool(kind)
+        )
+        missing.append(f"{what} is missing, since seed {', '.join(lacking)} failed.")
+    return shown, missing
 
 
 def on_splits(space: Workspace, prepared: Sequence[Prepared], seeds: int, declare: Declare) -> list[Run]:
     """Declare the runs of a study, all seeds on one split or each on its own; return what its report is made of."""
-    if len(prepared) == 1:
-        return declare(space, range(seeds))
-    spaces = [dataclasses.replace(space, train=p.train, test=p.test, record=p.record) for p in prepared]
+    spaces = [
+        dataclasses.replace(space, train=p.train, test=p.test, record=p.record, validation=p.validation)
+        for p in prepared
+    ]
+    if len(spaces) == 1:
+        return declare(spaces[0], range(seeds))
     by_seed = [declare(one, [seed]) for seed, one in enumerate(spaces)]
     return [run for of_network in zip(*by_seed, strict=True) for run in of_network]

@@ -2,8 +2,10 @@
 
 import os
 
+from experiments import cli
 from jaxfair.kernels import prefer_onednn
 
+cli.listen()
 prefer_onednn(os.environ)  # before JAX is imported, which reads its flags then
 
 from experiments.compression.study import main  # noqa: E402

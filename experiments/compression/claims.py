@@ -13,7 +13,6 @@ import numpy as np
 from experiments.analyses import results as tables
 from experiments.analyses.results import Results, Variant
 from experiments.analyses.statistics import (
-    POINTS,
     RHO,
     SUSPECTS,
     UNHARMED,
@@ -27,6 +26,8 @@ from experiments.analyses.statistics import (
     quantity,
 )
 from experiments.reporting.verdicts import (
+    NATS,
+    POINTS,
     Claim,
     Measured,
     Missing,
@@ -34,6 +35,7 @@ from experiments.reporting.verdicts import (
     decide,
     rank_correlations,
     small_groups,
+    too_small,
 )
 from jaxfair.runs import Run
 
@@ -159,7 +161,8 @@ def _as_more_is_saved(results: Results, family: Family) -> tuple[Measured, str, 
     found = networks(results, family.method)
     values = [group_drops(network, small_groups(results.groups)).mean(axis=1) for network in found]
     saved = np.array([[-kept(network) for network in found]] * len(values[0]))
-    return *rank_correlations(saved, np.stack(values, axis=1), "budgets"), _named(results, *found)
+    ranked, tied = rank_correlations(saved, np.stack(values, axis=1), "budgets")
+    return ranked._replace(small=too_small(values[0] - values[-1], POINTS, "points")), tied, _named(results, *found)
 
 
 def _foretells(results: Results, family: Family, name: str) -> tuple[Measured, str, str, str]:
@@ -174,7 +177,9 @@ def _terms(
     """Correlate terms at the full network with the rise of the loss, over all groups: losses need no accuracy."""
     network = networks(results, family.raw)[-1 if which == "weakest" else 0]
     foretold = np.sum([quantity(network, term) for term in terms], axis=0)
-    return *rank_correlations(foretold, quantity(network, "loss_rise"), "groups"), network.label
+    rise = quantity(network, "loss_rise")
+    ranked, tied = rank_correlations(foretold, rise, "groups")
+    return ranked._replace(small=too_small(np.ptp(rise, axis=1), NATS, "nats")), tied, network.label
 
 
 def _apart(results: Results, method: str) -> tuple[Measured, str]:

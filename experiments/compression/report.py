@@ -20,7 +20,13 @@ BESIDE = ("snl", "deepreduce", "matched")
 
 
 def write(
-    analysed: Sequence[Run], folder: Path, *, title: str, command: Sequence[str], reference: str | None = None
+    analysed: Sequence[Run],
+    folder: Path,
+    *,
+    title: str,
+    command: Sequence[str],
+    reference: str | None = None,
+    missing: Sequence[str] = (),
 ) -> Results:
     """Write ``report.html``, figures and tables into ``folder``, replacing an earlier report when all is written.
 
@@ -30,13 +36,14 @@ def write(
         title: heading.
         command: what the reader types to make it again.
         reference: group that the others are compared with; by default that with the most training images.
+        missing: sentences on what is not shown, since its runs failed.
 
     Raises:
         JaxfairError: there is no such group, the folder cannot be written, or holds something else; an earlier report
             is then still whole.
     """
     analysed = [*analysed, *beside(folder.parent / "runs", analysed)]
-    results = arrays.collect(analysed, reference)
+    results = arrays.collect(analysed, reference)._replace(missing=tuple(missing))
     with reports.replacing(folder) as made:
         drawn = drawing.draw_all(figures.DRAWINGS, results, made)
         summary, rows, found = page.summary_rows(results), arrays.group_rows(results), claims.claims(results)

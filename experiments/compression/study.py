@@ -17,6 +17,7 @@ from experiments.analyses import study as studies
 from experiments.compression import report
 from experiments.running import measure, stages
 from experiments.running.datasets import DataConfig
+from experiments.running.executors import Execution
 from experiments.running.measure import AnalysisConfig
 from experiments.running.records import Workspace
 from experiments.running.stages import ModelConfig
@@ -59,6 +60,7 @@ class Study:
         train: of the full network.
         finetune: of pruned networks, and of the control: the full network trained on as long, with all its weights.
         analysis: what is measured on each group.
+        execution: who makes the runs, and where.
     """
 
     out: Path = Path("results/compression")
@@ -79,6 +81,7 @@ class Study:
     train: TrainConfig = TrainConfig()
     finetune: TrainConfig = SNL_FINETUNE
     analysis: AnalysisConfig = AnalysisConfig()
+    execution: Execution = Execution()
 
 
 def run(study: Study, command: Sequence[str]) -> None:

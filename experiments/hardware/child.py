@@ -7,17 +7,22 @@ import sys
 from collections.abc import Sequence
 
 from experiments import cli
-from experiments.hardware.study import PRESETS, make
-from jaxfair import hardware, processes
+
+cli.listen()
+
+from experiments.hardware.study import PRESETS, make  # noqa: E402
+from jaxfair import hardware, processes  # noqa: E402
 
 
 def main(arguments: Sequence[str]) -> int:
     """Make the runs of the profile that is named first, of the study that the other arguments describe."""
     name, *options = arguments
-    command = cli.Command(PRESETS, lambda study, _: make(study, hardware.named(name)))
-    return cli.main("python -m experiments.hardware", __doc__, {"": command}, options)
+    program = f"python -m experiments.hardware.child {name}"
+    command = cli.Command(PRESETS, lambda study, command: make(study, hardware.named(name), command))
+    return cli.main(program, __doc__, {"": command}, options)
 
 
 if __name__ == "__main__":
-    processes.end_with_parent()
+    if "--only" not in sys.argv:  # a worker, which is told on its standard input what to do
+        processes.end_with_parent()
     raise SystemExit(main(sys.argv[1:]))

@@ -2,8 +2,9 @@
 
 As all findings are (``reporting.verdicts``): one number a seed, Student's t interval over seeds, and whether it lies on
 the claimed side. All seeds share one split. ``Delta`` and ``xi`` are of test images' losses, each network on its own
-profile's arithmetic. Gradient norms and eigenvalues are free of what few images add to them, where that was measured;
-but for the bound, which is of the loss on these very images.
+profile's arithmetic. Gradient norms and eigenvalues are free of what few images add to them, and means over all native
+profiles, where that was measured; but for the bound, which is of the loss on these very images at the reference. That
+hardware does what one rounding error does is said only where an equivalence interval says so.
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ from experiments.hardware import tables as numbers
 from experiments.hardware.results import Comparison, Hardware, Series
 from experiments.reporting.verdicts import (
     CHEAP,
+    NATS,
+    RIGHT,
     Claim,
     Measured,
     Missing,
@@ -23,11 +26,11 @@ from experiments.reporting.verdicts import (
     decide,
     rank_correlations,
     small_groups,
+    too_small,
 )
 from jaxfair import intervals
 
 RHO = "Spearman correlation over groups of"
-NATS = "nats"
 
 
 # fmt: off
@@ -45,14 +48,14 @@ def _of_groups(hardware: Hardware) -> list[Claim]:
                   f"{RHO} the number of training images with Delta over {kind} profiles",
                   _ranks, "train_count", kind, side="below"),
             *(judge(f"{key}_foretells_delta ({kind})",
-                    f"Groups with a larger {name} at the reference are more sensitive ({kind})",
-                    f"{RHO} the {name} with Delta over {kind} profiles", _ranks, key, kind)
+                    f"Groups with a larger {name} are more sensitive ({kind})",
+                    f"{RHO} the {name}, mean over devices, with Delta over {kind} profiles", _ranks, key, kind)
               for key, name in (("gradient_norm", "gradient norm"), ("top_eigenvalue", "top Hessian eigenvalue"))),
         ]
     return [
         *found,
-        judge("small_larger_gradient", "Smaller groups have a larger gradient norm at the reference",
-              f"{RHO} the number of training images with the gradient norm",
+        judge("small_larger_gradient", "Smaller groups have a larger gradient norm",
+              f"{RHO} the number of training images with the gradient norm, mean over devices",
               _ranks, "train_count", "gradient_norm", side="below"),
         judge("eigenvalue_near_boundary", "Groups nearer to the decision boundary have a larger Hessian eigenvalue",
               f"{RHO} the softmax gap with the top eigenvalue", _ranks, "softmax_gap", "top_eigenvalue", side="below"),
@@ -68,10 +71,16 @@ def _of_rounding(hardware: Hardware) -> list[Claim]:
             *(judge(f"{name}_beyond_rounding ({kind})",
                     f"Hardware ({kind}) moves small groups' {name} further than one rounding error does",
                     f"mean |{name} difference| of small groups, {kind} profiles - one-ulp controls",
-                    _beyond_rounding, name, kind) for name in ("loss", "accuracy")),
+                    _beyond_rounding, name, kind, floor=floor)
+              for name, floor in (("loss", NATS), ("accuracy", RIGHT))),
+            *(judge(f"{name}_alike ({kind})",
+                    f"Hardware ({kind}) moves small groups' {name} as far as one rounding error does",
+                    f"mean |{name} difference| of small groups, {kind} profiles - one-ulp controls",
+                    _beyond_rounding, name, kind, side="within", threshold=margin)
+              for name, margin in (("loss", NATS), ("accuracy", RIGHT))),
             judge(f"xi_beyond_rounding ({kind})", f"Hardware ({kind}) violates fairness more than one rounding error",
                   f"mean over pairs of xi between the reference and one {kind} profile - the same for one-ulp "
-                  f"controls, {NATS}", _pairs, kind),
+                  "controls, nats", _pairs, kind, floor=NATS),
         ]
     return found
 
@@ -80,7 +89,7 @@ def _of_alignment(hardware: Hardware) -> list[Claim]:
     judge = partial(decide, hardware)
     return [
         *(judge(f"alignment_lowers_xi ({what})", f"Alignment lowers the fairness violation {where}",
-                f"xi without - with alignment, {NATS}", _alignment, what)
+                "xi without - with alignment, nats", _alignment, what, floor=NATS)
           for what, where in (("profiles", "across hardware"), ("ulps", "among one-ulp controls"))),
         judge("alignment_cheap", "Alignment costs little accuracy",
               "accuracy at the reference without - with alignment", _alignment, "accuracy", side="below",
@@ -90,7 +99,8 @@ def _of_alignment(hardware: Hardware) -> list[Claim]:
 
 def _of_linearization(hardware: Hardware) -> list[Claim]:
     return [decide(hardware, "linearized_more_sensitive", "Linearized networks are more sensitive to hardware",
-                   f"Delta of the tightest linearized - of the full network, mean over groups, {NATS}", _linearized)]
+                   "Delta of the tightest linearized - of the full network, mean over groups, nats", _linearized,
+                   floor=NATS)]
 
 
 def _of_repeat(hardware: Hardware) -> Claim:
@@ -117,20 +127,21 @@ def _counts(comparison: Comparison, kind: str) -> str:
 
 
 def _ranks(hardware: Hardware, x: str, y: str) -> tuple[Measured, str, str]:
-    """Rank groups by two quantities at the reference; a kind of profile stands for Delta over it."""
+    """Rank groups by two quantities, means over the devices that they were measured on; a kind stands for Delta."""
     plain = hardware.comparisons[0]
     first, note = np.broadcast_to(hardware.groups.train_count, plain.reference.by_group["loss"].shape), ""
     if x != "train_count":
-        first, _, note = numbers.measured(plain.reference, x)
+        first, note = numbers.over_devices(plain, x)
     if y not in numbers.KINDS:
-        second, _, how = numbers.measured(plain.reference, y)
+        second, how = numbers.over_devices(plain, y)
         return *rank_correlations(first, second, "groups"), how or note
     delta = numbers.delta(plain, numbers.of_kind(plain, y))
     if not np.isfinite(delta).all():
         raise Missing("a loss is not finite")
     found, tied = rank_correlations(first, delta, "groups")
     said = "; ".join(filter(None, (_counts(plain, y), note)))
-    return found._replace(nothing=_nothing(numbers.of_kind(plain, y), plain)), tied, said
+    small = too_small(np.ptp(delta, axis=1), NATS, "nats")
+    return found._replace(nothing=_nothing(numbers.of_kind(plain, y), plain), small=small), tied, said
 
 
 def _bound(hardware: Hardware) -> tuple[np.ndarray, str]:

@@ -81,14 +81,15 @@ def rounding(hardware: Hardware) -> str:
         return ""
     if beyond is None:
         return "There are too few seeds and controls to tell hardware from one rounding error."
-    said = []
-    for series, moved in zip(plain.profiles, beyond, strict=True):
-        names = [hardware.groups.names[g] for g in hardware.groups.order if moved[g]]
+    said, p_values = [], numbers.corrected_p_values(numbers.spread_test(plain, "loss"))
+    for series, moved, p_value in zip(plain.profiles, beyond, p_values, strict=True):
+        names = [f"{hardware.groups.names[g]} (p {p_value[g]:.2g})" for g in hardware.groups.order if moved[g]]
         said += [f"{series.label}, for {', '.join(names)}"] if names else []
     others = len(plain.profiles) - len(said)
     level = "(permutation tests at 5 %, corrected for groups and profiles)"
     if not said:
-        return f"No hardware is shown to move a group's test loss further than one rounding error does {level}."
+        least = f"{level[:-1]}; smallest p {p_values.min():.2g})"
+        return f"No hardware is shown to move a group's test loss further than one rounding error does {least}."
     rest = f" Of {others} other profile{'s' * (others > 1)} it is not shown." if others else ""
     question = "Hardware that moves a group's test loss further than one rounding error does:"
     return f"{question} {'; '.join(said)} {level}.{rest}"

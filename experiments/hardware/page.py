@@ -103,6 +103,7 @@ SPREAD = (
     Column("excess"),
     Column("p_value", "p"),
     Column("family_p_value", "p (groups)"),
+    Column("corrected", "p (groups and profiles)"),
     Column("smallest_p_value", "smallest possible p"),
 )
 
@@ -127,7 +128,7 @@ MEANINGS = {
     "reference stays within the range of all one-ulp controls. What hardware does is seen before it.",
     "Spread, excess, p-value": "mean over seeds of |profile - reference|; the same less the controls'; share of "
     "arrangements of labels among runs that give at least this excess; p (groups) is corrected for the number of "
-    "groups. For a statement about all profiles multiply it by their number.",
+    "groups, p (groups and profiles) for that of the profiles too. The opening sentences are by the latter.",
     "Intervals": "Student's t, 95 %, of the mean over training seeds, which share one split.",
 }
 

@@ -38,6 +38,7 @@ def write(
     data: DataConfig | None = None,
     title: str | None = None,
     reference: str | None = None,
+    missing: Sequence[str] = (),
 ) -> Hardware:
     """Write ``report.html``, figures and tables into ``folder``, replacing an earlier report, and print a summary.
 
@@ -49,12 +50,14 @@ def write(
         data: of the study; None looks for the data where the reference's runs found them.
         title: heading; by default it is made of what the data are called.
         reference: group that the others are compared with; by default that with the most training images.
+        missing: sentences on what is not shown, since its runs failed.
 
     Raises:
         JaxfairError: the studies cannot be compared, or the folder cannot be written; an earlier report is then whole.
     """
     found = [bundle for study in studies for bundle in bundles.read(study)]
-    hardware = hardware_results.collect(found, bundles.check(found, allow_versions=allow_versions), reference)
+    said = [*missing, *bundles.check(found, allow_versions=allow_versions)]
+    hardware = hardware_results.collect(found, said, reference)
     runs = [run for bundle in found for member in bundle.members for run in member.runs]
     title = title or page.title(hardware)
     publish(hardware, folder, command, runs, data, title)
@@ -83,7 +86,8 @@ def publish(
             "spread": numbers.spread_rows(hardware),
         }
         tables.write_all(made, rows)
-        reports.write_record(made, "hardware", title, differences.answer(hardware), command, runs, found)
+        answer = " ".join(filter(None, [differences.answer(hardware), differences.rounding(hardware)]))
+        reports.write_record(made, "hardware", title, answer, command, runs, found)
         text = page.page(hardware, drawn, rows, found, title, command)
         (made / reports.PAGE).write_text(text, encoding="utf-8")
 

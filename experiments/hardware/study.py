@@ -11,8 +11,8 @@ studies that were made on several machines.
 """
 
 import dataclasses
+import functools
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,11 +24,12 @@ from experiments import cli
 from experiments.hardware import bundles, report, runs
 from experiments.hardware.runs import Declared, Linearized, Task
 from experiments.reporting import groups
-from experiments.running import datasets, measure, plan, stages
+from experiments.running import datasets, executors, measure, plan, records, stages
 from experiments.running.datasets import DataConfig
+from experiments.running.executors import Execution
 from experiments.running.measure import AnalysisConfig
 from experiments.running.progress import Progress, say
-from experiments.running.records import Workspace, carry_out
+from experiments.running.records import Workspace
 from experiments.running.stages import ModelConfig
 from jaxfair import hardware, processes
 from jaxfair.data.dataset import Dataset
@@ -63,6 +64,7 @@ class Study:
         snl: of the SNL descent.
         snl_finetune: of the networks that SNL linearized.
         analysis: what is measured on each group.
+        execution: who makes the runs of each profile, and where; a profile of the CPU is given no ``gres``.
     """
 
     out: Path = Path("results/hardware")
@@ -83,6 +85,7 @@ class Study:
     snl: SnlConfig = SnlConfig()
     snl_finetune: TrainConfig = SNL_FINETUNE
     analysis: AnalysisConfig = AnalysisConfig()
+    execution: Execution = Execution()
 
 
 CPU_PROFILES = ("cpu", "cpu-avx", "cpu-sse4.2", "cpu-1-thread", "tf32", "bf16", "fp16")
@@ -134,27 +137,49 @@ def run(study: Study, command: Sequence[str]) -> None:
     Args:
         study: what to make.
         command: by which the reader of the report makes it again; the profiles' processes get the same options.
+
+    Raises:
+        JaxfairError: a profile failed; the report, if the reference did not, is of the others.
     """
     check(study)
     profiles = _named(study)
     if study.dry_run:
         list_runs(study)
         return
-    plain = hardware.plain_digests(os.environ) if any(profile.varies_cpu for profile in profiles) else None
-    for profile in profiles:
-        child = [sys.executable, "-m", "experiments.hardware.child", profile.name, *command[1:]]
-        environment = hardware.environment_of(profile, os.environ, plain)
-        say(f"Profile {profile.name}: {profile.label}")
-        with processes.leash() as stdin:
-            ended = subprocess.run(child, env=environment, stdin=stdin, check=False)
-        if ended.returncode:
-            raise JaxfairError(
-                f"The runs of profile '{profile.name}' failed (see above); finished runs are kept: mend it, or leave "
-                "the profile out by --profiles, and run the same command again."
-            )
-    bundles.listed(study.out, study.profiles)
-    about = {"title": study.title, "reference": study.reference, "data": study.data}
+    failed = _make_all(study, profiles, command[1:])
+    made = [profile.name for profile in profiles if profile.name not in failed]
+    text = "; ".join(f"'{name}' {how}" for name, how in failed.items())
+    advice = "finished runs are kept: mend it, or leave the profile out by --profiles, and run the same command again"
+    if study.profiles[0] in failed:
+        raise JaxfairError(f"There is no report without the reference: profile {text} (see above); {advice}.")
+    bundles.listed(study.out, made)
+    missing = [f"Profile {name} is missing, since its runs failed." for name in failed]
+    about = {"title": study.title, "reference": study.reference, "data": study.data, "missing": missing}
     report.write([study.out], study.out / "report", command, **about)
+    if failed:
+        raise JaxfairError(f"The report is not of all profiles: {text} (see above); {advice}.")
+
+
+def _make_all(study: Study, profiles: Sequence[Profile], options: Sequence[str]) -> dict[str, str]:
+    """Make the runs of all profiles, each in a process of its own; return how those ended that failed."""
+    on_cluster, kills = study.execution.executor == "slurm", processes.memory_kills()
+    varied = any(profile.varies_cpu for profile in profiles) and not on_cluster  # whose nodes find it out themselves
+    executors.begin(dataclasses.replace(study.execution, executor="here"))
+    plain = hardware.plain_digests(os.environ) if varied else None
+    children = []
+    for profile in profiles:
+        child = [sys.executable, "-m", "experiments.hardware.child", profile.name, *options]
+        children.append((child, hardware.environment_of(profile, os.environ, plain)))
+    if on_cluster:
+        ended = processes.children(children)
+    else:
+        ended = []
+        for profile, child in zip(profiles, children, strict=True):
+            say(f"Profile {profile.name}: {profile.label}")
+            ended += processes.children([child])
+    return {
+        profile.name: processes.ending(status, kills) for profile, status in zip(profiles, ended, strict=True) if status
+    }
 
 
 def check(study: Study) -> None:
@@ -195,18 +220,39 @@ def check_on(study: Study, train_set: Dataset) -> list[int]:
     return budgets
 
 
-def make(study: Study, profile: Profile) -> None:
-    """Make the runs of one profile, in the process that was started for it."""
-    proof = hardware.verify(profile)
-    train_set, test_set, record, source = datasets.prepare(study.data)
+def make(study: Study, profile: Profile, command: Sequence[str]) -> None:
+    """Make the runs of one profile, in the process that was started for it, or of workers that it starts.
+
+    Every process that makes runs proves first that it has the profile.
+
+    Args:
+        study: of which the profile is.
+        profile: whose runs are made.
+        command: of this process, its program first.
+
+    Raises:
+        JaxfairError: the process does not have the profile, or runs failed.
+    """
+    execution = dataclasses.replace(study.execution, threads=None)  # which the profile or the study has decided
+    if profile.backend == "cpu":
+        execution = dataclasses.replace(execution, gres=None)
+    executors.begin(execution)
+    makes = execution.executor == "here" or bool(execution.only)
+    proof = hardware.verify(profile) if makes else None  # before anything else is computed
+    about = {**hardware.describe(profile), "probe": proof} if makes else {}
+    train_set, test_set, record, source, _ = datasets.prepare(study.data)
     budgets = check_on(study, train_set)
     groups.check_name(study.reference, train_set.group_names)
-    about = {**hardware.describe(profile), "probe": proof}
     with Progress() as progress:
         root, at_once = study.out / "runs", study.seeds_at_once
         space = Workspace(root, train_set, test_set, record, progress, at_once, source, about)
         declared = declare(space, study, profile, budgets)
-        carry_out(space)
+        speed = functools.partial(plan.speed, space, study.model, study.train)
+        executors.carry_out(space, execution, command, speed, profile.name)
+    if execution.only:
+        return
+    if failed := records.failures(space, study.out):
+        raise JaxfairError(failed)
     bundles.note(study.out, profile, declared, reference=profile.name == study.profiles[0])
 
 
@@ -229,7 +275,7 @@ def declare(space: Workspace, study: Study, profile: Profile, budgets: Sequence[
 
 def list_runs(study: Study) -> None:
     """Print the runs of all profiles and make none."""
-    ((train_set, test_set, record, _),), absent = datasets.prepare_or_blank(study.data)
+    ((train_set, test_set, record, *_),), absent = datasets.prepare_or_blank(study.data)
     budgets = check_on(study, train_set)
     if not absent:
         groups.check_name(study.reference, train_set.group_names)

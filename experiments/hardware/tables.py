@@ -48,6 +48,19 @@ def measured(series: Series, name: str) -> tuple[np.ndarray, Estimate, str]:
     return quantity(series, sampling.FREE[name]), free, sampling.SAID[name]
 
 
+def over_devices(comparison: Comparison, name: str) -> tuple[np.ndarray, str]:
+    """Return a quantity of every seed and group, shape (s, g), and how it was measured (Nelaturu et al. 2024, Fig. 3).
+
+    What is free of sampling is the mean over the reference and all native profiles where it was measured.
+    """
+    values, _, how = measured(comparison.reference, name)
+    if name not in comparison.reference.parts:
+        return values, how
+    devices = [series for series in of_kind(comparison, "native") if name in series.parts]
+    every = [values, *(measured(series, name)[0] for series in devices)]
+    return np.mean(every, axis=0), f"{how}, mean over {len(every)} devices" if devices else f"{how}, at the reference"
+
+
 def of_kind(comparison: Comparison, kind: str) -> tuple[Series, ...]:
     """Return the profiles beside the reference that are ``native`` or ``emulated``."""
     return tuple(series for series in comparison.profiles if series.kind == kind)
@@ -118,7 +131,12 @@ def beyond_rounding(comparison: Comparison, others: Sequence[Series]) -> np.ndar
     if test.smallest_p_value * len(every) >= LEVEL:
         return None
     chosen = [i for i, series in enumerate(every) if any(series is other for other in others)]
-    return test.family_p_value[chosen] * len(every) < LEVEL
+    return corrected_p_values(test)[chosen] < LEVEL
+
+
+def corrected_p_values(test: SpreadTest) -> np.ndarray:
+    """Return the p-values of a permutation test, corrected for the number of groups and of profiles, of its shape."""
+    return np.minimum(test.family_p_value * len(test.family_p_value), 1.0)
 
 
 def rejoining(hardware: Hardware, comparison: Comparison) -> dict[str, float]:
@@ -206,14 +224,15 @@ def spread_rows(hardware: Hardware) -> list[Row]:
                 test = spread_test(comparison, name)
             except Missing:
                 continue
-            excess = with_interval(test.excess, test.interval)
+            excess, corrected = with_interval(test.excess, test.interval), corrected_p_values(test)
             for i, series in enumerate(comparison.profiles):
                 for g in hardware.groups.order:
                     row: dict[str, Any] = {"training": comparison.title, "quantity": name, "hardware": series.label}
                     row |= {"kind": series.kind, "group": hardware.groups.names[g], "seeds": len(series.accuracy)}
                     row |= {"controls": len(comparison.ulps), "spread": test.spread[i, g], "control": test.control[g]}
                     row |= {"excess": excess.at((i, g)), "p_value": test.p_value[i, g]}
-                    row |= {"family_p_value": test.family_p_value[i, g], "smallest_p_value": test.smallest_p_value}
+                    row |= {"family_p_value": test.family_p_value[i, g], "corrected": corrected[i, g]}
+                    row["smallest_p_value"] = test.smallest_p_value
                     rows.append(row)
     return rows
 

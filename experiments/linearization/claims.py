@@ -12,12 +12,10 @@ from typing import Literal
 
 import numpy as np
 
+from experiments.analyses import imbalance
 from experiments.analyses import results as tables
 from experiments.analyses.results import DROP, Results, Variant, has_drop
 from experiments.analyses.statistics import (
-    DISTANCE,
-    POINTS,
-    RATIO,
     RHO,
     SUSPECTS,
     UNHARMED,
@@ -34,6 +32,11 @@ from experiments.analyses.statistics import (
 )
 from experiments.reporting.verdicts import (
     CHEAP,
+    DISTANCE,
+    NATS,
+    POINTS,
+    RATIO,
+    RIGHT,
     Claim,
     Measured,
     Missing,
@@ -41,6 +44,7 @@ from experiments.reporting.verdicts import (
     decide,
     rank_correlations,
     small_groups,
+    too_small,
 )
 from experiments.running.methods import PLAIN
 from jaxfair import intervals
@@ -49,8 +53,7 @@ from jaxfair.runs import Run
 
 SEVERAL = 3  # times as much
 IDLE = 100  # times the rise of the loss: a bound that far away says nothing
-# What is too small to matter, whatever its p-value.
-RIGHT, NATS = 0.005, 0.01
+OPPOSED = 0.9  # cosine from which on two directions are one, but for an angle of 26 degrees
 CHOICES = {
     "snl-balanced": "SNL with every group counting the same",
     "senet-balanced": "SENet with every group counting the same",
@@ -72,8 +75,8 @@ def claims(analysed: Results | Sequence[Run]) -> list[Claim]:
         JaxfairError: the analyses do not belong together.
     """
     results = analysed if isinstance(analysed, Results) else tables.collect(analysed)
-    of_methods = [*_of_equal_budgets(results), *_of_groups_in_choice(results)]
-    return corrected([*_of_harm(results), *_of_suspects(results), *_of_mitigation(results), *of_methods])
+    found = [*_of_harm(results), *_of_imbalance(results), *_of_suspects(results), *_of_mitigation(results)]
+    return corrected([*found, *_of_equal_budgets(results), *_of_groups_in_choice(results)])
 
 
 # fmt: off
@@ -106,8 +109,34 @@ def _of_harm(results: Results) -> list[Claim]:
           for method, name, suffix in (("snl", "SNL", ""), ("random-matched", "random masks", "_random"))),
         judge("bound_holds", "The bound of Theorem 4.4 holds for most groups at the tightest SNL budget",
               "share of groups whose loss rises by no more than the bound", _bound, "bound", threshold=0.5),
+        judge("gradients_opposed", "At the trained network the gradients of large and small groups cancel (A.1)",
+              "cosine of |D_a| g_a of small groups and the opposite of large groups', training images", _cancel,
+              "cosine", threshold=OPPOSED),
+        judge("gradients_balanced", "and are as long, so that the small groups' is longer by their share (A.1)",
+              "log2 of the length of |D_a| g_a of small / of large groups, training images", _cancel, "ratio",
+              side="within", threshold=RATIO),
+        judge("hessian_bound_holds", "Prop. 4.5, as derived, bounds most groups' largest Hessian eigenvalue",
+              "share of groups whose eigenvalue is no more than the bound, of the same images", _hessian_bound, "holds",
+              threshold=0.5),
+        judge("hessian_bound_ranks", "Its term of the distance to the boundary ranks the groups' eigenvalues",
+              f"{RHO} the gradient term of Prop. 4.5 with the largest eigenvalue", _hessian_bound, "ranks"),
         *(judge(f"bound_{key}_foretells_loss", f"The {name} term of that bound tells which groups' loss rises more",
                 f"{RHO} the {name} term with the rise of the loss", _bound, key) for key, name in TERMS),
+    ]
+
+
+def _of_imbalance(results: Results) -> list[Claim]:
+    judge, where = partial(decide, results), "at the tightest SNL budget"
+    return [
+        judge("balanced_lose_alike", f"With balanced training images these groups lose as much as the others {where}",
+              "relative drop of small - of large groups, balanced data, percentage points", _elsewhere, "difference",
+              "balanced", side="within", threshold=POINTS),
+        judge("imbalance_matters", f"They lose more, compared with the others, as the data are than balanced {where}",
+              "relative drop of small - of large groups, data as they are - balanced, points", _elsewhere, "change",
+              "balanced", floor=POINTS),
+        judge("harm_reverses", f"With the imbalance swapped it is the others that lose more {where}",
+              "relative drop of small - of large groups, imbalance swapped, percentage points", _elsewhere,
+              "difference", "swapped", side="below", floor=POINTS),
     ]
 
 
@@ -257,6 +286,13 @@ def _lose(results: Results, who: Literal["large", "small", "smallest"]) -> tuple
     return contrast(results, (network, weights)), _named(results, network)
 
 
+def _elsewhere(results: Results, what: Literal["difference", "change"], kind: str) -> tuple[Measured, str]:
+    """Compare small with large groups where the tightest network was trained on data of another imbalance."""
+    network = _networks(results, "snl")[0]
+    measure = {"difference": imbalance.difference, "change": imbalance.change}[what]
+    return measure(results, kind, network), _named(results, network)
+
+
 def _overall(results: Results) -> tuple[Measured, str]:
     network = _networks(results, "snl")[0]
     before = network.control or results.variants[0]
@@ -270,13 +306,16 @@ def _distance(results: Results, method: str) -> tuple[Measured, str, str]:
         raise Missing("the parameter distance of some network is not known")
     fewer = np.array([[-network.relu_count for network in networks]] * len(values))
     lengths = ", ".join(f"{of:.3g}" for of in values.mean(axis=0)[::-1])
-    return *rank_correlations(fewer, values, "budgets"), f"{_named(results, *networks[::-1])}: {lengths}"
+    found, note = rank_correlations(fewer, values, "budgets")
+    found = found._replace(small=too_small(np.log2(values[:, 0] / values[:, -1]), RATIO, "in log2"))
+    return found, note, f"{_named(results, *networks[::-1])}: {lengths}"
 
 
 def _with_accuracy(results: Results, name: str) -> tuple[Measured, str, str]:
     network = _networks(results, "snl")[0]
-    found = rank_correlations(quantity(network, name), network.by_group["accuracy"], "groups")
-    return *found, _named(results, network)
+    accuracy = network.by_group["accuracy"]
+    found, note = rank_correlations(quantity(network, name), accuracy, "groups")
+    return found._replace(small=too_small(np.ptp(accuracy, axis=1), RIGHT, "")), note, _named(results, network)
 
 
 def _as_relus_go(results: Results, name: str, method: str) -> tuple[Measured, str, str]:
@@ -287,7 +326,15 @@ def _as_relus_go(results: Results, name: str, method: str) -> tuple[Measured, st
         networks += _networks(results, "full")
         values = [quantity(network, name).mean(axis=1) for network in networks]
     fewer = np.array([[-network.relu_count for network in networks]] * len(values[0]))  # ranks as -log r does, 0 too
-    return *rank_correlations(fewer, np.stack(values, axis=1), "budgets"), _named(results, *networks)
+    found, note = rank_correlations(fewer, np.stack(values, axis=1), "budgets")
+    few, many = values[0], values[-1] if name != DROP else np.zeros_like(values[0])
+    if name in ("gradient_norm", "top_eigenvalue"):
+        if np.minimum(few, many).min() > 0:
+            found = found._replace(small=too_small(np.log2(few / many), RATIO, "in log2"))
+    else:
+        floor, unit = (POINTS, "points") if name == DROP else (DISTANCE, "")
+        found = found._replace(small=too_small(few - many, floor, unit))
+    return found, note, _named(results, *networks)
 
 
 def _foretells_drop(results: Results, name: str) -> tuple[Measured, str, str, str]:
@@ -330,7 +377,42 @@ def _bound(results: Results, term: str) -> tuple[Measured, str, str]:
         holds = intervals.over_seeds(np.array([bound.holds.mean() for bound in found]))
         medians = f"medians: bound {middle:.3g}, rise {risen:.3g} nats"
         return Measured(holds, len(found), "share", idle=bool(middle > IDLE * max(risen, 0.0))), note, medians
-    return *rank_correlations(np.array([getattr(bound, term) for bound in found]), rise, "groups"), note
+    ranked, tied = rank_correlations(np.array([getattr(bound, term) for bound in found]), rise, "groups")
+    return ranked._replace(small=too_small(np.ptp(rise, axis=1), NATS, "nats")), tied, note
+
+
+def _cancel(results: Results, what: Literal["cosine", "ratio"]) -> tuple[Measured, str]:
+    """Compare the sums of the gradients of small and of large groups, which a minimum of the joint loss has opposed."""
+    full, small = _networks(results, "full")[0], _small(results)
+    if full.gradients is None:
+        raise Missing("the gradients of the groups were not compared; run the study again, which does")
+    both = np.stack([small, ~small]).astype(float)
+    products = np.einsum("ag,sgh,bh->sab", both, full.gradients, both)
+    squares = products[:, 0, 0], products[:, 1, 1]
+    if min(of.min() for of in squares) <= 0:
+        raise Missing("a gradient is 0")
+    cosine = -products[:, 0, 1] / np.sqrt(squares[0] * squares[1])
+    ratio = np.log2(squares[0] / squares[1]) / 2
+    lengths = np.sqrt(np.mean(squares, axis=1))
+    note = f"root mean squares of the lengths: small {lengths[0]:.3g}, large {lengths[1]:.3g}"
+    note += "; weight decay is no part of the loss, and batch statistics are held fixed"
+    found, scale = (cosine, "correlation") if what == "cosine" else (ratio, "real")
+    return Measured(intervals.over_seeds(found), len(found), scale), note
+
+
+def _hessian_bound(results: Results, what: Literal["holds", "ranks"]) -> tuple[Measured, str]:
+    """Compare Prop. 4.5 with the eigenvalue that it bounds, on some images of each group."""
+    full = _networks(results, "full")[0]
+    if "hessian_bound_bound" not in full.by_group:
+        raise Missing("the bound is of a task of two classes, such as --data.label gender")
+    bound, term, top = (quantity(full, f"hessian_bound_{name}") for name in tables.HESSIAN_BOUND)
+    note = f"medians: bound {np.median(bound):.3g}, eigenvalue {np.median(top):.3g}"
+    if what == "ranks":
+        found, tied = rank_correlations(term, top, "groups")
+        return found, "; ".join(filter(None, [note, tied]))
+    holds = intervals.over_seeds((top <= bound).mean(axis=1))
+    idle = bool(np.median(bound) > IDLE * max(np.median(top), 0.0))
+    return Measured(holds, len(bound), "share", idle=idle), note
 
 
 def _gap(network: Variant) -> np.ndarray:

@@ -58,6 +58,7 @@ def rows(study: Path) -> list[dict[str, Any]]:
         JaxfairError: the study is not finished or of another kind, or its data are not to be found or have changed.
     """
     analysed = [run for run in arrays.read(study, STUDY) if run.config["stage"] == "analyse"]
+    analysed = [run for run in analysed if not arrays.rebalanced(run)]
     known = {run.digest: run for run in reports.with_parents(analysed)}
     by_label: dict[str, list[Run]] = {}
     for run in analysed:

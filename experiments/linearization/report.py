@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.analyses import differences
+from experiments.analyses import differences, imbalance
 from experiments.analyses import page as pages
 from experiments.analyses import results as arrays
 from experiments.analyses.results import Results
 from experiments.linearization import claims, figures, page
 from experiments.reporting import drawing, html, reports, tables
+from experiments.reporting.tables import Table
 from jaxfair.runs import Run
 
 STUDY = "linearization"
@@ -16,7 +17,13 @@ STUDY = "linearization"
 
 
 def write(
-    analysed: Sequence[Run], folder: Path, *, title: str, command: Sequence[str], reference: str | None = None
+    analysed: Sequence[Run],
+    folder: Path,
+    *,
+    title: str,
+    command: Sequence[str],
+    reference: str | None = None,
+    missing: Sequence[str] = (),
 ) -> Results:
     """Write ``report.html``, figures and tables into ``folder``, replacing an earlier report when all is written.
 
@@ -28,26 +35,35 @@ def write(
         title: heading.
         command: what the reader types to make it again.
         reference: group that the others are compared with; by default that with the most training images.
+        missing: sentences on what is not shown, since its runs failed.
 
     Raises:
         JaxfairError: there is no such group, the folder cannot be written, or holds something else; an earlier report
             is then still whole.
     """
-    results = arrays.collect(analysed, reference)
+    results = arrays.collect(analysed, reference)._replace(missing=tuple(missing))
     with reports.replacing(folder) as made:
         drawn = drawing.draw_all(figures.DRAWINGS, results, made)
         of_paper = drawing.draw_all(figures.PAPER, results, made / "paper")
         summary, rows, found = arrays.summary_rows(results), arrays.group_rows(results), claims.claims(results)
         compared = {"differences": differences.rows(results), "extremes": differences.extreme_rows(results)}
-        tables.write_all(made, {"summary": summary, "groups": rows, **compared})
+        on_others = imbalance.rows(results)
+        tables.write_all(made, {"summary": summary, "groups": rows, **compared, "imbalance": on_others})
         answer = page.answer(results)
         reports.write_record(made, STUDY, title, answer, command, analysed, found)
         analyses = [run for run in analysed if run.config["stage"] == "analyse"]
         of_study = page.WORDS, answer, results
-        more = [html.heading("Figures of the paper"), html.figures(of_paper)]
+        more = _imbalance(on_others) if on_others else []
+        more += [html.heading("Figures of the paper"), html.figures(of_paper)]
         text = pages.page(*of_study, summary, rows, found, analyses, drawn, more, title, command)
         (made / reports.PAGE).write_text(text, encoding="utf-8")
     return results
+
+
+def _imbalance(rows: Sequence[tables.Row]) -> list[str]:
+    """Return the section on networks trained on balanced and swapped data."""
+    text = html.paragraph(imbalance.MEANING)
+    return [html.heading("Does harm follow the imbalance?"), text, html.table(Table(imbalance.COLUMNS, rows))]
 
 
 def title(analysed: Sequence[Run], data: str) -> str:

@@ -16,7 +16,8 @@ from experiments import cli
 from experiments.analyses import study as studies
 from experiments.linearization import report
 from experiments.running import measure, methods, stages
-from experiments.running.datasets import DataConfig
+from experiments.running.datasets import DataConfig, Rebalance
+from experiments.running.executors import Execution
 from experiments.running.measure import AnalysisConfig
 from experiments.running.methods import Further
 from experiments.running.records import Workspace
@@ -58,10 +59,15 @@ class Study:
         controls: matched is the full network trained on exactly as each linearized one is, with all its ReLUs;
             random-matched keeps as many ReLUs as SNL, chosen at random, on that network; finetuned is the full network
             with the fine-tuning alone; random keeps ReLUs chosen at random on the full network.
+        data_controls: make the full network, the tightest SNL network (or the DeepReDuce students, without one) and its
+            matched control on other training images too, with the same test images: balanced are as many of every
+            group, swapped are few of the large and many of the small groups (``data.rebalance``).
         splits: per-seed splits the data anew for every training seed, so that the intervals are over splits too; one is
             shared by all seeds.
         follow: fine-tune the tightest and the middle SNL network and their controls for so many epochs, and look at
             every group after 1, 2, 4, 8, ...; 0 leaves it out.
+        patience: epochs after which the training of the full network stops if the loss of validation images
+            (``data.validation_fraction``) is no lower, and the network of the lowest is kept; 0 trains for all epochs.
         reference: group that the others are compared with; by default that with the most training images.
         title: heading of the report; by default it is made of the network and the data set's name.
         dry_run: list the runs, which are finished and about how long the others take, and make none; the data need not
@@ -77,6 +83,7 @@ class Study:
         bcd: of block coordinate descent, which starts from SNL's fine-tuned network of twice the budget.
         deepreduce_train: of the DeepReDuce students.
         analysis: what is measured on each group.
+        execution: who makes the runs, and where.
     """
 
     out: Path = Path("results/linearization")
@@ -89,8 +96,10 @@ class Study:
     methods: tuple[Further, ...] = ()
     equal_budgets: bool = False
     controls: tuple[Control, ...] = ("matched",)
+    data_controls: tuple[Rebalance, ...] = ()
     splits: Literal["per-seed", "one"] = "per-seed"
     follow: int = 0
+    patience: int = 0
     reference: str | None = None
     title: str | None = None
     dry_run: bool = False
@@ -105,6 +114,7 @@ class Study:
     bcd: BcdConfig = BcdConfig()
     deepreduce_train: TrainConfig = DEEPREDUCE_TRAIN
     analysis: AnalysisConfig = AnalysisConfig()
+    execution: Execution = Execution()
 
 
 def run(study: Study, command: Sequence[str]) -> None:
@@ -120,7 +130,7 @@ def run(study: Study, command: Sequence[str]) -> None:
         budgets = check(study, train_set)
         return lambda space, seeds: declare(space, study, budgets, configurations, seeds)
 
-    studies.run(study, checked, report, command)
+    studies.run(study, checked, report, command, study.data_controls)
 
 
 def declare(
@@ -130,8 +140,15 @@ def declare(
     configurations: Sequence[DeepReduceConfig],
     seeds: Sequence[int],
 ) -> list[Run]:
-    """Declare the runs of some seeds; return the analyses, and after them what else is shown of these networks."""
-    full = stages.train_full(space, study.model, study.train, seeds)
+    """Declare the runs of some seeds; return the analyses, and after them what else is shown of these networks.
+
+    On rebalanced data these are fewer, see ``Study.data_controls``.
+    """
+    rebalanced = "rebalance" in space.record
+    if rebalanced:
+        study = dataclasses.replace(study, mitigations=(), controls=("matched",), follow=0, methods=())
+        budgets, configurations = ([min(budgets)], []) if budgets else ([], configurations)
+    full = stages.train_full(space, study.model, study.train, seeds, study.patience)
     by_count = [*dict.fromkeys([*budgets, *bcd_starts(space, study, budgets).values()])]
     linearized = [stages.linearize_snl(space, base, study.snl, by_count) for base in full]
     every = [list(starts) for starts in zip(*linearized, strict=True)]
@@ -160,7 +177,11 @@ def declare(
         for networks in [full, *tuned]
         for network, base in zip(networks, full, strict=True)
     ]
-    analysed += [stages.sample(space, base, study.analysis) for base in full]
+    if not rebalanced:
+        analysed += [stages.sample(space, base, study.analysis) for base in full]
+        analysed += [stages.compare_gradients(space, base, study.analysis) for base in full]
+    if not rebalanced and len(space.test.class_names) == 2:
+        analysed += [stages.bound_hessian(space, base, study.analysis) for base in full]
     return analysed + follow(space, study, full, by_budget, matched)
 
 
@@ -287,6 +308,13 @@ def check(study: Study, train_set: Dataset) -> list[int]:
         raise JaxfairError(f"Fine-tuning is to be followed for {study.follow} epochs; give 0 or more.")
     if "random-matched" in study.controls and "matched" not in study.controls:
         raise JaxfairError("The control random-matched is compared with matched; give both as --controls.")
+    if study.patience < 0 or (study.patience and not study.data.validation_fraction):
+        raise JaxfairError(
+            f"The patience is {study.patience} epochs and the share of validation images "
+            f"{study.data.validation_fraction}; give both, or neither."
+        )
+    if study.data_controls and "matched" not in study.controls:
+        raise JaxfairError("Losses on other data are counted from the control matched; give it as --controls too.")
     measure.check_config(study.analysis)
     return budgets
 
@@ -373,9 +401,10 @@ CPU_LONG = Study(
     mitigations=("lagrangian", "lagrangian-published"),
     controls=("matched", "random-matched"),
     follow=64,
-    data=DataConfig("utkface-race"),
+    patience=5,
+    data=DataConfig("utkface-race", validation_fraction=0.1),
     model=ModelConfig(width=8),
-    train=TrainConfig(epochs=15, batch_size=128, learning_rate=0.05, schedule="cosine"),
+    train=TrainConfig(epochs=40, batch_size=128, learning_rate=0.05, schedule="cosine"),
     snl=SnlConfig(batch_size=128, learning_rate=2e-3, kappa=3e-3),
     snl_finetune=dataclasses.replace(SNL_FINETUNE, epochs=10, batch_size=128, learning_rate=1e-2),
     senet=SenetConfig(
@@ -388,7 +417,10 @@ CPU_LONG = Study(
     deepreduce_train=dataclasses.replace(DEEPREDUCE_TRAIN, epochs=20, batch_size=128, learning_rate=1e-2),
     analysis=AnalysisConfig(start="coarse"),
 )
-"""UTKFace by race, all training images, a narrow ResNet-18, every control: nights on two CPU cores (``--dry-run``)."""
+"""UTKFace by race, a narrow ResNet-18, every control: nights on two CPU cores (``--dry-run``).
+
+A tenth of the training images says when the full network is trained enough, so that it does not learn them by heart.
+"""
 
 CPU = dataclasses.replace(
     CPU_LONG,
@@ -397,8 +429,10 @@ CPU = dataclasses.replace(
     deepreduce=("C123",),
     mitigations=(),
     follow=0,
+    patience=0,
     data=DataConfig("utkface-race", size=16, keep=(0.3,)),
     model=ModelConfig(stage_sizes=(1, 1, 1), width=8),
+    train=TrainConfig(epochs=15, batch_size=128, learning_rate=0.05, schedule="cosine"),
     snl_finetune=dataclasses.replace(SNL_FINETUNE, epochs=6, batch_size=128, learning_rate=1e-2),
 )
 """The same at 16 x 16 pixels, on 30 % of the training images, by a small ResNet: not timed yet, see ``--dry-run``."""
@@ -407,7 +441,7 @@ GPU = dataclasses.replace(
     CPU_LONG,
     out=Path("results/gpu"),
     seeds=3,
-    data=DataConfig("utkface-race"),
+    data=DataConfig("utkface-race", validation_fraction=0.1),
     model=ModelConfig(),
     train=TrainConfig(epochs=40, schedule="cosine", augment="cifar"),
     snl=SnlConfig(kappa=1e-4, augment="cifar"),

@@ -24,6 +24,7 @@ from jaxfair.errors import JaxfairError
 TABLES = {
     "extremes": "Who lost most",
     "summary": "Networks",
+    "imbalance": "Does harm follow the imbalance?",
     "expansion": "What the weights' change foretells",
     "profiles": "Profiles and controls",
 }
@@ -37,7 +38,7 @@ FIGURES = (
     "accuracy_by_budget",
 )
 FIGURES += ("harm_by_training", "curvature_by_group", "divergence")
-GROUPS = ("network", "relus", "group", "train_count", "test_count", "train_accuracy", "accuracy")
+GROUPS = ("network", "relus", "group", "train_count", "test_count", "train_accuracy", "validation_accuracy", "accuracy")
 GROUPS += ("relative_drop_percent", "relative_drop_matched_percent")
 PACKAGES = ("jax", "flax", "optax", "numpy")
 

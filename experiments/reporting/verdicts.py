@@ -18,16 +18,23 @@ Verdict = Literal[
     "not supported: contradicted",
     "not supported: not after correction",
     "not supported: not shown",
-    "not supported: negligible",
+    "too small to matter",
     "holds, says nothing",
     "nothing to explain",
     "too few seeds",
     "not enough data",
 ]
-Side = Literal["above", "below"]
+Side = Literal["above", "below", "within"]
+"""Of the threshold; within is less than it from 0, which only an equivalence interval can show."""
 
 RANKED = 3  # a rank correlation of two is 1 or -1, so seeds that agree by chance would show anything
 CHEAP = 0.01  # "little cost" is less accuracy
+# What is too small to matter, whatever its p-value: of every study's findings, with the reason.
+POINTS = 0.5  # points of a relative accuracy drop: one image of 200, or half of what papers print as one percent
+RIGHT = 0.005  # of accuracy: the same, of a network that is always right
+NATS = 0.01  # of a mean loss: the right class is one percent less likely
+RATIO = float(np.log2(1.05))  # log2 of a ratio of norms or eigenvalues: 5 %, which Lanczos' tolerance comes near
+DISTANCE = 0.01  # of a distance to the boundary: softmax scores of 0 to 1, and pixels of 0 to 1
 DIGITS = 9  # decimals that are kept; below them a sum in another order differs
 
 
@@ -40,7 +47,8 @@ class Claim(NamedTuple):
         value, low, high, seeds: its mean over so many seeds and the 95 % interval; NaN where there is none.
         verdict: supported: the interval is wholly on the claimed side, and the corrected p-value below 5 %;
             contradicted: on the other side; not after correction: only the p-value as such is below 5 %; not shown: it
-            is not either; negligible: nearer than the claim's floor; holds, says nothing: a bound that is far away;
+            is not either; too small to matter: nearer than the claim's floor, or of so small an effect; holds, says
+            nothing: a bound that is far away;
             nothing to explain: the differences that it is about are not beyond those of the controls.
         note: networks, budgets and groups concerned, or why there are not enough data.
         p_value: two-sided, that the statistic is at the threshold; NaN where there is none.
@@ -69,6 +77,8 @@ class Measured(NamedTuple):
         scale: where the statistic can lie.
         p_value: two-sided, exact; None for that of Student's t test.
         idle: whether a bound that holds is so far away that this says nothing.
+        small: why an effect that the statistic ranks, without a size of its own, is too small to matter; empty where it
+            is not.
         nothing: why the differences that the finding is about are no more than noise; empty where they are.
     """
 
@@ -78,6 +88,7 @@ class Measured(NamedTuple):
     p_value: float | None = None
     idle: bool = False
     nothing: str = ""
+    small: str = ""
 
 
 class Missing(JaxfairError):
@@ -96,7 +107,10 @@ COLUMNS = (
 FOOT = (
     "In brackets: 95 % intervals over seeds, and for drops and accuracies of changed networks over test images too; "
     "p: two-sided, by Student's t or, for rank correlations, exact permutations, then with Holm's correction for all "
-    "findings of the table. Unless each seed has a split of its own, the split of the data is no part of the noise."
+    "findings of the table. What is claimed to be within a margin of 0 is tested by two one-sided t tests: the 90 % "
+    f"interval has to lie within it. Too small to matter are effects below {POINTS:g} points of a drop, {RIGHT:g} of "
+    f"accuracy, {NATS:g} nats of a loss, {2**RATIO - 1:.0%} of a norm or eigenvalue, and {DISTANCE:g} of a distance to "
+    "the boundary. Unless each seed has a split of its own, the split of the data is no part of the noise."
 )
 
 
@@ -133,7 +147,8 @@ def decide(results: Any, name: str, statement: str, statistic: str, measure: Cal
         threshold: of what.
         floor: how far from the threshold is far enough to matter.
     """
-    statistic = f"{statistic}; claimed {side} {threshold:g}{f' by {floor:g} or more' if floor else ''}"
+    of = " of 0" if side == "within" else f" by {floor:g} or more" if floor else ""
+    statistic = f"{statistic}; claimed {side} {threshold:g}{of}"
     try:
         found, *notes = measure(results, *arguments)
     except Missing as missing:
@@ -141,11 +156,15 @@ def decide(results: Any, name: str, statement: str, statistic: str, measure: Cal
     if not isinstance(found, Measured):
         found = Measured(intervals.over_seeds(np.asarray(found, float)), len(found))
     value, low, high = (round(float(x), DIGITS) for x in series.of(found.mean, found.scale))
+    if side == "within":
+        found, said = _equivalence(found, threshold)
+        notes.append(said)
     p_value = found.p_value
     if p_value is None:  # without a spread there is no test
         p_value = float(found.mean.p_value(threshold)) if low < high else np.nan
         notes += ["all seeds agree exactly, so the interval has no width and decides nothing"] * (low == high)
-    ahead = (value - threshold) * (1 if side == "above" else -1)
+    near = abs(value) if side == "within" else value
+    ahead = (near - threshold) * (1 if side == "above" else -1)
     verdict: Verdict = "supported" if ahead > 0 else "not supported: contradicted"
     if found.seeds < SEEDS:
         verdict, notes = "too few seeds", [f"a verdict needs at least {SEEDS} seeds", *notes]
@@ -153,13 +172,40 @@ def decide(results: Any, name: str, statement: str, statistic: str, measure: Cal
         verdict, notes = "nothing to explain", [found.nothing, *notes]
     elif found.idle and ahead > 0:
         verdict = "holds, says nothing"
-    elif not (p_value < LEVEL and (low > threshold or high < threshold)):
+    elif not (p_value < LEVEL and (side == "within" or low > threshold or high < threshold)):
         verdict = "not supported: not shown"
-    elif abs(ahead) < floor:
-        verdict = "not supported: negligible"
+    elif abs(ahead) < floor or found.small:
+        verdict = "too small to matter"
+        notes.insert(0, found.small)
     note = "; ".join(filter(None, notes))
     return Claim(name, statement, statistic, value, low, high, found.seeds, verdict, note, p_value)
 # fmt: on
+
+
+def _equivalence(found: Measured, margin: float) -> tuple[Measured, str]:
+    """Return a statistic with the p-value that it is nearer to 0 than a margin, or not as near; and its interval.
+
+    Nearer: two one-sided tests at 5 %, so that the 90 % interval lies within the margin. Not as near: Student's t test
+    that it is at the margin.
+    """
+    value = float(found.mean.value)
+    inside = abs(value) < margin
+    p_value = found.mean.equivalence_p_value(margin) if inside else found.mean.p_value(np.copysign(margin, value))
+    low, high = (float(end) for end in found.mean.interval(1 - 2 * LEVEL, found.scale))
+    said = f"90 % interval {low:.3g} to {high:.3g}" if low < high else ""
+    return found._replace(p_value=float(p_value) if low < high else None), said
+
+
+def too_small(change: np.ndarray, floor: float, unit: str) -> str:
+    """Return why a change that a rank correlation only ranks is too small to matter; empty if it is not.
+
+    Args:
+        change: of the ranked quantity, from one end of the ranking to the other, shape (seeds,).
+        floor: below which it does not matter.
+        unit: of both.
+    """
+    size = abs(float(np.mean(change)))
+    return f"what is ranked changes by {size:.2g} {unit} only, less than {floor:.3g}" if size < floor else ""
 
 
 def stored(by_group: Mapping[str, np.ndarray], name: str, label: str) -> np.ndarray:

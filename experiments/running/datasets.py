@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -13,8 +13,11 @@ from jaxfair.data import sources
 from jaxfair.data.dataset import Dataset, Rows, make_dataset
 from jaxfair.data.protocol import SourceConfig, summary
 from jaxfair.data.sources import Loaded
+from jaxfair.data.splits import divide, thin, with_training_statistics
 from jaxfair.errors import JaxfairError
 from jaxfair.runs import Run
+
+Rebalance = Literal["balanced", "swapped"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +31,12 @@ class DataConfig(SourceConfig):
             none is given, it is the named set's.
         keep_by: whether ``keep`` lists classes or groups.
         keep_in_test: whether the test set is thinned too, as the code of Das et al. does.
+        validation_fraction: share of the training images held out from every training, stratified by class and group,
+            for choices such as when to stop; 0 holds out none.
+        rebalance: another imbalance of the training images, with the same test images. balanced thins all groups to one
+            count: that at which they are together as many as without it, or that of the smallest group, if that is
+            fewer. swapped keeps the largest plus the smallest share of ``keep`` less a class's own: large classes
+            become small and small ones large.
     """
 
     test_fraction: float = 0.2
@@ -35,11 +44,14 @@ class DataConfig(SourceConfig):
     keep: tuple[float, ...] = ()
     keep_by: Literal["label", "group"] = "label"
     keep_in_test: bool = False
+    validation_fraction: float = 0.0
+    rebalance: Rebalance | None = None
 
 
 PLACES = ("path", "images")  # fields that say where the data is, not what it is
 UNKNOWN_SIZE, MANY = 32, 100_000  # of images that are not there yet
-ADDED = ("numeric",)  # fields that older runs do not have: left out where they say nothing, so that these are found
+ADDED = ("numeric", "rebalance", "validation_fraction")
+"""Fields that older runs do not have: left out where they say nothing, so that these are found."""
 
 
 class Prepared(NamedTuple):
@@ -49,12 +61,14 @@ class Prepared(NamedTuple):
         train, test: the sets.
         record: what goes into every configuration.
         source: where it came from and what was left out, which goes into every record of the environment.
+        validation: images held out from training; None where none are.
     """
 
     train: Dataset
     test: Dataset
     record: dict[str, Any]
     source: dict[str, Any]
+    validation: Dataset | None = None
 
 
 def prepare(config: DataConfig) -> Prepared:
@@ -76,14 +90,15 @@ def prepare_splits(config: DataConfig, count: int) -> list[Prepared]:
     made = []
     for seed in range(count if splits_differ(loaded, config) else 1):
         one = dataclasses.replace(config, seed=config.seed + seed)
-        train_set, test_set = splits(loaded, one)
-        made.append(Prepared(train_set, test_set, record(one, loaded, train_set, test_set), source))
+        train_set, test_set, held_out = splits(loaded, one)
+        made.append(Prepared(train_set, test_set, record(one, loaded, train_set, test_set, held_out), source, held_out))
     return made
 
 
 def splits_differ(loaded: Loaded, config: DataConfig) -> bool:
     """Return whether the seed decides anything of a split."""
-    return not loaded.official or bool(shares(config, loaded) or loaded.keep)
+    chosen = config.rebalance or config.validation_fraction
+    return not loaded.official or bool(shares(config, loaded) or loaded.keep or chosen)
 
 
 def prepare_or_blank(config: DataConfig, count: int = 1) -> tuple[list[Prepared], str]:
@@ -112,7 +127,9 @@ def _blank(config: DataConfig) -> Prepared:
         on_device=False,
         statistics=(nothing, nothing + 1),
     )
-    return Prepared(blank, blank, {"name": config.name, "seed": config.seed}, {})
+    which = {"rebalance": config.rebalance} if config.rebalance else {}
+    held_out = blank if config.validation_fraction else None
+    return Prepared(blank, blank, {"name": config.name, "seed": config.seed, **which}, {}, held_out)
 
 
 def load(config: DataConfig) -> Loaded:
@@ -127,15 +144,51 @@ def origin(loaded: Loaded) -> list[str]:
     return [f"{loaded.title}, {loaded.origin}", *left_out]
 
 
-def splits(loaded: Loaded, config: DataConfig) -> tuple[Dataset, Dataset]:
-    """Return the training and the test set, thinned as the configuration says."""
-    return loaded.split(
-        config.test_fraction,
-        config.seed,
-        keep=shares(config, loaded) or loaded.keep,
-        keep_by=config.keep_by,
-        keep_in_test=config.keep_in_test,
-    )
+def splits(loaded: Loaded, config: DataConfig) -> tuple[Dataset, Dataset, Dataset | None]:
+    """Return the training and the test set, thinned as the configuration says, and the images held out, if any are.
+
+    Raises:
+        JaxfairError: the data cannot be split or thinned so, or there is no imbalance to be swapped.
+    """
+    train, test = _thinned(loaded, config, shares(config, loaded) or loaded.keep)
+    if config.rebalance is not None:
+        made = {"balanced": _balanced, "swapped": _swapped}[config.rebalance](loaded, config, train)
+        train, test = with_training_statistics(made, test)
+    if not config.validation_fraction:
+        return train, test, None
+    train, held_out = divide(train, config.validation_fraction, config.seed, held_out="validation")
+    train, test = with_training_statistics(train, test)
+    return train, test, dataclasses.replace(held_out, mean=train.mean, std=train.std)
+
+
+def _thinned(loaded: Loaded, config: DataConfig, keep: Sequence[float]) -> tuple[Dataset, Dataset]:
+    about = {"keep_by": config.keep_by, "keep_in_test": config.keep_in_test}
+    return loaded.split(config.test_fraction, config.seed, keep=keep, **about)
+
+
+def _balanced(loaded: Loaded, config: DataConfig, as_it_is: Dataset) -> Dataset:
+    """Return a training set with as many images of every group, and with as many in all, as far as there are any."""
+    every = _thinned(loaded, config, ())[0]
+    count = min(int(every.group_counts.min()), len(as_it_is) // len(every.group_names))
+    return thin(every, [count / there for there in every.group_counts], config.seed, "group")
+
+
+def _swapped(loaded: Loaded, config: DataConfig, as_it_is: Dataset) -> Dataset:
+    """Return a training set in which the classes (or groups) of which most were kept are those of which least are."""
+    keep = shares(config, loaded) or loaded.keep
+    if len(set(keep)) < 2:
+        raise JaxfairError(
+            f"The imbalance of '{config.name}' cannot be swapped: its small groups have too few images to be large; "
+            "give different shares as --data.keep, or leave swapped out."
+        )
+    train = _thinned(loaded, config, [round(max(keep) + min(keep) - share, 9) for share in keep])[0]
+    large = as_it_is.group_counts >= as_it_is.group_counts.mean()
+    if large.all() or train.group_counts[large].mean() >= train.group_counts[~large].mean():
+        raise JaxfairError(
+            f"The shares {tuple(keep)} exchanged leave the large groups of '{config.name}' large; give shares that "
+            "make the imbalance, or leave swapped out."
+        )
+    return train
 
 
 def shares(config: DataConfig, loaded: Loaded) -> tuple[float, ...]:
@@ -145,20 +198,22 @@ def shares(config: DataConfig, loaded: Loaded) -> tuple[float, ...]:
     return config.keep * len(names) if len(config.keep) == 1 else config.keep
 
 
-def record(config: DataConfig, loaded: Loaded, train_set: Dataset, test_set: Dataset) -> dict[str, Any]:
+def record(
+    config: DataConfig, loaded: Loaded, train_set: Dataset, test_set: Dataset, held_out: Dataset | None = None
+) -> dict[str, Any]:
     """Describe the data for the record of a run: what it is, not where it lies or what lies beside it."""
     fields = dataclasses.asdict(config)
     settings = {key: value for key, value in fields.items() if key not in PLACES and (value or key not in ADDED)}
+    parts = {"train": train_set, "test": test_set, **({} if held_out is None else {"validation": held_out})}
     return {
         **settings,
         "keep": shares(config, loaded),
         "official_test_set": loaded.official,
         "class_names": train_set.class_names,
         "group_names": train_set.group_names,
-        "train_count": train_set.group_counts,
-        "test_count": test_set.group_counts,
+        **{f"{name}_count": part.group_counts for name, part in parts.items()},
         "image_shape": train_set.image_shape,
-        "fingerprint": {"train": train_set.fingerprint(), "test": test_set.fingerprint()},
+        "fingerprint": {name: part.fingerprint() for name, part in parts.items()},
     }
 
 

@@ -13,10 +13,10 @@ from jax.tree_util import Partial
 from jaxtyping import Array
 
 from jaxfair import groups, losses, margins
-from jaxfair.bounds import parameter_distance
+from jaxfair.bounds import binary_hessian_bound, parameter_distance
 from jaxfair.curvature.chunks import over_chunks
 from jaxfair.curvature.sampling import BLOCKS, equal_count_eigenvalues, gradient_sampling
-from jaxfair.curvature.spectrum import CurvatureConfig, GroupCurvature, Start, group_curvature
+from jaxfair.curvature.spectrum import CurvatureConfig, GroupCurvature, Start, group_curvature, group_losses
 from jaxfair.data.dataset import Dataset, normalize
 from jaxfair.errors import JaxfairError
 from jaxfair.networks import masks
@@ -68,6 +68,19 @@ class SamplingConfig:
     seed: int = 0
 
 
+@dataclasses.dataclass(frozen=True)
+class DrawConfig:
+    """Which images a quantity is of that takes too long for all.
+
+    Attributes:
+        images: of a group, at most, drawn at random.
+        seed: of the draw.
+    """
+
+    images: int = 16
+    seed: int = 0
+
+
 def check_config(config: AnalysisConfig) -> None:
     """Raise a JaxfairError if nothing can be measured by this configuration."""
     too_small = config.chunk_size is not None and config.chunk_size < 1
@@ -79,9 +92,14 @@ def check_config(config: AnalysisConfig) -> None:
 
 
 def measure(
-    network: Network, full: Network, train_set: Dataset, test: Dataset, config: AnalysisConfig
+    network: Network,
+    full: Network,
+    train_set: Dataset,
+    test: Dataset,
+    config: AnalysisConfig,
+    validation: Dataset | None = None,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, Any]]:
-    """Measure a network against the full one it came from.
+    """Measure a network against the full one it came from; on validation images the accuracy alone, if there are any.
 
     Returns:
         Arrays of each test image; Lanczos coefficients of each group; the numbers of ``result.json``.
@@ -95,6 +113,10 @@ def measure(
     correct = (logits.argmax(-1) == label).astype(np.float64)
     full_correct = (predict(full, test).argmax(-1) == label).astype(np.float64)
     accuracy, full_accuracy = by_group(correct), by_group(full_correct)
+    held_out = {}
+    if validation is not None:
+        held_out = {"validation_count": validation.group_counts}
+        held_out["validation_accuracy"] = measure_predictions(network, validation, None)[1]
     result = {
         "relu_count": masks.relu_count(network.masks),
         "unit_count": masks.unit_count(network.masks),
@@ -111,6 +133,7 @@ def measure(
             "accuracy": accuracy,
             "accuracy_full": full_accuracy,
             "train_accuracy": measure_predictions(network, train_set, None)[1],
+            **held_out,
             "relative_drop_percent": groups.relative_drop(full_accuracy, accuracy),
             **{name: by_group(examples[name]) for name in QUANTITIES if name in examples},
             **curvature_columns(curvature),
@@ -224,6 +247,47 @@ def measure_sampling(
         "top_eigenvalue_residual": np.nanmax(equal.residuals, axis=1),
     }
     return arrays, {"equal_count": equal.count, "groups": columns}
+
+
+def measure_gradients(
+    network: Network, data: Dataset, config: AnalysisConfig
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Compare the gradients of the groups: at a minimum of the joint loss they cancel (Das et al. 2024, A.1).
+
+    Returns:
+        The inner products ``|D_a| g_a . |D_b| g_b`` of all groups, shape (groups, groups); the numbers of
+        ``result.json``, of which ``cosine_to_rest`` is that of a group's gradient and the sum of all others'.
+    """
+    logits_fn, params, images, label, weights = _curvature_arguments(network, data)
+    found = CurvatureConfig(chunk_size=config.chunk_size, precision=config.precision)
+    rows = group_losses(logits_fn, params, images, label, np.asarray(weights), found, loss=losses.cross_entropy)
+    sums = np.array([n * np.asarray(row.gradient, float) for n, row in zip(data.group_counts, rows, strict=True)])
+    products = sums @ sums.T
+    norms, with_rest = np.sqrt(np.diag(products)), products.sum(axis=1) - np.diag(products)
+    rest = np.sqrt(np.maximum(products.sum() - 2 * products.sum(axis=1) + np.diag(products), 0.0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        cosines = with_rest / (norms * rest)
+    columns = {"name": data.group_names, "count": data.group_counts, "gradient_sum_norm": norms}
+    return {"inner_products": products}, {"groups": {**columns, "rest_norm": rest, "cosine_to_rest": cosines}}
+
+
+def measure_hessian_bound(network: Network, data: Dataset, config: AnalysisConfig, drawn: DrawConfig) -> dict[str, Any]:
+    """Compare each group's largest Hessian eigenvalue with Prop. 4.5 of Das et al. 2024, for a task of two classes.
+
+    Both are of the same few images of each group, since the bound takes an eigenvalue of every one of them.
+
+    Returns:
+        The numbers of ``result.json``.
+    """
+    rng, group = np.random.default_rng(drawn.seed), np.asarray(data.group)
+    members = [np.flatnonzero(group == g) for g in range(len(data.group_names))]
+    some = data.take(np.sort(np.concatenate([rng.permutation(of)[: drawn.images] for of in members])))
+    some = dataclasses.replace(some, images=jnp.asarray(np.asarray(some.images)))
+    curvature = measure_curvature(network, some, config)
+    bound = binary_hessian_bound(*_curvature_arguments(network, some), max_steps=config.max_steps)
+    columns = {"name": some.group_names, "count": some.group_counts, **bound._asdict()}
+    columns |= {name: value for name, value in curvature_columns(curvature).items() if name.startswith("top_eigen")}
+    return {"groups": columns}
 
 
 def measure_expansion(before: Network, after: Network, data: Dataset) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from experiments.running import records, stages
+from experiments.running.progress import duration
 from experiments.running.records import Job, Workspace
 from experiments.running.stages import ModelConfig
 from jaxfair.networks.network import init
@@ -21,7 +22,7 @@ TIMED_STEPS = 5
 WORDS = {"train": "train", "steps": "first steps", "linearize": "linearize", "finetune": "fine-tune"}
 WORDS |= {
     "analyse": "analyse",
-    "sampling": "sampling noise",
+    **stages.BESIDE,
     "compress": "compress",
     "expand": "expand the loss",
     "follow": "follow fine-tuning",
@@ -74,7 +75,7 @@ def show(space: Workspace, model: ModelConfig, config: TrainConfig, absent: str 
 
 def _show_names(space: Workspace, absent: str) -> None:
     """Print the runs by their names, which end in a digest that only the data tell."""
-    names = {(r.config["stage"], r.config["variant"]["label"]): r.path.name for r, _ in reversed([*_each(space.jobs)])}
+    names = {(r.config["stage"], _label(r)): r.path.name for r, _ in reversed([*_each(space.jobs)])}
     found = rows(space.jobs, dict.fromkeys(WORDS, 0.0), ())
     folders = [re.sub(r"-seed\d+$", "-seed*", names[r.stage, r.label].rpartition("-")[0]) + "-*" for r in found]
     shown = [(WORDS[r.stage], r.label, str(r.runs), name) for r, name in zip(found, folders, strict=True)]
@@ -111,7 +112,7 @@ def rows(jobs: Sequence[Job], speeds: dict[str, float], left: Collection[Path]) 
     """
     gathered: dict[tuple[str, str], list[tuple[Run, float]]] = {}
     for run, work in _each(jobs):
-        gathered.setdefault((run.config["stage"], run.config["variant"]["label"]), []).append((run, work))
+        gathered.setdefault((run.config["stage"], _label(run)), []).append((run, work))
     return [
         Row(
             *(stage, label, len(members), sum(run.path not in left for run, _ in members)),
@@ -119,6 +120,11 @@ def rows(jobs: Sequence[Job], speeds: dict[str, float], left: Collection[Path]) 
         )
         for (stage, label), members in gathered.items()
     ]
+
+
+def _label(run: Run) -> str:
+    """Return what a run's network is called, and on which other data it was trained, if it was."""
+    return ", ".join(filter(None, [run.config["variant"]["label"], run.config.get("data", {}).get("rebalance")]))
 
 
 def _each(jobs: Sequence[Job]) -> Iterator[tuple[Run, float]]:
@@ -147,10 +153,3 @@ def _timed(space: Workspace, model: ModelConfig, config: TrainConfig) -> float:
     once = train.TrainConfig(epochs=4, batch_size=min(config.batch_size, len(some)), learning_rate=1e-3)
     list(train.fit([network], some, once, seeds=[0], on_epoch=lambda *_: ends.append(time.monotonic())))
     return min(np.diff(ends)) / (len(some) * stages.GRADIENT)
-
-
-def duration(seconds: float) -> str:
-    """Write a time as a reader says it."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -2,9 +2,22 @@
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_NOTES = 3.0
+
+
+PLAN, EXECUTOR, LOCAL, SLURM = "plan", "executor", "local", "slurm"
+"""In a study's folder, for those who look on: the runs that its last command declared; what is known of the workers."""
+
+
+def duration(seconds: float) -> str:
+    """Write a time as a reader says it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def say(sentence: str) -> None:
@@ -25,7 +38,8 @@ class Progress:
         self._task = None
         self._total = self._index = self._kept = 0
         self._title = ""
-        self._began = self._printed = 0.0
+        self._began = self._printed = self._noted = 0.0
+        self._note: Callable[[str], object] | None = None
 
     def __enter__(self) -> "Progress":
         """Start the display."""
@@ -49,21 +63,28 @@ class Progress:
         """Say how many runs the study has in all."""
         self._total = runs
 
-    def skip(self, runs: int = 1) -> None:
-        """Count runs that an earlier call finished."""
+    def skip(self, runs: int = 1, *, kept: bool = True) -> None:
+        """Count runs that an earlier call finished, or that cannot be made and so are not ``kept``."""
         self._index += runs
-        self._kept += runs
+        self._kept += runs * kept
 
     @property
     def kept(self) -> int:
         """Number of runs that were finished before."""
         return self._kept
 
-    def begin(self, title: str, runs: int = 1) -> None:
-        """Announce one run, or several that are made together."""
+    def begin(self, title: str, runs: int = 1, note: Callable[[str], object] | None = None) -> None:
+        """Announce one run, or several that are made together.
+
+        Args:
+            title: what is made.
+            runs: how many.
+            note: gets a line on how far it is every few seconds, for those who look on from other processes.
+        """
         self._index += runs
         self._title = f"[{self._index}/{self._total}] {title}"
         self._began = self._printed = time.monotonic()
+        self._note, self._noted = note, 0.0
         if self._bar is None:
             say(self._title)
             return
@@ -76,6 +97,10 @@ class Progress:
         """Show that ``done`` of ``total`` (None: unknown) units of the run are finished."""
         now = time.monotonic()
         rate = done / max(now - self._began, 1e-9)
+        if self._note is not None and now - self._noted > SECONDS_BETWEEN_NOTES:
+            self._noted = now
+            of = f" of {total}" if total is not None else ""
+            self._note(f"{unit} {done}{of}, {rate:.3g}/s {state}".rstrip())
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, total=total, rate=f"{rate:.3g} {unit}/s", state=state)
         elif now - self._printed > SECONDS_BETWEEN_LINES:

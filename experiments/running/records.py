@@ -7,6 +7,7 @@ runs before the first one is made, and a run can be made wherever its parents' f
 
 import dataclasses
 import time
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 from experiments.running.progress import Progress
 from jaxfair import checkpoints, hardware, processes, runs
 from jaxfair.data.dataset import Dataset
+from jaxfair.errors import JaxfairError, StorageError
 from jaxfair.networks import masks
 from jaxfair.networks.architectures import CNN, Module, ResNet
 from jaxfair.networks.network import Network, shapes
@@ -64,7 +66,9 @@ class Workspace:
         seeds_at_once: how many seeds are trained in one program; None chooses what is fast.
         source: where the data came from, for every record of the environment.
         about: what else every record of the environment says.
+        validation: images held out from training, for choices; None where none are.
         jobs: what the stages have declared so far, parents before their children.
+        known: the declared runs by their digests.
     """
 
     root: Path
@@ -75,7 +79,9 @@ class Workspace:
     seeds_at_once: int | None = None
     source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    validation: Dataset | None = None
     jobs: list[Job] = dataclasses.field(default_factory=list)
+    known: dict[str, Run] = dataclasses.field(default_factory=dict)
 
 
 def declare(
@@ -86,9 +92,10 @@ def declare(
     compute: Callable[[Sequence[Run]], Iterable[Sequence[Output]]],
 ) -> list[Run]:
     """Declare runs that are made together (see ``Job``) and return them; a run that was declared before stays there."""
-    known = {run.path for job in space.jobs for run in job.runs}
-    if new := [run for run in found if run.path not in known]:
+    named = {run.digest: run for run in found}
+    if new := [run for digest, run in named.items() if digest not in space.known]:
         space.jobs.append(Job(new, work, title, compute))
+        space.known.update(named)
     return list(found)
 
 
@@ -103,25 +110,66 @@ def once(
 def carry_out(space: Workspace) -> None:
     """Make every declared run that is not finished or was damaged, in the order of their declaration.
 
-    Several processes may do so for the same runs: each run is made by one of them, and the others wait for it.
+    A run that cannot be made is recorded as failed (``Run.fail``) and not tried again, nor is what depends on it; all
+    others are made. Several processes may do so for the same runs: each run is made by one of them, and the others wait
+    for it.
+
+    Raises:
+        StorageError: a folder cannot be written, which is no fault of a run.
     """
-    _reopen_damaged(space)
+    reopen_damaged(space)
     space.progress.expect(sum(len(job.runs) for job in space.jobs))
     for job in space.jobs:
-        locks = [] if all(run.done for run in job.runs) else [run.path for run in job.runs]
-        with processes.locked(locks, space.progress.say):
-            _make(space, job)
+        make(space, job)
 
 
-def _make(space: Workspace, job: Job) -> None:
-    """Make those runs of a job that are not finished, now that no other process makes them."""
-    pending = [runs.start(space.root, run.config) for run in job.runs if not run.done]
-    space.progress.skip(len(job.runs) - len(pending))
-    if not pending:
-        return
-    seeds = {run.config["seed"] for run in pending}
-    which = f"seed {min(seeds)}" if len(seeds) == 1 else f"{len(seeds)} seeds"
-    space.progress.begin(f"{job.title}, {which}", len(pending))
+def make(space: Workspace, job: Job) -> None:
+    """Make those runs of a job that can be made, when no other process makes them; see ``carry_out``."""
+    locks = [run.path for run in job.runs] if possible(space, job) else []
+    with processes.locked(locks, space.progress.say) as note:
+        pending = [runs.start(space.root, run.config) for run in possible(space, job)]
+        announce(space, job, pending, note)
+        if pending:
+            _try(space, job, pending)
+
+
+def possible(space: Workspace, job: Job) -> list[Run]:
+    """Return the runs of a job that can be made: neither finished nor failed, and made of finished runs."""
+    open_ones = [run for run in job.runs if not run.done and run.failure is None]
+    return [run for run in open_ones if all(space.known[of].done for of in parents_of(run) if of in space.known)]
+
+
+def announce(space: Workspace, job: Job, pending: Sequence[Run], note: Callable[[str], object] | None = None) -> None:
+    """Show which runs of a job are made; the others were finished before, or cannot be made."""
+    finished = sum(run.done for run in job.runs)
+    space.progress.skip(finished)
+    space.progress.skip(len(job.runs) - len(pending) - finished, kept=False)
+    if pending:
+        seeds = {run.config["seed"] for run in pending}
+        which = f"seed {min(seeds)}" if len(seeds) == 1 else f"{len(seeds)} seeds"
+        space.progress.begin(f"{job.title}, {which}", len(pending), note)
+
+
+def _try(space: Workspace, job: Job, pending: Sequence[Run]) -> None:
+    """Make runs together; if that fails, each that is left alone, and record which of them fails."""
+    try:
+        _make(space, job, pending)
+    except StorageError:
+        raise
+    except Exception as error:
+        left = [run for run in pending if not run.done]
+        if not left:
+            raise
+        if len(pending) > 1:
+            for run in left:
+                _try(space, job, [run])
+            return
+        line = str(error) if isinstance(error, JaxfairError) else f"{type(error).__name__}: {error}"
+        pending[0].fail(" ".join(line.split()), "".join(traceback.format_exception(error)))
+        space.progress.say(f"failed: {pending[0].path.name}: {pending[0].failure}")
+
+
+def _make(space: Workspace, job: Job, pending: Sequence[Run]) -> None:
     started = _now(space)
     for batch in job.compute(pending):
         # All are written before the first is finished, which removes what they were trained from together.
@@ -130,6 +178,19 @@ def _make(space: Workspace, job: Job) -> None:
         for output in batch:
             output.run.finish()
         started = _now(space)
+
+
+def failures(space: Workspace, out: Path) -> str:
+    """Return in one sentence which runs have failed and why, and how the command tries them again; "" if none has."""
+    found = {run.path.name: why for job in space.jobs for run in job.runs if (why := run.failure) is not None}
+    if not found:
+        return ""
+    dependent = sum(not run.done for job in space.jobs for run in job.runs) - len(found)
+    shown = [f"{name}: {why.rstrip('.')}" for name, why in found.items()][:3]
+    shown += [f"and {len(found) - 3} more"] if len(found) > 3 else []
+    text = f"{len(found)} {'run' if len(found) == 1 else 'runs'} failed ({'; '.join(shown)})"
+    text += f", and {dependent} that depend on {'it' if len(found) == 1 else 'them'} were not made" if dependent else ""
+    return f"{text}; mend it, let the same command try again by python -m experiments.status retry {out}."
 
 
 def left(jobs: Sequence[Job]) -> dict[Path, str]:
@@ -142,13 +203,13 @@ def left(jobs: Sequence[Job]) -> dict[Path, str]:
         wrong = list(pool.map(Run.damage, declared))
     found, digests = {}, set()
     for run, why in zip(declared, wrong, strict=True):  # parents come first
-        if why or not digests.isdisjoint(_parents(run)):
+        if why or not digests.isdisjoint(parents_of(run)):
             found[run.path] = why or ""
             digests.add(run.digest)
     return found
 
 
-def _reopen_damaged(space: Workspace) -> None:
+def reopen_damaged(space: Workspace) -> None:
     """Count finished runs that are to be made again as unfinished, and say which and why."""
     declared = [run for job in space.jobs for run in job.runs]
 
@@ -160,7 +221,7 @@ def _reopen_damaged(space: Workspace) -> None:
         return
     with processes.locked([run.path for run in finished], space.progress.say):
         finished, why = stale()  # another process may have mended them meanwhile
-        needed = {digest for run in finished for digest in _parents(run)}
+        needed = {digest for run in finished for digest in parents_of(run)}
         damaged = [run for run in declared if why.get(run.path) and (run.done or run.digest in needed)]
         for run in reversed(finished):  # were this interrupted, the damage would still be found
             run.reopen()
@@ -179,7 +240,7 @@ def _mended(reasons: Mapping[str, str], dependent: int) -> str:
     return text + (f", with {dependent} that depend on {'it' if one else 'them'}." if dependent else ".")
 
 
-def _parents(run: Run) -> Iterable[str]:
+def parents_of(run: Run) -> Iterable[str]:
     """Return the digests of the runs that a run is made of."""
     return run.config.get("parents", {}).values()
 
@@ -235,7 +296,7 @@ def _write(output: Output, started: Mapping[str, Any], *, shared_by: int) -> Non
         counts = {"relu_count": masks.relu_count(network.masks), "unit_count": masks.unit_count(network.masks)}
         result = {**counts, **result}
     run.write_json("result.json", result)
-    seconds = time.time() - started["clock"]
+    seconds = time.monotonic() - started["clock"]  # which no change of the time of day moves
     finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     environment = {**hardware.describe(), **started["environment"], "finished": finished}
     environment |= {"seconds": round(seconds, 2), "seconds_shared_by_runs": shared_by}
@@ -244,4 +305,7 @@ def _write(output: Output, started: Mapping[str, Any], *, shared_by: int) -> Non
 
 def _now(space: Workspace) -> dict[str, Any]:
     """Return the environment that a run starts in."""
-    return {"clock": time.time(), "environment": {**runs.environment(), "data_source": space.source, **space.about}}
+    return {
+        "clock": time.monotonic(),
+        "environment": {**runs.environment(), "data_source": space.source, **space.about},
+    }

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -9,9 +10,12 @@ import numpy as np
 
 from experiments.running.measure import (
     AnalysisConfig,
+    DrawConfig,
     SamplingConfig,
     measure,
     measure_expansion,
+    measure_gradients,
+    measure_hessian_bound,
     measure_predictions,
     measure_sampling,
 )
@@ -37,6 +41,7 @@ from jaxfair.runs import Run
 from jaxfair.training import fit as train
 from jaxfair.training import mitigate
 from jaxfair.training.batches import FORWARD, GRADIENT
+from jaxfair.training.fit import Stopping
 from jaxfair.training.mitigate import MitigationConfig
 from jaxfair.training.trajectory import first_steps
 
@@ -115,14 +120,26 @@ def check_trainings(
         snl.check_config(descent, len(train_set))
 
 
-def train_full(space: Workspace, model: ModelConfig, config: train.TrainConfig, seeds: Sequence[int]) -> list[Run]:
-    """Train the full network, once for each seed."""
+def train_full(
+    space: Workspace, model: ModelConfig, config: train.TrainConfig, seeds: Sequence[int], patience: int = 0
+) -> list[Run]:
+    """Train the full network, once for each seed.
+
+    Args:
+        space: of the study.
+        model: the network.
+        config: how it is trained.
+        seeds: of the trainings.
+        patience: epochs without a lower loss of the validation images after which training stops; the network of the
+            lowest is kept. 0 trains for all epochs, and then the record is what it was before there was this.
+    """
     module = full_module(space.train, model)
-    settings = {"train": settings_of(config)}
+    settings = {"train": settings_of(config), **({"patience": patience} if patience else {})}
     found = [
         open_run(space, "train", f"{space.record['name']}-seed{seed}", seed, module, FULL, settings) for seed in seeds
     ]
-    return fit(space, found, config, "train the full network", lambda seed: init(module, space.train.image_shape, seed))
+    start = partial(init, module, space.train.image_shape)
+    return fit(space, found, config, "train the full network", start, patience=patience)
 
 
 def linearize_snl(
@@ -379,7 +396,8 @@ def analyse(space: Workspace, run: Run, base: Run, config: AnalysisConfig) -> Ru
     found = open_run(space, "analyse", name, seed, module_of(run), variant, settings)
 
     def compute() -> tuple[None, dict[str, Any]]:
-        examples, spectrum, result = measure(load_network(run), load_network(base), space.train, space.test, config)
+        networks = load_network(run), load_network(base)
+        examples, spectrum, result = measure(*networks, space.train, space.test, config, space.validation)
         found.write_arrays("examples.npz", examples)
         found.write_arrays("spectrum.npz", spectrum)
         return None, result
@@ -455,21 +473,67 @@ def sample(space: Workspace, run: Run, config: AnalysisConfig, sampling: Samplin
 
     It is a run beside the analysis, so that an analysis made before there was this stage stays what it is.
     """
-    variant, seed, analysis = run.config["variant"], run.config["seed"], settings_of(config)
-    sampling = sampling or SamplingConfig()
+    analysis, sampling = settings_of(config), sampling or SamplingConfig()
     decisive = {name: analysis[name] for name in ("split", "tolerance", "max_steps", "chunk_size", "precision")}
-    settings = {"parents": {"network": run.digest}, "sampling": {**settings_of(sampling), **decisive}}
-    name = f"{space.record['name']}-{variant['label']}-seed{seed}"
-    found = open_run(space, "sampling", name, seed, module_of(run), variant, settings)
+    settings = {"sampling": {**settings_of(sampling), **decisive}}
 
-    def compute() -> tuple[None, dict[str, Any]]:
+    def compute() -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         measured = space.test if config.split == "test" else space.train
-        arrays, result = measure_sampling(load_network(run), measured, config, sampling)
-        found.write_arrays("sampling.npz", arrays)
-        return None, result
+        return measure_sampling(load_network(run), measured, config, sampling)
 
     work = len(space.test) * (GRADIENT + PRODUCT * ASSUMED_STEPS)
-    return once(space, found, work, f"sampling noise of {variant['label']}", compute)
+    return _beside(space, run, "sampling", settings, work, compute)
+
+
+def compare_gradients(space: Workspace, run: Run, config: AnalysisConfig) -> Run:
+    """Measure whether the groups' gradients of the training loss cancel, as they do where it has its minimum."""
+    decisive = {name: value for name, value in settings_of(config).items() if name in ("chunk_size", "precision")}
+
+    def compute() -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        return measure_gradients(load_network(run), space.train, config)
+
+    return _beside(space, run, "gradients", {"gradients": decisive}, len(space.train) * GRADIENT, compute)
+
+
+def bound_hessian(space: Workspace, run: Run, config: AnalysisConfig, drawn: DrawConfig | None = None) -> Run:
+    """Measure Prop. 4.5 on some test images of each group of a task of two classes."""
+    drawn = drawn or DrawConfig()
+    decisive = {name: value for name, value in settings_of(config).items() if name in ("tolerance", "max_steps")}
+    decisive |= {"chunk_size": config.chunk_size, "precision": config.precision, **settings_of(drawn)}
+
+    def compute() -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        return {}, measure_hessian_bound(load_network(run), space.test, config, drawn)
+
+    images = drawn.images * len(space.test.group_names)
+    work = images * PRODUCT * 2 * ASSUMED_STEPS
+    return _beside(space, run, "hessian-bound", {"hessian_bound": decisive}, work, compute)
+
+
+BESIDE = {"sampling": "sampling noise", "gradients": "groups' gradients", "hessian-bound": "bound of the Hessian"}
+"""What is measured beside an analysis."""
+
+
+def _beside(
+    space: Workspace,
+    run: Run,
+    stage: str,
+    settings: Mapping[str, Any],
+    work: float,
+    compute: Callable[[], tuple[dict[str, np.ndarray], dict[str, Any]]],
+) -> Run:
+    """Declare what is measured on a network beside its analysis, which stays what it was before there was this."""
+    variant, seed = run.config["variant"], run.config["seed"]
+    name = f"{space.record['name']}-{variant['label']}-seed{seed}"
+    settings = {"parents": {"network": run.digest}, **settings}
+    found = open_run(space, stage, name, seed, module_of(run), variant, settings)
+
+    def make() -> tuple[None, dict[str, Any]]:
+        arrays, result = compute()
+        if arrays:
+            found.write_arrays(f"{stage}.npz", arrays)
+        return None, result
+
+    return once(space, found, work, f"{BESIDE[stage]} of {variant['label']}", make)
 
 
 def fit(
@@ -482,6 +546,7 @@ def fit(
     *,
     order_seed: int = 0,
     pruned: bool = False,
+    patience: int = 0,
     attention: float = 0.0,
     begin: Callable[[Run, Network], None] = lambda run, network: None,
 ) -> list[Run]:
@@ -495,6 +560,7 @@ def fit(
         network_of: makes the network of a seed to start from.
         teacher_of: makes its teacher, if there is one.
         pruned: whether weights that are zero stay zero.
+        patience: see ``train_full``.
         attention: see ``train.fit``.
         order_seed: added to each run's seed where the order of the data is drawn, and nowhere else.
         begin: called with each run and the network that it starts from.
@@ -524,6 +590,7 @@ def fit(
             progress_dirs=[run.progress_dir for run in pending],
             on_epoch=on_epoch,
             at_once=at_once,
+            stopping=Stopping(space.validation, patience) if patience and space.validation is not None else None,
         )
         for first in range(0, len(pending), at_once):
             members = pending[first : first + at_once]
@@ -539,5 +606,6 @@ def _fitted(run: Run, fitted: train.Fitted) -> Output:
     history = fitted.history
     epochs = len(history["loss"])
     run.write_rows("metrics.jsonl", ({"epoch": e + 1, **{n: v[e] for n, v in history.items()}} for e in range(epochs)))
-    final = {name: values[-1] for name, values in history.items()}
-    return Output(run, fitted.network, {"final": final, "multipliers": fitted.multipliers})
+    chosen = {} if fitted.epoch is None else {"epoch": fitted.epoch}
+    final = {name: values[(fitted.epoch or epochs) - 1] for name, values in history.items()}
+    return Output(run, fitted.network, {"final": final, "multipliers": fitted.multipliers, **chosen})

@@ -22,13 +22,15 @@ def split(dataset: Dataset, test_fraction: float, seed: int) -> tuple[Dataset, D
     return with_training_statistics(*divide(dataset, test_fraction, seed))
 
 
-def divide(dataset: Dataset, test_fraction: float, seed: int) -> tuple[Dataset, Dataset]:
-    """Split as ``split`` does, with the statistics of ``dataset`` for both parts."""
+def divide(
+    dataset: Dataset, test_fraction: float, seed: int, *, held_out: Literal["test", "validation"] = "test"
+) -> tuple[Dataset, Dataset]:
+    """Split as ``split`` does, with the statistics of ``dataset`` for both parts; ``held_out`` is for messages."""
     from sklearn.model_selection import train_test_split
 
     if not 0 < test_fraction < 1 or seed < 0:
         raise JaxfairError(
-            f"The test fraction is {test_fraction} and the seed {seed}; give a fraction between 0 and 1, "
+            f"The {held_out} fraction is {test_fraction} and the seed {seed}; give a fraction between 0 and 1, "
             "and a seed that is not negative."
         )
     _check_cells(dataset, test_fraction)
@@ -40,7 +42,7 @@ def divide(dataset: Dataset, test_fraction: float, seed: int) -> tuple[Dataset, 
     except ValueError as error:
         raise JaxfairError(f"The data set '{dataset.name}' cannot be split by class and group: {error}") from error
     parts = dataset.take(np.sort(train)), dataset.take(np.sort(test))
-    for part, name in zip(parts, ("training", "test"), strict=True):
+    for part, name in zip(parts, ("training", held_out), strict=True):
         check_groups(part, f"{name} split of")
     check_classes(*parts)
     return parts

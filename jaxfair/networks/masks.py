@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key
 
 from jaxfair.errors import JaxfairError
@@ -26,7 +25,7 @@ def unit_count(masks: Masks) -> int:
 
 def relu_count(masks: Masks, *, threshold: float = 0.0) -> int:
     """Return the number of units whose value exceeds ``threshold`` (Cho et al. 2022 count alpha > 1e-2)."""
-    return int(sum(jnp.sum(leaf > threshold) for leaf in jax.tree.leaves(masks)))
+    return int(sum(np.count_nonzero(np.asarray(leaf) > threshold) for leaf in jax.tree.leaves(masks)))
 
 
 def full(masks: Masks, value: float) -> Masks:
@@ -42,17 +41,25 @@ def keep_largest(masks: Masks, budget: int) -> Masks:
     Raises:
         JaxfairError: ``budget`` is not between 0 and the number of units.
     """
-    flat, unravel = ravel_pytree(masks)
-    check_budget(budget, flat.size)
-    order = np.argsort(-np.asarray(flat), kind="stable")[:budget]
-    return unravel(jnp.zeros_like(flat).at[order].set(1.0))
+    check_budget(budget, unit_count(masks))
+    return _largest(masks, np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(masks)]), budget)
 
 
 def keep_random(masks: Masks, budget: int, key: Key[Array, ""]) -> Masks:
     """Return a 0/1 mask with exactly ``budget`` units chosen uniformly at random: the baseline for any method."""
-    flat, unravel = ravel_pytree(masks)
-    check_budget(budget, flat.size)
-    return keep_largest(unravel(jax.random.uniform(key, flat.shape)), budget)
+    units = unit_count(masks)
+    check_budget(budget, units)
+    return _largest(masks, np.asarray(jax.random.uniform(key, (units,))), budget)
+
+
+def _largest(masks: Masks, values: np.ndarray, budget: int) -> Masks:
+    """Return the mask of the units whose values, in the order of the flattened tree, are largest."""
+    kept = np.zeros(len(values), values.dtype)
+    kept[np.argsort(-values, kind="stable")[:budget]] = 1
+    leaves, structure = jax.tree.flatten(masks)
+    parts = np.split(kept, np.cumsum([leaf.size for leaf in leaves])[:-1])
+    found = [jnp.asarray(part.reshape(leaf.shape), leaf.dtype) for part, leaf in zip(parts, leaves, strict=True)]
+    return jax.tree.unflatten(structure, found)
 
 
 def above(masks: Masks, threshold: float = 1e-2) -> Masks:

@@ -84,10 +84,10 @@ def _initial(seed: int, path: tuple[Any, ...], shape: jax.ShapeDtypeStruct) -> A
     """Draw in NumPy: JAX's normal numbers depend on the instruction set in their last bits."""
     name = path[-1].key
     if name != "kernel":
-        return jnp.full(shape.shape, 1 if name in ("scale", "var", "alpha") else 0, shape.dtype)
+        return jnp.asarray(np.full(shape.shape, 1 if name in ("scale", "var", "alpha") else 0, shape.dtype))
     stream = zlib.crc32(jax.tree_util.keystr(path).encode())
     normal = np.random.default_rng([seed % 2**64, stream]).standard_normal(shape.shape)
-    return jnp.asarray(np.sqrt(2 / np.prod(shape.shape[:-1])) * normal, shape.dtype)
+    return jnp.asarray((np.sqrt(2 / np.prod(shape.shape[:-1])) * normal).astype(shape.dtype))
 
 
 def apply_train(

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
@@ -120,5 +119,5 @@ def check_finite(loss: Float[np.ndarray, "steps *seeds"], first_step: int, names
 
 def check_network(network: Network, name: str) -> None:
     """Raise a JaxfairError if a weight is not finite: a loss shows that only one step later."""
-    if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(network)):
+    if not all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(network)):
         raise JaxfairError(f"The network of {name} is not finite after its last step; lower the learning rate.")

@@ -20,7 +20,7 @@ from jaxfair.data.dataset import Augmentation, Dataset
 from jaxfair.data.splits import epoch_order
 from jaxfair.errors import JaxfairError
 from jaxfair.loops import Together, epochs
-from jaxfair.networks.network import Network, apply_train, apply_watched, check_images
+from jaxfair.networks.network import Network, apply_train, apply_watched, check_images, predict
 from jaxfair.training import mitigate
 from jaxfair.training.batches import Fixed, batch, check_network, run_batches, weighed
 from jaxfair.training.mitigate import MitigationConfig
@@ -102,12 +102,35 @@ class Fitted(NamedTuple):
             shape (epochs,).
         multipliers: the multiplier of each group after the last epoch, shape (groups,); None where the mitigation has
             none.
+        epoch: where training stopped early, the epoch of the lowest validation loss, counted from 1, whose network this
+            is; ``history`` then has ``validation_loss`` and ``validation_accuracy`` too. None otherwise.
     """
 
     seed: int
     network: Network
     history: dict[str, np.ndarray]
     multipliers: np.ndarray | None = None
+    epoch: int | None = None
+
+
+class Stopping(NamedTuple):
+    """When a training stops early (Prechelt 1998).
+
+    Attributes:
+        validation: images that are not trained on, whose mean cross-entropy decides.
+        patience: the number of epochs without a lower one after which training stops.
+    """
+
+    validation: Dataset
+    patience: int
+
+
+class Best(NamedTuple):
+    """The networks of the lowest validation losses so far, and these and their epochs (from 1), of shape (seeds,)."""
+
+    network: Network
+    loss: np.ndarray
+    epoch: np.ndarray
 
 
 class Carry(NamedTuple):
@@ -139,6 +162,8 @@ def make_optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientT
 
 METRICS = ("loss", "accuracy")
 """Of a batch, in the order in which they are recorded."""
+HELD_OUT = ("validation_loss", "validation_accuracy")
+"""The same of the validation images after an epoch, where they decide when training stops."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,9 +231,14 @@ def make_step(config: TrainConfig, data: Dataset) -> TrainStep:
 
 def begin(network: Network, data: Dataset, config: TrainConfig) -> Carry:
     """Return what a training begins with; the network is copied, since the first step consumes the carry."""
-    optimizer = make_optimizer(config, make_step(config, data).steps_per_epoch)
-    shapes = {"num_groups": len(data.group_names), "num_classes": len(data.class_names)}
-    mitigation = mitigate.init(config.mitigation, **shapes, input_shape=data.image_shape)
+    return _begin(network, make_step(config, data), len(data.group_names), len(data.class_names), data.image_shape)
+
+
+@partial(jax.jit, static_argnums=(1, 2, 3, 4))  # one program, not one for each shape of a parameter
+def _begin(network: Network, step: TrainStep, groups: int, classes: int, image_shape: tuple[int, ...]) -> Carry:
+    optimizer = make_optimizer(step.config, step.steps_per_epoch)
+    shapes = {"num_groups": groups, "num_classes": classes, "input_shape": image_shape}
+    mitigation = mitigate.init(step.config.mitigation, **shapes)
     return Carry(jax.tree.map(jnp.copy, network), optimizer.init(network.params), mitigation)
 
 
@@ -246,6 +276,7 @@ def fit(
     progress_dirs: Sequence[Path] | None = None,
     on_epoch: OnEpoch | None = None,
     at_once: int | None = None,
+    stopping: Stopping | None = None,
 ) -> Iterator[Fitted]:
     """Train one network for each seed and yield each when it is ready.
 
@@ -271,6 +302,8 @@ def fit(
         on_epoch: called after every epoch.
         at_once: how many networks are trained in one program; by default 1 on a CPU and all elsewhere. Fewer take less
             memory.
+        stopping: when to stop before ``config.epochs``; the schedule is that of all epochs. The network of the epoch of
+            the lowest validation loss is kept, which is the same whether networks are trained together or not.
 
     Returns:
         An iterator that trains when it is read, and yields the trained networks in the order of the seeds.
@@ -289,10 +322,9 @@ def fit(
     """
     order_seeds = seeds if order_seeds is None else order_seeds
     at_once = seeds_at_once(seeds) if at_once is None else at_once
-    _check(networks, data, config, seeds, order_seeds, teachers, kept, attention, progress_dirs, at_once)
-    return _fit_chunks(
-        networks, data, config, seeds, order_seeds, teachers, kept, attention, progress_dirs, on_epoch, at_once
-    )
+    _check(networks, data, config, seeds, order_seeds, teachers, kept, attention, progress_dirs, at_once, stopping)
+    given = networks, data, config, seeds, order_seeds, teachers, kept, attention, progress_dirs, on_epoch, at_once
+    return _fit_chunks(*given, stopping)
 
 
 def seeds_at_once(seeds: Sequence[int]) -> int:
@@ -312,9 +344,12 @@ def _fit_chunks(
     progress_dirs: Sequence[Path] | None,
     on_epoch: OnEpoch | None,
     at_once: int,
+    stopping: Stopping | None,
 ) -> Iterator[Fitted]:
     """Train ``at_once`` seeds after another in one program each, and yield what came out."""
     decisive = make_step(config, data), networks[0].module, data.fingerprint() if progress_dirs else None
+    if stopping is not None and progress_dirs is not None:
+        decisive += (stopping.patience, stopping.validation.fingerprint())
     for start in range(0, len(seeds), at_once):
         part = slice(start, start + at_once)
         network, teacher = _stacked(networks[part]), None if teachers is None else _stacked(teachers[part])
@@ -328,12 +363,14 @@ def _fit_chunks(
         seed_of = jnp.asarray(_stacked([np.int32(seed) for seed in seeds[part]]))
         fixed = Fixed(teacher, data, seed_of, trained, attention=jnp.float32(attention) if attention else None)
         names = [f"seed {seed}" for seed in seeds[part]]
-        carry, history = _train(network, fixed, config, order_seeds[part], names, folder, on_epoch)
+        carry, history, *best = _train(network, fixed, config, order_seeds[part], names, folder, on_epoch, stopping)
         for row, seed in enumerate(seeds[part]):
             last = carry if len(names) == 1 else jax.tree.map(lambda a, row=row: a[row], carry)
-            of_seed = {name: np.array(history[name][:, row]) for name in METRICS}
-            multipliers = last.mitigation.multipliers
-            yield Fitted(seed, last.network, of_seed, None if multipliers is None else np.asarray(multipliers))
+            epoch = int(best[0].epoch[row]) if best else None
+            made = config.epochs if stopping is None or epoch is None else epoch + stopping.patience
+            of_seed = {name: np.array(values[:made, row]) for name, values in history.items()}
+            multipliers = None if last.mitigation.multipliers is None else np.asarray(last.mitigation.multipliers)
+            yield Fitted(seed, last.network, of_seed, multipliers, epoch)
 
 
 def _stacked(trees: Sequence[Any]) -> Any:
@@ -348,34 +385,75 @@ def _train(
     names: Sequence[str],
     folder: Path | None,
     on_epoch: OnEpoch | None,
-) -> tuple[Carry, dict[str, Any]]:
-    """Train one network, or several along a leading axis; return the last carry and metrics of (epochs, seeds)."""
+    stopping: Stopping | None,
+) -> tuple[Any, ...]:
+    """Train one network, or several along a leading axis; return the last carry and metrics of (epochs, seeds).
+
+    Where training stops early, the networks of the carry are those of the lowest validation losses, and ``Best`` is
+    returned too.
+    """
     data, count = fixed.data, len(order_seeds)
     step: Callable = make_step(config, data)
     first = partial(begin, data=data, config=config)
     if count > 1:
         step, first = Together(step, in_axes=(0, Fixed(0, None, 0, 0, None, None), (None, 0))), jax.vmap(first)  # pyright: ignore
 
-    def run(epoch: int, state: tuple[Carry, dict[str, Any]]) -> tuple[Carry, dict[str, Any]]:
-        carry, history = state
+    def run(epoch: int, state: tuple[Any, ...]) -> tuple[Any, ...]:
+        carry, history, *best = state
         orders = [epoch_order(len(data), config.batch_size, seed, epoch) for seed in order_seeds]
         index = orders[0] if count == 1 else np.stack(orders, axis=1)
         carry, metrics = run_batches(step, carry, fixed, index, epoch * len(index), names)
         carry = carry._replace(mitigation=mitigate.end_epoch(config.mitigation, carry.mitigation))
-        history = {name: np.array(history[name]) for name in METRICS}  # a checkpoint's cannot be written to
-        for name, values in history.items():
-            values[epoch] = metrics[name].reshape(-1, count).mean(axis=0)
-        return carry, history
+        history = {name: np.array(values) for name, values in history.items()}  # a checkpoint's cannot be written to
+        for name in METRICS:
+            history[name][epoch] = metrics[name].reshape(-1, count).mean(axis=0)
+        if stopping is None:
+            return carry, history
+        best, held_out = _watch(best[0], carry.network, epoch + 1, stopping)
+        for name in HELD_OUT:
+            history[name][epoch] = held_out[name]
+        return carry, history, best
 
-    unknown = {name: np.full((config.epochs, count), np.nan, np.float32) for name in METRICS}
-    start = checkpoints.resume(folder, (first(network), unknown))
+    recorded = METRICS if stopping is None else (*METRICS, *HELD_OUT)
+    unknown = {name: np.full((config.epochs, count), np.nan, np.float32) for name in recorded}
+    fresh: tuple[Any, ...] = (first(network), unknown)
+    if stopping is not None:
+        fresh += (Best(network, np.full(count, np.inf, np.float32), np.zeros(count, np.int32)),)
+    start = checkpoints.resume(folder, fresh)
     state = start[1]
     # Networks trained together are kept until all of them are recorded.
     for done, state in epochs(run, start, config.epochs, folder, config.checkpoint_seconds, keep_last=count > 1):
         if on_epoch is not None:
-            on_epoch(done, config.epochs, {name: float(v[done - 1].mean()) for name, v in state[1].items()})
+            on_epoch(done, config.epochs, {name: float(state[1][name][done - 1].mean()) for name in METRICS})
+        if stopping is not None and (done - np.asarray(state[2].epoch) >= stopping.patience).all():
+            break
+    if stopping is not None:
+        state = (state[0]._replace(network=state[2].network), *state[1:])
     check_network(state[0].network, ", ".join(names))
     return state
+
+
+def _watch(best: Best, network: Network, epoch: int, stopping: Stopping) -> tuple[Best, dict[str, np.ndarray]]:
+    """Return the best networks after an epoch, and the loss and accuracy of the validation images, shape (seeds,).
+
+    Of a network that would have stopped if it were trained alone, nothing changes and nothing is known any more.
+    """
+    count, label = len(best.loss), np.asarray(stopping.validation.label)
+    found = {name: np.full(count, np.nan, np.float32) for name in HELD_OUT}
+    loss, epochs_of = np.array(best.loss), np.array(best.epoch)
+    kept = best.network
+    for row in np.flatnonzero(epoch - epochs_of <= stopping.patience):
+        one = network if count == 1 else jax.tree.map(lambda a, row=row: a[row], network)
+        logits = predict(one, stopping.validation)
+        seen = np.mean(np.asarray(losses.cross_entropy(jnp.asarray(logits), stopping.validation.label)))
+        found["validation_loss"][row], found["validation_accuracy"][row] = seen, (logits.argmax(-1) == label).mean()
+        if seen < loss[row]:
+            loss[row], epochs_of[row] = seen, epoch
+            if count == 1:  # copied, since the next step consumes the carry's arrays
+                kept = jax.tree.map(jnp.copy, one)
+            else:
+                kept = jax.tree.map(lambda several, a, row=row: several.at[row].set(a), kept, one)
+    return Best(kept, loss, epochs_of), found
 
 
 def _check(
@@ -389,6 +467,7 @@ def _check(
     attention: float,
     progress_dirs: Sequence[Path] | None,
     at_once: int,
+    stopping: Stopping | None,
 ) -> None:
     given = {"seeds": seeds, "order_seeds": order_seeds, "teachers": teachers, "kept": kept}
     given["progress_dirs"] = progress_dirs
@@ -406,6 +485,8 @@ def _check(
     for network, tree in zip(networks, kept or [], strict=bool(kept)):
         if jax.tree.structure(tree) != jax.tree.structure(network.params):
             raise JaxfairError("What is kept is no tree of the network's parameters; give kept_weights of these.")
+    if stopping is not None and stopping.patience < 1:
+        raise JaxfairError(f"The patience is {stopping.patience} epochs; give at least 1, or no stopping.")
     for network in [*networks, *(teachers or [])]:
         check_images(network, data)
     check_config(config, len(data))

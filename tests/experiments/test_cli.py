@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def sentence(text: str) -> str:
     """Return the one sentence of an error output; other lines are those of progress."""
     lines = text.rstrip("\n").splitlines()
     assert lines[-1].startswith("error: ")
-    assert [line for line in lines[:-1] if not re.match(r"\[\d+/\d+\] ", line)] == []
+    assert [line for line in lines[:-1] if not re.match(r"\[\d+/\d+\] |failed: ", line)] == []
     message = lines[-1].removeprefix("error: ")
     assert not re.search(r"[.?!] [A-Z]", message), message
     return message
@@ -87,22 +88,30 @@ def test_bad_input_is_refused_before_anything_is_made(
     assert list(tmp_path.rglob("DONE")) == []
 
 
+OTHERS = {"train": 1, "linearize": 1, "finetune": 1, "analyse": 2, "sampling": 1}  # than those of SNL
 WHILE_RUNNING = {
-    "--train.learning-rate 1e30": ("The loss of seed 0 is nan at step 1; lower the learning rate", set()),
-    "--train.learning-rate inf --train.batch-size 675 --train.epochs 1": ("lower the learning rate", set()),
-    "--snl.learning-rate 1e30": ("The loss of the SNL descent of seed 0 is nan at step 1; lower", {"train"}),
-    "--snl.max-epochs 1 --budgets 0.01": ("ReLUs after 1 epochs, above the budget 8; raise kappa", {"train"}),
-    "--snl-finetune.learning-rate 1e30": ("of seed 0 is nan at step 1; lower", {"train", "linearize"}),
+    "--train.learning-rate 1e30": ("The loss of seed 0 is nan at step 1; lower the learning rate", {}),
+    "--train.learning-rate inf --train.batch-size 675 --train.epochs 1": ("lower the learning rate", {}),
+    "--snl.learning-rate 1e30": ("The loss of the SNL descent of seed 0 is nan at step 1; lower", OTHERS),
+    "--snl.max-epochs 1 --budgets 0.01": ("ReLUs after 1 epochs, above the budget 8; raise kappa", OTHERS),
+    "--snl-finetune.learning-rate 1e30": ("of seed 0 is nan at step 1; lower", {**OTHERS, "linearize": 2}),
 }
 
 
 @pytest.mark.parametrize("options", WHILE_RUNNING)
 def test_a_failing_stage_is_not_finished(tmp_path: Path, capsys: pytest.CaptureFixture[str], options: str) -> None:
-    expected, stages_done = WHILE_RUNNING[options]
+    """What does not depend on it is made, and the report says what it lacks; there is none if nothing is left."""
+    expected, done = WHILE_RUNNING[options]
     assert call(tmp_path, *options.split()) == 1
-    assert expected in sentence(capsys.readouterr().err)
-    assert {run.config["stage"] for run in finished(tmp_path).values()} == stages_done
-    assert not (tmp_path / "report").exists()
+    message = sentence(capsys.readouterr().err)
+    assert expected in message
+    assert "that depend on it were not made" in message
+    assert Counter(run.config["stage"] for run in finished(tmp_path).values()) == done
+    assert message.startswith("The report is not of all runs: " if done else "There is nothing to report: ")
+    assert (tmp_path / "report").exists() == bool(done)
+    if done:
+        page = (tmp_path / "report" / "report.html").read_text()
+        assert re.search(r"SNL \d+ is missing, since seed 0 failed", page)
 
 
 @pytest.mark.parametrize(

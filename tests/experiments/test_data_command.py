@@ -116,6 +116,32 @@ def test_a_named_imbalance_thins_the_training_set_only() -> None:
     np.testing.assert_allclose(mine.group_counts / whole.group_counts, 0.5, atol=0.01)
 
 
+def test_training_data_can_be_balanced_and_the_imbalance_swapped(tmp_path: Path) -> None:
+    """As many in all as before, on the same test images; the data as they are have the record that they had."""
+    config = DataConfig("digits-imbalanced", test_fraction=0.25, seed=3)
+    plain, balanced, swapped = (
+        datasets.prepare(dataclasses.replace(config, rebalance=kind)) for kind in (None, "balanced", "swapped")
+    )
+    whole = datasets.prepare(dataclasses.replace(config, name="digits")).train
+    assert "rebalance" not in plain.record
+    said = [{n: v for n, v in p.record.items() if n not in ("train_count", "fingerprint")} for p in (balanced, plain)]
+    assert str(sorted(said[0].items())) == str(sorted({**said[1], "rebalance": "balanced"}.items()))
+    assert set(balanced.train.group_counts) == {len(plain.train) // 10}
+    np.testing.assert_allclose(swapped.train.group_counts / whole.group_counts, [0.1] * 5 + [0.9] * 5, atol=0.01)
+    for other in (balanced, swapped):
+        np.testing.assert_array_equal(other.test.images, plain.test.images)
+        np.testing.assert_array_equal(other.test.mean, other.train.mean)  # of the images that it is trained on
+        assert (other.test.mean != plain.test.mean).all()
+    data = {"images": np.arange(120 * 48, dtype=np.uint8).reshape(120, 4, 4, 3), "label": np.arange(120) // 2 % 2}
+    np.savez(tmp_path / "x.npz", **data, group=np.repeat([0, 1, 2], [60, 40, 20]))
+    mine = DataConfig("npz", path=tmp_path / "x.npz")
+    assert datasets.prepare(dataclasses.replace(mine, rebalance="balanced")).train.group_counts.tolist() == [16] * 3
+    with pytest.raises(JaxfairError, match="cannot be swapped: its small groups have too few"):
+        datasets.prepare(dataclasses.replace(mine, rebalance="swapped"))
+    with pytest.raises(JaxfairError, match="leave the large groups of 'npz' large"):
+        datasets.prepare(dataclasses.replace(mine, rebalance="swapped", keep_by="group", keep=(1.0, 0.9, 0.8)))
+
+
 def test_one_share_is_that_of_every_class_or_group(tmp_path: Path) -> None:
     """So that presets fit any data; runs that named all shares are found again."""
     one, every = (DataConfig("digits", test_fraction=0.25, keep=keep) for keep in ((0.5,), (0.5,) * 10))

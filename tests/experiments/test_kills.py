@@ -10,15 +10,16 @@ import pytest
 
 from tests.study import ALWAYS_SAVE, ROOT, TINY, TINY_HARDWARE, assert_same_study, hardware_made_once, made_once
 
-KILLS = 20
+KILLS = 30
 SAVED = [option for option in ALWAYS_SAVE if not option.startswith("--deepreduce")]
 STUDIES = pytest.mark.parametrize(
     ("module", "options", "expected"),
     [
         ("experiments.linearization", [*TINY, *ALWAYS_SAVE], made_once),
         ("experiments.hardware", [*TINY_HARDWARE, *SAVED], hardware_made_once),
+        ("experiments.linearization", [*TINY, *ALWAYS_SAVE, "--executor", "local", "--workers", "2"], made_once),
     ],
-    ids=["linearization", "hardware"],
+    ids=["linearization", "hardware", "local"],
 )
 
 
@@ -35,7 +36,7 @@ def assert_same(study: Path, expected: Path) -> None:
     assert len(tables) > 2
     for name in tables:
         assert (study / name).read_bytes() == (expected / name).read_bytes(), name
-    assert {path.name for path in study.iterdir()} == {path.name for path in expected.iterdir()}
+    assert {path.name for path in study.iterdir()} - {"executor"} == {path.name for path in expected.iterdir()}
     assert {path.name for path in (study / "runs").iterdir()} == {path.name for path in (expected / "runs").iterdir()}
 
 

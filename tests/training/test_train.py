@@ -16,7 +16,7 @@ from jaxfair.loops import run_epoch
 from jaxfair.networks.architectures import ResNet
 from jaxfair.networks.network import Network, apply_train, init, predict
 from jaxfair.training.batches import Fixed, check_finite
-from jaxfair.training.fit import Carry, TrainConfig, TrainStep, fit, make_optimizer
+from jaxfair.training.fit import Best, Carry, Stopping, TrainConfig, TrainStep, _watch, fit, make_optimizer
 from tests.training.cases import CONFIG, MODULE, assert_same_bits, fit_one, leaves, make_data, saved_step
 
 
@@ -163,6 +163,71 @@ def test_resuming_gives_the_bits_of_an_uninterrupted_run(tmp_path: Path) -> None
         assert_same_bits(straight.network, resumed.network)
         for name in ("loss", "accuracy"):
             np.testing.assert_array_equal(straight.history[name], resumed.history[name])
+
+
+STOPPING = Stopping(make_data(30, seed=1), patience=2)
+FLAT = replace(CONFIG, epochs=12, augment="none", schedule="constant")
+
+
+def test_training_stops_where_the_validation_loss_falls_no_more_and_keeps_the_best_network() -> None:
+    """Which is the network of so many epochs, since the schedule is that of all."""
+    found = fit_one(config=FLAT, stopping=STOPPING)
+    loss, epoch = found.history["validation_loss"], found.epoch
+    assert epoch is not None
+    assert epoch == np.argmin(loss) + 1 < 10
+    assert {len(values) for values in found.history.values()} == {epoch + 2}
+    until = fit_one(config=replace(FLAT, epochs=epoch))
+    assert_same_bits(found.network, until.network)
+    np.testing.assert_array_equal(until.history["loss"], found.history["loss"][:epoch])
+    logits = predict(found.network, STOPPING.validation)
+    seen = losses.cross_entropy(jnp.asarray(logits), STOPPING.validation.label).mean()
+    np.testing.assert_allclose(loss[epoch - 1], seen, rtol=1e-6)
+    right = (logits.argmax(-1) == STOPPING.validation.label).mean()
+    np.testing.assert_allclose(found.history["validation_accuracy"][epoch - 1], right, rtol=1e-6)
+    assert fit_one(config=replace(FLAT, epochs=2), stopping=STOPPING).epoch in (1, 2)  # the last epoch ends it, too
+    with pytest.raises(JaxfairError, match="at least 1"):
+        fit_one(stopping=STOPPING._replace(patience=0))
+
+
+def test_a_network_trained_with_others_stops_where_it_would_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given the validation loss of each after each epoch: what follows its own end changes nothing."""
+    given = np.array([[3.0, 3.0], [2.0, 1.0], [2.5, 2.0], [2.6, 2.0], [0.1, 0.5], [0.1, 2.0]])
+    made, label = [init(MODULE, (8, 8, 3), seed) for seed in (0, 1)], np.asarray(STOPPING.validation.label)
+    several = jax.tree.map(lambda *leaves: jnp.stack(leaves), *made)
+    best = Best(several, np.full(2, np.inf, np.float32), np.zeros(2, np.int32))
+    for epoch, losses_of in enumerate(given, 1):
+        logits = [np.log(1 / np.expm1(loss)) * np.eye(3)[label] for loss in losses_of]  # of mean loss near enough
+        left = iter([of for of, last in zip(logits, best.epoch, strict=True) if epoch - last <= 2])
+        monkeypatch.setattr("jaxfair.training.fit.predict", lambda *_, left=left: next(left).astype(np.float32))
+        scaled = jax.tree.map(lambda a, epoch=epoch: a * epoch, several)
+        best, found = _watch(best, scaled, epoch, STOPPING)
+        assert np.isfinite(found["validation_loss"]).tolist() == [epoch <= 4, epoch <= 4]
+    assert best.epoch.tolist() == [2, 2]
+    for row, network in enumerate(made):
+        assert_same_bits(jax.tree.map(lambda a, row=row: a[row], best.network), jax.tree.map(lambda a: a * 2, network))
+
+
+def test_a_stopping_that_is_resumed_has_the_same_bits(tmp_path: Path) -> None:
+    whole = fit_one(config=FLAT, stopping=STOPPING)
+    assert whole.epoch is not None
+    for end in (1, whole.epoch + 1):
+        options = {"progress_dirs": [tmp_path / str(end)], "config": replace(FLAT, checkpoint_seconds=0.0)}
+
+        def killed(epoch: int, *_: object, end: int = end) -> None:
+            if epoch == end + 1:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            fit_one(on_epoch=killed, stopping=STOPPING, **options)
+        assert saved_step(tmp_path / str(end)) == end
+        again = fit_one(stopping=STOPPING, **options)
+        assert_same_bits(again.network, whole.network)
+        assert again.epoch == whole.epoch
+        for name, values in whole.history.items():
+            np.testing.assert_array_equal(again.history[name], values)
+    other = STOPPING._replace(patience=3)
+    fit_one(stopping=other, **options)
+    assert len(list((tmp_path / str(end)).iterdir())) == 2  # another patience is another training
 
 
 def test_a_diverging_loss_names_its_step() -> None:

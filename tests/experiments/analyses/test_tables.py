@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from experiments.analyses import results as tables
-from experiments.analyses.results import Results
+from experiments.analyses.page import warnings
+from experiments.analyses.results import Results, collect
+from experiments.analyses.study import whole
 from experiments.reporting import reports
 from experiments.reporting.series import Estimate
 from experiments.reporting.tables import read_csv, write_csv
@@ -181,6 +183,27 @@ def test_analyses_that_do_not_belong_together_are_refused(analyses: list[Run]) -
 def test_no_analyses_are_refused() -> None:
     with pytest.raises(JaxfairError, match=r"no analyses.*stage 'analyse'"):
         tables.collect([])
+
+
+def test_what_failed_is_left_out_and_said(tmp_path: Path) -> None:
+    """A network that lacks a seed altogether, and a seed without its full network in all of them."""
+    analysed = make_analyses(tmp_path)
+    assert whole(analysed) == (analysed, [])
+    for run in analysed:
+        if (run.config["variant"]["label"], run.config["seed"]) in (("Full network", 2), ("SNL 50", 0), ("SNL 50", 2)):
+            run.reopen()
+    shown, missing = whole(analysed)
+    assert missing == [
+        "Seed 2 is missing in all networks, since the full one failed.",
+        "SNL 50 is missing, since seed 0 failed.",
+    ]
+    found = collect(shown)._replace(missing=tuple(missing))
+    assert [variant.label for variant in found.variants] == ["Full network", "SNL 200", "DeepReDuce C12"]
+    assert {variant.seeds for variant in found.variants} == {(0, 1)}
+    assert warnings(found)[:2] == missing
+    for run in analysed[:3]:
+        run.reopen()
+    assert whole(analysed)[0] == []
 
 
 def test_a_study_is_read_back_in_its_order(tmp_path: Path) -> None:

@@ -3,10 +3,9 @@
 import html
 import json
 import shutil
-import subprocess
 import tarfile
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,24 +116,34 @@ def test_a_second_call_makes_no_run(study: Path, capfd: pytest.CaptureFixture[st
     assert "train on" not in capfd.readouterr().err
 
 
-def test_the_plain_cpu_is_probed_once_for_all_profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each child is told what it computes; the last one fails here, so that nothing is reported."""
-    told: list[str] = []
+def test_a_profile_fails_alone_and_the_plain_cpu_is_probed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each child is told what the plain CPU computes. Without the reference there is no report."""
+    told, ends = list[str](), [0, 0, 1]
 
     def probe(base: Mapping[str, str]) -> dict[str, str]:
         told.append("probed")
         return {"gradient": "abc"}
 
-    def start(command: list[str], *, env: Mapping[str, str], stdin: int, check: bool) -> subprocess.CompletedProcess:
-        told.append(env[PLAIN_DIGESTS])
-        return subprocess.CompletedProcess(command, int(len(told) == 4))
+    def children(commands: Sequence[tuple[list[str], Mapping[str, str]]]) -> list[int]:
+        told.extend(environment[PLAIN_DIGESTS] for _, environment in commands)
+        return [ends[len(told) - 2]]
 
     monkeypatch.setattr(hardware.hardware, "plain_digests", probe)
-    monkeypatch.setattr(hardware.subprocess, "run", start)
+    monkeypatch.setattr(hardware.processes, "children", children)
+    monkeypatch.setattr(hardware.report, "write", lambda *_, missing, **__: told.extend(missing))
     plan = hardware.Study(out=tmp_path, profiles=("cpu", "cpu-avx", "cpu-opt0"))
-    with pytest.raises(JaxfairError, match="'cpu-opt0' failed"):
-        hardware.run(plan, [])
-    assert told == ["probed", *3 * ['{"gradient": "abc"}']]
+    with pytest.raises(JaxfairError, match="not of all profiles: 'cpu-opt0' ended with status 1"):
+        hardware.run(plan, ["program"])
+    told_each = ["probed", *3 * ['{"gradient": "abc"}']]
+    assert told == [*told_each, "Profile cpu-opt0 is missing, since its runs failed."]
+    assert json.loads((tmp_path / "profiles.json").read_text()) == ["cpu", "cpu-avx"]
+    told.clear()
+    ends[0] = -9
+    with pytest.raises(JaxfairError, match=r"without the reference: profile 'cpu' was killed \(SIGKILL\)"):
+        hardware.run(plan, ["program"])
+    assert told == told_each
 
 
 def test_the_report_has_the_title_and_the_reference_that_are_asked_for(study: Path) -> None:
@@ -153,7 +162,7 @@ def test_the_report_has_the_title_and_the_reference_that_are_asked_for(study: Pa
         assert str(study) not in text
         record = json.loads((study / "report" / "runs.json").read_text())
         assert record["answer"].startswith("On other hardware, no")
-        assert html.escape(record["answer"]) in text
+        assert all(html.escape(sentence) in text for sentence in record["answer"].split(". "))
     assert {path: path.stat().st_mtime_ns for path in (study / "runs").rglob("DONE")} == before
 
 

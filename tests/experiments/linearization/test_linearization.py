@@ -1,6 +1,7 @@
 """The linearization study end to end: what its runs hold, against plain NumPy."""
 
 import dataclasses
+import hashlib
 import itertools
 import json
 import re
@@ -107,7 +108,7 @@ def test_a_damaged_run_is_made_again(out: Path, tmp_path: Path, capsys: pytest.C
     assert call(study) == 0
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == f"1 run was damaged ({run.path.name}: examples.npz was changed) and is made again."
-    assert lines[2:] == ["8 runs were finished before and are kept."]
+    assert lines[2:] == ["9 runs were finished before and are kept."]
     assert (run.path / "examples.npz").read_bytes() == (out / "runs" / run.path.name / "examples.npz").read_bytes()
 
 
@@ -210,16 +211,76 @@ def test_a_control_differs_in_nothing_but_masks_and_sparsity() -> None:
     assert sorted(followed) == ["Matched to SNL 0", "Matched to SNL 384", "SNL 0", "SNL 384"]
 
 
-@pytest.mark.slow  # a study of 28 runs
+def test_validation_images_and_patience_make_other_runs_and_go_together() -> None:
+    config = dataclasses.replace(study.QUICKSTART, seeds=1, patience=2)
+    prepared = [
+        datasets.prepare(dataclasses.replace(config.data, validation_fraction=share, rebalance=kind))
+        for share, kind in ((0.1, None), (0.1, "balanced"), (0.0, None))
+    ]
+    held_out, balanced, plain = prepared
+    assert held_out.validation is not None
+    assert balanced.validation is not None
+    counts = held_out.train.group_counts, held_out.validation.group_counts
+    np.testing.assert_array_equal(counts[0] + counts[1], plain.train.group_counts)
+    np.testing.assert_allclose(counts[1], plain.train.group_counts / 10, atol=1)
+    np.testing.assert_array_equal(held_out.validation.mean, held_out.train.mean)
+    assert np.ptp(balanced.train.group_counts) <= 1
+    assert held_out.record["validation_fraction"] == 0.1
+    assert not {"validation_fraction", "validation_count"} & set(plain.record)
+    with Progress(terminal=False) as progress:
+        space = Workspace(Path("runs"), *held_out[:3], progress, validation=held_out.validation)
+        full = [stages.train_full(space, config.model, config.train, [0], patience)[0] for patience in (0, 2)]
+    assert [run.config.get("patience") for run in full] == [None, 2]
+    assert full[0].digest != full[1].digest
+    with pytest.raises(JaxfairError, match=r"share of validation images 0\.0; give both, or neither"):
+        study.check(config, plain.train)
+
+
+def test_data_controls_are_the_tightest_network_on_other_data() -> None:
+    """And change no run of the study."""
+    config = dataclasses.replace(study.QUICKSTART, seeds=2, controls=("matched", "random-matched"), deepreduce=("C3",))
+    found = {}
+    for kind in (None, "balanced"):
+        prepared = datasets.prepare_splits(dataclasses.replace(config.data, rebalance=kind), 2)
+        with Progress(terminal=False) as progress:
+            space = Workspace(Path("runs"), *prepared[0][:3], progress)
+            studies.on_splits(space, prepared, 2, lambda *on: study.declare(on[0], config, [384, 18], [], on[1]))
+        found[kind] = [run.config for job in space.jobs for run in job.runs]
+    labels = {c["variant"]["label"] for c in found["balanced"]}
+    assert labels == {"Full network", "SNL 18", "Matched to SNL 18"}
+    assert {c["data"].get("rebalance") for c in found[None]} == {None}
+    of = [
+        {
+            (c["stage"], c["variant"]["label"], c["seed"]): {n: c.get(n) for n in ("train", "snl", "analysis")}
+            for c in some
+        }
+        for some in (found["balanced"], found[None])
+    ]
+    assert of[0].items() <= of[1].items()
+    with pytest.raises(JaxfairError, match="counted from the control matched"):
+        study.check(dataclasses.replace(config, data_controls=("balanced",), controls=()), prepared[0].train)
+
+
+@pytest.mark.slow  # a study of 38 runs
 def test_controls_and_splits_reach_the_results(tmp_path: Path) -> None:
     """Two seeds have splits of their own, and a long fine-tuning is seen."""
     options = ("--seeds=2", "--controls", "matched", "random-matched", "--follow=3", "--analysis.max-steps=1")
+    options += ("--data-controls", "balanced", "--data.validation-fraction=0.1", "--patience=2")
     assert call(tmp_path, *options, "--deepreduce", "--analysis.no-linearized-distance") == 0
     found = finished(tmp_path)
     ends = {run.config["variant"]["label"]: run.json("result.json") for run in of_stage(found, "linearize")}
     assert ends["Matched to SNL 384"]["epochs"] == ends["SNL 384"]["epochs"]
     assert ends["Matched to SNL 384"]["relu_count"] == ends["Matched to SNL 384"]["unit_count"] == 768
     made = results.collect([run for run in found.values() if run.config["stage"] in ("analyse", "sampling", "follow")])
+    chosen = [run.json("result.json")["epoch"] for run in of_stage(found, "train")]
+    assert set(chosen) <= {1, 2, 3}
+    assert made.variants[0].by_group["validation_accuracy"].shape == (2, 10)
+    balanced = made.rebalanced["balanced"]
+    assert {variant.label for variant in balanced.variants} == {"Full network", "SNL 384", "Matched to SNL 384"}
+    assert (balanced.group == made.group).all()
+    for one, other in zip(balanced.variants[0].correct, made.variants[0].correct, strict=True):
+        assert (np.isfinite(one) == np.isfinite(other)).all()  # the same images are tested, in the same order
+    assert (tmp_path / "report" / "imbalance.csv").read_text().count("\n") == 3
     assert (made.splits, made.matched) == (2, True)
     by_name = {variant.label: variant for variant in made.variants}
     assert by_name["SNL 384"].control is by_name["Matched to SNL 384"]
@@ -249,8 +310,12 @@ def test_one_split_makes_the_runs_that_studies_had_before() -> None:
         for which in (prepared[:1], prepared):
             jobs = dataclasses.replace(space, jobs=[])
             studies.on_splits(jobs, which, 3, lambda *on: study.declare(on[0], study.QUICKSTART, [18], [], on[1]))
+            declared = [run for job in jobs.jobs for run in job.runs]
             digests[len(which)] = [
-                {run.digest for job in jobs.jobs for run in job.runs if run.config["seed"] == seed} for seed in range(3)
+                {run.digest for run in declared if run.config["seed"] == seed and run.config["stage"] != "gradients"}
+                for seed in range(3)
             ]
     same = [one == of for one, of in zip(digests[1], digests[3], strict=True)]
     assert same == [True, False, False]
+    every = "".join(sorted(set().union(*digests[3])))  # as they were before there were later stages and options
+    assert hashlib.sha256(every.encode()).hexdigest().startswith("07829dec173139f8")

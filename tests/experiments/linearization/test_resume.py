@@ -50,7 +50,7 @@ def test_a_second_call_makes_no_run(out: Path, tmp_path: Path, capsys: pytest.Ca
     assert call(tmp_path / "again", drawn=True) == 0
     assert times(tmp_path / "again") == before
     captured = capsys.readouterr()
-    assert captured.err == "9 runs were finished before and are kept.\n"
+    assert captured.err == "10 runs were finished before and are kept.\n"
     report = tmp_path / "again" / "report" / "report.html"
     assert captured.out.rstrip("\n").endswith(f"Report: {report}")
     assert report.is_file()
@@ -72,7 +72,7 @@ def test_another_budget_shares_the_other_runs(out: Path, tmp_path: Path, capsys:
     after = times(tmp_path / "more")
     assert all(after[path] == before[path] for path in before if path.is_file())
     *made, kept, replaced = capsys.readouterr().err.splitlines()
-    assert kept == "9 runs were finished before and are kept."
+    assert kept == "10 runs were finished before and are kept."
     assert [line.split("/")[1].split("]")[0] for line in made] == ["12"] * 3, made
     assert replaced.endswith("/report', of 3 runs, is replaced by one of these and 1 more.")
 
@@ -129,7 +129,7 @@ def test_an_interrupted_descent_gives_any_budget_the_same_bits(
     with monkeypatch.context() as patched:
         patched.setattr(Progress, "update", stop_below)
         assert call(study, "--budgets", "70", *ALWAYS_SAVE) == 130
-    train_set, test_set, record, _ = datasets.prepare(linearization.QUICKSTART.data)
+    train_set, test_set, record, *_ = datasets.prepare(linearization.QUICKSTART.data)
     (base,) = of_stage(finished(study), "train")
     with Progress(terminal=False) as progress:
         space = Workspace(study / "runs", train_set, test_set, record, progress)

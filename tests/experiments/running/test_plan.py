@@ -63,7 +63,7 @@ def test_runs_can_be_listed_before_the_data_are_there(
     assert f"The data cannot be read: There is no file or folder {tmp_path / 'later'}" in " ".join(shown.split())
     assert "│ train-utkface-race" in shown
     assert "-seed*-*" in shown
-    runs_in_all, side = {linearization: (180, 16), hardware: (66, 32)}[study]
+    runs_in_all, side = {linearization: (185, 16), hardware: (66, 32)}[study]
     assert f"These are the {runs_in_all} runs for images of {side} x {side} pixels" in shown
     assert list(tmp_path.iterdir()) == []
 
@@ -90,7 +90,7 @@ def test_time_left_is_work_left_at_the_speed_of_finished_runs(tmp_path: Path) ->
             run.write_json("environment.json", {"seconds": seconds, "seconds_shared_by_runs": 2})
             run.finish()
         jobs.append(Job([run], work, "train", lambda _: []))
-    train_set, test_set, record, _ = datasets.prepare(QUICKSTART.data)
+    train_set, test_set, record, *_ = datasets.prepare(QUICKSTART.data)
     space = Workspace(tmp_path, train_set, test_set, record, Progress(terminal=False), jobs=jobs)
     left = records.left(jobs)
     speeds = plan.speed(space, QUICKSTART.model, QUICKSTART.train, left)
@@ -103,7 +103,7 @@ def test_time_left_is_work_left_at_the_speed_of_finished_runs(tmp_path: Path) ->
 def test_every_preset_can_be_planned(name: str, tmp_path: Path) -> None:
     """On the digits, made as large as the preset's network needs; settings that a stage would refuse are found."""
     study = PRESETS[name]
-    digits, test_set, record, source = datasets.prepare(QUICKSTART.data)
+    digits, test_set, record, source, _ = datasets.prepare(QUICKSTART.data)
     budgets = [100, 10]
     linearization.check(study, digits.take(np.arange(len(digits) * 20) % len(digits)))
     assert datasets.shares(study.data, sources.load("digits")) in ((), (0.3,) * 10)  # whatever number of classes

@@ -1,5 +1,7 @@
 """Runs are made once, by one of several processes, and again when they are damaged, with all that depends on them."""
 
+import errno
+import os
 import shutil
 import subprocess
 import sys
@@ -10,6 +12,8 @@ import pytest
 
 from experiments.running import records
 from experiments.running.progress import Progress
+from jaxfair import runs
+from jaxfair.errors import JaxfairError, StorageError
 from tests.experiments.running import cases
 from tests.experiments.running.cases import folder, made
 from tests.study import ROOT
@@ -113,7 +117,7 @@ def test_an_interrupted_repair_still_knows_the_damage(tmp_path: Path, monkeypatc
     (folder(tmp_path, "a") / "result.json").unlink()
     made(tmp_path)
 
-    def interrupt(space: object, job: records.Job) -> None:
+    def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
@@ -159,3 +163,86 @@ def test_half_written_files_are_no_part_of_a_run(tmp_path: Path) -> None:
     cases.make(tmp_path)
     assert not (run / ".result.1234.json").exists()
     assert (run / "DONE").read_bytes().count(b":") == listed.count(b":")
+
+
+def diverge(names: str) -> Callable[[str], None]:
+    """Let the runs of these names fail."""
+
+    def compute(name: str) -> None:
+        if name in names:
+            raise JaxfairError(f"The loss of {name} is nan.") if name != "e" else ZeroDivisionError("a fault of ours")
+
+    return compute
+
+
+def test_a_run_fails_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of two that are made together the other is made all the same, and nothing that depends on the one that failed."""
+    cases.make(tmp_path, diverge("be"))
+    assert made(tmp_path) == "abbce"  # b a second time, to see that it is the one
+    assert {path.name[2] for path in (tmp_path / "runs").iterdir() if (path / "DONE").exists()} == set("ac")
+    said = capsys.readouterr().err
+    assert f"failed: {folder(tmp_path, 'b').name}: The loss of b is nan." in said
+    assert f"failed: {folder(tmp_path, 'e').name}: ZeroDivisionError: a fault of ours" in said
+    cases.make(tmp_path)
+    assert made(tmp_path) == ""
+    with Progress(terminal=False) as progress:
+        sentence = records.failures(cases.workspace(tmp_path, progress), Path("out"))
+    assert sentence.startswith(f"2 runs failed ({folder(tmp_path, 'b').name}: The loss of b is nan; ")
+    assert sentence.endswith("and 1 that depend on them were not made; mend it, let the same command try again by "
+                             "python -m experiments.status retry out.")  # fmt: skip
+    for name in "be":
+        records.Run(folder(tmp_path, name), {}).retry()
+    cases.make(tmp_path)
+    assert made(tmp_path) == "bde"
+    assert whole(tmp_path)
+    assert not list(tmp_path.rglob("FAILED"))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_full_disk_or_read_only_folder_stops_the_study_and_costs_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """At every write of the study: it ends in one sentence, no run counts as failed, and the next call goes on."""
+    real, writes, study = os.fsync, 0, 0
+
+    def fsync(descriptor: int) -> None:
+        nonlocal writes
+        writes += 1
+        if writes == study:
+            raise OSError(number, os.strerror(number))
+        real(descriptor)
+
+    monkeypatch.setattr(runs.os, "fsync", fsync)
+    cases.make(tmp_path / "undisturbed")
+    for study in range(1, writes + 1):
+        writes, root = 0, tmp_path / str(study)
+        with pytest.raises(StorageError, match=os.strerror(number)):
+            cases.make(root)
+        assert not list(root.rglob("FAILED"))
+        cases.make(root)
+        assert whole(root)
+    assert study > 15
+
+
+def test_a_clock_that_is_set_back_makes_no_time_negative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter(range(10**6, 0, -1000))
+    monkeypatch.setattr(records.time, "time", lambda: float(next(now)))
+    cases.make(tmp_path)
+    run = runs.read(folder(tmp_path, "e"))
+    assert 0 <= run.json("environment.json")["seconds"] < 60
+
+
+def test_files_that_nfs_keeps_for_a_while_are_no_part_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is removed while it is open stays as .nfs..., and so does the folder that it is in."""
+
+    def keep(progress: Path, **_: object) -> None:
+        progress.mkdir()
+        (progress / ".nfs0001").touch()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(runs.shutil, "rmtree", keep)
+        cases.make(tmp_path)
+    assert whole(tmp_path)
+    for left in tmp_path.rglob(".nfs0001"):
+        left.unlink()
+    assert whole(tmp_path)

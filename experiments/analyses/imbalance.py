@@ -1,0 +1,111 @@
+"""Does harm follow the imbalance of the data, or the class? The same networks on data balanced and swapped.
+
+Large and small groups are those of the study's own data throughout. If it is the imbalance that makes small groups lose
+more, their difference from large ones vanishes when the data are balanced, and reverses when the imbalance is swapped.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from experiments.analyses.results import Results, Variant, joint_drop, whole_accuracy
+from experiments.analyses.statistics import contrast, lost_by, mean_weights
+from experiments.reporting import series
+from experiments.reporting.tables import Column
+from experiments.reporting.verdicts import Measured, Missing, small_groups
+
+DATA = {"": "as they are", "balanced": "balanced", "swapped": "imbalance swapped"}
+MEANING = (
+    "The same networks, trained on other images of the same data and tested on the same ones. Balanced: every group "
+    "has as many training images, and all together are as many as in the study where the smallest group has enough. "
+    "Swapped: few images are kept of large groups and many of small ones. Large and small groups are always those of "
+    "the data as they are, and losses are counted from the control that was trained alike. If harm follows the "
+    "imbalance and not the class, the difference vanishes when the data are balanced and reverses when they are "
+    "swapped."
+)
+COLUMNS = (
+    Column("data", "training images"),
+    Column("network"),
+    Column("images", "images in all"),
+    Column("large_images", "of a large group", ".0f"),
+    Column("small_images", "of a small group", ".0f"),
+    Column("accuracy", form=".3f"),
+    Column("large_harm_percent", "drop from the control, large groups (%)", ".1f"),
+    Column("small_harm_percent", "drop from the control, small groups (%)", ".1f"),
+    Column("difference_points", "small less large (points)", ".1f"),
+    Column("p_value", "p", ".2g"),
+    Column("change_points", "less than as they are by (points)", ".1f"),
+)
+
+
+def on_data(results: Results, kind: str) -> Results:
+    """Return the results on data of another imbalance, with the groups that are large and small in the study's own.
+
+    Raises:
+        Missing: nothing was trained on such data, or not the same seeds.
+    """
+    if kind not in results.rebalanced:
+        raise Missing(f"no network was trained on {DATA[kind]} data; give --data-controls {kind}")
+    other = results.rebalanced[kind]
+    if other.variants[0].seeds != results.variants[0].seeds:
+        raise Missing(f"the networks on {DATA[kind]} data are of other seeds")
+    return other._replace(groups=results.groups)
+
+
+def same(results: Results, network: Variant) -> Variant:
+    """Return the network of the same label in other results; ``Missing`` if there is none."""
+    found = [other for other in results.variants if other.label == network.label]
+    if not found:
+        raise Missing(f"{network.label} was not trained on these data")
+    return found[0]
+
+
+def difference(results: Results, kind: str, network: Variant) -> Measured:
+    """Return how much more small groups lost than large ones when a network is trained on such data, in points."""
+    other = on_data(results, kind)
+    return lost_by(other, same(other, network), "small")
+
+
+def change(results: Results, kind: str, network: Variant) -> Measured:
+    """Return by how much that difference is smaller than on the data as they are, in points, on the same images."""
+    other = on_data(results, kind)
+    theirs = same(other, network)
+    theirs = theirs._replace(control=theirs.control or other.variants[0])
+    terms = []
+    for of, sign in ((network, 1), (theirs, -1)):
+        weights = mean_weights(of, small_groups(results.groups)) - mean_weights(of, results.groups.large)
+        terms.append((of, sign * weights))
+    return contrast(results, *terms)
+
+
+def rows(results: Results) -> list[dict[str, Any]]:
+    """Return one row an imbalance and changed network that is on several: training images and what was lost."""
+    found = []
+    compared = {v.label for other in results.rebalanced.values() for v in other.variants[1:] if v.method != "matched"}
+    for network in (v for v in results.variants[1:] if v.label in compared):
+        found.append(_row(results, network, "", results.groups.train_count))
+        for kind, other in results.rebalanced.items():
+            found.append(_row(results, network, kind, other.groups.train_count))
+    return found
+
+
+def _row(results: Results, network: Variant, kind: str, train_count: np.ndarray) -> dict[str, Any]:
+    large, small = np.flatnonzero(results.groups.large), np.flatnonzero(~results.groups.large)
+    row: dict[str, Any] = {"data": DATA[kind], "network": network.label, "seeds": len(network.seeds)}
+    row |= {"images": int(train_count.sum()), "large_images": float(train_count[large].mean())}
+    row |= {"small_images": float(train_count[small].mean()) if len(small) else np.nan}
+    unknown = ("accuracy", "large_harm_percent", "small_harm_percent", "difference_points", "p_value", "change_points")
+    row |= dict.fromkeys(unknown, series.UNKNOWN)
+    row["p_value"] = np.nan
+    try:
+        on = on_data(results, kind) if kind else results
+        own = same(on, network)
+        row["accuracy"] = whole_accuracy(own)
+        row["large_harm_percent"] = joint_drop(on, own, large, controlled=True)
+        row["small_harm_percent"] = joint_drop(on, own, small, controlled=True)
+        found = lost_by(on, own, "small").mean
+        row |= {"difference_points": series.of(found), "p_value": float(found.p_value())}
+        row |= {"change_points": series.of(change(results, kind, network).mean)} if kind else {}
+    except Missing:
+        pass
+    return row

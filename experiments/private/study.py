@@ -1,0 +1,248 @@
+"""The networks of a finished linearization study under private inference: costs, and accuracies by group."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tyro
+
+from experiments.analyses import results as arrays
+from experiments.private import protocol
+from experiments.private.bound import logit_error
+from experiments.private.protocol import Answer, Protocol
+from experiments.reporting import reports
+from experiments.reporting.series import Estimate
+from experiments.reporting.tables import Row
+from experiments.running import datasets
+from experiments.running.progress import Progress
+from experiments.running.records import load_network
+from jaxfair.change import ChangeReport, change_report
+from jaxfair.data.dataset import Dataset
+from jaxfair.errors import JaxfairError, did_you_mean
+from jaxfair.intervals import wilson
+from jaxfair.networks import Gathered, gathered
+from jaxfair.runs import Run
+
+STUDY = "linearization"
+GARBLED = 18_248
+"""Bytes of a ReLU's garbled circuit in Delphi's protocol (Mishra et al. 2020), which the client has to get and keep.
+
+The constant of the artifact of Garimella et al. 2023 (Characterizing and Optimizing End-to-End Systems for Private
+Inference), ``storage_per_inf_server_garbler.py``.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Private:
+    """Run the networks of a finished linearization study under private inference.
+
+    Attributes:
+        study: folder that the study was told as ``--out``.
+        out: folder; the page is written into ``report`` in it.
+        methods: which networks, by how they were linearized; ``full`` is the one with all ReLUs.
+        seed: of the networks; by default the study's first.
+        fraction_bits: of the fixed-point numbers, which have 64 bits; accuracy is found for each.
+        images: of the test set, drawn without replacement; the whole set where it has no more.
+        bound_images: how many of them the errors of the logits are bounded for, which takes a derivative for each ReLU.
+        protocols: whose costs are found; accuracy is found under aby3.
+        cost_images: for one inference whose costs are found.
+        cost_bits: fraction bits of that inference.
+        lan_bandwidth, wan_bandwidth: bytes a second.
+        lan_latency, wan_latency: seconds that a message takes.
+        environment: what ``setup`` made.
+        timeout: seconds after which one run of a protocol is ended.
+    """
+
+    study: tyro.conf.Positional[Path]
+    out: Path
+    methods: tuple[str, ...] = ("full", "snl")
+    seed: int | None = None
+    fraction_bits: tuple[int, ...] = (8, 12, 18)
+    images: int = 500
+    bound_images: int = 8
+    protocols: tuple[Protocol, ...] = ("aby3", "cheetah")
+    cost_images: int = 1
+    cost_bits: int = 18
+    lan_bandwidth: float = 1.25e8
+    lan_latency: float = 5e-4
+    wan_bandwidth: float = 1.25e7
+    wan_latency: float = 0.05
+    environment: Path = protocol.ENVIRONMENT
+    timeout: float = 600
+
+
+class Found(NamedTuple):
+    """What a study found.
+
+    Attributes:
+        networks: their labels, from the most ReLUs to the fewest.
+        costs: one row a network and protocol.
+        accuracy: one row a network and number of bits.
+        changes: floating point against fixed point by group, by network and number of bits.
+        runs: whose networks they are.
+        versions: of what computed.
+    """
+
+    networks: tuple[str, ...]
+    costs: list[Row]
+    accuracy: list[Row]
+    changes: Mapping[tuple[str, int], ChangeReport]
+    runs: list[Run]
+    versions: Mapping[str, str]
+
+
+def check(config: Private) -> None:
+    """Raise a JaxfairError if a setting is impossible or there is no environment, before anything is read."""
+    protocol.check_environment(config.environment)
+    bits = [*config.fraction_bits, config.cost_bits]
+    if not config.fraction_bits or not all(f in protocol.BITS for f in bits):
+        raise JaxfairError(
+            f"The fraction bits are {bits}; give at least one, {protocol.BITS[0]} to {protocol.BITS[-1]}."
+        )
+    for name in ("images", "cost_images", "lan_bandwidth", "wan_bandwidth", "timeout"):
+        if not getattr(config, name) > 0:
+            raise JaxfairError(f"--{name.replace('_', '-')} is {getattr(config, name)}; give more than 0.")
+
+
+def find(config: Private) -> Found:
+    """Run all protocols on all networks of one seed.
+
+    Raises:
+        JaxfairError: the study is not finished or has no such network, its data are not to be found, there is no
+            environment, or a protocol's process failed.
+    """
+    check(config)
+    chosen = _chosen(config)
+    known = {run.digest: run for run in reports.with_parents(chosen)}
+    test = datasets.again(chosen[0]).test
+    rng = np.random.default_rng(0)
+    index = np.sort(rng.permutation(len(test))[: config.images])
+    images = np.asarray(test.normalize(test.images[index]), np.float32)
+    costs: list[Row] = []
+    accuracy: list[Row] = []
+    changes, versions = {}, {}
+    with Progress() as progress:
+        progress.expect(len(chosen) * (len(config.protocols) + len(config.fraction_bits)))
+        for run in chosen:
+            network = gathered(load_network(known[run.config["parents"]["network"]]))
+            label = run.config["variant"]["label"]
+            for kind in config.protocols:
+                progress.begin(f"{label}, {kind}, costs")
+                answer = _infer(config, network, images[: config.cost_images], kind, config.cost_bits)
+                costs.append(cost_row(config, label, network, kind, answer))
+                versions = dict(answer.versions)
+            for bits in config.fraction_bits:
+                progress.begin(f"{label}, aby3, {bits} bits")
+                answer = _infer(config, network, images, "aby3", bits)
+                row, changes[label, bits] = compare(label, network, images, answer.logits, test, index)
+                bounded = bounds(network, bits, images[: config.bound_images], answer.logits)
+                accuracy.append({**row, "bits": bits, **bounded})
+    labels = tuple(run.config["variant"]["label"] for run in chosen)
+    return Found(labels, costs, accuracy, changes, chosen, versions)
+
+
+def _chosen(config: Private) -> list[Run]:
+    """Return the analyses of the networks that are asked for, from the most ReLUs to the fewest."""
+    every = [run for run in arrays.read(config.study, STUDY) if run.config["stage"] == "analyse"]
+    methods = {run.config["variant"]["method"] for run in every}
+    for method in config.methods:
+        if method not in methods:
+            raise JaxfairError(f"The study has no network of method '{method}'{did_you_mean(method, methods)}")
+    seeds = sorted({run.config["seed"] for run in every})
+    seed = seeds[0] if config.seed is None else config.seed
+    if seed not in seeds:
+        raise JaxfairError(f"The study has no seed {seed}, but {', '.join(map(str, seeds))}.")
+    found = [r for r in every if r.config["variant"]["method"] in config.methods and r.config["seed"] == seed]
+    return sorted(found, key=lambda run: -run.json("result.json")["relu_count"])
+
+
+def _infer(config: Private, network: Gathered, images: np.ndarray, kind: Protocol, bits: int) -> Answer:
+    where = {"environment": config.environment, "timeout": config.timeout}
+    answer = protocol.infer(network, images, kind, bits, **where)
+    if answer.compared != network.comparisons * len(images):
+        raise JaxfairError(
+            f"SPU compared {answer.compared:,} numbers where {network.comparisons * len(images):,} ReLUs are kept; its "
+            f"compiler is not the one that is understood, make the environment again: {protocol.SETUP}."
+        )
+    return answer
+
+
+def cost_row(config: Private, label: str, network: Gathered, kind: str, answer: Answer) -> dict[str, Any]:
+    """Return what one inference of a network costs under a protocol."""
+    n, relus = len(answer.logits), network.comparisons
+    compared, linear, whole = (part.sent / n for part in (answer.comparisons, answer.linear, answer.whole))
+    row: dict[str, Any] = {"network": label, "relus": relus, "protocol": kind, "images": n}
+    row |= {"comparison_bytes": compared, "linear_bytes": linear, "other_bytes": whole - compared - linear}
+    row |= {"bytes": whole, "bytes_a_relu": compared / relus if relus else np.nan}
+    row |= {"messages": answer.whole.messages}
+    row |= {"comparison_seconds": answer.comparisons.seconds, "linear_seconds": answer.linear.seconds}
+    row["seconds"] = answer.seconds
+    for net in ("lan", "wan"):
+        bandwidth, latency = getattr(config, f"{net}_bandwidth"), getattr(config, f"{net}_latency")
+        row[f"{net}_seconds"] = answer.whole.sent / bandwidth + answer.whole.messages * latency
+    return row | {"garbled_bytes": relus * GARBLED}
+
+
+def compare(
+    label: str, network: Gathered, images: np.ndarray, logits: np.ndarray, test: Dataset, index: np.ndarray
+) -> tuple[dict[str, Any], ChangeReport]:
+    """Compare fixed-point logits with those in floating point: all images in a row, and by group."""
+    before, y = np.asarray(network(images)), np.asarray(test.label)[index]
+    flipped = before.argmax(axis=1) != logits.argmax(axis=1)
+    right = [(side.argmax(axis=1) == y).mean() for side in (before, logits)]
+    row: dict[str, Any] = {"network": label, "relus": network.comparisons, "images": len(y)}
+    row |= {"float_accuracy": _share(right[0], len(y)), "accuracy": _share(right[1], len(y))}
+    row |= {"flips": int(flipped.sum()), "flipped": _share(flipped.mean(), len(y))}
+    row["error"] = float(np.abs(logits - before).max())
+    names = np.array(test.group_names)[np.asarray(test.group)[index]]
+    return row, change_report(before, logits, None, y, names)
+
+
+def bounds(network: Gathered, bits: int, images: np.ndarray, logits: np.ndarray) -> dict[str, Any]:
+    """Return the largest bound on a logit's error, and the largest part of its bound that an error took."""
+    if not len(images):
+        return {"bound": np.nan, "of_bound": np.nan}
+    bound = logit_error(network, images, bits, "aby3")
+    error = np.abs(logits[: len(images)] - np.asarray(network(images)))
+    return {"bound": float(bound.max()), "of_bound": float((error / bound).max())}
+
+
+def _share(share: float, count: int) -> Estimate:
+    """Return a share with Wilson's interval, in percent."""
+    low, high = wilson(np.array([share]), np.array([count]))
+    return Estimate(100 * float(share), 100 * float(low[0]), 100 * float(high[0]))
+
+
+def group_rows(changes: Mapping[tuple[str, int], ChangeReport]) -> list[dict[str, Any]]:
+    """Return one row a network, number of bits, and group."""
+    found = []
+    for (label, bits), report in changes.items():
+        for g, name in enumerate(report.names):
+            row: dict[str, Any] = {"network": label, "bits": bits, "group": name, "images": int(report.count[g])}
+            parts = {"float_accuracy": report.accuracy_before, "accuracy": report.accuracy_after}
+            parts |= {"flipped": report.changed, "broken": report.broken, "mended": report.mended}
+            row |= {key: Estimate(*(100 * float(ends[g]) for ends in part)) for key, part in parts.items()}
+            found.append(row | {"mcnemar": float(report.mcnemar[g])})
+    return found
+
+
+def answer(found: Found) -> str:
+    """Say in a few sentences what was found of flips."""
+    said = []
+    for bits in sorted({row["bits"] for row in found.accuracy}):
+        rows = [row for row in found.accuracy if row["bits"] == bits]
+        flips, images = (sum(row[name] for row in rows) for name in ("flips", "images"))
+        said.append(f"with {bits} fraction bits {flips:,} of {images:,} predictions differ from floating point")
+    text = "; ".join(said)
+    return f"{text[0].upper()}{text[1:]} ({_networks(len(found.networks))} of one seed, the same images)."
+
+
+def _networks(count: int) -> str:
+    return f"{count} network{'s' * (count > 1)}"
+
+
+def judged(changes: Mapping[tuple[str, int], ChangeReport]) -> Sequence[str]:
+    """Return for every network and number of bits whether a group lost more than another."""
+    return [f"{label}, {bits} bits: {report.answer()}" for (label, bits), report in changes.items()]

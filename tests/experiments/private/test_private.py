@@ -1,0 +1,278 @@
+"""Private inference: its format, its bound, its costs, and a process that fails; SPU itself where it is installed."""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.private import __main__ as command
+from experiments.private import bound, engine, protocol, study
+from jaxfair import JaxfairError, networks
+from jaxfair.networks import CNN, Gathered, ResNet, gathered, layers, masks
+from tests.study import made_once
+
+IMAGE = (8, 8, 1)
+MODULES = {"resnet": ResNet((1, 1), num_classes=3, width=2), "cnn": CNN(num_classes=3, features=(2, 2))}
+each_module = pytest.mark.parametrize("kind", MODULES)
+needs_spu = pytest.mark.skipif(not protocol.ENVIRONMENT.exists(), reason=f"no environment for SPU: {protocol.SETUP}")
+
+
+@functools.cache
+def small(kind: str, share: float = 0.25) -> Gathered:
+    network = networks.init(MODULES[kind], IMAGE, seed=0)
+    budget = round(share * masks.unit_count(network.masks))
+    return gathered(network.replace(masks=masks.keep_random(network.masks, budget, jax.random.key(1))))
+
+
+@functools.cache
+def images(count: int = 4) -> np.ndarray:
+    return np.random.default_rng(2).normal(size=(count, *IMAGE)).astype(np.float32)
+
+
+@each_module
+def test_what_the_engine_reads_is_the_network(kind: str, tmp_path: Path) -> None:
+    network = small(kind)
+    protocol.write_request(tmp_path, network, images(), protocol="aby3", fraction_bits=18, batch=2)
+    request, module, found, arrays = engine.read(tmp_path)
+    assert module is not layers, "the interpreter is loaded by its path"
+    assert (request["protocol"], request["fraction_bits"], request["batch"]) == ("aby3", 18, 2)
+    logits = module.run(found, arrays["weights"], arrays.get("kept", {}), arrays["images"][""])[-1]
+    expected = np.asarray(network(images()))
+    np.testing.assert_allclose(logits, expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max())
+
+
+def fixed_point(network: Gathered, bits: int, cut: Any) -> np.ndarray:
+    """Compute as a protocol does: encoded weights and images, and ``cut(units)`` eps of error at each cut product."""
+    weights = {name: bound.round_down(array, bits) for name, array in network.weights.items()}
+    eps = 2.0**-bits
+
+    def change(i: int, value: jax.Array) -> jax.Array:
+        exact = network.layers[i].op not in (*layers.LINEAR, "mean", "pool")
+        return value if exact else value + eps * jnp.asarray(cut(value.shape), jnp.float32)
+
+    return np.asarray(layers.run(network.layers, weights, network.kept, bound.round_down(images(), bits), change)[-1])
+
+
+@each_module
+@pytest.mark.parametrize("bits", [8, 14])
+def test_errors_of_products_stay_within_the_bound(kind: str, bits: int) -> None:
+    """Random errors, and all of one sign, which add up: the bound must hold and must not be far away."""
+    network, rng = small(kind), np.random.default_rng(3)
+    limit = bound.logit_error(network, images(), bits, "aby3")
+    cuts = [lambda shape: rng.uniform(-1, 1, shape), np.ones, lambda shape: -np.ones(shape)]
+    errors = np.array([np.abs(fixed_point(network, bits, cut) - np.asarray(network(images()))) for cut in cuts])
+    assert (errors < limit).all()
+    assert errors.max() > limit.max() / 50
+    assert limit.max() < 200 * 2.0**-bits * 2
+
+
+def test_the_bound_is_exact_where_every_error_can_add_up() -> None:
+    """Without ReLUs the errors that have the signs of the derivatives reach it."""
+    network, bits = small("cnn", 0.0), 10
+    limit = bound.logit_error(network, images(), bits, "aby3")
+    rounded = fixed_point(network, bits, np.zeros)
+    known = np.abs(rounded - np.asarray(network(images())))
+    eps = 2.0**-bits
+    # By hand: each of two convolutions, two pools and the head, by the absolute sums of the affine map behind it.
+    shapes: list[tuple[int, ...]] = []
+    layers.run(network.layers, network.weights, network.kept, images(1), lambda i, v: shapes.append(v.shape) or v)
+    weights = {name: bound.round_down(array, bits) for name, array in network.weights.items()}
+
+    def moved(sources: list[jax.Array]) -> jax.Array:
+        return layers.run(network.layers, weights, {}, jnp.zeros((1, *IMAGE)), lambda i, v: v + sources[i])[-1][0]
+
+    slopes = jax.jacobian(moved)([jnp.zeros(shape) for shape in shapes])
+    cut = [i for i, layer in enumerate(network.layers) if layer.op != "flatten"]
+    by_hand = sum(np.abs(slopes[i]).reshape(3, -1).sum(axis=1) for i in cut) * eps
+    np.testing.assert_allclose(limit, known + by_hand, rtol=1e-4)
+
+
+def test_values_that_wrap_around_are_refused() -> None:
+    with pytest.raises(JaxfairError, match=r"With 24 fraction bits, products of values up to .* fewer bits"):
+        bound.logit_error(small("cnn"), 1e6 * images(1), 24, "aby3")
+
+
+PROFILE = """
+- pphlo.less, executed 4 times, duration 0.5s, send bytes 300 recv bytes 300, send actions 6, recv actions 6
+- f_tensordot, executed 9 times, duration 1.5s, send bytes 1000 recv bytes 7, send actions 20, recv actions 3
+- f_less, executed 4 times, duration 0.5s, send bytes 300 recv bytes 300, send actions 6, recv actions 6
+[info] SPU execution <lambda> completed, input processing took 1e-05s, execution took 4.5s, output processing
+- mixed_mul, executed 4 times, duration 5e-1s, send bytes 60 recv bytes 0, send actions 3, recv actions 0
+- f_mmul, executed 1 times, duration 0.25s, send bytes 40 recv bytes 0, send actions 1, recv actions 0
+[info] Link details: total send bytes 1408, recv bytes 307, send actions 31, recv actions 9
+"""
+
+
+def test_costs_are_means_over_parties() -> None:
+    comparisons, linear, whole = protocol.costs_of(PROFILE + PROFILE.replace("300", "500").replace("1408", "1608"), 2)
+    assert comparisons == (460, 9, 1.0)
+    assert linear == (1040, 21, 1.75)
+    assert whole == (1508, 31, 4.5)
+    with pytest.raises(JaxfairError, match="no profile that is understood"):
+        protocol.costs_of("another version", 2)
+
+
+def environment(folder: Path, script: str) -> Path:
+    """Return an environment whose Python is a shell script."""
+    python = folder / "environment" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+    python.chmod(0o755)
+    return folder / "environment"
+
+
+def infer(where: Path, **options: Any) -> protocol.Answer:
+    return protocol.infer(small("cnn"), images(), "aby3", options.pop("bits", 18), environment=where, **options)
+
+
+def test_a_process_that_dies_says_its_last_lines(tmp_path: Path) -> None:
+    where = environment(tmp_path, "echo lost the other party >&2; kill -9 $$")
+    with pytest.raises(JaxfairError, match=r"by aby3 ended with status -9; its last lines: 'lost the other party'"):
+        infer(where)
+
+
+def test_a_process_that_hangs_is_ended(tmp_path: Path) -> None:
+    where = environment(tmp_path, "echo waiting; exec sleep 60")
+    begun = time.monotonic()
+    with pytest.raises(JaxfairError, match=r"longer than 0.5 seconds; .* by --timeout\. Its last lines: 'waiting'"):
+        infer(where, timeout=0.5)
+    assert time.monotonic() - begun < 50, "it was waited for"
+
+
+def test_a_process_that_answers_nothing_is_a_failure(tmp_path: Path) -> None:
+    with pytest.raises(JaxfairError, match="ended with status 0; its last lines: none"):
+        infer(environment(tmp_path, "exit 0"))
+
+
+def test_the_process_gets_no_flags_of_this_jax(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XLA_FLAGS", "--xla_unknown=1")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "elsewhere")
+    with pytest.raises(JaxfairError, match=r"last lines: 'JAX_PLATFORMS=cpu'"):
+        infer(environment(tmp_path, "env | grep -E 'XLA|JAX'; exit 1"))
+
+
+def test_what_is_missing_is_said_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nowhere = str(tmp_path / "none")
+    assert command.main(["study", "--out", str(tmp_path / "out"), "--environment", nowhere]) == 1
+    assert (
+        capsys.readouterr().err
+        == "error: There is no environment for private inference in 'none'; make it: make mpc.\n"
+    )
+    assert command.main(["setup", "--python", "no-such-python", "--environment", nowhere]) == 1
+    assert "SPU needs Python 3.10 or 3.11, and 'no-such-python' is not one that starts" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+    with pytest.raises(JaxfairError, match="There are to be 40 fraction bits; give 4 to 24"):
+        infer(environment(tmp_path, "exit 0"), bits=40)
+
+
+def test_an_environment_that_cannot_be_made_is_not_left(tmp_path: Path) -> None:
+    """A Python that starts, but cannot make environments."""
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\ncase "$1" in -c) exit 0;; esac\nmkdir -p "$3"; echo no ensurepip; exit 1\n')
+    python.chmod(0o755)
+    with pytest.raises(JaxfairError, match=r"cannot be made: 'no ensurepip'"):
+        protocol.set_up(tmp_path / "made", str(python))
+    assert not (tmp_path / "made").exists()
+
+
+def test_the_engine_ends_with_its_parent() -> None:
+    code = f"import sys; sys.path.insert(0, {str(Path(engine.__file__).parent)!r}); import engine, time\n"
+    code += "engine.end_with_parent(); print('on', flush=True); time.sleep(60)"
+    read, write = os.pipe()
+    child = subprocess.Popen([sys.executable, "-c", code], stdin=read, stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "on\n"
+    os.close(write)
+    os.close(read)
+    assert child.wait(timeout=30) == 1
+    child.stdout.close()
+
+
+def test_only_names_and_versions_are_pinned() -> None:
+    lines = protocol.CONSTRAINTS.read_text(encoding="utf-8").split()
+    assert all(line.count("==") == 1 and "/" not in line for line in lines)
+    assert {"spu==0.9.5", "jax==0.4.34"} <= set(lines)
+
+
+def pretend(network: Gathered, x: np.ndarray, kind: str, bits: int, **_: Any) -> protocol.Answer:
+    """Answer as a protocol would that has no error but that of encoding, and counts a byte for each ReLU."""
+    weights = {name: bound.round_down(array, bits) for name, array in network.weights.items()}
+    logits = np.asarray(layers.run(network.layers, weights, network.kept, bound.round_down(x, bits))[-1])
+    part = protocol.Part(float(network.comparisons * len(x)), 2.0, 0.1)
+    linear, whole = protocol.Part(1000.0, 3.0, 0.2), protocol.Part(part.sent + 1000, 10.0, 0.5)
+    versions = {"python": "3.10", "spu": "0", "jax": "0"}
+    return protocol.Answer(logits, part, linear, whole, network.comparisons * len(x), 0.5, versions)
+
+
+def test_a_study_is_told_in_tables(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = made_once(tmp_path_factory.getbasetemp())
+    monkeypatch.setattr(protocol, "infer", pretend)
+    options = ["--environment", str(environment(tmp_path, "")), "--fraction-bits", "4", "12", "--images", "30"]
+    out = tmp_path / "out"
+    assert command.main([str(made), "--out", str(out), *options, "--bound-images", "0"]) == 0
+    numbers = json.loads((out / "report" / "private.json").read_text(encoding="utf-8"))
+    costs, accuracy = numbers["costs"], numbers["accuracy"]
+    assert [row["relus"] for row in costs] == [768, 768, 384, 384]
+    assert [row["protocol"] for row in costs] == ["aby3", "cheetah"] * 2
+    first = costs[0]
+    assert first["bytes"] == first["comparison_bytes"] + first["linear_bytes"] + first["other_bytes"] == 1768
+    assert first["lan_seconds"] == pytest.approx(1768 / 1.25e8 + 10 * 5e-4)
+    assert first["wan_seconds"] == pytest.approx(1768 / 1.25e7 + 10 * 0.05)
+    assert first["garbled_bytes"] == 768 * study.GARBLED
+    assert [row["bits"] for row in accuracy] == [4, 12, 4, 12]
+    assert all(row["images"] == 30 and row["bound"] is None for row in accuracy)
+    assert accuracy[0]["error"] > accuracy[1]["error"] > 0
+    groups = [row for row in numbers["groups"] if (row["network"], row["bits"]) == ("Full network", 4)]
+    assert sum(row["images"] for row in groups) == 30
+    flips = sum(row["flipped"][0] * row["images"] for row in groups) / 100
+    assert round(flips, 6) == accuracy[0]["flips"]
+    text = (out / "report" / "report.html").read_text(encoding="utf-8")
+    assert "LAN: 125 MB a second, 0.5 ms a message." in text
+    assert str(made.parent) not in text
+    assert {"costs.csv", "accuracy.csv", "groups.csv"} <= {path.name for path in (out / "report").iterdir()}
+
+
+def test_the_largest_error_is_compared_with_its_own_bound() -> None:
+    network = small("cnn")
+    limit = bound.logit_error(network, images(), 10, "aby3")
+    logits = np.asarray(network(images())).copy()
+    logits[2, 1] += 3 * limit[2, 1]
+    found = study.bounds(network, 10, images(), logits)
+    assert found == {"bound": limit.max(), "of_bound": pytest.approx(3, rel=1e-2)}
+
+
+def test_a_compiler_that_compares_other_units_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def more(*given: Any, **options: Any) -> protocol.Answer:
+        return pretend(*given, **options)._replace(compared=7)
+
+    monkeypatch.setattr(protocol, "infer", more)
+    config = study.Private(Path("study"), Path("out"))
+    with pytest.raises(JaxfairError, match="SPU compared 7 numbers where"):
+        study._infer(config, small("cnn"), images(), "aby3", 18)
+
+
+@needs_spu
+@pytest.mark.slow
+@each_module
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_spu_computes_the_network_within_the_bound(kind: str, share: float) -> None:
+    network = small(kind, share)
+    expected = np.asarray(network(images()))
+    runs: list[tuple[protocol.Protocol, int]] = [("aby3", 18), ("aby3", 8)]
+    for name, bits in runs if share != 0.25 else [*runs, ("cheetah", 12)]:
+        answer = protocol.infer(network, images(), name, bits, batch=3)
+        assert (np.abs(answer.logits - expected) < bound.logit_error(network, images(), bits, name)).all()
+        assert answer.compared == network.comparisons * len(images())
+        assert (answer.comparisons.sent > 0) == (network.comparisons > 0)
+        assert answer.whole.sent >= answer.comparisons.sent + answer.linear.sent > 0
