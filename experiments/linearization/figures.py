@@ -88,7 +88,7 @@ def accuracy_by_method(results: Results) -> "Figure":
     for axes, (title, value) in zip(grid[0], titles.items(), strict=True):
         places = drawing.log_axis(axes, [v.relu_count for v in [full, *shown]], ",")
         at = dict(zip([v.label for v in [full, *shown]], places, strict=True))
-        apart = 10 ** (0.1 * drawing.shifts(len(found)))  # or equal budgets would lie upon each other
+        apart = 10 ** (0.25 * drawing.shifts(len(found)))  # or equal budgets would lie upon each other
         drawing.errorbar(axes, [at[full.label]], series.stack([value(full)]), *LOOKS[0], label="full network")
         for (method, several), look, shift in zip(found.items(), LOOKS[1:], apart, strict=False):
             several = sorted(several, key=lambda v: v.relu_count)
