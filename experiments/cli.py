@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 from jaxfair.errors import JaxfairError, did_you_mean
 
 KEPT = "finished runs are kept, and the same command goes on from here"
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGUSR2", signal.SIGTERM))
+"""By which a terminal, an operating system and a cluster (``sbatch --signal=USR2@90``) say that it is time to end."""
 ONE_SIGNAL = 1.0
 """Seconds in which further signals are the same one: a terminal or a cluster may tell a process and its parent."""
 

@@ -165,3 +165,29 @@ def test_children_run_beside_each_other_and_their_statuses_come_back(tmp_path: P
     files = [str(tmp_path / "a"), str(tmp_path / "b")]
     commands = [([sys.executable, "-S", "-c", code + ends, *order], os.environ) for order in (files, files[::-1])]
     assert processes.children(commands) == [-9, 3]
+
+
+INTERRUPTED = """
+import os, sys
+from jaxfair import processes
+code, *files = sys.argv[1:]
+processes.children([([sys.executable, "-S", "-c", code, file], os.environ) for file in files])
+"""
+ENDS = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(open(sys.argv[1], "w").write("")))
+print("up", flush=True)
+time.sleep(60)
+"""
+
+
+def test_children_are_let_end_when_their_parent_is_interrupted(tmp_path: Path) -> None:
+    """The parent waits for what they still have to do."""
+    ends = [tmp_path / "a", tmp_path / "b"]
+    command = [sys.executable, "-c", INTERRUPTED, ENDS, *map(str, ends)]
+    parent = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert parent.stdout is not None
+    assert [parent.stdout.readline() for _ in ends] == ["up\n", "up\n"]
+    parent.send_signal(signal.SIGINT)
+    parent.communicate(timeout=30)
+    assert all(path.exists() for path in ends)
