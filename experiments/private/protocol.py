@@ -152,7 +152,8 @@ def write_request(folder: Path, network: Gathered, images: np.ndarray, **setting
     (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
     stored: dict[str, Any] = {f"weights:{key}": array for key, array in network.weights.items()}
     stored |= {f"kept:{key}": array for key, array in network.kept.items()}
-    np.savez(folder / "request.npz", **stored, **{"images:": np.asarray(images, np.float32)})
+    stored["images:"] = np.asarray(images, np.float32)
+    np.savez(folder / "request.npz", **stored)
 
 
 def _run(environment: Path, folder: Path, protocol: str, timeout: float) -> str:

@@ -38,10 +38,10 @@ class Gathered:
     kept: Mapping[str, np.ndarray]
     comparisons: int
 
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n classes"]:
+    def __call__(self, x: Float[Array | np.ndarray, "n h w c"]) -> Float[Array, "n classes"]:
         """Compute logits in evaluation mode."""
         weights = {name: jnp.asarray(array) for name, array in self.weights.items()}
-        return layers.run(self.layers, weights, self.kept, x)[-1]
+        return layers.run(self.layers, weights, self.kept, jnp.asarray(x))[-1]
 
 
 def gathered(network: Network) -> Gathered:
