@@ -97,9 +97,11 @@ def test_attention_is_the_squared_distance_of_normalised_maps() -> None:
         maps = [np.mean(x**2, axis=3).reshape(3, -1) for x in (a, b)]
         a, b = (m / np.linalg.norm(m, axis=1, keepdims=True) for m in maps)
         expected += np.mean((a - b) ** 2, axis=1)
-    np.testing.assert_allclose(losses.attention(ours, theirs), expected, **FLOAT64)
-    changed = [3 * x[..., ::-1] for x in ours]
-    np.testing.assert_allclose(losses.attention(changed, theirs), expected, **FLOAT64)
+    np.testing.assert_allclose(
+        losses.attention([*map(jnp.asarray, ours)], [*map(jnp.asarray, theirs)]), expected, **FLOAT64
+    )
+    changed = [jnp.asarray(3 * x[..., ::-1]) for x in ours]
+    np.testing.assert_allclose(losses.attention(changed, [*map(jnp.asarray, theirs)]), expected, **FLOAT64)
 
 
 def test_attention_of_an_output_of_zeros_has_a_finite_gradient() -> None:
