@@ -308,7 +308,7 @@ def test_one_split_makes_the_runs_that_studies_had_before() -> None:
         space = Workspace(Path("runs"), *prepared[0][:3], progress)
         digests = {}
         for which in (prepared[:1], prepared):
-            jobs = dataclasses.replace(space, jobs=[])
+            jobs = dataclasses.replace(space, jobs=[], known={})
             studies.on_splits(jobs, which, 3, lambda *on: study.declare(on[0], study.QUICKSTART, [18], [], on[1]))
             declared = [run for job in jobs.jobs for run in job.runs]
             digests[len(which)] = [
