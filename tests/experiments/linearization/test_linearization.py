@@ -239,6 +239,7 @@ def test_validation_images_and_patience_make_other_runs_and_go_together() -> Non
 def test_data_controls_are_the_tightest_network_on_other_data() -> None:
     """And change no run of the study."""
     config = dataclasses.replace(study.QUICKSTART, seeds=2, controls=("matched", "random-matched"), deepreduce=("C3",))
+    config = dataclasses.replace(config, methods=("senet",))
     found = {}
     for kind in (None, "balanced"):
         prepared = datasets.prepare_splits(dataclasses.replace(config.data, rebalance=kind), 2)
