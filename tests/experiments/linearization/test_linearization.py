@@ -239,6 +239,7 @@ def test_validation_images_and_patience_make_other_runs_and_go_together() -> Non
 def test_data_controls_are_the_tightest_network_on_other_data() -> None:
     """And change no run of the study."""
     config = dataclasses.replace(study.QUICKSTART, seeds=2, controls=("matched", "random-matched"), deepreduce=("C3",))
+    config = dataclasses.replace(config, methods=("senet",))
     found = {}
     for kind in (None, "balanced"):
         prepared = datasets.prepare_splits(dataclasses.replace(config.data, rebalance=kind), 2)
@@ -308,7 +309,7 @@ def test_one_split_makes_the_runs_that_studies_had_before() -> None:
         space = Workspace(Path("runs"), *prepared[0][:3], progress)
         digests = {}
         for which in (prepared[:1], prepared):
-            jobs = dataclasses.replace(space, jobs=[])
+            jobs = dataclasses.replace(space, jobs=[], known={})
             studies.on_splits(jobs, which, 3, lambda *on: study.declare(on[0], study.QUICKSTART, [18], [], on[1]))
             declared = [run for job in jobs.jobs for run in job.runs]
             digests[len(which)] = [
