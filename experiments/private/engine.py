@@ -40,7 +40,8 @@ def read(folder):
     """Return a request, the module that computes layers, the layers, and arrays by kind."""
     request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
     spec = importlib.util.spec_from_file_location("layers", request["interpreter"])
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     arrays = {}
