@@ -56,7 +56,8 @@ MEANINGS = {
     "parties, homomorphic encryption for products and oblivious transfer for comparisons (Huang et al. 2022). Both as "
     "SPU has them; weights and images are secret, the architecture and which units are compared are public.",
     "Bytes, messages": "that one party sends during an inference, the mean over the parties. Shares of weights and "
-    "images are dealt before and not counted. Messages stand for rounds; one that nobody waits for is counted too.",
+    "images are dealt before and not counted. Messages stand for rounds; one that nobody waits for is counted too. "
+    "What cheetah sets up once is in the part that first needs it.",
     "Comparisons": "the signs of the kept units, and their products with the units.",
     "Seconds, no network": "all parties are threads of one process on this machine, and share its cores. Those of "
     "comparisons and of convolutions are means over the parties, in which one may have waited for another.",

@@ -32,12 +32,12 @@ LAST = 400
 
 
 class Part(NamedTuple):
-    """What a part of an inference costs: mean over the parties of what each sends, and seconds of the slowest.
+    """What a part of an inference costs, means over the parties.
 
     Attributes:
         sent: bytes that a party sends.
         messages: how many it sends.
-        seconds: of the slowest party.
+        seconds: that a party was in it, in which it may have waited for another.
     """
 
     sent: float
