@@ -5,6 +5,7 @@ arguments that it is given (``jax.export``), and answers zeros of the right shap
 """
 
 import ast
+import dataclasses
 import re
 import sys
 import warnings
@@ -30,8 +31,9 @@ from jaxfair.curvature import lanczos, operators, report, sampling
 from jaxfair.curvature.operators import GIGABYTE, GroupOperator
 from jaxfair.curvature.programs import Kind, Programs, as_pytree
 from jaxfair.groups import group_weights
-from jaxfair.linearize import snl
+from jaxfair.linearize import bcd, senet, snl
 from jaxfair.networks import CNN, Module, Network, ResNet, frozen, init, predict
+from jaxfair.networks.masks import unit_count
 from jaxfair.training import fit as train
 from jaxfair.training.mitigate import Method, MitigationConfig
 
@@ -153,6 +155,20 @@ def descend() -> None:
     assert len(list(snl.snl(network(), made(), config, budgets=[0.5], seed=0))) == 1
 
 
+def descend_by_blocks() -> None:
+    """Remove a block of ReLUs by BCD, and fine-tune."""
+    config = bcd.BcdConfig(block=8, tries=2, finetune=train.TrainConfig(1, 4, distillation_weight=1.0))
+    total = unit_count(network().masks)
+    bcd.bcd(network(), network(1), made(), config, budget=total - 8, seed=0)
+
+
+def choose_by_mismatch() -> None:
+    """Choose ReLUs as SENet does."""
+    masking = dataclasses.replace(senet.SENET_MASKS, epochs=1, batch_size=4)
+    config = senet.SenetConfig(sparse_train=train.TrainConfig(1, 4), mask_train=masking)
+    assert len(list(senet.senet(network(), made(), config, budgets=[0.5], seed=0))) == 1
+
+
 def analyse() -> None:
     """Measure a network as the study of linearization does."""
     with np.errstate(invalid="ignore"):  # zeros over zeros
@@ -217,9 +233,11 @@ SCENARIOS: dict[str, tuple[Callable[[], object], set[str]]] = {
     **{f"train-{method}": (partial(fit, method=method), EPOCHS) for method in get_args(Method)},
     **{f"train-{module.arithmetic}": (partial(fit, module=module), EPOCHS) for module in OTHERS},
     "train-pruned": (partial(fit, pruned=True), EPOCHS),
-    "train-one-seed": (partial(fit, 1), EPOCHS),
+    "train-one-seed": (partial(fit, 1), {"fit._begin", *EPOCHS}),
     "train-images-on-host": (partial(fit, on_device=False), EPOCHS),
     "snl": (descend, EPOCHS),
+    "bcd": (descend_by_blocks, {"bcd._of_batch", "fit._begin", *EPOCHS}),
+    "senet": (choose_by_mismatch, {"fit._begin", *EPOCHS}),
     "predict": (lambda: predict(network(), made()), {"network._predict_batch"}),
     "analyse": (analyse, {"network._predict_batch", *PRODUCTS, *LANCZOS}),
     "report": (lambda: report.group_report(*analysed(), GROUP), {"inputs.outputs", *PRODUCTS, *LANCZOS}),
