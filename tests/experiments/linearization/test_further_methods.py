@@ -199,8 +199,8 @@ def test_methods_are_drawn_side_by_side(tmp_path: Path, monkeypatch: pytest.Monk
     assert [text.get_text() for text in legend.get_texts()] == [
         *("full network", "SNL", "DeepReDuce", "BCD", "BCD (worst group)")
     ]
-    drawn: list[Any] = worst.containers
-    values = {c.get_label(): c.lines[0].get_ydata() for c in drawn}
+    bars: list[Any] = worst.containers
+    values = {c.get_label(): c.lines[0].get_ydata() for c in bars}
     by_name = {v.label: v for v in made.variants}
     expected = [by_name[f"SNL {count}"].by_group["accuracy"].min(axis=1).mean() for count in (7, 50, 100)]
     np.testing.assert_allclose(values["SNL"], expected)
