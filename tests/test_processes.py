@@ -168,8 +168,9 @@ def test_children_run_beside_each_other_and_their_statuses_come_back(tmp_path: P
 
 
 INTERRUPTED = """
-import os, sys
+import os, signal, sys
 from jaxfair import processes
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
 code, *files = sys.argv[1:]
 processes.children([([sys.executable, "-S", "-c", code, file], os.environ) for file in files])
 """

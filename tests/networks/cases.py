@@ -50,6 +50,7 @@ each_module = pytest.mark.parametrize("kind", MODULES)
 @functools.cache
 def random_network(kind: str, seed: int = 0) -> networks.Network:
     module = MODULES[kind]
-    shapes = networks.shapes(module, IMAGE)
-    units = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), shapes.masks)
-    return randomized(networks.Network(module, shapes.params, shapes.batch_stats, units), seed)
+    with jax.enable_x64(True):  # whoever asks first: all have the same one
+        shapes = networks.shapes(module, IMAGE)
+        units = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), shapes.masks)
+        return randomized(networks.Network(module, shapes.params, shapes.batch_stats, units), seed)
