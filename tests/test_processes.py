@@ -175,9 +175,9 @@ code, *files = sys.argv[1:]
 processes.children([([sys.executable, "-S", "-c", code, file], os.environ) for file in files])
 """
 ENDS = """
-import signal, sys, time
+import os, signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(open(sys.argv[1], "w").write("")))
-print("up", flush=True)
+os.write(1, b"up\\n")  # in one piece, since both children write to one pipe
 time.sleep(60)
 """
 
