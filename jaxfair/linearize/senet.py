@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float, Int
 
 from jaxfair import checkpoints, losses
@@ -118,9 +117,7 @@ class MaskStep:
             return jnp.mean(hard + soft), (batch_stats, own)
 
         (loss, (batch_stats, own)), grads = jax.value_and_grad(loss_fn, has_aux=True)(network.params)
-        optimizer = fit.make_optimizer(self.config, self.steps_per_epoch)
-        updates, opt_state = optimizer.update(grads, opt_state, network.params)
-        params = optax.apply_updates(network.params, updates)
+        params, opt_state = fit.descend(self.config, self.steps_per_epoch, network.params, grads, opt_state)
         weight = weighed(fixed, jnp.ones(len(label)), x[1])[:, None, None, None]
         mismatch = jax.tree.map(
             lambda total, a, b: total + jnp.sum(weight * jnp.abs(a - b), axis=0), mismatch, activations, own

@@ -160,6 +160,25 @@ def make_optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientT
     )
 
 
+def descend(
+    config: TrainConfig, steps_per_epoch: int, params: Any, grads: Any, opt_state: Any, *, kept: Any = None
+) -> tuple[Any, Any]:
+    """Take one step of ``make_optimizer``'s SGD; return the parameters and the optimizer's state after it.
+
+    Args:
+        config: how to train.
+        steps_per_epoch: the number of batches in an epoch.
+        params: the parameters before the step.
+        grads: their gradient.
+        opt_state: the optimizer's state before the step.
+        kept: of each parameter whether it is trained; None trains all.
+    """
+    updates, opt_state = make_optimizer(config, steps_per_epoch).update(grads, opt_state, params)
+    if kept is not None:
+        updates = jax.tree.map(jnp.multiply, updates, kept)
+    return optax.apply_updates(params, updates), opt_state
+
+
 METRICS = ("loss", "accuracy")
 """Of a batch, in the order in which they are recorded."""
 HELD_OUT = ("validation_loss", "validation_accuracy")
@@ -199,11 +218,9 @@ class TrainStep:
             return value, (batch_stats, after, {"loss": loss.mean(), "accuracy": jnp.mean(logits.argmax(-1) == label)})
 
         (_, (batch_stats, mitigation, metrics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(network.params)
-        optimizer = make_optimizer(self.config, self.steps_per_epoch)
-        updates, opt_state = optimizer.update(grads, opt_state, network.params)
-        if fixed.kept is not None:
-            updates = jax.tree.map(jnp.multiply, updates, fixed.kept)
-        params = optax.apply_updates(network.params, updates)
+        params, opt_state = descend(
+            self.config, self.steps_per_epoch, network.params, grads, opt_state, kept=fixed.kept
+        )
         network = network.replace(params=params, batch_stats=batch_stats)
         return Carry(network, opt_state, mitigation), metrics
 
