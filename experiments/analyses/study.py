@@ -99,11 +99,10 @@ def run(
         JaxfairError: something cannot be used or written, or runs failed; the report then shows the others.
     """
     executors.begin(study.execution)
-    prepare = datasets.prepare_or_blank if study.dry_run else lambda *which: (datasets.prepare_splits(*which), "")
-    count = max(study.seeds, 1) if study.splits == "per-seed" else 1
-    prepared, absent = prepare(study.data, count)
+    prepare = datasets.prepare_each_or_blank if study.dry_run else lambda *of: (datasets.prepare_each(*of), "")
     changed = [dataclasses.replace(study.data, rebalance=kind) for kind in dict.fromkeys(data_controls)]
-    every = [prepared, *(prepare(config, count)[0] for config in changed)]
+    every, absent = prepare([study.data, *changed], max(study.seeds, 1) if study.splits == "per-seed" else 1)
+    prepared = every[0]
     declared = [check(on_data[0].train) for on_data in every]
     if not absent:
         groups.check_name(study.reference, prepared[0].train.group_names)

@@ -82,9 +82,22 @@ def prepare_splits(config: DataConfig, count: int) -> list[Prepared]:
     Returns:
         The splits; one alone where all are the same, since there is an official test set and all images are kept.
     """
-    loaded = load(config)
-    if config.name not in sources.EMBEDDED:
+    return prepare_each([config], count)[0]
+
+
+def prepare_each(configs: Sequence[DataConfig], count: int) -> list[list[Prepared]]:
+    """Load data once, and split them as each configuration says; all are of the same source.
+
+    Returns:
+        For each configuration what ``prepare_splits`` does.
+    """
+    loaded = load(configs[0])
+    if configs[0].name not in sources.EMBEDDED:
         print("\n".join(origin(loaded)), file=sys.stderr)
+    return [_split_by_seeds(loaded, config, count) for config in configs]
+
+
+def _split_by_seeds(loaded: Loaded, config: DataConfig, count: int) -> list[Prepared]:
     left_out = [f"{item.name} {item.reason}" for item in loaded.left_out]
     source = {"title": loaded.title, "origin": loaded.origin, "left_out": left_out}
     made = []
@@ -107,13 +120,21 @@ def prepare_or_blank(config: DataConfig, count: int = 1) -> tuple[list[Prepared]
     Raises:
         JaxfairError: the data are there and cannot be used, or there is no data set of that name.
     """
+    (made,), absent = prepare_each_or_blank([config], count)
+    return made, absent
+
+
+def prepare_each_or_blank(configs: Sequence[DataConfig], count: int) -> tuple[list[list[Prepared]], str]:
+    """Do the same for several configurations of one source."""
     try:
-        return prepare_splits(config, count), ""
+        return prepare_each(configs, count), ""
     except JaxfairError as error:
+        config = configs[0]
         there = config.path is not None and config.path.exists()
         if there or config.name in sources.EMBEDDED or config.name not in sources.NAMES:
             raise
-        return [_blank(dataclasses.replace(config, seed=config.seed + seed)) for seed in range(count)], str(error)
+        seeds = range(config.seed, config.seed + count)
+        return [[_blank(dataclasses.replace(one, seed=seed)) for seed in seeds] for one in configs], str(error)
 
 
 def _blank(config: DataConfig) -> Prepared:
