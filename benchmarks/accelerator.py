@@ -57,7 +57,7 @@ class Stage(NamedTuple):
 
 STAGES = (
     Stage("right", "Is this device right?", 2.0),
-    Stage("benchmark", "How fast beside other libraries?", 4.0),
+    Stage("benchmark", "How fast beside other libraries?", 5.0),
     Stage("layouts", "Which layout and precision?", 3.0),
     Stage("job", "Five groups of a data set's size, and seeds together", 3.0),
     Stage("quickstart", "The quickstart", 4.0),
@@ -65,9 +65,9 @@ STAGES = (
 )
 
 
-def is_right(out: Path, small: bool) -> dict[str, Any]:
+def is_right(out: Path, small: bool, end: float) -> dict[str, Any]:
     """Compare operators and eigenvalues with PyTorch's in float64, and look at the rounding of products."""
-    del out, small
+    del out, small, end
     with np.load(REFERENCE) as stored:
         reference = dict(stored)
 
@@ -107,32 +107,40 @@ def is_right(out: Path, small: bool) -> dict[str, Any]:
     }
 
 
-def benchmark(out: Path, small: bool) -> dict[str, Any]:
-    """Time products and eigenvalues beside the peers that are installed."""
+def benchmark(out: Path, small: bool, end: float) -> dict[str, Any]:
+    """Time products and eigenvalues beside the peers that are installed; what was measured in time is kept."""
     problem = "tiny" if small else "resnet18-w16" if jax.default_backend() == "cpu" else "resnet18-w64"
     file = out / f"measured-{problem}.json"
-    command = ["-m", "benchmarks.measure", "--problem", problem, "--operations", "products", "eigenvalues", "report"]
-    _child([*command, "--repeats", "1" if small else "3", "--out", str(file), "--cache", str(out / "networks")])
+    command = ["-m", "benchmarks.measure", "--problem", problem, "--operations", "products", "report", "eigenvalues"]
+    command += ["--repeats", "1" if small else "3", "--out", str(file), "--cache", str(out / "networks")]
+    stopped = _tried(lambda: _child(command, seconds=_left(end)))
+    if not file.is_file():
+        raise JaxfairError(str(stopped))
     found = json.loads(file.read_text(encoding="utf-8"))
-    rows = found["products"] | found["eigenvalues"]["methods"] | found["report"]
+    rows = found.get("products", {}) | found.get("eigenvalues", {}).get("methods", {}) | found.get("report", {})
     seconds = {name: row["median"] for name, row in rows.items() if "median" in row}
-    return {"problem": problem, "seconds": seconds, "missing": found["environment"]["missing"], "file": file.name}
+    missing = found["environment"]["missing"] | ({"the rest": stopped} if stopped else {})
+    return {"problem": problem, "seconds": seconds, "missing": missing, "file": file.name}
 
 
-def layouts(out: Path, small: bool) -> dict[str, Any]:
+def layouts(out: Path, small: bool, end: float) -> dict[str, Any]:
     """Time one Hessian product in every layout, precision and tuning, each in a process of its own."""
     problem = "tiny" if small else "digits" if jax.default_backend() == "cpu" else "resnet18-w64"
     gpu = jax.default_backend() == "gpu"
     found: dict[str, Any] = {}
-    for layout in ("", NCHW) if gpu else ("",):
+    missing: dict[str, str] = {}
+    for tuning in ("", NO_TUNING) if gpu else ("",):  # what matters most comes first
         for precision in ("highest", "tensorfloat32") if gpu else ("highest",):
-            for tuning in ("", NO_TUNING) if gpu else ("",):
+            for layout in ("", NCHW) if gpu else ("",):
+                name = f"{'NCHW' if layout else 'default layout'}, {precision}, {'untuned' if tuning else 'tuned'}"
                 flags = f"{os.environ.get('XLA_FLAGS', '')} {layout} {tuning}".strip()
                 words = ["-m", "benchmarks.accelerator", "--stage", "product", "--problem", problem, "--out", str(out)]
-                text = _child(words, {"XLA_FLAGS": flags, "JAX_DEFAULT_MATMUL_PRECISION": precision})
-                name = f"{'NCHW' if layout else 'default layout'}, {precision}, {'untuned' if tuning else 'tuned'}"
-                found[name] = json.loads(text.strip().splitlines()[-1])
-    return {"problem": problem, "seconds": found}
+                given = {"XLA_FLAGS": flags, "JAX_DEFAULT_MATMUL_PRECISION": precision}
+                try:
+                    found[name] = json.loads(_child(words, given, _left(end)).strip().splitlines()[-1])
+                except JaxfairError as error:  # a flag that this jaxlib does not know, or no time left
+                    missing[name] = str(error)
+    return {"problem": problem, "seconds": found, "missing": missing}
 
 
 def product(problem: str, out: Path) -> None:
@@ -147,8 +155,9 @@ def product(problem: str, out: Path) -> None:
     )
 
 
-def job(out: Path, small: bool) -> dict[str, Any]:
+def job(out: Path, small: bool, end: float) -> dict[str, Any]:
     """Time all five groups to a residual of 1e-2, and seeds trained together against one after another."""
+    del end
     cpu = jax.default_backend() == "cpu"
     name = "tiny" if small else "digits" if cpu else "resnet18-w64-3792"
     problem = problems.load(name, out / "networks")
@@ -170,7 +179,7 @@ def _trained(starts: Any, train: Any, config: TrainConfig, seeds: Sequence[int],
     return [one.network.params for one in fit(starts, train, config, seeds=seeds, at_once=at_once)]
 
 
-def quickstart(out: Path, small: bool) -> dict[str, Any]:
+def quickstart(out: Path, small: bool, end: float) -> dict[str, Any]:
     """Run the quickstart, and time it."""
     code = (
         "import dataclasses, pathlib, sys; from experiments.linearization.study import QUICKSTART, run;"
@@ -178,13 +187,15 @@ def quickstart(out: Path, small: bool) -> dict[str, Any]:
         "'budgets': (0.05,), 'train': dataclasses.replace(QUICKSTART.train, epochs=1)} if sys.argv[2] else {}));"
         "run(study, ['python -m experiments.linearization', '--preset', 'quickstart'])"
     )
+    del end
     begin = time.perf_counter()
     _child(["-c", code, str(out / "quickstart"), "small" if small else ""])
     return {"seconds": time.perf_counter() - begin, "report": "quickstart/report/report.html"}
 
 
-def bundle(out: Path, small: bool) -> dict[str, Any]:
+def bundle(out: Path, small: bool, end: float) -> dict[str, Any]:
     """Train the hardware study's networks on this device and pack them, to be merged with other machines' bundles."""
+    del end
     profile = {"cpu": "cpu", "gpu": "gpu", "tpu": "tpu"}[jax.default_backend()]
     folder, file = out / "hardware", out / f"hardware-{profile}.tar.gz"
     words = ["-m", "experiments.hardware", "--preset", "quickstart", "--profiles", profile, "--out", str(folder)]
@@ -195,7 +206,7 @@ def bundle(out: Path, small: bool) -> dict[str, Any]:
     return {"profile": profile, "file": file.name, "bytes": file.stat().st_size}
 
 
-WORK: dict[str, Callable[[Path, bool], dict[str, Any]]] = {
+WORK: dict[str, Callable[[Path, bool, float], dict[str, Any]]] = {
     "right": is_right,
     "benchmark": benchmark,
     "layouts": layouts,
@@ -205,20 +216,39 @@ WORK: dict[str, Callable[[Path, bool], dict[str, Any]]] = {
 }
 
 
-def _child(words: Sequence[str], environment: dict[str, str] | None = None) -> str:
+def _left(end: float) -> float:
+    """Return the seconds that a child may take, of a stage that ends at ``end``: enough is left to save its record."""
+    return max(1.0, end - time.monotonic() - 5)
+
+
+def _tried(work: Callable[[], Any]) -> str | None:
+    """Do it, and return the sentence of its failure."""
+    try:
+        work()
+    except JaxfairError as error:
+        return str(error)
+    return None
+
+
+def _child(words: Sequence[str], environment: dict[str, str] | None = None, seconds: float | None = None) -> str:
     """Run Python and return what it prints."""
     given = {**os.environ, **(environment or {})}
-    ended = subprocess.run([sys.executable, *words], cwd=ROOT, env=given, capture_output=True, text=True)
+    try:
+        ended = subprocess.run(
+            [sys.executable, *words], cwd=ROOT, env=given, capture_output=True, text=True, timeout=seconds
+        )
+    except subprocess.TimeoutExpired:
+        raise JaxfairError(f"'{shlex.join(words)[:80]}' was stopped after {seconds:.0f} seconds") from None
     if ended.returncode:
         lines = ended.stderr.strip().splitlines() or [f"status {ended.returncode}"]
         raise JaxfairError(f"'{shlex.join(words)[:80]}' failed: {lines[-1][:200]}")
     return ended.stdout
 
 
-def run_stage(name: str, out: Path, small: bool) -> None:
-    """Run one stage in this process and save what it found."""
+def run_stage(name: str, out: Path, small: bool, minutes: float) -> None:
+    """Run one stage in this process, of which it may take ``minutes``, and save what it found."""
     begin = time.perf_counter()
-    found = WORK[name](out, small)
+    found = WORK[name](out, small, time.monotonic() + 60 * minutes)
     environment = {**runs.environment(), **hardware.describe()}
     record = {"stage": name, "stage_seconds": time.perf_counter() - begin, **found, "environment": environment}
     runs.write_json(out / f"{name}.json", record)
@@ -237,7 +267,9 @@ def run_all(out: Path, minutes: float, small: bool) -> dict[str, str]:
             missing[stage.name] = "no time was left; give the same command again"
             continue
         print(f"{stage.name}: {stage.question} (at most {min(left / 60, stage.minutes):.1f} minutes)", flush=True)
+        seconds = min(left, 60 * stage.minutes)
         words = [sys.executable, "-m", "benchmarks.accelerator", "--stage", stage.name, "--out", str(out)]
+        words += ["--minutes", str(seconds / 60)]
         process = subprocess.Popen(
             [*words, *(["--small"] if small else [])],
             cwd=ROOT,
@@ -246,7 +278,7 @@ def run_all(out: Path, minutes: float, small: bool) -> dict[str, str]:
             start_new_session=True,
         )
         try:
-            _, error = process.communicate(timeout=min(left, 60 * stage.minutes))
+            _, error = process.communicate(timeout=seconds)
         except (subprocess.TimeoutExpired, KeyboardInterrupt) as stopped:
             os.killpg(process.pid, signal.SIGKILL)  # with the processes that it has started
             process.wait()
@@ -291,7 +323,7 @@ _said: dict[str, Callable[[dict[str, Any]], str]] = {
     "layouts": lambda f: (
         f"A Hessian product of {f['problem']}: "
         + _seconds({n: row["median"] for n, row in f["seconds"].items()}, 8)
-        + "."
+        + f". Missing: {'; '.join(f'{n}: {why}' for n, why in f['missing'].items()) or 'none'}."
     ),
     "job": lambda f: (
         f"{f['images']:,} images of {f['problem']} in {f['seconds']:.3g} s ({f['first']:.3g} s with compilation); "
@@ -306,7 +338,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run all stages, or one; a mistake is answered by one sentence."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the answers")
-    parser.add_argument("--minutes", type=float, default=8.0, help="that all stages may take")
+    parser.add_argument("--minutes", type=float, default=8.0, help="that all stages, or this one, may take")
     parser.add_argument("--small", action="store_true", help="tiny problems, to see that everything runs")
     parser.add_argument("--stage", choices=[*WORK, "product"], help="run this stage alone, in this process")
     parser.add_argument("--problem", default="tiny", help=argparse.SUPPRESS)
@@ -319,7 +351,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if chosen.stage == "product":
             product(chosen.problem, out)
         elif chosen.stage:
-            run_stage(chosen.stage, out, chosen.small)
+            run_stage(chosen.stage, out, chosen.small, chosen.minutes)
         else:
             missing = run_all(out, chosen.minutes, chosen.small)
             text = page(out, missing)

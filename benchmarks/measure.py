@@ -11,7 +11,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -38,18 +38,20 @@ APART = 3e-2
 """Relative error that no method may have at its tightest setting: it would not be the same problem."""
 
 
-def check(problem: Problem, jobs: dict[str, dict[str, Job]]) -> dict[str, float]:
+def check(problem: Problem, jobs: dict[str, dict[str, Job]], missing: dict[str, str] | None = None) -> dict[str, float]:
     """Run every job once and return the largest disagreement of each quantity.
 
     Args:
         problem: for the message.
-        jobs: by operation and name.
+        jobs: by operation and name; those of other libraries that cannot run on this machine are taken away.
+        missing: to which these are added, with the reason.
 
     Raises:
         JaxfairError: the libraries disagree.
     """
     agreement = {}
     for operation, found in jobs.items():
+        _leave_out_what_fails(found, {} if missing is None else missing)
         for quantity, distance in disagreement(found).items():
             if distance > LIMITS[operation]:
                 raise JaxfairError(
@@ -58,6 +60,18 @@ def check(problem: Problem, jobs: dict[str, dict[str, Job]]) -> dict[str, float]
                 )
             agreement[quantity] = distance
     return agreement
+
+
+def _leave_out_what_fails(jobs: dict[str, Job], missing: dict[str, str]) -> None:
+    """Run other libraries' jobs: what these raise is theirs, and anything."""
+    for name, job in list(jobs.items()):
+        if name.startswith(f"{ours.DISTRIBUTION}:"):
+            continue
+        try:
+            timing.wait(job.run())
+        except Exception as error:
+            missing[name] = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            del jobs[name]
 
 
 def timed(jobs: dict[str, Job], repeats: int, forward_gflop: float, peak: float) -> dict[str, Any]:
@@ -175,6 +189,7 @@ def measure(
     repeats: int,
     cache: Path,
     methods: Sequence[str] = ("",),
+    save: Callable[[dict[str, Any]], object] = lambda result: None,
 ) -> dict[str, Any]:
     """Check, time and describe.
 
@@ -185,6 +200,7 @@ def measure(
         repeats: timed rounds.
         cache: folder of trained networks, for processes.
         methods: parts of the names of the eigenvalue methods to time.
+        save: is given the result so far, after every operation.
 
     Raises:
         JaxfairError: answers disagree, a name is unknown, a process fails.
@@ -201,11 +217,13 @@ def measure(
         "matmul_gflops": peak,
         "forward_gflop": forward,
         "work": "convolutions and matrix products, counted from their shapes, of the passes that a job needs",
-        "agreement": check(problem, jobs),
+        "agreement": check(problem, jobs, missing),
     }
     for operation in TIMED:
         if operation in operations:
             result[operation] = timed(jobs[operation], repeats, forward, peak)
+            in_gradients(result, problem, repeats)
+            save(result)
     jobs.clear()  # and with them the passes that they keep
     if "eigenvalues" in operations:
         every = libraries.jobs(found, "eigenvalues", problem)
@@ -213,7 +231,8 @@ def measure(
         if not chosen:
             raise JaxfairError(f"No method's name has {' or '.join(methods)} in it; there are {', '.join(every)}.")
         result["eigenvalues"] = eigenvalues(problem, chosen, repeats)
-    in_gradients(result, problem, repeats)
+        in_gradients(result, problem, repeats)
+        save(result)
     if "memory" in operations:
         memory(result, problem, cache)
     if "scaling" in operations:
@@ -262,13 +281,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if chosen.repeats < 1:
             raise JaxfairError(f"{chosen.repeats} repeats were asked for; give at least 1.")
         problem = problems.load(chosen.problem, chosen.cache)
-        result = measure(problem, chosen.libraries, chosen.operations, chosen.repeats, chosen.cache, chosen.methods)
-        command = shlex.join(
-            ["python", "-m", "benchmarks.measure", *(sys.argv[1:] if arguments is None else arguments)]
-        )
-        result = {"command": command, **result}
+        words = ["python", "-m", "benchmarks.measure", *(sys.argv[1:] if arguments is None else arguments)]
         chosen.out.parent.mkdir(parents=True, exist_ok=True)
-        runs.Run(chosen.out.parent, {}).write_json(chosen.out.name, result)
+
+        def save(result: dict[str, Any]) -> None:
+            runs.write_json(chosen.out, {"command": shlex.join(words), **result})
+
+        result = measure(
+            problem, chosen.libraries, chosen.operations, chosen.repeats, chosen.cache, chosen.methods, save
+        )
+        save(result)
     except (JaxfairError, OSError) as error:
         raise SystemExit(str(error)) from error
     show(result)

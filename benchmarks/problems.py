@@ -49,6 +49,8 @@ SPECS = {
     "resnet18-w16": Spec("ResNet-18, width 16, 32x32", networks.STAGE_SIZES[18], 16, 4, 40, 128, 3),
     "resnet18-w16-1000": Spec("ResNet-18, width 16, 32x32", networks.STAGE_SIZES[18], 16, 4, 1000, 128, 3),
     "resnet18-w64": Spec("ResNet-18, width 64, 32x32", networks.STAGE_SIZES[18], 64, 4, 40, 64, 3),
+    # The network and the batch of curvlinops' own benchmark.
+    "resnet18-w64-512": Spec("ResNet-18, width 64, 32x32, batch 512", networks.STAGE_SIZES[18], 64, 4, 103, 512, 3),
     # As many images as the training split of UTKFace has.
     "resnet18-w64-3792": Spec("ResNet-18, width 64, 32x32", networks.STAGE_SIZES[18], 64, 4, 3792, 64, 3),
     "digits": Spec("small ResNet, width 8, 8x8", (1, 1, 1), 8, 1, 40, 128, 20),

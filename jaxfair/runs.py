@@ -234,7 +234,8 @@ def environment() -> dict[str, Any]:
     """Return versions, commit, platform and command line of this process, and the time in UTC as ``started``.
 
     The commit, and whether there are uncommitted changes, are those when the process first asked: what it has imported
-    stays what it was. Both are None where the package does not lie in the root of its git checkout.
+    stays what it was. Where the package does not lie in the root of its git checkout the commit is what the variable
+    ``JAXFAIR_COMMIT`` says, as a container or a copied folder may set it, or None, and the changes are None.
     """
     names = ("jaxfair", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "scikit-learn")
     versions = {}
@@ -258,14 +259,15 @@ def environment() -> dict[str, Any]:
 
 @cache
 def _checkout(root: Path) -> tuple[str | None, bool | None]:
-    """Ask git for commit and uncommitted changes of the checkout at ``root``; None where the package is installed."""
+    """Ask git for commit and uncommitted changes of the checkout at ``root``, and the environment where it is none."""
+    said = os.environ.get("JAXFAIR_COMMIT") or None
     command = ["git", "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
     try:
         if not (root / ".git").exists():  # another project's repository may lie around an installed package
-            return None, None
+            return said, None
         answer = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
-        return None, None
+        return said, None
     head, *others = answer.stdout.splitlines()
     commit = head.removeprefix("# branch.oid ")
     changed = any(not line.startswith("#") for line in others)

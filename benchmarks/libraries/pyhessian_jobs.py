@@ -46,23 +46,29 @@ def instance(module: nn.Module, batch: pytorch.Batch) -> Any:
 
 
 def products(problem: Problem) -> dict[str, Job]:
-    """One iteration of its power method, without the vector arithmetic."""
-    module = pytorch.to_torch(problem)
-    kept, v = instance(module, pytorch.batch_of(problem)), pytorch.vector(problem, module)
-    return {
-        "Hessian product, pass kept": Job(
-            "Hessian product",
-            lambda: _product(kept.gradsH, kept.params, v),
-            lambda found: pytorch.flat(problem, module, found),
-            6,
-        )
-    }
+    """One iteration of its power method, without the vector arithmetic, in both layouts."""
+    return {f"Hessian product, pass kept{layout}": _job(problem, layout) for layout in pytorch.LAYOUTS}
+
+
+def _job(problem: Problem, layout: str) -> Job:
+    module = pytorch.to_torch(problem, layout)
+    kept, v = instance(module, pytorch.batch_of(problem, layout=layout)), pytorch.vector(problem, module)
+    return Job(
+        "Hessian product",
+        lambda: _product(kept.gradsH, kept.params, v),
+        lambda found: pytorch.flat(problem, module, found),
+        6,
+    )
 
 
 def eigenvalues(problem: Problem) -> dict[str, Method]:
-    """Power iteration, which stops when its estimate stagnates."""
-    module = pytorch.to_torch(problem)
-    batches = [pytorch.batch_of(problem, group) for group in range(GROUPS)]
+    """Power iteration, which stops when its estimate stagnates, in both layouts."""
+    return {f"power iteration{layout}": _power_iteration(problem, layout) for layout in pytorch.LAYOUTS}
+
+
+def _power_iteration(problem: Problem, layout: str) -> Method:
+    module = pytorch.to_torch(problem, layout)
+    batches = [pytorch.batch_of(problem, group, layout) for group in range(GROUPS)]
 
     def find(tolerance: float) -> Found:
         torch.manual_seed(0)  # of its start vectors
@@ -72,7 +78,7 @@ def eigenvalues(problem: Problem) -> dict[str, Method]:
             module.zero_grad()  # lets go of the graph, which hangs on the gradients
         return Found(np.array(values), (count - before) / GROUPS)
 
-    return {"power iteration": Method(find, TOLERANCES, 1e-3)}
+    return Method(find, TOLERANCES, 1e-3)
 
 
 def density(problem: Problem) -> dict[str, Job]:

@@ -1,5 +1,10 @@
-"""PyTorch itself, and the problem's network as a plain ``nn.Module`` for the libraries built on it."""
+"""PyTorch itself, and the problem's network as a plain ``nn.Module`` for the libraries built on it.
 
+Images and kernels lie as NCHW or as channels_last (``LAYOUTS``): which one is faster depends on the machine, so jobs
+that count against this library are there in both.
+"""
+
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -18,8 +23,11 @@ from jaxfair.networks.network import Network
 # Full float32 on GPUs too, as jaxfair has it.
 torch.backends.cudnn.allow_tf32 = False
 torch.set_float32_matmul_precision("highest")
+torch.backends.cudnn.benchmark = True  # the fastest of cuDNN's kernels, as XLA also chooses by timing
 
 DISTRIBUTION = "torch"
+LAYOUTS = {"": torch.contiguous_format, ", channels_last": torch.channels_last}
+"""What a job's name ends with, and how its images and kernels lie in memory."""
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -90,8 +98,8 @@ def device() -> torch.device:
     return torch.device("cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu")
 
 
-def to_torch(problem: Problem) -> nn.Module:
-    """Return the network in PyTorch, in evaluation mode, with the same weights."""
+def to_torch(problem: Problem, layout: str = "") -> nn.Module:
+    """Return the network in PyTorch, in evaluation mode, with the same weights, in one of ``LAYOUTS``."""
     if isinstance(problem.network, Network):
         spec, channels = problem.spec, problem.x.shape[-1]
         module: nn.Module = ResNet(spec.stage_sizes, 10, spec.width, channels)
@@ -103,7 +111,7 @@ def to_torch(problem: Problem) -> nn.Module:
     missing, unexpected = module.load_state_dict(state, strict=False)
     assert not unexpected, unexpected
     assert all("num_batches_tracked" in name for name in missing), missing
-    return module.eval().to(device())
+    return module.eval().to(device(), memory_format=LAYOUTS[layout])  # pyright: ignore[reportCallIssue]
 
 
 def _named(tree: Any) -> list[tuple[str, Any]]:
@@ -146,16 +154,22 @@ def split(module: nn.Module, whole: torch.Tensor) -> list[torch.Tensor]:
     return [part.reshape(p.shape) for part, p in parts]
 
 
-def batch_of(problem: Problem, group: int | None = None) -> Batch:
-    """Return NCHW images and labels of one group, or of the batch of single products."""
+def batch_of(problem: Problem, group: int | None = None, layout: str = "") -> Batch:
+    """Return NCHW images, which lie in one of ``LAYOUTS``, and labels of one group, or of the batch of products."""
     x, y = problem.batch if group is None else problem.members(group)
     images = torch.tensor(np.ascontiguousarray(np.asarray(x).transpose(0, 3, 1, 2)))
-    return images.to(device()), torch.tensor(np.asarray(y)).long().to(device())
+    images = images.to(device()).contiguous(memory_format=LAYOUTS[layout])
+    return images, torch.tensor(np.asarray(y)).long().to(device())
 
 
 def products(problem: Problem) -> dict[str, Job]:
-    """Forward pass and gradient over the batch."""
-    module, (x, y) = to_torch(problem), batch_of(problem)
+    """Forward pass, gradient and Hessian product over the batch, in both layouts."""
+    layouts = LAYOUTS if isinstance(problem.network, Network) else [""]  # a matrix has one
+    return {name + layout: job for layout in layouts for name, job in _products(problem, layout).items()}
+
+
+def _products(problem: Problem, layout: str) -> dict[str, Job]:
+    module, (x, y) = to_torch(problem, layout), batch_of(problem, layout=layout)
 
     def forward() -> torch.Tensor:
         with torch.no_grad():
@@ -167,4 +181,28 @@ def products(problem: Problem) -> dict[str, Job]:
     return {
         "forward": Job("logits", forward, lambda logits: logits.cpu().numpy(), 1),
         "gradient": Job("gradient", gradient, lambda found: flat(problem, module, found), 3),
+        "Hessian product, torch.func": hessian_product(problem, module, (x, y), compiled=False),
+        "Hessian product, torch.func compiled": hessian_product(problem, module, (x, y), compiled=True),
     }
+
+
+def hessian_product(problem: Problem, module: nn.Module, batch: Batch, compiled: bool) -> Job:
+    """Return what a user of PyTorch alone would write: the gradient of ``<gradient, v>``, faster than ``jvp`` of it."""
+    (x, y), buffers = batch, dict(module.named_buffers())
+    params = {key: value.detach() for key, value in module.named_parameters()}
+    v = dict(zip(params, vector(problem, module), strict=True))
+    grad = torch.func.grad
+
+    def loss(p: dict[str, torch.Tensor]) -> torch.Tensor:
+        return functional.cross_entropy(torch.func.functional_call(module, (p, buffers), (x,)), y)
+
+    def inner(p: dict[str, torch.Tensor], v: dict[str, torch.Tensor]) -> torch.Tensor:
+        gradient = grad(loss)(p)
+        return torch.stack([(gradient[key] * v[key]).sum() for key in v]).sum()
+
+    def product(p: dict[str, torch.Tensor], v: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return grad(inner)(p, v)
+
+    # Not in parts: what cannot be compiled would run as it is, unsaid.
+    run = torch.compile(product, fullgraph=True) if compiled else product
+    return Job("Hessian product", partial(run, params, v), lambda found: flat(problem, module, found.values()), 9)
