@@ -8,6 +8,7 @@ name. What a machine lacks (other libraries, tyro) is left out by name too. A CP
 """
 
 import argparse
+import hashlib
 import json
 import os
 import shlex
@@ -38,7 +39,16 @@ from jaxfair.training.fit import TrainConfig, fit
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "tests" / "references" / "curvature.npz"
 ROUNDING = 3e-5  # of float32, of a Hessian product through that network; tests/curvature/test_curvature_reference.py
-NCHW, NO_TUNING = "--xla_gpu_force_conv_nchw=true", "--xla_gpu_autotune_level=0"
+VARIANTS = {
+    "as it is": ("highest", ""),
+    "NCHW": ("highest", "--xla_gpu_force_conv_nchw=true"),
+    "ordered sums": ("highest", "--xla_gpu_exclude_nondeterministic_ops=true"),
+    "TF32": ("tensorfloat32", ""),
+    "TF32, NCHW": ("tensorfloat32", "--xla_gpu_force_conv_nchw=true"),
+    "ordered sums, untuned": ("highest", "--xla_gpu_deterministic_ops=true"),
+    "untuned": ("highest", "--xla_gpu_autotune_level=0"),
+}
+"""Ways of a GPU to compute: a precision and flags of XLA, in the order of their worth."""
 
 
 class Stage(NamedTuple):
@@ -112,6 +122,8 @@ def benchmark(out: Path, small: bool, end: float) -> dict[str, Any]:
     problem = "tiny" if small else "resnet18-w16" if jax.default_backend() == "cpu" else "resnet18-w64"
     file = out / f"measured-{problem}.json"
     command = ["-m", "benchmarks.measure", "--problem", problem, "--operations", "products", "report", "eigenvalues"]
+    # The others' eigenvalues take minutes: their products say why.
+    command += ["--methods", "jaxfair", "pyhessian", "matfree"]
     command += ["--repeats", "1" if small else "3", "--out", str(file), "--cache", str(out / "networks")]
     stopped = _tried(lambda: _child(command, seconds=_left(end)))
     if not file.is_file():
@@ -126,33 +138,30 @@ def benchmark(out: Path, small: bool, end: float) -> dict[str, Any]:
 def layouts(out: Path, small: bool, end: float) -> dict[str, Any]:
     """Time one Hessian product in every layout, precision and tuning, each in a process of its own."""
     problem = "tiny" if small else "digits" if jax.default_backend() == "cpu" else "resnet18-w64"
-    gpu = jax.default_backend() == "gpu"
+    names = list(VARIANTS) if jax.default_backend() == "gpu" else ["as it is"]
     found: dict[str, Any] = {}
     missing: dict[str, str] = {}
-    for tuning in ("", NO_TUNING) if gpu else ("",):  # what matters most comes first
-        for precision in ("highest", "tensorfloat32") if gpu else ("highest",):
-            for layout in ("", NCHW) if gpu else ("",):
-                name = f"{'NCHW' if layout else 'default layout'}, {precision}, {'untuned' if tuning else 'tuned'}"
-                flags = f"{os.environ.get('XLA_FLAGS', '')} {layout} {tuning}".strip()
-                words = ["-m", "benchmarks.accelerator", "--stage", "product", "--problem", problem, "--out", str(out)]
-                given = {"XLA_FLAGS": flags, "JAX_DEFAULT_MATMUL_PRECISION": precision}
-                try:
-                    found[name] = json.loads(_child(words, given, _left(end)).strip().splitlines()[-1])
-                except JaxfairError as error:  # a flag that this jaxlib does not know, or no time left
-                    missing[name] = str(error)
+    for name in [*names, names[0]]:  # once more at the end, in a process whose kernels are chosen anew
+        precision, flags = VARIANTS[name]
+        words = ["-m", "benchmarks.accelerator", "--stage", "product", "--problem", problem, "--out", str(out)]
+        given = {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()}
+        label = f"{name}, again" if name in found else name
+        try:
+            text = _child([*words, "--precision", precision], given, _left(end))
+            found[label] = json.loads(text.strip().splitlines()[-1])
+        except JaxfairError as error:  # a flag that this jaxlib does not know, or no time left
+            missing[label] = str(error)
     return {"problem": problem, "seconds": found, "missing": missing}
 
 
-def product(problem: str, out: Path) -> None:
-    """Print the seconds of one Hessian product and of its first run, for ``layouts``."""
+def product(problem: str, precision: str, out: Path) -> None:
+    """Print the seconds of one Hessian product and of its first run, and whether repeats agree, for ``layouts``."""
     loaded = problems.load(problem, out / "networks")
-    operator, vector = ours.operator(loaded), ours.vector(loaded)
+    operator, vector = ours.operator(loaded, precision=precision), ours.vector(loaded)
     first = timing.clock(lambda: operator(vector))
-    print(
-        json.dumps(
-            {"first": first, "median": float(np.median([timing.clock(lambda: operator(vector)) for _ in range(9)]))}
-        )
-    )
+    median = float(np.median([timing.clock(lambda: operator(vector)) for _ in range(9)]))
+    digests = {hashlib.sha256(np.asarray(operator(vector)).tobytes()).hexdigest()[:12] for _ in range(5)}
+    print(json.dumps({"first": first, "median": median, "digests": sorted(digests)}))
 
 
 def job(out: Path, small: bool, end: float) -> dict[str, Any]:
@@ -323,6 +332,7 @@ _said: dict[str, Callable[[dict[str, Any]], str]] = {
     "layouts": lambda f: (
         f"A Hessian product of {f['problem']}: "
         + _seconds({n: row["median"] for n, row in f["seconds"].items()}, 8)
+        + f". Other bits when repeated: {', '.join(n for n, row in f['seconds'].items() if len(row['digests']) > 1)}"
         + f". Missing: {'; '.join(f'{n}: {why}' for n, why in f['missing'].items()) or 'none'}."
     ),
     "job": lambda f: (
@@ -342,6 +352,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--small", action="store_true", help="tiny problems, to see that everything runs")
     parser.add_argument("--stage", choices=[*WORK, "product"], help="run this stage alone, in this process")
     parser.add_argument("--problem", default="tiny", help=argparse.SUPPRESS)
+    parser.add_argument("--precision", default="highest", help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # stages start processes that need their share
     if "JAX_DEFAULT_MATMUL_PRECISION" not in os.environ:
@@ -349,7 +360,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     out = chosen.out.absolute()
     try:
         if chosen.stage == "product":
-            product(chosen.problem, out)
+            product(chosen.problem, chosen.precision, out)
         elif chosen.stage:
             run_stage(chosen.stage, out, chosen.small, chosen.minutes)
         else:

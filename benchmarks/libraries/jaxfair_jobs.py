@@ -1,7 +1,7 @@
 """This library."""
 
 from functools import partial
-from typing import get_args
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -24,13 +24,16 @@ DENSITY_STEPS, DENSITY_VECTORS = 20, 2
 STARTS: tuple[Start, ...] = ("random", "coarse")
 
 
-def operator(problem: Problem, kind: Kind = "hessian", memory: int = MEMORY) -> GroupOperator:
+def operator(
+    problem: Problem, kind: Kind = "hessian", memory: int = MEMORY, precision: str = "highest"
+) -> GroupOperator:
     """Return the Hessian or Gauss-Newton matrix of the mean loss over the batch."""
+    options: dict[str, Any] = {"kind": kind, "memory": memory, "precision": precision}
     x, y = problem.batch
     logits_fn, count = as_pytree(problem.logits_fn), len(y)
-    plan = make_plan(logits_fn, problem.params, x, y, kind=kind, count=count, chunk_size=None, memory=MEMORY)
+    plan = make_plan(logits_fn, problem.params, x, y, count=count, chunk_size=None, **options | {"memory": MEMORY})
     weight = np.full(count, 1 / count, np.float32)
-    return GroupOperator(logits_fn, problem.params, x, y, weight, plan, kind=kind, memory=memory)
+    return GroupOperator(logits_fn, problem.params, x, y, weight, plan, **options)
 
 
 def vector(problem: Problem) -> jax.Array:

@@ -219,13 +219,23 @@ def _rows(start: Vector, largest: int, smallest: int, max_steps: int, max_basis:
 
 
 def norm(vector: Vector) -> float:
-    """Return the L2 norm, summed in float64.
+    """Return the L2 norm: of a JAX array where it lies, of a NumPy array summed in float64.
 
     By einsum, as all sums over long vectors here: the threads of NumPy's BLAS wait busily for a while after each call,
     which takes the cores from the products that follow.
     """
+    if isinstance(vector, jax.Array) and jax.default_backend() != "cpu":  # a copy to the host would take far longer
+        return float(_device_norm(vector))
     host = np.asarray(vector, np.float64)
     return float(np.sqrt(np.einsum("i,i->", host, host)))
+
+
+@jax.jit
+def _device_norm(vector: Vector) -> Any:
+    """Return the L2 norm of numbers scaled by the largest of them, whose squares neither overflow nor vanish."""
+    largest = jnp.abs(vector).max()
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    return scale * jnp.linalg.norm(vector / scale)
 
 
 class _Basis:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jaxfair.curvature import lanczos
 from jaxfair.curvature.lanczos import EigenResult, MatVec, extreme_eigenvalues
 from jaxfair.errors import JaxfairError
 
@@ -216,3 +217,18 @@ def fail_at(step: int) -> MatVec:
 def test_refusals(run: Callable[[], EigenResult], words: str) -> None:
     with pytest.raises(JaxfairError, match=words):
         run()
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_the_norm_on_a_device_neither_overflows_nor_vanishes(scale):
+    """Numbers whose squares are no float32."""
+    vector = np.random.default_rng(0).standard_normal(100_000).astype(np.float32) * np.float32(scale)
+    wanted = np.linalg.norm(vector.astype(np.float64))
+    assert float(lanczos._device_norm(vector)) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_the_norm_on_a_device_is_that_of_nothing_and_of_what_is_not_finite():
+    """Zero stays zero, and infinity and NaN are seen."""
+    assert float(lanczos._device_norm(np.zeros(3, np.float32))) == 0
+    assert not np.isfinite(float(lanczos._device_norm(np.array([1, np.inf], np.float32))))
+    assert np.isnan(float(lanczos._device_norm(np.array([1, np.nan], np.float32))))
