@@ -82,15 +82,35 @@ def _plan(model: Model, params: Any, x: Any, y: Any, kind: Kind, precision: str,
     def struct(leaf: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype)
 
+    dtype = jnp.result_type(*jax.tree.leaves(params))
+    chunk = Chunk(jax.tree.map(struct, x), struct(y), jax.ShapeDtypeStruct((size,), dtype))
+    return _traced(kind, precision, model, params, chunk)[0]
+
+
+def _traced(kind: Kind, precision: str, model: Model, params: Any, chunk: Chunk) -> tuple[Plan, tuple[bool, ...]]:
+    """Return the memory of a kept pass of one chunk, and which of its arrays depend on the chunk."""
+    leaves, tree = jax.tree.flatten((model, params, chunk))
+    shapes = tuple(
+        jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf), weak_type=getattr(leaf, "weak_type", False))
+        for leaf in leaves
+    )
+    settings = jax.default_backend(), precision, bool(jax.config.jax_enable_x64)  # pyright: ignore
+    return _traced_once(settings, kind, tree, shapes)
+
+
+@functools.lru_cache(maxsize=16)  # groups and repeated calls ask for the same few; each holds a user's function
+def _traced_once(settings: tuple[str, str, bool], kind: Kind, tree: Any, shapes: Any) -> tuple[Plan, tuple[bool, ...]]:
+    backend, precision, _ = settings
+    model, params, chunk = jax.tree.unflatten(tree, shapes)
     leaves = jax.tree.leaves(params)
     dtype, count = jnp.result_type(*leaves), sum(leaf.size for leaf in leaves)
-    chunk = Chunk(jax.tree.map(struct, x), struct(y), jax.ShapeDtypeStruct((size,), dtype))
     total = jax.ShapeDtypeStruct((), dtype), jax.ShapeDtypeStruct((count,), dtype)
     # Traced as the program that will run, so that it is traced once.
-    traced = programs(jax.default_backend(), precision).keep.trace(kind, total, model, params, chunk)
+    traced = programs(backend, precision).keep.trace(kind, total, model, params, chunk)
+    own = tuple(depends_on_last(traced.jaxpr, len(jax.tree.leaves(chunk))))
     sizes = [leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(traced.out_info[0])]
-    own = sum(itertools.compress(sizes, depends_on_last(traced.jaxpr, len(jax.tree.leaves(chunk)))))
-    return Plan(size, own, sum(sizes) - own)
+    of_chunk = sum(itertools.compress(sizes, own))
+    return Plan(chunk.weight.shape[0], of_chunk, sum(sizes) - of_chunk), own
 
 
 def _bound(memory: int | None) -> int:
@@ -163,7 +183,7 @@ class GroupOperator:
         Raises:
             JaxfairError: The kind is unknown, the weights do not match the labels, or all of them are 0.
         """
-        self._programs = programs(jax.default_backend(), precision)
+        self._programs, self._precision = programs(jax.default_backend(), precision), precision
         if plan is None:  # otherwise whoever planned has asked
             params, x, y = as_examples(as_pytree(logits_fn), params, x, y, labelled=losses.takes_classes(loss))
         model, self._kind, self._devices = Model(as_pytree(logits_fn), as_pytree(loss)), kind, Devices()
@@ -239,8 +259,7 @@ class GroupOperator:
         network, params, chunk = self._chunk(i)
         arguments = self._kind, total, network, params, chunk
         if not self._own:
-            traced = self._programs.keep.trace(*arguments)
-            self._own = depends_on_last(traced.jaxpr, len(jax.tree.leaves(chunk)))
+            self._own = _traced(self._kind, self._precision, network, params, chunk)[1]
         kept, *total = self._programs.keep(*arguments)
         leaves, tree = jax.tree.flatten(kept)
         common = self._shared.setdefault(i % self._devices.count, leaves)
