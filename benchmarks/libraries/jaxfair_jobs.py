@@ -28,12 +28,12 @@ def operator(
     problem: Problem, kind: Kind = "hessian", memory: int = MEMORY, precision: str = "highest"
 ) -> GroupOperator:
     """Return the Hessian or Gauss-Newton matrix of the mean loss over the batch."""
-    options: dict[str, Any] = {"kind": kind, "memory": memory, "precision": precision}
+    options: dict[str, Any] = {"kind": kind, "precision": precision}
     x, y = problem.batch
     logits_fn, count = as_pytree(problem.logits_fn), len(y)
-    plan = make_plan(logits_fn, problem.params, x, y, count=count, chunk_size=None, **options | {"memory": MEMORY})
+    plan = make_plan(logits_fn, problem.params, x, y, count=count, chunk_size=None, memory=MEMORY, **options)
     weight = np.full(count, 1 / count, np.float32)
-    return GroupOperator(logits_fn, problem.params, x, y, weight, plan, **options)
+    return GroupOperator(logits_fn, problem.params, x, y, weight, plan, memory=memory, **options)
 
 
 def vector(problem: Problem) -> jax.Array:

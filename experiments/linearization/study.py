@@ -72,7 +72,7 @@ class Study:
         title: heading of the report; by default it is made of the network and the data set's name.
         dry_run: list the runs, which are finished and about how long the others take, and make none; the data need not
             be there yet.
-        seeds_at_once: seeds trained in one program; by default 1 on CPU and all elsewhere. Fewer take less memory.
+        seeds_at_once: seeds trained in one program; by default all on a TPU and 1 elsewhere. Fewer take less memory.
         data: which data, and how it is split.
         model: the full network.
         train: of the full network.

@@ -186,7 +186,8 @@ class GroupOperator:
         self._programs, self._precision = programs(jax.default_backend(), precision), precision
         if plan is None:  # otherwise whoever planned has asked
             params, x, y = as_examples(as_pytree(logits_fn), params, x, y, labelled=losses.takes_classes(loss))
-        model, self._kind, self._devices = Model(as_pytree(logits_fn), as_pytree(loss)), kind, Devices()
+        model, self._devices = Model(as_pytree(logits_fn), as_pytree(loss)), Devices()
+        self._kind: Kind = kind
         self._networks = self._devices.copies((model, params))
         leaves = jax.tree.leaves(params)
         self.size, self._dtype = sum(leaf.size for leaf in leaves), jnp.result_type(*leaves)
