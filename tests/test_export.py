@@ -145,7 +145,7 @@ def fit(
     """Train for two epochs of three steps."""
     config = train.TrainConfig(2, 4, augment="cifar", distillation_weight=1.0, mitigation=MitigationConfig(method))
     networks = [network(seed, module) for seed in range(seeds)]
-    dataset, options = made(on_device=on_device), {"seeds": range(seeds), "teachers": networks}
+    dataset, options = made(on_device=on_device), {"seeds": range(seeds), "teachers": networks, "at_once": seeds}
     kept = [kept_weights(one.params) for one in networks] if pruned else None
     assert len(list(train.fit(networks, dataset, config, kept=kept, **options))) == seeds
 

@@ -230,7 +230,6 @@ def norm(vector: Vector) -> float:
     return float(np.sqrt(np.einsum("i,i->", host, host)))
 
 
-@jax.jit
 def _device_norm(vector: Vector) -> Any:
     """Return the L2 norm of numbers scaled by the largest of them, whose squares neither overflow nor vanish."""
     largest = jnp.abs(vector).max()
