@@ -31,7 +31,6 @@ from benchmarks import problems, timing
 from benchmarks.libraries import jaxfair_jobs as ours
 from jaxfair import hardware, networks, runs
 from jaxfair.curvature.operators import GroupOperator, Kind
-from jaxfair.curvature.report import group_report
 from jaxfair.curvature.spectrum import CurvatureConfig, group_curvature
 from jaxfair.data.sources import load
 from jaxfair.errors import JaxfairError
@@ -127,14 +126,22 @@ def benchmark(out: Path, small: bool, end: float) -> dict[str, Any]:
     # The others' eigenvalues take minutes: their products say why.
     command += ["--methods", "jaxfair", "pyhessian", "matfree"]
     command += ["--repeats", "1" if small else "3", "--out", str(file), "--cache", str(out / "networks")]
-    stopped = _tried(lambda: _child(command, seconds=_left(end)))
-    if not file.is_file():
-        raise JaxfairError(str(stopped))
+    rest: dict[str, str] = {}
+    try:
+        _child(command, seconds=_left(end))
+    except JaxfairError as error:
+        if not file.is_file():
+            raise
+        rest = {"the rest": str(error)}
     found = json.loads(file.read_text(encoding="utf-8"))
     rows = found.get("products", {}) | found.get("eigenvalues", {}).get("methods", {}) | found.get("report", {})
     seconds = {name: row["median"] for name, row in rows.items() if "median" in row}
-    missing = found["environment"]["missing"] | ({"the rest": stopped} if stopped else {})
-    return {"problem": problem, "seconds": seconds, "missing": missing, "file": file.name}
+    return {
+        "problem": problem,
+        "seconds": seconds,
+        "missing": found["environment"]["missing"] | rest,
+        "file": file.name,
+    }
 
 
 def layouts(out: Path, small: bool, end: float) -> dict[str, Any]:
@@ -170,18 +177,16 @@ def job(out: Path, small: bool, end: float) -> dict[str, Any]:
     """Time all five groups to a residual of 1e-2, in full float32 and in the device's own products."""
     name = "tiny" if small else "digits" if jax.default_backend() == "cpu" else "resnet18-w64-3792"
     problem = problems.load(name, out / "networks")
-    call = partial(group_report, problem.logits_fn, problem.params, problem.x, problem.y, problem.group)
     found: dict[str, Any] = {"problem": name, "images": len(problem.group)}
-    values: dict[str, np.ndarray] = {}
+    exact = None
     for precision in ("highest", "default"):
         if precision != "highest" and time.monotonic() + found["highest"]["first"] > end:
             break  # what is known is kept
-        run = partial(call, CurvatureConfig(tolerance=1e-2, start="coarse", precision=precision))
-        reports: list[Any] = []
+        run, reports = ours.report(problem, precision)["group_report, coarse start"].run, []
         seconds = [timing.clock(lambda run=run, reports=reports: reports.append(run())) for _ in range(2)]
         curvature = reports[-1].curvature
-        values[precision] = curvature.top_eigenvalue
-        apart = float(np.abs(values[precision] / values["highest"] - 1).max())
+        exact = curvature.top_eigenvalue if exact is None else exact
+        apart = float(np.abs(curvature.top_eigenvalue / exact - 1).max())
         found[precision] = {"first": seconds[0], "again": seconds[1], "products": curvature.products, "apart": apart}
     return found
 
@@ -247,15 +252,6 @@ WORK: dict[str, Callable[[Path, bool, float], dict[str, Any]]] = {
 def _left(end: float) -> float:
     """Return the seconds that a child may take, of a stage that ends at ``end``: enough is left to save its record."""
     return max(1.0, end - time.monotonic() - 5)
-
-
-def _tried(work: Callable[[], Any]) -> str | None:
-    """Do it, and return the sentence of its failure."""
-    try:
-        work()
-    except JaxfairError as error:
-        return str(error)
-    return None
 
 
 def _child(words: Sequence[str], environment: dict[str, str] | None = None, seconds: float | None = None) -> str:

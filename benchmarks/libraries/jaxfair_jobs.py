@@ -75,13 +75,16 @@ def eigenvalues(problem: Problem) -> dict[str, Method]:
     }
 
 
-def report(problem: Problem) -> dict[str, Job]:
+def report(problem: Problem, precision: str = "highest") -> dict[str, Job]:
     """One call of what users call, at its defaults: a residual of at most 1e-2 of each eigenvalue."""
     call = partial(group_report, problem.logits_fn, problem.params, problem.x, problem.y, problem.group)
     # Two starts: the default's eigenvalue is the largest one with certainty, the other takes fewer products.
     return {
         f"group_report, {start} start": Job(
-            "largest eigenvalues", partial(call, CurvatureConfig(tolerance=1e-2, start=start)), _top, 0
+            "largest eigenvalues",
+            partial(call, CurvatureConfig(tolerance=1e-2, start=start, precision=precision)),
+            _top,
+            0,
         )
         for start in STARTS
     }
