@@ -7,8 +7,9 @@ share the chunks in turn, and each keeps and sums what is its own: a vector goes
 import contextlib
 import functools
 import os
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
 
 import jax
@@ -134,9 +135,11 @@ def accumulate(function: Callable[[Any, int], Any], zero: Callable[[], Any], cou
 
     Each worker sums its own chunks and the sums are added in order, so a run on as many cores or devices gives the same
     bits, and memory does not grow with the number of chunks. What is worker ``w``'s is on the device of chunk ``w``.
+    Where one worker fails, or the caller is interrupted, the others end with their chunk before the error is raised:
+    nothing goes on behind the caller's back.
     """
     double = jax.dtypes.canonicalize_dtype(np.float64)
-    stripes = min(devices.workers, count)
+    stripes, stopped = min(devices.workers, count), threading.Event()
 
     def run(stripe: int) -> Any:
         # ``with jax.enable_x64(...)`` holds for the caller's thread only.
@@ -144,13 +147,22 @@ def accumulate(function: Callable[[Any, int], Any], zero: Callable[[], Any], cou
         with devices.as_chosen(), contextlib.nullcontext() if same else jax.enable_x64(double == np.float64):
             total = devices.place(zero(), stripe)
             for i in range(stripe, count, stripes):
+                if stopped.is_set():
+                    break
                 total = function(total, i)
             # One stripe alone is left to run ahead, as an accelerator wants it.
             return total if stripes == 1 else jax.block_until_ready(total)
 
+    if stripes == 1:
+        return devices.gathered([run(0)])
     # JAX compiles once: the other threads wait for it.
-    totals = [run(0)] if stripes == 1 else list(_pool(devices.workers).map(run, range(stripes)))
-    return devices.gathered(totals)
+    running = [_pool(devices.workers).submit(run, stripe) for stripe in range(stripes)]
+    try:
+        wait(running, return_when=FIRST_EXCEPTION)
+    finally:
+        stopped.set()
+        wait(running)
+    return devices.gathered([each.result() for each in running])
 
 
 @functools.cache

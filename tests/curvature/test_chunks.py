@@ -1,11 +1,13 @@
 """Examples in chunks of one size: nothing is lost, doubled or padded in the result."""
 
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxfair.curvature.chunks import over_chunks
+from jaxfair.curvature.chunks import Devices, accumulate, over_chunks
 from jaxfair.errors import JaxfairError
 
 
@@ -29,3 +31,22 @@ def test_every_example_is_computed_in_chunks_of_one_size(size: int, each: int, a
 def test_no_example_or_no_size_is_refused(count: int, size: int) -> None:
     with pytest.raises(JaxfairError, match=f"There are {count} examples and the chunk size is {size}"):
         over_chunks(lambda index: index, count, size)
+
+
+def test_a_failing_worker_stops_the_others() -> None:
+    """What goes on behind the caller computes in another precision, or for minutes after Ctrl-C."""
+    devices, seen = Devices(), []
+    devices.workers = 2
+
+    def function(total: None, chunk: int) -> None:
+        seen.append(chunk)
+        time.sleep(0.05)
+        if chunk == 0:
+            raise JaxfairError("No chunk.")
+
+    with pytest.raises(JaxfairError, match="No chunk"):
+        accumulate(function, lambda: None, 1000, devices)
+    ended = list(seen)
+    time.sleep(0.2)
+    assert seen == ended
+    assert 1 <= len(ended) < 10
