@@ -30,8 +30,9 @@ from jax.flatten_util import ravel_pytree
 from benchmarks import problems, timing
 from benchmarks.libraries import jaxfair_jobs as ours
 from jaxfair import hardware, networks, runs
+from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.operators import GroupOperator, Kind
-from jaxfair.curvature.spectrum import CurvatureConfig, group_curvature
+from jaxfair.curvature.spectrum import group_curvature
 from jaxfair.data.sources import load
 from jaxfair.errors import JaxfairError
 from jaxfair.training.fit import TrainConfig, fit
@@ -214,7 +215,8 @@ def _trained(starts: Any, train: Any, config: TrainConfig, seeds: Sequence[int],
 def quickstart(out: Path, small: bool, end: float) -> dict[str, Any]:
     """Run the quickstart, and time it."""
     code = (
-        "import dataclasses, pathlib, sys; from experiments.linearization.study import QUICKSTART, run;"
+        "import dataclasses, pathlib, sys; from experiments.linearization.settings import QUICKSTART;"
+        " from experiments.linearization.study import run;"
         "study = dataclasses.replace(QUICKSTART, out=pathlib.Path(sys.argv[1]), **({'seeds': 1, 'deepreduce': (),"
         "'budgets': (0.05,), 'train': dataclasses.replace(QUICKSTART.train, epochs=1)} if sys.argv[2] else {}));"
         "run(study, ['python -m experiments.linearization', '--preset', 'quickstart'])"

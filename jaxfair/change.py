@@ -13,9 +13,9 @@ import jax
 import numpy as np
 
 from jaxfair import answers, groups, intervals, losses, paired, taylor
+from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.programs import LossFn
 from jaxfair.curvature.report import as_frame, as_text
-from jaxfair.curvature.spectrum import CurvatureConfig
 from jaxfair.errors import JaxfairError
 from jaxfair.inputs import Missing, as_groups, as_inputs, as_labels, check_lengths, quoted, tree_difference
 from jaxfair.paired import Difference, Measure

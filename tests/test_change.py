@@ -8,7 +8,7 @@ from scipy.stats import binomtest
 
 import jaxfair
 from jaxfair import change_report, paired
-from jaxfair.curvature.spectrum import CurvatureConfig
+from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.errors import JaxfairError
 from jaxfair.networks import CNN, frozen, init
 

@@ -14,14 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.running import measure, stages
-from experiments.running.measure import AnalysisConfig
 from experiments.running.records import Workspace, load_network, module_of, once, open_run, settings_of
-from experiments.running.stages import FORWARD, GRADIENT, PRODUCT, ModelConfig
+from experiments.running.settings import AnalysisConfig, ModelConfig
+from experiments.running.stages import FORWARD, GRADIENT, PRODUCT
 from jaxfair import groups
 from jaxfair.checkpoints import tree_digest
 from jaxfair.data.splits import epoch_order
 from jaxfair.hardware import Profile
-from jaxfair.linearize.snl import SnlConfig
+from jaxfair.linearize.config import SnlConfig
 from jaxfair.networks.architectures import Module
 from jaxfair.networks.arithmetic import Arithmetic
 from jaxfair.networks.network import Network, init

@@ -130,7 +130,7 @@ def write(given: Foretold, _: Sequence[str]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
-    command = cli.Command(Foretold, write, "the study is untouched")
+    command = cli.Command(Foretold, lambda: write, "the study is untouched")
     return cli.main("python -m experiments.linearization.foretold", __doc__, {"": command}, arguments)
 
 

@@ -2,20 +2,18 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 from experiments.running.records import Output, Workspace, declare, load_network, module_of, once, open_run, settings_of
+from experiments.running.settings import Further
 from experiments.running.stages import matched_label
 from jaxfair.linearize import bcd, senet
-from jaxfair.linearize.bcd import BcdConfig
-from jaxfair.linearize.senet import SenetConfig
+from jaxfair.linearize.config import BcdConfig, SenetConfig
 from jaxfair.networks import masks
 from jaxfair.networks.network import Network, shapes
 from jaxfair.runs import Run
 from jaxfair.training.batches import FORWARD, GRADIENT
 
-Further = Literal["snl-balanced", "senet", "senet-balanced", "bcd", "bcd-loss", "bcd-worst-group", "bcd-cvar"]
-FURTHER: tuple[Further, ...] = get_args(Further)
 SUFFIXES = {
     "snl-balanced": " (balanced)",
     "senet-balanced": " (balanced)",

@@ -12,7 +12,7 @@ import numpy as np
 from experiments.running import records, stages
 from experiments.running.progress import duration
 from experiments.running.records import Job, Workspace
-from experiments.running.stages import ModelConfig
+from experiments.running.settings import ModelConfig
 from jaxfair.networks.network import init
 from jaxfair.runs import Run
 from jaxfair.training import fit as train

@@ -3,13 +3,12 @@
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
 
 from experiments.running.measure import (
-    AnalysisConfig,
     DrawConfig,
     SamplingConfig,
     measure,
@@ -29,6 +28,7 @@ from experiments.running.records import (
     open_run,
     settings_of,
 )
+from experiments.running.settings import AnalysisConfig, ModelConfig
 from jaxfair.compress import pruning, quantization
 from jaxfair.data.dataset import Dataset
 from jaxfair.errors import JaxfairError
@@ -41,33 +41,9 @@ from jaxfair.runs import Run
 from jaxfair.training import fit as train
 from jaxfair.training import mitigate
 from jaxfair.training.batches import FORWARD, GRADIENT
+from jaxfair.training.config import MitigationConfig
 from jaxfair.training.fit import Stopping
-from jaxfair.training.mitigate import MitigationConfig
 from jaxfair.training.trajectory import first_steps
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelConfig:
-    """The full network.
-
-    Attributes:
-        network: ``resnet``, or ``cnn``: a small convolutional network without batch norm.
-        stage_sizes: blocks in each stage: (1, 1, 1, 1) is ResNet-9, (2, 2, 2, 2) ResNet-18, (3, 4, 6, 3) ResNet-34, and
-            ResNet-50 with bottlenecks; a stage of a ``cnn`` is one convolution, whatever stands here.
-        width: channels of the first stage; each further stage has twice as many.
-        stem_stride: stride of the first convolution.
-        block: of a ResNet. Wide ResNets are of ``preactivation`` blocks: WRN-22-8 has the stage sizes (3, 3, 3), width
-            128 and stem width 16.
-        stem_width: channels of a ResNet's first convolution; by default those of the first stage.
-    """
-
-    network: Literal["resnet", "cnn"] = "resnet"
-    stage_sizes: tuple[int, ...] = (2, 2, 2, 2)
-    width: int = 64
-    stem_stride: int = 1
-    block: Literal["basic", "bottleneck", "preactivation"] = "basic"
-    stem_width: int | None = None
-
 
 FULL = {"method": "full", "label": "Full network"}
 

@@ -19,7 +19,7 @@ from experiments.hardware.results import Hardware
 from experiments.reporting import drawing
 from experiments.reporting.verdicts import Missing
 from experiments.running import datasets
-from experiments.running.datasets import DataConfig
+from experiments.running.settings import DataConfig
 from jaxfair.groups import group_means
 from jaxfair.losses import cross_entropy
 from jaxfair.networks.architectures import CNN

@@ -10,7 +10,8 @@ from experiments.analyses import results as tables
 from experiments.linearization import figures
 from experiments.linearization.claims import claims
 from experiments.reporting import drawing
-from experiments.running import methods, stages, work
+from experiments.running import stages, work
+from experiments.running.settings import FURTHER
 from jaxfair.runs import Run
 from tests.study import (
     ALWAYS_SAVE,
@@ -140,7 +141,7 @@ def test_every_method_is_declared_with_its_label_and_control(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Methods of one family share what they start from and their control, unless they are trained otherwise."""
-    options = ["--methods", *methods.FURTHER, "--controls", "matched", "--budgets", "200", "--deepreduce", "--dry-run"]
+    options = ["--methods", *FURTHER, "--controls", "matched", "--budgets", "200", "--deepreduce", "--dry-run"]
     assert call(tmp_path / "study", *options) == 0
     shown = capsys.readouterr().out
     found = {cells[2].strip() for line in shown.splitlines() if len(cells := line.split("│")) > 3 and "analyse" in line}
