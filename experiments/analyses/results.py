@@ -14,8 +14,8 @@ from experiments.reporting.groups import Groups, check_name
 from experiments.reporting.sampling import FREE, free_of_sampling
 from experiments.reporting.series import UNKNOWN, Estimate, over_seeds
 from experiments.running import work
+from experiments.running.methods import matched_label
 from experiments.running.settings import FURTHER
-from experiments.running.stages import matched_label
 from jaxfair import intervals
 from jaxfair.errors import JaxfairError
 from jaxfair.groups import relative_drop

@@ -54,7 +54,7 @@ def declare(
         budgets, configurations = ([min(budgets)], []) if budgets else ([], configurations)
     full = stages.train_full(space, study.model, study.train, seeds, study.patience)
     by_count = [*dict.fromkeys([*budgets, *bcd_starts(space, study, budgets).values()])]
-    linearized = [stages.linearize_snl(space, base, study.snl, by_count) for base in full]
+    linearized = [methods.linearize_snl(space, base, study.snl, by_count) for base in full]
     every = [list(starts) for starts in zip(*linearized, strict=True)]
     every_control = match(space, study, full, linearized)
     by_budget, matched = every[: len(budgets)], every_control[: len(budgets)]  # and where descents of BCD start
@@ -63,15 +63,15 @@ def declare(
     if "finetuned" in study.controls:
         groups.append((full, study.snl_finetune))
     for count in budgets if "random" in study.controls else []:
-        groups.append(([stages.linearize_random(space, base, count) for base in full], study.snl_finetune))
+        groups.append(([methods.linearize_random(space, base, count) for base in full], study.snl_finetune))
     for count, starts in zip(budgets, matched, strict=True) if "random-matched" in study.controls else []:
-        thinned = [stages.linearize_random(space, base, count, of) for base, of in zip(full, starts, strict=True)]
+        thinned = [methods.linearize_random(space, base, count, of) for base, of in zip(full, starts, strict=True)]
         groups.append((thinned, study.snl_finetune))
     for config in configurations:
-        starts = [stages.linearize_deepreduce(space, base, config) for base in full]
+        starts = [methods.linearize_deepreduce(space, base, config) for base in full]
         groups += [(starts, one) for one in tunings(study.deepreduce_train, study)]
         if "matched" in study.controls:
-            groups.append(([stages.match_deepreduce(space, base, config) for base in full], study.deepreduce_train))
+            groups.append(([methods.match_deepreduce(space, base, config) for base in full], study.deepreduce_train))
     of_count = dict(zip(by_count, zip(every, every_control or every, strict=True), strict=True))
     groups += further(space, study, full, budgets, of_count)
     groups = [group for i, group in enumerate(groups) if group not in groups[:i]]  # students share a control
@@ -108,7 +108,7 @@ def further(
     found = []
     for method in dict.fromkeys(study.methods):
         if method == "snl-balanced":
-            made = [stages.linearize_snl(space, base, study.snl, budgets, balanced=True) for base in full]
+            made = [methods.linearize_snl(space, base, study.snl, budgets, balanced=True) for base in full]
             controls = match(space, study, full, made)
         elif method in ("senet", "senet-balanced"):
             made = [methods.linearize_senet(space, base, study.senet, budgets, method) for base in full]
@@ -164,7 +164,7 @@ def match(space: Workspace, study: Study, full: Sequence[Run], linearized: Seque
     """Declare SNL's controls, a list for each budget of a run for each seed; none if no control needs them."""
     if not linearized or not matches(study):
         return []
-    found = [stages.match_snl(space, base, runs) for base, runs in zip(full, linearized, strict=True)]
+    found = [methods.match_snl(space, base, runs) for base, runs in zip(full, linearized, strict=True)]
     return [list(of_budget) for of_budget in zip(*found, strict=True)]
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from experiments.running import records, stages
+from experiments.running import methods, records, stages
 from experiments.running.progress import duration
 from experiments.running.records import Job, Workspace
 from experiments.running.settings import ModelConfig
@@ -69,7 +69,7 @@ def show(space: Workspace, model: ModelConfig, config: TrainConfig, absent: str 
     print(
         f"A rough estimate on this {jax.default_backend()}: from finished runs of the same stage, or else from "
         f"{TIMED_STEPS} timed steps and counted operations, without compilation; an SNL descent is taken to last "
-        f"{stages.ASSUMED_DESCENT} epochs."
+        f"{methods.ASSUMED_DESCENT} epochs."
     )
 
 

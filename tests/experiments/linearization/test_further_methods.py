@@ -10,7 +10,7 @@ from experiments.analyses import results as tables
 from experiments.linearization import figures
 from experiments.linearization.claims import claims
 from experiments.reporting import drawing
-from experiments.running import stages, work
+from experiments.running import methods, work
 from experiments.running.settings import FURTHER
 from jaxfair.runs import Run
 from tests.study import (
@@ -48,8 +48,8 @@ def test_every_method_keeps_exactly_the_budget_and_has_a_control_with_all_relus(
     expected, controls = ["SNL 200", "SENet 200", "BCD 200 (worst group)"], set()
     for label in expected:
         assert analysed[label].json("result.json")["relu_count"] == 200
-        controls.add(stages.matched_label(label))
-        control = analysed[stages.matched_label(label)].json("result.json")
+        controls.add(methods.matched_label(label))
+        control = analysed[methods.matched_label(label)].json("result.json")
         assert control["relu_count"] == control["unit_count"] == 768
     assert analysed.keys() == {"Full network", *expected, *controls}
     shown = tables.collect(list(analysed.values()))
@@ -148,7 +148,7 @@ def test_every_method_is_declared_with_its_label_and_control(
     made = {f"SNL 200{suffix}" for suffix in ("", " (balanced)")}
     made |= {f"SENet 200{suffix}" for suffix in ("", " (balanced)")}
     made |= {f"BCD 200{suffix}" for suffix in ("", " (loss)", " (worst group)", " (CVaR)")}
-    controls = {stages.matched_label(label) for label in made}
+    controls = {methods.matched_label(label) for label in made}
     assert controls == {f"Matched to {name}" for name in ("SNL 200", "SNL 200 (balanced)", "SENet", "BCD 200")}
     assert found == {"Full network", *made, *controls}
 

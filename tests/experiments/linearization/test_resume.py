@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from experiments.linearization.settings import QUICKSTART
-from experiments.running import datasets, stages
+from experiments.running import datasets, methods, stages
 from experiments.running.progress import Progress
 from experiments.running.records import Workspace, carry_out
 from jaxfair import checkpoints
@@ -134,7 +134,7 @@ def test_an_interrupted_descent_gives_any_budget_the_same_bits(
     with Progress(terminal=False) as progress:
         space = Workspace(study / "runs", train_set, test_set, record, progress)
         config = SnlConfig(batch_size=64, learning_rate=0.02, kappa=1e-2)
-        first, _ = stages.linearize_snl(space, base, config, (384, 70))
+        first, _ = methods.linearize_snl(space, base, config, (384, 70))
         carry_out(space)
     (expected,) = (run for run in of_stage(finished(out), "linearize") if run.config["variant"]["method"] == "snl")
     assert first.path.name == expected.path.name

@@ -35,7 +35,7 @@ def make(folder: Path) -> dict[str, Run]:
     with Progress(terminal=False) as progress:
         space = Workspace(folder, train, train, record, progress)
         (base,) = full = stages.train_full(space, model, TrainConfig(epochs=1, batch_size=4), [0])
-        snl = stages.linearize_snl(space, base, SnlConfig(batch_size=4, learning_rate=0.02, kappa=0.05), [160])
+        snl = methods.linearize_snl(space, base, SnlConfig(batch_size=4, learning_rate=0.02, kappa=0.05), [160])
         (start,) = stages.finetune(space, snl, full, ONCE)
         chosen = methods.linearize_senet(space, base, SENET, [80, 20])
         control = methods.match_senet(space, base, SENET)
@@ -59,7 +59,7 @@ def test_masks_hold_exactly_the_budget_and_controls_keep_every_relu(made: dict[s
         assert masks.relu_count(load_network(made[label]).masks) == count
         assert made[label].json("result.json")["relu_count"] == count
     for label in ("SENet 80", "BCD 80 (worst group)"):
-        assert stages.matched_label(label) in made
+        assert methods.matched_label(label) in made
     layers = made["SENet 80"].json("result.json")["layers"]
     assert sum(layers.values()) == 80
 
