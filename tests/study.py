@@ -132,11 +132,12 @@ def make_analyses(
         ("DeepReDuce C12", "deepreduce", 0),
     ),
     never_right: Sequence[int] = (),
+    rarely_right: Sequence[int] = (),
 ) -> list[Run]:
     """Write finished analyses of random networks, networks outermost, as ``stages.analyse`` does.
 
     ``networks`` are label, method, ReLUs and what else is recorded of them. ``never_right`` are groups on which no
-    network predicts anything right; everywhere else some predictions are right.
+    network predicts anything right, and of ``rarely_right`` one image is; everywhere else some predictions are right.
     """
     rng = np.random.default_rng(0)
     group = rng.permutation(np.repeat(np.arange(len(group_names)), test_count))
@@ -146,6 +147,7 @@ def make_analyses(
         for seed in range(seeds):
             logits = rng.normal(size=(len(label), 4)).astype(np.float32)
             right = rng.random(len(label)) < 0.6
+            right &= ~np.isin(group, rarely_right)
             right[[np.flatnonzero(group == g)[0] for g in range(len(group_names))]] = True
             right &= ~np.isin(group, never_right)
             logits[np.arange(len(label)), (label + ~right) % 4] = 5.0
