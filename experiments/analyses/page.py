@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments.analyses import differences
-from experiments.analyses.results import HARM, Results, Variant, rebalanced
+from experiments.analyses.results import HARM, Results, Variant
 from experiments.reporting import html, reports, sampling
 from experiments.reporting.comparisons import MEANING, SELDOM
 from experiments.reporting.drawing import Drawn
 from experiments.reporting.tables import Column, Row, Table
 from experiments.reporting.verdicts import Claim
+from experiments.running.records import rebalanced
 from jaxfair.runs import Run
 
 GROUPS = (

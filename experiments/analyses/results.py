@@ -15,6 +15,7 @@ from experiments.reporting.sampling import FREE, free_of_sampling
 from experiments.reporting.series import UNKNOWN, Estimate, over_seeds
 from experiments.running import work
 from experiments.running.methods import matched_label
+from experiments.running.records import rebalanced
 from experiments.running.settings import FURTHER
 from jaxfair import intervals
 from jaxfair.errors import JaxfairError
@@ -169,11 +170,6 @@ def collect(analysed: Sequence[Run], reference: str | None = None) -> Results:
     results, places = _collect(by_data.pop(""), reference)
     name = results.groups.names[results.reference]
     return results._replace(rebalanced={kind: _collect(runs, name, places)[0] for kind, runs in by_data.items()})
-
-
-def rebalanced(run: Run) -> str:
-    """Return which other imbalance the data of a run have; nothing if they are those of the study."""
-    return run.config["data"].get("rebalance") or ""
 
 
 def _collect(

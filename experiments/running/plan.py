@@ -124,7 +124,7 @@ def rows(jobs: Sequence[Job], speeds: dict[str, float], left: Collection[Path]) 
 
 def _label(run: Run) -> str:
     """Return what a run's network is called, and on which other data it was trained, if it was."""
-    return ", ".join(filter(None, [run.config["variant"]["label"], run.config.get("data", {}).get("rebalance")]))
+    return ", ".join(filter(None, [run.config["variant"]["label"], records.rebalanced(run)]))
 
 
 def _each(jobs: Sequence[Job]) -> Iterator[tuple[Run, float]]:

@@ -330,10 +330,11 @@ def _train(
 
     start = checkpoints.resume(folder, fresh)
     state = start[1]
-    for done, state in epochs(run, start, config.epochs, folder, config.checkpoint_seconds, keep_last=True):
-        check_network(state.network, name)
+    for done, latest in epochs(run, start, config.epochs, folder, config.checkpoint_seconds, keep_last=True):
+        state = latest
         if on_epoch is not None:
             on_epoch(done, config.epochs, name)
+    check_network(state.network, name)
     return state
 
 

@@ -86,7 +86,7 @@ def test_senets_networks_and_controls_are_tuned_with_attention_and_no_others(out
 def test_a_killed_study_of_methods_ends_with_the_same_bits(
     out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed in the mask stage, and again between two blocks."""
+    """Killed at the end of the mask stage, and again between two blocks."""
     from jaxfair.linearize import bcd, senet
 
     options = [*OPTIONS, *ALWAYS_SAVE, "--senet.mask-train.checkpoint-seconds=0", "--bcd.finetune.checkpoint-seconds=0"]
