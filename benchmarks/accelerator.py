@@ -30,8 +30,9 @@ from jax.flatten_util import ravel_pytree
 from benchmarks import problems, timing
 from benchmarks.libraries import jaxfair_jobs as ours
 from jaxfair import hardware, networks, runs
+from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.operators import GroupOperator, Kind
-from jaxfair.curvature.spectrum import CurvatureConfig, group_curvature
+from jaxfair.curvature.spectrum import group_curvature
 from jaxfair.data.sources import load
 from jaxfair.errors import JaxfairError
 from jaxfair.training.fit import TrainConfig, fit
@@ -76,9 +77,8 @@ STAGES = (
 )
 
 
-def is_right(out: Path, small: bool, end: float) -> dict[str, Any]:
+def is_right() -> dict[str, Any]:
     """Compare operators and eigenvalues with PyTorch's in float64, and look at the rounding of products."""
-    del out, small, end
     with np.load(REFERENCE) as stored:
         reference = dict(stored)
 
@@ -191,9 +191,8 @@ def job(out: Path, small: bool, end: float) -> dict[str, Any]:
     return found
 
 
-def seeds(out: Path, small: bool, end: float) -> dict[str, Any]:
+def seeds(small: bool) -> dict[str, Any]:
     """Time seeds trained together against one after another."""
-    del out, end
     narrow = small or jax.default_backend() == "cpu"
     train, _ = load("digits").split(0.25)
     every, config = [0, 1, 2], TrainConfig(epochs=1, batch_size=128, learning_rate=0.05)
@@ -214,36 +213,35 @@ def _trained(starts: Any, train: Any, config: TrainConfig, seeds: Sequence[int],
 def quickstart(out: Path, small: bool, end: float) -> dict[str, Any]:
     """Run the quickstart, and time it."""
     code = (
-        "import dataclasses, pathlib, sys; from experiments.linearization.study import QUICKSTART, run;"
+        "import dataclasses, pathlib, sys; from experiments.linearization.settings import QUICKSTART;"
+        " from experiments.linearization.study import run;"
         "study = dataclasses.replace(QUICKSTART, out=pathlib.Path(sys.argv[1]), **({'seeds': 1, 'deepreduce': (),"
         "'budgets': (0.05,), 'train': dataclasses.replace(QUICKSTART.train, epochs=1)} if sys.argv[2] else {}));"
         "run(study, ['python -m experiments.linearization', '--preset', 'quickstart'])"
     )
-    del end
     begin = time.perf_counter()
-    _child(["-c", code, str(out / "quickstart"), "small" if small else ""])
+    _child(["-c", code, str(out / "quickstart"), "small" if small else ""], seconds=_left(end))
     return {"seconds": time.perf_counter() - begin, "report": "quickstart/report/report.html"}
 
 
 def bundle(out: Path, small: bool, end: float) -> dict[str, Any]:
     """Train the hardware study's networks on this device and pack them, to be merged with other machines' bundles."""
-    del end
     profile = {"cpu": "cpu", "gpu": "gpu", "tpu": "tpu"}[jax.default_backend()]
     folder, file = out / "hardware", out / f"hardware-{profile}.tar.gz"
     words = ["-m", "experiments.hardware", "--preset", "quickstart", "--profiles", profile, "--out", str(folder)]
     words += ["--seeds", "1", "--train.epochs", "1", "--ulps", "0", "--controls"] if small else []
-    _child(words)
+    _child(words, seconds=_left(end))
     file.unlink(missing_ok=True)
-    _child(["-m", "experiments.hardware", "pack", str(folder), str(file)])
+    _child(["-m", "experiments.hardware", "pack", str(folder), str(file)], seconds=_left(end))
     return {"profile": profile, "file": file.name, "bytes": file.stat().st_size}
 
 
 WORK: dict[str, Callable[[Path, bool, float], dict[str, Any]]] = {
-    "right": is_right,
+    "right": lambda *_: is_right(),
     "benchmark": benchmark,
     "layouts": layouts,
     "job": job,
-    "seeds": seeds,
+    "seeds": lambda _, small, __: seeds(small),
     "quickstart": quickstart,
     "bundle": bundle,
 }

@@ -1,6 +1,6 @@
 """What a library hands to the benchmark: jobs that are timed as they are, and methods that have a tolerance."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -92,14 +92,13 @@ def loosest(method: Method, truth: np.ndarray, target: float) -> Reached:
     return best
 
 
-def disagreement(jobs: dict[str, Job]) -> dict[str, float]:
-    """Run every job once and return, for each quantity, the largest L2 distance from the first, relative to that."""
+def disagreement(answers: Iterable[tuple[str, np.ndarray]]) -> dict[str, float]:
+    """Return, for each quantity, the largest L2 distance of its answers from the first, relative to that."""
     first: dict[str, np.ndarray] = {}
     worst: dict[str, float] = {}
-    for job in jobs.values():
-        found = np.asarray(job.answer(job.run()), np.float64)
-        reference = first.setdefault(job.quantity, found)
+    for quantity, found in answers:
+        reference = first.setdefault(quantity, found)
         distance = float(np.linalg.norm(found - reference) / np.linalg.norm(reference))
         # NaN must count as disagreement: it is larger than nothing.
-        worst[job.quantity] = max(worst.get(job.quantity, 0.0), distance if np.isfinite(distance) else np.inf)
+        worst[quantity] = max(worst.get(quantity, 0.0), distance if np.isfinite(distance) else np.inf)
     return worst

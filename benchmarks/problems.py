@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxfair import data, losses, networks
+from jaxfair import losses, networks
 from jaxfair.data import cache as store
 from jaxfair.data import sources
-from jaxfair.data.dataset import Dataset
+from jaxfair.data.dataset import Dataset, make_dataset
+from jaxfair.data.splits import epoch_order
 from jaxfair.errors import JaxfairError
 from jaxfair.networks.network import Network
 from jaxfair.training.fit import TrainConfig, fit
@@ -115,9 +116,7 @@ def load(name: str, cache: Path | None = None, factor: int = 1) -> Problem:
     spec = SPECS[name]
     small = sources.digits()
     images, label = _enlarged(np.asarray(small.images), spec.enlarge), np.asarray(small.label)
-    whole = data.make_dataset(
-        images, label, label, name=name, class_names=small.class_names, group_names=small.group_names
-    )
+    whole = make_dataset(images, label, label, name=name, class_names=small.class_names, group_names=small.group_names)
     network = _cached(spec, whole, cache or default_cache())
     x, y, group = _examples(whole, spec.per_group * factor)
     if isinstance(network, Network):
@@ -221,6 +220,6 @@ def _trained_mlp(spec: Spec, params: Any, whole: Dataset) -> Any:
         return jax.tree.map(lambda p, g: p - 0.05 * g, params, jax.grad(loss)(params))
 
     for epoch in range(spec.epochs):
-        for index in data.epoch_order(len(images), 64, 0, epoch):
+        for index in epoch_order(len(images), 64, 0, epoch):
             params = step(params, index)
     return params

@@ -15,6 +15,9 @@ from typing import Any, NamedTuple
 
 from jaxfair.errors import JaxfairError, did_you_mean
 
+Work = Callable[[Any, list[str]], object]
+"""Does what a command is for; it gets the options and the words of the whole command line."""
+
 KEPT = "finished runs are kept, and the same command goes on from here"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGUSR2", signal.SIGTERM))
 """By which a terminal, an operating system and a cluster (``sbatch --signal=USR2@90``) say that it is time to end."""
@@ -28,13 +31,13 @@ class Command(NamedTuple):
     Attributes:
         options: a frozen dataclass, whose fields are the options; or complete configurations of one by name, of which
             ``--preset`` chooses and the first is the default.
-        run: does the work; it gets the options and the words of the whole command line.
+        load: imports what does the work, which may take JAX and seconds, and returns it; ``--help`` does without.
         after: what is true after an interruption.
         computes: whether JAX is set up for it, which takes a second or two.
     """
 
     options: type | Mapping[str, Any]
-    run: Callable[[Any, list[str]], object]
+    load: Callable[[], Work]
     after: str = KEPT
     computes: bool = True
 
@@ -59,29 +62,31 @@ def main(
         print(f"{(text or '').strip()}\n\nusage: {program} {{{','.join(commands)}}} [options]")
         return 0
 
-    def work() -> None:
+    def work(got: list[int]) -> None:
         if word not in commands:
             raise JaxfairError(f"There is no command '{given[0]}'{did_you_mean(given[0], commands)}")
         about = (text or "").split("\n\n")[0]
         options = parse(commands[word].options, f"{program} {word}".strip(), about, rest)
-        if commands[word].computes:
-            configure_jax()
-        commands[word].run(options, [program, *given])
+        with _handlers(_end):
+            run = commands[word].load()
+            if commands[word].computes:
+                configure_jax()
+        with _interruptible(got):
+            run(options, [program, *given])
 
     return _guarded(work, commands[word].after if word in commands else KEPT)
 
 
-def _guarded(work: Callable[[], None], after: str = KEPT) -> int:
+def _guarded(work: Callable[[list[int]], None], after: str = KEPT) -> int:
     """Do the work, print a mistake as one sentence, and return the exit status.
 
     Args:
-        work: to do.
+        work: to do; it is given a list, for the numbers of the signals that come.
         after: what is true after an interruption.
     """
     got: list[int] = []
     try:
-        with _interruptible(got):
-            work()
+        work(got)
     except JaxfairError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -101,13 +106,27 @@ def listen() -> None:
 
     A command's ``__main__`` calls it first; ``main`` then takes the signals over.
     """
-
-    def end(number: int, _: FrameType | None) -> None:
-        os.write(2, f"\ninterrupted; {KEPT}.\n".encode())
-        os._exit(128 + number)  # an exception could be lost in the middle of an import
-
     for number in SIGNALS:
-        signal.signal(number, end)
+        signal.signal(number, _end)
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    os.write(2, f"\ninterrupted; {KEPT}.\n".encode())
+    os._exit(128 + number)  # an exception could be lost in the middle of an import
+
+
+@contextmanager
+def _handlers(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Let a function take the signals for a while, if this is the thread that gets them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handled in before.items():
+            signal.signal(number, handled)
 
 
 @contextmanager
@@ -131,15 +150,10 @@ def _interruptible(got: list[int]) -> Iterator[None]:
             raise KeyboardInterrupt
         os.write(2, b"\nThe epoch is finished and saved first; interrupt again to lose it.\n")  # print may be at work
 
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, interrupt) for number in SIGNALS}
     try:
-        yield
+        with _handlers(interrupt):
+            yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         if (loops := sys.modules.get("jaxfair.loops")) is not None:
             loops.stop.asked = False
 

@@ -18,8 +18,8 @@ import tyro
 
 from experiments import cli
 from experiments.running import datasets
-from experiments.running.datasets import DataConfig
 from experiments.running.progress import Progress
+from experiments.running.settings import DataConfig
 from jaxfair import groups
 from jaxfair.data import sources
 from jaxfair.data.dataset import Dataset
@@ -165,8 +165,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
     after = "nothing is half made, and the same command starts again"
     commands = {
-        "describe": cli.Command(Describe, lambda config, _: describe(config), after),
-        "prepare": cli.Command(Prepare, lambda config, _: prepare(config), after),
+        "describe": cli.Command(Describe, lambda: lambda config, _: describe(config), after),
+        "prepare": cli.Command(Prepare, lambda: lambda config, _: prepare(config), after),
     }
     return cli.main("python -m experiments.data", f"{__doc__}\nNames: {', '.join(sources.NAMES)}", commands, arguments)
 

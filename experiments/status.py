@@ -235,9 +235,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
     after = "the study goes on"
     commands = {
-        "": cli.Command(Status, show, after, computes=False),
-        "retry": cli.Command(Retry, retry, after, computes=False),
-        "clean": cli.Command(Clean, clean, "finished runs are kept", computes=False),
+        "": cli.Command(Status, lambda: show, after, computes=False),
+        "retry": cli.Command(Retry, lambda: retry, after, computes=False),
+        "clean": cli.Command(Clean, lambda: clean, "finished runs are kept", computes=False),
     }
     return cli.main("python -m experiments.status", __doc__, commands, arguments)
 

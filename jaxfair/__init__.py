@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from jaxfair.compress.pruning import prune as prune
     from jaxfair.compress.quantization import quantize as quantize
     from jaxfair.curvature.blocks import block_curvature as block_curvature
+    from jaxfair.curvature.config import CurvatureConfig as CurvatureConfig
     from jaxfair.curvature.operators import GroupOperator as GroupOperator
     from jaxfair.curvature.operators import per_example_gradient_norms as per_example_gradient_norms
     from jaxfair.curvature.report import GroupReport as GroupReport
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from jaxfair.curvature.sampling import eigenvalue_sampling as eigenvalue_sampling
     from jaxfair.curvature.sampling import equal_count_eigenvalues as equal_count_eigenvalues
     from jaxfair.curvature.sampling import gradient_sampling as gradient_sampling
-    from jaxfair.curvature.spectrum import CurvatureConfig as CurvatureConfig
     from jaxfair.curvature.spectrum import GroupCurvature as GroupCurvature
     from jaxfair.curvature.spectrum import group_curvature as group_curvature
     from jaxfair.data.dataset import Dataset as Dataset
@@ -47,9 +47,9 @@ if TYPE_CHECKING:
     from jaxfair.networks.network import frozen as frozen
     from jaxfair.networks.network import init as init
     from jaxfair.networks.network import predict as predict
+    from jaxfair.training.config import MitigationConfig as MitigationConfig
     from jaxfair.training.fit import TrainConfig as TrainConfig
     from jaxfair.training.fit import fit as fit
-    from jaxfair.training.mitigate import MitigationConfig as MitigationConfig
 
 _ROOMS = {
     "change": ("ChangeReport", "change_report"),
@@ -60,7 +60,8 @@ _ROOMS = {
     "curvature.operators": ("GroupOperator", "per_example_gradient_norms"),
     "curvature.report": ("GroupReport", "group_report"),
     "curvature.sampling": ("eigenvalue_sampling", "equal_count_eigenvalues", "gradient_sampling"),
-    "curvature.spectrum": ("CurvatureConfig", "GroupCurvature", "group_curvature"),
+    "curvature.config": ("CurvatureConfig",),
+    "curvature.spectrum": ("GroupCurvature", "group_curvature"),
     "data.dataset": ("Dataset", "make_dataset"),
     "data.sources": ("load",),
     "errors": ("JaxfairError",),
@@ -74,7 +75,7 @@ _ROOMS = {
     "networks.gathered": ("gathered",),
     "networks.network": ("Network", "frozen", "init", "predict"),
     "training.fit": ("TrainConfig", "fit"),
-    "training.mitigate": ("MitigationConfig",),
+    "training.config": ("MitigationConfig",),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 __all__ = sorted(_ROOM_OF)  # pyright: ignore[reportUnsupportedDunderAll]

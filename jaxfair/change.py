@@ -13,9 +13,9 @@ import jax
 import numpy as np
 
 from jaxfair import answers, groups, intervals, losses, paired, taylor
+from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.programs import LossFn
 from jaxfair.curvature.report import as_frame, as_text
-from jaxfair.curvature.spectrum import CurvatureConfig
 from jaxfair.errors import JaxfairError
 from jaxfair.inputs import Missing, as_groups, as_inputs, as_labels, check_lengths, quoted, tree_difference
 from jaxfair.paired import Difference, Measure
@@ -61,7 +61,9 @@ class ChangeReport:
         count: Number of examples of each group, shape (groups,).
         runs: Number of pairs of networks. Intervals are over the examples, and over the runs if there are several.
         accuracy_before, accuracy_after: Share of the examples classified correctly.
-        relative_drop: ``(before - after) / before`` of the accuracy in percent; negative means improved.
+        relative_drop: ``(before - after) / before`` of the accuracy in percent; negative means improved. NaN where the
+            95 % interval of the accuracy before reaches 0 in some run: a ratio to it says nothing.
+        accuracy_drop: ``before - after`` of the accuracy in percentage points.
         loss_before, loss_after: Mean loss in nats; NaN where a side is predicted labels.
         loss_rise: Their difference, paired.
         broken, mended: Shares of the examples that were right and became wrong, and the reverse.
@@ -90,6 +92,7 @@ class ChangeReport:
     accuracy_before: Measure
     accuracy_after: Measure
     relative_drop: Measure
+    accuracy_drop: Measure
     loss_before: Measure
     loss_after: Measure
     loss_rise: Measure
@@ -106,7 +109,7 @@ class ChangeReport:
     def columns(self) -> dict[str, Any]:
         """Return the columns of the table by name; of a measure its value, ``_low`` and ``_high``."""
         found: dict[str, Any] = {"group": self.names, "count": self.count}
-        for name in (*ACCURACIES, *LOSSES):
+        for name in (*ACCURACIES, "accuracy_drop", *LOSSES):
             if np.isfinite(getattr(self, name).value).any():
                 found |= _ends(name, getattr(self, name))
         found |= {"mcnemar": self.mcnemar} if self.exemplars is None else _ends("exemplars", self.exemplars)
@@ -129,11 +132,11 @@ class ChangeReport:
 
     def answer(self) -> str:
         """Return who lost more than whom, in one or two sentences."""
-        unknown = [n for n, before in zip(self.names, self.accuracy_before.value, strict=True) if before == 0]
-        never = f"Before the change {quoted(unknown)} was never classified correctly, and has nothing to lose."
+        unknown = np.flatnonzero(~np.isfinite(self.relative_drop.value))
+        never = f"{SELDOM} {'; '.join(self._points(int(g)) for g in unknown)}."
         if not self.differences:
-            return never if unknown else "There is no second group to compare with."
-        never = f" {never}" if unknown else ""
+            return never if len(unknown) else "There is no second group to compare with."
+        never = f" {never}" if len(unknown) else ""
         first, *_ = self.differences
         apart = [found for found in self.differences if found.verdict in ("more", "less")]
         largest = max(self.differences, key=lambda found: abs(found.points))
@@ -147,6 +150,11 @@ class ChangeReport:
         within = f" {rest} other group{'s are' if rest > 1 else ' is'} within noise." if rest else ""
         said = [_said(apart[0], "; 95 % for all groups at once"), *map(_said, apart[1:])]
         return f"{'; '.join(said)}.{within}{never}"
+
+    def _points(self, g: int) -> str:
+        """Say what a group without a relative drop lost."""
+        value, low, high = (float(part[g]) for part in self.accuracy_drop)
+        return f"{quoted([self.names[g]])} lost {value:.1f} points of accuracy ({low:.1f} to {high:.1f})"
 
     def __str__(self) -> str:
         """Return the answer, and tables of text: what happened, and what was foretold."""
@@ -164,6 +172,7 @@ class ChangeReport:
         return "\n".join([*parts, "", as_text(told, ".3g"), far])
 
 
+SELDOM = "Before the change some were right on too few examples for a loss relative to that:"
 ACCURACIES = ("accuracy_before", "accuracy_after", "relative_drop", "broken", "mended", "changed")
 LOSSES = ("loss_before", "loss_after", "loss_rise")
 TERMS = {"first_term": "first", "second_term": "second", "foretold": "foretold", "bound": "bound"}
@@ -240,7 +249,8 @@ def change_report(
     right = [np.array([side.predicted == y for side in some], float) for some in (first, second)]
     changed = np.array([a.predicted != b.predicted for a, b in zip(first, second, strict=True)], float)
     broken, mended = right[0] * (1 - right[1]), right[1] * (1 - right[0])
-    drops = [intervals.drop_parts(right[0][:, of], right[1][:, of]) for of in member]
+    drops = [paired.drops(right[0][:, of], right[1][:, of]) for of in member]
+    points = [intervals.drop_parts(right[0][:, of], right[1][:, of], relative=False) for of in member]
     differences, gap = paired.differences_of(drops, names, paired.reference_of(reference, names, member), pairs)
     had, has = paired.table_of_losses(first), paired.table_of_losses(second)
     rise = None if had is None or has is None else has - had
@@ -252,6 +262,7 @@ def change_report(
         accuracy_before=paired.shares(right[0], member),
         accuracy_after=paired.shares(right[1], member),
         relative_drop=paired.measured([intervals.over_seeds_and_examples([table]) for table in drops], "percent"),
+        accuracy_drop=paired.measured([intervals.over_seeds_and_examples([table]) for table in points], "real"),
         loss_before=paired.mean_losses(had, member),
         loss_after=paired.mean_losses(has, member),
         loss_rise=paired.mean_losses(rise, member, "real"),
@@ -296,6 +307,6 @@ def _said(of: Difference, also: str = "") -> str:
     more = of.points >= 0
     low, high = (of.low, of.high) if more else (-of.high, -of.low)
     return (
-        f"{of.group} lost {abs(of.points):.1f} points {'more' if more else 'less'} of its accuracy than {of.reference} "
+        f"{of.group} lost {abs(of.points):.1f} % of its accuracy {'more' if more else 'less'} than {of.reference} "
         f"({low:.1f} to {high:.1f}{also})"
     )

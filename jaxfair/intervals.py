@@ -166,7 +166,17 @@ def _over_splits(values: Sequence[np.ndarray], weights: Sequence[float]) -> Esti
     return Estimate(np.asarray(np.mean(by_seed)), np.asarray(variance), np.asarray(freedom))
 
 
-def drop_parts(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+def has_drop(accuracy: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """Return whether a relative drop from an accuracy on ``count`` examples says something.
+
+    A ratio has a bounded 95 % interval only if that of its denominator does not reach 0 (Fieller 1954); here it is
+    ``p +- 1.96 sqrt(p (1 - p) / n)``. So a group that is seldom right needs four right answers.
+    """
+    p, n = np.asarray(accuracy, float), np.asarray(count, float)
+    return n * p > students_t(np.inf) ** 2 * (1 - p)
+
+
+def drop_parts(before: np.ndarray, after: np.ndarray, *, relative: bool = True) -> np.ndarray:
     """Return the table of shape (seeds, examples + 2) whose mean is a group's relative accuracy drop in percent.
 
     The drop ``100 (1 - after / before)`` is linearised at the two accuracies, so that ``over_seeds_and_examples`` takes
@@ -177,15 +187,19 @@ def drop_parts(before: np.ndarray, after: np.ndarray) -> np.ndarray:
         before: 1 where the network before the change is right, shape (seeds, examples of the group); NaN where a seed
             does not test an example.
         after: the same after it.
+        relative: whether the drop is in percent of the accuracy before, or in points of accuracy.
     """
     before, after = np.asarray(before, float), np.asarray(after, float)
     extra, nothing = np.full((len(before), 1), 1 / len(before)), np.zeros((len(before), 1))
     shares = np.nanmean(before), np.nanmean(after)
-    if not shares[0]:
+    if not shares[0] and relative:
         return np.full((len(before), before.shape[1] + 2), np.nan)  # nothing can be lost
     before, after = np.hstack([before, extra, nothing]), np.hstack([after, nothing, extra])
-    ratio, level = shares[1] / shares[0], np.nanmean(before)
-    return 100 * (1 - ratio + (ratio * (before - level) - (after - np.nanmean(after))) / shares[0])
+    level, other = np.nanmean(before), np.nanmean(after)
+    if not relative:
+        return 100 * (shares[0] - shares[1] + (before - level) - (after - other))
+    ratio = shares[1] / shares[0]
+    return 100 * (1 - ratio + (ratio * (before - level) - (after - other)) / shares[0])
 
 
 def drop_estimate(before: np.ndarray, after: np.ndarray, group: np.ndarray | None = None) -> Estimate:

@@ -123,6 +123,13 @@ def reference_of(name: Any, names: tuple[str, ...], member: Sequence[np.ndarray]
     return names.index(str(name))
 
 
+def drops(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Return ``intervals.drop_parts`` of a group; NaN where some run is right too seldom for a relative drop."""
+    table = intervals.drop_parts(before, after)
+    enough = intervals.has_drop(before.mean(axis=1), np.full(len(before), before.shape[1])).all()
+    return table if enough else np.full_like(table, np.nan)
+
+
 def differences_of(
     drops: Sequence[np.ndarray], names: tuple[str, ...], reference: int, runs: int
 ) -> tuple[tuple[Difference, ...], Difference | None]:

@@ -17,8 +17,9 @@ from jax.tree_util import Partial
 
 from jaxfair import groups, intervals, losses
 from jaxfair.bounds import excess_loss_bound, parameter_distance
+from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.programs import LogitsFn, LossFn
-from jaxfair.curvature.spectrum import CurvatureConfig, check_examples, group_curvature, group_losses
+from jaxfair.curvature.spectrum import check_examples, group_curvature, group_losses
 from jaxfair.data.dataset import Dataset, normalize
 from jaxfair.errors import JaxfairError
 from jaxfair.inputs import tree_difference

@@ -14,9 +14,9 @@ import jax
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
-from experiments.hardware import study as hardware
+from experiments.hardware.__main__ import main as hardware
 from experiments.linearization import report
-from experiments.linearization import study as linearization
+from experiments.linearization.__main__ import main as linearization
 from experiments.running.records import load_network
 from jaxfair import runs
 from jaxfair.runs import Run
@@ -49,7 +49,7 @@ CONFIGURED = (
 def call(out: Path, *options: str, drawn: bool = False) -> int:
     """Run the tiny study in this process and return the exit status; its figures are empty unless ``drawn``."""
     with nullcontext() if drawn else mock.patch("experiments.reporting.drawing.save", sketch):
-        return linearization.main([*TINY, "--out", str(out), *options])
+        return linearization([*TINY, "--out", str(out), *options])
 
 
 @contextmanager
@@ -90,7 +90,7 @@ def made_once(folder: Path) -> Path:
 @functools.cache
 def hardware_made_once(folder: Path) -> Path:
     """Do the same for the tiny hardware study."""
-    return once(folder, "tiny-hardware", lambda out: hardware.main([*TINY_HARDWARE, "--out", str(out)]))
+    return once(folder, "tiny-hardware", lambda out: hardware([*TINY_HARDWARE, "--out", str(out)]))
 
 
 def finished(out: Path) -> dict[str, Run]:
@@ -132,11 +132,12 @@ def make_analyses(
         ("DeepReDuce C12", "deepreduce", 0),
     ),
     never_right: Sequence[int] = (),
+    rarely_right: Sequence[int] = (),
 ) -> list[Run]:
     """Write finished analyses of random networks, networks outermost, as ``stages.analyse`` does.
 
     ``networks`` are label, method, ReLUs and what else is recorded of them. ``never_right`` are groups on which no
-    network predicts anything right; everywhere else some predictions are right.
+    network predicts anything right, and of ``rarely_right`` one image is; everywhere else some predictions are right.
     """
     rng = np.random.default_rng(0)
     group = rng.permutation(np.repeat(np.arange(len(group_names)), test_count))
@@ -146,6 +147,7 @@ def make_analyses(
         for seed in range(seeds):
             logits = rng.normal(size=(len(label), 4)).astype(np.float32)
             right = rng.random(len(label)) < 0.6
+            right &= ~np.isin(group, rarely_right)
             right[[np.flatnonzero(group == g)[0] for g in range(len(group_names))]] = True
             right &= ~np.isin(group, never_right)
             logits[np.arange(len(label)), (label + ~right) % 4] = 5.0

@@ -78,7 +78,24 @@ def test_wrong_answers_are_refused_before_timing(tiny):
         jobs = {"a": right, "b": right._replace(run=lambda wrong=wrong: wrong)}
         with pytest.raises(JaxfairError, match=r"'product' of tiny differ by .*; nothing is timed"):
             measure.check(tiny, {"products": jobs})
-    assert disagreement({"a": right, "b": right}) == {"product": 0.0}
+    assert disagreement([("product", np.ones(3))] * 2) == {"product": 0.0}
+
+
+def test_every_job_is_run_once_before_timing(tiny):
+    """A peer's that fails is left out with its reason; ours stops everything."""
+    ran = []
+
+    def fail():
+        ran.append("fails")
+        raise RuntimeError("no kernel\nfor this")
+
+    right = Job("product", lambda: ran.append("runs") or np.ones(3), np.asarray)
+    jobs, missing = {"jaxfair: a": right, "peer: a": right, "peer: b": right._replace(run=fail)}, {}
+    assert measure.check(tiny, {"products": jobs}, missing) == {"product": 0.0}
+    assert (list(jobs), missing) == (["jaxfair: a", "peer: a"], {"peer: b": "no kernel"})
+    assert sorted(ran) == ["fails", "runs", "runs"]
+    with pytest.raises(RuntimeError, match="no kernel"):
+        measure.check(tiny, {"products": {"jaxfair: a": right._replace(run=fail)}}, missing)
 
 
 def test_a_method_that_finds_something_else_is_refused(tiny):

@@ -8,7 +8,7 @@ from scipy.stats import binomtest
 
 import jaxfair
 from jaxfair import change_report, paired
-from jaxfair.curvature.spectrum import CurvatureConfig
+from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.errors import JaxfairError
 from jaxfair.networks import CNN, frozen, init
 
@@ -102,7 +102,7 @@ def test_a_group_that_loses_is_named() -> None:
     report = change_report(np.arange(450) * 0, after, None, y, group)
     (difference,) = report.differences
     assert (difference.group, difference.reference, difference.verdict) == ("small", "large", "more")
-    assert report.answer().startswith("small lost 50.0 points more of its accuracy than large (")
+    assert report.answer().startswith("small lost 50.0 % of its accuracy more than large (")
     assert report.gap is not None
     assert report.gap.group == "small"
     assert "small lost" in str(report)
@@ -205,9 +205,24 @@ def test_a_group_that_was_never_right_has_nothing_to_lose() -> None:
     report = change_report(before, Y, None, Y, GROUP)
     assert np.isnan(report.relative_drop.value[1])
     assert [difference.group for difference in report.differences] == ["c"]
-    assert "b was never classified correctly" in report.answer()
+    assert "right on too few examples for a loss relative to that: b lost -100.0 points" in report.answer()
     only = change_report(before, Y, None, Y, GROUP, reference="b")
-    assert only.answer().startswith("Before the change b was never")
+    assert only.answer().startswith("Before the change some were right on too few")
+
+
+def test_a_loss_relative_to_an_accuracy_near_zero_is_said_in_points() -> None:
+    """One right answer of 100, then six: a drop of -500 % says nothing, 5 points of accuracy do."""
+    group, y = np.repeat(["large", "rare"], [300, 100]), np.zeros(400, int)
+    before = np.where(group == "rare", np.arange(400) > 300, 0)
+    after = np.where(group == "rare", np.arange(400) > 305, np.arange(400) < 30)
+    report = change_report(before, after, None, y, group)
+    assert np.isnan(report.relative_drop.value[1])
+    assert report.accuracy_drop.value[1] == pytest.approx(-5)
+    assert report.accuracy_drop.low[1] < -5 < report.accuracy_drop.high[1]
+    assert report.differences == ()
+    assert "rare lost -5.0 points of accuracy (" in report.answer()
+    enough = change_report(np.where(group == "rare", np.arange(400) > 303, 0), after, None, y, group)
+    assert enough.relative_drop.value[1] == pytest.approx(-50)
 
 
 def test_one_logit_is_that_of_the_second_class() -> None:

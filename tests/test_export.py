@@ -24,18 +24,20 @@ from jax.core import Tracer
 
 from experiments.running import measure
 from experiments.toy import networks as toy_networks
-from jaxfair import bounds, change, data, hardware, margins, sensitivity
+from jaxfair import bounds, change, hardware, margins, sensitivity
 from jaxfair.compress.pruning import kept_weights
 from jaxfair.compress.quantization import quantize_activations
 from jaxfair.curvature import lanczos, operators, report, sampling
 from jaxfair.curvature.operators import GIGABYTE, GroupOperator
 from jaxfair.curvature.programs import Kind, Programs, as_pytree
+from jaxfair.data.dataset import Dataset, make_dataset
 from jaxfair.groups import group_weights
 from jaxfair.linearize import bcd, senet, snl
+from jaxfair.linearize.config import SENET_MASKS
 from jaxfair.networks import CNN, Module, Network, ResNet, frozen, init, predict
 from jaxfair.networks.masks import unit_count
 from jaxfair.training import fit as train
-from jaxfair.training.mitigate import Method, MitigationConfig
+from jaxfair.training.config import Method, MitigationConfig
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 SOURCES = sorted(
@@ -123,9 +125,9 @@ def calls(monkeypatch: pytest.MonkeyPatch, unchecked: None) -> Iterator[Counter[
         yield counted
 
 
-def made(*, on_device: bool = True) -> data.Dataset:
+def made(*, on_device: bool = True) -> Dataset:
     images = np.random.default_rng(0).integers(0, 256, (N, 8, 8, 3), dtype=np.uint8)
-    named = partial(data.make_dataset, name="made", class_names="abc", group_names="de")
+    named = partial(make_dataset, name="made", class_names="abc", group_names="de")
     return named(images, LABEL, GROUP, on_device=on_device)
 
 
@@ -164,7 +166,7 @@ def descend_by_blocks() -> None:
 
 def choose_by_mismatch() -> None:
     """Choose ReLUs as SENet does."""
-    masking = dataclasses.replace(senet.SENET_MASKS, epochs=1, batch_size=4)
+    masking = dataclasses.replace(SENET_MASKS, epochs=1, batch_size=4)
     config = senet.SenetConfig(sparse_train=train.TrainConfig(1, 4), mask_train=masking)
     assert len(list(senet.senet(network(), made(), config, budgets=[0.5], seed=0))) == 1
 

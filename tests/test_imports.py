@@ -42,6 +42,16 @@ LEVEL = {room: level for level, rooms in enumerate(HOUSE) for room in rooms}
 # Slow to import, or needed by few: a function that needs one imports it itself.
 HEAVY = ("matplotlib", "torch", "pandas", "sklearn", "tensorflow", "tensorflow_datasets", "orbax", "tyro", "pyarrow")
 
+PROGRAMS = [
+    ("experiments.change.__main__", [[]]),
+    ("experiments.private.__main__", [[], ["setup"]]),
+    ("experiments.reporting.publish", [[]]),
+    ("experiments.status", [[], ["retry"], ["clean"]]),
+    ("experiments.toy.__main__", [[], ["boundary"], ["pieces"]]),
+]
+"""Programs and the words that choose their commands."""
+SLOW_TO_START = {"jax", "flax", "optax", "orbax", "matplotlib", "scipy", "tensorflow"}
+
 
 def room_of(dotted: str) -> str:
     """Return the room of HOUSE that a module or a name in it belongs to."""
@@ -91,6 +101,17 @@ def test_no_test_file_imports_another() -> None:
     for path in (ROOT / "tests").rglob("*.py"):
         shared = [name for name in imports(path) if name.startswith("tests") and ".test_" in name]
         assert not shared, f"{path.name} imports {shared[0]}; move what they share to a module without tests"
+
+
+def test_help_needs_no_jax() -> None:
+    """Of each program and its commands, in one process: options are read before what computes is imported."""
+    code = f"import importlib, sys\nfor p, w in {PROGRAMS}:\n  main = importlib.import_module(p).main\n"
+    code += "  for word in w:\n    try: main([*word, '--help'])\n    except SystemExit: pass\n"
+    run = subprocess.run([sys.executable, "-c", f"{code}print(*sys.modules)"], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    helped, _, loaded = run.stdout.strip().rpartition("\n")
+    assert helped.count("usage: ") == sum(len(words) for _, words in PROGRAMS)
+    assert not {name.partition(".")[0] for name in loaded.split()} & SLOW_TO_START
 
 
 def test_importing_jaxfair_loads_nothing_heavy() -> None:

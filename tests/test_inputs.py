@@ -14,9 +14,9 @@ import scipy.sparse
 
 import jaxfair
 from jaxfair import inputs
+from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.lanczos import extreme_eigenvalues
 from jaxfair.curvature.operators import GroupOperator
-from jaxfair.curvature.spectrum import CurvatureConfig
 from jaxfair.errors import JaxfairError
 from jaxfair.margins import bind, linearized_distance
 

@@ -13,6 +13,7 @@ from jaxfair.intervals import (
     Scale,
     drop_estimate,
     drop_parts,
+    has_drop,
     holm,
     judge_together,
     of_mean,
@@ -129,6 +130,23 @@ def test_a_drop_is_the_papers() -> None:
     assert np.isnan(drop_estimate(np.zeros((2, 5)), np.zeros((2, 5))).value), "nothing can be lost"
     with pytest.raises(JaxfairError, match=r"shapes \(2, 5\) and \(2, 4\)"):
         drop_estimate(np.ones((2, 5)), np.ones((2, 4)))
+
+
+def test_a_drop_needs_an_accuracy_whose_interval_does_not_reach_0() -> None:
+    """Four right answers of many, or one of one; by hand, 1.96 standard errors of a share below it."""
+    right, count = np.array([0, 1, 3, 4, 400, 1, 1, 2]), np.array([100, 100, 100, 100, 1000, 1, 4, 4])
+    share = right / count
+    np.testing.assert_array_equal(has_drop(share, count), share - 1.96 * np.sqrt(share * (1 - share) / count) > 0)
+    assert has_drop(share, count).tolist() == [False, False, False, True, True, True, False, True]
+
+
+def test_a_drop_in_points_is_the_difference_of_accuracies() -> None:
+    rng = np.random.default_rng(0)
+    before, after = (rng.random((3, 40)) < share for share in (0.1, 0.3))
+    table = drop_parts(before, after, relative=False)
+    assert table.mean() == pytest.approx(100 * (before.mean() - after.mean()))
+    nothing = over_seeds_and_examples([drop_parts(before * 0, after * 0, relative=False)])
+    assert nothing.variance > 0, "that nothing was seen to happen does not mean that nothing can"
 
 
 def test_wilson_is_scipys() -> None:

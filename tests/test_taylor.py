@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from jaxfair import groups, taylor
-from jaxfair.curvature.spectrum import CurvatureConfig
+from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.data.dataset import make_dataset
 from jaxfair.errors import JaxfairError
 from jaxfair.networks.architectures import CNN, ResNet

@@ -11,10 +11,10 @@ from benchmarks.jobs import MOST_PRODUCTS, TOLERANCES, Found, Job, Method
 from benchmarks.problems import GROUPS, Problem
 from jaxfair import margins as distances
 from jaxfair.curvature import density as densities
-from jaxfair.curvature.lanczos import Stop
+from jaxfair.curvature.config import CurvatureConfig, Start, Stop
 from jaxfair.curvature.operators import GIGABYTE, GroupOperator, Kind, as_pytree, make_plan
 from jaxfair.curvature.report import GroupReport, group_report
-from jaxfair.curvature.spectrum import LEAST, CurvatureConfig, Start, group_curvature
+from jaxfair.curvature.spectrum import LEAST, group_curvature
 from jaxfair.groups import group_weights
 
 DISTRIBUTION = "jaxfair"

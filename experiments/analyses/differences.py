@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.analyses.results import Results, Variant, drop_contrast, drop_values, has_drop
+from experiments.analyses.results import Results, Variant, drop_contrast, drop_values, has_drop, points_lost
 from experiments.reporting import comparisons, series
-from experiments.reporting.comparisons import Difference, compare
+from experiments.reporting.comparisons import SELDOM, Difference, compare
 from experiments.reporting.series import UNKNOWN, Estimate
 from experiments.reporting.verdicts import Missing
 from jaxfair.intervals import LEVEL
@@ -27,7 +27,7 @@ def differences(results: Results, network: Variant) -> tuple[Difference, ...]:
     reference, known = results.reference, has_drop(network)
     if not known[reference]:
         name = results.groups.names[reference]
-        raise Missing(f"the full network or a control is never right in group {name}, the reference; name another one")
+        raise Missing(f"the full network or a control is {SELDOM} in group {name}, the reference; name another one")
     others = [int(g) for g in np.flatnonzero(known) if g != reference]
     if not others:
         raise Missing("there is no second group to compare with")
@@ -39,7 +39,7 @@ def worst(results: Results, network: Variant) -> tuple[int, Estimate]:
     """Return the group that lost most and its relative drop, with an interval that allows for having been picked."""
     known = np.flatnonzero(has_drop(network))
     if not len(known):
-        raise Missing("the full network of some seed is never right in any group")
+        raise Missing(f"the full network of some seed is {SELDOM} in every group")
     group = int(known[np.argmax(drop_values(network, controlled=True)[:, known].mean(axis=0))])
     drop = drop_contrast(results, (network, _unit(results, group)))
     return group, series.of(drop, "percent", 1 - LEVEL / len(known))
@@ -113,7 +113,7 @@ def extreme_rows(results: Results) -> list[dict[str, Any]]:
 
 
 def without_drop(results: Results) -> list[str]:
-    """Return the groups of which nothing is known: the full network of some seed is never right there."""
+    """Return the groups of which nothing is known: the full network of some seed is right too seldom."""
     lost = np.any([~has_drop(network) for network in results.variants], axis=0)
     return [results.groups.names[g] for g in results.groups.order if lost[g]]
 
@@ -127,6 +127,6 @@ def answer(results: Results, network: Variant) -> str:
     names, alike = results.groups.names, network.control is not None
     at = f"At {network.label}" + ", against the full network trained alike" * alike
     said = comparisons.answer(found, names, results.reference, len(network.seeds), at)
-    unknown = ", ".join(names[g] for g in results.groups.order if not has_drop(network)[g])
+    unknown = [int(g) for g in results.groups.order if not has_drop(network)[g]]
     which = f"the full network{' or the control' if alike else ''} of some seed"
-    return said + (f" What {unknown} lost is not known: {which} is never right there." if unknown else "")
+    return said + comparisons.in_points({names[g]: points_lost(results, network, g) for g in unknown}, which)

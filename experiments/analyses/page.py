@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments.analyses import differences
-from experiments.analyses.results import HARM, Results, Variant, rebalanced
+from experiments.analyses.results import HARM, Results, Variant
 from experiments.reporting import html, reports, sampling
-from experiments.reporting.comparisons import MEANING
+from experiments.reporting.comparisons import MEANING, SELDOM
 from experiments.reporting.drawing import Drawn
 from experiments.reporting.tables import Column, Row, Table
 from experiments.reporting.verdicts import Claim
+from experiments.running.records import rebalanced
 from jaxfair.runs import Run
 
 GROUPS = (
@@ -219,8 +220,8 @@ def warnings(results: Results) -> list[str]:
     said = [f"Some eigenvalues of {label} did not converge; see their residuals." for label in lacking]
     unknown = differences.without_drop(results)
     never = (
-        f"In group {', '.join(unknown)} the full network or a control of some seed is never right: what is lost there "
-        "by the change is not known."
+        f"In group {', '.join(unknown)} the full network or a control of some seed is {SELDOM}: its 95 % interval "
+        "reaches 0, so that what is lost there can be said in points of accuracy only."
     )
     return [*results.missing, *by_heart(results), *[never] * bool(unknown), *results.groups.warnings(), *said]
 

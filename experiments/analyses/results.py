@@ -14,12 +14,14 @@ from experiments.reporting.groups import Groups, check_name
 from experiments.reporting.sampling import FREE, free_of_sampling
 from experiments.reporting.series import UNKNOWN, Estimate, over_seeds
 from experiments.running import work
-from experiments.running.methods import FURTHER
-from experiments.running.stages import matched_label
+from experiments.running.methods import matched_label
+from experiments.running.records import rebalanced
+from experiments.running.settings import FURTHER
 from jaxfair import intervals
 from jaxfair.errors import JaxfairError
 from jaxfair.groups import relative_drop
 from jaxfair.intervals import drop_parts, over_seeds_and_examples, wilson
+from jaxfair.intervals import has_drop as has_ratio
 from jaxfair.runs import Run
 
 CURVATURE = ("gradient_norm", "top_eigenvalue", "softmax_gap", "linearized_distance")
@@ -170,11 +172,6 @@ def collect(analysed: Sequence[Run], reference: str | None = None) -> Results:
     return results._replace(rebalanced={kind: _collect(runs, name, places)[0] for kind, runs in by_data.items()})
 
 
-def rebalanced(run: Run) -> str:
-    """Return which other imbalance the data of a run have; nothing if they are those of the study."""
-    return run.config["data"].get("rebalance") or ""
-
-
 def _collect(
     analysed: Sequence[Run], reference: str | None, order: "_Places | None" = None
 ) -> "tuple[Results, _Places]":
@@ -312,6 +309,8 @@ def _variant(analysed: Sequence[Run], beside: Mapping[str, Mapping[str, Run]], p
     stored = set.intersection(*(set(result["groups"]) for result in results))  # older analyses have fewer
     names = [name for name in results[0]["groups"] if name != "name" and name in stored]
     by_group = {name: np.array([result["groups"][name] for result in results], float) for name in names}
+    said = has_ratio(by_group["accuracy_full"], by_group["test_count"])
+    by_group[DROP] = np.where(said, by_group[DROP], np.nan)
     networks = [run.config.get("parents", {}).get("network") for run in analysed]
     noise, terms, gradients, bounds = ([runs[of] for of in networks if of in runs] for runs in beside.values())
     if len(terms) == len(analysed):
@@ -433,13 +432,13 @@ def drop_values(variant: Variant, *, controlled: bool = False) -> np.ndarray:
         controlled: from its control, instead of from the full network as the papers do.
 
     Returns:
-        NaN where the network that it is compared with is never right.
+        NaN where the network that it is compared with is right too seldom for that (``intervals.has_drop``).
     """
     if not controlled or variant.control is None:
         return variant.by_group[DROP]
     before = variant.control.by_group["accuracy"]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(before > 0, relative_drop(before, variant.by_group["accuracy"]), np.nan)
+    said = has_ratio(before, variant.control.by_group["test_count"])
+    return np.where(said, relative_drop(before, variant.by_group["accuracy"]), np.nan)
 
 
 def has_drop(variant: Variant) -> np.ndarray:
@@ -471,8 +470,8 @@ def joint_drop(results: Results, variant: Variant, members: np.ndarray, *, contr
         controlled: from its control, instead of from the full network.
 
     Returns:
-        Nothing known where there are no groups, or some seed of the network that it is compared with is never right in
-        one of them. The full network's own drop is 0, without an interval.
+        Nothing known where there are no groups, or some seed of the network that it is compared with is right too
+        seldom in one of them. The full network's own drop is 0, without an interval.
     """
     if not len(members) or not np.isfinite(drop_values(variant, controlled=controlled)[:, members]).all():
         return UNKNOWN
@@ -504,6 +503,13 @@ def drop_contrast(results: Results, *terms: tuple[Variant, np.ndarray], controll
     if not tables:
         return intervals.Estimate(np.zeros(()), np.zeros(()), np.ones(()))
     return over_seeds_and_examples(tables, [1.0] * len(tables))._replace(value=np.asarray(value))
+
+
+def points_lost(results: Results, variant: Variant, group: int) -> Estimate:
+    """Return what a group lost from the variant's control, or else the full network, in points of accuracy."""
+    images, before = results.group == group, variant.control or results.variants[0]
+    parts = drop_parts(before.correct[:, images], variant.correct[:, images], relative=False)
+    return series.of(over_seeds_and_examples([parts]))
 
 
 def summary_rows(results: Results) -> list[dict[str, Any]]:

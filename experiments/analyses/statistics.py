@@ -8,6 +8,7 @@ import numpy as np
 from experiments.analyses import results as tables
 from experiments.analyses.differences import nothing_to_explain
 from experiments.analyses.results import Results, Variant, drop_values, has_drop
+from experiments.reporting.comparisons import SELDOM
 from experiments.reporting.sampling import FREE, PLAIN, SAID
 from experiments.reporting.verdicts import (
     DISTANCE,
@@ -50,7 +51,7 @@ def quantity(network: Variant, name: str) -> np.ndarray:
 def group_drops(network: Variant, members: np.ndarray) -> np.ndarray:
     """Return the drops from the control of those of some groups that have one, shape (seeds, groups)."""
     if not (members & has_drop(network)).any():
-        raise Missing("in these groups the full network of some seed is never right")
+        raise Missing(f"in these groups the full network of some seed is {SELDOM}")
     return drop_values(network, controlled=True)[:, members & has_drop(network)]
 
 
@@ -68,7 +69,7 @@ def contrast(results: Results, *terms: tuple[Variant, np.ndarray], scale: Scale 
 def named(results: Results, network: Variant, *texts: str) -> str:
     """Join what networks are called, and add the groups of which the first one, ``network``, has no drop."""
     lost = ", ".join(results.groups.names[g] for g in np.flatnonzero(~has_drop(network)))
-    never = f"; without a drop, as some seed's full network is never right there: {lost}"
+    never = f"; without a drop, as some seed's full network is {SELDOM} there: {lost}"
     return ", ".join(texts) + never * bool(lost)
 
 

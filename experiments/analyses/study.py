@@ -8,14 +8,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
-from experiments.analyses.results import Results, rebalanced
+from experiments.analyses.results import Results
 from experiments.reporting import groups
 from experiments.running import datasets, executors, plan, records, stages
-from experiments.running.datasets import DataConfig, Prepared, Rebalance
-from experiments.running.executors import Execution
+from experiments.running.datasets import Prepared
 from experiments.running.progress import Progress
-from experiments.running.records import Workspace
-from experiments.running.stages import ModelConfig
+from experiments.running.records import Workspace, rebalanced
+from experiments.running.settings import DataConfig, Execution, ModelConfig, Rebalance
 from jaxfair import kernels
 from jaxfair.data.dataset import Dataset
 from jaxfair.errors import JaxfairError

@@ -7,134 +7,22 @@ Files are CSV, Parquet or npz with a row for each example, joined by the column 
 ``label``. Several files of a side are runs, such as seeds.
 """
 
-import dataclasses
-import hashlib
-import importlib.metadata
-import json
-import platform
 import sys
-import warnings
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from experiments import cli
-from experiments.change import page
-from experiments.change.predictions import Joined, Names, join
-from experiments.reporting import drawing, reports, tables
-from experiments.reporting.groups import FEW
-from jaxfair.change import ChangeReport, change_report
-from jaxfair.errors import JaxfairError
-from jaxfair.inputs import Missing
-
-PACKAGES = ("jax", "numpy", "scipy", "matplotlib")
+from experiments.change.settings import Change
 
 
-@dataclasses.dataclass(frozen=True)
-class Change:
-    """Compare predictions before and after a change, group by group, and write a page.
+def _study() -> cli.Work:
+    from experiments.change import study
 
-    Attributes:
-        before: files of predictions before the change, one for each run.
-        after: files of predictions after it, as many, or one.
-        groups: file of the groups, and of the labels unless the predictions have them.
-        out: folder; the page is written into ``report`` in it.
-        id: column of the example's id, in every file.
-        label: column of its true class.
-        group: columns of its group; of several the intersections.
-        predicted: column of the predicted class.
-        logits: what the columns of logits begin with, before ``_`` and the name of a class.
-        probabilities: what the columns of probabilities begin with.
-        title: heading of the page.
-        reference: group that the others are compared with; by default the largest.
-        missing: what to do with examples without a group: refuse them, drop them, or make them a group.
-    """
-
-    before: tuple[Path, ...]
-    after: tuple[Path, ...]
-    groups: Path
-    out: Path
-    id: str = "id"
-    label: str = "label"
-    group: tuple[str, ...] = ("group",)
-    predicted: str = "predicted"
-    logits: str = "logits"
-    probabilities: str = "probabilities"
-    title: str | None = None
-    reference: str | None = None
-    missing: Missing = "refuse"
-
-
-def compare(config: Change, command: Sequence[str]) -> ChangeReport:
-    """Write the page of a comparison, its figures and tables, and return its numbers.
-
-    Raises:
-        JaxfairError: files or columns do not fit together, or the folder cannot be written.
-    """
-    if not config.before or not config.after:
-        raise JaxfairError("There are no files of one side; give at least one each by --before and --after.")
-    names = Names(*(getattr(config, name) for name in Names._fields))
-    joined = join(config.before, config.after, config.groups, names)
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always", UserWarning)
-        how: dict[str, Any] = {"reference": config.reference, "missing": config.missing}
-        report = change_report(joined.before, joined.after, None, joined.y, joined.group, **how)
-    told = [*joined.notes, *dict.fromkeys(str(one.message) for one in said if one.category is UserWarning)]
-    few = [name for name, count in zip(report.names, report.count, strict=True) if count < FEW]
-    told += [f"Fewer than {FEW} examples in group {', '.join(few)}: their intervals are very wide."] if few else []
-    title = config.title or f"Who lost accuracy: {config.before[0].name} and {config.after[0].name}"
-    with reports.replacing(config.out / "report") as made:
-        drawn = drawing.draw_all(page.DRAWINGS, report, made)
-        tables.write_csv(made / "groups.csv", page.group_rows(report))
-        if report.differences:
-            tables.write_csv(made / "differences.csv", page.difference_rows(report))
-        (made / "report.json").write_text(json.dumps(_strict(report.to_dict()), indent=1) + "\n", encoding="utf-8")
-        text = page.page(report, title, _about(config, joined, report), told, drawn, _facts(config, command))
-        (made / reports.PAGE).write_text(text, encoding="utf-8")
-    for warning in told:
-        print(f"warning: {warning}", file=sys.stderr)
-    print(f"{report.answer()}\n\nReport: {config.out / 'report' / reports.PAGE}")
-    return report
-
-
-def _about(config: Change, joined: Joined, report: ChangeReport) -> str:
-    """Say what was compared."""
-    runs = f"{report.runs} runs" if report.runs > 1 else "one run"
-    noise = "over runs and examples" if report.runs > 1 else "over examples: what other runs would show is not in them"
-    left = len(joined.y) - int(report.count.sum())
-    dropped = f" {left:,} examples without a group are left out." if left else ""
-    reference = f" The reference group is {report.differences[0].reference}." if report.differences else ""
-    return (
-        f"{report.count.sum():,} examples of {len(joined.classes)} classes in {len(report.names)} groups "
-        f"({', '.join(config.group)}), {runs}.{dropped}{reference} 95 % intervals are {noise}."
-    )
-
-
-def _facts(config: Change, command: Sequence[str]) -> dict[str, Any]:
-    """Return how a page was made: the command, the files' digests, and versions."""
-    files = dict.fromkeys((*config.before, *config.after, config.groups))
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return {
-        "made by": reports.typed(command),
-        "files (sha256)": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
-        "versions": {"python": platform.python_version(), **versions},
-    }
-
-
-def _strict(value: Any) -> Any:
-    """Return what JSON can hold: None for what is not a number."""
-    if isinstance(value, dict):
-        return {name: _strict(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(one) for one in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
+    return study.compare
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
-    command = cli.Command(Change, compare, "an earlier report is untouched")
+    command = cli.Command(Change, _study, "an earlier report is untouched")
     return cli.main("python -m experiments.change", __doc__, {"": command}, arguments)
 
 

@@ -21,6 +21,7 @@ GROUPS = (
     Column("accuracy_before", "accuracy before (%)", ".1f"),
     Column("accuracy_after", "accuracy after (%)", ".1f"),
     Column("relative_drop", "relative drop (%)", ".1f"),
+    Column("accuracy_drop", "accuracy lost (points)", ".1f"),
     Column("broken", "right, then wrong (%)", ".1f"),
     Column("mended", "wrong, then right (%)", ".1f"),
     Column("changed", "prediction changed (%)", ".1f"),
@@ -37,7 +38,7 @@ DIFFERENCES = (
     Column("verdict", "lost, compared with the reference"),
 )
 SHARES = ("accuracy_before", "accuracy_after", "broken", "mended", "changed", "exemplars")
-OTHERS = ("relative_drop", "loss_before", "loss_after", "loss_rise")
+OTHERS = ("relative_drop", "accuracy_drop", "loss_before", "loss_after", "loss_rise")
 MEANINGS = {
     "Accuracy": "share of the group's examples that are classified correctly. Wilson's interval for one run; over runs "
     "and examples together for several.",
@@ -96,7 +97,7 @@ def draw_drops(report: ChangeReport) -> Any:
     drop, named, beyond = report.relative_drop, _named(report), _beyond(report)
     known = [int(g) for g in np.argsort(-drop.value, kind="stable") if np.isfinite(drop.value[g])]
     if not known:
-        raise Missing("no group was ever classified correctly before the change.")
+        raise Missing("every group was right too seldom before the change for a relative drop.")
     rows = [(named[g], _at(drop, g), beyond.get(report.names[g], False)) for g in known]
     return drawing.caterpillars({"": rows}, "relative accuracy drop (%)")
 

@@ -8,18 +8,24 @@ from collections.abc import Sequence
 
 from experiments import cli
 
-cli.listen()
+if __name__ == "__main__":
+    cli.listen()
 
-from experiments.hardware.study import PRESETS, make  # noqa: E402
-from jaxfair import hardware, processes  # noqa: E402
+from experiments.hardware.settings import PRESETS
+from jaxfair import processes
 
 
 def main(arguments: Sequence[str]) -> int:
     """Make the runs of the profile that is named first, of the study that the other arguments describe."""
     name, *options = arguments
-    program = f"python -m experiments.hardware.child {name}"
-    command = cli.Command(PRESETS, lambda study, command: make(study, hardware.named(name), command))
-    return cli.main(program, __doc__, {"": command}, options)
+
+    def load() -> cli.Work:
+        from experiments.hardware import study
+        from jaxfair import hardware
+
+        return lambda settings, command: study.make(settings, hardware.named(name), command)
+
+    return cli.main(f"python -m experiments.hardware.child {name}", __doc__, {"": cli.Command(PRESETS, load)}, options)
 
 
 if __name__ == "__main__":

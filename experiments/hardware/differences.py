@@ -7,10 +7,12 @@ import numpy as np
 from experiments.hardware import tables as numbers
 from experiments.hardware.results import Hardware, Series
 from experiments.reporting import comparisons
-from experiments.reporting.comparisons import Difference
+from experiments.reporting.comparisons import SELDOM, Difference
+from experiments.reporting.series import Estimate
+from experiments.reporting.series import of as series_of
 from experiments.reporting.verdicts import Missing
 from jaxfair import intervals
-from jaxfair.intervals import drop_parts, over_seeds_and_examples
+from jaxfair.intervals import drop_parts, has_drop, over_seeds_and_examples
 
 
 def differences(hardware: Hardware) -> tuple[Difference, ...]:
@@ -23,18 +25,31 @@ def differences(hardware: Hardware) -> tuple[Difference, ...]:
         Missing: there is nothing to compare.
     """
     plain, reference = hardware.comparisons[0], hardware.reference
-    known = np.asarray((plain.reference.by_group["accuracy"] > 0).all(axis=0))
+    known = _known(hardware)
     if not plain.profiles:
         raise Missing("there is no profile beside the reference")
     if not known[reference]:
         name = hardware.groups.names[reference]
-        raise Missing(f"the network of some seed is never right in group {name}, the reference; name another one")
+        raise Missing(f"the network of some seed is {SELDOM} in group {name}, the reference; name another one")
     pairs = [(series, int(g)) for series in plain.profiles for g in np.flatnonzero(known) if g != reference]
     if not pairs:
         raise Missing("there is no second group to compare with")
     found = [_contrast(hardware, series, g) for series, g in pairs]
     where = [series.label for series, _ in pairs]
     return comparisons.compare([g for _, g in pairs], found, len(plain.reference.accuracy), where)
+
+
+def _known(hardware: Hardware) -> np.ndarray:
+    """Return which groups have relative drops from the reference for every seed."""
+    before = hardware.comparisons[0].reference.by_group
+    return np.asarray(has_drop(before["accuracy"], hardware.groups.test_count).all(axis=0))
+
+
+def _points(hardware: Hardware, series: Series, group: int) -> Estimate:
+    """Return what a group loses on a profile in points of accuracy."""
+    images, before = hardware.group == group, hardware.comparisons[0].reference
+    parts = drop_parts(before.correct[:, images], series.correct[:, images], relative=False)
+    return series_of(over_seeds_and_examples([parts]))
 
 
 def _contrast(hardware: Hardware, series: Series, group: int) -> intervals.Estimate:
@@ -69,7 +84,11 @@ def answer(hardware: Hardware) -> str:
     except Missing as missing:
         return f"On other hardware, nobody can be said to lose more than others. The reason: {missing}."
     seeds = len(hardware.comparisons[0].reference.accuracy)
-    return comparisons.answer(found, hardware.groups.names, hardware.reference, seeds, "On other hardware")
+    said = comparisons.answer(found, hardware.groups.names, hardware.reference, seeds, "On other hardware")
+    names, seldom = hardware.groups.names, np.flatnonzero(~_known(hardware))
+    pairs = [(series, int(g)) for g in seldom for series in hardware.comparisons[0].profiles]
+    lost = {f"{names[g]} on {series.label}": _points(hardware, series, g) for series, g in pairs}
+    return said + comparisons.in_points(lost, "the network of some seed")
 
 
 def rounding(hardware: Hardware) -> str:

@@ -17,8 +17,8 @@ from experiments.hardware.results import Hardware
 from experiments.reporting import reports, tables
 from experiments.reporting.verdicts import Missing
 from experiments.running import datasets
-from experiments.running.datasets import DataConfig
 from experiments.running.records import load_network
+from experiments.running.settings import DataConfig
 from jaxfair import groups
 from jaxfair.data.dataset import normalize
 from jaxfair.errors import JaxfairError

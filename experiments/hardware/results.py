@@ -130,12 +130,14 @@ def collect(bundles: Sequence[Bundle], differences: Sequence[str] = (), referenc
 
 
 def _labels(bundles: Sequence[Bundle]) -> list[str]:
-    """Return a label for each bundle; where two have the same profile, with the number and folder of the study."""
+    """Return a label for each bundle: its profile, and where several have it the device, or else the study's folder."""
     labels, studies = [bundle.label for bundle in bundles], list(dict.fromkeys(bundle.folder for bundle in bundles))
-    return [
-        b.label if labels.count(b.label) == 1 else f"{b.label}, study {studies.index(b.folder) + 1}: {b.folder.name}"
-        for b in bundles
-    ]
+    devices = [bundle.members[0].trained[0].json("environment.json").get("device_kind", "") for bundle in bundles]
+    folders = [f"study {studies.index(bundle.folder) + 1}: {bundle.folder.name}" for bundle in bundles]
+    for which in (devices, folders):
+        alike = [{w for other, w in zip(labels, which, strict=True) if other == label} for label in labels]
+        labels = [f"{a}, {w}" if len(of) > 1 else a for a, w, of in zip(labels, which, alike, strict=True)]
+    return labels
 
 
 def _comparison(bundles: Sequence[Bundle], mitigation: str, budget: int | None) -> Comparison:

@@ -13,15 +13,15 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.running import measure, stages
-from experiments.running.measure import AnalysisConfig
+from experiments.running import measure, methods, stages
 from experiments.running.records import Workspace, load_network, module_of, once, open_run, settings_of
-from experiments.running.stages import FORWARD, GRADIENT, PRODUCT, ModelConfig
+from experiments.running.settings import AnalysisConfig, ModelConfig
+from experiments.running.stages import FORWARD, GRADIENT, PRODUCT
 from jaxfair import groups
 from jaxfair.checkpoints import tree_digest
 from jaxfair.data.splits import epoch_order
 from jaxfair.hardware import Profile
-from jaxfair.linearize.snl import SnlConfig
+from jaxfair.linearize.config import SnlConfig
 from jaxfair.networks.architectures import Module
 from jaxfair.networks.arithmetic import Arithmetic
 from jaxfair.networks.network import Network, init
@@ -106,7 +106,7 @@ def declare(
         if task.budget is None and task.train.mitigation.method == "none" and steps:
             first = [_first_steps(space, profile, module, task, seed, steps) for seed in seeds]
         if task.budget is not None:
-            starts = [stages.linearize_snl(space, base, linearized.snl, [task.budget])[0] for base in trained]
+            starts = [methods.linearize_snl(space, base, linearized.snl, [task.budget])[0] for base in trained]
             trained = stages.finetune(space, starts, trained, linearized.finetune)
         curvature = reference and task.control == "none"
         analysed = [_analyse(space, profile, task, run, analysis, curvature=curvature) for run in trained]

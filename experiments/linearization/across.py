@@ -220,7 +220,7 @@ def compare(given: Across, _: Sequence[str]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
-    command = cli.Command(Across, compare, "the studies are untouched, and the same command starts over")
+    command = cli.Command(Across, lambda: compare, "the studies are untouched, and the same command starts over")
     return cli.main("python -m experiments.linearization.across", __doc__, {"": command}, arguments)
 
 

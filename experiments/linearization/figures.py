@@ -20,7 +20,7 @@ from experiments.reporting import drawing, series
 from experiments.reporting.drawing import BARS, LOOKS, PALE, Drawing, Points
 from experiments.reporting.series import Estimate, over_seeds
 from experiments.reporting.verdicts import Missing
-from experiments.running.methods import FURTHER
+from experiments.running.settings import FURTHER
 from jaxfair.errors import JaxfairError
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from experiments.reporting import reports, series, tables
 from experiments.reporting.tables import Column, Table
 from experiments.running import datasets
 from experiments.running.progress import Progress, say
-from experiments.running.records import load_network
+from experiments.running.records import load_network, rebalanced
 from jaxfair import processes, taylor
 from jaxfair.errors import JaxfairError
 from jaxfair.runs import Run
@@ -58,7 +58,7 @@ def rows(study: Path) -> list[dict[str, Any]]:
         JaxfairError: the study is not finished or of another kind, or its data are not to be found or have changed.
     """
     analysed = [run for run in arrays.read(study, STUDY) if run.config["stage"] == "analyse"]
-    analysed = [run for run in analysed if not arrays.rebalanced(run)]
+    analysed = [run for run in analysed if not rebalanced(run)]
     known = {run.digest: run for run in reports.with_parents(analysed)}
     by_label: dict[str, list[Run]] = {}
     for run in analysed:
@@ -130,7 +130,7 @@ def write(given: Foretold, _: Sequence[str]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
-    command = cli.Command(Foretold, write, "the study is untouched")
+    command = cli.Command(Foretold, lambda: write, "the study is untouched")
     return cli.main("python -m experiments.linearization.foretold", __doc__, {"": command}, arguments)
 
 

@@ -6,7 +6,8 @@ from html import escape
 from typing import Any
 
 from experiments.private import study
-from experiments.private.study import Found, Private
+from experiments.private.settings import Private
+from experiments.private.study import Found
 from experiments.reporting import html
 from experiments.reporting.tables import Column, Table
 

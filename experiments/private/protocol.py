@@ -9,24 +9,22 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments.private import engine
+from experiments.private.settings import ENVIRONMENT, ROOT, Protocol
 from jaxfair import processes
 from jaxfair.errors import JaxfairError
 from jaxfair.networks import Gathered, layers
 
-ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = ROOT / ".venv-mpc"
 CONSTRAINTS = ROOT / "constraints-mpc.txt"
 SETUP = "make mpc"
 PYTHONS = ("python3.11", "python3.10")
 BITS = range(4, 25)
 """Fraction bits for numbers of 64 bits: a product has twice as many, and needs as many again for its whole part."""
 
-Protocol = Literal["aby3", "cheetah"]
 LAST = 400
 """How many of the last letters that a process said are shown."""
 

@@ -1,17 +1,15 @@
 """The networks of a finished linearization study under private inference: costs, and accuracies by group."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import tyro
 
 from experiments.analyses import results as arrays
 from experiments.private import protocol
 from experiments.private.bound import logit_error
-from experiments.private.protocol import Answer, Protocol
+from experiments.private.protocol import Answer
+from experiments.private.settings import Private, Protocol
 from experiments.reporting import reports
 from experiments.reporting.series import Estimate
 from experiments.reporting.tables import Row
@@ -32,45 +30,6 @@ GARBLED = 18_248
 The constant of the artifact of Garimella et al. 2023 (Characterizing and Optimizing End-to-End Systems for Private
 Inference), ``storage_per_inf_server_garbler.py``.
 """
-
-
-@dataclasses.dataclass(frozen=True)
-class Private:
-    """Run the networks of a finished linearization study under private inference.
-
-    Attributes:
-        study: folder that the study was told as ``--out``.
-        out: folder; the page is written into ``report`` in it.
-        methods: which networks, by how they were linearized; ``full`` is the one with all ReLUs.
-        seed: of the networks; by default the study's first.
-        fraction_bits: of the fixed-point numbers, which have 64 bits; accuracy is found for each.
-        images: of the test set, drawn without replacement; the whole set where it has no more.
-        bound_images: how many of them the errors of the logits are bounded for, which takes a derivative for each ReLU.
-        protocols: whose costs are found; accuracy is found under aby3.
-        cost_images: for one inference whose costs are found.
-        cost_bits: fraction bits of that inference.
-        lan_bandwidth, wan_bandwidth: bytes a second.
-        lan_latency, wan_latency: seconds that a message takes.
-        environment: what ``setup`` made.
-        timeout: seconds after which one run of a protocol is ended.
-    """
-
-    study: tyro.conf.Positional[Path]
-    out: Path
-    methods: tuple[str, ...] = ("full", "snl")
-    seed: int | None = None
-    fraction_bits: tuple[int, ...] = (8, 12, 18)
-    images: int = 500
-    bound_images: int = 8
-    protocols: tuple[Protocol, ...] = ("aby3", "cheetah")
-    cost_images: int = 1
-    cost_bits: int = 18
-    lan_bandwidth: float = 1.25e8
-    lan_latency: float = 5e-4
-    wan_bandwidth: float = 1.25e7
-    wan_latency: float = 0.05
-    environment: Path = protocol.ENVIRONMENT
-    timeout: float = 600
 
 
 class Found(NamedTuple):

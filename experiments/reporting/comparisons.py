@@ -4,7 +4,7 @@ All intervals of k comparisons are at the level 1 - 0.05 / k (Bonferroni), so th
 may be picked among them; p-values are corrected by Holm (1979).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from experiments.reporting.series import Estimate
@@ -19,6 +19,10 @@ MEANING = (
     "seeds and test images together and wider than 95 %, so that those of all groups compared hold at once "
     "(Bonferroni); p is that of Student's t test that the difference is 0, corrected by Holm (1979) for their number."
 )
+
+
+SELDOM = "right too seldom for a relative drop"
+"""Of a network on a group: the 95 % interval of its accuracy there reaches 0 (``intervals.has_drop``)."""
 
 
 class Difference(NamedTuple):
@@ -98,8 +102,23 @@ def _lost(names: Sequence[str], difference: Difference, than: str = "", also: st
     points, more = difference.points, bool(difference.points.mean >= 0)
     low, high = (points.low, points.high) if more else (-points.high, -points.low)
     size, where = abs(float(points.mean)), f" on {difference.where}" if difference.where else ""
-    said = f"{names[difference.group]} lost {size:.1f} points {'more' if more else 'less'}{than}{where}"
+    said = f"{names[difference.group]} lost {size:.1f} % of its accuracy {'more' if more else 'less'}{than}{where}"
     return f"{said} ({low:.1f} to {high:.1f}{also})"
+
+
+def in_points(lost: Mapping[str, Estimate], which: str) -> str:
+    """Say what groups lost in points of accuracy, of which no relative drop can be said; nothing if there are none.
+
+    Args:
+        lost: by the group's name.
+        which: network is right there too seldom.
+    """
+    if not lost:
+        return ""
+    first = list(lost.items())[:NAMED]
+    said = [f"{name} lost {one.mean:.1f} points of accuracy ({one.low:.1f} to {one.high:.1f})" for name, one in first]
+    said += [f"{len(lost) - NAMED} more are not compared"] if len(lost) > NAMED else []
+    return f" Where {which} is {SELDOM}, {'; '.join(said)}."
 
 
 def _rest(count: int) -> str:

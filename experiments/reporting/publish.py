@@ -16,8 +16,7 @@ import tyro
 
 from experiments import cli
 from experiments.reporting import reports, tables
-from experiments.running.plan import duration
-from experiments.running.progress import say
+from experiments.running.progress import duration, say
 from jaxfair import processes
 from jaxfair.errors import JaxfairError
 
@@ -115,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with processes.locked(given.out, say):
             write(given.study, given.out)
 
-    command = cli.Command(Page, publish, "the study is untouched")
+    command = cli.Command(Page, lambda: publish, "the study is untouched")
     return cli.main("python -m experiments.reporting.publish", __doc__, {"": command}, arguments)
 
 

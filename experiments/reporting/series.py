@@ -5,8 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxfair import intervals
-from jaxfair.groups import Interval
-from jaxfair.intervals import Scale
+from jaxfair.intervals import Interval, Scale
 
 
 class Estimate(NamedTuple):

@@ -4,49 +4,19 @@ import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments.running.progress import Progress
+from experiments.running.settings import DataConfig
 from jaxfair.data import sources
 from jaxfair.data.dataset import Dataset, Rows, make_dataset
-from jaxfair.data.protocol import SourceConfig, summary
+from jaxfair.data.protocol import summary
 from jaxfair.data.sources import Loaded
 from jaxfair.data.splits import divide, thin, with_training_statistics
 from jaxfair.errors import JaxfairError
 from jaxfair.runs import Run
-
-Rebalance = Literal["balanced", "swapped"]
-
-
-@dataclasses.dataclass(frozen=True)
-class DataConfig(SourceConfig):
-    """Which data, and how it is split.
-
-    Attributes:
-        test_fraction: share held out, stratified by class and group, where there is no official test set.
-        seed: of the split and of what is kept; a study can count on from it, with one split for each training seed.
-        keep: share of each class (or group) kept in training, in order; one alone is that of every class, and where
-            none is given, it is the named set's.
-        keep_by: whether ``keep`` lists classes or groups.
-        keep_in_test: whether the test set is thinned too, as the code of Das et al. does.
-        validation_fraction: share of the training images held out from every training, stratified by class and group,
-            for choices such as when to stop; 0 holds out none.
-        rebalance: another imbalance of the training images, with the same test images. balanced thins all groups to one
-            count: that at which they are together as many as without it, or that of the smallest group, if that is
-            fewer. swapped keeps the largest plus the smallest share of ``keep`` less a class's own: large classes
-            become small and small ones large.
-    """
-
-    test_fraction: float = 0.2
-    seed: int = 0
-    keep: tuple[float, ...] = ()
-    keep_by: Literal["label", "group"] = "label"
-    keep_in_test: bool = False
-    validation_fraction: float = 0.0
-    rebalance: Rebalance | None = None
-
 
 PLACES = ("path", "images")  # fields that say where the data is, not what it is
 UNKNOWN_SIZE, MANY = 32, 100_000  # of images that are not there yet

@@ -17,13 +17,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
-
-import tyro
 
 from experiments.running import records, slurm, workers
 from experiments.running.progress import EXECUTOR, LOCAL, PLAN, SLURM
 from experiments.running.records import Job, Workspace
+from experiments.running.settings import Execution
 from experiments.running.workers import Place, Pool
 from jaxfair import processes, runs
 from jaxfair.errors import JaxfairError
@@ -36,43 +34,6 @@ POLL, LATE = 5.0, 2.0
 
 Speed = Callable[[Collection[Path]], Mapping[str, float]]
 """Returns seconds per unit of work of each stage, given the runs that are left (``plan.speed``)."""
-
-
-@tyro.conf.configure(tyro.conf.OmitArgPrefixes)
-@dataclasses.dataclass(frozen=True)
-class Execution:
-    """Who makes the runs; it decides nothing of what they are.
-
-    Attributes:
-        executor: here is this process; local starts processes on this machine, one on each GPU if there are any; slurm
-            submits job arrays to a cluster.
-        workers: processes of local (by default one on each GPU, or one on every two cores), or tasks of an array that
-            run at once on a cluster (by default 16).
-        threads: by which a CPU computes, which decide the last bits; by default as many as this machine has cores. The
-            processes of local share the cores.
-        partition: of the cluster; by default its own choice.
-        account: of the cluster that pays.
-        constraint: features that a node must have.
-        gres: what else a task needs, such as gpu:1 or gpu:a100:1.
-        cpus: cores of a task; by default as many as threads, and 8 at most.
-        memory: GB of a task; by default 4 and three times what the data take.
-        minutes: after which a task is stopped, saved and queued again; by default three times what its runs take by the
-            plan (see --dry-run), and ten minutes.
-        only: make only these runs, named by their folders, after those that they are made of, and write no report; -
-            reads names from standard input and answers each when it is made.
-    """
-
-    executor: Literal["here", "local", "slurm"] = "here"
-    workers: int | None = None
-    threads: int | None = None
-    partition: str | None = None
-    account: str | None = None
-    constraint: str | None = None
-    gres: str | None = None
-    cpus: int | None = None
-    memory: float | None = None
-    minutes: int | None = None
-    only: tuple[str, ...] = ()
 
 
 def begin(execution: Execution) -> None:

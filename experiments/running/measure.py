@@ -5,18 +5,20 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array
 
+from experiments.running.settings import AnalysisConfig
 from jaxfair import groups, losses, margins
 from jaxfair.bounds import binary_hessian_bound, parameter_distance
 from jaxfair.curvature.chunks import over_chunks
+from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.sampling import BLOCKS, equal_count_eigenvalues, gradient_sampling
-from jaxfair.curvature.spectrum import CurvatureConfig, GroupCurvature, Start, group_curvature, group_losses
+from jaxfair.curvature.spectrum import GroupCurvature, group_curvature, group_losses
 from jaxfair.data.dataset import Dataset, normalize
 from jaxfair.errors import JaxfairError
 from jaxfair.networks import masks
@@ -27,30 +29,6 @@ QUANTITIES = ("loss", "softmax_gap", "linearized_distance")
 """Of an image, whose mean over a group is recorded."""
 IMAGES = 1024
 """Images that are read at once to be told apart."""
-
-
-@dataclasses.dataclass(frozen=True)
-class AnalysisConfig:
-    """What is measured on each group.
-
-    Attributes:
-        split: whose loss the gradient and Hessian are of; accuracies are always of the test set.
-        tolerance: relative residual of the eigenvalues.
-        start: of Lanczos. ``random`` misses the largest eigenvalue with probability zero; ``gradient`` and ``coarse``
-            take about half the time, and may stop at a lesser one.
-        max_steps: Hessian-vector products at most, for each group.
-        linearized_distance: whether to measure each test image's linearised distance to the decision boundary too.
-        chunk_size: images differentiated at once; None chooses what is fast.
-        precision: of matrix products on accelerators: highest is full float32, default may be TF32 or bfloat16.
-    """
-
-    split: Literal["test", "train"] = "test"
-    tolerance: float = 1e-2
-    start: Start = "random"
-    max_steps: int = 100
-    linearized_distance: bool = True
-    chunk_size: int | None = None
-    precision: Literal["highest", "default"] = "highest"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,21 +1,21 @@
-"""Stages of the further linearization methods, SENet and block coordinate descent, and of their controls."""
+"""Stages that linearize: SNL, DeepReDuce, SENet, block coordinate descent, choices at random, and their controls."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
 
 from experiments.running.records import Output, Workspace, declare, load_network, module_of, once, open_run, settings_of
-from experiments.running.stages import matched_label
-from jaxfair.linearize import bcd, senet
-from jaxfair.linearize.bcd import BcdConfig
-from jaxfair.linearize.senet import SenetConfig
+from experiments.running.settings import Further
+from jaxfair.linearize import bcd, deepreduce, senet, snl
+from jaxfair.linearize.config import BcdConfig, SenetConfig
 from jaxfair.networks import masks
+from jaxfair.networks.architectures import Module
 from jaxfair.networks.network import Network, shapes
 from jaxfair.runs import Run
 from jaxfair.training.batches import FORWARD, GRADIENT
 
-Further = Literal["snl-balanced", "senet", "senet-balanced", "bcd", "bcd-loss", "bcd-worst-group", "bcd-cvar"]
-FURTHER: tuple[Further, ...] = get_args(Further)
 SUFFIXES = {
     "snl-balanced": " (balanced)",
     "senet-balanced": " (balanced)",
@@ -31,6 +31,160 @@ PLAIN: dict[str, str] = {
     "bcd-cvar": "bcd",
 }
 """The method with which one that looks at groups, or at the worst images, is compared: it does nothing else."""
+
+ASSUMED_DESCENT = 30
+"""Epochs of an SNL descent."""
+
+
+def linearize_snl(
+    space: Workspace, base: Run, config: snl.SnlConfig, counts: Sequence[int], *, balanced: bool = False
+) -> list[Run]:
+    """Linearize by SNL: one descent, one run for each of the different budgets, in their order.
+
+    Args:
+        space: of the study.
+        base: the full network.
+        config: of the descent.
+        counts: the budgets.
+        balanced: whether every group counts the same in the descent's loss.
+    """
+    seed, more = base.config["seed"], {"balanced": True} if balanced else {}
+    found = []
+    for count in counts:
+        settings = {"parents": {"full": base.digest}, "snl": {**settings_of(config), "budget": count, **more}}
+        variant = {"method": "snl", "label": f"SNL {count}"}
+        if balanced:
+            variant = {"method": "snl-balanced", "label": f"SNL {count} (balanced)"}
+        name = f"{space.record['name']}-snl{count}{'-balanced' if balanced else ''}-seed{seed}"
+        found.append(open_run(space, "linearize", name, seed, module_of(base), variant, settings))
+
+    def compute(pending: Sequence[Run]) -> Iterator[list[Output]]:
+        by_budget = {run.config["snl"]["budget"]: run for run in pending}
+        descent = snl.snl(
+            load_network(base),
+            space.train,
+            config,
+            budgets=list(by_budget),
+            seed=seed,
+            balanced=balanced,
+            # The tightest budget is reached last, so the unfinished descent lies with it.
+            progress_dir=by_budget[min(by_budget)].progress_dir,
+            on_epoch=lambda epoch, count: space.progress.update(epoch, None, "epoch", f"{count} ReLUs"),
+        )
+        for snapshot in descent:
+            yield [Output(by_budget[snapshot.budget], snapshot.network, {"epochs": snapshot.epoch})]
+
+    work = len(space.train) * ASSUMED_DESCENT * (FORWARD + GRADIENT) / max(len(found), 1)
+    return declare(space, found, work, "SNL descent", compute)
+
+
+def linearize_deepreduce(space: Workspace, base: Run, config: deepreduce.DeepReduceConfig) -> Run:
+    """Build the untrained DeepReDuce student."""
+    return _student(space, base, config, {"method": "deepreduce", "label": f"DeepReDuce {config.name}"})
+
+
+def _student(space: Workspace, base: Run, config: deepreduce.DeepReduceConfig, variant: Mapping[str, str]) -> Run:
+    module = deepreduce.student_module(module_of(base), config)
+
+    def student() -> Network:
+        return deepreduce.deepreduce(load_network(base), space.train.image_shape, config, seed=base.config["seed"])
+
+    return _derive(space, base, config.name, module, variant, {"deepreduce": settings_of(config)}, student)
+
+
+def match_snl(space: Workspace, base: Run, linearized: Sequence[Run]) -> list[Run]:
+    """Train the full network as the SNL descent did and as long, with all its ReLUs: the control of each budget."""
+    seed = base.config["seed"]
+    found = []
+    for run in linearized:
+        budget, balanced = run.config["snl"]["budget"], run.config["snl"].get("balanced", False)
+        settings = {"parents": {"full": base.digest, "matched": run.digest}}
+        settings |= {"snl": {**run.config["snl"], "masks": "all", "kappa": 0.0}}
+        variant = {"method": "matched", "label": matched_label(run.config["variant"]["label"])}
+        name = f"{space.record['name']}-matched{budget}{'-balanced' if balanced else ''}-seed{seed}"
+        found.append(open_run(space, "linearize", name, seed, module_of(base), variant, settings))
+    descended = {run.path: snl_run for run, snl_run in zip(found, linearized, strict=True)}
+
+    def compute(pending: Sequence[Run]) -> Iterator[list[Output]]:
+        ends = {run.path: int(descended[run.path].json("result.json")["epochs"]) for run in pending}
+        stored = pending[0].config["snl"]
+        config = snl.SnlConfig(**{name: stored[name] for name in snl.MATCHED})
+        longest = max(ends.values())
+        training = snl.matched(
+            *(load_network(base), space.train, config),
+            ends=list(ends.values()),
+            seed=seed,
+            balanced=stored.get("balanced", False),
+            progress_dir=next(run for run in pending if ends[run.path] == longest).progress_dir,
+            on_epoch=lambda epoch: space.progress.update(epoch, longest, "epoch", "all ReLUs"),
+        )
+        for snapshot in training:
+            batch = [run for run in pending if ends[run.path] == snapshot.epoch]
+            yield [Output(run, snapshot.network, {"epochs": snapshot.epoch}) for run in batch]
+
+    work = len(space.train) * ASSUMED_DESCENT * (FORWARD + GRADIENT) / max(len(found), 1)
+    return declare(space, found, work, "the control of the SNL descent", compute)
+
+
+def match_deepreduce(space: Workspace, base: Run, config: deepreduce.DeepReduceConfig) -> Run:
+    """Build the DeepReDuce student of a configuration with all its ReLUs: the control of all that cull or thin it."""
+    variant = {"method": "matched", "label": matched_label(f"DeepReDuce {config.name}")}
+    return _student(space, base, dataclasses.replace(config, culled=(), thinned=False), variant)
+
+
+def matched_label(label: str) -> str:
+    """Return what the control of the network ``label`` is called, whatever of its ReLUs is gone.
+
+    It is trained as that one was, so all networks that were trained alike have one.
+    """
+    method, _, rest = label.partition(" ")
+    if method == "SENet":
+        return "Matched to SENet"  # at every budget: its mask stage has as many epochs at each
+    if method != "DeepReDuce":
+        family, loss = "BCD" if method == "BCD" else "SNL", " (balanced)" * (rest.endswith(" (balanced)"))
+        return f"Matched to {family} {rest.partition(' ')[0]}{loss}"
+    config = dataclasses.replace(deepreduce.DeepReduceConfig.parse(rest), culled=(), thinned=False)
+    return "Matched to DeepReDuce" + (f" {config.name}" if config.name != "full" else "")
+
+
+def linearize_random(space: Workspace, base: Run, count: int, start: Run | None = None) -> Run:
+    """Keep ReLUs at random, with the full network's weights: what any choice of units has to beat.
+
+    Args:
+        space: of the study.
+        base: the full network.
+        count: ReLUs to keep.
+        start: the control of SNL's network of as many ReLUs, whose weights are kept instead of the full network's, so
+            that both were trained alike.
+    """
+    variant = {"method": "random", "label": f"Random {count}"}
+    if start is not None:
+        variant = {"method": "random-matched", "label": f"Random {count} after equal training"}
+    network = start or base
+
+    def thinned() -> Network:
+        full, key = load_network(network), jax.random.key(base.config["seed"])
+        return full.replace(masks=masks.keep_random(full.masks, count, key))
+
+    name, settings = f"random{count}{'-matched' if start else ''}", dict[str, Any](random={"budget": count})
+    if start is not None:
+        settings["parents"] = {"full": base.digest, "matched": start.digest}
+    return _derive(space, base, name, module_of(base), variant, settings, thinned)
+
+
+def _derive(
+    space: Workspace,
+    base: Run,
+    name: str,
+    module: Module,
+    variant: Mapping[str, str],
+    settings: Mapping[str, Any],
+    make: Callable[[], Network],
+) -> Run:
+    """Make a network from a full one without training."""
+    seed, settings = base.config["seed"], {"parents": {"full": base.digest}, **settings}
+    run = open_run(space, "linearize", f"{space.record['name']}-{name}-seed{seed}", seed, module, variant, settings)
+    return once(space, run, 0, variant["label"], lambda: (make(), {}))
 
 
 def linearize_senet(

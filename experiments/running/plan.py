@@ -9,10 +9,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from experiments.running import records, stages
+from experiments.running import methods, records, stages
 from experiments.running.progress import duration
 from experiments.running.records import Job, Workspace
-from experiments.running.stages import ModelConfig
+from experiments.running.settings import ModelConfig
 from jaxfair.networks.network import init
 from jaxfair.runs import Run
 from jaxfair.training import fit as train
@@ -69,7 +69,7 @@ def show(space: Workspace, model: ModelConfig, config: TrainConfig, absent: str 
     print(
         f"A rough estimate on this {jax.default_backend()}: from finished runs of the same stage, or else from "
         f"{TIMED_STEPS} timed steps and counted operations, without compilation; an SNL descent is taken to last "
-        f"{stages.ASSUMED_DESCENT} epochs."
+        f"{methods.ASSUMED_DESCENT} epochs."
     )
 
 
@@ -124,7 +124,7 @@ def rows(jobs: Sequence[Job], speeds: dict[str, float], left: Collection[Path]) 
 
 def _label(run: Run) -> str:
     """Return what a run's network is called, and on which other data it was trained, if it was."""
-    return ", ".join(filter(None, [run.config["variant"]["label"], run.config.get("data", {}).get("rebalance")]))
+    return ", ".join(filter(None, [run.config["variant"]["label"], records.rebalanced(run)]))
 
 
 def _each(jobs: Sequence[Job]) -> Iterator[tuple[Run, float]]:

@@ -268,6 +268,11 @@ def module_of(run: Run) -> Module:
     return network(**{key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()})
 
 
+def rebalanced(run: Run) -> str:
+    """Return which other imbalance the data of a run have; nothing if they are those of the study."""
+    return run.config.get("data", {}).get("rebalance") or ""
+
+
 def settings_of(config: Any) -> dict[str, Any]:
     """Return what decides the result; how often it is saved, and when a descent gives up, do not."""
     return _decisive(dataclasses.asdict(config))

@@ -8,6 +8,7 @@ from jaxfair import runs
 from jaxfair.errors import JaxfairError
 from jaxfair.runs import Run
 from jaxfair.training.batches import FORWARD, GRADIENT
+from jaxfair.training.fit import TrainConfig, images_seen
 
 
 def passes(run: Run) -> float:
@@ -52,6 +53,5 @@ def _own(run: Run) -> float:
 
 
 def _seen(config: Mapping[str, Any], training: Mapping[str, Any], epochs: int) -> int:
-    """Return the number of images that a training saw; those that fill no batch are left out of an epoch."""
-    size = training["batch_size"]
-    return epochs * (sum(config["data"]["train_count"]) // size) * size
+    """Return the number of images that a training saw."""
+    return images_seen(TrainConfig(epochs, training["batch_size"]), sum(config["data"]["train_count"]))

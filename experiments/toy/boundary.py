@@ -1,6 +1,5 @@
 """Two groups in the plane (Das et al. 2024, Fig. 2): who loses accuracy when half of the hidden units are linear."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,8 @@ from experiments.reporting.drawing import GREY, LARGE, SMALL
 from experiments.reporting.series import UNKNOWN
 from experiments.reporting.tables import Column, Table
 from experiments.running.progress import Progress
-from experiments.toy.networks import Layers, Toy, estimate, fit, forward, init, summary
+from experiments.toy.networks import Layers, estimate, fit, forward, init, summary
+from experiments.toy.settings import Boundary
 from jaxfair.errors import JaxfairError
 from jaxfair.groups import relative_drop
 
@@ -25,30 +25,6 @@ GROUPS = ("majority", "minority")
 NETWORKS = ("full", "half linear")
 TEST_POINTS = 5000  # of each group in the plane
 SHOWN_POINTS = 600  # in the figure, with the training points' shares
-
-
-@dataclasses.dataclass(frozen=True)
-class Boundary(Toy):
-    """Settings of the two groups in the plane; by default half of the ReLUs are too few for the minority's boundary.
-
-    The four units of the default were chosen among other sizes because half of them are too few. Where half of the
-    units can still draw the boundary the drop fades: the minority loses (20 seeds, 95 %) 5.2 to 10.6 points more than
-    the majority with ``--widths 4``, 2.5 to 6.9 with 6, -0.3 to 3.2 with 8, -0.1 to 2.0 with 16, -2.3 to -0.2 with 4 4.
-
-    Attributes:
-        points: training points of each seed.
-        minority: share of the minority among them.
-        widths: hidden units of each layer.
-        restarts: initial weights tried for each network; the one with the lowest training loss is kept, so that the
-            networks differ by their units and not by the luck of a start.
-    """
-
-    steps: int = 3000
-    learning_rate: float = 0.05
-    points: int = 1000
-    minority: float = 0.1
-    widths: tuple[int, ...] = (4,)
-    restarts: int = 10
 
 
 def curve(u: np.ndarray) -> np.ndarray:

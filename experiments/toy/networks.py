@@ -1,10 +1,8 @@
 """The small networks of the toy studies: drawn, trained and summarised."""
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,27 +12,11 @@ import optax
 from jaxtyping import Array, Float
 
 from experiments.reporting.series import Estimate, over_seeds
+from experiments.toy.settings import Toy
 from jaxfair.errors import JaxfairError
 
 Layers = Sequence[tuple[Any, Any]]
 """Weights (inputs, outputs) and biases (outputs,) of each layer; the units of all but the last one are ReLUs."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Toy:
-    """Settings of both studies.
-
-    Attributes:
-        out: folder of the results.
-        seeds: number of networks of each kind, 0 to seeds - 1.
-        steps: of Adam, each on all training points.
-        learning_rate: at the first step; it falls to 0 by a cosine.
-    """
-
-    out: Path = Path("results/toy")
-    seeds: int = 20
-    steps: int = 5000
-    learning_rate: float = 0.02
 
 
 def init(seed: Sequence[int], widths: Sequence[int]) -> Layers:

@@ -1,6 +1,5 @@
 """Linear pieces of ReLU networks of one input (Das et al. 2024, Fig. 10, Propositions 4.1 and 4.2)."""
 
-import dataclasses
 import re
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -15,7 +14,8 @@ from experiments.reporting.drawing import GREY, LARGE, SMALL
 from experiments.reporting.series import Estimate
 from experiments.reporting.tables import Column, Table
 from experiments.running.progress import Progress
-from experiments.toy.networks import Layers, Toy, all_relus, estimate, fit, forward, init, summary
+from experiments.toy.networks import Layers, all_relus, estimate, fit, forward, init, summary
+from experiments.toy.settings import Pieces
 from jaxfair.errors import JaxfairError
 
 if TYPE_CHECKING:
@@ -23,21 +23,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 GRID_POINTS = 513  # of the interval, to train on
-
-
-@dataclasses.dataclass(frozen=True)
-class Pieces(Toy):
-    """Settings of the linear pieces.
-
-    Attributes:
-        networks: hidden widths of the random networks: 8x4 has 8 units and then 4.
-        pieces: of the approximations; a trained network has one hidden unit fewer, so that it cannot have more.
-        interval: where functions are approximated.
-    """
-
-    networks: tuple[str, ...] = ("4", "16", "4x4", "8x8", "16x16", "4x4x4", "8x8x8", "16x16x16", "8x8x8x8")
-    pieces: tuple[int, ...] = (2, 3, 5, 9, 17, 33)
-    interval: tuple[float, float] = (-1.0, 1.0)
 
 
 # Strictly convex functions, and where each has a given slope; exp has no slope below 0, so that is far to the left.

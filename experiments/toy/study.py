@@ -1,12 +1,4 @@
-"""The toy studies of Das et al. 2024: two classes in the plane (Fig. 2), and linear pieces (Fig. 10, Prop. 4.1, 4.2).
-
-    python -m experiments.toy boundary
-    python -m experiments.toy pieces
-
-``boundary`` trains a small network on two groups, with all of its ReLUs and with a random half of its hidden units
-linear, and compares what each group loses. ``pieces`` counts the linear pieces of random networks exactly, against the
-formula for how many there can be, and compares trained networks with the best piecewise linear approximation.
-"""
+"""A toy study, from its settings to its figure and table."""
 
 import dataclasses
 import time
@@ -14,26 +6,25 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from experiments import cli
 from experiments.reporting import drawing
 from experiments.running.progress import Progress, say
-from experiments.toy.boundary import Boundary, check_boundary, compare, draw_boundary, print_boundary
-from experiments.toy.networks import Toy
-from experiments.toy.pieces import Pieces, check_pieces, draw_pieces, measure, print_pieces
+from experiments.toy.boundary import check_boundary, compare, draw_boundary, print_boundary
+from experiments.toy.pieces import check_pieces, draw_pieces, measure, print_pieces
+from experiments.toy.settings import Boundary, Pieces, Toy
 from jaxfair import hardware, processes, runs
 from jaxfair.errors import JaxfairError
 
-STUDIES: dict[str, tuple[type[Toy], Callable, Callable, Callable]] = {
-    "boundary": (Boundary, compare, draw_boundary, print_boundary),
-    "pieces": (Pieces, measure, draw_pieces, print_pieces),
+STUDIES: dict[type[Toy], tuple[str, Callable, Callable, Callable]] = {
+    Boundary: ("boundary", compare, draw_boundary, print_boundary),
+    Pieces: ("pieces", measure, draw_pieces, print_pieces),
 }
 
 
-def make(name: str, config: Toy) -> None:
+def make(config: Toy, _: Sequence[str]) -> None:
     """Make a study, unless it was finished before, and print its table and where it lies."""
     import matplotlib as mpl
 
-    _, compute, draw, show = STUDIES[name]
+    name, compute, draw, show = STUDIES[type(config)]
     check(config)
     settings = {key: value for key, value in dataclasses.asdict(config).items() if key != "out"}
     named = {"stage": "toy", "name": name, **settings}
@@ -74,12 +65,3 @@ def check(config: Toy) -> None:
         check_boundary(config)
     elif isinstance(config, Pieces):
         check_pieces(config)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line."""
-    commands = {
-        name: cli.Command(options, lambda config, _, name=name: make(name, config))
-        for name, (options, *_) in STUDIES.items()
-    }
-    return cli.main("python -m experiments.toy", __doc__, commands, arguments)

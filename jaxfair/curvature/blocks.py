@@ -15,9 +15,10 @@ from jax.flatten_util import ravel_pytree
 
 from jaxfair import losses
 from jaxfair.curvature import lanczos
+from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.operators import GroupOperator
 from jaxfair.curvature.programs import LogitsFn, LossFn
-from jaxfair.curvature.spectrum import CurvatureConfig, check_examples, eigenvalues, group_losses, start_vector
+from jaxfair.curvature.spectrum import check_examples, eigenvalues, group_losses, start_vector
 from jaxfair.errors import JaxfairError
 from jaxfair.inputs import tree_difference
 

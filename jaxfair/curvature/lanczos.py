@@ -6,17 +6,17 @@ where the start vector is: on the host in NumPy, on the device in JAX.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxfair.curvature.config import Stop
 from jaxfair.errors import JaxfairError
 
 Vector = Any  # Float[Array, " p"] | Float[np.ndarray, " p"]
 MatVec = Callable[[Vector], Vector]
-Stop = Literal["residual", "error"]
 
 
 class EigenResult(NamedTuple):

@@ -12,9 +12,10 @@ from jax.tree_util import Partial
 
 from jaxfair import groups, intervals, losses, margins
 from jaxfair.curvature.checks import checked_asymmetry, trusted_logits, trusted_losses, warn_of_suspects
+from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.programs import LogitsFn, LossFn, as_pytree
 from jaxfair.curvature.sampling import EigenvalueSampling, GradientSampling, eigenvalue_sampling, gradient_sampling
-from jaxfair.curvature.spectrum import CurvatureConfig, GroupCurvature, group_curvature
+from jaxfair.curvature.spectrum import GroupCurvature, group_curvature
 from jaxfair.errors import JaxfairError
 from jaxfair.inputs import Missing, as_examples, as_groups, as_labels, check_lengths
 from jaxfair.intervals import Interval

@@ -16,9 +16,10 @@ import numpy as np
 from jaxfair import losses
 from jaxfair.curvature import lanczos
 from jaxfair.curvature.chunks import Cut, Devices, accumulate
+from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.operators import GroupOperator, make_plan
 from jaxfair.curvature.programs import LogitsFn, LossFn, Model, Programs, as_pytree, programs
-from jaxfair.curvature.spectrum import CurvatureConfig, GroupCurvature, check_examples, eigenvalues, start_vector
+from jaxfair.curvature.spectrum import GroupCurvature, check_examples, eigenvalues, start_vector
 from jaxfair.errors import JaxfairError
 from jaxfair.intervals import FEW, Interval, students_t
 

@@ -7,7 +7,7 @@ all groups, networks of one module, and chunks.
 import dataclasses
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,66 +15,13 @@ import numpy as np
 
 from jaxfair import losses
 from jaxfair.curvature import lanczos
+from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.operators import GroupOperator, make_plan
-from jaxfair.curvature.programs import LogitsFn, LossFn, as_pytree, at_precision
+from jaxfair.curvature.programs import LogitsFn, LossFn, as_pytree
 from jaxfair.errors import JaxfairError
 from jaxfair.inputs import as_examples, check_lengths, quoted
 
-Start = Literal["random", "gradient", "coarse"]
 SHARE, LEAST, COARSE = 8, 100, 3e-3  # a coarse start: one of so many chunks, examples at least, tolerance
-
-
-@dataclasses.dataclass(frozen=True)
-class CurvatureConfig:
-    """How a group's eigenvalues are found, and how precisely.
-
-    Attributes:
-        bottom: Whether to find the smallest eigenvalue too, to ``tolerance`` times the largest. It usually takes
-            several times as many products.
-        tolerance: Error at which Lanczos stops, relative to the eigenvalue (``lanczos.extreme_eigenvalues``).
-        stop: ``residual`` compares a bound of the error with the tolerance; ``error`` compares an estimate, which needs
-            about half as many products.
-        start: ``random`` misses the largest eigenvalue with probability zero. ``gradient`` (plus noise of the same
-            length) usually needs a third fewer products, since the gradient lies close to the outlier eigenvectors,
-            but can stop at a lesser eigenvector that the gradient happens to lie along. ``coarse`` starts in turn from
-            the eigenvector of a random eighth of the group, found from a gradient start: the fewest products and the
-            same risk. For a group whose eighth has less than 100 examples it is the gradient start.
-        max_steps: Number of Hessian-vector products at most, for each group.
-        max_basis: Number of Lanczos vectors kept at once, each as large as the parameters.
-        chunk_size: Number of examples differentiated at once; None chooses by ``memory`` and backend.
-        memory: Bytes that kept primal passes may take on each device; what does not fit is recomputed, with the same
-            result. None is 1 GiB on a CPU and a quarter of an accelerator's memory.
-        seed: Seed of the random start vector, which is the same for all groups.
-        precision: Precision of matrix products on accelerators; ``highest`` is full float32.
-
-    Raises:
-        JaxfairError: A name is unknown, or the tolerance is negative or no number.
-
-    Example:
-        >>> from jaxfair import CurvatureConfig
-        >>> CurvatureConfig(tolerance=1e-2, bottom=True).max_steps
-        100
-    """
-
-    bottom: bool = False
-    tolerance: float = 1e-3
-    stop: lanczos.Stop = "residual"
-    start: Start = "random"
-    max_steps: int = 100
-    max_basis: int = 100
-    chunk_size: int | None = None
-    memory: int | None = None
-    seed: int = 0
-    precision: str = "highest"
-
-    def __post_init__(self) -> None:
-        """Refuse what no computation could follow."""
-        for name, given, known in (("start", self.start, get_args(Start)), ("stop", self.stop, get_args(lanczos.Stop))):
-            if given not in known:
-                raise JaxfairError(f"There is no {name} '{given}'; give {' or '.join(known)}.")
-        if not self.tolerance >= 0:
-            raise JaxfairError(f"The tolerance is {self.tolerance}; give a relative error, at least 0.")
-        at_precision(self.precision)
 
 
 class GroupCurvature(NamedTuple):

@@ -5,16 +5,16 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8
 
+from jaxfair.data.config import Augmentation
 from jaxfair.errors import JaxfairError
 
-Augmentation = Literal["none", "cifar"]
 BLOCK = 64 * 1024**2
 
 

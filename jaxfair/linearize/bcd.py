@@ -9,7 +9,7 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -23,50 +23,18 @@ from jaxfair.data.dataset import Dataset
 from jaxfair.data.splits import divide
 from jaxfair.errors import JaxfairError, did_you_mean
 from jaxfair.groups import group_means
+from jaxfair.linearize.config import Accept, BcdConfig
 from jaxfair.loops import epochs
 from jaxfair.networks import masks
 from jaxfair.networks.network import Network, check_images
 from jaxfair.training import fit, mitigate
 from jaxfair.training.batches import FORWARD, GRADIENT
-from jaxfair.training.fit import TrainConfig
-
-Accept = Literal["accuracy", "loss", "worst-group", "cvar"]
-
-BCD_FINETUNE = TrainConfig(epochs=20, learning_rate=1e-3, schedule="cosine", distillation_weight=1.0)
-"""Fine-tuning after each block, as published."""
 
 CHUNK = 1024
 """Images on which a candidate is measured at once."""
 
 OnBlock = Callable[[int, int, int], None]
 """Called after each block with the blocks done, the blocks in all, and the number of ReLUs left."""
-
-
-@dataclasses.dataclass(frozen=True)
-class BcdConfig:
-    """How ReLUs are removed, block by block.
-
-    Attributes:
-        block: the ReLUs of a block; published are 100 to 200, and up to 2,000. The last one has what is left.
-        tries: the random blocks that are tried before the least bad of them goes.
-        threshold: the first block goes by which the risk rises by less than this; published are 0.003 to 0.005 of
-            accuracy.
-        accept: the risk, which is measured on images that the network is trained on: ``accuracy`` is the share of them
-            that it gets wrong, as published; ``loss`` is their mean cross-entropy in nats, ``worst-group`` the largest
-            of the groups' mean losses, and ``cvar`` the mean of the largest ``level`` of all losses, without groups.
-        level: the share of the images that counts for ``cvar``, in (0, 1].
-        validation: the share of the images that are held back, by class and group, and on which the risk is measured
-            instead: a network that has learnt its images by heart misses nothing on these. 0 is as published.
-        finetune: how the network is trained after each block.
-    """
-
-    block: int = 100
-    tries: int = 50
-    threshold: float = 0.003
-    accept: Accept = "accuracy"
-    level: float = 0.1
-    validation: float = 0.0
-    finetune: TrainConfig = BCD_FINETUNE
 
 
 class History(NamedTuple):
@@ -137,7 +105,7 @@ def bcd(
     Example:
         >>> import dataclasses
         >>> from jaxfair import CNN, bcd, init, load
-        >>> from jaxfair.linearize.bcd import BCD_FINETUNE, BcdConfig
+        >>> from jaxfair.linearize.config import BCD_FINETUNE, BcdConfig
         >>> train, _ = load("digits").split()
         >>> network = init(CNN(num_classes=10, features=(2,)), train.image_shape, seed=0)
         >>> config = BcdConfig(block=20, tries=5, finetune=dataclasses.replace(BCD_FINETUNE, epochs=1))
@@ -209,7 +177,8 @@ def matched(
     Example:
         >>> import dataclasses
         >>> from jaxfair import CNN, init, load
-        >>> from jaxfair.linearize.bcd import BCD_FINETUNE, BcdConfig, matched
+        >>> from jaxfair.linearize.bcd import matched
+        >>> from jaxfair.linearize.config import BCD_FINETUNE, BcdConfig
         >>> from jaxfair.networks.masks import relu_count
         >>> train, _ = load("digits").split()
         >>> network = init(CNN(num_classes=10, features=(2,)), train.image_shape, seed=0)

@@ -1,70 +1,16 @@
 """DeepReDuce (Jha et al. 2021): ReLUs removed by stage and by layer, and smaller networks."""
 
-import dataclasses
 import math
-import re
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxfair.errors import JaxfairError
+from jaxfair.linearize.config import DeepReduceConfig
 from jaxfair.networks import masks
 from jaxfair.networks.architectures import Module, ResNet
 from jaxfair.networks.network import Network, init
-
-CULLED_SETS = ((1,), (1, 4), (1, 2), (1, 2, 3), (2, 3), (1, 2, 4), (3, 4), (2, 3, 4), (1, 3), (1, 3, 4), (1, 2, 3, 4))
-"""The eleven sets of stages that Das et al. 2024 cull."""
-
-
-@dataclasses.dataclass(frozen=True)
-class DeepReduceConfig:
-    """One DeepReDuce configuration.
-
-    Attributes:
-        culled: the stages, counted from 1, that lose all their ReLUs.
-        thinned: whether the second ReLU of every remaining block goes too.
-        channel_scale: the paper's alpha, a factor on the width.
-        resolution_scale: the paper's rho; the stem's stride is multiplied by 1 / rho.
-        start: ``fresh`` trains the student from new weights, as the paper does; ``base`` starts from the full
-            network's, which needs both scales to be 1.
-    """
-
-    culled: tuple[int, ...] = (1,)
-    thinned: bool = False
-    channel_scale: float = 1.0
-    resolution_scale: float = 1.0
-    start: Literal["fresh", "base"] = "fresh"
-
-    @property
-    def name(self) -> str:
-        """The short name: C with the culled stages, T for thinning, and scales where they are not 1."""
-        parts = ["C" + "".join(map(str, self.culled)) if self.culled else "", "T" if self.thinned else ""]
-        parts += [f"a{self.channel_scale:g}" if self.channel_scale != 1 else ""]
-        parts += [f"r{self.resolution_scale:g}" if self.resolution_scale != 1 else ""]
-        return "+".join(part for part in parts if part) or "full"
-
-    @classmethod
-    def parse(cls, name: str, start: Literal["fresh", "base"] = "fresh") -> "DeepReduceConfig":
-        """Return the configuration of a short name such as ``C12``, ``C14+T`` or ``C1+a0.5+r0.5``.
-
-        Args:
-            name: the name, as the property ``name`` returns it.
-            start: what the student starts from, which a name does not tell.
-
-        Raises:
-            JaxfairError: the name is not of this form.
-        """
-        match = re.fullmatch(r"(?:C(\d+))?\+?(T)?\+?(?:a(\d+(?:\.\d+)?))?\+?(?:r(\d+(?:\.\d+)?))?", name)
-        if not name or match is None or match.group(0).strip("+") != name:
-            raise JaxfairError(
-                f"'{name}' is no DeepReDuce configuration; write C and the stages to cull, +T to thin, "
-                "+a and +r with the channel and resolution scale, for example C12+T+a0.5."
-            )
-        culled, thinned, channel, resolution = match.groups()
-        stages = tuple(sorted({int(digit) for digit in culled or ""}))
-        return cls(stages, thinned is not None, float(channel or 1), float(resolution or 1), start)
 
 
 def student_module(base: Module, config: DeepReduceConfig) -> ResNet:
@@ -113,7 +59,7 @@ def deepreduce(network: Network, image_shape: tuple[int, int, int], config: Deep
 
     Example:
         >>> from jaxfair import ResNet, deepreduce, init
-        >>> from jaxfair.linearize.deepreduce import DeepReduceConfig
+        >>> from jaxfair.linearize.config import DeepReduceConfig
         >>> from jaxfair.networks.masks import relu_count
         >>> network = init(ResNet((1, 1), num_classes=10, width=4), (8, 8, 1), seed=0)
         >>> student = deepreduce(network, (8, 8, 1), DeepReduceConfig.parse("C1"), seed=0)

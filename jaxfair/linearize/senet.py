@@ -21,6 +21,7 @@ from jaxfair.compress import pruning
 from jaxfair.data.dataset import Dataset
 from jaxfair.data.splits import epoch_order
 from jaxfair.errors import JaxfairError
+from jaxfair.linearize.config import SenetConfig
 from jaxfair.loops import epochs
 from jaxfair.networks import masks
 from jaxfair.networks.architectures import Module, layers_of_gates
@@ -29,43 +30,8 @@ from jaxfair.training import fit
 from jaxfair.training.batches import FORWARD, GRADIENT, Fixed, batch, check_network, group_balance, run_batches, weighed
 from jaxfair.training.fit import TrainConfig
 
-SENET_MASKS = TrainConfig(
-    epochs=150,
-    batch_size=128,
-    learning_rate=0.05,
-    schedule="constant",
-    label_weight=0.5,
-    distillation_weight=0.5,
-)
-"""Training of the mask stage (Kundu et al. 2023; no schedule is known to us)."""
-
-SENET_FINETUNE = TrainConfig(epochs=240, batch_size=128, learning_rate=0.01, label_weight=0.5, distillation_weight=0.5)
-"""Fine-tuning after the mask stage (Kundu et al. 2023, who divide the rate by 10 after epochs 150, 180 and 210)."""
-
-PRAM = 1000.0
-"""The factor on the distance of attention maps in the fine-tuning (their beta)."""
-
 OnEpoch = Callable[[int, int, str], None]
 """Called after each epoch with the epochs done, the epochs in all, and what is trained."""
-
-
-@dataclasses.dataclass(frozen=True)
-class SenetConfig:
-    """How layers get their budgets, and units their masks.
-
-    Attributes:
-        sparsity: the share of all weights that is zero when the sparse training ends. The paper's is not known to us.
-        sparse_train: how new weights are trained while more and more of them are pruned; by default as the full network
-            is trained.
-        mask_train: how the student is trained while its masks are chosen.
-        balanced: whether every group counts the same, whatever its size, in the loss of the sparse training and in the
-            mismatch of activations. The mask stage's own loss stays what it is, so that only the choice changes.
-    """
-
-    sparsity: float = 0.9
-    sparse_train: TrainConfig = TrainConfig()
-    mask_train: TrainConfig = SENET_MASKS
-    balanced: bool = False
 
 
 class Chosen(NamedTuple):
@@ -255,7 +221,7 @@ def senet(
     Example:
         >>> import dataclasses
         >>> from jaxfair import CNN, TrainConfig, init, load, senet
-        >>> from jaxfair.linearize.senet import SENET_MASKS, SenetConfig
+        >>> from jaxfair.linearize.config import SENET_MASKS, SenetConfig
         >>> train, _ = load("digits").split()
         >>> network = init(CNN(num_classes=10, features=(2,)), train.image_shape, seed=0)
         >>> masking = dataclasses.replace(SENET_MASKS, epochs=1)
@@ -364,10 +330,11 @@ def _train(
 
     start = checkpoints.resume(folder, fresh)
     state = start[1]
-    for done, state in epochs(run, start, config.epochs, folder, config.checkpoint_seconds, keep_last=True):
-        check_network(state.network, name)
+    for done, latest in epochs(run, start, config.epochs, folder, config.checkpoint_seconds, keep_last=True):
+        state = latest
         if on_epoch is not None:
             on_epoch(done, config.epochs, name)
+    check_network(state.network, name)
     return state
 
 

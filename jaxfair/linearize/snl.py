@@ -7,7 +7,7 @@ ReLUs first falls to it. ``matched`` is the control: the same descent with all R
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,10 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from jaxfair import checkpoints, losses
-from jaxfair.data.dataset import Augmentation, Dataset
+from jaxfair.data.dataset import Dataset
 from jaxfair.data.splits import epoch_order
 from jaxfair.errors import JaxfairError
+from jaxfair.linearize.config import SnlConfig
 from jaxfair.loops import epochs
 from jaxfair.networks import masks
 from jaxfair.networks.network import Network, apply_train, check_images
@@ -29,40 +30,6 @@ MATCHED = ("batch_size", "learning_rate", "temperature", "augment")
 
 OnEpoch = Callable[[int, int], None]
 """Called after each epoch of the descent with the epochs done and the number of ReLUs left."""
-
-
-@dataclasses.dataclass(frozen=True)
-class SnlConfig:
-    """How masks and weights descend; the defaults are those of Cho et al. 2022 and their published settings.
-
-    Attributes:
-        batch_size: the number of images in a step.
-        learning_rate: the rate of the one Adam that trains weights and masks. Keep it well below ``threshold``: Adam
-            leaves a mask swinging around 0 by about the learning rate, and it counts as a ReLU whenever it is above.
-        temperature: the temperature of the distillation from the full network.
-        kappa: the weight of the L1 norm of the masks with which the descent begins.
-        kappa_growth: the factor on kappa after an epoch that found no new lowest count of ReLUs.
-        warmup_epochs: the number of epochs before kappa may grow.
-        threshold: a unit counts as a ReLU while its mask exceeds this.
-        max_epochs: the number of epochs after which the descent gives up.
-        rule: ``exact`` keeps the budget's number of largest masks; ``threshold`` keeps those above the threshold, at
-            most the budget, as the authors' code does.
-        augment: ``cifar`` crops and mirrors images, ``none`` leaves them.
-        checkpoint_seconds: the time between checkpoints in seconds; they are written after an epoch, so that a killed
-            descent loses at most this and one epoch.
-    """
-
-    batch_size: int = 256
-    learning_rate: float = 1e-3
-    temperature: float = 4.0
-    kappa: float = 1e-5
-    kappa_growth: float = 1.1
-    warmup_epochs: int = 5
-    threshold: float = 1e-2
-    max_epochs: int = 2000
-    rule: Literal["exact", "threshold"] = "exact"
-    augment: Augmentation = "none"
-    checkpoint_seconds: float = 60.0
 
 
 class Snapshot(NamedTuple):
@@ -220,7 +187,7 @@ def snl(
 
     Example:
         >>> from jaxfair import CNN, init, load, snl
-        >>> from jaxfair.linearize.snl import SnlConfig
+        >>> from jaxfair.linearize.config import SnlConfig
         >>> from jaxfair.networks.masks import relu_count
         >>> train, _ = load("digits").split()
         >>> network = init(CNN(num_classes=10, features=(2,)), train.image_shape, seed=0)
@@ -278,7 +245,8 @@ def matched(
 
     Example:
         >>> from jaxfair import CNN, init, load
-        >>> from jaxfair.linearize.snl import SnlConfig, matched
+        >>> from jaxfair.linearize.snl import matched
+        >>> from jaxfair.linearize.config import SnlConfig
         >>> train, _ = load("digits").split()
         >>> network = init(CNN(num_classes=10, features=(2,)), train.image_shape, seed=0)
         >>> [found.epoch for found in matched(network, train, SnlConfig(), ends=[1, 2], seed=0)]

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from jaxfair.data.dataset import Augmentation, Dataset, augment
+from jaxfair.data.config import Augmentation
+from jaxfair.data.dataset import Dataset, augment
 from jaxfair.errors import JaxfairError
 from jaxfair.loops import run_epoch
 from jaxfair.networks.network import Network

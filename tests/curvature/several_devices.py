@@ -10,9 +10,10 @@ from jax.tree_util import Partial
 
 import jaxfair
 from jaxfair import groups
+from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.operators import GIGABYTE, GroupOperator, Kind, Plan, per_example_gradient_norms
 from jaxfair.curvature.sampling import eigenvalue_sampling, equal_count_eigenvalues, gradient_sampling
-from jaxfair.curvature.spectrum import CurvatureConfig, group_curvature
+from jaxfair.curvature.spectrum import group_curvature
 from tests.examples import CLASSES, GROUP, GROUPS, IMAGES, LABEL, N
 
 # The devices' sums are added in another order than one device's: some roundings of float32.

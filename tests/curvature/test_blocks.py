@@ -10,9 +10,10 @@ from jax.flatten_util import ravel_pytree
 
 from jaxfair import losses, taylor
 from jaxfair.curvature.blocks import BlockCurvature, block_curvature
+from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.operators import GroupOperator
 from jaxfair.curvature.programs import programs
-from jaxfair.curvature.spectrum import CurvatureConfig, group_curvature
+from jaxfair.curvature.spectrum import group_curvature
 from jaxfair.errors import JaxfairError
 from jaxfair.networks import CNN, frozen, init
 from tests.curvature.cases import GROUP_WEIGHTS

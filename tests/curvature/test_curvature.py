@@ -11,7 +11,8 @@ from scipy.linalg import eigh_tridiagonal
 from scipy.special import log_softmax, softmax
 
 from jaxfair import networks
-from jaxfair.curvature.spectrum import CurvatureConfig, GroupCurvature, Start, group_curvature
+from jaxfair.curvature.config import CurvatureConfig, Start
+from jaxfair.curvature.spectrum import GroupCurvature, group_curvature
 from jaxfair.errors import JaxfairError
 from jaxfair.groups import group_weights
 from tests.examples import CLASSES, FEATURES, GROUP, GROUPS, IMAGES, INPUTS, LABEL, WEIGHTS, N, linear

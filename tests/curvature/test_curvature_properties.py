@@ -15,8 +15,9 @@ from jax.flatten_util import ravel_pytree
 
 import jaxfair
 from jaxfair import losses, networks
+from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.operators import GroupOperator, Kind, as_pytree, make_plan
-from jaxfair.curvature.spectrum import CurvatureConfig, GroupCurvature, group_curvature
+from jaxfair.curvature.spectrum import GroupCurvature, group_curvature
 from jaxfair.errors import JaxfairError
 
 N, FEATURES, HIDDEN, CLASSES = 12, 3, 4, 3

@@ -14,8 +14,9 @@ from jax.flatten_util import ravel_pytree
 
 import jaxfair
 from jaxfair import margins, networks
+from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.operators import GIGABYTE, GroupOperator, Kind, as_pytree, make_plan
-from jaxfair.curvature.spectrum import CurvatureConfig, GroupCurvature, group_curvature
+from jaxfair.curvature.spectrum import GroupCurvature, group_curvature
 
 GROUPS, GROUP_SIZES = 3, (41, 30, 23)
 OF_GROUPS = ("loss", "gradient_norm", "top_eigenvalue", "bottom_eigenvalue")

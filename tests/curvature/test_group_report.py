@@ -11,8 +11,9 @@ from jax.flatten_util import ravel_pytree
 
 import jaxfair
 from jaxfair import groups, losses
+from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.minibatch import minibatch_curvature
-from jaxfair.curvature.spectrum import CurvatureConfig, group_curvature
+from jaxfair.curvature.spectrum import group_curvature
 from jaxfair.errors import JaxfairError
 from jaxfair.intervals import FEW
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import jaxfair
+from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.operators import GIGABYTE, GroupOperator, as_pytree, make_plan, per_example_gradient_norms
-from jaxfair.curvature.spectrum import CurvatureConfig, group_curvature
+from jaxfair.curvature.spectrum import group_curvature
 from jaxfair.errors import JaxfairError
 
 N, FEATURES, OUTPUTS = 11, 4, 3

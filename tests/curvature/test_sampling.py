@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.sampling import (
     BLOCKS,
     FEW_FOR_NORM,
@@ -19,7 +20,7 @@ from jaxfair.curvature.sampling import (
     equal_count_eigenvalues,
     gradient_sampling,
 )
-from jaxfair.curvature.spectrum import CurvatureConfig, group_curvature
+from jaxfair.curvature.spectrum import group_curvature
 from jaxfair.errors import JaxfairError
 from jaxfair.groups import group_weights
 from jaxfair.intervals import FEW, over_seeds

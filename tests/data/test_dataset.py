@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxfair import data
+from jaxfair.data import dataset as data
+from jaxfair.data import splits
 from jaxfair.errors import JaxfairError
 
 
@@ -87,7 +88,7 @@ def test_make_dataset_refuses(changes: dict[str, Any], words: str) -> None:
 
 def test_split_is_stratified_disjoint_and_whole() -> None:
     """Every class-and-group cell gives a fifth to the test set: 45 + 15 and 30 + 10 images, all divisible by 5."""
-    train, test = data.split(make_toy(LABEL, GROUP), 0.2, seed=0)
+    train, test = splits.split(make_toy(LABEL, GROUP), 0.2, seed=0)
     assert sorted(positions(train) + positions(test)) == list(range(100))
     for dataset, share in ((train, 4), (test, 1)):
         cells = np.bincount(np.asarray(dataset.label) * 2 + np.asarray(dataset.group))
@@ -98,13 +99,13 @@ def test_split_is_stratified_disjoint_and_whole() -> None:
 
 
 def test_split_depends_on_the_seed_only() -> None:
-    first, again, other = (positions(data.split(make_toy(LABEL, GROUP), 0.2, seed)[1]) for seed in (0, 0, 1))
+    first, again, other = (positions(splits.split(make_toy(LABEL, GROUP), 0.2, seed)[1]) for seed in (0, 0, 1))
     assert first == again != other
 
 
 def test_split_takes_statistics_from_training_images_only() -> None:
     whole = make_toy(LABEL, GROUP)
-    train, test = data.split(whole, 0.2, seed=0)
+    train, test = splits.split(whole, 0.2, seed=0)
     expected = data.channel_statistics(np.asarray(train.images))
     assert expected[0] != np.asarray(whole.mean)
     for dataset in (train, test):
@@ -114,19 +115,19 @@ def test_split_takes_statistics_from_training_images_only() -> None:
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5, float("nan")])
 def test_split_refuses_a_share_that_is_none(fraction: float) -> None:
     with pytest.raises(JaxfairError, match=f"fraction is {fraction} and the seed 0; give a fraction between 0 and 1"):
-        data.split(make_toy(LABEL), fraction, seed=0)
+        splits.split(make_toy(LABEL), fraction, seed=0)
 
 
 def test_split_refuses_a_cell_of_one_image() -> None:
     with pytest.raises(JaxfairError, match="'toy' has one image only of class 'class1' in group 'group1'"):
-        data.split(make_toy([0, 0, 0, 1, 1, 1], [0, 0, 0, 0, 0, 1]), 0.5, seed=0)
+        splits.split(make_toy([0, 0, 0, 1, 1, 1], [0, 0, 0, 0, 0, 1]), 0.5, seed=0)
 
 
 @settings(max_examples=20)  # each length of the result compiles a gather
 @given(st.floats(0.05, 1), st.floats(0, 1), st.integers(0, 100))
 def test_thin_keeps_exact_shares(first: float, second: float, seed: int) -> None:
     whole = make_toy(LABEL, np.zeros(100, int), num_groups=1)
-    thinned = data.thin(whole, (first, second), seed)
+    thinned = splits.thin(whole, (first, second), seed)
     expected = [round(first * 60), round(second * 40)]
     assert np.bincount(np.asarray(thinned.label), minlength=2).tolist() == expected
     assert positions(thinned) == sorted(set(positions(thinned)))
@@ -134,14 +135,14 @@ def test_thin_keeps_exact_shares(first: float, second: float, seed: int) -> None
 
 
 def test_thin_by_group() -> None:
-    thinned = data.thin(make_toy(LABEL, GROUP), (0.2, 1), seed=0, by="group")
+    thinned = splits.thin(make_toy(LABEL, GROUP), (0.2, 1), seed=0, by="group")
     assert thinned.group_counts.tolist() == [15, 25]
 
 
 def test_thin_is_seeded_and_nested() -> None:
     """The same seed keeps a larger share of the same images, so that studies over the share differ in it alone."""
     small, large, other = (
-        positions(data.thin(make_toy(LABEL), fractions, seed))
+        positions(splits.thin(make_toy(LABEL), fractions, seed))
         for fractions, seed in (((0.2, 1), 0), ((0.4, 1), 0), ((0.2, 1), 1))
     )
     assert set(small) < set(large)
@@ -161,22 +162,22 @@ def test_thin_is_seeded_and_nested() -> None:
 )
 def test_thin_refuses(fractions: tuple[float, ...], words: str) -> None:
     with pytest.raises(JaxfairError, match=words):
-        data.thin(make_toy(LABEL), fractions, seed=0)
+        splits.thin(make_toy(LABEL), fractions, seed=0)
 
 
 @given(st.integers(1, 40), st.integers(0, 10), st.integers(0, 2**31), st.integers(0, 1000))
 def test_epoch_order_is_a_permutation_without_remainder(batch_size: int, more: int, seed: int, epoch: int) -> None:
     num_examples = batch_size + more
-    order = data.epoch_order(num_examples, batch_size, seed, epoch)
+    order = splits.epoch_order(num_examples, batch_size, seed, epoch)
     assert (order.shape, order.dtype) == ((num_examples // batch_size, batch_size), np.int32)
     assert len(np.unique(order)) == order.size
     assert set(order.ravel()) <= set(range(num_examples))
-    np.testing.assert_array_equal(order, data.epoch_order(num_examples, batch_size, seed, epoch))
+    np.testing.assert_array_equal(order, splits.epoch_order(num_examples, batch_size, seed, epoch))
 
 
 def test_epoch_order_differs_between_epochs_and_seeds() -> None:
     """The images left out differ as well: in 30 epochs, 100 of 103 images each, none is always left out."""
-    orders = [data.epoch_order(103, 20, seed, epoch) for seed in (0, 1) for epoch in range(30)]
+    orders = [splits.epoch_order(103, 20, seed, epoch) for seed in (0, 1) for epoch in range(30)]
     assert len({order.tobytes() for order in orders}) == 60
     assert set(np.concatenate(orders[:30]).ravel()) == set(range(103))
 
@@ -184,7 +185,7 @@ def test_epoch_order_differs_between_epochs_and_seeds() -> None:
 @pytest.mark.parametrize("batch_size", [0, -1, 11])
 def test_epoch_order_refuses_a_batch_that_does_not_fit(batch_size: int) -> None:
     with pytest.raises(JaxfairError, match=f"batch size is {batch_size}, but there are 10 images"):
-        data.epoch_order(10, batch_size, seed=0, epoch=0)
+        splits.epoch_order(10, batch_size, seed=0, epoch=0)
 
 
 def test_augment_yields_crops_of_the_padded_image() -> None:
@@ -237,7 +238,7 @@ def test_a_data_set_passes_through_jit() -> None:
         return dataset, dataset.normalize(dataset.images[index])
 
     for seed in (0, 1):
-        train, _ = data.split(make_toy(LABEL, GROUP), 0.2, seed)
+        train, _ = splits.split(make_toy(LABEL, GROUP), 0.2, seed)
         same, images = take_class(train, jnp.array([2, 0]))
         assert (same.name, same.group_names, same.fingerprint()) == ("toy", ("group0", "group1"), train.fingerprint())
         np.testing.assert_allclose(images, train.normalize(train.take(np.array([2, 0])).images), rtol=1e-6, atol=1e-6)

@@ -8,8 +8,9 @@ import pytest
 
 from jaxfair.data import columns
 from jaxfair.data.columns import Index, Rejected
+from jaxfair.data.config import SourceConfig
 from jaxfair.data.dataset import Dataset
-from jaxfair.data.protocol import SourceConfig, make_parts
+from jaxfair.data.protocol import make_parts
 from jaxfair.errors import JaxfairError
 
 N = 12

@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from jaxfair.data import dataset, images, sources, splits, tfds
-from jaxfair.data.sources import SourceConfig
+from jaxfair.data.config import SourceConfig
 from jaxfair.errors import JaxfairError
 from tests.faces import AGES, jpeg, own_places, utkface
 from tests.real_data import needs

@@ -11,7 +11,8 @@ import jax
 import pytest
 
 from experiments import cli
-from experiments.linearization import study
+from experiments.linearization.__main__ import main
+from experiments.linearization.settings import PRESETS, QUICKSTART
 from experiments.running import stages
 from experiments.running.progress import Progress
 from jaxfair import runs
@@ -141,19 +142,19 @@ def test_options_that_do_not_parse(
 
 def test_help_names_the_presets(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        study.main(["--help"])
+        main(["--help"])
     assert caught.value.code == 0
     out = capsys.readouterr().out
-    assert study.PRESETS
-    for name in study.PRESETS:
+    assert PRESETS
+    for name in PRESETS:
         assert name in out
     assert "--snl.kappa" in out
 
 
 def test_an_option_wins_over_the_preset() -> None:
-    config = cli.parse(study.PRESETS, "x", "y", ["--seeds", "7", "--preset", "quickstart"])
+    config = cli.parse(PRESETS, "x", "y", ["--seeds", "7", "--preset", "quickstart"])
     assert config.seeds == 7
-    assert config.model == study.QUICKSTART.model
+    assert config.model == QUICKSTART.model
 
 
 def test_an_out_folder_under_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

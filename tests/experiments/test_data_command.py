@@ -8,7 +8,7 @@ import pytest
 
 from experiments import data
 from experiments.running import datasets
-from experiments.running.datasets import DataConfig
+from experiments.running.settings import DataConfig
 from jaxfair.data import sources
 from jaxfair.errors import JaxfairError
 from tests.faces import own_places, utkface

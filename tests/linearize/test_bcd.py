@@ -14,6 +14,7 @@ from jaxfair import networks
 from jaxfair.data.dataset import Dataset
 from jaxfair.errors import JaxfairError
 from jaxfair.linearize import bcd
+from jaxfair.linearize.config import BCD_FINETUNE
 from jaxfair.networks import masks
 from jaxfair.networks.network import predict
 from jaxfair.training import fit
@@ -21,7 +22,7 @@ from tests.training.cases import MODULE, assert_same_bits, make_data
 
 UNITS = 2 * 8 * 8 * 4
 CONFIG = bcd.BcdConfig(
-    block=60, tries=4, threshold=0.02, finetune=replace(bcd.BCD_FINETUNE, epochs=2, batch_size=8, learning_rate=1e-2)
+    block=60, tries=4, threshold=0.02, finetune=replace(BCD_FINETUNE, epochs=2, batch_size=8, learning_rate=1e-2)
 )
 BUDGET = 100  # from 256: blocks of 60, 60 and 36
 
@@ -213,7 +214,7 @@ def test_impossible_budgets_and_settings_are_refused(start: networks.Network, te
     with pytest.raises(JaxfairError, match="accepts blocks by no 'worst'"):
         descend(start, teacher, config=replace(CONFIG, accept="worst"))  # pyright: ignore
     with pytest.raises(JaxfairError, match="batch size is 256"):
-        descend(start, teacher, config=replace(CONFIG, finetune=bcd.BCD_FINETUNE))
+        descend(start, teacher, config=replace(CONFIG, finetune=BCD_FINETUNE))
 
 
 def test_nothing_to_remove_changes_nothing(start: networks.Network, teacher: networks.Network) -> None:

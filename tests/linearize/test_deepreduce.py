@@ -11,7 +11,7 @@ import pytest
 from jaxfair import networks
 from jaxfair.errors import JaxfairError
 from jaxfair.linearize import deepreduce
-from jaxfair.linearize.deepreduce import DeepReduceConfig
+from jaxfair.linearize.config import CULLED_SETS, DeepReduceConfig
 from jaxfair.networks import masks
 
 # ResNet-18 on 32x32 images: four gates a stage, of 32 x 32 x 64 units in the first and half as many in each next.
@@ -33,11 +33,11 @@ def base() -> networks.Network:
 
 
 def test_the_eleven_sets_of_the_paper() -> None:
-    assert len({frozenset(culled) for culled in deepreduce.CULLED_SETS}) == 11
-    assert set().union(*deepreduce.CULLED_SETS) == set(RELUS_OF_STAGE)
+    assert len({frozenset(culled) for culled in CULLED_SETS}) == 11
+    assert set().union(*CULLED_SETS) == set(RELUS_OF_STAGE)
 
 
-@pytest.mark.parametrize("culled", deepreduce.CULLED_SETS, ids=str)
+@pytest.mark.parametrize("culled", CULLED_SETS, ids=str)
 def test_culling_and_thinning_of_resnet18(resnet18_masks: masks.Masks, culled: tuple[int, ...]) -> None:
     """The other stages keep all their ReLUs, or half of them: one of two gates a block."""
     expected = sum(relus for stage, relus in RELUS_OF_STAGE.items() if stage not in culled)

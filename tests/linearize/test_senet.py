@@ -13,17 +13,18 @@ from hypothesis import strategies as st
 from jaxfair import checkpoints, networks
 from jaxfair.errors import JaxfairError
 from jaxfair.linearize import senet
+from jaxfair.linearize.config import SENET_MASKS
 from jaxfair.networks import masks
 from jaxfair.networks.network import apply_watched
 from jaxfair.training import fit
 from jaxfair.training.batches import Fixed, group_balance
-from jaxfair.training.mitigate import MitigationConfig
+from jaxfair.training.config import MitigationConfig
 from tests.training.cases import MODULE, assert_same_bits, make_data
 
 CONFIG = senet.SenetConfig(
     sparsity=0.5,
     sparse_train=fit.TrainConfig(epochs=2, batch_size=8, learning_rate=0.05),
-    mask_train=replace(senet.SENET_MASKS, epochs=3, batch_size=8),
+    mask_train=replace(SENET_MASKS, epochs=3, batch_size=8),
 )
 BUDGETS = [0.5, 100, 7]
 UNITS = 2 * 8 * 8 * 4

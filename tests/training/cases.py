@@ -5,7 +5,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxfair import checkpoints, data
+from jaxfair import checkpoints
+from jaxfair.data.dataset import Dataset, make_dataset
 from jaxfair.networks.architectures import ResNet
 from jaxfair.networks.network import Network, init
 from jaxfair.training.fit import Fitted, TrainConfig, fit
@@ -14,13 +15,13 @@ MODULE = ResNet((1,), num_classes=3, width=4)
 CONFIG = TrainConfig(epochs=3, batch_size=8, learning_rate=0.05, augment="cifar")
 
 
-def make_data(n: int = 40, seed: int = 0) -> data.Dataset:
+def make_data(n: int = 40, seed: int = 0) -> Dataset:
     """Three classes of random 8x8 RGB images, each with its own mean brightness."""
     rng = np.random.default_rng(seed)
     label = np.arange(n) % 3
     images = (rng.integers(0, 120, (n, 8, 8, 3)) + 60 * label[:, None, None, None]).astype(np.uint8)
     names = ["a", "b", "c"]
-    return data.make_dataset(images, label, label, name="made", class_names=names, group_names=names)
+    return make_dataset(images, label, label, name="made", class_names=names, group_names=names)
 
 
 def fit_one(seed: int = 0, config: TrainConfig = CONFIG, **options) -> Fitted:

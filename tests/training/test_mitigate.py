@@ -15,7 +15,8 @@ from jax.test_util import check_grads
 from jaxfair import losses
 from jaxfair.errors import JaxfairError
 from jaxfair.training import mitigate
-from jaxfair.training.mitigate import Adversary, Distance, Method, MitigationConfig, State
+from jaxfair.training.config import Distance, Method, MitigationConfig
+from jaxfair.training.mitigate import Adversary, State
 from tests.examples import CLASSES, FEATURES, INPUTS, LABEL, WEIGHTS, N, linear
 
 ALIGNMENTS = [MitigationConfig("alignment", weight=2.0, distance=distance) for distance in get_args(Distance)]

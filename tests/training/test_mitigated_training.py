@@ -13,13 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxfair import checkpoints, data, losses
+from jaxfair import checkpoints, losses
+from jaxfair.data.dataset import Dataset, make_dataset
 from jaxfair.errors import JaxfairError
 from jaxfair.networks.network import apply_train, init
 from jaxfair.training import fit as train
 from jaxfair.training import mitigate
 from jaxfair.training.batches import Fixed
-from jaxfair.training.mitigate import Distance, Method, MitigationConfig, State
+from jaxfair.training.config import Distance, Method, MitigationConfig
+from jaxfair.training.mitigate import State
 from tests.training.cases import MODULE, assert_same_bits, leaves
 
 EXAMPLES = 400
@@ -110,12 +112,12 @@ PLAIN = train.TrainConfig(epochs=3, batch_size=16, learning_rate=0.02, momentum=
 METHODS: tuple[Method, ...] = ("lagrangian", "cvar", "arl", "alignment")
 
 
-def make_data() -> data.Dataset:
+def make_data() -> Dataset:
     """Three classes; two groups, of which the smaller one, eight of 48 images, is noise."""
     rng = np.random.default_rng(0)
     label, group = np.arange(48) % 3, (np.arange(48) >= 40).astype(int)
     images = (rng.integers(0, 120, (48, 8, 8, 3)) + 60 * (label * (1 - group))[:, None, None, None]).astype(np.uint8)
-    return data.make_dataset(images, label, group, name="made", class_names="abc", group_names=["many", "few"])
+    return make_dataset(images, label, group, name="made", class_names="abc", group_names=["many", "few"])
 
 
 def mitigated(method: Method, **numbers: Any) -> train.TrainConfig:

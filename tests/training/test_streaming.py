@@ -11,7 +11,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.running.measure import AnalysisConfig, measure
+from experiments.running.measure import measure
+from experiments.running.settings import AnalysisConfig
 from jaxfair.data import dataset as data
 from jaxfair.data import splits
 from jaxfair.linearize import snl

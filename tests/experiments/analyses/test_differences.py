@@ -79,11 +79,11 @@ def test_the_answer_is_two_sentences(made: Results) -> None:
     rng = np.random.default_rng(0)
     said = answer(drawn(made, rng, [0.02, 0.02, 0.3, 0.02, 0.04]))
     assert said.startswith("At SNL 50, Asian lost 2")
-    assert " points more than White (" in said
+    assert " % of its accuracy more than White (" in said
     assert said.endswith(", corrected for 4 comparisons). The other 3 differences are within noise.")
     several = answer(drawn(made, rng, [0.3, 0.02, 0.3, 0.01, 0.03]))
-    assert " points less than White (" in several
-    assert several.count(" points less") == 3
+    assert " % of its accuracy less than White (" in several
+    assert several.count(" % of its accuracy less") == 3
     assert several.endswith("The other difference is within noise.")
     assert "; 1 more differ. No difference is within noise." in answer(drawn(made, rng, [0.5, 0.01, 0.01, 0.01, 0.01]))
     nothing = answer(drawn(made, rng, [0.05] * 5))
@@ -101,18 +101,31 @@ def test_the_answer_is_two_sentences(made: Results) -> None:
 
 def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
     never = tables.collect(make_analyses(tmp_path / "never", networks=NETWORKS, never_right=[0], seeds=5))
-    assert "never right in group a, the reference" in answer(never)
-    assert page.warnings(never)[0].startswith("In group a the full network or a control of some seed is never right")
+    assert "too seldom for a relative drop in group a, the reference" in answer(never)
+    assert "group a the full network or a control of some seed is right too seldom" in page.warnings(never)[0]
     assert [row["worst_group"] in ("b", "c") for row in extreme_rows(never)] == [True, True]
     with pytest.raises(Missing, match="name another one"):
         differences(never, never.variants[1])
     others = never._replace(reference=1)
     assert len(differences(others, never.variants[1])) == 1
-    assert answer(others).endswith(" What a lost is not known: the full network of some seed is never right there.")
+    said = answer(others)
+    assert " Where the full network of some seed is right too seldom for a relative drop, a lost 0.0 points of " in said
     one = {"group_names": ("all",), "train_count": (90,), "test_count": (70,), "networks": NETWORKS}
     alone = tables.collect(make_analyses(tmp_path / "one", **one, seeds=5))
     assert "no second group" in answer(alone)
     assert [(row["worst_group"], row["least_lost"]) for row in extreme_rows(alone)] == [("all", "")] * 2
+
+
+def test_a_group_that_is_hardly_ever_right_is_said_in_points(tmp_path: Path) -> None:
+    """One right answer of 70: its relative drops are of hundreds of percent, and mean nothing."""
+    rare = tables.collect(make_analyses(tmp_path, networks=NETWORKS, rarely_right=[2], seeds=5))
+    network = rare.variants[1]
+    assert network.by_group["accuracy"][:, 2].all()
+    assert tables.has_drop(network).tolist() == [True, True, False]
+    said = answer(rare)
+    assert "c lost 0.0 points of accuracy (" in said
+    assert "c lost" not in said.split(" Where ")[0]
+    assert "c" not in [row["worst_group"] for row in extreme_rows(rare)]
 
 
 def test_what_was_picked_is_covered(made: Results) -> None:

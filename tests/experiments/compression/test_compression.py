@@ -13,6 +13,7 @@ import pytest
 from experiments.analyses import results as arrays
 from experiments.analyses.results import Results
 from experiments.compression import claims, figures, page, report, study
+from experiments.compression.__main__ import main
 from experiments.running import stages
 from jaxfair.compress.pruning import PruneConfig, kept_count, prune
 from jaxfair.compress.quantization import quantize
@@ -32,7 +33,7 @@ ROUNDS = ("Pruned 78.75 % gradually, round 1 of 2 to 90 %", "Pruned 90 % gradual
 def make(out: Path, tiny: Path) -> int:
     shutil.copytree(tiny, out)
     with mock.patch("experiments.reporting.drawing.save", lay_out_and_write):
-        return study.main([*SHARED, *OPTIONS, "--out", str(out)])
+        return main([*SHARED, *OPTIONS, "--out", str(out)])
 
 
 def lay_out_and_write(figure: Any, path: Path) -> Path:
@@ -144,7 +145,7 @@ def test_every_figure_can_be_drawn_and_every_finding_is_judged(results: Results)
 
 
 def test_a_plan_lists_what_is_finished_and_what_is_not(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert study.main([*SHARED, *OPTIONS, "--out", str(out), "--dry-run", "--mitigations", "cvar"]) == 0
+    assert main([*SHARED, *OPTIONS, "--out", str(out), "--dry-run", "--mitigations", "cvar"]) == 0
     rows = [[cell.strip() for cell in line.split("│")[1:]] for line in capsys.readouterr().out.splitlines()]
     finished = {(row[0], row[1]): row[3] for row in rows if len(row) > 3}
     assert finished["compress", ROUNDS[0]] == "1"
@@ -169,7 +170,7 @@ def test_a_plan_lists_what_is_finished_and_what_is_not(out: Path, capsys: pytest
 def test_bad_input_is_one_sentence(
     options: list[str], match: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert study.main([*options, "--out", str(tmp_path / "study")]) == 1
+    assert main([*options, "--out", str(tmp_path / "study")]) == 1
     said = capsys.readouterr().err
     assert match in said
     assert said.count("\n") == 1

@@ -4,6 +4,7 @@ import csv
 import types
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,12 +15,13 @@ from scipy import stats
 
 from experiments.hardware import claims, figures, report
 from experiments.hardware import page as hardware_page
+from experiments.hardware import results as hardware_results
 from experiments.hardware import tables as numbers
 from experiments.hardware.results import Hardware
 from experiments.reporting import drawing
 from experiments.reporting.verdicts import Missing
 from experiments.running import datasets
-from experiments.running.datasets import DataConfig
+from experiments.running.settings import DataConfig
 from jaxfair.groups import group_means
 from jaxfair.losses import cross_entropy
 from jaxfair.networks.architectures import CNN
@@ -257,3 +259,19 @@ def test_data_that_are_gone_or_changed_are_no_error(with_networks: Hardware, cha
     run: Any = types.SimpleNamespace(config={"data": record}, json=lambda _: environment)
     with pytest.raises(Missing, match=reason):
         report.segment(changed(with_networks, "reference", 0, {}, trained=(run,)))
+
+
+def test_a_profile_of_several_machines_is_named_by_its_device(tmp_path: Path) -> None:
+    """By the study's folder too only where devices are alike, and by nothing else where it is the only one."""
+
+    def bundle(label: str, folder: str, device: str) -> Any:
+        run = SimpleNamespace(json=lambda _: {"device_kind": device})
+        return SimpleNamespace(label=label, folder=tmp_path / folder, members=[SimpleNamespace(trained=[run])])
+
+    cpu = "CPU (native)"
+    gpus = [bundle("GPU", name, device) for name, device in (("b", "H100"), ("c", "H200"))]
+    named = hardware_results._labels
+    assert named([bundle(cpu, "a", "cpu"), *gpus]) == [cpu, "GPU, H100", "GPU, H200"]
+    alike = named([*gpus, bundle("GPU", "d", "H100")])
+    assert alike == ["GPU, H100, study 1: b", "GPU, H200", "GPU, H100, study 3: d"]
+    assert named([bundle(cpu, "a", "cpu"), bundle(cpu, "b", "cpu")]) == [f"{cpu}, study 1: a", f"{cpu}, study 2: b"]

@@ -18,11 +18,13 @@ from experiments import cli
 from experiments.hardware import bundles, report
 from experiments.hardware import results as hardware_results
 from experiments.hardware import study as hardware
+from experiments.hardware.__main__ import main
 from experiments.hardware.bundles import Bundle
 from experiments.hardware.results import Comparison, Hardware
+from experiments.hardware.settings import PRESETS
 from experiments.reporting.sampling import FREE
 from experiments.running import datasets
-from experiments.running.datasets import DataConfig
+from experiments.running.settings import DataConfig
 from jaxfair.errors import JaxfairError
 from jaxfair.hardware import PLAIN_DIGESTS
 from jaxfair.losses import cross_entropy
@@ -70,7 +72,7 @@ def test_every_training_ran_on_every_profile_and_with_its_controls(results: Hard
 
 @pytest.mark.slow  # a study of its own: SNL on every profile takes longer than all the rest
 def test_linearization_runs_on_every_profile_too(tmp_path: Path) -> None:
-    assert hardware.main([*OPTIONS, "--seeds=1", "--budgets", "0.5", "--out", str(tmp_path)]) == 0
+    assert main([*OPTIONS, "--seeds=1", "--budgets", "0.5", "--out", str(tmp_path)]) == 0
     made = hardware_results.collect(bundles.read(tmp_path))
     linearized = made.comparisons[-1]
     assert linearized.title.startswith("SNL ")
@@ -112,7 +114,7 @@ def test_the_reports_numbers_are_those_of_the_runs(study: Path, results: Hardwar
 
 def test_a_second_call_makes_no_run(study: Path, capfd: pytest.CaptureFixture[str]) -> None:
     before = {path: path.stat().st_mtime_ns for path in (study / "runs").rglob("DONE")}
-    assert hardware.main([*OPTIONS, "--out", str(study)]) == 0
+    assert main([*OPTIONS, "--out", str(study)]) == 0
     assert {path: path.stat().st_mtime_ns for path in (study / "runs").rglob("DONE")} == before
     assert "train on" not in capfd.readouterr().err
 
@@ -156,7 +158,7 @@ def test_the_report_has_the_title_and_the_reference_that_are_asked_for(study: Pa
         (("--title", "Mine", "--reference", "4"), "Mine", "4"),
         ((), "Hardware: does the machine change who the model fails, beyond noise? (Handwritten digits)", largest),
     ):
-        assert hardware.main([*OPTIONS, "--out", str(study), *options]) == 0
+        assert main([*OPTIONS, "--out", str(study), *options]) == 0
         text = (study / "report" / "report.html").read_text()
         assert f"<h1>{title}</h1>" in text
         assert f"The reference group is {name}." in text
@@ -169,9 +171,9 @@ def test_the_report_has_the_title_and_the_reference_that_are_asked_for(study: Pa
 
 def test_a_packed_study_can_be_merged_with_another(study: Path, tmp_path: Path) -> None:
     packed = tmp_path / "elsewhere.tar.gz"
-    assert hardware.main(["pack", str(study), str(packed)]) == 0
+    assert main(["pack", str(study), str(packed)]) == 0
     with mock.patch("experiments.reporting.drawing.save", sketch):
-        assert hardware.main(["merge", str(study), str(packed), "--out", str(tmp_path / "both")]) == 0
+        assert main(["merge", str(study), str(packed), "--out", str(tmp_path / "both")]) == 0
     assert (tmp_path / "both" / "report" / "report.html").is_file()
     merged = bundles.read(study) + bundles.read(tmp_path / "both" / "unpacked" / "2" / "elsewhere")
     found = of(hardware_results.collect(merged), "plain")
@@ -189,7 +191,7 @@ def test_packed_files_of_one_name_stay_apart(tmp_path: Path, monkeypatch: pytest
             archive.add(file.parent / "study" / "machine", "machine")
     given: list[Path] = []
     monkeypatch.setattr(hardware.report, "write", lambda folders, *_, **__: given.extend(folders))
-    assert hardware.main(["merge", *map(str, files), "--out", str(tmp_path / "both")]) == 0
+    assert main(["merge", *map(str, files), "--out", str(tmp_path / "both")]) == 0
     assert [(folder / "machine").read_text() for folder in given] == ["a", "b"]
     assert [folder.name for folder in given] == ["gpu", "gpu"]
 
@@ -265,7 +267,7 @@ def test_emulation_may_differ_between_bundles(study: Path) -> None:
 def test_bad_input_is_refused_before_anything_is_made(
     tmp_path: Path, options: tuple[str, ...], said: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert hardware.main([*OPTIONS, *options, "--out", str(tmp_path)]) == 1
+    assert main([*OPTIONS, *options, "--out", str(tmp_path)]) == 1
     message = capfd.readouterr().err
     assert said in message
     assert "Traceback" not in message
@@ -285,14 +287,14 @@ def test_bad_input_is_refused_before_anything_is_made(
     ],
 )
 def test_settings_are_checked_on_the_data(options: str, said: str) -> None:
-    study = cli.parse(hardware.PRESETS, "x", "y", [*OPTIONS, *options.split()])
+    study = cli.parse(PRESETS, "x", "y", [*OPTIONS, *options.split()])
     with pytest.raises(JaxfairError, match=said):
         hardware.check_on(study, datasets.prepare(study.data).train)
 
 
 def test_help_shows_no_option_that_only_the_study_uses(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        hardware.main(["--help"])
+        main(["--help"])
     shown = capsys.readouterr().out
     assert "--profiles" in shown
     assert "child" not in shown

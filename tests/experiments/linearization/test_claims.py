@@ -483,8 +483,8 @@ ABOUT_SNL -= {name for name in CASES if name.startswith(("gradients_", "hessian_
         ({"networks": NETWORKS}, {"mitigation_helps (cvar (level 0.1))"}, "beside the same one without"),
         ({"networks": NETWORKS}, {"small_linearized_distance"}, "do not store 'linearized_distance'"),
         ({"train_count": (50,) * 5}, {"small_lose_more", "harm_grows", "small_softmax_gap"}, "no group has fewer"),
-        ({"never_right": (1, 4)}, {"small_lose_more", "smallest_several_times", "harm_grows"}, "never right"),
-        ({"never_right": (4,)}, {"smallest_several_times"}, "never right"),
+        ({"never_right": (1, 4)}, {"small_lose_more", "smallest_several_times", "harm_grows"}, "right too seldom"),
+        ({"never_right": (4,)}, {"smallest_several_times"}, "right too seldom"),
         ({"never_right": (0, 1, 2)}, {"gradient_norm_foretells_drop"}, "at least 3 groups, there are 2"),
     ],
 )
@@ -524,7 +524,7 @@ def test_a_group_that_is_never_right_for_some_seed_is_left_out_and_named(results
     expected = drop[:, [1, 4]].mean() - drop[:, [0, 3]].mean()
     assert found["small_lose_more"].value == pytest.approx(expected, abs=1e-8)
     for name in ("small_lose_more", "harm_grows", "softmax_gap_foretells_drop", "snl_milder"):
-        assert "never right there: c" in found[name].note, found[name]
+        assert "right too seldom for a relative drop there: c" in found[name].note, found[name]
     assert not any(np.isnan(claim.value) for claim in found.values() if claim.seeds)
 
 

@@ -10,7 +10,8 @@ from experiments.analyses import results as tables
 from experiments.linearization import figures
 from experiments.linearization.claims import claims
 from experiments.reporting import drawing
-from experiments.running import methods, stages, work
+from experiments.running import methods, work
+from experiments.running.settings import FURTHER
 from jaxfair.runs import Run
 from tests.study import (
     ALWAYS_SAVE,
@@ -47,8 +48,8 @@ def test_every_method_keeps_exactly_the_budget_and_has_a_control_with_all_relus(
     expected, controls = ["SNL 200", "SENet 200", "BCD 200 (worst group)"], set()
     for label in expected:
         assert analysed[label].json("result.json")["relu_count"] == 200
-        controls.add(stages.matched_label(label))
-        control = analysed[stages.matched_label(label)].json("result.json")
+        controls.add(methods.matched_label(label))
+        control = analysed[methods.matched_label(label)].json("result.json")
         assert control["relu_count"] == control["unit_count"] == 768
     assert analysed.keys() == {"Full network", *expected, *controls}
     shown = tables.collect(list(analysed.values()))
@@ -85,7 +86,7 @@ def test_senets_networks_and_controls_are_tuned_with_attention_and_no_others(out
 def test_a_killed_study_of_methods_ends_with_the_same_bits(
     out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed in the mask stage, and again between two blocks."""
+    """Killed at the end of the mask stage, and again between two blocks."""
     from jaxfair.linearize import bcd, senet
 
     options = [*OPTIONS, *ALWAYS_SAVE, "--senet.mask-train.checkpoint-seconds=0", "--bcd.finetune.checkpoint-seconds=0"]
@@ -140,14 +141,14 @@ def test_every_method_is_declared_with_its_label_and_control(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Methods of one family share what they start from and their control, unless they are trained otherwise."""
-    options = ["--methods", *methods.FURTHER, "--controls", "matched", "--budgets", "200", "--deepreduce", "--dry-run"]
+    options = ["--methods", *FURTHER, "--controls", "matched", "--budgets", "200", "--deepreduce", "--dry-run"]
     assert call(tmp_path / "study", *options) == 0
     shown = capsys.readouterr().out
     found = {cells[2].strip() for line in shown.splitlines() if len(cells := line.split("│")) > 3 and "analyse" in line}
     made = {f"SNL 200{suffix}" for suffix in ("", " (balanced)")}
     made |= {f"SENet 200{suffix}" for suffix in ("", " (balanced)")}
     made |= {f"BCD 200{suffix}" for suffix in ("", " (loss)", " (worst group)", " (CVaR)")}
-    controls = {stages.matched_label(label) for label in made}
+    controls = {methods.matched_label(label) for label in made}
     assert controls == {f"Matched to {name}" for name in ("SNL 200", "SNL 200 (balanced)", "SENet", "BCD 200")}
     assert found == {"Full network", *made, *controls}
 

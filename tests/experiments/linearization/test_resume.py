@@ -10,18 +10,18 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.linearization import study as linearization
-from experiments.running import datasets, stages
+from experiments.linearization.settings import QUICKSTART
+from experiments.running import datasets, methods, stages
 from experiments.running.progress import Progress
 from experiments.running.records import Workspace, carry_out
 from jaxfair import checkpoints
-from jaxfair.linearize.snl import SnlConfig
+from jaxfair.linearize.config import SnlConfig
 from tests.study import ALWAYS_SAVE, ROOT, RUNS, TINY, assert_same_study, call, finished, made_once, of_stage
 
 # Stands in for a kill from outside: SIGKILL right after a checkpoint, or right before a run is marked as finished.
 KILLS_ITSELF = """
 import os, signal, sys
-from experiments.linearization import study
+from experiments.linearization.__main__ import main
 from jaxfair import checkpoints, runs
 moment, left = sys.argv[1], [int(sys.argv[2])]
 def count(passed):
@@ -31,7 +31,7 @@ def count(passed):
 save, finish = checkpoints.save, runs.Run.finish
 checkpoints.save = lambda *arguments: (save(*arguments), count("checkpoint"))
 runs.Run.finish = lambda run: (count("done"), finish(run))[1]
-study.main(sys.argv[3:])
+main(sys.argv[3:])
 """
 
 
@@ -129,12 +129,12 @@ def test_an_interrupted_descent_gives_any_budget_the_same_bits(
     with monkeypatch.context() as patched:
         patched.setattr(Progress, "update", stop_below)
         assert call(study, "--budgets", "70", *ALWAYS_SAVE) == 130
-    train_set, test_set, record, *_ = datasets.prepare(linearization.QUICKSTART.data)
+    train_set, test_set, record, *_ = datasets.prepare(QUICKSTART.data)
     (base,) = of_stage(finished(study), "train")
     with Progress(terminal=False) as progress:
         space = Workspace(study / "runs", train_set, test_set, record, progress)
         config = SnlConfig(batch_size=64, learning_rate=0.02, kappa=1e-2)
-        first, _ = stages.linearize_snl(space, base, config, (384, 70))
+        first, _ = methods.linearize_snl(space, base, config, (384, 70))
         carry_out(space)
     (expected,) = (run for run in of_stage(finished(out), "linearize") if run.config["variant"]["method"] == "snl")
     assert first.path.name == expected.path.name

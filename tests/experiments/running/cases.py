@@ -22,9 +22,9 @@ import numpy as np
 
 from experiments import cli
 from experiments.running import executors
-from experiments.running.executors import Execution
 from experiments.running.progress import Progress
 from experiments.running.records import Output, Workspace, carry_out, declare
+from experiments.running.settings import Execution
 from jaxfair import loops, runs
 from jaxfair.errors import JaxfairError
 from jaxfair.runs import Run
@@ -113,7 +113,7 @@ def main(arguments: Sequence[str]) -> int:
             space = workspace(root, progress, partial(go_wrong, root))
             executors.carry_out(space, execution, [f"{PROGRAM} {folder}", *command[1:]], lambda _: defaultdict(float))
 
-    return cli.main(PROGRAM, __doc__, {"": cli.Command(Execution, work)}, options)
+    return cli.main(PROGRAM, __doc__, {"": cli.Command(Execution, lambda: work)}, options)
 
 
 if __name__ == "__main__":

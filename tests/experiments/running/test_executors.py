@@ -15,9 +15,9 @@ import pytest
 
 from experiments import status
 from experiments.running import executors, workers
-from experiments.running.executors import Execution
 from experiments.running.progress import Progress
 from experiments.running.records import Job
+from experiments.running.settings import Execution
 from jaxfair.errors import JaxfairError
 from jaxfair.runs import Run
 from tests.experiments.running import cases

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from experiments.running.measure import AnalysisConfig, DrawConfig, measure_gradients, measure_hessian_bound
+from experiments.running.measure import DrawConfig, measure_gradients, measure_hessian_bound
+from experiments.running.settings import AnalysisConfig
 from jaxfair import losses
 from jaxfair.data.dataset import Dataset, make_dataset
 from jaxfair.networks.architectures import CNN

@@ -9,10 +9,9 @@ import pytest
 from experiments.running import methods, stages, work
 from experiments.running.progress import Progress
 from experiments.running.records import Workspace, carry_out, load_network, settings_of
-from jaxfair import data
-from jaxfair.linearize.bcd import BcdConfig
-from jaxfair.linearize.senet import SENET_MASKS, SenetConfig
-from jaxfair.linearize.snl import SnlConfig
+from experiments.running.settings import FURTHER
+from jaxfair.data.dataset import make_dataset
+from jaxfair.linearize.config import SENET_MASKS, BcdConfig, SenetConfig, SnlConfig
 from jaxfair.networks import masks
 from jaxfair.runs import Run
 from jaxfair.training.fit import TrainConfig
@@ -30,13 +29,13 @@ def make(folder: Path) -> dict[str, Run]:
     """Linearize a full network by every method down to 80 of 256 units, and fine-tune what came out."""
     rng, names = np.random.default_rng(0), ["a", "b"]
     images, label = rng.integers(0, 256, (IMAGES, 8, 8, 1), np.uint8), np.arange(IMAGES) % 2
-    train = data.make_dataset(images, label, label, name="made", class_names=names, group_names=names)
+    train = make_dataset(images, label, label, name="made", class_names=names, group_names=names)
     record = {"name": "made", "image_shape": (8, 8, 1), "train_count": [6, 6]}
     model = stages.ModelConfig(stage_sizes=(1,), width=2)
     with Progress(terminal=False) as progress:
         space = Workspace(folder, train, train, record, progress)
         (base,) = full = stages.train_full(space, model, TrainConfig(epochs=1, batch_size=4), [0])
-        snl = stages.linearize_snl(space, base, SnlConfig(batch_size=4, learning_rate=0.02, kappa=0.05), [160])
+        snl = methods.linearize_snl(space, base, SnlConfig(batch_size=4, learning_rate=0.02, kappa=0.05), [160])
         (start,) = stages.finetune(space, snl, full, ONCE)
         chosen = methods.linearize_senet(space, base, SENET, [80, 20])
         control = methods.match_senet(space, base, SENET)
@@ -60,7 +59,7 @@ def test_masks_hold_exactly_the_budget_and_controls_keep_every_relu(made: dict[s
         assert masks.relu_count(load_network(made[label]).masks) == count
         assert made[label].json("result.json")["relu_count"] == count
     for label in ("SENet 80", "BCD 80 (worst group)"):
-        assert stages.matched_label(label) in made
+        assert methods.matched_label(label) in made
     layers = made["SENet 80"].json("result.json")["layers"]
     assert sum(layers.values()) == 80
 
@@ -90,7 +89,7 @@ def test_only_what_decides_a_result_names_its_run() -> None:
     saved = dataclasses.replace(BCD, accept="cvar", finetune=dataclasses.replace(ONCE, checkpoint_seconds=1.0))
     assert settings_of(saved) == {**settings_of(BCD), "accept": "cvar"}
     assert methods.bcd_config(BCD, "bcd").accept == "accuracy"
-    assert {methods.bcd_config(BCD, method).accept for method in methods.FURTHER if "bcd-" in method} == {
+    assert {methods.bcd_config(BCD, method).accept for method in FURTHER if "bcd-" in method} == {
         "loss",
         "worst-group",
         "cvar",

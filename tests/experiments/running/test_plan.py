@@ -6,13 +6,14 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from experiments.hardware import study as hardware
-from experiments.linearization import study as linearization
-from experiments.linearization.study import PRESETS, QUICKSTART
+from experiments.hardware import __main__ as hardware
+from experiments.linearization import __main__ as linearization
+from experiments.linearization.settings import PRESETS, QUICKSTART
+from experiments.linearization.study import check, declare, reductions
 from experiments.running import datasets, plan, records, stages
-from experiments.running.datasets import DataConfig
 from experiments.running.progress import Progress
 from experiments.running.records import Job, Workspace
+from experiments.running.settings import DataConfig
 from jaxfair import runs
 from jaxfair.data import sources
 from jaxfair.errors import JaxfairError
@@ -105,10 +106,10 @@ def test_every_preset_can_be_planned(name: str, tmp_path: Path) -> None:
     study = PRESETS[name]
     digits, test_set, record, source, _ = datasets.prepare(QUICKSTART.data)
     budgets = [100, 10]
-    linearization.check(study, digits.take(np.arange(len(digits) * 20) % len(digits)))
+    check(study, digits.take(np.arange(len(digits) * 20) % len(digits)))
     assert datasets.shares(study.data, sources.load("digits")) in ((), (0.3,) * 10)  # whatever number of classes
     space = Workspace(tmp_path, digits, test_set, record, Progress(terminal=False), source=source)
-    linearization.declare(space, study, budgets, linearization.reductions(study), range(study.seeds))
+    declare(space, study, budgets, reductions(study), range(study.seeds))
     found = [run for job in space.jobs for run in job.runs]
     full = [run for run in found if run.config["stage"] == "train"]
     assert len(full) == study.seeds
@@ -116,7 +117,7 @@ def test_every_preset_can_be_planned(name: str, tmp_path: Path) -> None:
     analysed = [run for run in found if run.config["stage"] == "analyse"]
     tuned = [run for run in found if run.config["stage"] == "finetune"]
     assert len(analysed) == len(full) + len(tuned)
-    assert len(linearization.reductions(study)) == len(study.deepreduce)
+    assert len(reductions(study)) == len(study.deepreduce)
     assert stages.full_module(digits, study.model).stage_sizes == study.model.stage_sizes
 
 

@@ -8,16 +8,16 @@ import numpy as np
 from experiments.running import stages
 from experiments.running.progress import Progress
 from experiments.running.records import Workspace, carry_out, load_network, open_run
-from jaxfair import data
+from jaxfair.data.dataset import Dataset, make_dataset
 from jaxfair.networks import ResNet, init
 from jaxfair.networks.network import predict
 from jaxfair.training.fit import TrainConfig, fit
 
 
-def make_data() -> data.Dataset:
+def make_data() -> Dataset:
     rng, names = np.random.default_rng(0), ["a", "b"]
     images, label = rng.integers(0, 256, (12, 8, 8, 1), np.uint8), np.arange(12) % 2
-    return data.make_dataset(images, label, label, name="made", class_names=names, group_names=names)
+    return make_dataset(images, label, label, name="made", class_names=names, group_names=names)
 
 
 def test_an_order_seed_changes_the_order_alone(tmp_path: Path) -> None:

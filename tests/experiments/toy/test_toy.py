@@ -13,8 +13,9 @@ from scipy import stats
 
 from experiments.reporting import drawing
 from experiments.running.progress import Progress
-from experiments.toy import boundary, pieces, study
+from experiments.toy import boundary, pieces
 from experiments.toy import networks as toy_networks
+from experiments.toy.__main__ import main
 from tests.experiments.toy.cases import exact_breakpoints
 from tests.study import sketch
 
@@ -103,7 +104,7 @@ def check_interval(entry: dict[str, Any]) -> None:
 def test_the_boundary_study(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert study.main([*TINY_BOUNDARY, "--out", str(tmp_path)]) == 0
+    assert main([*TINY_BOUNDARY, "--out", str(tmp_path)]) == 0
     printed, result = capsys.readouterr().out, outcome(tmp_path)
     assert result["relus"] == {"full": 5, "half linear": 3}
     for group in boundary.GROUPS:
@@ -124,18 +125,18 @@ def test_the_boundary_study(
     assert json.loads((run / "config.json").read_text())["widths"] == [3, 2]
     # The same command keeps it; in another folder it gives the same numbers.
     finished = (run / "DONE").stat().st_mtime_ns
-    assert study.main([*TINY_BOUNDARY, "--out", str(tmp_path)]) == 0
+    assert main([*TINY_BOUNDARY, "--out", str(tmp_path)]) == 0
     captured = capsys.readouterr()
     assert captured.out == printed
     assert "is kept" in captured.err
     assert (run / "DONE").stat().st_mtime_ns == finished
     monkeypatch.setattr(drawing, "save", sketch)
-    assert study.main([*TINY_BOUNDARY, "--out", str(tmp_path / "again")]) == 0
+    assert main([*TINY_BOUNDARY, "--out", str(tmp_path / "again")]) == 0
     assert outcome(tmp_path / "again") == result
 
 
 def test_the_pieces_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert study.main([*TINY_PIECES, "--out", str(tmp_path)]) == 0
+    assert main([*TINY_PIECES, "--out", str(tmp_path)]) == 0
     printed, result = capsys.readouterr().out, outcome(tmp_path)
     for row, widths in zip(result["random"], [(3,), (2, 2)], strict=True):
         networks = [toy_networks.init((seed, *widths), (1, *widths, 1)) for seed in range(3)]
@@ -172,7 +173,7 @@ def test_one_seed_has_no_interval(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tiny: Sequence[str]
 ) -> None:
     monkeypatch.setattr(drawing, "save", sketch)
-    assert study.main([*tiny, "--seeds=1", "--steps=1", "--out", str(tmp_path)]) == 0
+    assert main([*tiny, "--seeds=1", "--steps=1", "--out", str(tmp_path)]) == 0
     result = outcome(tmp_path)
     entry = result["minority_drops_more_by"] if "relus" in result else result["random"][0]["pieces"]
     assert (entry["low"], entry["high"]) == (None, None)
@@ -205,7 +206,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("options", REFUSED)
 def test_bad_input_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str], options: str) -> None:
-    assert study.main([*options.split(), "--out", str(tmp_path)]) == 1
+    assert main([*options.split(), "--out", str(tmp_path)]) == 1
     captured = capsys.readouterr()
     (line,) = captured.err.splitlines()
     assert line.startswith("error: ")
@@ -218,21 +219,21 @@ def test_bad_input_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture
 @pytest.mark.parametrize("tiny", [TINY_BOUNDARY, TINY_PIECES], ids=["boundary", "pieces"])
 @pytest.mark.filterwarnings("error")
 def test_training_that_diverges(tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny: Sequence[str]) -> None:
-    assert study.main([*tiny, "--learning-rate", "1e38", "--out", str(tmp_path)]) == 1
+    assert main([*tiny, "--learning-rate", "1e38", "--out", str(tmp_path)]) == 1
     assert "error: Training at learning rate 1e+38 ended in numbers that are not finite" in capsys.readouterr().err
     assert list(tmp_path.rglob("DONE")) == []
 
 
 def test_an_out_folder_under_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
-    assert study.main([*TINY_BOUNDARY, "--out", str(tmp_path / "file" / "toy")]) == 1
+    assert main([*TINY_BOUNDARY, "--out", str(tmp_path / "file" / "toy")]) == 1
     assert "cannot be written: Not a directory; choose another folder" in capsys.readouterr().err
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
-    assert study.main([]) == study.main(["--help"]) == 0
+    assert main([]) == main(["--help"]) == 0
     assert "{boundary,pieces}" in capsys.readouterr().out
     with pytest.raises(SystemExit) as caught:
-        study.main(["pieces", "--help"])
+        main(["pieces", "--help"])
     assert caught.value.code == 0
     assert "--interval" in capsys.readouterr().out
