@@ -84,8 +84,9 @@ def test_norms_by_hand() -> None:
     found = gradient_sampling(linear, WEIGHTS, INPUTS, LABEL, GROUP_WEIGHTS)
     exact = group_curvature(linear, WEIGHTS, INPUTS, LABEL, GROUP_WEIGHTS)
     np.testing.assert_allclose(found.norm, exact.gradient_norm, rtol=1e-5)
-    inputs = INPUTS.astype(np.float32)
-    gradients = np.asarray(jax.vmap(lambda x, y: jax.grad(nll)(WEIGHTS, x, y).ravel())(inputs, LABEL))
+    # On the device first: jax 0.10.2 now and then hands a program NumPy's 64-bit integers as they are, and it refuses.
+    inputs, label = jnp.asarray(INPUTS, jnp.float32), jnp.asarray(LABEL, jnp.int32)
+    gradients = np.asarray(jax.vmap(lambda x, y: jax.grad(nll)(WEIGHTS, x, y).ravel())(inputs, label))
     for g in range(GROUPS):
         own = gradients[g == GROUP]
         inner = own @ own.T
