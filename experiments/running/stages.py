@@ -176,6 +176,7 @@ def linearize_snl(
             # The tightest budget is reached last, so the unfinished descent lies with it.
             progress_dir=by_budget[min(by_budget)].progress_dir,
             on_epoch=lambda epoch, count: space.progress.update(epoch, None, "epoch", f"{count} ReLUs"),
+            devices=space.devices,
         )
         for snapshot in descent:
             yield [Output(by_budget[snapshot.budget], snapshot.network, {"epochs": snapshot.epoch})]
@@ -223,6 +224,7 @@ def match_snl(space: Workspace, base: Run, linearized: Sequence[Run]) -> list[Ru
             balanced=stored.get("balanced", False),
             progress_dir=next(run for run in pending if ends[run.path] == longest).progress_dir,
             on_epoch=lambda epoch: space.progress.update(epoch, longest, "epoch", "all ReLUs"),
+            devices=space.devices,
         )
         for snapshot in training:
             batch = [run for run in pending if ends[run.path] == snapshot.epoch]
@@ -571,7 +573,7 @@ def fit(
         networks = [network_of(seed) for seed in seeds]
         for run, network in zip(pending, networks, strict=True):
             begin(run, network)
-        at_once, done = space.seeds_at_once or train.seeds_at_once(seeds), 0
+        at_once, done = space.seeds_at_once or train.seeds_at_once(seeds, space.devices), 0
 
         def on_epoch(epoch: int, epochs: int, metrics: Mapping[str, float]) -> None:
             state = f"loss {metrics['loss']:.3f}, accuracy {metrics['accuracy']:.3f}"
@@ -590,6 +592,7 @@ def fit(
             progress_dirs=[run.progress_dir for run in pending],
             on_epoch=on_epoch,
             at_once=at_once,
+            devices=space.devices,
             stopping=Stopping(space.validation, patience) if patience and space.validation is not None else None,
         )
         for first in range(0, len(pending), at_once):
