@@ -213,7 +213,7 @@ def snl(
             decides the descent. A killed descent goes on from there; the snapshot that it had just yielded may come
             once more. The caller removes the folder. None keeps no checkpoints.
         on_epoch: called after every epoch.
-        devices: how many of ``jax.devices()`` share each batch, as for ``fit``; those that divide it evenly are used.
+        devices: how many of ``jax.local_devices()`` share each batch, as for ``fit``.
 
     Returns:
         An iterator that descends when it is read, and yields a snapshot for each different budget, the largest first.

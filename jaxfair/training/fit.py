@@ -299,9 +299,9 @@ def fit(
 ) -> Iterator[Fitted]:
     """Train one network for each seed and yield each when it is ready.
 
-    On a CPU the seeds run one after another (vmapped they are three times slower there); on other backends all of
-    them are one vmapped program. A run that was killed and is started again with the same arguments goes on from its
-    last checkpoint and, on a CPU, ends with the same bits.
+    The seeds run one after another (vmapped they are three times slower on a CPU), and on a TPU all in one vmapped
+    program, unless ``at_once`` or ``devices`` says otherwise. A run that was killed and is started again with the same
+    arguments goes on from its last checkpoint and, on a CPU, ends with the same bits.
 
     Args:
         networks: the networks to start from, all of one module, one for each seed. Pass linearized networks to
@@ -322,10 +322,11 @@ def fit(
             not ready.
         at_once: how many networks are trained in one program; by default all (of a device) on a TPU and 1 elsewhere.
             Fewer take less memory.
-        devices: how many of ``jax.devices()`` share the work. Several networks are trained beside each other, each on
-            one device by the program that it is trained by alone. Of a single one each batch is split, and a step is
-            that of one device up to rounding: what is summed over a batch, such as batch norm's statistics, is summed
-            over all of it. As many devices are used as divide the batch size. Checkpoints are good for any number.
+        devices: how many of ``jax.local_devices()`` share the work. Several networks are trained beside each other,
+            each on one device by the program that it is trained by alone. Of a single one each batch is split, and a
+            step is that of one device up to rounding: what is summed over a batch, such as batch norm's statistics, is
+            summed over all of it. As many devices are used as divide the batch size. Checkpoints are good for any
+            number.
         stopping: when to stop before ``config.epochs``; the schedule is that of all epochs. The network of the epoch of
             the lowest validation loss is kept, which is the same whether networks are trained together or not.
 

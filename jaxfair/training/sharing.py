@@ -33,7 +33,7 @@ Result = TypeVar("Result")
 
 def check(devices: int) -> None:
     """Raise a JaxfairError if JAX does not have so many devices."""
-    there = len(jax.devices())
+    there = len(jax.local_devices())
     if not 1 <= devices <= there:
         raise JaxfairError(
             f"The training is to be shared by {devices} devices, but JAX has {there}; give 1 to {there}."
@@ -45,7 +45,7 @@ def mesh(devices: int, batch_size: int) -> Mesh | None:
     shared = next(number for number in range(devices, 0, -1) if batch_size % number == 0)
     if shared == 1:
         return None
-    return jax.make_mesh((shared,), (DATA,), axis_types=(AxisType.Auto,), devices=jax.devices()[:shared])
+    return jax.make_mesh((shared,), (DATA,), axis_types=(AxisType.Auto,), devices=jax.local_devices()[:shared])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,11 +99,11 @@ def apart(
     Args:
         work: takes a part, its device and what it has to call after each epoch.
         parts: what ``work`` is given.
-        devices: how many of ``jax.devices()`` there are.
+        devices: how many of ``jax.local_devices()`` there are.
         on_epoch: called in the caller's thread, with what ``work`` calls it with, of the first part that is not done.
     """
     free, events, ended = queue.SimpleQueue[Device](), queue.SimpleQueue[tuple[int, Any]](), threading.Event()
-    for device in jax.devices()[:devices]:
+    for device in jax.local_devices()[:devices]:
         free.put(device)
     # ``with jax.enable_x64(...)`` and its like hold for the caller's thread only.
     double = jax.dtypes.canonicalize_dtype(np.float64) == np.float64
