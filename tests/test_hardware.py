@@ -20,7 +20,6 @@ from jaxfair.errors import JaxfairError
 from jaxfair.hardware import PROFILES, Profile
 from jaxfair.networks import arithmetic
 
-LEVEL = "--xla_backend_optimization_level=1"  # of the tests' own programs, in conftest.py
 CPU = [p for p in PROFILES.values() if p.backend == "cpu" and (kernels.has_onednn() or p.name != "cpu-onednn")]
 EMULATED = [profile for profile in PROFILES.values() if profile.kind == "emulated"]
 ABSENT = [profile for profile in PROFILES.values() if profile.backend not in (jax.default_backend(), None)]
@@ -51,7 +50,7 @@ def start(profile: Profile, plain: Any = None, late: Any = None, base: Mapping[s
 
     A variant of the CPU may start a process of its own only where it is not told what the plain CPU computes.
     """
-    base = {**base, "XLA_FLAGS": base.get("XLA_FLAGS", "").replace(LEVEL, "").strip()}  # the processes have XLA's own
+    base = {name: value for name, value in base.items() if name != "XLA_FLAGS"}  # conftest.py's are not XLA's own
     environment = base if late else hardware.environment_of(profile, base, plain)
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     alone = plain is None and late is None and profile.varies_cpu
@@ -68,11 +67,11 @@ def children() -> dict[str, Any]:
     digests = plain["found"]["digests"]
     avx = PROFILES["cpu-avx"]
     settings = hardware.environment_of(avx, {})
-    without_flags = {name: value for name, value in {**os.environ, **settings}.items() if name != "XLA_FLAGS"}
+    unset = {**os.environ, **settings}
     with ThreadPoolExecutor(2) as pool:
         started = {profile.name: pool.submit(start, profile, digests) for profile in CPU if profile.environment}
         started["unknown"] = pool.submit(start, UNKNOWN, digests)
-        started["late"] = pool.submit(start, avx, None, dict(avx.environment), without_flags)
+        started["late"] = pool.submit(start, avx, None, dict(avx.environment), unset)
         started["alone"] = pool.submit(start, PROFILES["cpu-opt0"])  # finds it out itself
     return {"cpu": plain, **{name: answer.result() for name, answer in started.items()}}
 

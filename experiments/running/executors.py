@@ -51,8 +51,8 @@ class Execution:
             run at once on a cluster (by default 16).
         threads: by which a CPU computes, which decide the last bits; by default as many as this machine has cores. The
             processes of local share the cores.
-        devices: GPUs or TPUs of each process, which share every training: seeds that are trained together, or else
-            each batch. A result is then the same up to rounding. 1 leaves every bit as it is.
+        devices: GPUs or TPUs of each process that share its trainings: several seeds have one each, and of a single one
+            each batch is split, which changes results by rounding.
         partition: of the cluster; by default its own choice.
         account: of the cluster that pays.
         constraint: features that a node must have.

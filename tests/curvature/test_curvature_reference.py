@@ -18,6 +18,7 @@ from jaxfair.curvature.operators import GIGABYTE, GroupOperator, Kind, as_pytree
 from jaxfair.curvature.spectrum import CurvatureConfig, GroupCurvature, group_curvature
 
 GROUPS, GROUP_SIZES = 3, (41, 30, 23)
+OF_GROUPS = ("loss", "gradient_norm", "top_eigenvalue", "bottom_eigenvalue")
 
 # Rounding, in units of half the type's epsilon, the largest relative error of one operation. A Hessian product is four
 # passes through the network (forward, back, and the tangent of both), each through 5 convolutions, 6 norms and the head
@@ -26,10 +27,10 @@ GROUPS, GROUP_SIZES = 3, (41, 30, 23)
 # float32 and 30 in float64, for products; PyTorch's own error, in float64, is of that size too.
 ROUNDINGS = 48 * 108**0.5
 # Lanczos stops at residuals of this size relative to the largest eigenvalue L. The error of a value is then at most
-# (1e-10 L)^2 / gap in float64 and (1e-5 L)^2 / gap in float32: below the rounding as long as the gap to the next
-# eigenvalue exceeds 4e-6 L; the closest pair here, at the lower end, is 3e-3 L apart.
+# (1e-8 L)^2 / gap in float64 and (1e-5 L)^2 / gap in float32: below the rounding as long as the gap to the next
+# eigenvalue exceeds 2e-3 L in float64 and 4e-6 L in float32; the closest pair here, at the lower end, is 3e-3 L apart.
 LANCZOS: dict[str, Any] = {"bottom": True, "max_steps": 500}
-LANCZOS_TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
+LANCZOS_TOLERANCE = {"float32": 1e-5, "float64": 1e-8}
 
 Reference = dict[str, np.ndarray]
 
@@ -113,9 +114,14 @@ def test_the_reference_is_of_a_trained_and_masked_network(reference: Reference) 
 
 @pytest.mark.parametrize("options", [{"chunk_size": 7}, {"chunk_size": 16, "memory": 0}, {"chunk_size": None}], ids=str)
 def test_group_curvature(reference: Reference, dtype: str, options: dict[str, Any]) -> None:
-    """Every number of every group, in chunks that do not divide the groups, kept and recomputed."""
+    """Every number, in chunks that do not divide the groups, kept and recomputed; of the smallest group in float64.
+
+    Convolutions of float64 are slow on a CPU; their products are tested for every group, as is the report.
+    """
     options = LANCZOS | {"tolerance": LANCZOS_TOLERANCE[dtype]} | options
-    arguments: dict[str, Any] = problem(reference, dtype) | {"weights": group_weights(reference, dtype)}
+    first = 0 if dtype == "float32" else int(np.argmin(GROUP_SIZES))
+    reference = reference | {name: reference[name][first:] for name in OF_GROUPS}
+    arguments: dict[str, Any] = problem(reference, dtype) | {"weights": group_weights(reference, dtype)[first:]}
     found = group_curvature(**arguments, config=CurvatureConfig(**options))
     assert_numbers_agree(found, reference, rounding(dtype))
     for end in ("top", "bottom"):

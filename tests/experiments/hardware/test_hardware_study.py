@@ -8,6 +8,7 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax.numpy as jnp
 import numpy as np
@@ -31,7 +32,7 @@ from jaxfair.runs import Run
 from tests.hardware_study import PROFILES, make_hardware
 from tests.hardware_study import changed as changed_series
 from tests.study import TINY_HARDWARE as OPTIONS
-from tests.study import hardware_made_once
+from tests.study import hardware_made_once, sketch
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +170,8 @@ def test_the_report_has_the_title_and_the_reference_that_are_asked_for(study: Pa
 def test_a_packed_study_can_be_merged_with_another(study: Path, tmp_path: Path) -> None:
     packed = tmp_path / "elsewhere.tar.gz"
     assert hardware.main(["pack", str(study), str(packed)]) == 0
-    assert hardware.main(["merge", str(study), str(packed), "--out", str(tmp_path / "both")]) == 0
+    with mock.patch("experiments.reporting.drawing.save", sketch):
+        assert hardware.main(["merge", str(study), str(packed), "--out", str(tmp_path / "both")]) == 0
     assert (tmp_path / "both" / "report" / "report.html").is_file()
     merged = bundles.read(study) + bundles.read(tmp_path / "both" / "unpacked" / "2" / "elsewhere")
     found = of(hardware_results.collect(merged), "plain")
@@ -257,8 +259,8 @@ def test_emulation_may_differ_between_bundles(study: Path) -> None:
         (("--steps", "0", "2"), "The steps to look at are [0, 2]"),
         (("--profiles", "tpu"), "needs a tpu"),
         (("--devices", "2"), "compares bits, which sums over several devices change"),
-        (("--reference", "ten"), "no group 'ten' to be the reference; the groups are 0, 1, 2,"),
-        (("--budgets", "769"), "The ReLU budget is 769, but the network has 768 units"),
+        (("--profiles", "cpu", "--reference", "ten"), "no group 'ten' to be the reference; the groups are 0, 1, 2,"),
+        (("--profiles", "cpu", "--budgets", "769"), "The ReLU budget is 769, but the network has 768 units"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_made(
