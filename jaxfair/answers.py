@@ -90,7 +90,10 @@ def _computed(given: tuple[Any, Any], x: Any, y: np.ndarray, loss: LossFn) -> np
     logits_fn, params, x, _ = as_network(given, x, y, loss)
     with at_precision("highest"):
         return over_chunks(
-            lambda i: np.asarray(inputs.outputs(logits_fn, params, jax.tree.map(lambda leaf: leaf[i], x))), len(y), 256
+            lambda fixed, some: inputs.outputs(*fixed, some),
+            (logits_fn, params),
+            lambda index: jax.tree.map(lambda leaf: leaf[index], x),
+            *(len(y), 256),
         )
 
 

@@ -7,6 +7,7 @@ previous one whole, since Orbax renames a checkpoint into place when all of it i
 import hashlib
 import re
 import shutil
+import threading
 import warnings
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +19,9 @@ import numpy as np
 from jaxfair.errors import JaxfairError, StorageError
 
 Tree = TypeVar("Tree")
+
+_orbax = threading.Lock()
+"""Held while Orbax works: it numbers operations by the process, and takes two threads' for one."""
 
 
 def save(directory: Path, step: int, tree: object) -> None:
@@ -38,7 +42,7 @@ def save(directory: Path, step: int, tree: object) -> None:
     written, final = directory / f"{step}.new", directory / str(step)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with ocp.StandardCheckpointer() as checkpointer:
+        with _orbax, ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(written, {k: jnp.asarray(v) for k, v in _flat(tree).items()}, force=True)
             checkpointer.wait_until_finished()
         if final.exists():
@@ -101,7 +105,7 @@ def restore(directory: Path, like: Tree) -> Tree:
     if step is None:
         raise JaxfairError(f"There is no finished checkpoint in '{directory}'; run the stage that writes it first.")
     wanted = {k: jax.ShapeDtypeStruct(np.shape(v), jnp.result_type(v)) for k, v in _flat(like).items()}
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _orbax, ocp.StandardCheckpointer() as checkpointer:
         try:
             stored = checkpointer.metadata(directory / str(step)).item_metadata.tree  # pyright: ignore
             found = {name: jax.ShapeDtypeStruct(meta.shape, meta.dtype) for name, meta in stored.items()}

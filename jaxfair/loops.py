@@ -23,17 +23,20 @@ class Stop:
     There is one for the process, as there is one of each signal; a program's own handler of signals calls it.
 
     Attributes:
-        looping: whether an epoch is under way, so that there is something to wait for.
+        looping: the loops in which an epoch is under way, so that there is something to wait for; several threads may
+            have one each.
         asked: whether the end of it is waited for.
     """
 
-    looping = False
-    asked = False
+    def __init__(self) -> None:
+        """Begin without a loop."""
+        self.looping: set[object] = set()
+        self.asked = False
 
     def after_epoch(self) -> bool:
         """Ask for the end, and return whether there is an epoch whose end will be that."""
-        self.asked = self.looping
-        return self.looping
+        self.asked = bool(self.looping)
+        return self.asked
 
 
 stop = Stop()
@@ -73,10 +76,10 @@ def epochs(
         KeyboardInterrupt: ``stop`` asked for it; the epoch was finished and written.
     """
     first, state = start
-    saved = time.monotonic()
+    saved, this = time.monotonic(), object()
     try:
         for epoch in range(first, num_epochs):
-            stop.looping = True
+            stop.looping.add(this)
             state = run(epoch, state)
             yield epoch + 1, state
             last = stop.asked or (keep_last and epoch + 1 == num_epochs)
@@ -86,7 +89,7 @@ def epochs(
             if stop.asked:
                 break
     finally:
-        stop.looping = False
+        stop.looping.discard(this)
     if stop.asked:
         raise KeyboardInterrupt
 

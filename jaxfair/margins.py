@@ -214,15 +214,18 @@ def _over_chunks(function: Callable, classifier: Classifier, x: Any, label: Any,
         check_lengths(inputs=len(x), labels=len(label))
     classifier = as_pytree(classifier)
 
-    def chunk(index: np.ndarray) -> Any:
-        points = jnp.asarray(x[index])
-        own = _logits(classifier, points).argmax(axis=1) if label is None else jnp.asarray(label[index])
+    def gather(index: np.ndarray) -> tuple[Array, Array | None]:
+        return jnp.asarray(x[index]), None if label is None else jnp.asarray(label[index])
+
+    def of_chunk(classifier: Classifier, some: tuple[Array, Array | None]) -> Any:
+        points, own = some
+        own = _logits(classifier, points).argmax(axis=1) if own is None else own
         return function(classifier, points, own, *options)
 
     with jax.default_matmul_precision("highest"):
         if len(first := x[:chunk_size]):
             _check_classes(jax.eval_shape(_logits, classifier, first).shape, label)
-        return over_chunks(chunk, len(x), chunk_size)
+        return jax.tree.map(jnp.asarray, over_chunks(of_chunk, classifier, gather, len(x), chunk_size))
 
 
 def _check_classes(shape: tuple[int, ...], label: Any = None) -> None:

@@ -206,13 +206,15 @@ def losses_on_segment(
     model, y = Model(as_pytree(logits_fn), as_pytree(loss)), jnp.asarray(y)
     used = np.flatnonzero((weights != 0).any(axis=0))
 
-    def chunk(index: np.ndarray) -> np.ndarray:
-        index = used[index]
-        some = jax.tree.map(lambda leaf: leaf[index], (x, y))
-        return np.stack([_losses_at(model, start, end, float(t), *some) for t in points], axis=1)
+    def of_chunk(fixed: Any, some: Any) -> list[Array]:
+        return [_losses_at(*fixed, float(t), *some) for t in points]
+
+    def gather(index: np.ndarray) -> Any:
+        return jax.tree.map(lambda leaf: leaf[used[index]], (x, y))
 
     with at_precision(precision):
-        found, weights = over_chunks(chunk, len(used), chunk_size).astype(float), weights[:, used].astype(float)
+        of_points = over_chunks(of_chunk, (model, start, end), gather, len(used), chunk_size)
+    found, weights = np.stack(of_points, axis=1).astype(float), weights[:, used].astype(float)
     # Of its own examples only: 0 times NaN is NaN.
     return np.stack([row[row != 0] @ found[row != 0] for row in weights], axis=1)
 

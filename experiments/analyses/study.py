@@ -109,6 +109,8 @@ def run(
         print(said, file=sys.stderr)
     with Progress() as progress:
         space = Workspace(study.out / "runs", *prepared[0][:3], progress, study.seeds_at_once, prepared[0].source)
+        if (devices := study.execution.devices) > 1:
+            space = dataclasses.replace(space, devices=devices, about={"training_devices": devices})
         analysed = []
         for on_data, declare in zip(every, declared, strict=True):
             analysed += on_splits(space, on_data, study.seeds, declare)

@@ -87,6 +87,10 @@ def check(study: Study) -> None:
         raise JaxfairError(
             f"The steps to look at are {list(study.steps)}; give different ones from 1 on, in ascending order."
         )
+    if study.execution.devices > 1:
+        raise JaxfairError(
+            "The hardware study compares bits, which sums over several devices change; leave devices at 1."
+        )
     measure.check_config(study.analysis)
 
 

@@ -25,6 +25,7 @@ from experiments.running.settings import Execution
 from experiments.running.workers import Place, Pool
 from jaxfair import processes, runs
 from jaxfair.errors import JaxfairError
+from jaxfair.training import sharing
 
 TASKS, MOST_CPUS = 16, 8
 """Of a cluster's array, unless the user says otherwise."""
@@ -40,9 +41,11 @@ def begin(execution: Execution) -> None:
     """Check the numbers and set up this process, before JAX looks for devices.
 
     Raises:
-        JaxfairError: a number is impossible, or the cluster cannot be used from here.
+        JaxfairError: a number is impossible, this process lacks devices, or the cluster cannot be used from here.
     """
-    numbers = {name: getattr(execution, name) for name in ("workers", "threads", "cpus", "memory", "minutes")}
+    numbers = {
+        name: getattr(execution, name) for name in ("workers", "threads", "devices", "cpus", "memory", "minutes")
+    }
     if wrong := [f"{name} {value}" for name, value in numbers.items() if value is not None and not value > 0]:
         raise JaxfairError(f"The runs are to be made with {' and '.join(wrong)}; give numbers above 0.")
     if execution.executor == "slurm":
@@ -56,6 +59,8 @@ def begin(execution: Execution) -> None:
         # What JAX compiled for other numbers of threads it would take from there, and compute other bits.
         folder = Path(compiled).parent if compiled.endswith("-threads") else Path(compiled)
         jax.config.update("jax_compilation_cache_dir", str(folder / f"{count}-threads"))
+    if execution.devices > 1 and (execution.executor == "here" or execution.only):
+        sharing.check(execution.devices)
 
 
 def threads(execution: Execution) -> int:
@@ -216,16 +221,17 @@ def _locally(space: Workspace, execution: Execution, command: Sequence[str], fol
 
 
 def _places(execution: Execution, command: Sequence[str], logs: Path) -> list[Place]:
-    """Return where the workers of this machine are started: each on a GPU, or on its share of the cores."""
-    devices, mine = gpus(os.environ), cores()
-    count = execution.workers or len(devices) or max(1, len(mine) // 2)
+    """Return where the workers of this machine are started: each on its GPUs, or on its share of the cores."""
+    devices, mine, each = gpus(os.environ), cores(), execution.devices
+    count = execution.workers or max(1, len(devices) // each if devices else len(mine) // 2)
     shared = {**os.environ, "NPROC": str(threads(execution))}
     places = []
     for number in range(count):
         environment = dict(shared)
         if devices:
-            on_each = -(-count // len(devices))
-            environment["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
+            on_each = -(-count * each // len(devices))
+            own = (devices[(number * each + i) % len(devices)] for i in range(each))
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(dict.fromkeys(own))
             environment |= {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.8 / on_each:.3f}"} if on_each > 1 else {}
         share = mine[number * len(mine) // count : (number + 1) * len(mine) // count] or mine
         places.append(Place(command, environment, share if count > 1 else (), logs / f"worker-{number + 1}.log"))

@@ -15,7 +15,7 @@ from jaxtyping import Array
 from experiments.running.settings import AnalysisConfig
 from jaxfair import groups, losses, margins
 from jaxfair.bounds import binary_hessian_bound, parameter_distance
-from jaxfair.curvature.chunks import over_chunks
+from jaxfair.curvature.chunks import Devices, over_chunks
 from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.sampling import BLOCKS, equal_count_eigenvalues, gradient_sampling
 from jaxfair.curvature.spectrum import GroupCurvature, group_curvature, group_losses
@@ -321,7 +321,8 @@ def _linearized_distance(network: Network, test: Dataset, chunk_size: int = 128)
         pixels = np.asarray(some.images, np.float32) / 255
         return np.asarray(margins.linearized_distance(classifier, pixels, some.label, chunk_size=chunk_size).distance)
 
-    return over_chunks(distance, len(test), chunk_size)
+    # A chunk for each device, which ``linearized_distance`` then shares out.
+    return over_chunks(lambda _, found: found, (), distance, len(test), chunk_size * Devices().count)
 
 
 def _logits_of_pixels(network: Network, mean: Array, std: Array, pixels: Array) -> Array:

@@ -70,6 +70,7 @@ def linearize_snl(
             # The tightest budget is reached last, so the unfinished descent lies with it.
             progress_dir=by_budget[min(by_budget)].progress_dir,
             on_epoch=lambda epoch, count: space.progress.update(epoch, None, "epoch", f"{count} ReLUs"),
+            devices=space.devices,
         )
         for snapshot in descent:
             yield [Output(by_budget[snapshot.budget], snapshot.network, {"epochs": snapshot.epoch})]
@@ -117,6 +118,7 @@ def match_snl(space: Workspace, base: Run, linearized: Sequence[Run]) -> list[Ru
             balanced=stored.get("balanced", False),
             progress_dir=next(run for run in pending if ends[run.path] == longest).progress_dir,
             on_epoch=lambda epoch: space.progress.update(epoch, longest, "epoch", "all ReLUs"),
+            devices=space.devices,
         )
         for snapshot in training:
             batch = [run for run in pending if ends[run.path] == snapshot.epoch]

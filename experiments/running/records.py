@@ -67,6 +67,7 @@ class Workspace:
         source: where the data came from, for every record of the environment.
         about: what else every record of the environment says.
         validation: images held out from training, for choices; None where none are.
+        devices: how many devices of a process share a training, see ``fit``.
         jobs: what the stages have declared so far, parents before their children.
         known: the declared runs by their digests.
     """
@@ -80,6 +81,7 @@ class Workspace:
     source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     validation: Dataset | None = None
+    devices: int = 1
     jobs: list[Job] = dataclasses.field(default_factory=list)
     known: dict[str, Run] = dataclasses.field(default_factory=dict)
 

@@ -100,6 +100,8 @@ class Execution:
             run at once on a cluster (by default 16).
         threads: by which a CPU computes, which decide the last bits; by default as many as this machine has cores. The
             processes of local share the cores.
+        devices: GPUs or TPUs of each process that share its trainings: several seeds have one each, and of a single one
+            each batch is split, which changes results by rounding.
         partition: of the cluster; by default its own choice.
         account: of the cluster that pays.
         constraint: features that a node must have.
@@ -115,6 +117,7 @@ class Execution:
     executor: Literal["here", "local", "slurm"] = "here"
     workers: int | None = None
     threads: int | None = None
+    devices: int = 1
     partition: str | None = None
     account: str | None = None
     constraint: str | None = None

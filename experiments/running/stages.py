@@ -393,7 +393,7 @@ def fit(
         networks = [network_of(seed) for seed in seeds]
         for run, network in zip(pending, networks, strict=True):
             begin(run, network)
-        at_once, done = space.seeds_at_once or train.seeds_at_once(seeds), 0
+        at_once, done = space.seeds_at_once or train.seeds_at_once(seeds, space.devices), 0
 
         def on_epoch(epoch: int, epochs: int, metrics: Mapping[str, float]) -> None:
             state = f"loss {metrics['loss']:.3f}, accuracy {metrics['accuracy']:.3f}"
@@ -412,6 +412,7 @@ def fit(
             progress_dirs=[run.progress_dir for run in pending],
             on_epoch=on_epoch,
             at_once=at_once,
+            devices=space.devices,
             stopping=Stopping(space.validation, patience) if patience and space.validation is not None else None,
         )
         for first in range(0, len(pending), at_once):

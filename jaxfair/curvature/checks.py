@@ -20,12 +20,15 @@ def trusted_logits(logits_fn: Partial, params: Any, x: Any, y: Any, precision: s
     count = len(y)
 
     def run(start: int, size: int) -> np.ndarray:
-        def chunk(index: np.ndarray) -> np.ndarray:
+        def gather(index: np.ndarray) -> Any:
             index = (index + start) % count
-            return np.asarray(inputs.outputs(logits_fn, params, jax.tree.map(lambda leaf: leaf[index], x)))
+            return jax.tree.map(lambda leaf: leaf[index], x)
 
         with at_precision(precision):
-            return np.roll(over_chunks(chunk, count, size), start, axis=0)
+            found = over_chunks(
+                lambda fixed, some: inputs.outputs(*fixed, some), (logits_fn, params), gather, count, size
+            )
+            return np.roll(found, start, axis=0)
 
     size = min(size, count)
     with at_precision(precision):

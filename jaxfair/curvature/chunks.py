@@ -15,34 +15,55 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxfair.errors import JaxfairError
 
 
-def over_chunks(function: Callable[[np.ndarray], Any], count: int, size: int) -> Any:
-    """Return what a function computes of each example, evaluated in chunks of one size.
+def over_chunks(
+    function: Callable[[Any, Any], Any], fixed: Any, gather: Callable[[np.ndarray], Any], count: int, size: int
+) -> Any:
+    """Return what a function computes of each example, evaluated in chunks of one size that several devices share.
 
     Args:
-        function: Takes the positions of a chunk's examples, shape (m,), and returns a pytree of arrays with those
-            examples along the first axis. Every chunk has the same m, so that one compiled program serves all.
+        function: Takes ``fixed`` and what was gathered of a chunk, and returns a pytree of arrays with the chunk's
+            examples along the first axis.
+        fixed: A pytree of arrays that all chunks need, such as parameters. Each device gets a copy, once.
+        gather: Takes the positions of a chunk's examples, shape (m,), and returns a pytree of arrays, which are moved
+            to the chunk's device. Every chunk has the same m, so that one compiled program serves all.
         count: Number of examples.
         size: Number of examples at once, m, unless there are fewer.
 
     Returns:
-        The pytree with all examples along the first axis: NumPy arrays where the function returns those.
+        The pytree with all examples along the first axis, NumPy arrays unless a caller traces.
 
     Raises:
         JaxfairError: There is no example, or the size is below 1.
     """
     if min(count, size) < 1:
         raise JaxfairError(f"There are {count} examples and the chunk size is {size}; both must be at least 1.")
-    size = min(size, count)
-    parts = [function(_padded(np.arange(start, min(start + size, count)), size)) for start in range(0, count, size)]
+    size, devices = min(size, count), Devices()
+    chunks = [_padded(np.arange(start, min(start + size, count)), size) for start in range(0, count, size)]
+    some, parts = gather(chunks[0]), list[Any]()
+    traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((fixed, some)))
+    workers = 1 if traced else min(devices.count, len(chunks))
+    place = devices.place if workers > 1 else lambda tree, _: tree
+    copies = [place(fixed, worker) for worker in range(workers)]
+    for i in range(len(chunks)):
+        some = gather(chunks[i]) if i else some
+        parts.append(function(copies[i % workers], place(some, i % workers)))
+        if (ready := i + 1 - workers) >= 0:  # no device has more than one chunk to do, or keeps what it found
+            parts[ready] = jax.tree.map(_on_host, parts[ready])
+    parts = [jax.tree.map(_on_host, part) for part in parts]
 
     def joined(*leaves: Any) -> Any:
-        return (jnp if isinstance(leaves[0], jax.Array) else np).concatenate(leaves)[:count]
+        return (jnp if isinstance(leaves[0], Tracer) else np).concatenate(leaves)[:count]
 
     return jax.tree.map(joined, *parts)
+
+
+def _on_host(leaf: Any) -> Any:
+    return leaf if isinstance(leaf, Tracer) else np.asarray(leaf)
 
 
 def _padded(index: np.ndarray, size: int) -> np.ndarray:
@@ -118,8 +139,11 @@ class Devices:
         return contextlib.nullcontext() if self._default is None else jax.default_device(self._default)
 
     def place(self, tree: Any, chunk: int) -> Any:
-        """Return arrays on a chunk's device; a single device takes them as they are."""
-        return tree if self.count == 1 else jax.device_put(tree, self._devices[chunk % self.count])
+        """Return arrays on a chunk's device; a single device takes them as they are. What is no array stays."""
+        if self.count == 1:
+            return tree
+        device, arrays = self._devices[chunk % self.count], (jax.Array, np.ndarray)
+        return jax.tree.map(lambda leaf: jax.device_put(leaf, device) if isinstance(leaf, arrays) else leaf, tree)
 
     def copies(self, tree: Any) -> list[Any]:
         """Return arrays on every device; chunk ``i`` takes copy ``i % count``."""

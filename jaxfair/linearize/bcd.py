@@ -18,7 +18,6 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxfair import checkpoints, losses
-from jaxfair.curvature.chunks import over_chunks
 from jaxfair.data.dataset import Dataset
 from jaxfair.data.splits import divide
 from jaxfair.errors import JaxfairError, did_you_mean
@@ -26,7 +25,7 @@ from jaxfair.groups import group_means
 from jaxfair.linearize.config import Accept, BcdConfig
 from jaxfair.loops import epochs
 from jaxfair.networks import masks
-from jaxfair.networks.network import Network, check_images
+from jaxfair.networks.network import Network, check_images, over_images
 from jaxfair.training import fit, mitigate
 from jaxfair.training.batches import FORWARD, GRADIENT
 
@@ -286,7 +285,7 @@ def _without_block(
 
 def _scores(network: Network, data: Dataset) -> tuple[np.ndarray, np.ndarray]:
     """Return whether each image is classified correctly, and its cross-entropy, in evaluation mode."""
-    return over_chunks(lambda index: jax.tree.map(np.asarray, _of_batch(network, *data.fetch(index))), len(data), CHUNK)
+    return over_images(_of_batch, network, data, CHUNK)
 
 
 @jax.jit

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from jaxfair import checkpoints, losses
@@ -23,6 +24,7 @@ from jaxfair.linearize.config import SnlConfig
 from jaxfair.loops import epochs
 from jaxfair.networks import masks
 from jaxfair.networks.network import Network, apply_train, check_images
+from jaxfair.training import sharing
 from jaxfair.training.batches import Fixed, batch, check_network, group_balance, run_batches
 
 MATCHED = ("batch_size", "learning_rate", "temperature", "augment")
@@ -163,6 +165,7 @@ def snl(
     balanced: bool = False,
     progress_dir: Path | None = None,
     on_epoch: OnEpoch | None = None,
+    devices: int = 1,
 ) -> Iterator[Snapshot]:
     """Linearize by Selective Network Linearization: descend once, and yield a snapshot at each budget.
 
@@ -177,13 +180,15 @@ def snl(
             decides the descent. A killed descent goes on from there; the snapshot that it had just yielded may come
             once more. The caller removes the folder. None keeps no checkpoints.
         on_epoch: called after every epoch.
+        devices: how many of ``jax.local_devices()`` share each batch, as for ``fit``.
 
     Returns:
         An iterator that descends when it is read, and yields a snapshot for each different budget, the largest first.
 
     Raises:
-        JaxfairError: when called, if there is no budget or an impossible one, or the images do not suit the network;
-            when read, if the loss or a weight is not finite, or ``max_epochs`` did not reach a budget.
+        JaxfairError: when called, if there is no budget or an impossible one, the images do not suit the network, or
+            there are fewer devices; when read, if the loss or a weight is not finite, or ``max_epochs`` did not reach a
+            budget.
 
     Example:
         >>> from jaxfair import CNN, init, load, snl
@@ -198,6 +203,7 @@ def snl(
     """
     check_images(network, data)
     check_config(config, len(data))
+    sharing.check(devices)
     if not budgets:
         raise JaxfairError("SNL got no ReLU budget; give at least one, as a count or as a fraction of all units.")
     counts = sorted({masks.resolve_budget(b, masks.unit_count(network.masks)) for b in budgets}, reverse=True)
@@ -207,7 +213,8 @@ def snl(
         more = ("balanced",) if weight is not None else ()
         folder = Path(progress_dir) / checkpoints.key(seed, _decisive(config), data.fingerprint(), *start, *more)
     fixed = Fixed(jax.tree.map(jnp.copy, network), data, jnp.int32(seed), group_weight=weight)
-    return _descend(network, fixed, config, counts, seed, folder, on_epoch)
+    shared = sharing.mesh(devices, config.batch_size)
+    return _descend(network, fixed, config, counts, seed, folder, on_epoch, shared)
 
 
 def matched(
@@ -220,6 +227,7 @@ def matched(
     balanced: bool = False,
     progress_dir: Path | None = None,
     on_epoch: Callable[[int], None] | None = None,
+    devices: int = 1,
 ) -> Iterator[Snapshot]:
     """Train as the descent of ``snl`` does, with every ReLU kept: the control that any linearized network has to face.
 
@@ -235,13 +243,14 @@ def matched(
         balanced: as for ``snl``.
         progress_dir: as for ``snl``.
         on_epoch: called after every epoch with the epochs done.
+        devices: as for ``snl``.
 
     Returns:
         An iterator that trains when it is read, and yields a snapshot for each different end, the first one first.
 
     Raises:
-        JaxfairError: when called, if there are no ends or the images do not suit the network; when read, if the loss
-            or a weight is not finite.
+        JaxfairError: when called, if there are no ends, the images do not suit the network, or there are fewer devices;
+            when read, if the loss or a weight is not finite.
 
     Example:
         >>> from jaxfair import CNN, init, load
@@ -254,6 +263,7 @@ def matched(
     """
     check_images(network, data)
     check_config(config, len(data))
+    sharing.check(devices)
     marks = sorted(set(ends))
     if not marks or marks[0] < 1:
         raise JaxfairError(f"The matched training is to end after {list(ends)} epochs; give at least one, from 1 on.")
@@ -264,7 +274,8 @@ def matched(
         decisive = _plain(config), data.fingerprint(), *start, *more
         folder = Path(progress_dir) / checkpoints.key("matched", seed, *decisive)
     fixed = Fixed(jax.tree.map(jnp.copy, network), data, jnp.int32(seed), group_weight=weight)
-    return _train_on(network, fixed, config, marks, seed, folder, on_epoch)
+    shared = sharing.mesh(devices, config.batch_size)
+    return _train_on(network, fixed, config, marks, seed, folder, on_epoch, shared)
 
 
 def _train_on(
@@ -275,15 +286,16 @@ def _train_on(
     seed: int,
     folder: Path | None,
     on_epoch: Callable[[int], None] | None,
+    devices: Mesh | None,
 ) -> Iterator[Snapshot]:
     """Yield a snapshot after each of ``marks``, epochs that rise."""
     name, step = f"the training matched to the SNL descent of seed {seed}", SnlStep(_plain(config), choosing=False)
-    data = fixed.data
+    data, fixed = fixed.data, sharing.laid_out(fixed, devices)
     opt_state = optax.adam(config.learning_rate).init(network.params)  # pyright: ignore
 
     def run(epoch: int, carry: Descent) -> Descent:
         index = epoch_order(len(data), config.batch_size, seed, epoch)
-        return run_batches(step, carry, fixed, index, epoch * len(index), [name])[0]
+        return run_batches(step, carry, fixed, index, epoch * len(index), [name], devices)[0]
 
     fresh = Descent(jax.tree.map(jnp.copy, network), opt_state, jnp.float32(0))
     start = checkpoints.resume(folder, fresh)
@@ -293,8 +305,9 @@ def _train_on(
         if on_epoch is not None:
             on_epoch(done)
         if done in marks:
-            check_network(carry.network, name)
-            yield Snapshot(masks.unit_count(network.masks), done, jax.tree.map(jnp.copy, carry.network))
+            reached = carry.network if devices is None else sharing.collected(carry.network)
+            check_network(reached, name)
+            yield Snapshot(masks.unit_count(network.masks), done, jax.tree.map(jnp.copy, reached))
 
 
 def _descend(
@@ -305,15 +318,16 @@ def _descend(
     seed: int,
     folder: Path | None,
     on_epoch: OnEpoch | None,
+    devices: Mesh | None,
 ) -> Iterator[Snapshot]:
     """Yield a snapshot at each of ``counts``, numbers of ReLUs that fall."""
     name, counts = f"the SNL descent of seed {seed}", list(counts)
     step = SnlStep(dataclasses.replace(_decisive(config), kappa=0))  # one program for all kappas
-    data = fixed.data
+    data, fixed = fixed.data, sharing.laid_out(fixed, devices)
 
     def run(epoch: int, state: Progress) -> Progress:
         index = epoch_order(len(data), config.batch_size, seed, epoch)
-        carry, _ = run_batches(step, state.carry, fixed, index, epoch * len(index), [name])
+        carry, _ = run_batches(step, state.carry, fixed, index, epoch * len(index), [name], devices)
         count = np.int32(masks.relu_count(carry.network.masks, threshold=config.threshold))
         if count >= state.lowest and epoch >= config.warmup_epochs:
             carry = carry._replace(kappa=carry.kappa * config.kappa_growth)
@@ -328,10 +342,12 @@ def _descend(
     for done, state in epochs(run, start, config.max_epochs, folder, config.checkpoint_seconds, keep_last=True):
         if on_epoch is not None:
             on_epoch(done, int(state.count))
-        if state.count <= counts[0]:
-            check_network(state.carry.network, name)
+        if state.count > counts[0]:
+            continue
+        reached = state.carry.network if devices is None else sharing.collected(state.carry.network)
+        check_network(reached, name)
         while counts and state.count <= counts[0]:
-            yield Snapshot(counts[0], done, _binarise(state.carry.network, config, counts.pop(0)))
+            yield Snapshot(counts[0], done, _binarise(reached, config, counts.pop(0)))
         if not counts:
             return
     raise JaxfairError(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import zlib
+from collections.abc import Callable
 from functools import cache, partial
 from typing import Any, Literal
 
@@ -252,4 +253,15 @@ def predict(network: Network, data: Dataset, *, batch_size: int = 1024) -> Float
         (360, 10)
     """
     check_images(network, data)
-    return over_chunks(lambda index: np.asarray(_predict_batch(network, *data.fetch(index))), len(data), batch_size)
+    return over_images(_predict_batch, network, data, batch_size)
+
+
+def over_images(function: Callable[..., Any], network: Network, data: Dataset, size: int) -> Any:
+    """Return what a function of network, data and positions computes of each image; see ``over_chunks``.
+
+    Images that are on the device are copied to every device, and others read chunk by chunk.
+    """
+    if data.on_host:
+        return over_chunks(lambda fixed, some: function(fixed, *some), network, data.fetch, len(data), size)
+    fixed = network, data
+    return over_chunks(lambda fixed, index: function(*fixed, index), fixed, lambda index: index, len(data), size)

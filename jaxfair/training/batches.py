@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
 
 from jaxfair.data.config import Augmentation
@@ -12,6 +13,7 @@ from jaxfair.data.dataset import Dataset, augment
 from jaxfair.errors import JaxfairError
 from jaxfair.loops import run_epoch
 from jaxfair.networks.network import Network
+from jaxfair.training import sharing
 
 FORWARD, GRADIENT = 1, 3
 """Work on one image in forward passes of it, by counting convolutions."""
@@ -76,6 +78,7 @@ def run_batches(
     index: Int[np.ndarray, "steps ..."],
     first_step: int,
     names: Sequence[str],
+    devices: Mesh | None = None,
 ) -> tuple[Any, dict[str, np.ndarray]]:
     """Run one step for each batch; ``carry`` is consumed.
 
@@ -87,6 +90,7 @@ def run_batches(
         index: positions of each batch's images, shape (steps, b) or (steps, seeds, b).
         first_step: the number of the first of these steps since the training began.
         names: what is trained, as an error calls it; one name for each seed.
+        devices: those that share each batch, on which ``fixed`` is laid out (see ``sharing``); None is one device.
 
     Returns:
         The last carry, and the metrics of all steps, of shape (steps,) or (steps, seeds).
@@ -95,6 +99,8 @@ def run_batches(
         JaxfairError: a loss is not finite.
     """
     numbers = np.arange(first_step, first_step + len(index), dtype=np.int32)
+    if devices is not None:
+        step, carry = sharing.Split(step, devices), sharing.laid_out(carry, devices)
     carry, metrics = run_epoch(step, carry, fixed, (numbers, index), fetch=_fetch if fixed.data.on_host else None)
     check_finite(metrics["loss"], first_step, names)
     return carry, metrics

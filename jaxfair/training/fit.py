@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from jaxfair import checkpoints, losses
@@ -21,7 +22,7 @@ from jaxfair.data.splits import epoch_order
 from jaxfair.errors import JaxfairError
 from jaxfair.loops import Together, epochs
 from jaxfair.networks.network import Network, apply_train, apply_watched, check_images, predict
-from jaxfair.training import mitigate
+from jaxfair.training import mitigate, sharing
 from jaxfair.training.batches import Fixed, batch, check_network, run_batches, weighed
 from jaxfair.training.mitigate import MitigationConfig
 
@@ -293,13 +294,14 @@ def fit(
     progress_dirs: Sequence[Path] | None = None,
     on_epoch: OnEpoch | None = None,
     at_once: int | None = None,
+    devices: int = 1,
     stopping: Stopping | None = None,
 ) -> Iterator[Fitted]:
     """Train one network for each seed and yield each when it is ready.
 
-    On a CPU the seeds run one after another (vmapped they are three times slower there); on other backends all of
-    them are one vmapped program. A run that was killed and is started again with the same arguments goes on from its
-    last checkpoint and, on a CPU, ends with the same bits.
+    The seeds run one after another (vmapped they are three times slower on a CPU), and on a TPU all in one vmapped
+    program, unless ``at_once`` or ``devices`` says otherwise. A run that was killed and is started again with the same
+    arguments goes on from its last checkpoint and, on a CPU, ends with the same bits.
 
     Args:
         networks: the networks to start from, all of one module, one for each seed. Pass linearized networks to
@@ -316,9 +318,15 @@ def fit(
         progress_dirs: a folder for each network, where checkpoints of unfinished training are kept; networks that are
             trained together use that of the first. Each training has a sub-folder named by what decides its result,
             which the caller removes when the result is stored. None keeps no checkpoints.
-        on_epoch: called after every epoch.
-        at_once: how many networks are trained in one program; by default all on a TPU and 1 elsewhere. Fewer take less
-            memory.
+        on_epoch: called after every epoch; where networks have a device each, after those of the first one that is
+            not ready.
+        at_once: how many networks are trained in one program; by default all (of a device) on a TPU and 1 elsewhere.
+            Fewer take less memory.
+        devices: how many of ``jax.local_devices()`` share the work. Several networks are trained beside each other,
+            each on one device by the program that it is trained by alone. Of a single one each batch is split, and a
+            step is that of one device up to rounding: what is summed over a batch, such as batch norm's statistics, is
+            summed over all of it. As many devices are used as divide the batch size. Checkpoints are good for any
+            number.
         stopping: when to stop before ``config.epochs``; the schedule is that of all epochs. The network of the epoch of
             the lowest validation loss is kept, which is the same whether networks are trained together or not.
 
@@ -338,15 +346,16 @@ def fit(
         (0, (2,))
     """
     order_seeds = seeds if order_seeds is None else order_seeds
-    at_once = seeds_at_once(seeds) if at_once is None else at_once
+    sharing.check(devices)
+    at_once = seeds_at_once(seeds, devices) if at_once is None else at_once
     _check(networks, data, config, seeds, order_seeds, teachers, kept, attention, progress_dirs, at_once, stopping)
     given = networks, data, config, seeds, order_seeds, teachers, kept, attention, progress_dirs, on_epoch, at_once
-    return _fit_chunks(*given, stopping)
+    return _fit_chunks(*given, devices, stopping)
 
 
-def seeds_at_once(seeds: Sequence[int]) -> int:
+def seeds_at_once(seeds: Sequence[int], devices: int = 1) -> int:
     """Return how many seeds ``fit`` trains in one program by default: mapped kernels were slower on CPUs and GPUs."""
-    return len(seeds) if jax.default_backend() == "tpu" else 1
+    return -(-len(seeds) // devices) if jax.default_backend() == "tpu" else 1
 
 
 def _fit_chunks(
@@ -361,33 +370,55 @@ def _fit_chunks(
     progress_dirs: Sequence[Path] | None,
     on_epoch: OnEpoch | None,
     at_once: int,
+    devices: int,
     stopping: Stopping | None,
 ) -> Iterator[Fitted]:
-    """Train ``at_once`` seeds after another in one program each, and yield what came out."""
+    """Train ``at_once`` seeds in one program each, one after another or each on a device, and yield what came out."""
     decisive = make_step(config, data), networks[0].module, data.fingerprint() if progress_dirs else None
     if stopping is not None and progress_dirs is not None:
         decisive += (stopping.patience, stopping.validation.fingerprint())
-    for start in range(0, len(seeds), at_once):
+    starts = range(0, len(seeds), at_once)
+    each = len(starts) > 1 and devices > 1
+    mesh = None if each or at_once > 1 else sharing.mesh(devices, config.batch_size)
+
+    def trained(start: int, device: sharing.Device | None, after_epoch: OnEpoch | None) -> list[Fitted]:
         part = slice(start, start + at_once)
         network, teacher = _stacked(networks[part]), None if teachers is None else _stacked(teachers[part])
-        trained = None if kept is None else _stacked(kept[part])
+        chosen = None if kept is None else _stacked(kept[part])
         folder = None
         if progress_dirs is not None:
-            trees = (network, teacher) if trained is None else (network, teacher, trained)
-            drawn, starts = (list(seeds[part]), list(order_seeds[part])), checkpoints.tree_digest(trees)
+            trees = (network, teacher) if chosen is None else (network, teacher, chosen)
+            drawn, begun = (list(seeds[part]), list(order_seeds[part])), checkpoints.tree_digest(trees)
             more = (attention,) if attention else ()
-            folder = Path(progress_dirs[start]) / checkpoints.key(drawn, starts, decisive, *more)
+            folder = Path(progress_dirs[start]) / checkpoints.key(drawn, begun, decisive, *more)
         seed_of = jnp.asarray(_stacked([np.int32(seed) for seed in seeds[part]]))
-        fixed = Fixed(teacher, data, seed_of, trained, attention=jnp.float32(attention) if attention else None)
+        fixed = Fixed(teacher, data, seed_of, chosen, attention=jnp.float32(attention) if attention else None)
         names = [f"seed {seed}" for seed in seeds[part]]
-        carry, history, *best = _train(network, fixed, config, order_seeds[part], names, folder, on_epoch, stopping)
-        for row, seed in enumerate(seeds[part]):
-            last = carry if len(names) == 1 else jax.tree.map(lambda a, row=row: a[row], carry)
-            epoch = int(best[0].epoch[row]) if best else None
-            made = config.epochs if stopping is None or epoch is None else epoch + stopping.patience
-            of_seed = {name: np.array(values[:made, row]) for name, values in history.items()}
-            multipliers = None if last.mitigation.multipliers is None else np.asarray(last.mitigation.multipliers)
-            yield Fitted(seed, last.network, of_seed, multipliers, epoch)
+        network, fixed, held_out = sharing.laid_out((network, fixed, stopping), device)
+        given = network, fixed, config, order_seeds[part], names, folder, after_epoch, held_out, mesh
+        return _fitted(_train(*given), seeds[part], config, stopping)
+
+    if not each:
+        for start in starts:
+            yield from trained(start, None, on_epoch)
+        return
+    for several in sharing.apart(trained, starts, devices, on_epoch):
+        yield from (one._replace(network=sharing.collected(one.network)) for one in several)
+
+
+def _fitted(
+    state: tuple[Any, ...], seeds: Sequence[int], config: TrainConfig, stopping: Stopping | None
+) -> list[Fitted]:
+    """Return what ``_train`` made of each seed."""
+    (carry, history, *best), found = state, []
+    for row, seed in enumerate(seeds):
+        last = carry if len(seeds) == 1 else jax.tree.map(lambda a, row=row: a[row], carry)
+        epoch = int(best[0].epoch[row]) if best else None
+        made = config.epochs if stopping is None or epoch is None else epoch + stopping.patience
+        of_seed = {name: np.array(values[:made, row]) for name, values in history.items()}
+        multipliers = None if last.mitigation.multipliers is None else np.asarray(last.mitigation.multipliers)
+        found.append(Fitted(seed, last.network, of_seed, multipliers, epoch))
+    return found
 
 
 def _stacked(trees: Sequence[Any]) -> Any:
@@ -403,6 +434,7 @@ def _train(
     folder: Path | None,
     on_epoch: OnEpoch | None,
     stopping: Stopping | None,
+    mesh: Mesh | None,
 ) -> tuple[Any, ...]:
     """Train one network, or several along a leading axis; return the last carry and metrics of (epochs, seeds).
 
@@ -414,19 +446,22 @@ def _train(
     first = partial(begin, data=data, config=config)
     if count > 1:
         step, first = Together(step, in_axes=(0, Fixed(0, None, 0, 0, None, None), (None, 0))), jax.vmap(first)  # pyright: ignore
+    fixed = sharing.laid_out(fixed, mesh)
 
     def run(epoch: int, state: tuple[Any, ...]) -> tuple[Any, ...]:
         carry, history, *best = state
         orders = [epoch_order(len(data), config.batch_size, seed, epoch) for seed in order_seeds]
         index = orders[0] if count == 1 else np.stack(orders, axis=1)
-        carry, metrics = run_batches(step, carry, fixed, index, epoch * len(index), names)
+        carry, metrics = run_batches(step, carry, fixed, index, epoch * len(index), names, mesh)
         carry = carry._replace(mitigation=mitigate.end_epoch(config.mitigation, carry.mitigation))
         history = {name: np.array(values) for name, values in history.items()}  # a checkpoint's cannot be written to
         for name in METRICS:
             history[name][epoch] = metrics[name].reshape(-1, count).mean(axis=0)
         if stopping is None:
             return carry, history
-        best, held_out = _watch(best[0], carry.network, epoch + 1, stopping)
+        best, held_out = _watch(
+            best[0], carry.network if mesh is None else sharing.collected(carry.network), epoch + 1, stopping
+        )
         for name in HELD_OUT:
             history[name][epoch] = held_out[name]
         return carry, history, best
@@ -444,6 +479,8 @@ def _train(
             on_epoch(done, config.epochs, {name: float(state[1][name][done - 1].mean()) for name in METRICS})
         if stopping is not None and (done - np.asarray(state[2].epoch) >= stopping.patience).all():
             break
+    if mesh is not None:
+        state = (sharing.collected(state[0]), *state[1:])
     if stopping is not None:
         state = (state[0]._replace(network=state[2].network), *state[1:])
     check_network(state[0].network, ", ".join(names))

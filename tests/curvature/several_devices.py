@@ -9,11 +9,14 @@ import pytest
 from jax.tree_util import Partial
 
 import jaxfair
-from jaxfair import groups
+from jaxfair import groups, margins
+from jaxfair.curvature.chunks import over_chunks
 from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.operators import GIGABYTE, GroupOperator, Kind, Plan, per_example_gradient_norms
+from jaxfair.curvature.programs import as_pytree
 from jaxfair.curvature.sampling import eigenvalue_sampling, equal_count_eigenvalues, gradient_sampling
 from jaxfair.curvature.spectrum import group_curvature
+from jaxfair.networks import CNN, init, predict
 from tests.examples import CLASSES, GROUP, GROUPS, IMAGES, LABEL, N
 
 # The devices' sums are added in another order than one device's: some roundings of float32.
@@ -133,3 +136,45 @@ def test_sampling_of_gradients_and_eigenvalues(network: Network) -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **SAME), found, quotients)
     shared = equal_count_eigenvalues(*arguments, CurvatureConfig(tolerance=1e-4)).mean
     np.testing.assert_allclose(shared, equal, rtol=1e-4)
+
+
+def test_chunks_of_examples_go_round_the_devices() -> None:
+    """What all share is copied to each once; images on the host are no array and stay there."""
+    host, seen = object(), []
+
+    def double(fixed: tuple[jax.Array, object], some: jax.Array) -> jax.Array:
+        assert fixed[1] is host
+        seen.append((*fixed[0].devices(), *some.devices()))
+        return fixed[0] * some
+
+    found = over_chunks(double, (jnp.float32(2), host), jnp.asarray, 7, 2)
+    np.testing.assert_array_equal(found, 2 * np.arange(7))
+    assert [device for (device, _) in seen] == [device for (_, device) in seen]
+    assert [device.id for (device, _) in seen] == [0, 1, 2, 0]
+
+
+@pytest.mark.parametrize("on_device", [True, False])
+def test_predictions(on_device: bool) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (11, 8, 8, 3), dtype=np.uint8)
+    names: dict[str, Any] = {"name": "made", "class_names": "abc", "group_names": "d", "on_device": on_device}
+    dataset = jaxfair.make_dataset(images, np.arange(11) % 3, np.zeros(11, int), **names)
+    network = init(CNN(3, (2,)), (8, 8, 3), 0)
+    with jax.default_device(jax.devices()[0]):
+        alone = predict(network, dataset, batch_size=2)
+    np.testing.assert_array_equal(predict(network, dataset, batch_size=2), alone)
+
+
+def test_distances(network: Network) -> None:
+    """Of examples wherever they are; a caller who traces has all on one device."""
+    classifier = as_pytree(network.logits_fn, network.params)
+    distance: dict[str, Any] = {
+        "linearized": lambda x: margins.linearized_distance(classifier, x, LABEL, chunk_size=2).distance,
+        "deepfool": lambda x: margins.deepfool(classifier, x, chunk_size=2).distance,
+        "line": lambda x: margins.distance_along_gradient(classifier, x, LABEL, 9.0, 0.1, chunk_size=2),
+    }
+    for find in distance.values():
+        with jax.default_device(jax.devices()[0]):
+            alone = find(X)
+        np.testing.assert_array_equal(find(X), alone)
+        np.testing.assert_array_equal(find(jax.device_put(X, jax.devices()[1])), alone)
+    np.testing.assert_allclose(jax.jit(distance["linearized"])(X), distance["linearized"](X), **SAME)

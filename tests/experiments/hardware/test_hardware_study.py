@@ -260,6 +260,7 @@ def test_emulation_may_differ_between_bundles(study: Path) -> None:
         (("--steps", "3", "2"), "The steps to look at are [3, 2]"),
         (("--steps", "0", "2"), "The steps to look at are [0, 2]"),
         (("--profiles", "tpu"), "needs a tpu"),
+        (("--devices", "2"), "compares bits, which sums over several devices change"),
         (("--profiles", "cpu", "--reference", "ten"), "no group 'ten' to be the reference; the groups are 0, 1, 2,"),
         (("--profiles", "cpu", "--budgets", "769"), "The ReLU budget is 769, but the network has 768 units"),
     ],

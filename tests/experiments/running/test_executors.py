@@ -180,13 +180,15 @@ def test_a_cluster_that_is_not_there_is_one_sentence(
     assert "needs the package submitit" in capsys.readouterr().err
 
 
-def places(monkeypatch: pytest.MonkeyPatch, count: int | None, cores: Sequence[int], **variables: str) -> list:
+def places(
+    monkeypatch: pytest.MonkeyPatch, count: int | None, cores: Sequence[int], devices: int = 1, **variables: str
+) -> list:
     monkeypatch.setattr(executors, "cores", lambda: list(cores))
     for name in ("JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES", "NPROC"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    return executors._places(Execution("local", workers=count), ["command"], Path("logs"))
+    return executors._places(Execution("local", workers=count, devices=devices), ["command"], Path("logs"))
 
 
 def test_workers_share_the_cores_and_not_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,6 +207,24 @@ def test_workers_have_a_gpu_each_or_share_its_memory(monkeypatch: pytest.MonkeyP
     found = places(monkeypatch, 4, range(8), CUDA_VISIBLE_DEVICES="2,5")
     assert [place.environment["CUDA_VISIBLE_DEVICES"] for place in found] == ["2", "5", "2", "5"]
     assert {place.environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] for place in found} == {"0.400"}
+
+
+def test_workers_have_as_many_gpus_as_share_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = places(monkeypatch, None, range(8), devices=2, CUDA_VISIBLE_DEVICES="0,1,2,3,4")
+    assert [place.environment["CUDA_VISIBLE_DEVICES"] for place in found] == ["0,1", "2,3"]
+    assert "XLA_PYTHON_CLIENT_MEM_FRACTION" not in found[0].environment
+    found = places(monkeypatch, 3, range(8), devices=2, CUDA_VISIBLE_DEVICES="0,1,2,3")
+    assert [place.environment["CUDA_VISIBLE_DEVICES"] for place in found] == ["0,1", "2,3", "0,1"]
+    assert {place.environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] for place in found} == {"0.400"}
+    assert len(places(monkeypatch, None, range(8), devices=4, CUDA_VISIBLE_DEVICES="0,1")) == 1  # which says what lacks
+
+
+def test_devices_that_are_not_there_are_refused_where_the_runs_are_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cases.main([str(tmp_path), "--devices", "2"]) == 1
+    assert "shared by 2 devices, but JAX has 1; give 1 to 1" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_seeds_that_are_trained_after_each_other_are_shared_out(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Stages: what is asked of the library."""
 
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -9,7 +10,7 @@ from experiments.running import stages
 from experiments.running.progress import Progress
 from experiments.running.records import Workspace, carry_out, load_network, open_run
 from jaxfair.data.dataset import Dataset, make_dataset
-from jaxfair.networks import ResNet, init
+from jaxfair.networks import CNN, ResNet, init
 from jaxfair.networks.network import predict
 from jaxfair.training.fit import TrainConfig, fit
 
@@ -32,6 +33,19 @@ def test_an_order_seed_changes_the_order_alone(tmp_path: Path) -> None:
         carry_out(space)
     (expected,) = fit([network], train_set, config, seeds=[3], order_seeds=[8])
     jax.tree.map(np.testing.assert_array_equal, load_network(run), expected.network)
+
+
+def test_trainings_are_told_of_the_devices(tmp_path: Path) -> None:
+    """Which are not there."""
+    train_set, module = make_data(), CNN(2, (2,))
+    with Progress(terminal=False) as progress:
+        record = {"name": "made", "image_shape": (8, 8, 1)}
+        space = Workspace(tmp_path, train_set, train_set, record, progress, devices=2)
+        run = open_run(space, "train", "made", 0, module, stages.FULL, {})
+        start = partial(init, module, (8, 8, 1))
+        stages.fit(space, [run], TrainConfig(epochs=1, batch_size=4), "train", start)
+        carry_out(space)
+    assert "shared by 2 devices, but JAX has 1" in (run.failure or "")
 
 
 def test_what_is_followed_is_the_fine_tuning_of_as_many_epochs(tmp_path: Path) -> None:

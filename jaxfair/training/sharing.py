@@ -1,0 +1,139 @@
+"""One training on several devices: each has a part of every batch, or trainings of its own.
+
+A batch is split by the sharding of its images' positions alone (``NamedSharding`` over an axis ``data``), and the step
+is that of one device: the compiler computes on every device what follows from its part, and adds up wherever a step
+sums over the batch, in the gradient, in batch norm's statistics and in the groups' losses alike. Trainings of their own
+have nothing to add up: each runs the program that it runs alone.
+"""
+
+import contextlib
+import dataclasses
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxfair.errors import JaxfairError
+from jaxfair.loops import stop
+
+DATA = "data"
+"""The axis of a mesh over which a batch is split."""
+Device = Any
+"""``jax.Device``, which is no type to a type checker."""
+Work = TypeVar("Work")
+Result = TypeVar("Result")
+
+
+def check(devices: int) -> None:
+    """Raise a JaxfairError if JAX does not have so many devices."""
+    there = len(jax.local_devices())
+    if not 1 <= devices <= there:
+        raise JaxfairError(
+            f"The training is to be shared by {devices} devices, but JAX has {there}; give 1 to {there}."
+        )
+
+
+def mesh(devices: int, batch_size: int) -> Mesh | None:
+    """Return devices that share a batch evenly, as many of ``devices`` as can; None is one device."""
+    shared = next(number for number in range(devices, 0, -1) if batch_size % number == 0)
+    if shared == 1:
+        return None
+    return jax.make_mesh((shared,), (DATA,), axis_types=(AxisType.Auto,), devices=jax.local_devices()[:shared])
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """A step whose batch is split over devices, as a step of its own.
+
+    Attributes:
+        step: a pure and hashable function, ``carry, fixed, (number, index) -> carry, metrics``.
+        mesh: the devices.
+    """
+
+    step: Callable
+    mesh: Mesh
+
+    def __call__(self, carry: Any, fixed: Any, x: Any) -> Any:
+        """Take the step; what comes out is on every device."""
+        number, index = x
+        index = jax.lax.with_sharding_constraint(index, NamedSharding(self.mesh, P(DATA)))
+        after = self.step(carry, fixed, (number, index))
+        return jax.lax.with_sharding_constraint(after, NamedSharding(self.mesh, P()))
+
+
+def laid_out(tree: Any, where: Mesh | Device | None) -> Any:
+    """Return arrays on every device of a mesh, or on one device; for None, where they are.
+
+    What is no array stays as it is, such as images on the host.
+    """
+    if where is None:
+        return tree
+    target = NamedSharding(where, P()) if isinstance(where, Mesh) else where
+    arrays = (jax.Array, np.ndarray, np.generic)
+    return jax.tree.map(lambda leaf: jax.device_put(leaf, target) if isinstance(leaf, arrays) else leaf, tree)
+
+
+def collected(tree: Any) -> Any:
+    """Return arrays that were ``laid_out`` as new ones are: on the default device, and bound to none."""
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), tree)
+
+
+def apart(
+    work: Callable[[Work, Device, Callable], Result],
+    parts: Sequence[Work],
+    devices: int,
+    on_epoch: Callable | None,
+) -> Iterator[Result]:
+    """Do each part on a device of its own, as many at once as there are devices, and yield the results in their order.
+
+    Each device has a thread, with the caller's precision. Whatever ends this iterator, an error of a part, Ctrl-C or a
+    caller who wants no more, the other parts end with their epoch.
+
+    Args:
+        work: takes a part, its device and what it has to call after each epoch.
+        parts: what ``work`` is given.
+        devices: how many of ``jax.local_devices()`` there are.
+        on_epoch: called in the caller's thread, with what ``work`` calls it with, of the first part that is not done.
+    """
+    free, events, ended = queue.SimpleQueue[Device](), queue.SimpleQueue[tuple[int, Any]](), threading.Event()
+    for device in jax.local_devices()[:devices]:
+        free.put(device)
+    # ``with jax.enable_x64(...)`` and its like hold for the caller's thread only.
+    double = jax.dtypes.canonicalize_dtype(np.float64) == np.float64
+    precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+
+    def run(number: int) -> Result:
+        def after_epoch(*arguments: Any) -> None:
+            if ended.is_set() and not stop.asked:  # which saves first
+                raise InterruptedError
+            events.put((number, arguments))
+
+        device = free.get()
+        try:
+            with jax.default_device(device), jax.enable_x64(double), jax.default_matmul_precision(precision):
+                return work(parts[number], device, after_epoch)
+        finally:
+            free.put(device)
+            events.put((number, None))
+
+    with contextlib.ExitStack() as at_end:
+        pool = ThreadPoolExecutor(min(devices, len(parts)), thread_name_prefix="jaxfair-training")
+        at_end.callback(pool.shutdown, wait=True, cancel_futures=True)
+        at_end.callback(ended.set)
+        running = [pool.submit(run, number) for number in range(len(parts))]
+        over = set[int]()
+        for first, future in enumerate(running):
+            while first not in over:
+                number, arguments = events.get()
+                if arguments is None:
+                    over.add(number)
+                elif number == first and on_epoch is not None:
+                    on_epoch(*arguments)
+            yield future.result()
