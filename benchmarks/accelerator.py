@@ -35,7 +35,8 @@ from jaxfair.curvature.operators import GroupOperator, Kind
 from jaxfair.curvature.spectrum import group_curvature
 from jaxfair.data.sources import load
 from jaxfair.errors import JaxfairError
-from jaxfair.training.fit import TrainConfig, fit
+from jaxfair.training.config import TrainConfig
+from jaxfair.training.fit import fit
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "tests" / "references" / "curvature.npz"

@@ -19,7 +19,8 @@ from jaxfair.data.dataset import Dataset, make_dataset
 from jaxfair.data.splits import epoch_order
 from jaxfair.errors import JaxfairError
 from jaxfair.networks.network import Network
-from jaxfair.training.fit import TrainConfig, fit
+from jaxfair.training.config import TrainConfig
+from jaxfair.training.fit import fit
 
 GROUPS = 5
 

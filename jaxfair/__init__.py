@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from jaxfair.networks.network import init as init
     from jaxfair.networks.network import predict as predict
     from jaxfair.training.config import MitigationConfig as MitigationConfig
-    from jaxfair.training.fit import TrainConfig as TrainConfig
+    from jaxfair.training.config import TrainConfig as TrainConfig
     from jaxfair.training.fit import fit as fit
 
 _ROOMS = {
@@ -74,8 +74,8 @@ _ROOMS = {
     "networks.architectures": ("CNN", "ResNet"),
     "networks.gathered": ("gathered",),
     "networks.network": ("Network", "frozen", "init", "predict"),
-    "training.fit": ("TrainConfig", "fit"),
-    "training.config": ("MitigationConfig",),
+    "training.fit": ("fit",),
+    "training.config": ("MitigationConfig", "TrainConfig"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 __all__ = sorted(_ROOM_OF)  # pyright: ignore[reportUnsupportedDunderAll]

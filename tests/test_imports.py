@@ -44,6 +44,9 @@ HEAVY = ("matplotlib", "torch", "pandas", "sklearn", "tensorflow", "tensorflow_d
 
 PROGRAMS = [
     ("experiments.change.__main__", [[]]),
+    ("experiments.compression.__main__", [[]]),
+    ("experiments.hardware.__main__", [[], ["pack"], ["merge"]]),
+    ("experiments.linearization.__main__", [[]]),
     ("experiments.private.__main__", [[], ["setup"]]),
     ("experiments.reporting.publish", [[]]),
     ("experiments.status", [[], ["retry"], ["clean"]]),

@@ -19,7 +19,7 @@ from jaxfair import kernels
 from jaxfair.data.dataset import Dataset
 from jaxfair.errors import JaxfairError
 from jaxfair.runs import Run
-from jaxfair.training.fit import TrainConfig
+from jaxfair.training.config import TrainConfig
 
 Declare = Callable[[Workspace, Sequence[int]], list[Run]]
 """Declares the runs of some seeds, which share a split; returns those that a report is made of, seeds last."""

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from experiments.running.settings import AnalysisConfig, DataConfig, Execution, ModelConfig
-from jaxfair.training.config import Method
-from jaxfair.training.fit import SNL_FINETUNE, TrainConfig
+from jaxfair.training.config import SNL_FINETUNE, Method, TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,8 +14,7 @@ from jaxfair.compress.pruning import PruneConfig
 from jaxfair.data.dataset import Dataset
 from jaxfair.errors import JaxfairError
 from jaxfair.runs import Run
-from jaxfair.training.config import Method
-from jaxfair.training.fit import TrainConfig
+from jaxfair.training.config import Method, TrainConfig
 
 FLOAT_BITS = {"bf16": 16, "fp16": 16, "tf32": 19}
 """Bits of a stored weight; 32 are those of the full network."""

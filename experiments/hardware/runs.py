@@ -27,7 +27,7 @@ from jaxfair.networks.arithmetic import Arithmetic
 from jaxfair.networks.network import Network, init
 from jaxfair.runs import Run
 from jaxfair.training import mitigate, trajectory
-from jaxfair.training.fit import TrainConfig
+from jaxfair.training.config import TrainConfig
 
 OTHER_ORDER = 1000
 """Added to a seed where the order of the data is drawn, for the control of that name."""

@@ -8,7 +8,7 @@ import tyro
 
 from experiments.running.settings import AnalysisConfig, DataConfig, Execution, ModelConfig
 from jaxfair.linearize.config import SnlConfig
-from jaxfair.training.fit import SNL_FINETUNE, TrainConfig
+from jaxfair.training.config import SNL_FINETUNE, TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)

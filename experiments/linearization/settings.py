@@ -15,8 +15,7 @@ from jaxfair.linearize.config import (
     SenetConfig,
     SnlConfig,
 )
-from jaxfair.training.config import Method
-from jaxfair.training.fit import DEEPREDUCE_TRAIN, SNL_FINETUNE, TrainConfig
+from jaxfair.training.config import DEEPREDUCE_TRAIN, SNL_FINETUNE, Method, TrainConfig
 
 Control = Literal["matched", "random-matched", "finetuned", "random"]
 

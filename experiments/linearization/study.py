@@ -18,7 +18,7 @@ from jaxfair.linearize.config import (
 from jaxfair.networks import masks
 from jaxfair.networks.network import shapes
 from jaxfair.runs import Run
-from jaxfair.training.fit import TrainConfig
+from jaxfair.training.config import TrainConfig
 
 
 def run(study: Study, command: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from experiments.running.settings import ModelConfig
 from jaxfair.networks.network import init
 from jaxfair.runs import Run
 from jaxfair.training import fit as train
-from jaxfair.training.fit import TrainConfig
+from jaxfair.training.config import TrainConfig
 
 TIMED_STEPS = 5
 WORDS = {"train": "train", "steps": "first steps", "linearize": "linearize", "finetune": "fine-tune"}

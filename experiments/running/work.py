@@ -8,7 +8,8 @@ from jaxfair import runs
 from jaxfair.errors import JaxfairError
 from jaxfair.runs import Run
 from jaxfair.training.batches import FORWARD, GRADIENT
-from jaxfair.training.fit import TrainConfig, images_seen
+from jaxfair.training.config import TrainConfig
+from jaxfair.training.fit import images_seen
 
 
 def passes(run: Run) -> float:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from jaxfair.data.config import Augmentation
 from jaxfair.errors import JaxfairError
-from jaxfair.training.fit import TrainConfig
+from jaxfair.training.config import TrainConfig
 
 Accept = Literal["accuracy", "loss", "worst-group", "cvar"]
 

@@ -28,7 +28,7 @@ from jaxfair.networks.architectures import Module, layers_of_gates
 from jaxfair.networks.network import Network, apply_watched, check_images, init
 from jaxfair.training import fit
 from jaxfair.training.batches import FORWARD, GRADIENT, Fixed, batch, check_network, group_balance, run_batches, weighed
-from jaxfair.training.fit import TrainConfig
+from jaxfair.training.config import TrainConfig
 
 OnEpoch = Callable[[int, int, str], None]
 """Called after each epoch with the epochs done, the epochs in all, and what is trained."""

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,80 +17,20 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from jaxfair import checkpoints, losses
-from jaxfair.data.dataset import Augmentation, Dataset
+from jaxfair.data.dataset import Dataset
 from jaxfair.data.splits import epoch_order
 from jaxfair.errors import JaxfairError
 from jaxfair.loops import Together, epochs
 from jaxfair.networks.network import Network, apply_train, apply_watched, check_images, predict
 from jaxfair.training import mitigate, sharing
 from jaxfair.training.batches import Fixed, batch, check_network, run_batches, weighed
-from jaxfair.training.mitigate import MitigationConfig
+from jaxfair.training.config import TrainConfig
 
 OnEpoch = Callable[[int, int, Mapping[str, float]], None]
 """Called after each epoch with the epochs done, the epochs in all, and the epoch's mean ``loss`` and ``accuracy``.
 
 Where several networks are trained together, the means are over all of them.
 """
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """How a network is trained; the defaults are those of the full network in Cho et al. 2022 and Das et al. 2024.
-
-    Unlike theirs, images are not augmented by default.
-
-    Attributes:
-        epochs: the number of passes over the training set.
-        batch_size: the number of images in a step.
-        learning_rate: the rate of SGD with which the schedule begins.
-        momentum: the momentum of SGD, in [0, 1).
-        nesterov: whether the momentum is Nesterov's.
-        weight_decay: this times a parameter is added to its gradient, as in PyTorch's SGD; batch norm is not exempt.
-        schedule: ``step`` divides the rate by 10 after 1/2 and 3/4 of the steps, ``cosine`` decays it to 0, and
-            ``constant`` leaves it.
-        augment: ``cifar`` crops and mirrors images; leave ``none`` for digits.
-        label_weight: the factor on the cross-entropy with the labels.
-        distillation_weight: the factor on the distillation loss from a teacher; it has to be 0 without one.
-        temperature: the temperature of the distillation.
-        mitigation: what is minimised instead of the mean loss.
-        checkpoint_seconds: the time between checkpoints in seconds; they are written after an epoch, so that a killed
-            run loses at most this and one epoch.
-
-    Example:
-        >>> from jaxfair import MitigationConfig, TrainConfig
-        >>> TrainConfig(epochs=20, mitigation=MitigationConfig("lagrangian")).schedule
-        'step'
-    """
-
-    epochs: int = 160
-    batch_size: int = 256
-    learning_rate: float = 0.1
-    momentum: float = 0.9
-    nesterov: bool = False
-    weight_decay: float = 5e-4
-    schedule: Literal["step", "cosine", "constant"] = "step"
-    augment: Augmentation = "none"
-    label_weight: float = 1.0
-    distillation_weight: float = 0.0
-    temperature: float = 4.0
-    mitigation: MitigationConfig = MitigationConfig()
-    checkpoint_seconds: float = 60.0
-
-
-SNL_FINETUNE = TrainConfig(epochs=100, learning_rate=1e-3, schedule="cosine", distillation_weight=1.0)
-"""Fine-tuning after Selective Network Linearization (Cho et al. 2022, Alg. 1, line 12)."""
-
-DEEPREDUCE_TRAIN = TrainConfig(
-    epochs=200,
-    batch_size=512,
-    learning_rate=1e-3,
-    nesterov=True,
-    schedule="cosine",
-    label_weight=0.5,
-    distillation_weight=0.5,
-    temperature=1.0,
-)
-"""Training of a DeepReDuce student (Das et al. 2024, in their code)."""
 
 
 class Fitted(NamedTuple):

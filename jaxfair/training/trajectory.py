@@ -19,7 +19,8 @@ from jaxfair.errors import JaxfairError
 from jaxfair.networks.network import Network
 from jaxfair.training import mitigate
 from jaxfair.training.batches import Fixed, run_batches
-from jaxfair.training.fit import TrainConfig, begin, make_step
+from jaxfair.training.config import TrainConfig
+from jaxfair.training.fit import begin, make_step
 
 SKETCH_SIZE = 4096
 

@@ -16,7 +16,8 @@ from jaxfair.linearize import snl
 from jaxfair.networks import arithmetic, masks
 from jaxfair.networks.architectures import layers_of_gates
 from jaxfair.networks.network import apply_watched
-from jaxfair.training.fit import TrainConfig, fit
+from jaxfair.training.config import TrainConfig
+from jaxfair.training.fit import fit
 from tests.networks.cases import FLOAT64, IMAGE, MODULES, conv, each_module, random_images, random_network
 from tests.training.cases import make_data
 

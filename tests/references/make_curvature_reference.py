@@ -58,7 +58,8 @@ def train_inputs() -> Arrays:
     from jaxfair import networks
     from jaxfair.data import sources
     from jaxfair.networks import masks
-    from jaxfair.training.fit import TrainConfig, fit
+    from jaxfair.training.config import TrainConfig
+    from jaxfair.training.fit import fit
 
     digits = sources.digits()
     order = np.random.default_rng(SEED).permutation(len(digits))

@@ -9,7 +9,8 @@ from jaxfair import checkpoints
 from jaxfair.data.dataset import Dataset, make_dataset
 from jaxfair.networks.architectures import ResNet
 from jaxfair.networks.network import Network, init
-from jaxfair.training.fit import Fitted, TrainConfig, fit
+from jaxfair.training.config import TrainConfig
+from jaxfair.training.fit import Fitted, fit
 
 MODULE = ResNet((1,), num_classes=3, width=4)
 CONFIG = TrainConfig(epochs=3, batch_size=8, learning_rate=0.05, augment="cifar")

@@ -16,7 +16,8 @@ from jaxfair.loops import run_epoch
 from jaxfair.networks.architectures import ResNet
 from jaxfair.networks.network import Network, apply_train, init, predict
 from jaxfair.training.batches import Fixed, check_finite
-from jaxfair.training.fit import Best, Carry, Stopping, TrainConfig, TrainStep, _watch, fit, make_optimizer
+from jaxfair.training.config import TrainConfig
+from jaxfair.training.fit import Best, Carry, Stopping, TrainStep, _watch, fit, make_optimizer
 from tests.training.cases import CONFIG, MODULE, assert_same_bits, fit_one, leaves, make_data, saved_step
 
 

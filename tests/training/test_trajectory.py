@@ -13,8 +13,8 @@ from jaxfair.data.dataset import Dataset
 from jaxfair.errors import JaxfairError
 from jaxfair.networks.network import Network
 from jaxfair.training import trajectory
-from jaxfair.training.config import MitigationConfig
-from jaxfair.training.fit import TrainConfig, fit
+from jaxfair.training.config import MitigationConfig, TrainConfig
+from jaxfair.training.fit import fit
 
 CONFIG = TrainConfig(epochs=2, batch_size=64, learning_rate=0.02, mitigation=MitigationConfig("lagrangian"))
 

@@ -15,7 +15,8 @@ from jaxfair import losses
 from jaxfair.data.dataset import Dataset, make_dataset
 from jaxfair.networks.architectures import CNN
 from jaxfair.networks.network import Network, frozen, init
-from jaxfair.training.fit import TrainConfig, fit
+from jaxfair.training.config import TrainConfig
+from jaxfair.training.fit import fit
 
 COUNTS = (12, 7, 4)
 

@@ -14,7 +14,7 @@ from jaxfair.data.dataset import make_dataset
 from jaxfair.linearize.config import SENET_MASKS, BcdConfig, SenetConfig, SnlConfig
 from jaxfair.networks import masks
 from jaxfair.runs import Run
-from jaxfair.training.fit import TrainConfig
+from jaxfair.training.config import TrainConfig
 
 ONCE = TrainConfig(epochs=1, batch_size=4, learning_rate=0.01, distillation_weight=1.0)
 SENET = SenetConfig(

@@ -12,7 +12,8 @@ from experiments.running.records import Workspace, carry_out, load_network, open
 from jaxfair.data.dataset import Dataset, make_dataset
 from jaxfair.networks import CNN, ResNet, init
 from jaxfair.networks.network import predict
-from jaxfair.training.fit import TrainConfig, fit
+from jaxfair.training.config import TrainConfig
+from jaxfair.training.fit import fit
 
 
 def make_data() -> Dataset:
