@@ -35,6 +35,7 @@ FIGURES = (
     "accuracy_drop_from_control",
     "accuracy_drop_by_group",
     "accuracy_by_budget",
+    "accuracy_by_method",
 )
 FIGURES += ("harm_by_training", "curvature_by_group", "divergence")
 GROUPS = ("network", "relus", "group", "train_count", "test_count", "train_accuracy", "validation_accuracy", "accuracy")
