@@ -52,7 +52,7 @@ def over_chunks(
     for i in range(len(chunks)):
         some = gather(chunks[i]) if i else some
         parts.append(function(copies[i % workers], place(some, i % workers)))
-        if (ready := i + 1 - workers) >= 0:  # no device has more than one chunk to do, or keeps what it found
+        if (ready := i - workers) >= 0:  # a device computes a chunk while its next is gathered, and keeps no more
             parts[ready] = jax.tree.map(_on_host, parts[ready])
     parts = [jax.tree.map(_on_host, part) for part in parts]
 
