@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.reporting import reports, series
+from experiments.reporting import comparisons, reports, series
 from experiments.reporting.groups import Groups, check_name
 from experiments.reporting.sampling import FREE, free_of_sampling
 from experiments.reporting.series import UNKNOWN, Estimate, over_seeds
@@ -508,8 +508,7 @@ def drop_contrast(results: Results, *terms: tuple[Variant, np.ndarray], controll
 def points_lost(results: Results, variant: Variant, group: int) -> Estimate:
     """Return what a group lost from the variant's control, or else the full network, in points of accuracy."""
     images, before = results.group == group, variant.control or results.variants[0]
-    parts = drop_parts(before.correct[:, images], variant.correct[:, images], relative=False)
-    return series.of(over_seeds_and_examples([parts]))
+    return comparisons.points_lost(before.correct[:, images], variant.correct[:, images])
 
 
 def summary_rows(results: Results) -> list[dict[str, Any]]:

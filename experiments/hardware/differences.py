@@ -9,7 +9,6 @@ from experiments.hardware.results import Hardware, Series
 from experiments.reporting import comparisons
 from experiments.reporting.comparisons import SELDOM, Difference
 from experiments.reporting.series import Estimate
-from experiments.reporting.series import of as series_of
 from experiments.reporting.verdicts import Missing
 from jaxfair import intervals
 from jaxfair.intervals import drop_parts, has_drop, over_seeds_and_examples
@@ -48,8 +47,7 @@ def _known(hardware: Hardware) -> np.ndarray:
 def _points(hardware: Hardware, series: Series, group: int) -> Estimate:
     """Return what a group loses on a profile in points of accuracy."""
     images, before = hardware.group == group, hardware.comparisons[0].reference
-    parts = drop_parts(before.correct[:, images], series.correct[:, images], relative=False)
-    return series_of(over_seeds_and_examples([parts]))
+    return comparisons.points_lost(before.correct[:, images], series.correct[:, images])
 
 
 def _contrast(hardware: Hardware, series: Series, group: int) -> intervals.Estimate:

@@ -7,6 +7,9 @@ may be picked among them; p-values are corrected by Holm (1979).
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
+import numpy as np
+
+from experiments.reporting import series
 from experiments.reporting.series import Estimate
 from jaxfair import intervals
 from jaxfair.intervals import SEEDS
@@ -104,6 +107,11 @@ def _lost(names: Sequence[str], difference: Difference, than: str = "", also: st
     size, where = abs(float(points.mean)), f" on {difference.where}" if difference.where else ""
     said = f"{names[difference.group]} lost {size:.1f} % of its accuracy {'more' if more else 'less'}{than}{where}"
     return f"{said} ({low:.1f} to {high:.1f}{also})"
+
+
+def points_lost(before: np.ndarray, after: np.ndarray) -> Estimate:
+    """Return what a group lost in points of accuracy; the arguments are those of ``intervals.drop_parts``."""
+    return series.of(intervals.over_seeds_and_examples([intervals.drop_parts(before, after, relative=False)]))
 
 
 def in_points(lost: Mapping[str, Estimate], which: str) -> str:

@@ -305,7 +305,7 @@ def _train_on(
         if on_epoch is not None:
             on_epoch(done)
         if done in marks:
-            reached = carry.network if devices is None else sharing.collected(carry.network)
+            reached = sharing.collected(carry.network, devices)
             check_network(reached, name)
             yield Snapshot(masks.unit_count(network.masks), done, jax.tree.map(jnp.copy, reached))
 
@@ -344,7 +344,7 @@ def _descend(
             on_epoch(done, int(state.count))
         if state.count > counts[0]:
             continue
-        reached = state.carry.network if devices is None else sharing.collected(state.carry.network)
+        reached = sharing.collected(state.carry.network, devices)
         check_network(reached, name)
         while counts and state.count <= counts[0]:
             yield Snapshot(counts[0], done, _binarise(reached, config, counts.pop(0)))

@@ -343,7 +343,7 @@ def _fit_chunks(
             yield from trained(start, None, on_epoch)
         return
     for several in sharing.apart(trained, starts, devices, on_epoch):
-        yield from (one._replace(network=sharing.collected(one.network)) for one in several)
+        yield from (one._replace(network=sharing.collected(one.network, devices)) for one in several)
 
 
 def _fitted(
@@ -399,9 +399,7 @@ def _train(
             history[name][epoch] = metrics[name].reshape(-1, count).mean(axis=0)
         if stopping is None:
             return carry, history
-        best, held_out = _watch(
-            best[0], carry.network if mesh is None else sharing.collected(carry.network), epoch + 1, stopping
-        )
+        best, held_out = _watch(best[0], sharing.collected(carry.network, mesh), epoch + 1, stopping)
         for name in HELD_OUT:
             history[name][epoch] = held_out[name]
         return carry, history, best
@@ -419,8 +417,7 @@ def _train(
             on_epoch(done, config.epochs, {name: float(state[1][name][done - 1].mean()) for name in METRICS})
         if stopping is not None and (done - np.asarray(state[2].epoch) >= stopping.patience).all():
             break
-    if mesh is not None:
-        state = (sharing.collected(state[0]), *state[1:])
+    state = (sharing.collected(state[0], mesh), *state[1:])
     if stopping is not None:
         state = (state[0]._replace(network=state[2].network), *state[1:])
     check_network(state[0].network, ", ".join(names))

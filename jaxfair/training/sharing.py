@@ -80,9 +80,12 @@ def laid_out(tree: Any, where: Mesh | Device | None) -> Any:
     return jax.tree.map(lambda leaf: jax.device_put(leaf, target) if isinstance(leaf, arrays) else leaf, tree)
 
 
-def collected(tree: Any) -> Any:
-    """Return arrays that were ``laid_out`` as new ones are: on the default device, and bound to none."""
-    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), tree)
+def collected(tree: Any, where: Mesh | int | None) -> Any:
+    """Return arrays that were ``laid_out`` as new ones are: on the default device, and bound to none.
+
+    ``where`` is the mesh, or the number of devices, on which they were; for None they are where they belong.
+    """
+    return tree if where is None else jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), tree)
 
 
 def apart(
