@@ -38,7 +38,8 @@ class Progress:
         self._task = None
         self._total = self._index = self._kept = 0
         self._title = ""
-        self._began = self._printed = self._noted = 0.0
+        self._printed = self._noted = 0.0
+        self._first: tuple[int, float] | None = None
         self._note: Callable[[str], object] | None = None
 
     def __enter__(self) -> "Progress":
@@ -83,8 +84,8 @@ class Progress:
         """
         self._index += runs
         self._title = f"[{self._index}/{self._total}] {title}"
-        self._began = self._printed = time.monotonic()
-        self._note, self._noted = note, 0.0
+        self._printed = time.monotonic()
+        self._note, self._noted, self._first = note, 0.0, None
         if self._bar is None:
             say(self._title)
             return
@@ -96,18 +97,21 @@ class Progress:
     def update(self, done: int, total: int | None, unit: str, state: str = "") -> None:
         """Show that ``done`` of ``total`` (None: unknown) units of the run are finished."""
         now = time.monotonic()
-        rate = done / max(now - self._began, 1e-9)
+        # From the first units on: what a resumed run had done before, and compilation, are no part of the rate.
+        if self._first is None or done < self._first[0]:
+            self._first = done, now
+        rate = (done - self._first[0]) / max(now - self._first[1], 1e-9)
+        far = f"{unit} {done}" + (f" of {total}" if total is not None else "") + (f", {rate:.3g}/s" if rate else "")
         if self._note is not None and now - self._noted > SECONDS_BETWEEN_NOTES:
             self._noted = now
-            of = f" of {total}" if total is not None else ""
-            self._note(f"{unit} {done}{of}, {rate:.3g}/s {state}".rstrip())
+            self._note(f"{far} {state}".rstrip())
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done, total=total, rate=f"{rate:.3g} {unit}/s", state=state)
+            shown = f"{rate:.3g} {unit}/s" if rate else ""
+            self._bar.update(self._task, completed=done, total=total, rate=shown, state=state)
         elif now - self._printed > SECONDS_BETWEEN_LINES:
             self._printed = now
-            left = f", {(total - done) / rate:.0f} s left" if total is not None and rate > 0 else ""
-            of = f" of {total}" if total is not None else ""
-            say(f"{self._title}: {unit} {done}{of}, {rate:.3g}/s{left} {state}")
+            left = f", {(total - done) / rate:.0f} s left" if total is not None and rate else ""
+            say(f"{self._title}: {far}{left}{state and f', {state}'}")
 
     def say(self, sentence: str) -> None:
         """Tell the user something, above the bar if there is one."""

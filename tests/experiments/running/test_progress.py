@@ -29,13 +29,16 @@ def test_lines_without_a_terminal(capsys: pytest.CaptureFixture[str], clock: lis
         shown.update(11, 40, "epoch", "loss 0.9")
         shown.begin("SNL descent, seed 0")
         clock[0] += 20
-        shown.update(5, None, "epoch", "384 ReLUs")
+        shown.update(100, None, "epoch", "384 ReLUs")  # resumed: those before are not of this call
+        clock[0] += 20
+        shown.update(105, None, "epoch", "380 ReLUs")
     captured = capsys.readouterr()
     assert captured.err.splitlines() == [
         "[2/3] train the full network, 2 seeds",
-        "[2/3] train the full network, 2 seeds: epoch 10 of 40, 0.5/s, 60 s left loss 1.0",
+        "[2/3] train the full network, 2 seeds: epoch 10 of 40, 0.474/s, 63 s left, loss 1.0",
         "[3/3] SNL descent, seed 0",
-        "[3/3] SNL descent, seed 0: epoch 5, 0.25/s 384 ReLUs",
+        "[3/3] SNL descent, seed 0: epoch 100, 384 ReLUs",
+        "[3/3] SNL descent, seed 0: epoch 105, 0.25/s, 380 ReLUs",
     ]
     assert captured.out == ""
 
