@@ -27,6 +27,8 @@ _orbax = threading.Lock()
 def save(directory: Path, step: int, tree: object) -> None:
     """Write ``tree`` as the checkpoint of ``step`` and remove the other ones.
 
+    Of several processes (``jax.distributed``) each that calls this writes alone, and so only one should.
+
     Args:
         directory: the folder of one piece of work, made if it is new; other files in it are left alone.
         step: counts what was done, such as epochs.
@@ -35,15 +37,15 @@ def save(directory: Path, step: int, tree: object) -> None:
     Raises:
         StorageError: the folder cannot be written or the disk is full; the previous checkpoint is kept.
     """
-    import orbax.checkpoint as ocp
-
     directory = Path(directory).absolute()
     # Orbax would delete a checkpoint of the same step before it writes the new one.
     written, final = directory / f"{step}.new", directory / str(step)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with _orbax, ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(written, {k: jnp.asarray(v) for k, v in _flat(tree).items()}, force=True)
+        # Of several processes, Orbax takes an array for a part of one that all of them save; NumPy's are whole.
+        whole = np.asarray if jax.process_count() > 1 else jnp.asarray
+        with _orbax, _checkpointer() as checkpointer:
+            checkpointer.save(written, {k: whole(v) for k, v in _flat(tree).items()}, force=True)
             checkpointer.wait_until_finished()
         if final.exists():
             shutil.rmtree(final)
@@ -98,14 +100,12 @@ def restore(directory: Path, like: Tree) -> Tree:
     Raises:
         JaxfairError: there is no checkpoint, it is damaged, or it holds the arrays of another model.
     """
-    import orbax.checkpoint as ocp
-
     directory = Path(directory).absolute()
     step = latest_step(directory)
     if step is None:
         raise JaxfairError(f"There is no finished checkpoint in '{directory}'; run the stage that writes it first.")
     wanted = {k: jax.ShapeDtypeStruct(np.shape(v), jnp.result_type(v)) for k, v in _flat(like).items()}
-    with _orbax, ocp.StandardCheckpointer() as checkpointer:
+    with _orbax, _checkpointer() as checkpointer:
         try:
             stored = checkpointer.metadata(directory / str(step)).item_metadata.tree  # pyright: ignore
             found = {name: jax.ShapeDtypeStruct(meta.shape, meta.dtype) for name, meta in stored.items()}
@@ -130,7 +130,7 @@ def restore(directory: Path, like: Tree) -> Tree:
     return jax.tree.unflatten(jax.tree.structure(like), [jnp.asarray(arrays[name]) for name in wanted])
 
 
-def resume(directory: Path | None, fresh: Tree) -> tuple[int, Tree]:
+def resume(directory: Path | None, fresh: Tree, *, together: bool = False) -> tuple[int, Tree]:
     """Return the step and the tree of the newest checkpoint, or 0 and ``fresh`` where there is none.
 
     One that is damaged counts as none: a warning says so, and the work begins again.
@@ -138,10 +138,15 @@ def resume(directory: Path | None, fresh: Tree) -> tuple[int, Tree]:
     Args:
         directory: where checkpoints of unfinished work lie, named by ``key``; None where none are kept.
         fresh: what the work begins with, of the structure, shapes and types of a checkpoint.
+        together: whether all processes (``jax.distributed``) call this for one work; what the first one finds is then
+            what each returns, in NumPy arrays.
 
     Raises:
         JaxfairError: the checkpoint holds other arrays, as for ``restore``.
     """
+    if together:
+        first = jax.process_index() == 0
+        return _shared(*resume(directory if first else None, fresh))
     step = None if directory is None else latest_step(directory)
     if directory is None or step is None:
         return 0, fresh
@@ -152,6 +157,31 @@ def resume(directory: Path | None, fresh: Tree) -> tuple[int, Tree]:
             raise
         warnings.warn(f"The checkpoint of unfinished work in '{directory}' is damaged; it begins again.", stacklevel=2)
         return 0, fresh
+
+
+def _shared(step: int, tree: Tree) -> tuple[int, Tree]:
+    """Return what the first process gave, bit for bit; all processes call this, with arrays of the same shapes."""
+    from jax.experimental import multihost_utils
+
+    arrays, structure = jax.tree.flatten((np.int64(step), tree))
+    arrays = [np.asarray(array) for array in arrays]
+    told = multihost_utils.broadcast_one_to_all([np.frombuffer(array.tobytes(), np.uint8) for array in arrays])
+    same = [np.asarray(new).view(old.dtype).reshape(old.shape) for new, old in zip(told, arrays, strict=True)]
+    first, tree = jax.tree.unflatten(structure, same)
+    return int(first), tree
+
+
+def _checkpointer() -> Any:
+    """Return what saves and restores in this process, whatever other processes do."""
+    import orbax.checkpoint as ocp
+
+    if jax.process_count() == 1:
+        return ocp.StandardCheckpointer()
+    here = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"process-{here}"
+    )
+    return ocp.StandardCheckpointer(multiprocessing_options=alone)
 
 
 def _flat(tree: object) -> dict[str, Any]:

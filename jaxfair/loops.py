@@ -50,6 +50,7 @@ def epochs(
     checkpoint_seconds: float = 60.0,
     *,
     keep_last: bool = False,
+    together: bool = False,
 ) -> Iterator[tuple[int, State]]:
     """Run one epoch after another and yield, after each, the number of epochs done and the state.
 
@@ -70,28 +71,39 @@ def epochs(
         folder: where checkpoints are written, for this work alone; None writes none.
         checkpoint_seconds: the time between checkpoints in seconds: a killed process loses at most this and one epoch.
         keep_last: whether the state after the last epoch is written in any case.
+        together: whether all processes (``jax.distributed``) share each epoch. The first one writes the checkpoints,
+            and all end with the epoch in which one is asked to stop.
 
     Raises:
         StorageError: a checkpoint cannot be written.
         KeyboardInterrupt: ``stop`` asked for it; the epoch was finished and written.
     """
     first, state = start
-    saved, this = time.monotonic(), object()
+    saved, this, asked = time.monotonic(), object(), stop.asked
+    writes = not together or jax.process_index() == 0
     try:
         for epoch in range(first, num_epochs):
             stop.looping.add(this)
             state = run(epoch, state)
             yield epoch + 1, state
-            last = stop.asked or (keep_last and epoch + 1 == num_epochs)
-            if folder is not None and (last or time.monotonic() - saved > checkpoint_seconds):
+            asked = _any_is_asked() if together else stop.asked
+            last = asked or (keep_last and epoch + 1 == num_epochs)
+            if writes and folder is not None and (last or time.monotonic() - saved > checkpoint_seconds):
                 checkpoints.save(folder, epoch + 1, state)
                 saved = time.monotonic()
-            if stop.asked:
+            if asked:
                 break
     finally:
         stop.looping.discard(this)
-    if stop.asked:
+    if asked:
         raise KeyboardInterrupt
+
+
+def _any_is_asked() -> bool:
+    """Return whether any process is asked to stop; all of them call this after each epoch."""
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.process_allgather(np.bool_(stop.asked)).any())
 
 
 @dataclasses.dataclass(frozen=True)

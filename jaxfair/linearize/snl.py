@@ -180,7 +180,7 @@ def snl(
             decides the descent. A killed descent goes on from there; the snapshot that it had just yielded may come
             once more. The caller removes the folder. None keeps no checkpoints.
         on_epoch: called after every epoch.
-        devices: how many of ``jax.local_devices()`` share each batch, as for ``fit``.
+        devices: how many of ``jax.devices()`` share each batch, as for ``fit``.
 
     Returns:
         An iterator that descends when it is read, and yields a snapshot for each different budget, the largest first.
@@ -203,7 +203,7 @@ def snl(
     """
     check_images(network, data)
     check_config(config, len(data))
-    sharing.check(devices)
+    sharing.check(devices, config.batch_size)
     if not budgets:
         raise JaxfairError("SNL got no ReLU budget; give at least one, as a count or as a fraction of all units.")
     counts = sorted({masks.resolve_budget(b, masks.unit_count(network.masks)) for b in budgets}, reverse=True)
@@ -263,7 +263,7 @@ def matched(
     """
     check_images(network, data)
     check_config(config, len(data))
-    sharing.check(devices)
+    sharing.check(devices, config.batch_size)
     marks = sorted(set(ends))
     if not marks or marks[0] < 1:
         raise JaxfairError(f"The matched training is to end after {list(ends)} epochs; give at least one, from 1 on.")
@@ -298,10 +298,11 @@ def _train_on(
         return run_batches(step, carry, fixed, index, epoch * len(index), [name], devices)[0]
 
     fresh = Descent(jax.tree.map(jnp.copy, network), opt_state, jnp.float32(0))
-    start = checkpoints.resume(folder, fresh)
+    together, often = sharing.spans_processes(devices), config.checkpoint_seconds
+    start = checkpoints.resume(folder, fresh, together=together)
     if start[0] >= marks[0]:  # the snapshot of an end that was passed has to be taken from the start
         start = 0, fresh
-    for done, carry in epochs(run, start, marks[-1], folder, config.checkpoint_seconds, keep_last=True):
+    for done, carry in epochs(run, start, marks[-1], folder, often, keep_last=True, together=together):
         if on_epoch is not None:
             on_epoch(done)
         if done in marks:
@@ -334,12 +335,13 @@ def _descend(
         return Progress(carry, count, np.int32(min(count, state.lowest)))
 
     fresh = _begin(network, config)
-    start = checkpoints.resume(folder, fresh)
+    together, often = sharing.spans_processes(devices), config.checkpoint_seconds
+    start = checkpoints.resume(folder, fresh, together=together)
     if start[1].lowest <= counts[0]:
         # That descent passed a budget that is asked for only now: its snapshot has to be taken from the start.
         start = 0, fresh
     state = start[1]
-    for done, state in epochs(run, start, config.max_epochs, folder, config.checkpoint_seconds, keep_last=True):
+    for done, state in epochs(run, start, config.max_epochs, folder, often, keep_last=True, together=together):
         if on_epoch is not None:
             on_epoch(done, int(state.count))
         if state.count > counts[0]:

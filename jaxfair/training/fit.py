@@ -262,11 +262,13 @@ def fit(
             not ready.
         at_once: how many networks are trained in one program; by default all (of a device) on a TPU and 1 elsewhere.
             Fewer take less memory.
-        devices: how many of ``jax.local_devices()`` share the work. Several networks are trained beside each other,
-            each on one device by the program that it is trained by alone. Of a single one each batch is split, and a
-            step is that of one device up to rounding: what is summed over a batch, such as batch norm's statistics, is
-            summed over all of it. As many devices are used as divide the batch size. Checkpoints are good for any
-            number.
+        devices: how many of ``jax.devices()`` share the work. Several networks are trained beside each other, each on
+            one device by the program that it is trained by alone. Of a single one each batch is split, and a step is
+            that of one device up to rounding: what is summed over a batch, such as batch norm's statistics, is summed
+            over all of it. As many devices are used as divide the batch size. Checkpoints are good for any number.
+            After ``jax.distributed.initialize()`` all processes make this call alike, with all devices of all of them,
+            and each gets what was trained: one network after another, each batch split, with the first process's
+            checkpoints.
         stopping: when to stop before ``config.epochs``; the schedule is that of all epochs. The network of the epoch of
             the lowest validation loss is kept, which is the same whether networks are trained together or not.
 
@@ -286,8 +288,10 @@ def fit(
         (0, (2,))
     """
     order_seeds = seeds if order_seeds is None else order_seeds
-    sharing.check(devices)
+    sharing.check(devices, config.batch_size)
     at_once = seeds_at_once(seeds, devices) if at_once is None else at_once
+    if at_once > 1 and devices > 1 and jax.process_count() > 1:
+        raise JaxfairError(f"{at_once} seeds at once cannot be shared by several processes; leave at_once out.")
     _check(networks, data, config, seeds, order_seeds, teachers, kept, attention, progress_dirs, at_once, stopping)
     given = networks, data, config, seeds, order_seeds, teachers, kept, attention, progress_dirs, on_epoch, at_once
     return _fit_chunks(*given, devices, stopping)
@@ -295,7 +299,9 @@ def fit(
 
 def seeds_at_once(seeds: Sequence[int], devices: int = 1) -> int:
     """Return how many seeds ``fit`` trains in one program by default: mapped kernels were slower on CPUs and GPUs."""
-    return -(-len(seeds) // devices) if jax.default_backend() == "tpu" else 1
+    if jax.default_backend() != "tpu" or (devices > 1 and jax.process_count() > 1):
+        return 1
+    return -(-len(seeds) // devices)
 
 
 def _fit_chunks(
@@ -318,7 +324,7 @@ def _fit_chunks(
     if stopping is not None and progress_dirs is not None:
         decisive += (stopping.patience, stopping.validation.fingerprint())
     starts = range(0, len(seeds), at_once)
-    each = len(starts) > 1 and devices > 1
+    each = len(starts) > 1 and devices > 1 and jax.process_count() == 1
     mesh = None if each or at_once > 1 else sharing.mesh(devices, config.batch_size)
 
     def trained(start: int, device: sharing.Device | None, after_epoch: OnEpoch | None) -> list[Fitted]:
@@ -409,10 +415,11 @@ def _train(
     fresh: tuple[Any, ...] = (first(network), unknown)
     if stopping is not None:
         fresh += (Best(network, np.full(count, np.inf, np.float32), np.zeros(count, np.int32)),)
-    start = checkpoints.resume(folder, fresh)
-    state = start[1]
+    together = sharing.spans_processes(mesh)
+    start = checkpoints.resume(folder, fresh, together=together)
+    state, often = start[1], config.checkpoint_seconds
     # Networks trained together are kept until all of them are recorded.
-    for done, state in epochs(run, start, config.epochs, folder, config.checkpoint_seconds, keep_last=count > 1):
+    for done, state in epochs(run, start, config.epochs, folder, often, keep_last=count > 1, together=together):
         if on_epoch is not None:
             on_epoch(done, config.epochs, {name: float(state[1][name][done - 1].mean()) for name in METRICS})
         if stopping is not None and (done - np.asarray(state[2].epoch) >= stopping.patience).all():

@@ -31,12 +31,20 @@ Work = TypeVar("Work")
 Result = TypeVar("Result")
 
 
-def check(devices: int) -> None:
-    """Raise a JaxfairError if JAX does not have so many devices."""
-    there = len(jax.local_devices())
+def check(devices: int, batch_size: int = 0) -> None:
+    """Raise a JaxfairError if JAX does not have so many devices, or those of several processes cannot share a batch.
+
+    Where no batch size is given, it is not asked whether they share one evenly.
+    """
+    there, processes = jax.device_count(), jax.process_count()
     if not 1 <= devices <= there:
         raise JaxfairError(
             f"The training is to be shared by {devices} devices, but JAX has {there}; give 1 to {there}."
+        )
+    if processes > 1 and devices > 1 and (devices < there or batch_size % devices):
+        raise JaxfairError(
+            f"Batches of {batch_size} are to be shared by {devices} of the {there} devices of {processes} processes; "
+            f"give all {there} and a batch size that they divide, or 1 to let each process train by itself."
         )
 
 
@@ -45,7 +53,12 @@ def mesh(devices: int, batch_size: int) -> Mesh | None:
     shared = next(number for number in range(devices, 0, -1) if batch_size % number == 0)
     if shared == 1:
         return None
-    return jax.make_mesh((shared,), (DATA,), axis_types=(AxisType.Auto,), devices=jax.local_devices()[:shared])
+    return jax.make_mesh((shared,), (DATA,), axis_types=(AxisType.Auto,), devices=jax.devices()[:shared])
+
+
+def spans_processes(where: Mesh | None) -> bool:
+    """Return whether a mesh has devices of several processes."""
+    return where is not None and jax.process_count() > 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +89,18 @@ def laid_out(tree: Any, where: Mesh | Device | None) -> Any:
     if where is None:
         return tree
     target = NamedSharding(where, P()) if isinstance(where, Mesh) else where
-    arrays = (jax.Array, np.ndarray, np.generic)
-    return jax.tree.map(lambda leaf: jax.device_put(leaf, target) if isinstance(leaf, arrays) else leaf, tree)
+
+    def place(leaf: Any) -> Any:
+        if not isinstance(leaf, (jax.Array, np.ndarray, np.generic)):
+            return leaf
+        if not isinstance(where, Mesh) or not spans_processes(where):
+            return jax.device_put(leaf, target)
+        if isinstance(leaf, jax.Array) and leaf.sharding == target:
+            return leaf
+        value = np.asarray(leaf)  # the same in every process, each of which puts it on its own devices
+        return jax.make_array_from_callback(value.shape, target, lambda part: value[part])
+
+    return jax.tree.map(place, tree)
 
 
 def collected(tree: Any, where: Mesh | int | None) -> Any:

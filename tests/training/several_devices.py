@@ -57,8 +57,18 @@ def assert_same(found: Network, expected: Network, **tolerance: float) -> None:
         np.testing.assert_allclose(a, b, **{**SAME, **tolerance})
 
 
+def rounding() -> tuple[Network, float]:
+    """Return two steps on one device, and ten times what of a difference of the first weights is left of it then."""
+    with jax.enable_x64(True):
+        start = network()
+        nudged = start.replace(params=jax.tree.map(lambda a: a + 1e-7, start.params))
+        (one,), (other,) = (list(fit([begun], DATA, PLAIN, seeds=[0])) for begun in (start, nudged))
+        apart = max(np.abs(a - b).max() for a, b in zip(leaves(one.network), leaves(other.network), strict=True))
+    return one.network, 10 * apart / 1e-7 * SAME["atol"]
+
+
 class Reference(NamedTuple):
-    """Two steps on one device, and what of a difference in the first weights is left of it then, ten times as much."""
+    """A network, and how far from it another may be."""
 
     network: Network
     tolerance: dict[str, float]
@@ -66,12 +76,8 @@ class Reference(NamedTuple):
 
 @pytest.fixture(scope="module")
 def plain() -> Reference:
-    with jax.enable_x64(True):
-        start = network()
-        nudged = start.replace(params=jax.tree.map(lambda a: a + 1e-7, start.params))
-        (one,), (other,) = (list(fit([begun], DATA, PLAIN, seeds=[0])) for begun in (start, nudged))
-        apart = max(np.abs(a - b).max() for a, b in zip(leaves(one.network), leaves(other.network), strict=True))
-    return Reference(one.network, {"atol": 10 * apart / 1e-7 * SAME["atol"]})
+    network, tolerance = rounding()
+    return Reference(network, {"atol": tolerance})
 
 
 def test_there_are_four() -> None:

@@ -54,7 +54,8 @@ def missing() -> str | None:
     return None if os.getuid() == 0 else "SLURM is started by root"
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Return ports of loopback that nothing listens on."""
     with_port = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [one.getsockname()[1] for one in with_port]
     for one in with_port:
@@ -84,7 +85,7 @@ def _wait_until_idle(nodes: Sequence[str], seconds: float = 60) -> None:
 def running(folder: Path, cpus: int = 2) -> Iterator[list[str]]:
     """Keep a cluster up, and SLURM_CONF set for its commands; yields the names of its nodes."""
     host, nodes = socket.gethostname(), ["node1"]
-    ports = _free_ports(1 + len(nodes))
+    ports = free_ports(1 + len(nodes))
     (folder / "state").mkdir(parents=True)
     lines = [
         f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} RealMemory=16000 State=UNKNOWN"

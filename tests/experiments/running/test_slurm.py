@@ -1,5 +1,6 @@
 """A study on a real SLURM of one machine: pre-empted, drained, left and attached to again, and the same in the end."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -42,9 +43,9 @@ def states(root: Path) -> dict[str, str]:
     return {planned.run.path.name[2]: planned.state for planned in status.read(root)}
 
 
-def running() -> list[str]:
-    """Return the numbers of the jobs that the cluster is at."""
-    command = ["squeue", "--noheader", "--states=running", "--format=%A"]
+def running(also: str = "") -> list[str]:
+    """Return the numbers of the jobs that the cluster is at, or that are in another state too."""
+    command = ["squeue", "--noheader", f"--states=running{also}", "--format=%A"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
 
 
@@ -92,6 +93,23 @@ def test_a_study_is_left_preempted_drained_and_attached_to_again(nodes: list[str
     assert files(root) == files(tmp_path / "here")
 
 
+def test_the_tasks_of_a_job_train_one_network(nodes: list[str], tmp_path: Path) -> None:
+    """Which they are and how many, SLURM tells them; what they train is checked in ``test_sharing.py``."""
+    task = [
+        sys.executable,
+        "-m",
+        "tests.training.several_processes",
+        str(tmp_path),
+        str(slurm_cluster.free_ports(1)[0]),
+    ]
+    flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+    command = ["srun", "--ntasks=2", "--cpus-per-task=1", "--partition=main", *task]
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert sorted(path.name for path in tmp_path.glob("step-*")) == ["step-0.npz", "step-1.npz"]
+
+
 def test_what_fails_on_a_node_fails_alone(nodes: list[str], tmp_path: Path) -> None:
     (tmp_path / "diverge-b").touch()
     (tmp_path / "kill-e").touch()
@@ -111,6 +129,7 @@ def test_a_task_that_the_cluster_loses_is_named_and_submitted_again(nodes: list[
     subprocess.run(["scancel", "--signal=USR2", *running()], check=True)
     wait_for(lambda: states(tmp_path)["e"] == "queued")
     assert list((tmp_path / "saved").iterdir()), "the epoch was saved"
+    wait_for(lambda: not running(",completing"))  # or it would be queued after it is cancelled
     subprocess.run(["scancel", "--name=jaxfair-s"], check=True)
     said = front.communicate(timeout=120)[1]
     assert front.returncode == 1
