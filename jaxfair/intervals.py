@@ -5,10 +5,11 @@ Training seeds are few, so Student's t is needed and a bootstrap over them is fa
 by all seeds, so they do not average out over seeds. NumPy in and out.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -343,6 +344,18 @@ EXACT = 8
 """Rankings of at most so many items are enumerated (40,320 permutations); of more, so many random ones are drawn."""
 
 
+@functools.lru_cache(8)  # a report asks for them dozens of times
+def _orders(items: int, seed: int) -> tuple[np.ndarray, Any]:
+    """Return permutations, shape (permutations, items): all, or random ones; and the generator's state after these."""
+    rng = np.random.default_rng(seed)
+    if items <= EXACT:
+        orders = np.array(list(itertools.permutations(range(items))))
+    else:
+        orders = np.array([rng.permutation(items) for _ in range(math.factorial(EXACT))])
+    orders.flags.writeable = False
+    return orders, rng.bit_generator.state
+
+
 def rank_p_value(x: np.ndarray, y: np.ndarray, *, shared: bool, seed: int = 0) -> tuple[float, float]:
     """Return the mean over seeds of Spearman's correlation of ``x`` and ``y``, and its permutation p-value (one-sided).
 
@@ -362,12 +375,9 @@ def rank_p_value(x: np.ndarray, y: np.ndarray, *, shared: bool, seed: int = 0) -
     ranks = [rankdata(np.asarray(v, float), axis=1) - (np.shape(v)[1] + 1) / 2 for v in (x, y)]
     length = np.sqrt((ranks[0] ** 2).sum(axis=1) * (ranks[1] ** 2).sum(axis=1))
     first = ranks[0] / np.where(length > 0, length, 1.0)[:, None]
-    items, count = first.shape[1], math.factorial(EXACT)
+    orders, state = _orders(first.shape[1], seed)
     rng = np.random.default_rng(seed)
-    if items <= EXACT:
-        orders = np.array(list(itertools.permutations(range(items))))
-    else:
-        orders = np.array([rng.permutation(items) for _ in range(count)])
+    rng.bit_generator.state = state
     found = np.einsum("si,spi->sp", first, ranks[1][:, orders])  # of each seed under each permutation
     observed = float((first * ranks[1]).sum(axis=1).mean())
     if shared:

@@ -26,7 +26,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path
@@ -233,20 +233,13 @@ def read(path: Path) -> Run:
 def environment() -> dict[str, Any]:
     """Return versions, commit, platform and command line of this process, and the time in UTC as ``started``.
 
-    The commit, and whether there are uncommitted changes, are those when the process first asked: what it has imported
-    stays what it was. Where the package does not lie in the root of its git checkout the commit is what the variable
-    ``JAXFAIR_COMMIT`` says, as a container or a copied folder may set it, or None, and the changes are None.
+    Versions, commit, and whether there are uncommitted changes, are those when the process first asked: what it has
+    imported stays what it was. Where the package does not lie in the root of its git checkout the commit is what the
+    variable ``JAXFAIR_COMMIT`` says, as a container or a copied folder may set it, or None, and the changes are None.
     """
-    names = ("jaxfair", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "scikit-learn")
-    versions = {}
-    for name in names:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = None
     commit, changed = _checkout(Path(__file__).resolve().parents[1])
     return {
-        "versions": versions,
+        "versions": dict(_versions()),
         "python": sys.version.split()[0],
         "platform": sys.platform,
         "machine": os.uname().machine if hasattr(os, "uname") else None,
@@ -255,6 +248,16 @@ def environment() -> dict[str, Any]:
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+@cache
+def _versions() -> Mapping[str, str | None]:
+    names = ("jaxfair", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "scikit-learn")
+    versions: dict[str, str | None] = dict.fromkeys(names)
+    for name in names:
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
 
 
 @cache

@@ -69,13 +69,18 @@ def make_plan(
     Raises:
         JaxfairError: The chunk size is below 1.
     """
-    if chunk_size is not None and chunk_size < 1:
-        raise JaxfairError(f"The chunk size is {chunk_size}; give at least 1, or None to have it chosen.")
+    check_chunk_size(chunk_size)
     plan = functools.partial(_plan, Model(logits_fn, as_pytree(loss)), params, x, y, kind, precision)
     if chunk_size is None:
         one, two = plan(1).kept_bytes, plan(2).kept_bytes
         chunk_size = _chunk_size(count, max(two - one, 1), max(2 * one - two, 0), _bound(memory))
     return plan(min(chunk_size, count))
+
+
+def check_chunk_size(size: int | None) -> None:
+    """Raise a JaxfairError if no chunks can have this size."""
+    if size is not None and size < 1:
+        raise JaxfairError(f"The chunk size is {size}; give at least 1, or None to have it chosen.")
 
 
 def _plan(model: Model, params: Any, x: Any, y: Any, kind: Kind, precision: str, size: int) -> Plan:

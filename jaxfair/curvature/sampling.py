@@ -17,7 +17,7 @@ from jaxfair import losses
 from jaxfair.curvature import lanczos
 from jaxfair.curvature.chunks import Cut, Devices, accumulate
 from jaxfair.curvature.config import CurvatureConfig
-from jaxfair.curvature.operators import GroupOperator, make_plan
+from jaxfair.curvature.operators import GroupOperator, check_chunk_size, make_plan
 from jaxfair.curvature.programs import LogitsFn, LossFn, Model, Programs, as_pytree, programs
 from jaxfair.curvature.spectrum import GroupCurvature, check_examples, eigenvalues, start_vector
 from jaxfair.errors import JaxfairError
@@ -130,13 +130,13 @@ def gradient_sampling(
         weights: Weight of each example in each group, shape (groups, n), from ``groups.group_weights``.
         blocks: Number of blocks at most.
         seed: Of the random cut.
-        chunk_size: Number of examples differentiated at once; None chooses by the size of the blocks.
+        chunk_size: Number of examples differentiated at once, at most; None leaves it to the size of the blocks.
         precision: Precision of matrix products on accelerators.
         loss: ``(outputs of logits_fn, y) -> losses`` of shape (n,), one for each example.
 
     Raises:
         JaxfairError: Shapes or types do not match, a group has no weight, a gradient is not finite, or less than four
-            blocks were asked for.
+            blocks or chunks of less than one example were asked for.
 
     Example:
         >>> import numpy as np
@@ -151,7 +151,7 @@ def gradient_sampling(
     params, x, y, rows = check_examples(logits_fn, params, x, y, weights, labelled=losses.takes_classes(loss))
     cut = _checked_cut(rows, blocks, seed)
     problem = _problem(logits_fn, params, x, y, precision, loss)
-    size = chunk_size or _chunk_size(cut)
+    size = _chunk_size(cut, chunk_size)
     found = []
     for group, (share, own) in enumerate(cut):
         gram = _gram(_of_each_block(problem, own, size, _gradient))
@@ -198,7 +198,7 @@ def eigenvalue_sampling(
         found: What ``group_curvature`` returned for these groups when it was told ``vectors=True``.
         blocks: Number of blocks at most.
         seed: Of the random cut.
-        chunk_size: Number of examples differentiated at once; None chooses by the size of the blocks.
+        chunk_size: Number of examples differentiated at once, at most; None leaves it to the size of the blocks.
         precision: Precision of matrix products on accelerators.
         loss: ``(outputs of logits_fn, y) -> losses`` of shape (n,), one for each example.
 
@@ -225,7 +225,7 @@ def eigenvalue_sampling(
             f"There are no eigenvectors of {len(rows)} groups and {problem.size} parameters; give what group_curvature "
             "returns for them with vectors=True."
         )
-    size, known, ends = chunk_size or _chunk_size(cut), [], []
+    size, known, ends = _chunk_size(cut, chunk_size), [], []
     for value, vector, (share, own) in zip(found.top_eigenvalue, found.vectors, cut, strict=True):
         known.append(_quotients(_products(problem, own, size, vector), vector, float(value), share))
         ends.append(_eigenvalue_interval(float(value), known[-1][-1], 1, int(np.count_nonzero(own))))
@@ -293,7 +293,7 @@ def equal_count_eigenvalues(
         vectors.append([np.asarray(result.vectors[0]) for result in found])
     problem = _problem(logits_fn, params, x, y, once.precision, loss)
     cut = [_checked_cut(found, max(LEAST, BLOCKS // len(found)), seed) for found in drawn]
-    size = once.chunk_size or _chunk_size([own for found in cut for own in found])
+    size = _chunk_size([own for found in cut for own in found], once.chunk_size)
     parts, mean, ends = [], np.nanmean(values, axis=1), []
     for group, (found, of_draws) in enumerate(zip(cut, vectors, strict=True)):
         quotients = [
@@ -398,12 +398,17 @@ def _checked_cut(rows: np.ndarray, blocks: int, seed: int) -> list[tuple[np.ndar
     return found
 
 
-def _chunk_size(cut: list[tuple[np.ndarray, np.ndarray]]) -> int:
-    """Return the one number of examples of a program's call that wastes least on all groups' blocks."""
+def _chunk_size(cut: list[tuple[np.ndarray, np.ndarray]], most: int | None) -> int:
+    """Return the one number of examples of a program's call, up to ``most``, that wastes least on all groups' blocks.
+
+    Blocks are small: by chunks that suit whole groups they would mostly be padding.
+    """
+    check_chunk_size(most)
     sizes = np.concatenate([np.count_nonzero(parts, axis=1) for _, parts in cut])
-    call, most = (4, 32) if jax.default_backend() == "cpu" else (64, 64)  # what a call costs beside, in examples
-    candidates = [2**k for k in range(int(np.log2(most)) + 1)]
-    return min(candidates, key=lambda size: (-(-sizes // size) * (size + call)).sum())
+    call, largest = (4, 32) if jax.default_backend() == "cpu" else (64, 64)  # what a call costs beside, in examples
+    candidates = [2**k for k in range(int(np.log2(largest)) + 1)]
+    best = min(candidates, key=lambda size: (-(-sizes // size) * (size + call)).sum())
+    return best if most is None else min(best, most)
 
 
 def _gradient(problem: _Problem, total: Any, copy: int, chunk: Any) -> Any:

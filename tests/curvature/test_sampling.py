@@ -338,6 +338,8 @@ def test_refusals() -> None:
     arguments = of_examples(np.eye(N))
     with pytest.raises(JaxfairError, match="3 blocks; give at least 4"):
         gradient_sampling(*arguments, blocks=3, loss=itself)
+    with pytest.raises(JaxfairError, match="chunk size is 0; give at least 1"):
+        gradient_sampling(*arguments, chunk_size=0, loss=itself)
     with pytest.raises(JaxfairError, match="0 draws; give at least 1"):
         equal_count_eigenvalues(*arguments, draws=0, loss=squares)
     with pytest.raises(JaxfairError, match="no eigenvectors of 1 groups and 12 parameters"):
