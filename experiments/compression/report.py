@@ -53,7 +53,7 @@ def write(
         own = {name: [{k: v for k, v in row.items() if k != "relus"} for row in table] for name, table in named.items()}
         tables.write_all(made, own)
         answer = page.answer(results)
-        reports.write_record(made, STUDY, title, answer, command, analysed, found)
+        reports.write_record(made, STUDY, title, answer, pages.warnings(results), command, analysed, found)
         analyses = [run for run in analysed if run.config["stage"] == "analyse"]
         more = [html.heading("What the weights' change foretells"), html.table(Table(page.EXPANSION, expansion))]
         of_study = page.WORDS, answer, results

@@ -50,7 +50,7 @@ def write(
         on_others = imbalance.rows(results)
         tables.write_all(made, {"summary": summary, "groups": rows, **compared, "imbalance": on_others})
         answer = page.answer(results)
-        reports.write_record(made, STUDY, title, answer, command, analysed, found)
+        reports.write_record(made, STUDY, title, answer, pages.warnings(results), command, analysed, found)
         analyses = [run for run in analysed if run.config["stage"] == "analyse"]
         of_study = page.WORDS, answer, results
         more = _imbalance(on_others) if on_others else []

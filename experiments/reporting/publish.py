@@ -53,6 +53,7 @@ def write(study: Path, page: Path) -> None:
     if not record.get("made"):
         raise JaxfairError(f"The report of '{study}' does not say how its runs were made; run the same study again.")
     parts = [f"# {record['title']}", *filter(None, [record.get("answer")])]
+    parts += ["\n".join(f"- {said}" for said in record["warnings"])] if record.get("warnings") else []
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
         for name in FIGURES:

@@ -99,6 +99,7 @@ def write_record(
     study: str,
     title: str,
     answer: str,
+    warnings: Sequence[str],
     command: Sequence[str],
     shown: Sequence[Run],
     found: Sequence[Claim],
@@ -110,13 +111,14 @@ def write_record(
         study: which one, "linearization" or "hardware".
         title: of the report.
         answer: two sentences on who lost more than whom.
+        warnings: what a reader of the numbers must know, such as which runs are missing.
         command: what the reader types to make it again; places on this machine are left out.
         shown: the runs whose numbers the report shows.
         found: the findings.
     """
     tables.write_csv(made / "claims.csv", verdicts.rows(found))
     (made / "claims.md").write_text(verdicts.markdown(found), encoding="utf-8")
-    record: dict[str, Any] = {"study": study, "title": title, "answer": answer}
+    record: dict[str, Any] = {"study": study, "title": title, "answer": answer, "warnings": list(warnings)}
     record["command"] = without_places(command)
     record |= {"runs": [run.path.name for run in shown], "made": provenance(with_parents(shown))}
     (made / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -51,11 +51,15 @@ def test_places_are_hidden_and_nothing_else() -> None:
 
 @pytest.mark.usefixtures("sketched")
 def test_a_page_opens_with_who_lost_more_than_whom(tmp_path: Path) -> None:
-    make_study(tmp_path / "study", "Study", seeds=1)
+    made = make_study(tmp_path / "study", "Study", seeds=1)
+    lost = "SNL 20 is missing, since seed 1 failed."
+    report.write(made, tmp_path / "study" / "report", title="Study", command=["a"], missing=[lost])
     publish.write(tmp_path / "study", tmp_path / "page.md")
-    title, said, picture = (tmp_path / "page.md").read_text().split("\n\n")[:3]
+    title, said, known, picture = (tmp_path / "page.md").read_text().split("\n\n")[:4]
     assert title == "# Study"
     assert said.startswith("At SNL 50, no difference between groups can be told from noise (1 seed, ")
+    warned = "Fewer than 30 test images in group c: their intervals are very wide."
+    assert known.splitlines() == [f"- {lost}", f"- {warned}"]
     assert "page-differences_by_group.png" in picture
     assert (tmp_path / "page.md").read_text().index("## Who lost most") < (tmp_path / "page.md").read_text().index(
         "```sh"
