@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= results/quickstart
 
-.PHONY: quickstart mpc test test-slow lint clean
+.PHONY: quickstart mpc test tests test-slow lint style types clean
 .DEFAULT_GOAL := help
 help:
 	@echo "make quickstart  set up .venv, run the study on the embedded digits, write $(OUT)/report/report.html"
@@ -30,16 +30,23 @@ quickstart: $(VENV)/.core
 mpc: $(VENV)/.core
 	$(BIN)/python -m experiments.private setup
 
-lint: $(VENV)/.dev
+lint: style types
+
+style: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
 	$(BIN)/pyright
 
 # A file's tests share fixtures and so a worker, which needs about 2 GB of memory; the heaviest folders come first.
 PYTEST = $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-test: lint
+tests: $(VENV)/.dev
 	$(PYTEST)
+
+test: style
+	@$(MAKE) --no-print-directory --jobs 2 types tests  # types take a minute of one core
 
 # All tests, the slow ones too, with all of XLA's optimization and with run-time type checks; an hour on two cores.
 test-slow: $(VENV)/.dev

@@ -386,10 +386,13 @@ def test_finished_runs_are_found_again(name: str, file: str | None, prints: tupl
     assert tuple(part.fingerprint() for part in loaded.split()) == prints
 
 
-def test_the_real_svhn_and_cifar10() -> None:
+def test_the_real_svhn() -> None:
     svhn = sources.load(SourceConfig("svhn", path=needs("svhn_train1083.tar.gz")))
     assert svhn.train.group_counts.tolist() == [66, 227, 141, 134, 110, 112, 78, 70, 78, 67]
     assert svhn.title == "SVHN, 1,083-image subset"
+
+
+def test_the_real_cifar10() -> None:
     cifar = sources.load(SourceConfig("cifar10-imbalanced", path=needs("cifar10_jpg.tar.gz")))
     assert cifar.test is not None
     assert cifar.train.group_counts.tolist() == [5000] * 10
