@@ -19,6 +19,9 @@ class Study:
         out: folder of the runs and the report; an earlier report of other runs is kept there as report-DIGEST.
         seeds: number of training seeds, 0 to seeds - 1.
         profiles: hardware to train on; the first is the reference.
+        nodes: instead of profiles, kinds of machine of a cluster, NAME=PROFILE with what finds them there, such as
+            t4=gpu,gres=gpu:t4:1 (or ,constraint= ,partition= ,account=). Each makes its runs in a folder NAME of
+            ``out``, all beside each other, and the report is of all; the first is the reference.
         ulps: controls on the reference with one weight of every array changed by one unit in the last place.
         controls: more of them: the same training again, and another order of the data.
         mitigation: train with the alignment of the groups' distances to the decision boundary too.
@@ -41,6 +44,7 @@ class Study:
     out: Path = Path("results/hardware")
     seeds: int = 10
     profiles: tuple[str, ...] = ("cpu",)
+    nodes: tuple[str, ...] = ()
     ulps: int = 2
     controls: tuple[Literal["repeat", "order"], ...] = ("repeat", "order")
     mitigation: bool = False

@@ -6,7 +6,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from experiments.hardware import bundles, report, runs
+from experiments.hardware import bundles, nodes, report, runs
+from experiments.hardware.nodes import Place
 from experiments.hardware.runs import Declared, Linearized, Task
 from experiments.hardware.settings import Merge, Study
 from experiments.reporting import groups
@@ -31,44 +32,48 @@ def run(study: Study, command: Sequence[str]) -> None:
         JaxfairError: a profile failed; the report, if the reference did not, is of the others.
     """
     check(study)
-    profiles = _named(study)
+    made_at, noun = nodes.places(study), "node" if study.nodes else "profile"
     if study.dry_run:
-        list_runs(study)
+        for place in {place.folder: place for place in made_at}.values():
+            if study.nodes:
+                say(f"{place.name}: {place.profile.label}")
+            list_runs(place.study)
         return
-    failed = _make_all(study, profiles, command[1:])
-    made = [profile.name for profile in profiles if profile.name not in failed]
+    failed = _make_all(study, made_at, command[1:])
     text = "; ".join(f"'{name}' {how}" for name, how in failed.items())
-    advice = "finished runs are kept: mend it, or leave the profile out by --profiles, and run the same command again"
-    if study.profiles[0] in failed:
-        raise JaxfairError(f"There is no report without the reference: profile {text} (see above); {advice}.")
-    bundles.listed(study.out, made)
-    missing = [f"Profile {name} is missing, since its runs failed." for name in failed]
+    advice = f"finished runs are kept: mend it, or leave the {noun} out by --{noun}s, and run the same command again"
+    if made_at[0].name in failed:
+        raise JaxfairError(f"There is no report without the reference: {noun} {text} (see above); {advice}.")
+    folders = dict.fromkeys(place.folder for place in made_at if place.name not in failed)
+    for folder in folders:
+        there = [place.profile.name for place in made_at if place.folder == folder and place.name not in failed]
+        bundles.listed(folder, there)
+    missing = [f"{noun.capitalize()} {name} is missing, since its runs failed." for name in failed]
     about = {"title": study.title, "reference": study.reference, "data": study.data, "missing": missing}
-    report.write([study.out], study.out / "report", command, **about)
+    report.write(list(folders), study.out / "report", command, **about)
     if failed:
-        raise JaxfairError(f"The report is not of all profiles: {text} (see above); {advice}.")
+        raise JaxfairError(f"The report is not of all {noun}s: {text} (see above); {advice}.")
 
 
-def _make_all(study: Study, profiles: Sequence[Profile], options: Sequence[str]) -> dict[str, str]:
+def _make_all(study: Study, made_at: Sequence[Place], options: Sequence[str]) -> dict[str, str]:
     """Make the runs of all profiles, each in a process of its own; return how those ended that failed."""
     on_cluster, kills = study.execution.executor == "slurm", processes.memory_kills()
-    varied = any(profile.varies_cpu for profile in profiles) and not on_cluster  # whose nodes find it out themselves
+    varied = any(place.profile.varies_cpu for place in made_at) and not on_cluster  # whose nodes find it out themselves
     executors.begin(dataclasses.replace(study.execution, executor="here"))
     plain = hardware.plain_digests(os.environ) if varied else None
     children = []
-    for profile in profiles:
-        child = [sys.executable, "-m", "experiments.hardware.child", profile.name, *options]
-        children.append((child, hardware.environment_of(profile, os.environ, plain)))
+    for place in made_at:
+        child = [sys.executable, "-m", "experiments.hardware.child", place.profile.name, *options, *place.options]
+        children.append((child, hardware.environment_of(place.profile, os.environ, plain)))
     if on_cluster:
         ended = processes.children(children)
     else:
         ended = []
-        for profile, child in zip(profiles, children, strict=True):
-            say(f"Profile {profile.name}: {profile.label}")
+        for place, child in zip(made_at, children, strict=True):
+            where = f"Node {place.name}, profile" if study.nodes else "Profile"
+            say(f"{where} {place.profile.name}: {place.profile.label}")
             ended += processes.children([child])
-    return {
-        profile.name: processes.ending(status, kills) for profile, status in zip(profiles, ended, strict=True) if status
-    }
+    return {place.name: processes.ending(status, kills) for place, status in zip(made_at, ended, strict=True) if status}
 
 
 def check(study: Study) -> None:
@@ -77,7 +82,7 @@ def check(study: Study) -> None:
     Raises:
         JaxfairError: there is nothing to compare, or a number is impossible.
     """
-    _named(study)
+    nodes.places(study)
     if study.seeds < 1 or study.ulps < 0 or len(set(study.profiles)) != len(study.profiles) or not study.profiles:
         raise JaxfairError(
             f"The study has {study.seeds} seeds, {study.ulps} one-ulp controls and the profiles "
@@ -92,10 +97,6 @@ def check(study: Study) -> None:
             "The hardware study compares bits, which sums over several devices change; leave devices at 1."
         )
     measure.check_config(study.analysis)
-
-
-def _named(study: Study) -> list[Profile]:
-    return [hardware.named(name) for name in study.profiles]
 
 
 def check_on(study: Study, train_set: Dataset) -> list[int]:
@@ -173,8 +174,8 @@ def list_runs(study: Study) -> None:
     if not absent:
         groups.check_name(study.reference, train_set.group_names)
     space = Workspace(study.out / "runs", train_set, test_set, record, Progress())
-    for profile in _named(study):
-        declare(space, study, profile, budgets)
+    for name in study.profiles:
+        declare(space, study, hardware.named(name), budgets)
     plan.show(space, study.model, study.train, absent)
 
 

@@ -1,5 +1,6 @@
 """The hardware study end to end on two profiles: controls, bundles that may and may not be merged, resuming."""
 
+import dataclasses
 import html
 import json
 import shutil
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from experiments import cli
-from experiments.hardware import bundles, report
+from experiments.hardware import bundles, nodes, report
 from experiments.hardware import results as hardware_results
 from experiments.hardware import study as hardware
 from experiments.hardware.__main__ import main
@@ -182,6 +183,47 @@ def test_a_packed_study_can_be_merged_with_another(study: Path, tmp_path: Path) 
     assert found.profiles[1].same_bits.all()  # the reference itself, from the archive
 
 
+def test_kinds_of_machine_are_told_what_finds_them() -> None:
+    """The second has no controls, and each child is the study that the parent reads."""
+    given = ["--executor", "slurm", "--nodes", "a=gpu,gres=gpu:a100:2,constraint=x", "b=cpu", "--out", "both"]
+    first, second = nodes.places(cli.parse(PRESETS, "x", "y", given))
+    assert [(first.name, first.profile.name), (second.name, second.profile.name)] == [("a", "gpu"), ("b", "cpu")]
+    for place in (first, second):
+        told = cli.parse(PRESETS, "x", "y", [*given, *place.options])
+        wishes = {"gres": "gpu:a100:2", "constraint": "x"} if place is first else {}
+        assert told == dataclasses.replace(
+            place.study, execution=dataclasses.replace(place.study.execution, **wishes), nodes=()
+        )
+        assert told.out == Path("both") / place.name
+    assert second.study.ulps == 0
+    assert second.study.controls == ()
+    assert first.study.ulps > 0
+
+
+@pytest.mark.slow  # three more processes
+def test_kinds_of_machine_are_studies_of_their_own_in_one_report(
+    study: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Finished runs are found there; a machine that has not its profile fails alone."""
+    for name in ("plain", "coarse"):
+        shutil.copytree(study / "runs", tmp_path / name / "runs")
+    options = [*OPTIONS, "--seeds=1", "--out", str(tmp_path), "--nodes", "plain=cpu", "coarse=bf16", "lost=gpu"]
+    with mock.patch("experiments.reporting.drawing.save", sketch):
+        assert main(options) == 1
+    said = capfd.readouterr().err
+    assert "The report is not of all nodes: 'lost' ended with status 1" in said
+    assert "train on" not in said
+    record = json.loads((tmp_path / "report" / "runs.json").read_text())
+    assert "Node lost is missing, since its runs failed." in record["warnings"]
+    found = of(hardware_results.collect(bundles.read(tmp_path / "plain") + bundles.read(tmp_path / "coarse")), "plain")
+    assert [series.profile for series in found.profiles] == ["bf16"]
+    assert [series.control for series in found.ulps] == ["ulp1", "ulp2"]
+    first = of(hardware_results.collect(bundles.read(study)), "plain").profiles[0]
+    np.testing.assert_array_equal(found.profiles[0].distance, first.distance[:1])
+    assert main([*options, "--dry-run"]) == 0
+    assert "coarse: bfloat16 products (emulated)" in capfd.readouterr().err
+
+
 def test_packed_files_of_one_name_stay_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = [tmp_path / machine / "gpu.tar.gz" for machine in ("a", "b")]
     for file in files:
@@ -260,6 +302,12 @@ def test_emulation_may_differ_between_bundles(study: Path) -> None:
         (("--steps", "3", "2"), "The steps to look at are [3, 2]"),
         (("--steps", "0", "2"), "The steps to look at are [0, 2]"),
         (("--profiles", "tpu"), "needs a tpu"),
+        (("--nodes", "a"), "'a' is no kind of machine; write NAME=PROFILE"),
+        (("--nodes", "a=cpu,speed=9"), "'a=cpu,speed=9' is no kind of machine"),
+        (("--nodes", "../a=cpu"), "'../a=cpu' is no kind of machine"),
+        (("--nodes", "a=cpu,gres=gpu:1"), "'a=cpu,gres=gpu:1' says gres, which only --executor slurm heeds"),
+        (("--nodes", "a=cpu", "a=bf16"), "The kinds of machine are called a, a"),
+        (("--nodes", "a=cpu-axv"), "did you mean 'cpu-avx'"),
         (("--devices", "2"), "compares bits, which sums over several devices change"),
         (("--profiles", "cpu", "--reference", "ten"), "no group 'ten' to be the reference; the groups are 0, 1, 2,"),
         (("--profiles", "cpu", "--budgets", "769"), "The ReLU budget is 769, but the network has 768 units"),
