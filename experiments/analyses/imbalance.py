@@ -4,15 +4,17 @@ Large and small groups are those of the study's own data throughout. If it is th
 more, their difference from large ones vanishes when the data are balanced, and reverses when the imbalance is swapped.
 """
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from experiments.analyses.results import Results, Variant, joint_drop, whole_accuracy
+from experiments.analyses.results import CONTROLS, Results, Variant, joint_drop, whole_accuracy
 from experiments.analyses.statistics import contrast, lost_by, mean_weights
-from experiments.reporting import series
-from experiments.reporting.tables import Column
-from experiments.reporting.verdicts import Measured, Missing, small_groups
+from experiments.reporting import html, series
+from experiments.reporting.tables import Column, Row, Table
+from experiments.reporting.verdicts import POINTS, Claim, Measured, Missing, decide, small_groups
 
 DATA = {"": "as they are", "balanced": "balanced", "swapped": "imbalance swapped"}
 MEANING = (
@@ -81,12 +83,59 @@ def change(results: Results, kind: str, network: Variant) -> Measured:
 def rows(results: Results) -> list[dict[str, Any]]:
     """Return one row an imbalance and changed network that is on several: training images and what was lost."""
     found = []
-    compared = {v.label for other in results.rebalanced.values() for v in other.variants[1:] if v.method != "matched"}
+    compared = {
+        v.label for other in results.rebalanced.values() for v in other.variants[1:] if v.method not in CONTROLS
+    }
     for network in (v for v in results.variants[1:] if v.label in compared):
         found.append(_row(results, network, "", results.groups.train_count))
         for kind, other in results.rebalanced.items():
             found.append(_row(results, network, kind, other.groups.train_count))
     return found
+
+
+# fmt: off
+def claims(
+    results: Results, network: Callable[[Results], tuple[Variant, str]], where: str, of: str = ""
+) -> list[Claim]:
+    """Decide whether harm follows the imbalance.
+
+    Args:
+        results: of the study.
+        network: returns the changed network that is looked at, and what it is called; may raise ``Missing``.
+        where: which network that is, in words.
+        of: what follows the names of the findings.
+    """
+    judge = partial(decide, results)
+    return [
+        judge(f"balanced_lose_alike{of}",
+              f"With balanced training images these groups lose as much as the others {where}",
+              "relative drop of small - of large groups, balanced data, percentage points", _elsewhere, network,
+              difference, "balanced", side="within", threshold=POINTS),
+        judge(f"imbalance_matters{of}",
+              f"They lose more, compared with the others, as the data are than balanced {where}",
+              "relative drop of small - of large groups, data as they are - balanced, points", _elsewhere, network,
+              change, "balanced", floor=POINTS),
+        judge(f"harm_reverses{of}", f"With the imbalance swapped it is the others that lose more {where}",
+              "relative drop of small - of large groups, imbalance swapped, percentage points", _elsewhere, network,
+              difference, "swapped", side="below", floor=POINTS),
+    ]
+# fmt: on
+
+
+def _elsewhere(
+    results: Results, network: Callable[[Results], tuple[Variant, str]], measure: Callable[..., Measured], kind: str
+) -> tuple[Measured, str]:
+    """Compare small with large groups where a network was trained on data of another imbalance."""
+    of, called = network(results)
+    return measure(results, kind, of), called
+
+
+def section(rows: Sequence[Row]) -> list[str]:
+    """Return the section of a report; nothing if nothing was made on other data."""
+    if not rows:
+        return []
+    table = html.table(Table(COLUMNS, rows))
+    return [html.heading("Does harm follow the imbalance?"), html.paragraph(MEANING), table]
 
 
 def _row(results: Results, network: Variant, kind: str, train_count: np.ndarray) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from experiments.analyses import imbalance
 from experiments.analyses import results as tables
 from experiments.analyses.results import Results, Variant
 from experiments.analyses.statistics import (
@@ -77,6 +78,7 @@ def claims(analysed: Results | Sequence[Run]) -> list[Claim]:
     found = of_small_groups(results)
     for key, family in FAMILIES.items():
         found += [*_of_harm(results, key, family), *_of_terms(results, key, family)]
+        found += imbalance.claims(results, partial(_strongest, family), f"at {family.title}", f" ({key})")
     return corrected([*found, *_of_pruning(results)])
 
 
@@ -152,9 +154,14 @@ def _named(results: Results, *found: Variant) -> str:
     return named(results, found[0], *(network.label for network in found))
 
 
-def _lose(results: Results, family: Family, who: Literal["large", "small"]) -> tuple[Measured, str]:
+def _strongest(family: Family, results: Results) -> tuple[Variant, str]:
     network = networks(results, family.method)[0]
-    return lost_by(results, network, who), _named(results, network)
+    return network, _named(results, network)
+
+
+def _lose(results: Results, family: Family, who: Literal["large", "small"]) -> tuple[Measured, str]:
+    network, called = _strongest(family, results)
+    return lost_by(results, network, who), called
 
 
 def _as_more_is_saved(results: Results, family: Family) -> tuple[Measured, str, str]:

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.analyses import differences
+from experiments.analyses import differences, imbalance
 from experiments.analyses import page as pages
 from experiments.analyses import results as arrays
 from experiments.analyses.results import Results
 from experiments.compression import claims, figures, page
 from experiments.reporting import drawing, html, reports, tables
 from experiments.reporting.tables import Table
+from experiments.running.records import rebalanced
 from jaxfair import runs
 from jaxfair.runs import Run
 
@@ -49,15 +50,17 @@ def write(
         summary, rows, found = page.summary_rows(results), arrays.group_rows(results), claims.claims(results)
         expansion = page.expansion_rows(results)
         named = {"summary": summary, "groups": rows, "expansion": expansion, "differences": differences.rows(results)}
+        named["imbalance"] = on_others = imbalance.rows(results)
         named["extremes"] = differences.extreme_rows(figures.strongest(results))
         own = {name: [{k: v for k, v in row.items() if k != "relus"} for row in table] for name, table in named.items()}
         tables.write_all(made, own)
         answer = page.answer(results)
         reports.write_record(made, STUDY, title, answer, pages.warnings(results), command, analysed, found)
         analyses = [run for run in analysed if run.config["stage"] == "analyse"]
-        more = [html.heading("What the weights' change foretells"), html.table(Table(page.EXPANSION, expansion))]
+        foretold = [html.heading("What the weights' change foretells"), html.table(Table(page.EXPANSION, expansion))]
+        more = [*imbalance.section(on_others), *(foretold if expansion else ())]
         of_study = page.WORDS, answer, results
-        text = pages.page(*of_study, summary, rows, found, analyses, drawn, more if expansion else (), title, command)
+        text = pages.page(*of_study, summary, rows, found, analyses, drawn, more, title, command)
         (made / reports.PAGE).write_text(text, encoding="utf-8")
     return results
 
@@ -71,7 +74,7 @@ def beside(root: Path, analysed: Sequence[Run]) -> list[Run]:
             theirs are left out.
     """
     own = [run for run in analysed if run.config["stage"] == "analyse"]
-    full = [run for run in own if run.config["variant"]["method"] == "full"]
+    full = [run for run in own if run.config["variant"]["method"] == "full" and not rebalanced(run)]
     bases = {run.config["parents"]["full"]: run.config["seed"] for run in full}
     found: dict[str, dict[int, list[Run]]] = {}
     for done in sorted(root.glob("*/DONE")):

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from experiments.running.settings import AnalysisConfig, DataConfig, Execution, ModelConfig
+from experiments.running.settings import AnalysisConfig, DataConfig, Execution, ModelConfig, Rebalance
 from jaxfair.training.config import SNL_FINETUNE, Method, TrainConfig
 
 
@@ -22,6 +22,9 @@ class Study:
         bits: of the weights of quantized networks, 2 to 8; they are not fine-tuned.
         formats: floating-point formats of weights and products: bf16, fp16, tf32.
         mitigations: fine-tune the pruned networks by these too, with the numbers of ``finetune.mitigation``.
+        data_controls: make the full network, the sparsest pruned ones, that of fewest bits and their control on other
+            training images too, with the same test images: balanced are as many of every group, swapped are few of the
+            large and many of the small groups (``data.rebalance``).
         splits: per-seed splits the data anew for every training seed, so that the intervals are over splits too; one is
             shared by all seeds.
         reference: group that the others are compared with; by default that with the most training images.
@@ -45,6 +48,7 @@ class Study:
     bits: tuple[int, ...] = (8, 6, 4, 3)
     formats: tuple[Literal["bf16", "fp16", "tf32"], ...] = ("bf16",)
     mitigations: tuple[Method, ...] = ()
+    data_controls: tuple[Rebalance, ...] = ()
     splits: Literal["per-seed", "one"] = "per-seed"
     reference: str | None = None
     title: str | None = None

@@ -33,11 +33,21 @@ def run(study: Study, command: Sequence[str]) -> None:
         check(study, train_set)
         return lambda space, seeds: declare(space, study, seeds)
 
-    studies.run(study, checked, report, command)
+    studies.run(study, checked, report, command, study.data_controls)
 
 
 def declare(space: Workspace, study: Study, seeds: Sequence[int]) -> list[Run]:
-    """Declare the runs of some seeds; return the analyses, and after them what else is shown of these networks."""
+    """Declare the runs of some seeds; return the analyses, and after them what else is shown of these networks.
+
+    On rebalanced data these are fewer, see ``Study.data_controls``.
+    """
+    rebalanced = "rebalance" in space.record
+    if rebalanced:
+        strongest = {
+            "sparsities": study.sparsities and (max(study.sparsities),),
+            "bits": study.bits and (min(study.bits),),
+        }
+        study = dataclasses.replace(study, **strongest, formats=(), mitigations=())
     full = stages.train_full(space, study.model, study.train, seeds)
     as_they_are = [
         [stages.quantize(space, base, bits, rounded(f"{bits} bits", bits)) for base in full]
@@ -64,6 +74,8 @@ def declare(space: Workspace, study: Study, seeds: Sequence[int]) -> list[Run]:
         for several in networks
         for network, base in zip(several, full, strict=True)
     ]
+    if rebalanced:
+        return analysed
     analysed += [stages.sample(space, base, study.analysis) for base in full]
     return analysed + [
         stages.expand(space, network, base)

@@ -75,7 +75,12 @@ def claims(analysed: Results | Sequence[Run]) -> list[Claim]:
         JaxfairError: the analyses do not belong together.
     """
     results = analysed if isinstance(analysed, Results) else tables.collect(analysed)
-    found = [*_of_harm(results), *_of_imbalance(results), *_of_suspects(results), *_of_mitigation(results)]
+    found = [
+        *_of_harm(results),
+        *imbalance.claims(results, _tightest, "at the tightest SNL budget"),
+        *_of_suspects(results),
+        *_of_mitigation(results),
+    ]
     return corrected([*found, *_of_equal_budgets(results), *_of_groups_in_choice(results)])
 
 
@@ -122,21 +127,6 @@ def _of_harm(results: Results) -> list[Claim]:
               f"{RHO} the gradient term of Prop. 4.5 with the largest eigenvalue", _hessian_bound, "ranks"),
         *(judge(f"bound_{key}_foretells_loss", f"The {name} term of that bound tells which groups' loss rises more",
                 f"{RHO} the {name} term with the rise of the loss", _bound, key) for key, name in TERMS),
-    ]
-
-
-def _of_imbalance(results: Results) -> list[Claim]:
-    judge, where = partial(decide, results), "at the tightest SNL budget"
-    return [
-        judge("balanced_lose_alike", f"With balanced training images these groups lose as much as the others {where}",
-              "relative drop of small - of large groups, balanced data, percentage points", _elsewhere, "difference",
-              "balanced", side="within", threshold=POINTS),
-        judge("imbalance_matters", f"They lose more, compared with the others, as the data are than balanced {where}",
-              "relative drop of small - of large groups, data as they are - balanced, points", _elsewhere, "change",
-              "balanced", floor=POINTS),
-        judge("harm_reverses", f"With the imbalance swapped it is the others that lose more {where}",
-              "relative drop of small - of large groups, imbalance swapped, percentage points", _elsewhere,
-              "difference", "swapped", side="below", floor=POINTS),
     ]
 
 
@@ -286,11 +276,9 @@ def _lose(results: Results, who: Literal["large", "small", "smallest"]) -> tuple
     return contrast(results, (network, weights)), _named(results, network)
 
 
-def _elsewhere(results: Results, what: Literal["difference", "change"], kind: str) -> tuple[Measured, str]:
-    """Compare small with large groups where the tightest network was trained on data of another imbalance."""
+def _tightest(results: Results) -> tuple[Variant, str]:
     network = _networks(results, "snl")[0]
-    measure = {"difference": imbalance.difference, "change": imbalance.change}[what]
-    return measure(results, kind, network), _named(results, network)
+    return network, _named(results, network)
 
 
 def _overall(results: Results) -> tuple[Measured, str]:

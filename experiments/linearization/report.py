@@ -9,7 +9,6 @@ from experiments.analyses import results as arrays
 from experiments.analyses.results import Results
 from experiments.linearization import claims, figures, page
 from experiments.reporting import drawing, html, reports, tables
-from experiments.reporting.tables import Table
 from jaxfair.runs import Run
 
 STUDY = "linearization"
@@ -53,17 +52,11 @@ def write(
         reports.write_record(made, STUDY, title, answer, pages.warnings(results), command, analysed, found)
         analyses = [run for run in analysed if run.config["stage"] == "analyse"]
         of_study = page.WORDS, answer, results
-        more = _imbalance(on_others) if on_others else []
+        more = imbalance.section(on_others)
         more += [html.heading("Figures of the paper"), html.figures(of_paper)]
         text = pages.page(*of_study, summary, rows, found, analyses, drawn, more, title, command)
         (made / reports.PAGE).write_text(text, encoding="utf-8")
     return results
-
-
-def _imbalance(rows: Sequence[tables.Row]) -> list[str]:
-    """Return the section on networks trained on balanced and swapped data."""
-    text = html.paragraph(imbalance.MEANING)
-    return [html.heading("Does harm follow the imbalance?"), text, html.table(Table(imbalance.COLUMNS, rows))]
 
 
 def title(analysed: Sequence[Run], data: str) -> str:

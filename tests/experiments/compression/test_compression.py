@@ -1,5 +1,6 @@
 """The compression study end to end, beside the tiny linearization study, whose full network and analyses it shares."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -11,10 +12,14 @@ import numpy as np
 import pytest
 
 from experiments.analyses import results as arrays
+from experiments.analyses import study as studies
 from experiments.analyses.results import Results
 from experiments.compression import claims, figures, page, report, study
 from experiments.compression.__main__ import main
-from experiments.running import stages
+from experiments.compression.settings import QUICKSTART
+from experiments.running import datasets, stages
+from experiments.running.progress import Progress
+from experiments.running.records import Workspace
 from jaxfair.compress.pruning import PruneConfig, kept_count, prune
 from jaxfair.compress.quantization import quantize
 from jaxfair.runs import Run
@@ -142,6 +147,23 @@ def test_every_figure_can_be_drawn_and_every_finding_is_judged(results: Results)
     assert found["large_unharmed (pruning)"].note.startswith("a verdict needs")
     assert found["both_terms_foretells_rise (pruning, strongest)"].note.endswith("Pruned 90 %")
     assert "layer" in found["global_milder"].note
+
+
+def test_data_controls_are_the_strongest_networks_on_other_data() -> None:
+    config = dataclasses.replace(QUICKSTART, seeds=1, mitigations=("cvar",), pruning=("global", "gradual"))
+    prepared = datasets.prepare_splits(dataclasses.replace(config.data, rebalance="balanced"), 1)
+    with Progress(terminal=False) as progress:
+        space = Workspace(Path("runs"), *prepared[0][:3], progress)
+        made = studies.on_splits(space, prepared, 1, lambda *on: study.declare(on[0], config, on[1]))
+    assert [run.config["variant"]["label"] for run in made] == [
+        "Full network",
+        "3 bits",
+        "Pruned 95 %",
+        study.CONTROL,
+        "Pruned 95 %, fine-tuned",
+        "Pruned 95 % gradually",
+    ]
+    assert {run.config["data"]["rebalance"] for job in space.jobs for run in job.runs} == {"balanced"}
 
 
 def test_a_plan_lists_what_is_finished_and_what_is_not(out: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -64,6 +64,17 @@ def drops(results: Results, label: str, before: str) -> np.ndarray:
     return relative_drop(network(results, before).by_group["accuracy"], network(results, label).by_group["accuracy"])
 
 
+def test_the_strongest_are_compared_on_other_data_too(results: Results) -> None:
+    """On data that change nothing small groups lose as much, and nothing is due to the imbalance."""
+    found = {claim.name: claim for claim in decide_all(results._replace(rebalanced={"balanced": results}))}
+    for key, label in (("pruning", "Pruned 90 %, fine-tuned"), ("quantization", "3 bits")):
+        as_they_are, balanced = found[f"small_lose_more ({key})"], found[f"balanced_lose_alike ({key})"]
+        assert np.isfinite(balanced.value)
+        assert (balanced.value, balanced.note.partition(";")[0]) == (as_they_are.value, label)
+        assert found[f"imbalance_matters ({key})"].value == pytest.approx(0, abs=1e-12)
+        assert found[f"harm_reverses ({key})"].note.endswith("give --data-controls swapped")
+
+
 def test_drops_are_counted_from_what_was_trained_alike(results: Results) -> None:
     found = {claim.name: claim for claim in decide_all(results)}
     tuned = drops(results, "Pruned 90 %, fine-tuned", "Full network, fine-tuned")
