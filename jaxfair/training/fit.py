@@ -143,19 +143,23 @@ class TrainStep:
         def loss_fn(params: Any) -> tuple[Array, tuple[Any, ...]]:
             watching = fixed.attention is not None
             logits, batch_stats, outputs = _forward(network, params, images, watching)
-            loss = self.config.label_weight * losses.cross_entropy(logits, label)
+            loss, held = self.config.label_weight * losses.cross_entropy(logits, label), None
             if fixed.teacher is not None:
                 wanted, maps = _taught(fixed.teacher, images, watching)
                 soft = losses.distillation(logits, wanted, self.config.temperature)
                 weight = self.config.distillation_weight
                 loss = loss + weight * mitigate.distillation_share(self.config.mitigation, logits.shape[1]) * soft
                 if watching:
-                    loss = loss + fixed.attention * losses.attention(outputs, maps)
+                    held = weighed(fixed, fixed.attention * losses.attention(outputs, maps), x[1])
             loss = weighed(fixed, loss, x[1])
+            if held is not None and self.config.mitigation.method == "none":
+                loss, held = loss + held, None
             group = fixed.data.group[x[1]]
             value, after = mitigate.objective(
                 self.config.mitigation, mitigation, loss, group, label, images, logits=logits
             )
+            if held is not None:  # it is no loss of a group: a thousand times as large, it would drive the multipliers
+                value, loss = value + held.mean(), loss + held
             return value, (batch_stats, after, {"loss": loss.mean(), "accuracy": jnp.mean(logits.argmax(-1) == label)})
 
         (_, (batch_stats, mitigation, metrics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(network.params)
@@ -254,7 +258,7 @@ def fit(
         kept: of each parameter of each network whether it is trained; the others stay what they are. ``kept_weights``
             of pruned networks keeps these pruned.
         attention: the factor on ``losses.attention`` of the stages' outputs, in the loss of each image, which holds
-            these near the teacher's (PRAM of SENet, which takes 1000); 0 leaves it out.
+            these near the teacher's (PRAM of SENet, which takes 1000); 0 leaves it out. A mitigation does not see it.
         progress_dirs: a folder for each network, where checkpoints of unfinished training are kept; networks that are
             trained together use that of the first. Each training has a sub-folder named by what decides its result,
             which the caller removes when the result is stored. None keeps no checkpoints.

@@ -16,7 +16,7 @@ from jaxfair.loops import run_epoch
 from jaxfair.networks.architectures import ResNet
 from jaxfair.networks.network import Network, apply_train, init, predict
 from jaxfair.training.batches import Fixed, check_finite
-from jaxfair.training.config import TrainConfig
+from jaxfair.training.config import MitigationConfig, TrainConfig
 from jaxfair.training.fit import Best, Carry, Stopping, TrainStep, _watch, fit, make_optimizer
 from tests.training.cases import CONFIG, MODULE, assert_same_bits, fit_one, leaves, make_data, saved_step
 
@@ -350,6 +350,21 @@ def test_attention_holds_the_stages_near_the_teachers_and_is_off_at_zero() -> No
     for weight, teachers in ((1.0, None), (-1.0, [teacher]), (np.inf, [teacher])):
         with pytest.raises(JaxfairError, match="attention weight is"):
             fit([network], data, config, seeds=[0], teachers=teachers, attention=weight)
+
+
+def test_a_mitigation_does_not_see_what_holds_the_stages() -> None:
+    """The multipliers grow by the groups' own losses, as they do where nothing holds the stages."""
+    network, teacher, data = init(MODULE, (8, 8, 3), 0), init(MODULE, (8, 8, 3), 1), make_data(8)
+    config = TrainConfig(epochs=1, batch_size=8, learning_rate=1e-9, distillation_weight=1.0)
+    config = replace(config, mitigation=MitigationConfig("lagrangian"))
+    with_maps, without = (
+        next(fit([network], data, config, seeds=[0], teachers=[teacher], attention=weight)) for weight in (1000.0, 0.0)
+    )
+    assert with_maps.multipliers is not None
+    assert without.multipliers is not None
+    np.testing.assert_allclose(with_maps.multipliers, without.multipliers, rtol=1e-5)
+    assert without.multipliers.min() > 0
+    assert with_maps.history["loss"][0] > 1.1 * without.history["loss"][0]
 
 
 def test_networks_that_attend_are_trained_together_as_alone() -> None:
