@@ -409,7 +409,7 @@ def _train(
             history[name][epoch] = metrics[name].reshape(-1, count).mean(axis=0)
         if stopping is None:
             return carry, history
-        best, held_out = _watch(best[0], sharing.collected(carry.network, mesh), epoch + 1, stopping)
+        best, held_out = _watch(best[0], sharing.collected(carry.network, mesh), epoch + 1, stopping, mesh)
         for name in HELD_OUT:
             history[name][epoch] = held_out[name]
         return carry, history, best
@@ -435,7 +435,9 @@ def _train(
     return state
 
 
-def _watch(best: Best, network: Network, epoch: int, stopping: Stopping) -> tuple[Best, dict[str, np.ndarray]]:
+def _watch(
+    best: Best, network: Network, epoch: int, stopping: Stopping, mesh: Mesh | None = None
+) -> tuple[Best, dict[str, np.ndarray]]:
     """Return the best networks after an epoch, and the loss and accuracy of the validation images, shape (seeds,).
 
     Of a network that would have stopped if it were trained alone, nothing changes and nothing is known any more.
@@ -448,6 +450,7 @@ def _watch(best: Best, network: Network, epoch: int, stopping: Stopping) -> tupl
         one = network if count == 1 else jax.tree.map(lambda a, row=row: a[row], network)
         logits = predict(one, stopping.validation)
         seen = np.mean(np.asarray(losses.cross_entropy(jnp.asarray(logits), stopping.validation.label)))
+        seen = sharing.agreed(seen, mesh)
         found["validation_loss"][row], found["validation_accuracy"][row] = seen, (logits.argmax(-1) == label).mean()
         if seen < loss[row]:
             loss[row], epochs_of[row] = seen, epoch

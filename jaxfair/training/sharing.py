@@ -81,6 +81,15 @@ class Split:
         return jax.lax.with_sharding_constraint(after, NamedSharding(self.mesh, P()))
 
 
+def agreed(number: np.floating, where: Mesh | None) -> np.floating:
+    """Return what the first of the processes found, where the others may have rounded otherwise and act on it too."""
+    if not spans_processes(where):
+        return number
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.broadcast_one_to_all(np.float32(number))[()]
+
+
 def laid_out(tree: Any, where: Mesh | Device | None) -> Any:
     """Return arrays on every device of a mesh, or on one device; for None, where they are.
 

@@ -16,7 +16,7 @@ import pytest
 from jaxfair import checkpoints, loops
 from jaxfair.errors import JaxfairError
 from jaxfair.linearize import snl
-from jaxfair.training.fit import fit
+from jaxfair.training.fit import Stopping, fit
 
 SNL = snl.SnlConfig(batch_size=8, learning_rate=4e-3, kappa=1e-2)
 
@@ -40,6 +40,9 @@ def main(folder: Path, port: str, number: int | None = None) -> None:
     (matched,) = snl.matched(network(), DATA, SNL, ends=[1], seed=0, devices=every)
     trained = {"step": one.network, "matched": matched.network}
     trained["resumed"] = resumed(number, every, folder)
+    stopping = Stopping(DATA, 1)
+    (stopped,) = fit([network()], DATA, replace(PLAIN, epochs=3), seeds=[0], devices=every, stopping=stopping)
+    assert stopped.epoch is not None
     for leaf in jax.tree.leaves(trained):
         assert leaf.is_fully_addressable
     for name, tree in trained.items():
