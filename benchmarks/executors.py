@@ -1,6 +1,6 @@
 """Time the executors of studies, and write JSON.
 
-    python -m benchmarks.executors --workers 1 2 4 --out benchmarks/results/executors.json
+    python -m benchmarks.executors --workers 1 2 4 --out benchmarks/results/executors/two-cores.json
 
 ``runs an hour`` are of runs that keep one core busy for a second, by local workers and in one process; ``overhead`` is
 what a worker adds to a run that takes no time; ``help`` and ``plan`` are what a user waits for at first.
