@@ -38,8 +38,8 @@ FIGURES = (
     "accuracy_by_method",
 )
 FIGURES += ("harm_by_training", "curvature_by_group", "divergence")
-GROUPS = ("network", "relus", "group", "train_count", "test_count", "train_accuracy", "validation_accuracy", "accuracy")
-GROUPS += ("relative_drop_percent", "relative_drop_matched_percent")
+GROUPS = ("network", "relus", "training", "group", "train_count", "test_count", "train_accuracy")
+GROUPS += ("validation_accuracy", "accuracy", "relative_drop_percent", "relative_drop_matched_percent")
 PACKAGES = ("jax", "flax", "optax", "numpy")
 
 
