@@ -7,14 +7,18 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 
+def environment_of(devices: int) -> dict[str, str]:
+    """Return the environment of a process whose CPU counts as so many devices."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    return {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+
+
 def check_on(devices: int, checks: Path, folder: Path) -> None:
     """Let every check of a file pass on so many virtual devices of the CPU; none may be skipped."""
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={folder / 'found.xml'}"]
-    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     run = subprocess.run(
         [*command, str(checks)],
-        env=environment,
+        env=environment_of(devices),
         cwd=checks.parents[1],
         capture_output=True,
         text=True,

@@ -1,7 +1,5 @@
 """One training on several devices, of one process and of two."""
 
-import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +11,8 @@ from jaxfair.errors import JaxfairError
 from jaxfair.linearize import snl
 from jaxfair.networks.network import init
 from jaxfair.training.fit import fit
-from tests.several import check_on
+from tests.experiments.running.slurm_cluster import free_ports
+from tests.several import check_on, environment_of
 from tests.training.cases import MODULE, fit_one, leaves, make_data
 
 
@@ -41,16 +40,11 @@ def test_two_processes_of_two_devices_train_one_network(tmp_path: Path) -> None:
     from tests.training.several_devices import DATA, MITIGATED, SAME, network, rounding
     from tests.training.several_processes import SNL
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
-    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-m", "tests.training.several_processes"]
+    command = [sys.executable, "-m", "tests.training.several_processes", str(tmp_path), str(free_ports(1)[0])]
     both = [
         subprocess.Popen(
-            [*command, str(tmp_path), port, str(number)],
-            env=environment,
+            [*command, str(number)],
+            env=environment_of(2),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

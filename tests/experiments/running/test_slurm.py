@@ -1,6 +1,5 @@
 """A study on a real SLURM of one machine: pre-empted, drained, left and attached to again, and the same in the end."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from experiments import status
 from tests.experiments.running import cases, slurm_cluster
 from tests.experiments.running.cases import folder
 from tests.experiments.running.slurm_cluster import scontrol
+from tests.several import environment_of
 from tests.study import ROOT
 
 why = slurm_cluster.missing()
@@ -102,10 +102,10 @@ def test_the_tasks_of_a_job_train_one_network(nodes: list[str], tmp_path: Path) 
         str(tmp_path),
         str(slurm_cluster.free_ports(1)[0]),
     ]
-    flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
     command = ["srun", "--ntasks=2", "--cpus-per-task=1", "--partition=main", *task]
-    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    run = subprocess.run(
+        command, cwd=ROOT, env=environment_of(2), capture_output=True, text=True, check=False, timeout=300
+    )
     assert run.returncode == 0, run.stdout + run.stderr
     assert sorted(path.name for path in tmp_path.glob("step-*")) == ["step-0.npz", "step-1.npz"]
 
