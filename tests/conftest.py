@@ -75,7 +75,9 @@ SLOW = {
     r"test_tfds_prepare.py::test_real_utkface": "test_the_real_utkface",
     r"test_sources.py::test_the_real_cifar10": "the real SVHN, and CIFAR-10's layouts made by hand",
     r"test_toy.py::test_half_of_the_relus": "the pieces, and each part of the boundary",
+    r"test_hardware.py::test_a_variant_of_the_cpu\w+\[(?!cpu-(avx|1-thread)\])": "AVX and one thread",
     r"test_hardware.py::test_a_variant_finds_the_plain_cpu_itself": "variants that are told of it",
+    r"several_devices.py::test_same_numbers_as_one_device\[(0|1073741824)-gauss": "the Hessian, and with one pass kept",
     r"test_operators.py::test_an_accelerator_maps_a_block\[gauss_newton\]": "the Hessian",
     r"test_curvature_reference.py::test_group_report\[float64": "float32, and test_products in float64",
     r"test_curvature_reference.py::test_group_curvature\[float64-(?!.*None)": "chunks of a chosen size",
@@ -92,6 +94,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if any(re.search(pattern, item.nodeid) for pattern in SLOW):
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collection what was imported, which is never garbage; it would look at all of it again."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -1,12 +1,12 @@
 """Profiles in processes of their own: each has its effect or is refused; the probe against rounding by other means."""
 
 import dataclasses
+import functools
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -60,19 +60,15 @@ def start(profile: Profile, plain: Any = None, late: Any = None, base: Mapping[s
     return json.loads(child.stdout.splitlines()[-1])
 
 
-@pytest.fixture(scope="module")
-def children() -> dict[str, Any]:
-    """Return what each process found, two processes at a time."""
-    plain = start(PROFILES["cpu"])
-    digests = plain["found"]["digests"]
-    avx = PROFILES["cpu-avx"]
-    settings = hardware.environment_of(avx, {})
-    unset = {**os.environ, **settings}
-    with ThreadPoolExecutor(2) as pool:
-        started = {profile.name: pool.submit(start, profile, digests) for profile in CPU if profile.environment}
-        started["unknown"] = pool.submit(start, UNKNOWN, digests)
-        started["late"] = pool.submit(start, avx, None, dict(avx.environment), unset)
-    return {"cpu": plain, **{name: answer.result() for name, answer in started.items()}}
+@functools.cache
+def found_by(name: str) -> dict[str, Any]:
+    """Return what a process of that profile found; of ``unknown``, and of ``late``, which set its flags too late."""
+    if name == "cpu":
+        return start(PROFILES["cpu"])
+    digests, avx = found_by("cpu")["found"]["digests"], PROFILES["cpu-avx"]
+    if name == "late":
+        return start(avx, None, dict(avx.environment), {**os.environ, **hardware.environment_of(avx, {})})
+    return start(UNKNOWN if name == "unknown" else PROFILES[name], digests)
 
 
 @pytest.fixture
@@ -94,9 +90,9 @@ def machine_has(profile: Profile) -> bool:
 
 
 @pytest.mark.parametrize("profile", [profile for profile in CPU if profile.environment], ids=lambda it: it.name)
-def test_a_variant_of_the_cpu_has_other_bits_or_is_refused(profile: Profile, children: dict[str, Any]) -> None:
+def test_a_variant_of_the_cpu_has_other_bits_or_is_refused(profile: Profile) -> None:
     """A duplicate of the plain CPU is never accepted, and what differs is named."""
-    plain, found = children["cpu"]["found"], children[profile.name]["found"]
+    plain, found = found_by("cpu")["found"], found_by(profile.name)["found"]
     differs = [part for part, digest in plain["digests"].items() if found["digests"][part] != digest]
     assert found.get("differs_in", []) == differs
     assert ("has no effect" in found.get("error", "")) == (not differs)
@@ -104,27 +100,27 @@ def test_a_variant_of_the_cpu_has_other_bits_or_is_refused(profile: Profile, chi
         assert differs
         assert {part: found[part] for part in profile.proof} == profile.proof
         assert found["product"] == found["convolution"] == "float32"
-    assert children[profile.name]["record"]["profile"] == profile.name
-    assert profile.environment["XLA_FLAGS"] in children[profile.name]["record"]["xla_flags"]
+    assert found_by(profile.name)["record"]["profile"] == profile.name
+    assert profile.environment["XLA_FLAGS"] in found_by(profile.name)["record"]["xla_flags"]
 
 
-def test_a_variant_finds_the_plain_cpu_itself(children: dict[str, Any]) -> None:
+def test_a_variant_finds_the_plain_cpu_itself() -> None:
     """Told nothing of the plain CPU, the answer is the same."""
-    assert start(PROFILES["cpu-opt0"]) == children["cpu-opt0"]
+    assert start(PROFILES["cpu-opt0"]) == found_by("cpu-opt0")
 
 
-def test_an_unknown_instruction_set_is_refused(children: dict[str, Any]) -> None:
+def test_an_unknown_instruction_set_is_refused() -> None:
     """XLA itself warns only, and computes what the plain CPU computes."""
-    assert "'cpu-avx1024' has no effect" in children["unknown"]["found"]["error"]
-    assert "same bits as those of 'cpu'" in children["unknown"]["found"]["error"]
-    assert children["unknown"]["found"]["digests"] == children["cpu"]["found"]["digests"]
+    assert "'cpu-avx1024' has no effect" in found_by("unknown")["found"]["error"]
+    assert "same bits as those of 'cpu'" in found_by("unknown")["found"]["error"]
+    assert found_by("unknown")["found"]["digests"] == found_by("cpu")["found"]["digests"]
 
 
 @pytest.mark.skipif(not machine_has(PROFILES["cpu-avx"]), reason="no FMA on this machine")
-def test_a_flag_that_was_set_too_late_is_found_out(children: dict[str, Any]) -> None:
+def test_a_flag_that_was_set_too_late_is_found_out() -> None:
     """The environment says AVX, and the bits say that JAX had started before."""
-    assert "fused: True, expected False" in children["late"]["found"]["error"]
-    assert children["late"]["found"]["bits"]["fused"] == np.array(2.0**-24, ">f4").tobytes().hex()
+    assert "fused: True, expected False" in found_by("late")["found"]["error"]
+    assert found_by("late")["found"]["bits"]["fused"] == np.array(2.0**-24, ">f4").tobytes().hex()
 
 
 @pytest.mark.parametrize("profile", EMULATED, ids=lambda it: it.name)
