@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks import child
 from experiments.linearization import study as linearization
-from experiments.linearization.settings import QUICKSTART
+from experiments.linearization.settings import DIGITS
 from experiments.running import datasets, executors
 from experiments.running.progress import Progress
 from experiments.running.records import Output, Workspace, declare
@@ -83,8 +83,8 @@ def measure(workers: Sequence[int], count: int) -> dict[str, Any]:
 
 
 def plan() -> dict[str, float]:
-    """Return how long it takes to declare about ``MANY`` runs of the quickstart."""
-    chosen = QUICKSTART
+    """Return how long it takes to declare about ``MANY`` runs of the digits' study."""
+    chosen = DIGITS
     prepared = datasets.prepare(chosen.data)
     space = Workspace(Path("runs"), prepared.train, prepared.test, prepared.record, Progress(terminal=False))
     budgets = linearization.check(chosen, prepared.train)
@@ -96,7 +96,7 @@ def plan() -> dict[str, float]:
 
 
 def _declared(space: Workspace, budgets: Sequence[int], seeds: int) -> list[Run]:
-    chosen = QUICKSTART
+    chosen = DIGITS
     linearization.declare(space, chosen, budgets, linearization.reductions(chosen), range(seeds))
     return [run for job in space.jobs for run in job.runs]
 

@@ -70,7 +70,7 @@ QUICKSTART = Study(
     train=TrainConfig(epochs=40, batch_size=64, learning_rate=0.05, schedule="cosine"),
     finetune=dataclasses.replace(SNL_FINETUNE, epochs=30, batch_size=64, learning_rate=1e-2),
 )
-"""The digits and the network of linearization's quickstart, whose full networks are the same."""
+"""The digits and the network of linearization's preset ``digits``, whose full networks are the same."""
 
 CPU = Study(
     out=Path("results/compression-cpu"),

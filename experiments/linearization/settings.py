@@ -99,8 +99,8 @@ class Study:
     execution: Execution = Execution()
 
 
-QUICKSTART = Study(
-    out=Path("results/quickstart"),
+DIGITS = Study(
+    out=Path("results/digits"),
     seeds=5,
     budgets=(0.2, 0.05, 0.01),
     deepreduce=("C12", "C123"),
@@ -119,6 +119,17 @@ QUICKSTART = Study(
     deepreduce_train=dataclasses.replace(DEEPREDUCE_TRAIN, epochs=30, batch_size=64, learning_rate=1e-2),
 )
 """Handwritten digits, 90 % of 0-4 and 10 % of 5-9 (Das et al.'s CIFAR-10 imbalance), a small ResNet: minutes."""
+
+QUICKSTART = dataclasses.replace(
+    DIGITS,
+    out=Path("results/quickstart"),
+    budgets=(0.05, 0.01),
+    deepreduce=(),
+    train=dataclasses.replace(DIGITS.train, epochs=20),
+    snl=SnlConfig(batch_size=64, learning_rate=5e-3, kappa=1e-2),
+    snl_finetune=dataclasses.replace(DIGITS.snl_finetune, epochs=15),
+)
+"""The same, by SNL alone, and trained half as long: a first look."""
 
 BUDGETS = (0.5, 0.2, 0.05, 0.01, 0.001, 0)
 """To where it hurts, and beyond any choice."""
@@ -193,4 +204,4 @@ PAPER = Study(
 )
 """Das et al. 2024 in full: ten seeds, ResNet-18, all eleven culled sets; days on one GPU, see ``--dry-run``."""
 
-PRESETS = {"quickstart": QUICKSTART, "cpu": CPU, "cpu-long": CPU_LONG, "gpu": GPU, "paper": PAPER}
+PRESETS = {"quickstart": QUICKSTART, "digits": DIGITS, "cpu": CPU, "cpu-long": CPU_LONG, "gpu": GPU, "paper": PAPER}

@@ -576,8 +576,10 @@ def test_ties_decide_nothing(results: Results) -> None:
         results = change(results, network.label, {DROP: np.full((SEEDS, 5), 0.1), GAP: np.full((SEEDS, 5), 0.7)})
     results = change(results, "SNL 50", {DROP: np.full((SEEDS, 5), 0.1) + 1e-14 * np.arange(5)})  # as sums leave it
     found = by_name(claims(results))
-    for name in ("harm_grows", "small_softmax_gap", "softmax_gap_foretells_drop"):
-        assert found[name][3:6] == (0, 0, 0), found[name]
+    assert found["small_softmax_gap"][3:6] == (0, 0, 0)
+    for name in ("harm_grows", "softmax_gap_foretells_drop"):  # no order at all; what there may be is not 0 for sure
+        assert found[name].value == 0
+        assert found[name].low < 0 < found[name].high
     for name in ("small_lose_more", "harm_grows", "small_softmax_gap", "snl_steadier"):
         assert (found[name].value, found[name].verdict) == (0, "not supported: not shown")
     assert found["softmax_gap_foretells_drop"].verdict == "nothing to explain"
@@ -594,7 +596,8 @@ def test_seeds_that_agree_exactly_decide_nothing_unless_orders_can_be_counted(re
     for label, drop in zip(("SNL 50", "SNL 200", "SNL 300"), drops.T, strict=True):
         results = split(results, drop, drop, label, DROP)
     claim = by_name(claims(results))["harm_grows"]
-    assert (claim.verdict, claim.low, claim.high) == ("supported", 1, 1)
+    assert (claim.verdict, claim.value, claim.high) == ("supported", 1, 1)
+    assert 0 < claim.low < 1
     assert claim.p_value == pytest.approx(2 / 6**5)
 
 

@@ -15,7 +15,7 @@ import pytest
 from experiments.analyses import results
 from experiments.analyses import study as studies
 from experiments.linearization import study
-from experiments.linearization.settings import QUICKSTART
+from experiments.linearization.settings import DIGITS, QUICKSTART
 from experiments.reporting.sampling import FREE
 from experiments.running import datasets, methods, stages
 from experiments.running.progress import Progress
@@ -312,7 +312,7 @@ def test_one_split_makes_the_runs_that_studies_had_before() -> None:
         digests = {}
         for which in (prepared[:1], prepared):
             jobs = dataclasses.replace(space, jobs=[], known={})
-            studies.on_splits(jobs, which, 3, lambda *on: study.declare(on[0], QUICKSTART, [18], [], on[1]))
+            studies.on_splits(jobs, which, 3, lambda *on: study.declare(on[0], DIGITS, [18], [], on[1]))
             declared = [run for job in jobs.jobs for run in job.runs]
             digests[len(which)] = [
                 {run.digest for run in declared if run.config["seed"] == seed and run.config["stage"] != "gradients"}
