@@ -18,6 +18,7 @@ from experiments.reporting.drawing import BARS, COLORS, GREY, LARGE, SMALL, Draw
 from experiments.reporting.sampling import SAID
 from experiments.reporting.series import Estimate, over_seeds
 from experiments.reporting.verdicts import Missing
+from jaxfair.intervals import Scale
 from jaxfair.sensitivity import SpreadTest
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def accuracy_by_group(hardware: Hardware) -> "Figure":
 def reference_and_distance(hardware: Hardware) -> "Figure":
     """Draw the parameters' distances from the reference, and gradients and Hessians there (Fig. 2)."""
     plain = hardware.comparisons[0]
-    rows = _points(hardware, plain.every[1:], [series.distance for series in plain.every[1:]])
+    rows = _points(hardware, plain.every[1:], [series.distance for series in plain.every[1:]], "positive")
     if not rows:
         raise Missing("there is nothing to compare the reference with")
     found = [_at_reference(hardware, name) for name in ("gradient_norm", "top_eigenvalue")]
@@ -121,7 +122,8 @@ def size_gradient_sensitivity(hardware: Hardware) -> "Figure":
     delta = numbers.delta(plain, plain.profiles)
     size = np.broadcast_to(np.asarray(hardware.groups.train_count, float), delta.shape)
     gradient, found = _at_reference(hardware, "gradient_norm")
-    parts = {"training images of the group": over_seeds(size), gradient: found, NAMES["delta"]: over_seeds(delta)}
+    parts = {"training images of the group": over_seeds(size), gradient: found}
+    parts[NAMES["delta"]] = over_seeds(delta, "positive")
     x, y, z = parts
     return _scattered(hardware, parts, [(x, y), (x, z), (y, z)])
 
@@ -186,8 +188,9 @@ def spread_against_rounding(hardware: Hardware) -> "Figure":
     ):
         test, control = numbers.spread_test(plain, name), numbers.differences(plain, plain.ulps, name).mean(axis=0)
         apart = numbers.differences(plain, plain.profiles, name)
-        rows = _points(hardware, plain.profiles, apart)
-        drawing.by_group(spread, groups, [*rows, Points(f"{ULPS}, mean", *CONTROLS["ulp"], over_seeds(control))])
+        rows = _points(hardware, plain.profiles, apart, "positive")
+        rows.append(Points(f"{ULPS}, mean", *CONTROLS["ulp"], over_seeds(control, "positive")))
+        drawing.by_group(spread, groups, rows)
         rows = _points(hardware, plain.profiles, apart - control)
         drawing.by_group(excess, groups, rows, zero=True)
         _p_values(tested, hardware, test, rows)
@@ -244,10 +247,12 @@ def _look(hardware: Hardware, series: Series) -> tuple[str, str]:
     return COLORS[1:][labels.index(series.label) % (len(COLORS) - 1)], "o" if series.kind == "native" else "^"
 
 
-def _points(hardware: Hardware, found: Sequence[Series], values: Iterable[np.ndarray]) -> list[Points]:
+def _points(
+    hardware: Hardware, found: Sequence[Series], values: Iterable[np.ndarray], scale: Scale = "real"
+) -> list[Points]:
     """Return a value of each series of the plain training, given by seed, or by seed and group, as points."""
     looks = [(series.label, *_look(hardware, series)) for series in found]
-    return [Points(*look, over_seeds(value)) for look, value in zip(looks, values, strict=True)]
+    return [Points(*look, over_seeds(value, scale)) for look, value in zip(looks, values, strict=True)]
 
 
 def _at_reference(hardware: Hardware, name: str) -> tuple[str, Estimate]:

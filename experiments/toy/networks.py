@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from experiments.reporting.series import Estimate, over_seeds
 from experiments.toy.settings import Toy
 from jaxfair.errors import JaxfairError
+from jaxfair.intervals import Scale
 
 Layers = Sequence[tuple[Any, Any]]
 """Weights (inputs, outputs) and biases (outputs,) of each layer; the units of all but the last one are ReLUs."""
@@ -77,9 +78,9 @@ def fit(
     return [jax.tree.map(lambda leaf, i=i: leaf[i], fitted) for i in range(len(starts))], losses
 
 
-def summary(values: Any) -> dict[str, Any]:
-    """Return values with their mean and its 95 % t interval over seeds, for a record."""
-    return {"per_seed": values, **over_seeds(values)._asdict()}
+def summary(values: Any, scale: Scale = "real") -> dict[str, Any]:
+    """Return values with their mean and its 95 % t interval over seeds, made where they can lie, for a record."""
+    return {"per_seed": values, **over_seeds(values, scale)._asdict()}
 
 
 def estimate(entry: Mapping[str, Any], unit: float = 1.0) -> Estimate:

@@ -139,7 +139,7 @@ def measure(config: Pieces, progress: Progress) -> tuple[dict[str, Any], Any]:
     for name in config.networks:
         progress.begin(f"count the pieces of {config.seeds} random networks {name}")
         widths = parse_widths(name)
-        pieces = summary([len(breakpoints(init((seed, *widths), (1, *widths, 1)))) + 1 for seed in seeds])
+        pieces = summary([len(breakpoints(init((seed, *widths), (1, *widths, 1)))) + 1 for seed in seeds], "positive")
         counted.append({"network": name, "units": sum(widths), "pieces": pieces, "most": most_pieces(widths)})
     x = np.linspace(*config.interval, GRID_POINTS)
     shown = {}

@@ -94,10 +94,19 @@ def test_half_of_the_relus_cost_the_minority_alone() -> None:
 # ------------------------------------------------------------------------------------------------------- command line
 
 
-def check_interval(entry: dict[str, Any]) -> None:
+def check_interval(entry: dict[str, Any], kind: str = "real") -> None:
+    """Compare with Student's t interval, of the log of the odds or of the log of 100 less a percentage if asked."""
     values = np.array(entry["per_seed"])
     half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
-    expected = [values.mean(), values.mean() - half, values.mean() + half]
+    mean = values.mean()
+    if kind == "share" and 0 < mean < 1:
+        odds = mean / (1 - mean) * np.exp(np.array([-half, half]) / (mean * (1 - mean)))
+        ends = odds / (1 + odds)
+    elif kind == "percent":
+        ends = 100 - (100 - mean) * np.exp(np.array([half, -half]) / (100 - mean))
+    else:
+        ends = mean - half, mean + half
+    expected = [mean, *ends]
     np.testing.assert_allclose([entry["mean"], entry["low"], entry["high"]], expected, rtol=1e-9, atol=1e-12)
 
 
@@ -111,8 +120,9 @@ def test_the_boundary_study(
         full, half = (np.array(result["accuracy"][name][group]["per_seed"]) for name in boundary.NETWORKS)
         drop = result["relative_drop_percent"][group]
         np.testing.assert_allclose(drop["per_seed"], 100 * (full - half) / full, rtol=1e-12)
-        for entry in (drop, *(result["accuracy"][name][group] for name in boundary.NETWORKS)):
-            check_interval(entry)
+        check_interval(drop, "percent")
+        for name in boundary.NETWORKS:
+            check_interval(result["accuracy"][name][group], "share")
         assert f"{drop['mean']:.2f} ({drop['low']:.2f} to {drop['high']:.2f})" in printed
     majority, minority = (result["relative_drop_percent"][group]["per_seed"] for group in boundary.GROUPS)
     more = result["minority_drops_more_by"]
