@@ -223,6 +223,7 @@ def _senet(
             seed=seed,
             progress_dir=by_budget[min(by_budget)].progress_dir,  # the tightest is made last
             on_epoch=lambda done, epochs, what: space.progress.update(done, epochs, "epoch", what),
+            devices=space.devices,
         )
         for one in chosen:
             result = {"sensitivity": one.sensitivity, "layers": one.counts, "passes": one.passes}
@@ -273,6 +274,7 @@ def linearize_bcd(
             seed=seed,
             progress_dir=run.progress_dir,
             on_block=lambda done, blocks, relus: space.progress.update(done, blocks, "block", f"{relus} ReLUs"),
+            devices=space.devices,
         )
         run.write_arrays("history.npz", found.history._asdict())
         return found.network, {"passes": found.passes, "blocks": len(found.history.relu_count)}
@@ -308,6 +310,7 @@ def match_bcd(space: Workspace, start: Run, base: Run, config: BcdConfig, start_
             seed=seed,
             progress_dir=run.progress_dir,
             on_block=lambda done, blocks: space.progress.update(done, blocks, "block", "all ReLUs"),
+            devices=space.devices,
         )
         return network, {"passes": bcd.tuning_passes(config, len(space.train), blocks), "blocks": blocks}
 

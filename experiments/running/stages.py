@@ -257,6 +257,7 @@ def follow(
             seed=seed,
             steps=[per_epoch * mark for mark in marks],
             teacher=load_network(base),
+            devices=space.devices,
         )
         predicted = []
         for mark, (_, network) in zip(marks, networks, strict=True):

@@ -26,7 +26,7 @@ from jaxfair.linearize.config import Accept, BcdConfig
 from jaxfair.loops import epochs
 from jaxfair.networks import masks
 from jaxfair.networks.network import Network, check_images, over_images
-from jaxfair.training import fit, mitigate
+from jaxfair.training import fit, mitigate, sharing
 from jaxfair.training.batches import FORWARD, GRADIENT
 
 CHUNK = 1024
@@ -82,6 +82,7 @@ def bcd(
     seed: int,
     progress_dir: Path | None = None,
     on_block: OnBlock | None = None,
+    devices: int = 1,
 ) -> Descended:
     """Remove ReLUs of a network, block by block, down to a budget.
 
@@ -96,10 +97,12 @@ def bcd(
             decides it. A killed descent loses at most ``finetune.checkpoint_seconds`` and one block. The caller removes
             the folder. None keeps no checkpoints.
         on_block: called after every block.
+        devices: how many of this process' devices share the batches of the fine-tuning, as for ``fit``.
 
     Raises:
         JaxfairError: the budget is impossible or more than the network has, a number of the configuration is
-            impossible, the images do not suit the networks, or a loss or a weight is not finite.
+            impossible, the images do not suit the networks, there are fewer devices, or a loss or a weight is not
+            finite.
 
     Example:
         >>> import dataclasses
@@ -118,7 +121,7 @@ def bcd(
         raise JaxfairError(
             f"The network has {start} ReLUs, fewer than the budget of {count}; start from one with more."
         )
-    fitting, measured = _parts(network, teacher, data, config, seed)
+    fitting, measured = _parts(network, teacher, data, config, seed, devices)
     blocks = num_blocks(start, count, config)
     folder = _folder(progress_dir, "bcd", count, seed, config, data, network, teacher)
 
@@ -130,7 +133,7 @@ def bcd(
         history = History(*map(np.array, state.history))  # a checkpoint's cannot be written to
         history.relu_count[block] = masks.relu_count(thinned.masks)
         history.risk[block], history.rises[block, : len(rises)] = risk, rises
-        return Progress(_tuned(thinned, teacher, fitting, config, seed, block, folder), history)
+        return Progress(_tuned(thinned, teacher, fitting, config, seed, block, folder, devices), history)
 
     unknown = np.full((blocks, config.tries), np.nan, np.float32)
     fresh = Progress(network, History(np.zeros(blocks, np.int32), unknown[:, 0].copy(), unknown))
@@ -154,6 +157,7 @@ def matched(
     seed: int,
     progress_dir: Path | None = None,
     on_block: Callable[[int, int], None] | None = None,
+    devices: int = 1,
 ) -> Network:
     """Fine-tune as the descent does after each block, and remove nothing: its control.
 
@@ -166,6 +170,7 @@ def matched(
         seed: that of the descent.
         progress_dir: as for ``bcd``.
         on_block: called after every fine-tuning with those done and those in all.
+        devices: as for ``bcd``.
 
     Returns:
         The network after as many fine-tunings as the descent has blocks.
@@ -185,14 +190,14 @@ def matched(
         >>> relu_count(matched(network, network, train, config, blocks=2, seed=0).masks)
         128
     """
-    fitting, _ = _parts(network, teacher, data, config, seed)
+    fitting, _ = _parts(network, teacher, data, config, seed, devices)
     plain = BcdConfig(validation=config.validation, finetune=config.finetune)
     folder = _folder(progress_dir, "matched", blocks, seed, plain, data, network, teacher)
     found = checkpoints.resume(folder, network)
     last, seconds = found[1], config.finetune.checkpoint_seconds
 
     def run(block: int, before: Network) -> Network:
-        return _tuned(before, teacher, fitting, config, seed, block, folder)
+        return _tuned(before, teacher, fitting, config, seed, block, folder, devices)
 
     for done, after in epochs(run, found, blocks, folder, seconds, keep_last=True):
         last = after
@@ -233,11 +238,18 @@ def risk(config: BcdConfig, correct: Bool[np.ndarray, " n"], loss: Float[np.ndar
     return float(np.nanmax(group_means(loss, group, int(group.max()) + 1)))
 
 
-def _parts(network: Network, teacher: Network, data: Dataset, config: BcdConfig, seed: int) -> tuple[Dataset, Dataset]:
-    """Check the networks and the configuration; return the images to train on and those on which to measure."""
+def _parts(
+    network: Network, teacher: Network, data: Dataset, config: BcdConfig, seed: int, devices: int
+) -> tuple[Dataset, Dataset]:
+    """Check the networks, configuration and devices; return the images to train on and those on which to measure."""
     for one in (network, teacher):
         check_images(one, data)
     check_config(config, len(data), len(data.group_names))
+    sharing.check(devices, config.finetune.batch_size)
+    if devices > 1 and jax.process_count() > 1:
+        raise JaxfairError(
+            f"BCD acts on what it measures, and {jax.process_count()} processes may round it otherwise; give 1 device."
+        )
     return divide(data, config.validation, seed) if config.validation else (data, data)
 
 
@@ -295,7 +307,14 @@ def _of_batch(network: Network, data: Dataset, index: Int[Array, " b"]) -> tuple
 
 
 def _tuned(
-    network: Network, teacher: Network, data: Dataset, config: BcdConfig, seed: int, block: int, folder: Path | None
+    network: Network,
+    teacher: Network,
+    data: Dataset,
+    config: BcdConfig,
+    seed: int,
+    block: int,
+    folder: Path | None,
+    devices: int,
 ) -> Network:
     """Return the network after the fine-tuning that follows a block."""
     order = int(np.random.SeedSequence([seed, 4, block]).generate_state(1)[0] % 2**31)
@@ -307,6 +326,7 @@ def _tuned(
         seeds=[order],
         teachers=[teacher],
         progress_dirs=None if place is None else [place],
+        devices=devices,
     )
     tuned = next(fitted).network
     if place is not None:

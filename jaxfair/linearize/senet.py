@@ -26,7 +26,7 @@ from jaxfair.loops import epochs
 from jaxfair.networks import masks
 from jaxfair.networks.architectures import Module, layers_of_gates
 from jaxfair.networks.network import Network, apply_watched, check_images, init
-from jaxfair.training import fit
+from jaxfair.training import fit, sharing
 from jaxfair.training.batches import FORWARD, GRADIENT, Fixed, batch, check_network, group_balance, run_batches, weighed
 from jaxfair.training.config import TrainConfig
 
@@ -147,6 +147,7 @@ def sensitivity(
     seed: int,
     progress_dir: Path | None = None,
     on_epoch: OnEpoch | None = None,
+    devices: int = 1,
 ) -> dict[str, float]:
     """Compute each layer's sensitivity ``eta = 1 - d``, with ``d`` the layer's density after sparse training.
 
@@ -161,13 +162,15 @@ def sensitivity(
         seed: decides the new weights and the order in which images are seen.
         progress_dir: a folder where checkpoints of this training are kept; None keeps none.
         on_epoch: called after every epoch.
+        devices: how many of ``jax.devices()`` share each batch, as for ``fit``.
 
     Returns:
         The sensitivity in [0, 1] by the path of the layer's gate, in the order of the masks.
 
     Raises:
-        JaxfairError: a loss or a weight is not finite.
+        JaxfairError: a loss or a weight is not finite, or there are fewer devices.
     """
+    sharing.check(devices, config.sparse_train.batch_size)
     # Another stream than the full network's seed, which would give these weights its own initial ones.
     network = init(module, data.image_shape, int(np.random.SeedSequence([seed, 3]).generate_state(1)[0] % 2**31))
     rising = pruning.sparsities(config.sparsity, config.sparse_train.epochs)
@@ -178,7 +181,7 @@ def sensitivity(
     carry = _train(
         *(fit.make_step(config.sparse_train, data), pruned, fit.begin(network, data, config.sparse_train)),
         Fixed(None, data, jnp.int32(seed), group_weight=_group_weight(data, config)),
-        *(config.sparse_train, seed, f"the sparse training of seed {seed}", progress_dir, on_epoch),
+        *(config.sparse_train, seed, f"the sparse training of seed {seed}", progress_dir, on_epoch, devices),
     )
     layers = layers_of_gates(module, data.image_shape)
     return {gate: 1 - _density(carry.network.params, layers[gate]) for gate in _by_gate(network.masks)}
@@ -193,6 +196,7 @@ def senet(
     seed: int,
     progress_dir: Path | None = None,
     on_epoch: OnEpoch | None = None,
+    devices: int = 1,
 ) -> Iterator[Chosen]:
     """Linearize as SENet does, but for the fine-tuning: one sparse training, and a mask stage for each budget.
 
@@ -210,13 +214,15 @@ def senet(
         progress_dir: a folder where checkpoints of unfinished work are kept, in sub-folders named by what decides it.
             The caller removes it. None keeps no checkpoints.
         on_epoch: called after every epoch.
+        devices: how many of ``jax.devices()`` share each batch, as for ``fit``.
 
     Returns:
         An iterator that trains when it is read, and yields a network for each different budget, the largest first.
 
     Raises:
         JaxfairError: when called, if there is no budget or an impossible one, a number of the configuration is
-            impossible, or the images do not suit the network; when read, if a loss or a weight is not finite.
+            impossible, the images do not suit the network, or there are fewer devices; when read, if a loss or a weight
+            is not finite.
 
     Example:
         >>> import dataclasses
@@ -232,10 +238,12 @@ def senet(
     """
     check_images(network, data)
     check_config(config, len(data))
+    for stage in (config.sparse_train, config.mask_train):
+        sharing.check(devices, stage.batch_size)
     if not budgets:
         raise JaxfairError("SENet got no ReLU budget; give at least one, as a count or as a fraction of all units.")
     counts = sorted({masks.resolve_budget(b, masks.unit_count(network.masks)) for b in budgets}, reverse=True)
-    return _choose(network, data, config, counts, seed, progress_dir, on_epoch)
+    return _choose(network, data, config, counts, seed, progress_dir, on_epoch, devices)
 
 
 def check_config(config: SenetConfig, num_examples: int) -> None:
@@ -257,6 +265,7 @@ def _choose(
     seed: int,
     progress_dir: Path | None,
     on_epoch: OnEpoch | None,
+    devices: int,
 ) -> Iterator[Chosen]:
     def folder(*parts: object) -> Path | None:
         if progress_dir is None:
@@ -267,14 +276,16 @@ def _choose(
     found, all_kept = dict.fromkeys(units, 1.0), counts == [sum(units.values())]  # then there is nothing to divide
     if not all_kept:
         place = folder(network.module)
-        found = sensitivity(network.module, data, config, seed=seed, progress_dir=place, on_epoch=on_epoch)
+        found = sensitivity(
+            network.module, data, config, seed=seed, progress_dir=place, on_epoch=on_epoch, devices=devices
+        )
     start = () if progress_dir is None else (network.module, checkpoints.tree_digest(network))
     sparse, masking = (fit.images_seen(c, len(data)) for c in (config.sparse_train, config.mask_train))
     passes = sparse * GRADIENT * (not all_kept) + masking * (FORWARD + GRADIENT)
     for count in counts:
         kept = allocate(list(found.values()), list(units.values()), count)
         place = folder(*start, kept) if start else None
-        student = _masked(network, data, config, kept, seed, place, on_epoch)
+        student = _masked(network, data, config, kept, seed, place, on_epoch, devices)
         yield Chosen(count, student, found, dict(zip(units, kept, strict=True)), passes)
 
 
@@ -286,6 +297,7 @@ def _masked(
     seed: int,
     folder: Path | None,
     on_epoch: OnEpoch | None,
+    devices: int,
 ) -> Network:
     """Return the student after the mask stage, in which each layer keeps ``kept`` ReLUs."""
     leaves, structure = jax.tree.flatten(network.masks)
@@ -306,7 +318,7 @@ def _masked(
         *(MaskStep(step.config, step.steps_per_epoch), chosen),
         Masking(carry.network, carry.opt_state, masks.full(network.masks, 0.0)),
         Fixed(network, data, jnp.int32(seed), group_weight=_group_weight(data, config)),
-        *(config.mask_train, seed, name, folder, on_epoch),
+        *(config.mask_train, seed, name, folder, on_epoch, devices),
     ).network
 
 
@@ -320,17 +332,21 @@ def _train(
     name: str,
     folder: Path | None,
     on_epoch: OnEpoch | None,
+    devices: int,
 ) -> Any:
     """Train through all epochs, each followed by ``after``, and return the last state."""
+    shared = sharing.mesh(devices, config.batch_size)
+    data, fixed = fixed.data, sharing.laid_out(fixed, shared)
 
     def run(epoch: int, carry: Any) -> Any:
-        index = epoch_order(len(fixed.data), config.batch_size, seed, epoch)
-        carry, _ = run_batches(step, carry, fixed, index, epoch * len(index), [name])
-        return after(epoch, carry)
+        index = epoch_order(len(data), config.batch_size, seed, epoch)
+        carry, _ = run_batches(step, carry, fixed, index, epoch * len(index), [name], shared)
+        return after(epoch, sharing.collected(carry, shared))
 
-    start = checkpoints.resume(folder, fresh)
+    together, often = sharing.spans_processes(shared), config.checkpoint_seconds
+    start = checkpoints.resume(folder, fresh, together=together)
     state = start[1]
-    for done, latest in epochs(run, start, config.epochs, folder, config.checkpoint_seconds, keep_last=True):
+    for done, latest in epochs(run, start, config.epochs, folder, often, keep_last=True, together=together):
         state = latest
         if on_epoch is not None:
             on_epoch(done, config.epochs, name)

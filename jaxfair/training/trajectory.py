@@ -17,7 +17,7 @@ from jaxfair.data.dataset import Dataset
 from jaxfair.data.splits import epoch_order
 from jaxfair.errors import JaxfairError
 from jaxfair.networks.network import Network
-from jaxfair.training import mitigate
+from jaxfair.training import mitigate, sharing
 from jaxfair.training.batches import Fixed, run_batches
 from jaxfair.training.config import TrainConfig
 from jaxfair.training.fit import begin, make_step
@@ -34,6 +34,7 @@ def first_steps(
     steps: Sequence[int],
     order_seed: int | None = None,
     teacher: Network | None = None,
+    devices: int = 1,
 ) -> Iterator[tuple[int, Network]]:
     """Train as ``fit`` does, to the bit, and yield the network after each of ``steps``; stop after the last of them.
 
@@ -45,13 +46,14 @@ def first_steps(
         steps: the steps after which the network is wanted, counted from 1, ascending.
         order_seed: decides that order alone.
         teacher: the network to distil from, if there is one.
+        devices: how many of ``jax.devices()`` share each batch, as for ``fit``.
 
     Yields:
         A step and the network after it.
 
     Raises:
-        JaxfairError: when read, if the steps do not ascend or the training does not have so many, or if a loss is not
-            finite.
+        JaxfairError: when read, if the steps do not ascend or the training does not have so many, there are fewer
+            devices, or a loss is not finite.
     """
     step = make_step(config, data)
     per_epoch = step.steps_per_epoch
@@ -62,14 +64,17 @@ def first_steps(
             "of the training."
         )
     order_seed = seed if order_seed is None else order_seed
-    carry, fixed = begin(network, data, config), Fixed(teacher, data, jnp.asarray(np.int32(seed)))
+    sharing.check(devices, config.batch_size)
+    shared = sharing.mesh(devices, config.batch_size)
+    carry = begin(network, data, config)
+    fixed = sharing.laid_out(Fixed(teacher, data, jnp.asarray(np.int32(seed))), shared)
     ends, done = range(per_epoch, wanted[-1], per_epoch), 0
     for mark in sorted({*wanted, *ends}):
         epoch, skipped = divmod(done, per_epoch)
         index = epoch_order(len(data), config.batch_size, order_seed, epoch)[skipped:][: mark - done]
-        carry, _ = run_batches(step, carry, fixed, index, done, ["a training whose first steps were looked at"])
+        carry, _ = run_batches(step, carry, fixed, index, done, ["a training whose first steps were looked at"], shared)
         if mark in wanted:
-            yield mark, jax.tree.map(jnp.copy, carry.network)  # the next step consumes the carry
+            yield mark, sharing.collected(jax.tree.map(jnp.copy, carry.network), shared)  # the next step consumes it
         if mark in ends:
             carry = carry._replace(mitigation=mitigate.end_epoch(config.mitigation, carry.mitigation))
         done = mark

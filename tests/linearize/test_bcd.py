@@ -197,7 +197,7 @@ def test_the_control_is_fine_tuned_as_often_and_keeps_every_relu(teacher: networ
     found = bcd.matched(teacher, teacher, make_data(), CONFIG, blocks=2, seed=0)
     once = bcd.matched(teacher, teacher, make_data(), CONFIG, blocks=1, seed=0)
     assert masks.relu_count(found.masks) == UNITS
-    again = bcd._tuned(once, teacher, make_data(), CONFIG, 0, 1, None)
+    again = bcd._tuned(once, teacher, make_data(), CONFIG, 0, 1, None, 1)
     assert_same_bits(found, again)
     assert bcd.num_blocks(256, 100, CONFIG) == 3
 

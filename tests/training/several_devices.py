@@ -7,7 +7,7 @@ over the images and places of a batch, n = 8 * 64, in batch norm's statistics an
 here is much above 1. So a step agrees within 16 * 2 * 512 e = 4e-12.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,13 +20,15 @@ import pytest
 from jaxfair import checkpoints, loops
 from jaxfair.data.dataset import Dataset, make_dataset
 from jaxfair.errors import JaxfairError
-from jaxfair.linearize import snl
+from jaxfair.linearize import bcd, senet, snl
+from jaxfair.linearize.config import BcdConfig, SenetConfig
 from jaxfair.networks.architectures import CNN, Module
-from jaxfair.networks.masks import relu_count
+from jaxfair.networks.masks import relu_count, unit_count
 from jaxfair.networks.network import Network, init
 from jaxfair.training import sharing
 from jaxfair.training.fit import Fitted, Stopping, TrainConfig, fit
 from jaxfair.training.mitigate import MitigationConfig
+from jaxfair.training.trajectory import first_steps
 from tests.training.cases import CONFIG, MODULE, assert_same_bits, leaves, make_data
 
 SAME: dict[str, Any] = {"rtol": 0, "atol": 16 * 2 * 512 * 2.0**-52}
@@ -206,3 +208,46 @@ def test_the_snl_descent_finds_its_budget_on_several_devices() -> None:
     config = snl.SnlConfig(batch_size=8, learning_rate=4e-3, kappa=1e-2)
     (found,) = snl.snl(network(), make_data(16), config, budgets=[0.9], seed=0, devices=4)
     assert relu_count(found.network.masks) == found.budget
+
+
+ONE_STEP = replace(CONFIG, epochs=1, distillation_weight=1.0)
+
+
+def _masked(devices: int) -> Network:
+    start = network()
+    config = SenetConfig(sparse_train=replace(CONFIG, epochs=1), mask_train=ONE_STEP)
+    return next(senet.senet(start, DATA, config, budgets=[unit_count(start.masks)], seed=0, devices=devices)).network
+
+
+def _block(devices: int) -> Network:
+    return bcd.matched(network(), network(1), DATA, BcdConfig(finetune=ONE_STEP), blocks=1, seed=0, devices=devices)
+
+
+def _followed(devices: int) -> Network:
+    ((_, found),) = first_steps(network(), DATA, ONE_STEP, seed=0, steps=[1], teacher=network(1), devices=devices)
+    return found
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("after_a_step", [_masked, _block, _followed])
+def test_the_other_trainings_are_split_too(
+    after_a_step: Callable[[int], Network], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meshes, mesh = [], sharing.mesh
+    monkeypatch.setattr(sharing, "mesh", lambda *given: meshes.append(mesh(*given)) or meshes[-1])
+    shared = after_a_step(4)
+    assert [found.devices.size for found in meshes] == [4]
+    assert_same(shared, after_a_step(1))
+
+
+def test_other_methods_find_their_budget_on_several_devices() -> None:
+    config = SenetConfig(sparse_train=replace(CONFIG, epochs=2), mask_train=replace(ONE_STEP, epochs=2))
+    data = make_data(16)
+    (chosen,) = senet.senet(network(), data, config, budgets=[50], seed=0, devices=4)
+    assert relu_count(chosen.network.masks) == sum(chosen.counts.values()) == 50
+    found = bcd.bcd(chosen.network, network(1), data, BcdConfig(15, 2, finetune=ONE_STEP), budget=30, seed=0, devices=4)
+    assert relu_count(found.network.masks) == 30
+    with pytest.raises(JaxfairError, match="shared by 5 devices, but JAX has 4"):
+        senet.senet(network(), data, config, budgets=[50], seed=0, devices=5)
+    with pytest.raises(JaxfairError, match="shared by 5 devices, but JAX has 4"):
+        bcd.bcd(chosen.network, network(1), data, BcdConfig(finetune=ONE_STEP), budget=30, seed=0, devices=5)
