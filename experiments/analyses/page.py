@@ -151,7 +151,7 @@ def page(
 
     Args:
         words: of the study.
-        answer: who lost more than whom, in two sentences.
+        answer: who lost more than whom, in a few sentences.
         results: of the study.
         summary: the rows of its table of networks.
         rows: their ``results.group_rows``.

@@ -8,6 +8,7 @@ import numpy as np
 from experiments.analyses import results as tables
 from experiments.analyses.differences import nothing_to_explain
 from experiments.analyses.results import Results, Variant, drop_values, has_drop
+from experiments.reporting import series
 from experiments.reporting.comparisons import SELDOM
 from experiments.reporting.sampling import FREE, PLAIN, SAID
 from experiments.reporting.verdicts import (
@@ -23,7 +24,7 @@ from experiments.reporting.verdicts import (
     stored,
 )
 from jaxfair import intervals
-from jaxfair.intervals import Scale
+from jaxfair.intervals import SEEDS, Scale
 
 UNHARMED = 2.0  # "nearly unharmed" is a smaller relative drop, in percent
 RHO = "Spearman correlation over groups of"
@@ -79,6 +80,23 @@ def lost_by(results: Results, network: Variant, who: Literal["large", "small"]) 
     if who == "large":
         return contrast(results, (network, large), scale="percent")
     return contrast(results, (network, mean_weights(network, small_groups(results.groups)) - large))
+
+
+def together(results: Results, network: Variant) -> str:
+    """Say how much more the small groups lost than the large ones, as one number; empty where there is none to say."""
+    if len(results.groups.large) < 3 or len(network.seeds) < SEEDS:  # two groups are compared already
+        return ""
+    try:
+        points = series.of(lost_by(results, network, "small").mean)
+    except Missing:
+        return ""
+    more = bool(points.mean >= 0)
+    low, high = (points.low, points.high) if more else (-points.high, -points.low)
+    noise = "" if low > 0 or high < 0 else ", within noise"
+    return (
+        f" Together, the groups with fewer training images than the average lost {abs(points.mean):.1f} % of their "
+        f"accuracy {'more' if more else 'less'} than the others ({low:.1f} to {high:.1f}{noise})."
+    )
 
 
 def accuracy_lost(one: Variant, other: Variant) -> Measured:

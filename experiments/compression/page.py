@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from experiments.analyses import differences
+from experiments.analyses import differences, statistics
 from experiments.analyses import results as arrays
 from experiments.analyses.page import ACCURACIES, LINEARIZED, Words
 from experiments.analyses.results import Results
@@ -62,7 +62,8 @@ def answer(results: Results) -> str:
     said = []
     for family in FAMILIES.values():
         try:
-            said.append(differences.answer(results, networks(results, family.method)[0]))
+            strongest = networks(results, family.method)[0]
+            said.append(differences.answer(results, strongest) + statistics.together(results, strongest))
         except Missing:
             continue
     return " ".join(said) or "No network of the study is compressed. There is nothing to compare."

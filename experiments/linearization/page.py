@@ -1,6 +1,6 @@
 """What is said on the page of a linearization study: its networks, what its numbers mean, and its answer."""
 
-from experiments.analyses import differences
+from experiments.analyses import differences, statistics
 from experiments.analyses.page import ACCURACIES, LINEARIZED, Words
 from experiments.analyses.results import CONTROLS, RANDOM, Results
 from experiments.reporting.tables import Column
@@ -47,9 +47,10 @@ WORDS = Words(SUMMARY, LOST, NETWORKS, MEANINGS)
 
 
 def answer(results: Results) -> str:
-    """Say in two sentences who lost more than whom at the tightest budget, of SNL's if there are any."""
+    """Say who lost more than whom at the tightest budget, of SNL's if there are any, and small groups than large."""
     linearized = [v for v in results.variants[1:] if not v.base and v.method not in (*CONTROLS, *RANDOM)]
     linearized = [v for v in linearized if v.method == "snl"] or linearized
     if not linearized:
         return "No network of the study is linearized. There is nothing to compare."
-    return differences.answer(results, min(linearized, key=lambda v: v.relu_count))
+    tightest = min(linearized, key=lambda v: v.relu_count)
+    return differences.answer(results, tightest) + statistics.together(results, tightest)

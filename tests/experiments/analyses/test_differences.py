@@ -11,6 +11,7 @@ from experiments.analyses import page
 from experiments.analyses import results as tables
 from experiments.analyses.differences import differences, extreme_rows, largest_gap, rows, worst
 from experiments.analyses.results import Results, Variant
+from experiments.linearization.claims import claims
 from experiments.linearization.page import answer
 from experiments.reporting.verdicts import Missing
 from jaxfair.intervals import drop_parts, holm, over_seeds_and_examples
@@ -80,11 +81,11 @@ def test_the_answer_is_two_sentences(made: Results) -> None:
     said = answer(drawn(made, rng, [0.02, 0.02, 0.3, 0.02, 0.04]))
     assert said.startswith("At SNL 50, Asian lost 2")
     assert " % of its accuracy more than White (" in said
-    assert said.endswith(", corrected for 4 comparisons). The other 3 differences are within noise.")
+    assert ", corrected for 4 comparisons). The other 3 differences are within noise. Together, the groups" in said
     several = answer(drawn(made, rng, [0.3, 0.02, 0.3, 0.01, 0.03]))
     assert " % of its accuracy less than White (" in several
     assert several.count(" % of its accuracy less") == 3
-    assert several.endswith("The other difference is within noise.")
+    assert "The other difference is within noise. Together" in several
     assert "; 1 more differ. No difference is within noise." in answer(drawn(made, rng, [0.5, 0.01, 0.01, 0.01, 0.01]))
     nothing = answer(drawn(made, rng, [0.05] * 5))
     assert nothing.startswith(
@@ -97,6 +98,23 @@ def test_the_answer_is_two_sentences(made: Results) -> None:
     alone = made._replace(variants=made.variants[:1])
     assert answer(alone) == "No network of the study is linearized. There is nothing to compare."
     assert rows(alone) == extreme_rows(alone) == []
+
+
+def test_small_groups_are_compared_with_large_ones_as_one(made: Results) -> None:
+    """By the one number that their claim has, whether single groups differ or not."""
+    rng = np.random.default_rng(0)
+    results = drawn(made, rng, [0.02, 0.02, 0.1, 0.09, 0.08], count=60)
+    small = ~results.groups.large
+    drops = tightest(results).by_group["relative_drop_percent"]
+    apart = (drops[:, small].mean(axis=1) - drops[:, ~small].mean(axis=1)).mean()
+    said = answer(results).split(" Together, ")[1]
+    assert f"lost {abs(apart):.1f} % of their accuracy {'more' if apart > 0 else 'less'} than the others (" in said
+    claim = next(c for c in claims(results) if c.name == "small_lose_more")
+    low, high = sorted((abs(claim.low), abs(claim.high)))
+    assert claim.low * claim.high > 0
+    assert said.endswith(f"({low:.1f} to {high:.1f}).")
+    assert answer(drawn(made, rng, [0.05] * 5)).endswith(", within noise).")
+    assert "Together" not in answer(drawn(made, rng, [0.02] * 5, seeds=4))
 
 
 def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
