@@ -13,94 +13,10 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import tyro
 
 from experiments import cli
-from experiments.analyses import results as arrays
-from experiments.linearization.report import STUDY
-from experiments.reporting import reports, series, tables
-from experiments.reporting.tables import Column, Table
-from experiments.running import datasets
-from experiments.running.progress import Progress, say
-from experiments.running.records import load_network, rebalanced
-from jaxfair import processes, taylor
-from jaxfair.errors import JaxfairError
-from jaxfair.runs import Run
-from jaxfair.taylor import NetworkLines
-
-METHODS = ("snl", "deepreduce", "random-matched", "random")
-COLUMNS = (
-    Column("network"),
-    Column("seeds"),
-    Column("weights_two", "R2, weights, two terms"),
-    Column("joint_one", "R2, weights and masks, one term"),
-    Column("joint_two", "R2, weights and masks, two terms"),
-    Column("rank", "rank correlation, weights and masks, two terms", ".2f"),
-    Column("breaks", "breaks at this part of the way", ".1f"),
-)
-FOOT = (
-    "R2 of what is foretold for the groups with the change of their test loss: 1 is exact, 0 no better than one number "
-    "for all groups. In brackets: 95 % over seeds, for these groups. Breaks: the median over seeds and groups of the "
-    f"first tenth of the way at which two terms in weights and masks are off by {taylor.LEVEL:.0%} or more."
-)
-
-
-def rows(study: Path) -> list[dict[str, Any]]:
-    """Return one row a network: how well its change of loss is foretold.
-
-    Args:
-        study: the folder that a linearization study was told as ``--out``.
-
-    Raises:
-        JaxfairError: the study is not finished or of another kind, or its data are not to be found or have changed.
-    """
-    analysed = [run for run in arrays.read(study, STUDY) if run.config["stage"] == "analyse"]
-    analysed = [run for run in analysed if not rebalanced(run)]
-    known = {run.digest: run for run in reports.with_parents(analysed)}
-    by_label: dict[str, list[Run]] = {}
-    for run in analysed:
-        if run.config["variant"]["method"] in METHODS:
-            by_label.setdefault(run.config["variant"]["label"], []).append(run)
-    if not by_label:
-        raise JaxfairError(f"'{study}' has no linearized network without mitigation; there is nothing to foretell.")
-    tests, found = {}, []
-    with Progress() as progress:
-        progress.expect(sum(map(len, by_label.values())))
-        for label, several in by_label.items():
-            progress.begin(f"foretell {label}", len(several))
-            lines = [_lines(run, known, tests) for run in several]
-            if None not in lines:
-                found.append({"network": label, "seeds": len(lines), **_agreement([of for of in lines if of])})
-    return found
-
-
-def _lines(run: Run, known: dict[str, Run], tests: dict[str, Any]) -> NetworkLines | None:
-    """Return the lines of a network from the full one; None where it has another size."""
-    network, full = (load_network(known[run.config["parents"][name]]) for name in ("network", "full"))
-    if network.module != full.module:
-        return None
-    content = run.config["data"]["fingerprint"]["test"]
-    if content not in tests:
-        tests[content] = datasets.again(run).test
-    return taylor.network_lines(full, network, tests[content])
-
-
-def _agreement(lines: Sequence[NetworkLines]) -> dict[str, Any]:
-    """Return how well lines of several seeds foretell the rise of the groups' losses."""
-    rise = np.array([of.rise for of in lines])
-    told = {
-        "weights_two": [of.weights.both[-1] for of in lines],
-        "joint_one": [of.joint.first[-1] for of in lines],
-        "joint_two": [of.joint.both[-1] for of in lines],
-    }
-    agreed = {name: taylor.agreement(np.array(values), rise) for name, values in told.items()}
-    row: dict[str, Any] = {name: series.with_interval(of.r2, of.r2_interval) for name, of in agreed.items()}
-    two = agreed["joint_two"]
-    row["rank"] = series.with_interval(two.rank, two.rank_interval)
-    return row | {"breaks": float(np.median([of.joint.breaks()[1] for of in lines]))}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,21 +32,15 @@ class Foretold:
     out: Path
 
 
-def write(given: Foretold, _: Sequence[str]) -> None:
-    """Write the table as CSV and Markdown, and print it."""
-    found = rows(given.study)
-    with processes.locked(given.out, say):
-        given.out.mkdir(parents=True, exist_ok=True)
-        tables.write_csv(given.out / "foretold.csv", found)
-        text = f"{tables.markdown(Table(COLUMNS, found))}\n\n{FOOT}\n"
-        (given.out / "foretold.md").write_text(text, encoding="utf-8")
-    tables.show(Table(COLUMNS, found), "What the expansion foretells", FOOT)
-    print(f"\nTable: {given.out / 'foretold.md'}")
+def _work() -> cli.Work:
+    from experiments.linearization import expansion
+
+    return expansion.write
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
-    command = cli.Command(Foretold, lambda: write, "the study is untouched")
+    command = cli.Command(Foretold, _work, "the study is untouched")
     return cli.main("python -m experiments.linearization.foretold", __doc__, {"": command}, arguments)
 
 

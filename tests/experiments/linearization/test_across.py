@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from experiments.analyses import results as tables
-from experiments.linearization import across, claims
-from experiments.linearization.across import Study
+from experiments.linearization import across, claims, side_by_side
+from experiments.linearization.side_by_side import Study
 from jaxfair.errors import JaxfairError
 from tests.study import make_study, mitigated
 
@@ -33,7 +33,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def studies(folders: list[Path]) -> list[Study]:
-    return across.read(folders)
+    return side_by_side.read(folders)
 
 
 def rows_of(file: Path) -> list[dict[str, str]]:
@@ -63,7 +63,7 @@ def test_the_command_line_writes_figure_and_tables(
 
 
 def test_drops_are_drawn_by_study_method_and_budget(studies: list[Study]) -> None:
-    figure = across.relative_drop(studies)
+    figure = side_by_side.relative_drop(studies)
     drawn = [axes for axes in figure.axes if axes.get_visible()]
     places = [(studies[0], "snl"), (studies[0], "deepreduce"), (studies[1], "snl")]
     assert [axes.get_title() for axes in drawn] == ["SNL", "DeepReDuce", "SNL"]
@@ -85,7 +85,7 @@ def test_drops_are_drawn_by_study_method_and_budget(studies: list[Study]) -> Non
 
 
 def test_verdicts_stand_side_by_side(studies: list[Study]) -> None:
-    text = across.markdown(studies, across.network_rows(studies))
+    text = side_by_side.markdown(studies, side_by_side.network_rows(studies))
     lines = [line.replace("\\|", "/").strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
     start = lines.index(["finding", "Digits / ours", "Faces"])
     networks, findings = lines[2:start], lines[start + 2 :]
@@ -105,7 +105,7 @@ def test_verdicts_stand_side_by_side(studies: list[Study]) -> None:
 
 def test_studies_of_one_title_are_told_apart(folders: list[Path], tmp_path: Path) -> None:
     other = make(tmp_path / "other", "Faces", seeds=1, networks=FACES["networks"][:2])
-    titles = [study.title for study in across.read([*folders, other])]
+    titles = [study.title for study in side_by_side.read([*folders, other])]
     assert titles == ["Digits | ours", f"Faces ({folders[1].name})", "Faces (other)"]
 
 
@@ -134,7 +134,7 @@ def test_what_cannot_be_compared_is_one_sentence(
 
 
 def test_equal_studies_give_equal_files(studies: list[Study], tmp_path: Path) -> None:
-    first, second = (across.write(studies, tmp_path / name) for name in ("first", "second"))
+    first, second = (side_by_side.write(studies, tmp_path / name) for name in ("first", "second"))
     assert all(a.read_bytes() == b.read_bytes() for a, b in zip(first, second, strict=True))
 
 
@@ -148,4 +148,4 @@ def test_a_study_without_runs_is_refused(tmp_path: Path) -> None:
     (folder / "report").mkdir(parents=True)
     (folder / "report" / "runs.json").write_text('{"title": "Title", "command": [], "runs": []}')
     with pytest.raises(JaxfairError, match="There are no analyses"):
-        across.read([folder])
+        side_by_side.read([folder])
