@@ -6,16 +6,17 @@ The door of ``change_report``: a side is a network in JAX, or what one answered 
 import warnings
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxfair import inputs, losses
-from jaxfair.curvature.checks import seem_probabilities
-from jaxfair.curvature.chunks import over_chunks
-from jaxfair.curvature.programs import LossFn, as_pytree, at_precision
+from jaxfair import losses
+from jaxfair.curvature.checks import seem_probabilities, trusted_logits
+from jaxfair.curvature.programs import LossFn, as_pytree
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import as_array, as_examples, as_labels
+from jaxfair.inputs import as_array, as_examples, as_labels, as_values
+
+NO_CLASS = ("id", "index", "unnamed: 0", "group", "label", "predicted")
+"""Columns of a table that say something else of an example than the score of a class."""
 
 
 class Answers(NamedTuple):
@@ -67,11 +68,11 @@ def read(given: Any, x: Any, y: np.ndarray, kept: np.ndarray, loss: LossFn, whic
             raise JaxfairError(f"The side {which} is a network, but there are no inputs x; give them, or its logits.")
         answers = _computed(given, x, y, loss)
     else:
-        answers = np.asarray(as_array(given, f"answers {which}"))
+        answers = _given(given, which)
     if answers.ndim not in (1, 2) or len(answers) != len(y):
         raise JaxfairError(
             f"The side {which} has answers of shape {answers.shape} for {len(y)} labels; give logits of shape (n, "
-            "classes) or predicted classes of shape (n,), in the order of the labels."
+            "classes) or predicted classes of shape (n,), in the order of the labels. A list holds runs."
         )
     if not is_network(given) and (answers.ndim == 1 or answers.shape[1] == 1):
         return Answers(np.asarray(as_labels(_classes(answers, which))[kept]), None, None)
@@ -79,22 +80,27 @@ def read(given: Any, x: Any, y: np.ndarray, kept: np.ndarray, loss: LossFn, whic
     if not np.isfinite(answers).all():
         bad = int(np.flatnonzero(kept)[np.argmin(np.isfinite(answers).all(axis=1))])
         raise JaxfairError(f"A logit of example {bad} {which} is not a finite number; check its input and the network.")
-    if answers.shape[1] > 1 and seem_probabilities(answers):
-        warnings.warn(
-            f"The side {which} seems to hold probabilities; give the logits before the softmax.", stacklevel=3
-        )
+    if seem_probabilities(answers):
+        before = "softmax" if answers.shape[1] > 1 else "sigmoid; one logit is compared with 0"
+        said = f"The side {which} seems to hold probabilities; give the logits before the {before}."
+        warnings.warn(said, stacklevel=3)
     return Answers(_predicted(answers, loss), _losses(answers, y[kept], loss), max(answers.shape[1], 2))
 
 
+def _given(given: Any, which: str) -> np.ndarray:
+    """Return answers as an array; a column that names the examples of a table is no class."""
+    columns = [str(name) for name in getattr(given, "columns", ())]
+    if len(columns) > 1 and (no_class := [name for name in columns if name.strip().lower() in NO_CLASS]):
+        raise JaxfairError(f"The side {which} has a column '{no_class[0]}', which is no class; leave it out.")
+    answers = np.asarray(as_array(given, f"answers {which}"))
+    if answers.ndim == 2 and answers.dtype.kind != "f":
+        answers = as_values(answers, f"answers {which}").astype(np.float32)
+    return answers
+
+
 def _computed(given: tuple[Any, Any], x: Any, y: np.ndarray, loss: LossFn) -> np.ndarray:
-    logits_fn, params, x, _ = as_network(given, x, y, loss)
-    with at_precision("highest"):
-        return over_chunks(
-            lambda fixed, some: inputs.outputs(*fixed, some),
-            (logits_fn, params),
-            lambda index: jax.tree.map(lambda leaf: leaf[index], x),
-            *(len(y), 256),
-        )
+    logits_fn, params, x, y = as_network(given, x, y, loss)
+    return trusted_logits(logits_fn, params, x, y, "highest", 256)
 
 
 def _classes(answers: np.ndarray, which: str) -> np.ndarray:

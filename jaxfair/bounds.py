@@ -15,10 +15,12 @@ from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
+from jaxfair import losses
 from jaxfair.curvature import lanczos
 from jaxfair.curvature.programs import LogitsFn, as_pytree
+from jaxfair.curvature.spectrum import check_examples
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import tree_difference
+from jaxfair.inputs import as_values, tree_difference
 
 Values = float | Float[np.ndarray, " g"] | Float[Array, " g"]
 Form = Literal["logit", "printed"]
@@ -198,8 +200,9 @@ def binary_hessian_bound(
     from scipy.special import expit
 
     logits_fn = as_pytree(logits_fn)
-    weights = np.asarray(weights, float)
-    _check(logits_fn, params, x, y, weights, form)
+    params, x, y, weights = check_examples(logits_fn, params, x, y, weights, losses.cross_entropy)
+    y, weights = np.asarray(y), weights.astype(float)
+    _check(logits_fn, params, x, y, form)
     flat, unravel = ravel_pytree(params)
     start = np.random.default_rng(seed).standard_normal(flat.size).astype(flat.dtype)
     terms, converged = np.zeros((2, len(x))), np.ones(len(x), bool)
@@ -229,7 +232,8 @@ def binary_hessian_bound(
 
 
 def _taylor(gradient_norm: Values, eigenvalue: Values, distance: Values, actual: Values) -> TaylorBound:
-    values = [np.atleast_1d(np.asarray(value, float)) for value in (gradient_norm, eigenvalue, distance, actual)]
+    terms = gradient_norm, eigenvalue, distance, actual
+    values = [np.atleast_1d(as_values(value, "terms of the bound")) for value in terms]
     shapes = [value.shape for value in values]
     if len({shape for shape in shapes if shape != (1,)}) > 1 or any(len(shape) > 1 for shape in shapes):
         raise JaxfairError(f"Gradient norms, eigenvalues, distances and losses have shapes {shapes}; give one a group.")
@@ -242,11 +246,9 @@ def _taylor(gradient_norm: Values, eigenvalue: Values, distance: Values, actual:
     return TaylorBound(first, second, bound, np.array(seen), seen <= bound, tightness)
 
 
-def _check(logits_fn: Partial, params: Any, x: Any, y: Any, weights: np.ndarray, form: Form) -> None:
-    if not len(x) == len(y) == weights.shape[1] > 0:
-        raise JaxfairError(f"There are {len(x)} inputs, {len(y)} labels and weights for {weights.shape[1]}.")
+def _check(logits_fn: Partial, params: Any, x: Any, y: np.ndarray, form: Form) -> None:
     shape = jax.eval_shape(logits_fn, params, x[:1]).shape
-    if shape != (1, 2) or not np.isin(np.asarray(y), (0, 1)).all():
+    if shape != (1, 2) or not np.isin(y, (0, 1)).all():
         raise JaxfairError(
             f"An example's logits have shape {shape}; the proposition is for two classes, labels 0 and 1."
         )

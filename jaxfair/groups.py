@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import as_array
+from jaxfair.inputs import as_array, as_groups, as_values, check_lengths, quoted
 from jaxfair.intervals import Interval, wilson
 
 __all__ = [
@@ -43,7 +43,7 @@ def group_weights(group: Int[Array, " n"] | Int[np.ndarray, " n"], num_groups: i
     group = as_numbers(group, np.size(group), num_groups)
     counts = np.bincount(group, minlength=num_groups)
     if (counts == 0).any():
-        raise JaxfairError(f"Group {np.flatnonzero(counts == 0).tolist()} has no sample; leave it out or merge it.")
+        raise JaxfairError(f"Group {quoted(np.flatnonzero(counts == 0))} has no sample; leave it out or merge it.")
     member = jnp.asarray(group)[None] == jnp.arange(num_groups)[:, None]
     counts = jnp.asarray(counts, float)[:, None]
     return member.astype(counts.dtype) / counts
@@ -104,7 +104,7 @@ def relative_drop(before: np.ndarray, after: np.ndarray) -> np.ndarray:
         >>> print(relative_drop(np.array([0.8, 0.5]), np.array([0.6, 0.5])).round(6))
         [25.  0.]
     """
-    before, after = np.asarray(before, float), np.asarray(after, float)
+    before, after = (as_values(values, "accuracies") for values in (before, after))
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(before > 0, 100 * (before - after) / before, np.nan)
 
@@ -116,7 +116,9 @@ def seed_interval(values: np.ndarray, level: float = 0.95) -> Interval:
     """
     from scipy.stats import t
 
-    values = np.asarray(values, float)
+    values = as_values(values, "values")
+    if not values.size:
+        raise JaxfairError("There are no values; give one for each seed.")
     n = values.shape[0]
     mean = values.mean(axis=0)
     if n < 2:
@@ -149,9 +151,19 @@ def drop_interval(
         resamples: Number of bootstrap resamples.
         seed: Seed of the resampling.
         level: Confidence level.
+
+    Raises:
+        JaxfairError: Shapes do not match, a value is no number, or the level is not between 0 and 1.
     """
-    num_seeds, num_examples = correct_before.shape
-    group = np.zeros(num_examples, int) if group is None else np.asarray(group)
+    correct_before, correct_after = (as_values(correct, "predictions") for correct in (correct_before, correct_after))
+    shapes = correct_before.shape, correct_after.shape
+    if len(shapes[0]) != 2 or shapes[0] != shapes[1] or not correct_before.size:
+        raise JaxfairError(f"Predictions have shapes {shapes[0]} and {shapes[1]}; give (seeds, examples) for both.")
+    if not 0 < level < 1:
+        raise JaxfairError(f"The level is {level}; give one between 0 and 1.")
+    num_seeds, num_examples = shapes[0]
+    group = np.zeros(num_examples, int) if group is None else as_groups(group)[0]
+    check_lengths(predictions=num_examples, groups=len(group))
     rng = np.random.default_rng(seed)
     chosen_seeds = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=resamples) / num_seeds
     per_group = []

@@ -4,6 +4,7 @@ Rows are examples and are taken by position, never by an index that a table carr
 silently a number. Every refusal comes before anything is computed, and quotes a few values at most.
 """
 
+import unicodedata
 from collections.abc import Mapping, Sequence, Set
 from typing import Any, Literal
 
@@ -49,6 +50,8 @@ def as_array(values: Any, what: str) -> Any:
         if np.ma.getmaskarray(values).any():
             raise JaxfairError(f"{np.ma.count_masked(values)} of the {what} are masked; fill them or leave them out.")
         return values.data
+    if callable(getattr(values, "to_pylist", None)):  # of Arrow, whose nulls are None then
+        values = values.to_pylist()
     for method in ("detach", "cpu", "to_numpy", "numpy"):  # a tensor leaves its tape and device first
         if not isinstance(values, np.ndarray) and callable(call := getattr(values, method, None)):
             values = call()
@@ -60,7 +63,35 @@ def as_array(values: Any, what: str) -> Any:
         array = np.asarray(values)
     except ValueError as error:
         raise JaxfairError(f"The {what} have no regular shape; give an array with one row an example.") from error
+    if array.dtype.kind == "T":  # NumPy's own texts, whose missing ones would be counted as any other
+        return array.astype(object)
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))  # as some files have them
+
+
+def as_values(values: Any, what: str) -> np.ndarray:
+    """Return numbers as an array of float64; NaN is a number that is not known.
+
+    Raises:
+        JaxfairError: They are no numbers, or some are masked.
+    """
+    array = np.asarray(as_array(values, what))
+    try:
+        return np.asarray(_unboxed(array) if array.dtype == object else array, np.float64)
+    except (TypeError, ValueError) as error:
+        raise JaxfairError(f"The {what} are no numbers; give an array of numbers.") from error
+
+
+def _within_int32(array: Any, what: str) -> Any:
+    """Return an array, unless it has whole numbers that JAX would wrap to others where it computes in 32 bits."""
+    if isinstance(array, np.ndarray) and array.dtype.kind in "iu" and array.dtype.itemsize >= 4 and array.size:
+        ends, kept = (int(array.min()), int(array.max())), np.iinfo(np.int32)
+        narrow = jax.dtypes.canonicalize_dtype(np.int64) == np.int32
+        if narrow and not kept.min <= ends[0] <= ends[1] <= kept.max:
+            raise JaxfairError(
+                f"The {what} have whole numbers from {ends[0]} to {ends[1]}, which JAX cannot hold in 32 bits; give "
+                "floating-point numbers."
+            )
+    return array
 
 
 def as_inputs(x: Any) -> Any:
@@ -73,6 +104,7 @@ def as_inputs(x: Any) -> Any:
         raise JaxfairError("There are no inputs; give an array with the examples along its first axis.")
     leaves, tree = jax.tree.flatten(x, is_leaf=lambda leaf: not isinstance(leaf, dict | tuple | list) or _is_rows(leaf))
     arrays = [as_array(leaf, "inputs") for leaf in leaves]
+    arrays = [_unboxed(a) if isinstance(a, np.ndarray) and a.dtype == object else a for a in arrays]
     if not arrays:
         raise JaxfairError("There are no inputs; give an array with the examples along its first axis.")
     for array in arrays:
@@ -80,6 +112,7 @@ def as_inputs(x: Any) -> Any:
             raise JaxfairError("An input is a single number; give arrays with the examples along their first axis.")
         if not (jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool):
             raise JaxfairError(f"Inputs have type {array.dtype}; give numbers.")
+        _within_int32(array, "inputs")
     if len({len(array) for array in arrays}) > 1:
         raise JaxfairError(f"The inputs have {quoted(sorted({len(a) for a in arrays}))} examples; give equally many.")
     return jax.tree.unflatten(tree, arrays)
@@ -121,13 +154,13 @@ def as_labels(y: Any, num_classes: int | None = None) -> np.ndarray | jax.Array:
         values = np.asarray(label, np.float64)
         if (odd := np.flatnonzero(~np.isfinite(values) | (values != np.round(values)))).size:
             raise JaxfairError(f"The label of example {odd[0]} is {values[odd[0]]:g}; labels are whole numbers from 0.")
-        label = values.astype(np.int32)
+        label = values.astype(np.int64)
     host = np.asarray(label)
     too_large = False if num_classes is None else host >= num_classes
     if (wrong := np.flatnonzero((host < 0) | too_large)).size:
         classes = "classes" if num_classes is None else f"the {num_classes} classes"
         raise JaxfairError(f"The label of example {wrong[0]} is {host[wrong[0]]}; {classes} count from 0.")
-    return label
+    return _within_int32(label, "labels")
 
 
 def _unboxed(values: np.ndarray) -> np.ndarray:
@@ -217,13 +250,18 @@ def _column(values: Sequence[Any]) -> np.ndarray:
 def _absent(values: np.ndarray) -> np.ndarray:
     """Return which values are missing: None, not a number, or not a time; NaN is the one value that is not itself."""
     if values.dtype.kind == "O":
-        return np.array([value is None or _is_nan(value) for value in values], bool)
+        return np.array([_is_missing(value) for value in values], bool)
+    if values.dtype.kind == "U":  # NumPy writes a NaN among texts so
+        return values == "nan"
     return values != values if values.dtype.kind in "fcmM" else np.zeros(len(values), bool)
 
 
-def _is_nan(value: Any) -> bool:
+def _is_missing(value: Any) -> bool:
+    """Return whether a group is missing, or a part of an intersection of several is."""
+    if isinstance(value, tuple):
+        return any(_is_missing(part) for part in value)
     try:
-        return bool(value != value)
+        return value is None or bool(value != value)
     except (TypeError, ValueError):  # pandas.NA has no truth value
         return True
 
@@ -246,9 +284,13 @@ def _numbered(values: np.ndarray, count: int) -> np.ndarray:
 
 def _distinct(values: np.ndarray) -> tuple[list[Any], np.ndarray]:
     """Return the values that occur, in their order if they have one, and the place of each value among them."""
+    if values.dtype.kind == "U":  # one text may be written in several forms of Unicode
+        kinds, codes = np.unique(values, return_inverse=True)
+        values = np.array([unicodedata.normalize("NFC", kind) for kind in kinds.tolist()])[codes]
     if values.dtype.kind != "O":
         kinds, codes = np.unique(values, return_inverse=True)
         return kinds.tolist(), codes
+    values = np.array([_composed(value) for value in values] + [None], object)[:-1]  # or tuples become a row each
     try:
         found = dict.fromkeys(values.tolist())
     except TypeError as error:
@@ -261,10 +303,28 @@ def _distinct(values: np.ndarray) -> tuple[list[Any], np.ndarray]:
     return kinds, np.array([place[value] for value in values.tolist()], int)
 
 
+def _composed(value: Any) -> Any:
+    return unicodedata.normalize("NFC", value) if isinstance(value, str) else value
+
+
 def _name(kind: Any) -> str:
     if isinstance(kind, bytes):
         return kind.decode(errors="replace")
     return str(int(kind)) if isinstance(kind, float) and kind.is_integer() else str(kind)
+
+
+def as_weights(weights: Any) -> np.ndarray:
+    """Return weights of examples as an array; negative ones subtract.
+
+    Raises:
+        JaxfairError: They are no numbers, some are masked, or they say with booleans who is in a group.
+    """
+    found = np.asarray(as_array(weights, "weights"))
+    if found.dtype == bool:
+        raise JaxfairError("The weights are booleans, whose losses would add up; give jaxfair.group_weights(group, G).")
+    if found.dtype == object or not jnp.issubdtype(found.dtype, jnp.number):
+        raise JaxfairError(f"The weights have type {found.dtype}; give numbers.")
+    return found
 
 
 def check_lengths(**lengths: int) -> None:
@@ -325,16 +385,28 @@ def as_examples(logits_fn: Any, params: Any, x: Any, y: Any, *, labelled: bool) 
     if not jax.sharding.get_abstract_mesh().empty:
         raise JaxfairError("A mesh is set by jax.set_mesh; call this outside of it: it uses all devices by itself.")
     y = as_array(y, "labels")
+    if np.ndim(y) and isinstance(x, list | tuple) and len(x) == len(y) != count:
+        raise JaxfairError(
+            f"There are {count} inputs, {len(y)} labels: the list's {len(x)} arrays are taken for as many inputs of a "
+            "model; stack the examples."
+        )
     if np.ndim(y):
         check_lengths(inputs=count, labels=len(y))
+    if not labelled and isinstance(_within_int32(y, "labels"), np.ndarray) and y.dtype.kind in "iu":
+        y = y.astype(np.int32)  # or 2 * y - 1 of unsigned bytes has no -1
     if labelled and count:
         try:
             with jax.default_matmul_precision("highest"):
                 one = outputs.eval_shape(logits_fn, params, jax.tree.map(lambda leaf: leaf[:1], x))
         except jax.errors.JAXTypeError as error:
             raise JaxfairError(LEFT_JAX.format("logits_fn")) from error
-        shape = getattr(one, "shape", ())
-        y = as_labels(y, shape[1] if len(shape) == 2 else None)
+        shape = getattr(one, "shape", None)
+        if shape is None or len(shape) != 2 or shape[0] != 1:
+            given = f"a {type(one).__name__}" if shape is None else f"shape {shape}"
+            raise JaxfairError(f"logits_fn returned {given} for 1 example; expected (n, classes).")
+        if shape[1] == 1:
+            raise JaxfairError("The network has one logit, whose cross-entropy is 0; give a loss for two classes.")
+        y = as_labels(y, shape[1])
     check_lengths(inputs=count, labels=len(y) if np.ndim(y) else 0)
     return params, x, y
 

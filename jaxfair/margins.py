@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int
 from jaxfair.curvature.chunks import over_chunks
 from jaxfair.curvature.programs import as_pytree
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import as_array, as_labels, check_lengths, quoted
+from jaxfair.inputs import LEFT_JAX, as_array, as_labels, as_values, check_lengths, quoted
 from jaxfair.loops import run_until
 
 Classifier = Callable[[Any], Float[Array, "n c"]]
@@ -83,6 +83,7 @@ def softmax_gap(logits: Float[Array, "n c"] | Float[np.ndarray, "n c"]) -> Float
         >>> print(softmax_gap(np.log(np.array([[0.7, 0.2, 0.1]], np.float32))).round(3))
         [0.5]
     """
+    logits = _as_logits(logits)
     _check_classes(logits.shape)
     top = jax.lax.top_k(jax.nn.softmax(logits), 2)[0]
     return jnp.asarray(top[:, 0] - top[:, 1])
@@ -96,6 +97,9 @@ def signed_softmax_gap(logits: Float[Array, "n c"], label: Labels) -> Float[Arra
     Raises:
         JaxfairError: there are fewer than two classes, or a label is not one of them.
     """
+    logits = _as_logits(logits)
+    label = as_labels(label)
+    check_lengths(logits=len(logits), labels=len(label))
     _check_classes(logits.shape, label)
     return _margin(jax.nn.softmax(logits), jnp.asarray(label))
 
@@ -224,8 +228,29 @@ def _over_chunks(function: Callable, classifier: Classifier, x: Any, label: Any,
 
     with jax.default_matmul_precision("highest"):
         if len(first := x[:chunk_size]):
-            _check_classes(jax.eval_shape(_logits, classifier, first).shape, label)
+            _check_logits(classifier, first, label)
         return jax.tree.map(jnp.asarray, over_chunks(of_chunk, classifier, gather, len(x), chunk_size))
+
+
+def _as_logits(logits: Any) -> Array:
+    """Return logits as an array of floating-point numbers of JAX."""
+    found = as_array(logits, "logits")
+    if found.dtype == object or found.dtype.kind in "biu":
+        found = as_values(found, "logits")
+    return jnp.asarray(found)
+
+
+def _check_logits(classifier: Classifier, x: Any, label: Any) -> None:
+    """Raise a JaxfairError unless the classifier returns logits that have a gradient."""
+    try:
+        logits = jax.eval_shape(_logits, classifier, x)
+    except jax.errors.JAXTypeError as error:
+        raise JaxfairError(LEFT_JAX.format("The classifier")) from error
+    if not hasattr(logits, "shape"):
+        raise JaxfairError(f"The classifier returned a {type(logits).__name__}; expected an array (n, classes).")
+    if not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise JaxfairError(f"Logits have type {logits.dtype}, which has no gradient; give floating-point numbers.")
+    _check_classes(logits.shape, label)
 
 
 def _check_classes(shape: tuple[int, ...], label: Any = None) -> None:

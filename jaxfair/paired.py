@@ -110,8 +110,8 @@ def exemplars(first: Sequence[Answers], second: Sequence[Answers], member: Seque
 
 def _modes(predicted: np.ndarray) -> np.ndarray:
     """Return the most frequent class of each example, from classes of shape (runs, examples)."""
-    counts = np.array([(predicted == label).sum(axis=0) for label in range(int(predicted.max()) + 1)])
-    return counts.argmax(axis=0)
+    labels = np.unique(predicted)  # codes of classes may be as large as they like
+    return labels[np.array([(predicted == label).sum(axis=0) for label in labels]).argmax(axis=0)]
 
 
 def reference_of(name: Any, names: tuple[str, ...], member: Sequence[np.ndarray]) -> int:

@@ -198,8 +198,8 @@ def losses_on_segment(
     Raises:
         JaxfairError: Shapes or structures do not match, a group is empty, or ``chunk_size`` is below 1.
     """
-    labelled, points = losses.takes_classes(loss), np.asarray(points, float)
-    start, x, y, weights = check_examples(logits_fn, start, x, y, weights, labelled=labelled)
+    points = np.asarray(points, float)
+    start, x, y, weights = check_examples(logits_fn, start, x, y, weights, loss)
     parameter_distance(start, end)  # refuses what cannot be interpolated
     if points.ndim != 1 or not points.size:
         raise JaxfairError(f"The points have shape {points.shape}; give at least one, shape (t,).")

@@ -118,8 +118,7 @@ def taylor_terms(
     """
     if reason := tree_difference(before, after):
         raise JaxfairError(f"There is no straight line between the two: {reason}.")
-    labelled = losses.takes_classes(loss)
-    before, x, y, rows = check_examples(logits_fn, before, x, y, weights, labelled=labelled)
+    before, x, y, rows = check_examples(logits_fn, before, x, y, weights, loss)
     step, found = np.asarray(ravel_pytree(after)[0]) - np.asarray(ravel_pytree(before)[0]), []
     for group in group_losses(logits_fn, before, x, y, rows, config or CurvatureConfig(), loss=loss):
         curved = np.asarray(group.operator(step), float) if step.any() else np.zeros(step.shape)

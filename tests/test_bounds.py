@@ -278,10 +278,10 @@ def test_bad_input() -> None:
     weights = np.asarray(group_weights(GROUP, 3))
     fn = FUNCTIONS["tanh"]
     for given_x, given_y, given_weights, message in [
-        (x[:3], y, weights, "3 inputs, 7 labels and weights for 7"),
-        (x, y, weights[:, :2], "7 inputs, 7 labels and weights for 2"),
-        (x[:0], y[:0], weights[:, :0], "0 inputs"),
-        (x, y + 1, weights, "labels 0 and 1"),
+        (x[:3], y, weights, "3 inputs, 7 labels"),
+        (x, y, weights[:, :2], "7 labels, 2 weights"),
+        (x[:0], y[:0], weights[:, :0], "has no example"),
+        (x, y + 1, weights, "the 2 classes count from 0"),
         (x.at[2].set(jnp.nan), y, weights, "example 2 is not finite"),
     ]:
         with pytest.raises(JaxfairError, match=message):

@@ -101,9 +101,10 @@ def join(before: Sequence[Path], after: Sequence[Path], groups: Path, names: Nam
     group = columns.choose(known, names.group, "group")
     rows = [people.row[name] for name in ids]
     named = np.array([None if group.codes[i] == MISSING else group.names[group.codes[i]] for i in rows], object)
-    y, classes, found = _encoded(label, answers)
+    y, classes, found, strange = _encoded(label, answers)
     more = len(people.row) - len(ids)
     notes = [f"{more:,} ids of '{groups.name}' have no prediction and are left out."] if more else []
+    notes += strange
     zero = [one.path.name for one in answers if one.scores is not None and np.isinf(one.scores).any()]
     if zero:
         notes.append(f"Some probabilities of {quoted(zero)} are 0, whose loss is infinite; losses are left out.")
@@ -196,7 +197,7 @@ def _labels(files: Sequence[_File], ids: Sequence[str], names: Names) -> list[st
     label = _of(have[0], names.label, ids)
     for other in have[1:]:
         again = _of(other, names.label, ids)
-        if unlike := [one for one, a, b in zip(ids, label, again, strict=True) if a != b]:
+        if unlike := [one for one, a, b in zip(ids, label, again, strict=True) if not _alike(a, b)]:
             raise JaxfairError(
                 f"'{have[0].path}' and '{other.path}' have other labels for {len(unlike)} ids: {quoted(unlike)}; "
                 "mend one of them, or leave its column out."
@@ -213,7 +214,10 @@ def _answers(file: _File, ids: Sequence[str], names: Names) -> _Answers:
             scores = np.array([_numbers(_of(file, name, ids), name, file.path, ids) for name in found]).T
             if kind == names.probabilities:
                 scores = _as_logits(scores, file.path, ids)
-            return _Answers(file.path, None, scores, tuple(name.removeprefix(f"{kind}_") for name in found))
+            classes = tuple(name.removeprefix(f"{kind}_") for name in found)
+            if names.predicted in file.cells:
+                _check_predicted(_of(file, names.predicted, ids), scores, classes, file.path, names.predicted)
+            return _Answers(file.path, None, scores, classes)
     if names.predicted not in file.cells:
         raise JaxfairError(
             f"'{file.path}' has no column '{names.predicted}', and none that begin with '{names.logits}_' or "
@@ -221,6 +225,27 @@ def _answers(file: _File, ids: Sequence[str], names: Names) -> _Answers:
             "--probabilities what yours are called."
         )
     return _Answers(file.path, _of(file, names.predicted, ids), None, ())
+
+
+def _check_predicted(said: Sequence[str], scores: np.ndarray, classes: Sequence[str], path: Path, name: str) -> None:
+    """Refuse a file whose predicted classes are not those of its largest scores."""
+    top = scores.max(axis=1)
+    columns_of = {text: [i for i, one in enumerate(classes) if _alike(one, text)] for text in set(said)}
+    unlike = sum(not any(scores[i, j] == top[i] for j in columns_of[text]) for i, text in enumerate(said))
+    if unlike:
+        raise JaxfairError(
+            f"'{path}' has a column '{name}' which is not the class of the largest score for {unlike} of {len(said)} "
+            "ids; leave out the column, or the scores."
+        )
+
+
+def _alike(one: str, other: str) -> bool:
+    """Whether two names are one class: the same text, or the same number as 1 and 1.0 are."""
+    if one == other:
+        return True
+    with contextlib.suppress(ValueError):
+        return float(one) == float(other)
+    return False
 
 
 def _numbers(texts: Sequence[str], name: str, path: Path, ids: Sequence[str]) -> np.ndarray:
@@ -246,8 +271,10 @@ def _as_logits(probabilities: np.ndarray, path: Path, ids: Sequence[str]) -> np.
         return np.log(probabilities)
 
 
-def _encoded(label: Sequence[str], answers: Sequence[_Answers]) -> tuple[np.ndarray, tuple[str, ...], list[np.ndarray]]:
-    """Return labels as numbers, the names of the classes, and answers in their order.
+def _encoded(
+    label: Sequence[str], answers: Sequence[_Answers]
+) -> tuple[np.ndarray, tuple[str, ...], list[np.ndarray], list[str]]:
+    """Return labels as numbers, the names of the classes, answers in their order, and sentences on strange classes.
 
     Classes that all are numbers are the same where their numbers are: 1 and 1.0.
     """
@@ -256,14 +283,16 @@ def _encoded(label: Sequence[str], answers: Sequence[_Answers]) -> tuple[np.ndar
     with contextlib.suppress(JaxfairError):
         every = as_numbers(every, "class")
     parts = np.split(every.codes, np.cumsum([len(some) for some in texts])[:-1])
-    y, found = parts[0], []
+    y, found, notes = parts[0], [], []
     for one, codes in zip(answers, parts[1:], strict=True):
+        notes += _never(one.path.name, every, codes, y)
         if one.scores is None:
             if not np.isin(codes, y).any():
                 raise JaxfairError(
                     f"No class that '{one.path}' predicts ({quoted(_present(every, codes))}) is a label "
                     f"({quoted(_present(every, y))}); write both in the same way."
                 )
+            _check_spelling(one.path, _present(every, np.setdiff1d(codes, y)), _present(every, y))
             found.append(codes)
             continue
         if sorted(codes) != list(range(len(every.names))):
@@ -275,7 +304,23 @@ def _encoded(label: Sequence[str], answers: Sequence[_Answers]) -> tuple[np.ndar
                 else f"'{one.path}' has two columns of scores of one class; keep one of each."
             )
         found.append(one.scores[:, np.argsort(codes)])
-    return y, every.names, found
+    return y, every.names, found, notes
+
+
+def _check_spelling(path: Path, strange: Sequence[str], labels: Sequence[str]) -> None:
+    """Refuse predicted classes that are no label, but one when written in another way."""
+    for name in strange:
+        for label in labels:
+            if name.strip().casefold() == label.strip().casefold() or _alike(name, label):
+                raise JaxfairError(
+                    f"'{path}' predicts '{name}', which is no label, but '{label}' is; write both in the same way."
+                )
+
+
+def _never(file: str, every: Column, codes: np.ndarray, y: np.ndarray) -> list[str]:
+    """Return a sentence on the classes of a file that are never a label, if there are any."""
+    strange = _present(every, np.setdiff1d(codes, y))
+    return [f"'{file}' knows classes that are never a label: {quoted(strange)}."] if strange else []
 
 
 def _present(column: Column, codes: np.ndarray) -> list[str]:

@@ -9,7 +9,7 @@ import jax
 from experiments.running.records import Output, Workspace, declare, load_network, module_of, once, open_run, settings_of
 from experiments.running.settings import Further
 from jaxfair.linearize import bcd, deepreduce, senet, snl
-from jaxfair.linearize.config import BcdConfig, SenetConfig
+from jaxfair.linearize.config import Accept, BcdConfig, SenetConfig
 from jaxfair.networks import masks
 from jaxfair.networks.architectures import Module
 from jaxfair.networks.network import Network, shapes
@@ -235,7 +235,7 @@ def _senet(
 
 def bcd_config(config: BcdConfig, method: Further) -> BcdConfig:
     """Return how a method of this family accepts blocks."""
-    accept: dict[str, bcd.Accept] = {"bcd": "accuracy", "bcd-loss": "loss", "bcd-worst-group": "worst-group"}
+    accept: dict[str, Accept] = {"bcd": "accuracy", "bcd-loss": "loss", "bcd-worst-group": "worst-group"}
     return dataclasses.replace(config, accept=accept.get(method, "cvar"))
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxfair.errors import JaxfairError
 from jaxfair.networks.network import Network
+from jaxfair.options import check_options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,13 +35,15 @@ class PruneConfig:
     sparsity: float = 0.9
     scope: Literal["global", "layer"] = "global"
 
+    def __post_init__(self) -> None:
+        """Refuse what is of another type, or a name that there is not."""
+        check_options(self)
+
 
 def check_config(config: PruneConfig) -> None:
     """Raise a JaxfairError unless a network can be pruned by this configuration."""
     if not 0 <= config.sparsity < 1:
         raise JaxfairError(f"The sparsity is {config.sparsity}; give the share of the weights to remove, in [0, 1).")
-    if config.scope not in ("global", "layer"):
-        raise JaxfairError(f"The scope of pruning is '{config.scope}'; give 'global' or 'layer'.")
 
 
 def prune(network: Network, config: PruneConfig) -> Network:

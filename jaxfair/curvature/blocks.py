@@ -100,7 +100,7 @@ def block_curvature(
         >>> found.names, found.size.tolist(), found.gradient_norm.round(3).tolist()
         (('first', 'second'), [4, 6], [[0.269, 0.269]])
     """
-    params, x, y, rows = check_examples(logits_fn, params, x, y, weights, labelled=losses.takes_classes(loss))
+    params, x, y, rows = check_examples(logits_fn, params, x, y, weights, loss)
     members, step = _members(params, blocks), None
     if after is not None:
         if reason := tree_difference(params, after):

@@ -97,7 +97,12 @@ STATISTICS = ("batch_stats", "running_mean", "running_var", "moving_mean", "movi
 
 
 def seem_probabilities(logits: np.ndarray) -> bool:
-    """Return whether what should be logits of shape (n, classes) sums to 1 for every example, as a softmax does."""
+    """Return whether what should be logits of shape (n, classes) sums to 1 for every example, as a softmax does.
+
+    Of one column, as of a sigmoid, all are between 0 and 1.
+    """
+    if logits.shape[1] == 1:
+        return bool(len(logits) > 1 and (logits >= 0).all() and (logits <= 1).all())
     return bool((logits >= 0).all() and np.abs(logits.sum(axis=1) - 1).max() < 1e-4)
 
 
@@ -109,8 +114,9 @@ def warn_of_suspects(params: Any, logits: np.ndarray, y: Any) -> None:
         warnings.warn(
             f"{few}, and the loss may read them as other classes; leave examples without a label out.", stacklevel=3
         )
-    if logits.shape[1] > 1 and seem_probabilities(logits):
-        warnings.warn("logits_fn seems to return probabilities; return the logits before the softmax.", stacklevel=3)
+    if seem_probabilities(logits):
+        before = "softmax" if logits.shape[1] > 1 else "sigmoid; one logit is compared with 0"
+        warnings.warn(f"logits_fn seems to return probabilities; return the logits before the {before}.", stacklevel=3)
     paths = jax.tree_util.tree_flatten_with_path(params)[0]
     named = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]
     if statistics := [name for name in named if any(word in name.lower() for word in STATISTICS)]:

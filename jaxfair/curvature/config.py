@@ -1,9 +1,10 @@
 """What curvature is told; read by command lines, so without JAX."""
 
 import dataclasses
-from typing import Literal, get_args
+from typing import Literal
 
 from jaxfair.errors import JaxfairError
+from jaxfair.options import check_options
 
 Start = Literal["random", "gradient", "coarse"]
 Stop = Literal["residual", "error"]
@@ -54,10 +55,8 @@ class CurvatureConfig:
 
     def __post_init__(self) -> None:
         """Refuse what no computation could follow."""
-        for name, given, known in (("start", self.start, get_args(Start)), ("stop", self.stop, get_args(Stop))):
-            if given not in known:
-                raise JaxfairError(f"There is no {name} '{given}'; give {' or '.join(known)}.")
-        if not self.tolerance >= 0:
+        check_options(self)
+        if not 0 <= self.tolerance < float("inf"):
             raise JaxfairError(f"The tolerance is {self.tolerance}; give a relative error, at least 0.")
         from jaxfair.curvature.programs import at_precision  # of JAX, which knows the names
 

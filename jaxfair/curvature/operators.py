@@ -315,6 +315,8 @@ def per_example_gradient_norms(
         [0.7071 1.4142]
     """
     params, x, y = as_examples(as_pytree(logits_fn), params, x, y, labelled=losses.takes_classes(loss))
+    if not len(y):
+        raise JaxfairError("There are no examples; give at least one.")
     if chunk_size is not None and chunk_size < 1:
         raise JaxfairError(f"The chunk size is {chunk_size}; give at least 1, or None to have it chosen.")
     if chunk_size is None:

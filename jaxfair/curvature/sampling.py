@@ -148,7 +148,7 @@ def gradient_sampling(
         >>> bool((found.corrected < found.norm).all())
         True
     """
-    params, x, y, rows = check_examples(logits_fn, params, x, y, weights, labelled=losses.takes_classes(loss))
+    params, x, y, rows = check_examples(logits_fn, params, x, y, weights, loss)
     cut = _checked_cut(rows, blocks, seed)
     problem = _problem(logits_fn, params, x, y, precision, loss)
     size = _chunk_size(cut, chunk_size)
@@ -217,7 +217,7 @@ def eigenvalue_sampling(
         >>> bool((interval.low < found.top_eigenvalue).all())
         True
     """
-    params, x, y, rows = check_examples(logits_fn, params, x, y, weights, labelled=losses.takes_classes(loss))
+    params, x, y, rows = check_examples(logits_fn, params, x, y, weights, loss)
     cut = _checked_cut(rows, blocks, seed)
     problem = _problem(logits_fn, params, x, y, precision, loss)
     if found.vectors.shape != (len(rows), problem.size):
@@ -278,7 +278,7 @@ def equal_count_eigenvalues(
         >>> found.count
         30
     """
-    params, x, y, rows = check_examples(logits_fn, params, x, y, weights, labelled=losses.takes_classes(loss))
+    params, x, y, rows = check_examples(logits_fn, params, x, y, weights, loss)
     if draws < 1:
         raise JaxfairError(f"There are {draws} draws; give at least 1.")
     once = dataclasses.replace(config, start="random", bottom=False)

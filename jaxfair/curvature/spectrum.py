@@ -15,13 +15,15 @@ import numpy as np
 
 from jaxfair import losses
 from jaxfair.curvature import lanczos
+from jaxfair.curvature.checks import trusted_losses
 from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.operators import GroupOperator, make_plan
 from jaxfair.curvature.programs import LogitsFn, LossFn, as_pytree
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import as_examples, check_lengths, quoted
+from jaxfair.inputs import as_examples, as_weights, check_lengths, outputs, quoted
 
 SHARE, LEAST, COARSE = 8, 100, 3e-3  # a coarse start: one of so many chunks, examples at least, tolerance
+FEW = 3  # examples of which a loss of the user's is asked, together and apart
 
 
 class GroupCurvature(NamedTuple):
@@ -102,8 +104,7 @@ def group_curvature(
         >>> print(found.gradient_norm.round(3), found.top_eigenvalue.round(3))
         [0.367 0.26 ] [0.183 0.183]
     """
-    labelled = losses.takes_classes(loss)
-    params, x, y, group_rows = check_examples(logits_fn, params, x, y, weights, labelled=labelled)
+    params, x, y, group_rows = check_examples(logits_fn, params, x, y, weights, loss)
     noise, rows = start_vector(params, config.seed), []
     for group in group_losses(logits_fn, params, x, y, group_rows, config, loss=loss):
         start, spent = _start(group, noise, config)
@@ -163,21 +164,26 @@ def start_vector(params: Any, seed: int) -> Any:
 
 
 def check_examples(
-    logits_fn: LogitsFn, params: Any, x: Any, y: Any, weights: Any, *, labelled: bool
+    logits_fn: LogitsFn, params: Any, x: Any, y: Any, weights: Any, loss: LossFn
 ) -> tuple[Any, Any, Any, np.ndarray]:
     """Return parameters, inputs, labels and the groups' weights, shape (groups, n), as arrays that fit together.
 
     Raises:
-        JaxfairError: They do not, or a group has no example of any weight.
+        JaxfairError: They do not, a group has no example of any weight, or a loss of the user's is not that of each
+            example by itself.
     """
-    params, x, y = as_examples(as_pytree(logits_fn), params, x, y, labelled=labelled)
-    group_rows = np.asarray(weights)
+    logits_fn, labelled = as_pytree(logits_fn), losses.takes_classes(loss)
+    params, x, y = as_examples(logits_fn, params, x, y, labelled=labelled)
+    group_rows = as_weights(weights)
     if group_rows.ndim != 2 or not len(group_rows):
         raise JaxfairError(f"The weights have shape {group_rows.shape}; expected (groups, examples).")
     check_lengths(labels=len(y), weights=group_rows.shape[1])
     if not (group_rows != 0).any(axis=1).all():
         empty = np.flatnonzero(~(group_rows != 0).any(axis=1)).tolist()
         raise JaxfairError(f"Group [{quoted(empty)}] has no example of any weight; leave it out or merge it.")
+    if not labelled:  # asked of a few: all would take a pass over the data
+        few = jax.tree.map(lambda leaf: leaf[:FEW], x)
+        trusted_losses(loss, np.asarray(outputs(logits_fn, params, few)), y[:FEW])
     return params, x, y, group_rows
 
 

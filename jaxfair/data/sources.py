@@ -139,6 +139,11 @@ class Loaded:
         Raises:
             JaxfairError: As ``data.split`` and ``data.thin`` do.
         """
+        if not np.iterable(keep) or isinstance(keep, str):
+            raise JaxfairError(f"What is kept is {keep}; give a list with a share for each {keep_by}, or one for all.")
+        if keep_by not in ("label", "group"):
+            raise JaxfairError(f"Shares are kept by '{keep_by}'{did_you_mean(str(keep_by), ('label', 'group'))}")
+        keep = list(keep)
         if self.official and not keep:
             return self.train, dataclasses.replace(self.parts[1], mean=self.train.mean, std=self.train.std)
         train, test = self.parts if self.official else divide(self.parts[0], test_fraction, seed)
@@ -303,9 +308,17 @@ def _read(layout: Layout, path: Path, files: Files, image_column: str | None) ->
         raise
 
 
+def _check_spelled(name: str, columns: Mapping[str, Column], wanted: bool) -> None:
+    """Refuse a column that would have a meaning if it were written as ``name``, and has none."""
+    for other in columns:
+        if wanted and name not in columns and other.strip().lower() == name:
+            raise JaxfairError(f"There is a column '{other}'; call it '{name}', or name it by {name} (--data.{name}).")
+
+
 def _with_defaults(config: SourceConfig, named: Named | None, columns: Mapping[str, Column]) -> SourceConfig:
     """Return the configuration with the label, the group and the dropped values that it does not name."""
     label = config.label or (named.label if named else ("class",) if config.name == "folder" else ("label",))
+    _check_spelled("group", columns, named is None and not config.label and not config.group)
     own = ("group",) if named is None and not config.label and "group" in columns else label
     drop = config.drop or (named.drop if named and not config.label else ())
     return dataclasses.replace(config, label=label, group=config.group or own, drop=drop)

@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxfair.data.dataset import Dataset, channel_statistics, check_groups
 from jaxfair.errors import JaxfairError
+from jaxfair.options import check_seed
 
 SHOWN = 3  # classes in a message
 
@@ -28,11 +29,9 @@ def divide(
     """Split as ``split`` does, with the statistics of ``dataset`` for both parts; ``held_out`` is for messages."""
     from sklearn.model_selection import train_test_split
 
-    if not 0 < test_fraction < 1 or seed < 0:
-        raise JaxfairError(
-            f"The {held_out} fraction is {test_fraction} and the seed {seed}; give a fraction between 0 and 1, "
-            "and a seed that is not negative."
-        )
+    check_seed(seed)
+    if not 0 < test_fraction < 1:
+        raise JaxfairError(f"The {held_out} fraction is {test_fraction}; give one between 0 and 1.")
     _check_cells(dataset, test_fraction)
     cell = np.asarray(dataset.label) * len(dataset.group_names) + np.asarray(dataset.group)
     try:

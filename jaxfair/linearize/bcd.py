@@ -9,7 +9,7 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +20,13 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxfair import checkpoints, losses
 from jaxfair.data.dataset import Dataset
 from jaxfair.data.splits import divide
-from jaxfair.errors import JaxfairError, did_you_mean
+from jaxfair.errors import JaxfairError
 from jaxfair.groups import group_means
-from jaxfair.linearize.config import Accept, BcdConfig
+from jaxfair.linearize.config import BcdConfig
 from jaxfair.loops import epochs
 from jaxfair.networks import masks
 from jaxfair.networks.network import Network, check_images, over_images
+from jaxfair.options import check_seed
 from jaxfair.training import fit, mitigate, sharing
 from jaxfair.training.batches import FORWARD, GRADIENT
 
@@ -213,9 +214,6 @@ def num_blocks(start: int, budget: int, config: BcdConfig) -> int:
 
 def check_config(config: BcdConfig, num_examples: int, num_groups: int) -> None:
     """Raise a JaxfairError if nothing can be removed by this configuration with so many images and groups."""
-    if config.accept not in get_args(Accept):
-        hint = did_you_mean(config.accept, get_args(Accept))
-        raise JaxfairError(f"BCD accepts blocks by no '{config.accept}'{hint}.")
     shares = 0 < config.level <= 1 and 0 <= config.validation < 1
     if config.block < 1 or config.tries < 1 or not np.isfinite(config.threshold) or not shares:
         raise JaxfairError(
@@ -245,6 +243,7 @@ def _parts(
     for one in (network, teacher):
         check_images(one, data)
     check_config(config, len(data), len(data.group_names))
+    check_seed(seed)
     sharing.check(devices, config.finetune.batch_size)
     if devices > 1 and jax.process_count() > 1:
         raise JaxfairError(

@@ -6,6 +6,7 @@ from typing import Literal
 
 from jaxfair.data.config import Augmentation
 from jaxfair.errors import JaxfairError
+from jaxfair.options import check_options
 from jaxfair.training.config import TrainConfig
 
 Accept = Literal["accuracy", "loss", "worst-group", "cvar"]
@@ -66,6 +67,10 @@ class SnlConfig:
     augment: Augmentation = "none"
     checkpoint_seconds: float = 60.0
 
+    def __post_init__(self) -> None:
+        """Refuse what is of another type, or a name that there is not."""
+        check_options(self)
+
 
 @dataclasses.dataclass(frozen=True)
 class DeepReduceConfig:
@@ -85,6 +90,10 @@ class DeepReduceConfig:
     channel_scale: float = 1.0
     resolution_scale: float = 1.0
     start: Literal["fresh", "base"] = "fresh"
+
+    def __post_init__(self) -> None:
+        """Refuse what is of another type, or a name that there is not."""
+        check_options(self)
 
     @property
     def name(self) -> str:
@@ -134,6 +143,10 @@ class SenetConfig:
     mask_train: TrainConfig = SENET_MASKS
     balanced: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuse what is of another type, or a name that there is not."""
+        check_options(self)
+
 
 @dataclasses.dataclass(frozen=True)
 class BcdConfig:
@@ -160,3 +173,7 @@ class BcdConfig:
     level: float = 0.1
     validation: float = 0.0
     finetune: TrainConfig = BCD_FINETUNE
+
+    def __post_init__(self) -> None:
+        """Refuse what is of another type, or a name that there is not."""
+        check_options(self)

@@ -26,6 +26,7 @@ from jaxfair.loops import epochs
 from jaxfair.networks import masks
 from jaxfair.networks.architectures import Module, layers_of_gates
 from jaxfair.networks.network import Network, apply_watched, check_images, init
+from jaxfair.options import check_seed
 from jaxfair.training import fit, sharing
 from jaxfair.training.batches import FORWARD, GRADIENT, Fixed, batch, check_network, group_balance, run_batches, weighed
 from jaxfair.training.config import TrainConfig
@@ -240,6 +241,8 @@ def senet(
     check_config(config, len(data))
     for stage in (config.sparse_train, config.mask_train):
         sharing.check(devices, stage.batch_size)
+    budgets = masks.as_budgets(budgets)
+    check_seed(seed)
     if not budgets:
         raise JaxfairError("SENet got no ReLU budget; give at least one, as a count or as a fraction of all units.")
     counts = sorted({masks.resolve_budget(b, masks.unit_count(network.masks)) for b in budgets}, reverse=True)

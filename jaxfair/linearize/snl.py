@@ -24,6 +24,7 @@ from jaxfair.linearize.config import SnlConfig
 from jaxfair.loops import epochs
 from jaxfair.networks import masks
 from jaxfair.networks.network import Network, apply_train, check_images
+from jaxfair.options import check_seed
 from jaxfair.training import sharing
 from jaxfair.training.batches import Fixed, batch, check_network, group_balance, run_batches
 
@@ -204,6 +205,8 @@ def snl(
     check_images(network, data)
     check_config(config, len(data))
     sharing.check(devices, config.batch_size)
+    budgets = masks.as_budgets(budgets)
+    check_seed(seed)
     if not budgets:
         raise JaxfairError("SNL got no ReLU budget; give at least one, as a count or as a fraction of all units.")
     counts = sorted({masks.resolve_budget(b, masks.unit_count(network.masks)) for b in budgets}, reverse=True)
@@ -264,6 +267,7 @@ def matched(
     check_images(network, data)
     check_config(config, len(data))
     sharing.check(devices, config.batch_size)
+    check_seed(seed)
     marks = sorted(set(ends))
     if not marks or marks[0] < 1:
         raise JaxfairError(f"The matched training is to end after {list(ends)} epochs; give at least one, from 1 on.")

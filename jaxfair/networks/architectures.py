@@ -275,9 +275,20 @@ class CNN(nn.Module):
 
 Module = ResNet | CNN
 
+SIZES = {
+    **dict.fromkeys(("stage_sizes", "features"), "a tuple of whole numbers, such as (1, 1)"),
+    **dict.fromkeys(("num_classes", "width", "stem_stride"), "a whole number"),
+}
+"""What the fields of a module have to be that no network is made of otherwise."""
+
 
 def check_module(module: Module, image_shape: tuple[int, int, int]) -> None:
     """Raise a JaxfairError if a size is not positive, a name is unknown, or the images are too small."""
+    if len(image_shape) != 3 or not all(isinstance(side, int | np.integer) and side > 0 for side in image_shape):
+        raise JaxfairError(f"Images have shape {tuple(image_shape)}; give height, width and channels, whole numbers.")
+    for field in dataclasses.fields(module):
+        if isinstance(value := getattr(module, field.name), list | float | str) and field.name in SIZES:
+            raise JaxfairError(f"The network's {field.name} is {value!r}; give {SIZES[field.name]}.")
     sizes = {f.name: v for f in dataclasses.fields(module) if isinstance(v := getattr(module, f.name), int | tuple)}
     if () in sizes.values() or min(np.hstack([*sizes.values()])) < 1:
         given = ", ".join(f"{name} {size}" for name, size in sizes.items())

@@ -67,6 +67,13 @@ def above(masks: Masks, threshold: float = 1e-2) -> Masks:
     return jax.tree.map(lambda leaf: (leaf > threshold).astype(leaf.dtype), masks)
 
 
+def as_budgets(budgets: Any) -> list[float]:
+    """Return budgets as a list; raise a JaxfairError for one number."""
+    if not np.iterable(budgets) or isinstance(budgets, str):
+        raise JaxfairError(f"The budgets are {budgets}; give a list, [{budgets}].")
+    return list(budgets)
+
+
 def resolve_budget(budget: float, units: int) -> int:
     """Return a budget as a number of units: below 1 it is a fraction of ``units``, from 1 on a whole count.
 
@@ -75,7 +82,7 @@ def resolve_budget(budget: float, units: int) -> int:
     Raises:
         JaxfairError: not a number, negative, a fractional count, or more than ``units``.
     """
-    if not np.isfinite(budget):
+    if isinstance(budget, str | bool) or np.ndim(budget) or not np.isfinite(budget):
         raise JaxfairError(f"The ReLU budget is {budget}; give a fraction below 1 or a whole number of units.")
     if budget >= 1 and budget != int(budget):
         raise JaxfairError(f"The ReLU budget {budget} is neither a fraction below 1 nor a whole number of units.")

@@ -16,6 +16,7 @@ from jaxfair.curvature.chunks import over_chunks
 from jaxfair.data.dataset import Dataset
 from jaxfair.errors import JaxfairError
 from jaxfair.networks.architectures import CNN, EPSILON, Gate, Module, ResNet, check_module
+from jaxfair.options import check_seed
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["params", "batch_stats", "masks"], meta_fields=["module"])
@@ -64,7 +65,8 @@ def init(module: Module, image_shape: tuple[int, int, int], seed: int) -> Networ
         >>> network.params["head"]["kernel"].shape
         (8, 3)
     """
-    return jax.tree_util.tree_map_with_path(partial(_initial, seed), shapes(module, image_shape))
+    check_seed(seed)
+    return jax.tree_util.tree_map_with_path(partial(_initial, seed), shapes(module, tuple(image_shape)))
 
 
 def shapes(module: Module, image_shape: tuple[int, int, int]) -> Network:
@@ -214,6 +216,10 @@ def fold(params: Any, batch_stats: Any) -> Any:
 
 def check_images(network: Network, data: Dataset) -> None:
     """Raise a JaxfairError if the network cannot take these images or does not have their classes."""
+    for given, kind in ((network, Network), (data, Dataset)):
+        if not isinstance(given, kind):
+            hint = "; split it first" if hasattr(given, "split") else ""
+            raise JaxfairError(f"Expected a {kind.__name__}, got a {type(given).__name__}{hint}.")
     expected = jax.tree.leaves(network.masks)[0].shape[:2]
     stem = network.params["stem_conv"]["kernel"]
     h, w, c = data.image_shape

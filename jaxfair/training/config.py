@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal
 
 from jaxfair.data.config import Augmentation
+from jaxfair.options import check_options
 
 Method = Literal["none", "lagrangian", "lagrangian-detached", "lagrangian-published", "cvar", "arl", "alignment"]
 Distance = Literal["softmax-gap", "impurity"]
@@ -51,6 +52,10 @@ class MitigationConfig:
     weight: float = 0.03
     distance: Distance = "impurity"
 
+    def __post_init__(self) -> None:
+        """Refuse what is of another type, or a name that there is not."""
+        check_options(self)
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
@@ -94,6 +99,10 @@ class TrainConfig:
     temperature: float = 4.0
     mitigation: MitigationConfig = MitigationConfig()
     checkpoint_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        """Refuse what is of another type, or a name that there is not."""
+        check_options(self)
 
 
 SNL_FINETUNE = TrainConfig(epochs=100, learning_rate=1e-3, schedule="cosine", distillation_weight=1.0)

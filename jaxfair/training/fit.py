@@ -22,6 +22,7 @@ from jaxfair.data.splits import epoch_order
 from jaxfair.errors import JaxfairError
 from jaxfair.loops import Together, epochs
 from jaxfair.networks.network import Network, apply_train, apply_watched, check_images, predict
+from jaxfair.options import check_seed
 from jaxfair.training import mitigate, sharing
 from jaxfair.training.batches import Fixed, batch, check_network, run_batches, weighed
 from jaxfair.training.config import TrainConfig
@@ -291,6 +292,7 @@ def fit(
         >>> fitted.seed, fitted.history["loss"].shape
         (0, (2,))
     """
+    _check_lists(networks, seeds)
     order_seeds = seeds if order_seeds is None else order_seeds
     sharing.check(devices, config.batch_size)
     at_once = seeds_at_once(seeds, devices) if at_once is None else at_once
@@ -459,6 +461,15 @@ def _watch(
             else:
                 kept = jax.tree.map(lambda several, a, row=row: several.at[row].set(a), kept, one)
     return Best(kept, loss, epochs_of), found
+
+
+def _check_lists(networks: Any, seeds: Any) -> None:
+    if isinstance(networks, Network):
+        raise JaxfairError("fit got one network; give a list of them, [network], and a list of as many seeds.")
+    if not np.iterable(seeds):
+        raise JaxfairError(f"fit got the seeds {seeds}; give a list, one for each network.")
+    for seed in seeds:
+        check_seed(seed)
 
 
 def _check(

@@ -98,7 +98,6 @@ def test_rounds_prune_ever_less() -> None:
         (PruneConfig(1.0), "The sparsity is 1.0; give"),
         (PruneConfig(-0.1), r"in \[0, 1\)"),
         (PruneConfig(float("nan")), "The sparsity is nan"),
-        (PruneConfig(0.5, "row"), "'row'; give 'global' or 'layer'"),  # pyright: ignore
     ],
 )
 def test_bad_input_is_answered_by_one_sentence(network: Network, config: PruneConfig, match: str) -> None:

@@ -117,8 +117,8 @@ def test_the_report_takes_a_loss() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"start": "zero"}, "There is no start 'zero'; give "),
-        ({"stop": "no"}, "There is no stop 'no'; give "),
+        ({"start": "zero"}, "start is 'zero'; give "),
+        ({"stop": "no"}, "stop is 'no'; give "),
         ({"precision": "tf32"}, "There is no precision 'tf32'; give "),
         ({"tolerance": -1e-3}, "The tolerance is -0.001; give "),
         ({"tolerance": float("nan")}, "The tolerance is nan; give "),

@@ -114,7 +114,7 @@ def test_split_takes_statistics_from_training_images_only() -> None:
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5, float("nan")])
 def test_split_refuses_a_share_that_is_none(fraction: float) -> None:
-    with pytest.raises(JaxfairError, match=f"fraction is {fraction} and the seed 0; give a fraction between 0 and 1"):
+    with pytest.raises(JaxfairError, match=f"fraction is {fraction}; give one between 0 and 1"):
         splits.split(make_toy(LABEL), fraction, seed=0)
 
 

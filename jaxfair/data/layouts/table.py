@@ -58,6 +58,8 @@ def read(table: Path, files: Files, path_column: str) -> Index:
             f"No row of the table '{table}' can be used ({rejected[0].name} {rejected[0].reason}); "
             f"paths are expected to be relative to '{files.path}', whose first file is '{files.names[0]}'."
         )
+    if spelled := [name for name in cells if name.strip().lower() == "split" != name]:
+        raise JaxfairError(f"The table '{table}' has a column '{spelled[0]}'; call it 'split', or otherwise.")
     columns = {name: from_values([column[i] for i in kept.values()]) for name, column in cells.items()}
     unnamed = sorted(name for name in present - named.keys() if name != inside)
     return Index(
