@@ -45,6 +45,8 @@ def as_array(values: Any, what: str) -> Any:
     if isinstance(values, Tracer):
         return values  # inside of a jitted function nothing can be asked of the values
     if isinstance(values, jax.Array):
+        if values.is_deleted():
+            raise JaxfairError(f"The {what} were donated to a jitted function and are gone; keep a copy.")
         return values if len(values.devices()) == 1 else np.asarray(values)
     if isinstance(values, np.ma.MaskedArray):
         if np.ma.getmaskarray(values).any():

@@ -27,6 +27,12 @@ def check_options(config: Any) -> None:
             raise JaxfairError(f"{given}; give {_said(kind)}{_near(value, kind)}")
 
 
+def check_is(config: Any, kind: type) -> None:
+    """Raise a JaxfairError unless a configuration is one of that kind; another argument may be in its place."""
+    if not isinstance(config, kind):
+        raise JaxfairError(f"The configuration is {_shown(config)}; give a {kind.__name__}.")
+
+
 def check_seed(seed: Any) -> None:
     """Raise a JaxfairError unless a seed is a whole number that a random generator takes."""
     if not _fits(seed, int) or not 0 <= seed <= LARGEST_SEED:

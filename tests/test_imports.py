@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Bottom first: a file imports from its own wing and from the rows above it in this table.
 HOUSE = (
     ("jaxfair.errors",),
-    ("jaxfair.inputs", "jaxfair.intervals", "jaxfair.kernels"),
+    ("jaxfair.options", "jaxfair.inputs", "jaxfair.intervals", "jaxfair.kernels"),
     ("jaxfair.losses", "jaxfair.groups", "jaxfair.checkpoints", "jaxfair.runs"),
     ("jaxfair.loops", "jaxfair.curvature.chunks", "jaxfair.processes"),
     ("jaxfair.curvature.programs",),
@@ -47,6 +47,8 @@ PROGRAMS = [
     ("experiments.compression.__main__", [[]]),
     ("experiments.hardware.__main__", [[], ["pack"], ["merge"]]),
     ("experiments.linearization.__main__", [[]]),
+    ("experiments.linearization.across", [[]]),
+    ("experiments.linearization.foretold", [[]]),
     ("experiments.private.__main__", [[], ["setup"]]),
     ("experiments.reporting.publish", [[]]),
     ("experiments.status", [[], ["retry"], ["clean"]]),

@@ -1,5 +1,8 @@
 """What users hand over: read as it is meant, or refused in one short sentence before anything is computed."""
 
+# pyright: reportArgumentType=false, reportCallIssue=false
+# Mistakes are made on purpose here.
+
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -392,3 +395,119 @@ assert (found[0] == found[1]).all() and (found[0] == found[2]).all(), found
     environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": os.pathsep.join(sys.path)}
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
+
+
+def test_one_column_of_probabilities_is_said() -> None:
+    """Of a sigmoid; one logit is cut at 0, where all of them would be the second class."""
+
+    def probability(w: Any, x: Any) -> jax.Array:
+        return jax.nn.sigmoid(x @ w)
+
+    def entropy(p: Any, t: Any) -> jax.Array:
+        return -(t * jnp.log(p[:, 0]) + (1 - t) * jnp.log1p(-p[:, 0]))
+
+    with pytest.warns(UserWarning, match="return the logits before the sigmoid; one logit is compared with 0"):
+        jaxfair.group_report(probability, W[:, :1], X, Y % 2, GROUP, loss=entropy)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        jaxfair.change_report((probability, W[:, :1]), (probability, -W[:, :1]), X, Y % 2, GROUP, loss=entropy)
+    assert sum("seems to hold probabilities; give the logits before the sigmoid" in str(w.message) for w in said) == 2
+
+
+def test_a_network_in_training_mode_has_no_change() -> None:
+    def norm(w: Any, x: Any) -> jax.Array:
+        return ((x - x.mean(0)) / (x.std(0) + 1e-3)) @ w
+
+    with pytest.raises(JaxfairError, match="put batch norm and dropout into evaluation mode"):
+        jaxfair.change_report((norm, W), (norm, W / 2), X, Y, GROUP)
+
+
+WEIGHTS = np.asarray(jaxfair.group_weights(GROUP, 2))
+TOO_LARGE = np.arange(N) * 10**9
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: report(x=np.c_[TOO_LARGE, GROUP]), "whole numbers from 0 to 19000000000, which JAX cannot hold"),
+        (lambda: report(y=TOO_LARGE, loss=lambda z, t: z[:, 0] - t), "give floating-point numbers"),
+        (lambda: jaxfair.group_curvature(net, W, X, Y, np.ma.array(WEIGHTS, mask=WEIGHTS > 0)), "weights are masked"),
+        (lambda: jaxfair.group_curvature(net, W, X, Y, WEIGHTS > 0), "weights are booleans, whose losses would add up"),
+        (lambda: jaxfair.relative_drop(np.ma.array([0.8, 0.1], mask=[0, 1]), [0.6, 0.4]), "accuracies are masked"),
+        (lambda: jaxfair.group_curvature(lambda w, x: (net(w, x), 0), W, X, Y, WEIGHTS), "returned a tuple"),
+        (lambda: linearized_distance(lambda x: (x, x), X, Y), "classifier returned a tuple"),
+        (lambda: linearized_distance(lambda x: np.asarray(x) @ W, X, Y), "leaves JAX"),
+        (lambda: linearized_distance(lambda x: (9 * x @ W).astype(int), X, Y), "has no gradient"),
+        (lambda: jaxfair.change_report(pd.DataFrame(net(W, X)).assign(id=1), X, None, Y, GROUP), "column 'id'"),
+        (lambda: jaxfair.change_report(list(X), list(X), None, Y, GROUP), "A list holds runs"),
+        (lambda: report(x=list(X)), "taken for as many inputs of a model; stack the examples"),
+        (lambda: jaxfair.groups.drop_interval([[1.0, 0.0]], [[1.0]]), r"shapes \(1, 2\) and \(1, 1\)"),
+        (lambda: jaxfair.groups.drop_interval([[1.0, 0.0]], [[1.0, 0.0]], level=95), "The level is 95"),
+    ],
+)
+def test_what_would_be_another_number_is_refused(call: Callable[[], Any], said: str) -> None:
+    with pytest.raises(JaxfairError, match=said) as refused:
+        call()
+    assert len(str(refused.value)) < LONGEST
+    assert "\n" not in str(refused.value)
+
+
+def test_a_loss_whose_examples_depend_on_their_batch_is_refused_by_curvature_too() -> None:
+    """An output of shape (n, 1) beside targets of shape (n,): each example meets the targets of all."""
+    with pytest.raises(JaxfairError, match="depends on which others it is computed with"):
+        jaxfair.group_curvature(net, W, X, X[:, 0], WEIGHTS, loss=lambda z, t: ((z[:, :1] - t) ** 2).mean(1))
+
+
+def test_labels_of_a_bound_are_taken_by_position() -> None:
+    two, binary = W[:, :2], Y % 2
+    shuffled = pd.Series(binary).iloc[SHUFFLED].set_axis(np.arange(N)[SHUFFLED])
+    bound = [
+        jaxfair.bounds.binary_hessian_bound(net, two, X, y, WEIGHTS).bound
+        for y in (binary[SHUFFLED], shuffled, np.eye(2)[binary[SHUFFLED]])
+    ]
+    np.testing.assert_array_equal(bound[1], bound[0])
+    np.testing.assert_array_equal(bound[2], bound[0])
+
+
+@pytest.mark.parametrize(
+    "group",
+    [
+        [(None, "f"), *[("a", "m")] * (N - 1)],
+        [(float("nan"), "f"), *[("a", "m")] * (N - 1)],
+        pd.MultiIndex.from_frame(pd.DataFrame({"a": [None, *"ab" * 9, "b"], "b": list("mf" * 10)})),
+        np.array(["nan", *["a"] * (N - 1)]),  # as NumPy writes a NaN among texts
+    ],
+    ids=["tuples", "numbers", "index", "texts"],
+)
+def test_an_intersection_of_which_a_part_is_missing_is_missing(group: Any) -> None:
+    with pytest.raises(JaxfairError, match="1 of 20 examples have no group, the first is example 0"):
+        report(group=group)
+    assert report(group=group, missing="drop").count.sum() == N - 1
+
+
+@pytest.mark.skipif(not hasattr(np.dtypes, "StringDType"), reason="NumPy has no texts of its own")
+def test_missing_texts_of_numpy_are_missing() -> None:
+    texts = np.array(["a", np.nan] * (N // 2), np.dtypes.StringDType(na_object=np.nan))
+    assert report(group=texts, missing="drop").count.tolist() == [N // 2]
+
+
+def test_one_text_in_two_forms_of_unicode_is_one_group() -> None:
+    for group in (["caf\u00e9", "cafe\u0301"] * (N // 2), np.array(["caf\u00e9", "cafe\u0301"] * (N // 2))):
+        assert report(group=group).names == ("caf\u00e9",)
+
+
+def test_columns_of_whole_bytes_do_not_wrap() -> None:
+    """Targets of an own loss that computes 2 t - 1."""
+
+    def hinge(z: Any, t: Any) -> jax.Array:
+        return jnp.maximum(0, 1 - z[:, 0] * (2 * t - 1))
+
+    found = [report(y=(Y % 2).astype(kind), loss=hinge).loss for kind in (np.uint8, np.float32)]
+    np.testing.assert_allclose(*found, rtol=1e-6)
+
+
+def test_classes_may_have_any_codes() -> None:
+    """Several runs, whose most frequent class is looked for."""
+    y = Y * 10**8
+    runs = [y, np.where(np.arange(N) == 3, 0, y), y]
+    assert jaxfair.change_report(runs, [y] * 3, None, y, GROUP).accuracy_after.value.tolist() == [1, 1]

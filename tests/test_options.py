@@ -1,5 +1,8 @@
 """Options of another type, or a name that is misspelt, are refused before any work; numbers of NumPy are numbers."""
 
+# pyright: reportArgumentType=false, reportCallIssue=false
+# Mistakes are made on purpose here.
+
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -70,6 +73,12 @@ def test_numbers_of_numpy_are_numbers() -> None:
     ("call", "said"),
     [
         (lambda n, d: jaxfair.fit(n, d, TrainConfig(), seeds=[0]), "fit got one network; give a list"),
+        (
+            lambda n, d: jaxfair.fit([n], d, {"epochs": 1}, seeds=[0]),
+            "is of type dict; give a TrainConfig",
+        ),
+        (lambda n, d: jaxfair.snl(n, d, TrainConfig(), budgets=[9], seed=0), "type TrainConfig; give a SnlConfig"),
+        (lambda n, d: jaxfair.group_report(abs, n.params, d.images, d.label, d.group, ["a"]), "give a CurvatureConfig"),
         (lambda n, d: jaxfair.fit([n], d, TrainConfig(), seeds=0), "fit got the seeds 0; give a list"),
         (lambda n, d: jaxfair.fit([n], d, TrainConfig(), seeds=[-1]), "A seed is -1; give a whole number from 0 to"),
         (lambda n, d: jaxfair.fit([n], jaxfair.load("digits"), TrainConfig(), seeds=[0]), "got a Loaded; split it"),

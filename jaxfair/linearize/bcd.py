@@ -26,7 +26,7 @@ from jaxfair.linearize.config import BcdConfig
 from jaxfair.loops import epochs
 from jaxfair.networks import masks
 from jaxfair.networks.network import Network, check_images, over_images
-from jaxfair.options import check_seed
+from jaxfair.options import check_is, check_seed
 from jaxfair.training import fit, mitigate, sharing
 from jaxfair.training.batches import FORWARD, GRADIENT
 
@@ -214,6 +214,7 @@ def num_blocks(start: int, budget: int, config: BcdConfig) -> int:
 
 def check_config(config: BcdConfig, num_examples: int, num_groups: int) -> None:
     """Raise a JaxfairError if nothing can be removed by this configuration with so many images and groups."""
+    check_is(config, BcdConfig)
     shares = 0 < config.level <= 1 and 0 <= config.validation < 1
     if config.block < 1 or config.tries < 1 or not np.isfinite(config.threshold) or not shares:
         raise JaxfairError(

@@ -26,7 +26,7 @@ from jaxfair.loops import epochs
 from jaxfair.networks import masks
 from jaxfair.networks.architectures import Module, layers_of_gates
 from jaxfair.networks.network import Network, apply_watched, check_images, init
-from jaxfair.options import check_seed
+from jaxfair.options import check_is, check_seed
 from jaxfair.training import fit, sharing
 from jaxfair.training.batches import FORWARD, GRADIENT, Fixed, batch, check_network, group_balance, run_batches, weighed
 from jaxfair.training.config import TrainConfig
@@ -251,6 +251,7 @@ def senet(
 
 def check_config(config: SenetConfig, num_examples: int) -> None:
     """Raise a JaxfairError if SENet cannot choose by this configuration on so many images."""
+    check_is(config, SenetConfig)
     pruning.check_config(pruning.PruneConfig(config.sparsity))
     for stage, one in (("sparse training", config.sparse_train), ("mask stage", config.mask_train)):
         fit.check_config(one, num_examples)

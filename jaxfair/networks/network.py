@@ -66,7 +66,8 @@ def init(module: Module, image_shape: tuple[int, int, int], seed: int) -> Networ
         (8, 3)
     """
     check_seed(seed)
-    return jax.tree_util.tree_map_with_path(partial(_initial, seed), shapes(module, tuple(image_shape)))
+    shape: Any = tuple(image_shape)  # a list would be no key of a cache
+    return jax.tree_util.tree_map_with_path(partial(_initial, seed), shapes(module, shape))
 
 
 def shapes(module: Module, image_shape: tuple[int, int, int]) -> Network:

@@ -22,7 +22,7 @@ from jaxfair.data.splits import epoch_order
 from jaxfair.errors import JaxfairError
 from jaxfair.loops import Together, epochs
 from jaxfair.networks.network import Network, apply_train, apply_watched, check_images, predict
-from jaxfair.options import check_seed
+from jaxfair.options import check_is, check_seed
 from jaxfair.training import mitigate, sharing
 from jaxfair.training.batches import Fixed, batch, check_network, run_batches, weighed
 from jaxfair.training.config import TrainConfig
@@ -207,6 +207,7 @@ def _begin(network: Network, step: TrainStep, groups: int, classes: int, image_s
 
 def check_config(config: TrainConfig, num_examples: int) -> None:
     """Raise a JaxfairError if nothing can be trained by this configuration on so many images."""
+    check_is(config, TrainConfig)
     if not 1 <= config.epochs <= 1_000_000 or not config.learning_rate > 0:
         raise JaxfairError(
             f"Training is to last {config.epochs} epochs at learning rate {config.learning_rate}; "
@@ -293,6 +294,7 @@ def fit(
         (0, (2,))
     """
     _check_lists(networks, seeds)
+    check_is(config, TrainConfig)
     order_seeds = seeds if order_seeds is None else order_seeds
     sharing.check(devices, config.batch_size)
     at_once = seeds_at_once(seeds, devices) if at_once is None else at_once

@@ -170,6 +170,7 @@ def test_a_column_split_of_other_values_is_a_column(tmp_path: Path) -> None:
         ("file,race\n", "has a header but no rows"),
         ("files,race\na.jpg,1\n", r"has no column 'file'; did you mean 'files'\?"),
         ("x,y\na.jpg,1\n", "has no column 'file'; choose from x, y"),
+        ("file,Split\na.jpg,train\n", "has a column 'Split'; call it 'split', or otherwise"),
         ("x;y\na.jpg;1\n", "choose from x, y"),
         ("file,race,race\na.jpg,1,2\n", "several columns named 'race'; rename all but one"),
         ("file,file\na.jpg,b.jpg\n", "several columns named 'file'"),

@@ -423,6 +423,15 @@ def test_strings_do_for_paths_and_for_one_column(places: Path) -> None:
     assert loaded.train.class_names == ("male", "female")
 
 
+def test_a_group_column_that_is_spelt_otherwise_is_no_silent_label(places: Path) -> None:
+    arrays: dict[str, Any] = {"images": np.zeros((4, 2, 2, 3), np.uint8), "label": [0, 1, 0, 1], "Group": [0, 0, 1, 1]}
+    np.savez(places / "own.npz", **arrays)
+    with pytest.raises(JaxfairError, match="There is a column 'Group'; call it 'group', or name it by group"):
+        sources.load(SourceConfig("npz", path=places / "own.npz"))
+    loaded = sources.load(SourceConfig("npz", path=places / "own.npz", group=("Group",)))
+    assert loaded.train.group_names == ("0", "1")
+
+
 def test_images_of_which_nothing_is_known_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "bare.npz", images=np.zeros((3, 2, 2, 3), np.uint8))
     with pytest.raises(JaxfairError, match="no label column 'label', since nothing is known of the images but pixels"):

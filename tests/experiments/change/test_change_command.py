@@ -121,6 +121,26 @@ def test_classes_that_are_numbers_are_compared_as_such(tmp_path: Path) -> None:
     assert set(joined.group) == {f"{group} & {age}" for group in set(GROUP) for age in (0, 1)}
 
 
+def test_classes_that_are_never_a_label_are_said(tmp_path: Path) -> None:
+    """A column beside the classes', such as the largest logit, or an answer that is none."""
+    more = {**scores("logits", LOGITS[0]), "logits_max": LOGITS[0].max(axis=1)}
+    unsure = {"id": IDS, "predicted": ["unsure", *PREDICTED[1][1:]]}
+    found = files(tmp_path, before=more, after=more)
+    joined = join([found["before"]], [found["after"]], found["people"], Names())
+    assert joined.notes[0] == "'before.csv' knows classes that are never a label: max."
+    found = files(tmp_path, after=unsure)
+    joined = join([found["before"]], [found["after"]], found["people"], Names())
+    assert joined.notes == ("'after.csv' knows classes that are never a label: unsure.",)
+
+
+def test_labels_of_two_files_are_the_same_where_their_numbers_are(tmp_path: Path) -> None:
+    label = (LABEL == "yes").astype(int)
+    people = {"id": IDS, "label": label, "group": GROUP}
+    before = {"id": IDS, "predicted": label, "label": label.astype(float)}
+    found = files(tmp_path, people=people, before=before)
+    join([found["before"]], [found["before"]], found["people"], Names())
+
+
 def test_people_without_predictions_or_groups_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     group = np.array(["", *GROUP[1:], "small"])
     people = {"id": [*IDS, "nobody"], "label": [*LABEL, "no"], "group": group}
@@ -156,6 +176,9 @@ TWICE = {"id": [IDS[1], *IDS[1:]], "predicted": PREDICTED[0]}
         ({"before": scores("logits", LOGITS[0][:, :1], ("no",))}, "'logits_no' alone"),
         ({"before": scores("logits", np.where(LOGITS[0] > 2, np.nan, LOGITS[0]))}, "'logits_no' for "),
         ({"before": {**scores("logits", LOGITS[0]), "logits_no": ["x"] * N}}, "'x'; give a finite number"),
+        ({"before": {"id": IDS, "predicted": np.char.upper(PREDICTED[0])}}, r"predicts \(NO, YES\) is a label"),
+        ({"before": {"id": IDS, "predicted": ["No", *PREDICTED[0][1:]]}}, "predicts 'No', which is no label, but 'no'"),
+        ({"before": {**scores("logits", -LOGITS[0]), "predicted": PREDICTED[0]}}, "not the class of the largest score"),
     ],
 )
 def test_what_does_not_fit_is_named(changes: dict[str, Columns], message: str, tmp_path: Path) -> None:
