@@ -14,6 +14,7 @@ import optax
 import pandas as pd
 import pytest
 import scipy.sparse
+from jax.tree_util import Partial
 
 import jaxfair
 from jaxfair import inputs
@@ -440,6 +441,11 @@ TOO_LARGE = np.arange(N) * 10**9
         (lambda: linearized_distance(lambda x: (9 * x @ W).astype(int), X, Y), "has no gradient"),
         (lambda: jaxfair.change_report(pd.DataFrame(net(W, X)).assign(id=1), X, None, Y, GROUP), "column 'id'"),
         (lambda: jaxfair.change_report(list(X), list(X), None, Y, GROUP), "A list holds runs"),
+        (
+            lambda: jaxfair.group_report(Partial(lambda w, x, act: net(w, x), act="tanh"), W, X, Y, GROUP),
+            "binds 'tanh'",
+        ),
+        (lambda: jaxfair.group_report(W, net, X, Y, GROUP), "where a function is needed"),
         (lambda: report(x=list(X)), "taken for as many inputs of a model; stack the examples"),
         (lambda: jaxfair.groups.drop_interval([[1.0, 0.0]], [[1.0]]), r"shapes \(1, 2\) and \(1, 1\)"),
         (lambda: jaxfair.groups.drop_interval([[1.0, 0.0]], [[1.0, 0.0]], level=95), "The level is 95"),

@@ -44,7 +44,18 @@ def as_pytree(function: Callable, *bound: Any) -> Partial:
             ``Partial``, whose arrays are arguments of it.
         bound: Pytrees to call it with, before the arguments that the result takes: ``as_pytree(logits_fn, params)``
             is a function of the inputs alone.
+
+    Raises:
+        JaxfairError: What is no function, or a ``Partial`` that binds a text, which is no argument of a jitted one.
     """
+    if not callable(function):
+        raise JaxfairError(
+            f"A {type(function).__name__} was given where a function is needed; give (params, x) -> logits."
+        )
+    if texts := [leaf for leaf in jax.tree.leaves(function) if isinstance(leaf, str | bytes)]:
+        raise JaxfairError(
+            f"The function binds '{str(texts[0])[:30]}', no array; bind it by a lambda, not by a Partial."
+        )
     if isinstance(function, Partial):  # a Partial of a Partial would hide the inner one's arrays from jit
         return Partial(function.func, *function.args, *bound, **function.keywords)
     return Partial(function, *bound) if all_leaves([function]) else Partial(_call, function, *bound)
