@@ -55,7 +55,7 @@ BEFORE_ANYTHING_IS_MADE = {
     "--data.keep 0.5 0.5": "The shares to keep are (0.5, 0.5); expected 10 numbers between 0 and 1",
     "--data.keep 1 1 1 1 1 1 1 1 1 nan": "expected 10 numbers between 0 and 1",
     "--data.keep 1 1 1 1 1 1 1 1 1 0": "has no sample of group 9; leave these groups out",
-    "--data.test-fraction 0": "The test fraction is 0.0 and the seed 0; give a fraction between 0 and 1",
+    "--data.test-fraction 0": "The test fraction is 0.0; give one between 0 and 1",
     "--data.test-fraction 0.001": "leaves training or test without an image",
     "--model.stage-sizes 1 1 1 1 1": "Images of 8x8 are too small for 5 stages",
     "--model.stage-sizes": "stage",
