@@ -433,6 +433,7 @@ TOO_LARGE = np.arange(N) * 10**9
         (lambda: report(x=np.c_[TOO_LARGE, GROUP]), "whole numbers from 0 to 19000000000, which JAX cannot hold"),
         (lambda: report(y=TOO_LARGE, loss=lambda z, t: z[:, 0] - t), "give floating-point numbers"),
         (lambda: jaxfair.group_curvature(net, W, X, Y, np.ma.array(WEIGHTS, mask=WEIGHTS > 0)), "weights are masked"),
+        (lambda: GroupOperator(net, W, X, Y, np.ma.array(WEIGHTS[0], mask=WEIGHTS[1] > 0)), "weights are masked"),
         (lambda: jaxfair.group_curvature(net, W, X, Y, WEIGHTS > 0), "weights are booleans, whose losses would add up"),
         (lambda: jaxfair.relative_drop(np.ma.array([0.8, 0.1], mask=[0, 1]), [0.6, 0.4]), "accuracies are masked"),
         (lambda: jaxfair.group_curvature(lambda w, x: (net(w, x), 0), W, X, Y, WEIGHTS), "returned a tuple"),

@@ -19,7 +19,7 @@ from jaxfair import losses
 from jaxfair.curvature.chunks import Chunk, Cut, Devices, accumulate
 from jaxfair.curvature.programs import Kind, LogitsFn, LossFn, Model, as_pytree, depends_on_last, programs
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import as_examples
+from jaxfair.inputs import as_examples, as_weights
 
 GIGABYTE = 1024**3
 
@@ -191,6 +191,7 @@ class GroupOperator:
         self._programs, self._precision = programs(jax.default_backend(), precision), precision
         if plan is None:  # otherwise whoever planned has asked
             params, x, y = as_examples(as_pytree(logits_fn), params, x, y, labelled=losses.takes_classes(loss))
+            weight = as_weights(weight)
         model, self._devices = Model(as_pytree(logits_fn), as_pytree(loss)), Devices()
         self._kind: Kind = kind
         self._networks = self._devices.copies((model, params))

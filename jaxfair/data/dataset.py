@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 
 from jaxfair.data.config import Augmentation
 from jaxfair.errors import JaxfairError
+from jaxfair.inputs import as_array, quoted
 
 BLOCK = 64 * 1024**2
 
@@ -183,7 +184,7 @@ def make_dataset(
         >>> len(make_dataset(images, np.array([0, 1, 0, 1]), np.array([0, 0, 1, 1]), name="pets", **names))
         4
     """
-    images = images if isinstance(images, Rows) else np.asarray(images)
+    images = images if isinstance(images, Rows) else np.asarray(as_array(images, f"images of '{name}'"))
     if images.dtype != np.uint8 or len(images.shape) != 4 or images.shape[-1] not in (1, 3):
         raise JaxfairError(
             f"Images of '{name}' have type {images.dtype} and shape {images.shape}; "
@@ -211,7 +212,7 @@ def check_groups(dataset: Dataset, split: str = "data set") -> None:
     empty = [name for name, count in zip(dataset.group_names, dataset.group_counts, strict=True) if count == 0]
     if empty:
         raise JaxfairError(
-            f"The {split} '{dataset.name}' has no sample of group {', '.join(empty)}; "
+            f"The {split} '{dataset.name}' has no sample of group {quoted(empty)}; "
             "leave these groups out, merge them, or keep a larger share of them."
         )
 

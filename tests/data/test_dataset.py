@@ -86,6 +86,16 @@ def test_make_dataset_refuses(changes: dict[str, Any], words: str) -> None:
         make_toy(**{"label": [0, 1, 0, 1], **changes})
 
 
+@pytest.mark.parametrize("what", ["images", "labels", "groups"])
+def test_make_dataset_refuses_what_is_masked(what: str) -> None:
+    given: dict[str, Any] = {"images": np.zeros((4, 2, 2, 1), np.uint8), "labels": np.arange(4) % 2}
+    given["groups"] = given["labels"]
+    given[what] = np.ma.array(given[what], mask=np.zeros(given[what].shape, bool))
+    given[what][0] = np.ma.masked
+    with pytest.raises(JaxfairError, match=f"of the {what} of 'toy' are masked"):
+        data.make_dataset(*given.values(), name="toy", class_names="ab", group_names="cd")
+
+
 def test_split_is_stratified_disjoint_and_whole() -> None:
     """Every class-and-group cell gives a fifth to the test set: 45 + 15 and 30 + 10 images, all divisible by 5."""
     train, test = splits.split(make_toy(LABEL, GROUP), 0.2, seed=0)
