@@ -272,7 +272,7 @@ def _blocks(images: Any) -> Iterator[np.ndarray]:
 
 
 def _checked_index(values: np.ndarray, count: int, names: Sequence[str], what: str) -> np.ndarray:
-    values = np.asarray(values)
+    values = np.asarray(as_array(values, what))
     if values.shape != (count,) or not np.issubdtype(values.dtype, np.integer):
         raise JaxfairError(
             f"The {what} have type {values.dtype} and shape {values.shape}; expected {count} integers, one an image."
