@@ -465,6 +465,18 @@ def test_a_loss_whose_examples_depend_on_their_batch_is_refused_by_curvature_too
         jaxfair.group_curvature(net, W, X, X[:, 0], WEIGHTS, loss=lambda z, t: ((z[:, :1] - t) ** 2).mean(1))
 
 
+def test_a_loss_may_take_a_tree_of_outputs() -> None:
+    def both(w: Any, x: Any) -> dict[str, jax.Array]:
+        return {"logits": net(w, x), "size": jnp.sum(x**2, axis=1)}
+
+    def loss(outputs: Any, y: Any) -> jax.Array:
+        return outputs["size"] * optax.softmax_cross_entropy_with_integer_labels(outputs["logits"], y)
+
+    found = jaxfair.group_curvature(both, W, X, Y, WEIGHTS, loss=loss).loss
+    each = np.asarray(loss(both(W, X), Y))
+    np.testing.assert_allclose(found, WEIGHTS @ each, rtol=1e-5)
+
+
 def test_labels_of_a_bound_are_taken_by_position() -> None:
     two, binary = W[:, :2], Y % 2
     shuffled = pd.Series(binary).iloc[SHUFFLED].set_axis(np.arange(N)[SHUFFLED])

@@ -83,7 +83,8 @@ def group_curvature(
     """Compute loss, gradient norm and extreme Hessian eigenvalues of every group.
 
     Args:
-        logits_fn: ``(params, x) -> logits`` of shape (n, classes), deterministic and in evaluation mode.
+        logits_fn: ``(params, x) -> logits`` of shape (n, classes), deterministic and in evaluation mode, which
+            ``group_report`` asks and this takes on trust.
         params: Pytree of floating-point arrays; derivatives are with respect to all of it.
         x: Inputs, a pytree of arrays with n examples along the first axis.
         y: Labels, integers of shape (n,), or the array that ``loss`` takes, n examples along the first axis.
@@ -185,7 +186,9 @@ def check_examples(
         raise JaxfairError(f"Group [{quoted(empty)}] has no example of any weight; leave it out or merge it.")
     if not labelled:  # asked of a few: all would take a pass over the data
         few = jax.tree.map(lambda leaf: leaf[:FEW], x)
-        trusted_losses(loss, np.asarray(outputs(logits_fn, params, few)), y[:FEW])
+        found = outputs(logits_fn, params, few)
+        if isinstance(found, jax.Array):  # a loss may take a tree as well, of which nothing is known
+            trusted_losses(loss, np.asarray(found), y[:FEW])
     return params, x, y, group_rows
 
 
