@@ -365,6 +365,7 @@ def _fitted(
 ) -> list[Fitted]:
     """Return what ``_train`` made of each seed."""
     (carry, history, *best), found = state, []
+    history = {name: history[name] for name in (*METRICS, *HELD_OUT) if name in history}  # a checkpoint sorts its names
     for row, seed in enumerate(seeds):
         last = carry if len(seeds) == 1 else jax.tree.map(lambda a, row=row: a[row], carry)
         epoch = int(best[0].epoch[row]) if best else None

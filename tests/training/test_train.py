@@ -164,6 +164,7 @@ def test_resuming_gives_the_bits_of_an_uninterrupted_run(tmp_path: Path) -> None
         assert_same_bits(straight.network, resumed.network)
         for name in ("loss", "accuracy"):
             np.testing.assert_array_equal(straight.history[name], resumed.history[name])
+        assert list(resumed.history) == list(straight.history)  # files have their columns in this order
 
 
 STOPPING = Stopping(make_data(30, seed=1), patience=2)
