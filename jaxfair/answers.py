@@ -80,8 +80,7 @@ def read(given: Any, x: Any, y: np.ndarray, kept: np.ndarray, loss: LossFn, whic
     if not np.isfinite(answers).all():
         bad = int(np.flatnonzero(kept)[np.argmin(np.isfinite(answers).all(axis=1))])
         raise JaxfairError(f"A logit of example {bad} {which} is not a finite number; check its input and the network.")
-    if seem_probabilities(answers):
-        before = "softmax" if answers.shape[1] > 1 else "sigmoid; one logit is compared with 0"
+    if before := seem_probabilities(answers):
         said = f"The side {which} seems to hold probabilities; give the logits before the {before}."
         warnings.warn(said, stacklevel=3)
     return Answers(_predicted(answers, loss), _losses(answers, y[kept], loss), max(answers.shape[1], 2))

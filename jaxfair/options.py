@@ -16,15 +16,18 @@ from jaxfair.errors import JaxfairError, did_you_mean
 LARGEST_SEED = 2**31 - 1
 
 
-def check_options(config: Any) -> None:
-    """Raise a JaxfairError unless every field of a dataclass holds what its annotation says; for ``__post_init__``.
+class Options:
+    """What a dataclass of options inherits: each field has to hold what its annotation says.
 
     Whole numbers of NumPy are whole numbers, and any real number is a float; a boolean is neither.
     """
-    for name, kind in _kinds(type(config)).items():
-        if not _fits(value := getattr(config, name), kind):
-            given = f"{type(config).__name__}.{name} is {_shown(value)}"
-            raise JaxfairError(f"{given}; give {_said(kind)}{_near(value, kind)}")
+
+    def __post_init__(self) -> None:
+        """Raise a JaxfairError that names the first field that is of another type, or a name that there is not."""
+        for name, kind in _kinds(type(self)).items():
+            if not _fits(value := getattr(self, name), kind):
+                given = f"{type(self).__name__}.{name} is {_shown(value)}"
+                raise JaxfairError(f"{given}; give {_said(kind)}{_near(value, kind)}")
 
 
 def check_is(config: Any, kind: type) -> None:

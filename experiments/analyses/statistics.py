@@ -9,7 +9,7 @@ from experiments.analyses import results as tables
 from experiments.analyses.differences import nothing_to_explain
 from experiments.analyses.results import Results, Variant, drop_values, has_drop
 from experiments.reporting import series
-from experiments.reporting.comparisons import SELDOM
+from experiments.reporting.comparisons import SELDOM, in_words
 from experiments.reporting.sampling import FREE, PLAIN, SAID
 from experiments.reporting.verdicts import (
     DISTANCE,
@@ -90,12 +90,11 @@ def together(results: Results, network: Variant) -> str:
         points = series.of(lost_by(results, network, "small").mean)
     except Missing:
         return ""
-    more = bool(points.mean >= 0)
-    low, high = (points.low, points.high) if more else (-points.high, -points.low)
+    size, word, low, high = in_words(points)
     noise = "" if low > 0 or high < 0 else ", within noise"
     return (
-        f" Together, the groups with fewer training images than the average lost {abs(points.mean):.1f} % of their "
-        f"accuracy {'more' if more else 'less'} than the others ({low:.1f} to {high:.1f}{noise})."
+        f" Together, the groups with fewer training images than the average lost {size:.1f} % of their "
+        f"accuracy {word} than the others ({low:.1f} to {high:.1f}{noise})."
     )
 
 

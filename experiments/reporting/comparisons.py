@@ -102,11 +102,17 @@ def answer(found: Sequence[Difference], names: Sequence[str], reference: int, se
 
 
 def _lost(names: Sequence[str], difference: Difference, than: str = "", also: str = "") -> str:
-    points, more = difference.points, bool(difference.points.mean >= 0)
-    low, high = (points.low, points.high) if more else (-points.high, -points.low)
-    size, where = abs(float(points.mean)), f" on {difference.where}" if difference.where else ""
-    said = f"{names[difference.group]} lost {size:.1f} % of its accuracy {'more' if more else 'less'}{than}{where}"
+    size, word, low, high = in_words(difference.points)
+    where = f" on {difference.where}" if difference.where else ""
+    said = f"{names[difference.group]} lost {size:.1f} % of its accuracy {word}{than}{where}"
     return f"{said} ({low:.1f} to {high:.1f}{also})"
+
+
+def in_words(points: Estimate) -> tuple[float, str, float, float]:
+    """Return a difference as a size and more or less, and the ends of its interval on that side."""
+    if points.mean >= 0:
+        return float(points.mean), "more", points.low, points.high
+    return -float(points.mean), "less", -points.high, -points.low
 
 
 def points_lost(before: np.ndarray, after: np.ndarray) -> Estimate:

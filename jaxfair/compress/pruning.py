@@ -13,11 +13,11 @@ import numpy as np
 
 from jaxfair.errors import JaxfairError
 from jaxfair.networks.network import Network
-from jaxfair.options import check_options
+from jaxfair.options import Options
 
 
 @dataclasses.dataclass(frozen=True)
-class PruneConfig:
+class PruneConfig(Options):
     """How much is pruned, and among which weights the smallest are looked for.
 
     Attributes:
@@ -34,10 +34,6 @@ class PruneConfig:
 
     sparsity: float = 0.9
     scope: Literal["global", "layer"] = "global"
-
-    def __post_init__(self) -> None:
-        """Refuse what is of another type, or a name that there is not."""
-        check_options(self)
 
 
 def check_config(config: PruneConfig) -> None:

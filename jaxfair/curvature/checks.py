@@ -96,14 +96,15 @@ def trusted_losses(loss: LossFn, logits: np.ndarray, y: Any) -> np.ndarray:
 STATISTICS = ("batch_stats", "running_mean", "running_var", "moving_mean", "moving_variance", "num_batches_tracked")
 
 
-def seem_probabilities(logits: np.ndarray) -> bool:
-    """Return whether what should be logits of shape (n, classes) sums to 1 for every example, as a softmax does.
+def seem_probabilities(logits: np.ndarray) -> str:
+    """Return after what come numbers of shape (n, classes) that should be logits and look like probabilities, or "".
 
-    Of one column, as of a sigmoid, all are between 0 and 1.
+    After a softmax they sum to 1 for every example; of one column, after a sigmoid, all are between 0 and 1.
     """
     if logits.shape[1] == 1:
-        return bool(len(logits) > 1 and (logits >= 0).all() and (logits <= 1).all())
-    return bool((logits >= 0).all() and np.abs(logits.sum(axis=1) - 1).max() < 1e-4)
+        between = len(logits) > 1 and (logits >= 0).all() and (logits <= 1).all()
+        return "sigmoid; one logit is compared with 0" if between else ""
+    return "softmax" if (logits >= 0).all() and np.abs(logits.sum(axis=1) - 1).max() < 1e-4 else ""
 
 
 def warn_of_suspects(params: Any, logits: np.ndarray, y: Any) -> None:
@@ -114,8 +115,7 @@ def warn_of_suspects(params: Any, logits: np.ndarray, y: Any) -> None:
         warnings.warn(
             f"{few}, and the loss may read them as other classes; leave examples without a label out.", stacklevel=3
         )
-    if seem_probabilities(logits):
-        before = "softmax" if logits.shape[1] > 1 else "sigmoid; one logit is compared with 0"
+    if before := seem_probabilities(logits):
         warnings.warn(f"logits_fn seems to return probabilities; return the logits before the {before}.", stacklevel=3)
     paths = jax.tree_util.tree_flatten_with_path(params)[0]
     named = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]

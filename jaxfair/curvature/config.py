@@ -4,14 +4,14 @@ import dataclasses
 from typing import Literal
 
 from jaxfair.errors import JaxfairError
-from jaxfair.options import check_options
+from jaxfair.options import Options
 
 Start = Literal["random", "gradient", "coarse"]
 Stop = Literal["residual", "error"]
 
 
 @dataclasses.dataclass(frozen=True)
-class CurvatureConfig:
+class CurvatureConfig(Options):
     """How a group's eigenvalues are found, and how precisely.
 
     Attributes:
@@ -55,7 +55,7 @@ class CurvatureConfig:
 
     def __post_init__(self) -> None:
         """Refuse what no computation could follow."""
-        check_options(self)
+        super().__post_init__()
         if not 0 <= self.tolerance < float("inf"):
             raise JaxfairError(f"The tolerance is {self.tolerance}; give a relative error, at least 0.")
         from jaxfair.curvature.programs import at_precision  # of JAX, which knows the names

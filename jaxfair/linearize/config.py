@@ -6,7 +6,7 @@ from typing import Literal
 
 from jaxfair.data.config import Augmentation
 from jaxfair.errors import JaxfairError
-from jaxfair.options import check_options
+from jaxfair.options import Options
 from jaxfair.training.config import TrainConfig
 
 Accept = Literal["accuracy", "loss", "worst-group", "cvar"]
@@ -35,7 +35,7 @@ BCD_FINETUNE = TrainConfig(epochs=20, learning_rate=1e-3, schedule="cosine", dis
 
 
 @dataclasses.dataclass(frozen=True)
-class SnlConfig:
+class SnlConfig(Options):
     """How masks and weights descend; the defaults are those of Cho et al. 2022 and their published settings.
 
     Attributes:
@@ -67,13 +67,9 @@ class SnlConfig:
     augment: Augmentation = "none"
     checkpoint_seconds: float = 60.0
 
-    def __post_init__(self) -> None:
-        """Refuse what is of another type, or a name that there is not."""
-        check_options(self)
-
 
 @dataclasses.dataclass(frozen=True)
-class DeepReduceConfig:
+class DeepReduceConfig(Options):
     """One DeepReDuce configuration.
 
     Attributes:
@@ -90,10 +86,6 @@ class DeepReduceConfig:
     channel_scale: float = 1.0
     resolution_scale: float = 1.0
     start: Literal["fresh", "base"] = "fresh"
-
-    def __post_init__(self) -> None:
-        """Refuse what is of another type, or a name that there is not."""
-        check_options(self)
 
     @property
     def name(self) -> str:
@@ -126,7 +118,7 @@ class DeepReduceConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class SenetConfig:
+class SenetConfig(Options):
     """How layers get their budgets, and units their masks.
 
     Attributes:
@@ -143,13 +135,9 @@ class SenetConfig:
     mask_train: TrainConfig = SENET_MASKS
     balanced: bool = False
 
-    def __post_init__(self) -> None:
-        """Refuse what is of another type, or a name that there is not."""
-        check_options(self)
-
 
 @dataclasses.dataclass(frozen=True)
-class BcdConfig:
+class BcdConfig(Options):
     """How ReLUs are removed, block by block.
 
     Attributes:
@@ -173,7 +161,3 @@ class BcdConfig:
     level: float = 0.1
     validation: float = 0.0
     finetune: TrainConfig = BCD_FINETUNE
-
-    def __post_init__(self) -> None:
-        """Refuse what is of another type, or a name that there is not."""
-        check_options(self)

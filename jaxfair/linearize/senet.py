@@ -241,11 +241,8 @@ def senet(
     check_config(config, len(data))
     for stage in (config.sparse_train, config.mask_train):
         sharing.check(devices, stage.batch_size)
-    budgets = masks.as_budgets(budgets)
     check_seed(seed)
-    if not budgets:
-        raise JaxfairError("SENet got no ReLU budget; give at least one, as a count or as a fraction of all units.")
-    counts = sorted({masks.resolve_budget(b, masks.unit_count(network.masks)) for b in budgets}, reverse=True)
+    counts = masks.resolve_budgets(budgets, masks.unit_count(network.masks), "SENet")
     return _choose(network, data, config, counts, seed, progress_dir, on_epoch, devices)
 
 

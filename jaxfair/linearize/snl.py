@@ -206,11 +206,8 @@ def snl(
     check_images(network, data)
     check_config(config, len(data))
     sharing.check(devices, config.batch_size)
-    budgets = masks.as_budgets(budgets)
     check_seed(seed)
-    if not budgets:
-        raise JaxfairError("SNL got no ReLU budget; give at least one, as a count or as a fraction of all units.")
-    counts = sorted({masks.resolve_budget(b, masks.unit_count(network.masks)) for b in budgets}, reverse=True)
+    counts = masks.resolve_budgets(budgets, masks.unit_count(network.masks), "SNL")
     folder, weight = None, _group_weight(data, balanced)
     if progress_dir is not None:
         start = network.module, checkpoints.tree_digest(network)

@@ -67,11 +67,17 @@ def above(masks: Masks, threshold: float = 1e-2) -> Masks:
     return jax.tree.map(lambda leaf: (leaf > threshold).astype(leaf.dtype), masks)
 
 
-def as_budgets(budgets: Any) -> list[float]:
-    """Return budgets as a list; raise a JaxfairError for one number."""
+def resolve_budgets(budgets: Any, units: int, method: str) -> list[int]:
+    """Return the different budgets of a method as numbers of units, the largest first.
+
+    Raises:
+        JaxfairError: there is none, one is impossible (``resolve_budget``), or they are no list.
+    """
     if not np.iterable(budgets) or isinstance(budgets, str):
         raise JaxfairError(f"The budgets are {budgets}; give a list, [{budgets}].")
-    return list(budgets)
+    if not (given := list(budgets)):
+        raise JaxfairError(f"{method} got no ReLU budget; give at least one, as a count or as a fraction of all units.")
+    return sorted({resolve_budget(budget, units) for budget in given}, reverse=True)
 
 
 def resolve_budget(budget: float, units: int) -> int:

@@ -4,14 +4,14 @@ import dataclasses
 from typing import Literal
 
 from jaxfair.data.config import Augmentation
-from jaxfair.options import check_options
+from jaxfair.options import Options
 
 Method = Literal["none", "lagrangian", "lagrangian-detached", "lagrangian-published", "cvar", "arl", "alignment"]
 Distance = Literal["softmax-gap", "impurity"]
 
 
 @dataclasses.dataclass(frozen=True)
-class MitigationConfig:
+class MitigationConfig(Options):
     """Which objective replaces the mean loss. A value, so it is a static jit argument.
 
     Attributes:
@@ -52,13 +52,9 @@ class MitigationConfig:
     weight: float = 0.03
     distance: Distance = "impurity"
 
-    def __post_init__(self) -> None:
-        """Refuse what is of another type, or a name that there is not."""
-        check_options(self)
-
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Options):
     """How a network is trained; the defaults are those of the full network in Cho et al. 2022 and Das et al. 2024.
 
     Unlike theirs, images are not augmented by default.
@@ -99,10 +95,6 @@ class TrainConfig:
     temperature: float = 4.0
     mitigation: MitigationConfig = MitigationConfig()
     checkpoint_seconds: float = 60.0
-
-    def __post_init__(self) -> None:
-        """Refuse what is of another type, or a name that there is not."""
-        check_options(self)
 
 
 SNL_FINETUNE = TrainConfig(epochs=100, learning_rate=1e-3, schedule="cosine", distillation_weight=1.0)
