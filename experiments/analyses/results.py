@@ -12,7 +12,7 @@ import numpy as np
 from experiments.reporting import comparisons, reports, series
 from experiments.reporting.groups import Groups, check_name
 from experiments.reporting.sampling import FREE, free_of_sampling
-from experiments.reporting.series import UNKNOWN, Estimate, over_seeds
+from experiments.reporting.series import UNKNOWN, Estimate, over_seeds, shares
 from experiments.running import work
 from experiments.running.methods import matched_label
 from experiments.running.records import rebalanced
@@ -413,7 +413,8 @@ def worst_accuracies(variant: Variant) -> np.ndarray:
 
 def worst_accuracy(variant: Variant) -> Estimate:
     """Return the mean over seeds of the worst group's accuracy, with its interval over seeds."""
-    return over_seeds(worst_accuracies(variant), "share")
+    worst = variant.by_group["accuracy"].argmin(axis=1)[:, None]
+    return shares(worst_accuracies(variant), np.take_along_axis(variant.by_group["test_count"], worst, 1).min())
 
 
 def _share(tables: Sequence[np.ndarray], weights: Sequence[float]) -> Estimate:
@@ -539,8 +540,10 @@ def group_rows(results: Results) -> list[dict[str, Any]]:
     rows, groups = [], results.groups
     for variant in results.variants:
         drop, right = drops(results, variant), accuracies(results, variant)
-        known = {name: measured(variant, name) for name in ("loss", *CURVATURE) if name in variant.by_group}
-        known |= {FREE[name]: free_of_sampling(variant.by_group, variant.parts, name) for name in variant.parts}
+        own, splits = variant.by_group, (s for s in ("train", "validation") if f"{s}_accuracy" in variant.by_group)
+        known = {f"{s}_accuracy": shares(own[f"{s}_accuracy"], own[f"{s}_count"].min(axis=0)) for s in splits}
+        known |= {name: measured(variant, name) for name in ("loss", *CURVATURE) if name in own}
+        known |= {FREE[name]: free_of_sampling(own, variant.parts, name) for name in variant.parts}
         for g in groups.order:
             row: dict[str, Any] = {"network": variant.label, "relus": variant.relu_count, "group": groups.names[g]}
             row |= {"train_count": groups.train_count[g], "test_count": groups.test_count[g]}
@@ -551,10 +554,6 @@ def group_rows(results: Results) -> list[dict[str, Any]]:
             }
             if results.matched:
                 row[HARM] = UNKNOWN if variant.control is None else drops(results, variant, controlled=True).at(g)
-            if "train_accuracy" in variant.by_group:
-                row["train_accuracy"] = over_seeds(variant.by_group["train_accuracy"][:, g], "share")
-            if "validation_accuracy" in variant.by_group:
-                row["validation_accuracy"] = over_seeds(variant.by_group["validation_accuracy"][:, g], "share")
             row |= {name: value.at(g) for name, value in known.items()}
             row["top_eigenvalue_residual_max"] = variant.by_group["top_eigenvalue_residual"][:, g].max()
             rows.append(row)

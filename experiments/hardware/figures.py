@@ -16,7 +16,7 @@ from experiments.hardware.results import Comparison, Hardware, Series
 from experiments.reporting import drawing
 from experiments.reporting.drawing import BARS, COLORS, GREY, LARGE, SMALL, Drawing, Drawn, Points
 from experiments.reporting.sampling import SAID
-from experiments.reporting.series import Estimate, over_seeds
+from experiments.reporting.series import Estimate, over_seeds, shares
 from experiments.reporting.verdicts import Missing
 from jaxfair.intervals import Scale
 from jaxfair.sensitivity import SpreadTest
@@ -82,7 +82,7 @@ def accuracy_by_group(hardware: Hardware) -> "Figure":
     base = plain.reference.by_group["accuracy"]
     for row, series in zip(grid, every, strict=True):
         accuracy = series.by_group["accuracy"]
-        drawing.by_size(row[0], groups, over_seeds(accuracy, "share"))
+        drawing.by_size(row[0], groups, shares(accuracy, groups.test_count))
         row[0].margins(y=0.15)
         row[-1].margins(y=0.15)
         row[0].set_title(series.label, fontsize=9, loc="left")
@@ -293,8 +293,8 @@ def _compared(hardware: Hardware, comparisons: Sequence[Comparison]) -> "Figure"
                 delta.append(Points(*look, over_seeds(numbers.delta(comparison, others), "positive")))
                 xi.append(Points(*look, over_seeds(numbers.pair_xi(comparison, others), "positive")))
         look = comparison.title, color, "s"
-        by_group.append(Points(*look, over_seeds(comparison.reference.by_group["accuracy"], "share")))
-        accuracy.append(Points(*look, over_seeds(comparison.reference.accuracy, "share")))
+        by_group.append(Points(*look, shares(comparison.reference.by_group["accuracy"], hardware.groups.test_count)))
+        accuracy.append(Points(*look, shares(comparison.reference.accuracy, hardware.groups.test_count.sum())))
     figure, grid = drawing.group_panels(hardware.groups, 2, 2, width=5.6, height=2.5, labelled=(0,))
     drawing.by_group(grid[0, 0], hardware.groups, delta)
     drawing.by_group(grid[1, 0], hardware.groups, by_group)

@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.hardware.results import Comparison, Hardware, Series
 from experiments.reporting import sampling
-from experiments.reporting.series import UNKNOWN, Estimate, over_seeds, with_interval
+from experiments.reporting.series import UNKNOWN, Estimate, over_seeds, shares, with_interval
 from experiments.reporting.tables import Row
 from experiments.reporting.verdicts import Missing, stored
 from jaxfair.bounds import TaylorBound, sensitivity_bound
@@ -170,7 +170,7 @@ def profile_rows(hardware: Hardware) -> list[Row]:
             role = "reference" if series is comparison.reference else "profile" if is_profile else "control"
             row: dict[str, Any] = {"training": comparison.title, "hardware": series.label, "kind": series.kind}
             row |= {"role": role, "control": series.control, "seeds": len(series.accuracy)}
-            row["accuracy"] = over_seeds(series.accuracy, "share")
+            row["accuracy"] = shares(series.accuracy, hardware.groups.test_count.sum())
             largest = np.fmax.reduce(differences(comparison, [series])[0], axis=1)
             row |= {
                 "largest_loss_difference": over_seeds(largest, "positive"),
@@ -191,10 +191,10 @@ def _rows_of_groups(hardware: Hardware, comparison: Comparison) -> list[Row]:
     nothing = np.full_like(own["loss"], np.nan)
     sets = {"delta": comparison.profiles, **{f"delta_{kind}": of_kind(comparison, kind) for kind in KINDS}}
     sets["delta_ulps"] = comparison.ulps
-    values = {name: own[name] for name in ("accuracy", "loss")}
+    values = {name: own.get(name, nothing) for name in ("loss", "gradient_norm", "top_eigenvalue")}
     values |= {name: delta(comparison, others) if others else nothing for name, others in sets.items()}
-    values |= {name: own.get(name, nothing) for name in ("gradient_norm", "top_eigenvalue")}
-    known = {name: over_seeds(v, "share" if name == "accuracy" else "positive") for name, v in values.items()}
+    known = {"accuracy": shares(own["accuracy"], groups.test_count)}
+    known |= {name: over_seeds(v, "positive") for name, v in values.items()}
     parts = comparison.reference.parts
     for name, column in sampling.FREE.items():
         known[column] = sampling.free_of_sampling(own, parts, name) if name in parts else over_seeds(nothing)
@@ -243,7 +243,7 @@ def training_rows(hardware: Hardware) -> list[Row]:
     for comparison in hardware.comparisons:
         profiles, ulps, accuracy = comparison.profiles, comparison.ulps, comparison.reference.accuracy
         row: dict[str, Any] = {"training": comparison.title, "seeds": len(accuracy), "profiles": len(profiles)}
-        row |= {"ulps": len(ulps), "accuracy": over_seeds(accuracy, "share")}
+        row |= {"ulps": len(ulps), "accuracy": shares(accuracy, hardware.groups.test_count.sum())}
         row["rho"] = over_seeds(rho(comparison), "positive") if profiles else UNKNOWN
         for name, others in {"profiles": profiles, "ulps": ulps}.items():
             row[f"xi_{name}"] = over_seeds(xi(comparison, others), "positive") if others else UNKNOWN

@@ -37,6 +37,22 @@ def over_seeds(values: Any, scale: Scale = "real") -> Estimate:
     return of(intervals.over_seeds(np.asarray(values, float)), scale)
 
 
+def shares(values: Any, counts: Any) -> Estimate:
+    """Return the mean over seeds of shares of so many images, such as accuracies, with its interval.
+
+    It is Student's t over seeds. Where these do not differ, or there is one, nothing is known of their noise, and an
+    interval of no width would say that there is none: there it is Wilson's, of what so many images can show.
+
+    Args:
+        values: shares of each seed, shape (seeds, ...).
+        counts: images of one seed, a number or of the shape of one seed's shares; of seeds that differ the fewest.
+    """
+    values = np.asarray(values, float)
+    found, by_images = over_seeds(values, "share"), intervals.wilson(values.mean(axis=0), np.asarray(counts, float))
+    differ = np.ptp(values, axis=0) > 0
+    return Estimate(found.mean, *(np.where(differ, *ends) for ends in zip(found[1:], by_images, strict=True)))
+
+
 def of(found: intervals.Estimate, scale: Scale = "real", level: float = 0.95) -> Estimate:
     """Return a mean of which the error is known with its interval."""
     return Estimate(found.value, *found.interval(level, scale))

@@ -9,14 +9,13 @@ from jaxtyping import Float, Int
 
 from experiments.reporting import drawing, series, tables
 from experiments.reporting.drawing import GREY, LARGE, SMALL
-from experiments.reporting.series import UNKNOWN
+from experiments.reporting.series import UNKNOWN, Estimate, shares
 from experiments.reporting.tables import Column, Table
 from experiments.running.progress import Progress
 from experiments.toy.networks import Layers, estimate, fit, forward, init, summary
 from experiments.toy.settings import Boundary
 from jaxfair.errors import JaxfairError
 from jaxfair.groups import relative_drop
-from jaxfair.intervals import Scale
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,8 +81,8 @@ def compare(config: Boundary, progress: Progress) -> tuple[dict[str, Any], Any]:
     result = {
         "training_points": dict(zip(GROUPS, counts, strict=True)),
         "relus": {n: sum(int(gate.sum()) for gate in both[0][1]) for n, both in zip(NETWORKS, networks, strict=True)},
-        "accuracy": {n: _by_group(a, "share") for n, a in zip(NETWORKS, accuracy, strict=True)},
-        "relative_drop_percent": _by_group(drops, "percent"),
+        "accuracy": {n: _by_group(a, shares(a, TEST_POINTS)) for n, a in zip(NETWORKS, accuracy, strict=True)},
+        "relative_drop_percent": _by_group(drops, series.over_seeds(drops, "percent")),
         "minority_drops_more_by": summary(drops[:, 1] - drops[:, 0]),
         "seed_of_median_drop": median,
     }
@@ -101,8 +100,8 @@ def _fit_best(data: Sequence[Any], gates: Sequence[Any], config: Boundary) -> li
     return [fitted[seed * config.restarts + start] for seed, start in enumerate(best)]
 
 
-def _by_group(values: np.ndarray, scale: Scale) -> dict[str, Any]:
-    return {group: summary(values[:, i], scale) for i, group in enumerate(GROUPS)}
+def _by_group(values: np.ndarray, found: Estimate) -> dict[str, Any]:
+    return {group: {"per_seed": values[:, i], **found.at(i)._asdict()} for i, group in enumerate(GROUPS)}
 
 
 def draw_boundary(result: dict[str, Any], shown: Any) -> "Figure":

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from experiments.reporting import html, tables
-from experiments.reporting.series import UNKNOWN, Estimate, over_seeds, text
+from experiments.reporting.series import UNKNOWN, Estimate, over_seeds, shares, text
 from experiments.reporting.tables import Column, Table
 
 VALUE = Estimate(0.123456, 0.1, 2e-05)
@@ -36,6 +36,16 @@ def test_an_estimate_over_seeds_is_students() -> None:
     assert (over_seeds(values[:1]).reach == 0).all()
     low, high = over_seeds(np.exp(values), "positive")[1:]
     np.testing.assert_allclose(np.sqrt(low * high), np.exp(values).mean(axis=0))  # symmetric in the logarithm
+
+
+def test_shares_that_all_seeds_have_are_as_uncertain_as_so_many_images() -> None:
+    """Wilson's interval where seeds do not differ, Student's where they do; neither leaves what is possible."""
+    values, counts = np.array([[1.0, 0.0, 0.5, 0.8], [1.0, 0.0, 0.5, 0.9]]), np.array([13, 40, 10, 20])
+    found = shares(values, counts)
+    for of, wilsons in enumerate([(0.7719, 1), (0, 0.0876), (0.2366, 0.7634)]):
+        np.testing.assert_allclose((found.low[of], found.high[of]), wilsons, atol=5e-5)
+    np.testing.assert_array_equal(found.at(3), over_seeds(values, "share").at(3))
+    np.testing.assert_allclose(shares([1.0], 13), [1, *found.at(0)[1:]])  # of one seed, its images are all there is
 
 
 TABLE = Table(

@@ -95,11 +95,17 @@ def test_half_of_the_relus_cost_the_minority_alone() -> None:
 
 
 def check_interval(entry: dict[str, Any], kind: str = "real") -> None:
-    """Compare with Student's t interval, of the log of the odds or of the log of 100 less a percentage if asked."""
+    """Compare with Student's t interval, of the log of the odds or of the log of 100 less a percentage if asked.
+
+    That of shares which all seeds have is Wilson's, of the points of one seed.
+    """
     values = np.array(entry["per_seed"])
     half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
     mean = values.mean()
-    if kind == "share" and 0 < mean < 1:
+    if kind == "share" and not half:
+        right = round(mean * boundary.TEST_POINTS)
+        ends = stats.binomtest(right, boundary.TEST_POINTS).proportion_ci(method="wilson")
+    elif kind == "share":
         odds = mean / (1 - mean) * np.exp(np.array([-half, half]) / (mean * (1 - mean)))
         ends = odds / (1 + odds)
     elif kind == "percent":
