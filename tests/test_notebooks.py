@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from experiments.analyses import results as tables
+from experiments.analyses import results as arrays
 from experiments.hardware import bundles
 from experiments.hardware import results as hardware_results
 from experiments.hardware import tables as hardware_tables
@@ -87,7 +87,7 @@ def test_runs_from_a_clean_kernel(
     made = execute(path, tmp_path, monkeypatch, study).cells
     assert kinds(made) == kinds(stored)
     if path.name == LINEARIZATION:
-        results = tables.collect(tables.read(study))
+        results = arrays.collect(arrays.read(study))
         (tightest,) = {v.label for v in results.variants if v.method == "snl"}
         assert not any(tightest in text for text in texts(stored))
         for name in (*(variant.label for variant in results.variants), f"drop, {tightest}"):

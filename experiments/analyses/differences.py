@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.analyses.results import Results, Variant, drop_contrast, drop_values, has_drop, points_lost
+from experiments.analyses.quantities import drop_contrast, drop_values, has_drop, points_lost
+from experiments.analyses.results import Results, Variant
 from experiments.reporting import comparisons, series
 from experiments.reporting.comparisons import SELDOM, Difference, compare
 from experiments.reporting.series import UNKNOWN, Estimate

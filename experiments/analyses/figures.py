@@ -4,7 +4,7 @@ import textwrap
 from functools import partial
 from typing import TYPE_CHECKING
 
-from experiments.analyses import results as arrays
+from experiments.analyses import quantities
 from experiments.analyses.differences import differences
 from experiments.analyses.results import Results, Variant
 from experiments.reporting import drawing
@@ -45,7 +45,7 @@ def accuracy_drop_by_group(results: Results, *, controlled: bool = False) -> "Fi
         figure, grid = drawing.group_panels(groups, len(variants), height=2.0, sharey=True)
         panels = list(grid[:, 0])
     for axes, variant in zip(panels, variants, strict=True):
-        drawing.by_size(axes, groups, arrays.drops(results, variant, controlled=controlled))
+        drawing.by_size(axes, groups, quantities.drops(results, variant, controlled=controlled))
         axes.axhline(0, color=GREY, linewidth=0.8)
         title = variant.title
         axes.set_title(title if len(title) < 12 * width else title.replace(": ", ":\n"), fontsize=9.5)

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.analyses.results import CONTROLS, Results, Variant, joint_drop, whole_accuracy
+from experiments.analyses.quantities import joint_drop, whole_accuracy
+from experiments.analyses.results import CONTROLS, Results, Variant
 from experiments.analyses.statistics import contrast, lost_by, mean_weights
 from experiments.reporting import html, series
 from experiments.reporting.tables import Column, Row, Table

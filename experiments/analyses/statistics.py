@@ -5,9 +5,10 @@ from typing import Literal
 
 import numpy as np
 
-from experiments.analyses import results as tables
+from experiments.analyses import quantities
 from experiments.analyses.differences import nothing_to_explain
-from experiments.analyses.results import Results, Variant, drop_values, has_drop
+from experiments.analyses.quantities import drop_values, has_drop
+from experiments.analyses.results import Results, Variant
 from experiments.reporting import series
 from experiments.reporting.comparisons import SELDOM, in_words
 from experiments.reporting.sampling import FREE, PLAIN, SAID
@@ -64,7 +65,7 @@ def mean_weights(network: Variant, members: np.ndarray) -> np.ndarray:
 
 def contrast(results: Results, *terms: tuple[Variant, np.ndarray], scale: Scale = "real") -> Measured:
     """Return a weighted sum of groups' drops, over seeds and test images together."""
-    return Measured(tables.drop_contrast(results, *terms), len(terms[0][0].seeds), scale)
+    return Measured(quantities.drop_contrast(results, *terms), len(terms[0][0].seeds), scale)
 
 
 def named(results: Results, network: Variant, *texts: str) -> str:

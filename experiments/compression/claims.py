@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from experiments.analyses import imbalance
-from experiments.analyses import results as tables
+from experiments.analyses import results as arrays
 from experiments.analyses.results import Results, Variant
 from experiments.analyses.statistics import (
     RHO,
@@ -74,7 +74,7 @@ def claims(analysed: Results | Sequence[Run]) -> list[Claim]:
     Raises:
         JaxfairError: the analyses do not belong together.
     """
-    results = analysed if isinstance(analysed, Results) else tables.collect(analysed)
+    results = analysed if isinstance(analysed, Results) else arrays.collect(analysed)
     found = of_small_groups(results)
     for key, family in FAMILIES.items():
         found += [*_of_harm(results, key, family), *_of_terms(results, key, family)]

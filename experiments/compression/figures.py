@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experiments.analyses import figures
-from experiments.analyses import results as arrays
+from experiments.analyses import figures, quantities
 from experiments.analyses.figures import IMAGES
 from experiments.analyses.results import Results, Variant
 from experiments.compression.claims import FAMILIES, kept, networks
@@ -49,7 +48,7 @@ def changes_side_by_side(results: Results) -> "Figure":
         for (method, several), (color, marker) in zip(found.items(), LOOKS, strict=False):
             if several:
                 path = sorted(several, key=saving)
-                lost = [arrays.joint_drop(results, v, members, controlled=True) for v in path]
+                lost = [quantities.joint_drop(results, v, members, controlled=True) for v in path]
                 x = np.array([at[v] for v in path])
                 line = "none" if method == "deepreduce" or len(path) == 1 else "-"
                 drawing.errorbar(axes, x, series.stack(lost), color, marker, line, CHANGES[method])

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from experiments.analyses import differences, statistics
-from experiments.analyses import results as arrays
+from experiments.analyses import differences, quantities, statistics
 from experiments.analyses.page import ACCURACIES, LINEARIZED, Words
 from experiments.analyses.results import Results
 from experiments.compression.claims import FAMILIES, networks
@@ -72,7 +71,7 @@ def answer(results: Results) -> str:
 def summary_rows(results: Results) -> list[dict[str, Any]]:
     """Return one row a network: what it saves, accuracies, and drops of large and small groups, with intervals."""
     rows = []
-    for row, network in zip(arrays.summary_rows(results), results.variants, strict=True):
+    for row, network in zip(quantities.summary_rows(results), results.variants, strict=True):
         changed = network.method in CHANGES or "saves" in network.about
         saves = network.about.get("saves", "ReLUs") if changed else ""
         first = {"network": row.pop("network"), "saves": saves}

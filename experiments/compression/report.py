@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.analyses import differences, imbalance
+from experiments.analyses import differences, imbalance, quantities
 from experiments.analyses import page as pages
 from experiments.analyses import results as arrays
 from experiments.analyses.results import Results
@@ -47,7 +47,7 @@ def write(
     results = arrays.collect(analysed, reference)._replace(missing=tuple(missing))
     with reports.replacing(folder) as made:
         drawn = drawing.draw_all(figures.DRAWINGS, results, made)
-        summary, rows, found = page.summary_rows(results), arrays.group_rows(results), claims.claims(results)
+        summary, rows, found = page.summary_rows(results), quantities.group_rows(results), claims.claims(results)
         expansion = page.expansion_rows(results)
         named = {"summary": summary, "groups": rows, "expansion": expansion, "differences": differences.rows(results)}
         named["imbalance"] = on_others = imbalance.rows(results)

@@ -12,9 +12,10 @@ from typing import Literal
 
 import numpy as np
 
-from experiments.analyses import imbalance
-from experiments.analyses import results as tables
-from experiments.analyses.results import DROP, Results, Variant, has_drop
+from experiments.analyses import imbalance, quantities
+from experiments.analyses import results as arrays
+from experiments.analyses.quantities import has_drop
+from experiments.analyses.results import DROP, Results, Variant
 from experiments.analyses.statistics import (
     RHO,
     SUSPECTS,
@@ -69,12 +70,12 @@ def claims(analysed: Results | Sequence[Run]) -> list[Claim]:
     """Decide every finding; one that cannot be decided is listed too.
 
     Args:
-        analysed: finished analyses, or ``tables.collect`` of them.
+        analysed: finished analyses, or ``arrays.collect`` of them.
 
     Raises:
         JaxfairError: the analyses do not belong together.
     """
-    results = analysed if isinstance(analysed, Results) else tables.collect(analysed)
+    results = analysed if isinstance(analysed, Results) else arrays.collect(analysed)
     found = [
         *_of_harm(results),
         *imbalance.claims(results, _tightest, "at the tightest SNL budget"),
@@ -234,7 +235,7 @@ def _at_equal(
 
 
 def _worst(results: Results, pairs: Sequence[tuple[Variant, Variant]]) -> tuple[np.ndarray, str]:
-    gained = [tables.worst_accuracies(aware) - tables.worst_accuracies(plain) for aware, plain in pairs]
+    gained = [quantities.worst_accuracies(aware) - quantities.worst_accuracies(plain) for aware, plain in pairs]
     return np.mean(gained, axis=0), _named(results, *(network for pair in pairs for network in pair))
 
 
@@ -393,7 +394,7 @@ def _hessian_bound(results: Results, what: Literal["holds", "ranks"]) -> tuple[M
     full = _networks(results, "full")[0]
     if "hessian_bound_bound" not in full.by_group:
         raise Missing("the bound is of a task of two classes, such as --data.label gender")
-    bound, term, top = (quantity(full, f"hessian_bound_{name}") for name in tables.HESSIAN_BOUND)
+    bound, term, top = (quantity(full, f"hessian_bound_{name}") for name in arrays.HESSIAN_BOUND)
     note = f"medians: bound {np.median(bound):.3g}, eigenvalue {np.median(top):.3g}"
     if what == "ranks":
         found, tied = rank_correlations(term, top, "groups")

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.analyses import figures
-from experiments.analyses import results as arrays
+from experiments.analyses import figures, quantities
 from experiments.analyses.figures import IMAGES
 from experiments.analyses.results import Results, Variant
 from experiments.reporting import drawing, series
@@ -62,12 +61,12 @@ def accuracy_by_budget(results: Results) -> "Figure":
             chosen = [v for v in variants if v.method in of]
             if not chosen:
                 continue
-            values = [arrays.accuracy(results, v, np.flatnonzero(part.members)) for v in chosen]
+            values = [quantities.accuracy(results, v, np.flatnonzero(part.members)) for v in chosen]
             of_method = method if any(v.method != "full" for v in chosen) else "full network"
             x, name = [at[variants.index(v)] for v in chosen], f"{part.name}, {of_method}"
             drawing.errorbar(axes, x, series.stack(values), part.color, marker, line, name)
         if alike := [v for v in variants if v.method == "snl" and v.control is not None]:
-            values = [arrays.accuracy(results, v.control, np.flatnonzero(part.members)) for v in alike if v.control]
+            values = [quantities.accuracy(results, v.control, np.flatnonzero(part.members)) for v in alike if v.control]
             x, name = [at[variants.index(v)] for v in alike], f"{part.name}, trained alike with all ReLUs"
             drawing.errorbar(axes, x, series.stack(values), part.color, "_", ":", name)
     axes.set_xlabel("ReLUs kept")
@@ -84,7 +83,7 @@ def accuracy_by_method(results: Results) -> "Figure":
         raise Missing("No network of the study is linearized.")
     full, shown = results.variants[0], [v for several in found.values() for v in several]
     figure, grid = drawing.subplots(1, 2, 4.6, 3.8)
-    titles = {"all test images": arrays.whole_accuracy, "the worst group": arrays.worst_accuracy}
+    titles = {"all test images": quantities.whole_accuracy, "the worst group": quantities.worst_accuracy}
     for axes, (title, value) in zip(grid[0], titles.items(), strict=True):
         places = drawing.log_axis(axes, [v.relu_count for v in [full, *shown]], ",")
         at = dict(zip([v.label for v in [full, *shown]], places, strict=True))
@@ -113,7 +112,7 @@ def harm_by_training(results: Results) -> "Figure":
         x = drawing.log_axis(axes, [int(epoch) for epoch in results.followed[0].epochs], ",")
         for of, look in zip(results.followed, cycle(LOOKS)):
             seen = [results.variants[0]._replace(correct=correct) for correct in of.correct]
-            points = [arrays.accuracy(results, network, np.flatnonzero(part.members)) for network in seen]
+            points = [quantities.accuracy(results, network, np.flatnonzero(part.members)) for network in seen]
             line = "--" if of.method == "matched" else "-"
             drawing.errorbar(axes, x, series.stack(points), *look, line, label=of.label)
     panels[0].set_ylabel("mean accuracy of the groups")
@@ -136,7 +135,7 @@ def curvature_by_group(results: Results) -> "Figure":
     variants = [variant for variant in results.variants if variant.method not in apart]
     for axes, (name, label) in zip(grid[:, 0], labels.items(), strict=True):
         looks = [(variant.title, *_look(results, variant)) for variant in variants]
-        values = [arrays.measured(variant, name) for variant in variants]
+        values = [quantities.measured(variant, name) for variant in variants]
         drawing.by_group(axes, results.groups, [Points(*look, v) for look, v in zip(looks, values, strict=True)])
         axes.set_ylabel(label)
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
@@ -203,7 +202,7 @@ def global_accuracy(results: Results) -> "Figure":
     _tightest(results)
     figure, grid = drawing.subplots(1, 1, 6.0, 3.8)
     axes, variants = grid[0, 0], [results.variants[0], *_linearized(results)]
-    value = series.stack([arrays.whole_accuracy(v) for v in variants])
+    value = series.stack([quantities.whole_accuracy(v) for v in variants])
     x = _by_relus(axes, variants, value)
     axes.set_ylabel("accuracy on all test images")
     drawing.finish(figure, [axes], "ReLUs kept")
@@ -265,7 +264,7 @@ def mitigation_by_rate(results: Results) -> "Figure":
     by_rate = dict(sorted(rates(results).items()))
     found = list(by_rate.values())
     value = _of_groups(results, found, "accuracy")
-    everyone = series.stack([arrays.whole_accuracy(variant) for variant in found])
+    everyone = series.stack([quantities.whole_accuracy(variant) for variant in found])
     figure, panels = drawing.panels(["all test images", *results.groups.titles], "accuracy")
     of_groups = [value.at(np.s_[:, g]) for g in results.groups.order]
     for i, (axes, part) in enumerate(zip(panels, [everyone, *of_groups], strict=True)):
@@ -296,10 +295,10 @@ def _of_groups(results: Results, variants: Collection[Variant], quantity: str) -
         if not np.isfinite(variant.by_group.get(stored, np.nan)).all(axis=0).any():
             raise Missing(f"The analyses of '{variant.label}' have no finite {stored} for any group.")
     if quantity == "drop":
-        return series.stack([arrays.drops(results, variant) for variant in variants])
+        return series.stack([quantities.drops(results, variant) for variant in variants])
     if quantity == "accuracy":
-        return series.stack([arrays.accuracies(results, variant) for variant in variants])
-    return series.stack([arrays.measured(variant, quantity) for variant in variants])
+        return series.stack([quantities.accuracies(results, variant) for variant in variants])
+    return series.stack([quantities.measured(variant, quantity) for variant in variants])
 
 
 def _by_relus(axes: "Axes", variants: Sequence[Variant], value: Estimate, others: Any = None) -> np.ndarray:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.analyses import differences, imbalance
+from experiments.analyses import differences, imbalance, quantities
 from experiments.analyses import page as pages
 from experiments.analyses import results as arrays
 from experiments.analyses.results import Results
@@ -44,7 +44,7 @@ def write(
     with reports.replacing(folder) as made:
         drawn = drawing.draw_all(figures.DRAWINGS, results, made)
         of_paper = drawing.draw_all(figures.PAPER, results, made / "paper")
-        summary, rows, found = arrays.summary_rows(results), arrays.group_rows(results), claims.claims(results)
+        summary, rows, found = quantities.summary_rows(results), quantities.group_rows(results), claims.claims(results)
         compared = {"differences": differences.rows(results), "extremes": differences.extreme_rows(results)}
         on_others = imbalance.rows(results)
         tables.write_all(made, {"summary": summary, "groups": rows, **compared, "imbalance": on_others})
@@ -69,6 +69,6 @@ def title(analysed: Sequence[Run], data: str) -> str:
 
 def print_summary(results: Results, title: str) -> None:
     """Print the table of results, and who lost more than whom."""
-    table = pages.summary_table(page.WORDS, arrays.summary_rows(results))
+    table = pages.summary_table(page.WORDS, quantities.summary_rows(results))
     tables.show(table, title, pages.seeds_sentence(results))
     print(f"\n{page.answer(results)}")

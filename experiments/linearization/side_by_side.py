@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from experiments.analyses import quantities
 from experiments.analyses import results as arrays
 from experiments.analyses.results import Results, Variant
 from experiments.linearization import claims, page
@@ -142,7 +143,7 @@ def _budgets(axes: Any, results: Results, method: str) -> None:
         color = mpl.colormaps["viridis"](0.85 * (1 - i / max(len(networks) - 1, 1)))
         name = f"{network.percent_kept} % ({network.relu_count:,})"
         name = name if method == "snl" else f"{network.label.removeprefix('DeepReDuce ')}: {name}"
-        rows.append(Points(name, color, MARKERS[i % len(MARKERS)], arrays.drops(results, network)))
+        rows.append(Points(name, color, MARKERS[i % len(MARKERS)], quantities.drops(results, network)))
     drawing.by_group(axes, results.groups, rows, zero=True)
     axes.set_title(METHODS[method], fontsize=9.5)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, title="ReLUs kept", title_fontsize=8)
@@ -154,7 +155,7 @@ DRAWINGS = {"relative_drop_by_group": Drawing(TITLE, "", relative_drop)}
 
 def network_rows(studies: Sequence[Study]) -> list[dict[str, Any]]:
     """Return one row a study and network: accuracy and the drops of large and small groups, with intervals."""
-    return [{"study": study.title, **row} for study in studies for row in arrays.summary_rows(study.results)]
+    return [{"study": study.title, **row} for study in studies for row in quantities.summary_rows(study.results)]
 
 
 def claim_rows(studies: Sequence[Study]) -> list[dict[str, Any]]:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.analyses import page
-from experiments.analyses import results as tables
+from experiments.analyses import page, quantities
+from experiments.analyses import results as arrays
 from experiments.analyses.differences import differences, extreme_rows, largest_gap, rows, worst
 from experiments.analyses.results import Results, Variant
 from experiments.linearization.claims import claims
@@ -24,7 +24,7 @@ NAMES = ("White", "Black", "Asian", "Indian", "Others")
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Results:
     study: dict[str, Any] = {"group_names": NAMES, "train_count": (400, 300, 200, 100, 50), "test_count": (9,) * 5}
-    return tables.collect(make_analyses(tmp_path_factory.mktemp("made"), **study, networks=NETWORKS, seeds=6))
+    return arrays.collect(make_analyses(tmp_path_factory.mktemp("made"), **study, networks=NETWORKS, seeds=6))
 
 
 def with_predictions(results: Results, group: np.ndarray, full: np.ndarray, tight: np.ndarray) -> Results:
@@ -118,7 +118,7 @@ def test_small_groups_are_compared_with_large_ones_as_one(made: Results) -> None
 
 
 def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
-    never = tables.collect(make_analyses(tmp_path / "never", networks=NETWORKS, never_right=[0], seeds=5))
+    never = arrays.collect(make_analyses(tmp_path / "never", networks=NETWORKS, never_right=[0], seeds=5))
     assert "too seldom for a relative drop in group a, the reference" in answer(never)
     assert "group a the full network or a control of some seed is right too seldom" in page.warnings(never)[0]
     assert [row["worst_group"] in ("b", "c") for row in extreme_rows(never)] == [True, True]
@@ -129,17 +129,17 @@ def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
     said = answer(others)
     assert " Where the full network of some seed is right too seldom for a relative drop, a lost 0.0 points of " in said
     one = {"group_names": ("all",), "train_count": (90,), "test_count": (70,), "networks": NETWORKS}
-    alone = tables.collect(make_analyses(tmp_path / "one", **one, seeds=5))
+    alone = arrays.collect(make_analyses(tmp_path / "one", **one, seeds=5))
     assert "no second group" in answer(alone)
     assert [(row["worst_group"], row["least_lost"]) for row in extreme_rows(alone)] == [("all", "")] * 2
 
 
 def test_a_group_that_is_hardly_ever_right_is_said_in_points(tmp_path: Path) -> None:
     """One right answer of 70: its relative drops are of hundreds of percent, and mean nothing."""
-    rare = tables.collect(make_analyses(tmp_path, networks=NETWORKS, rarely_right=[2], seeds=5))
+    rare = arrays.collect(make_analyses(tmp_path, networks=NETWORKS, rarely_right=[2], seeds=5))
     network = rare.variants[1]
     assert network.by_group["accuracy"][:, 2].all()
-    assert tables.has_drop(network).tolist() == [True, True, False]
+    assert quantities.has_drop(network).tolist() == [True, True, False]
     said = answer(rare)
     assert "c lost 0.0 points of accuracy (" in said
     assert "c lost" not in said.split(" Where ")[0]

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.analyses import results as tables
+from experiments.analyses import quantities
+from experiments.analyses import results as arrays
 from experiments.analyses.page import warnings
 from experiments.analyses.results import Results, collect
 from experiments.analyses.study import whole
@@ -31,7 +32,7 @@ def analyses(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
 
 @pytest.fixture(scope="module")
 def results(analyses: list[Run]) -> Results:
-    return tables.collect(analyses)
+    return arrays.collect(analyses)
 
 
 def right(run: Run) -> np.ndarray:
@@ -72,11 +73,11 @@ def above_zero(values: np.ndarray) -> list[float]:
 
 
 def results_of_equal(root: Path, seeds: int = 3) -> Results:
-    return tables.collect(make_analyses(root, train_count=(50, 50, 50), test_count=(30, 30, 30), seeds=seeds))
+    return arrays.collect(make_analyses(root, train_count=(50, 50, 50), test_count=(30, 30, 30), seeds=seeds))
 
 
 def test_summary_rows_equal_masked_numpy(analyses: list[Run], results: Results) -> None:
-    rows = tables.summary_rows(results)
+    rows = quantities.summary_rows(results)
     full = [right(run) for run in by_network(analyses)[0]]
     parts = {"large": [0, 1], "small": [2]}
     for row, found in zip(rows, by_network(analyses), strict=True):
@@ -102,7 +103,7 @@ def test_summary_rows_equal_masked_numpy(analyses: list[Run], results: Results) 
 
 
 def test_group_rows_equal_masked_numpy(analyses: list[Run], results: Results) -> None:
-    rows = tables.group_rows(results)
+    rows = quantities.group_rows(results)
     assert len(rows) == 12
     at = {(row["network"], row["group"]): row for row in rows}
     assert [row["group"] for row in rows[:3]] == ["a", "b", "c"]
@@ -129,12 +130,12 @@ def test_group_rows_equal_masked_numpy(analyses: list[Run], results: Results) ->
 
 
 def test_small_samples_have_wide_intervals(results: Results) -> None:
-    widths = {r["group"]: r["accuracy"].high - r["accuracy"].low for r in tables.group_rows(results)[:3]}
+    widths = {r["group"]: r["accuracy"].high - r["accuracy"].low for r in quantities.group_rows(results)[:3]}
     assert widths["c"] > 1.4 * max(widths["a"], widths["b"])  # 13 images against 40 and 60
 
 
 def test_one_seed_has_intervals_over_test_images_alone(tmp_path: Path) -> None:
-    row = tables.summary_rows(results_of_equal(tmp_path, seeds=1))[1]
+    row = quantities.summary_rows(results_of_equal(tmp_path, seeds=1))[1]
     assert np.isfinite(row["parameter_distance"]).tolist() == [True, False, False]
     for name in ("accuracy", "large_groups", "large_drop_percent"):
         assert row[name].low < row[name].mean < row[name].high
@@ -145,18 +146,18 @@ def test_intervals_are_possible(results: Results) -> None:
     full = results.variants[0]
     sure = full._replace(correct=np.where(results.group == 2, 1.0, full.correct))
     expected = [1.0, *(float(end) for end in wilson(np.array(1.0), np.array(13)))]
-    assert [float(end) for end in tables.accuracies(results, sure).at(2)] == pytest.approx(expected)
-    both = tables.accuracy(results, sure._replace(correct=np.ones_like(full.correct)), np.array([0, 2]))
+    assert [float(end) for end in quantities.accuracies(results, sure).at(2)] == pytest.approx(expected)
+    both = quantities.accuracy(results, sure._replace(correct=np.ones_like(full.correct)), np.array([0, 2]))
     assert both.low == pytest.approx(float(wilson(np.array(1.0), np.array(4 / (1 / 40 + 1 / 13))).low))
     spread = full._replace(by_group=full.by_group | {"gradient_norm": np.array([[0.1], [9.0], [0.2]])})
-    _, low, high = tables.measured(spread, "gradient_norm").at(0)
+    _, low, high = quantities.measured(spread, "gradient_norm").at(0)
     assert 0 < low < 3.1 < 9 < high
     signed = full._replace(by_group=full.by_group | {"top_eigenvalue": np.array([[-3.0], [-2.0], [-1.0]])})
-    np.testing.assert_allclose(tables.measured(signed, "top_eigenvalue").low, -2 - T3 / np.sqrt(3))
+    np.testing.assert_allclose(quantities.measured(signed, "top_eigenvalue").low, -2 - T3 / np.sqrt(3))
 
 
 def test_equal_groups_leave_the_small_ones_blank(tmp_path: Path) -> None:
-    for row in tables.summary_rows(results_of_equal(tmp_path)):
+    for row in quantities.summary_rows(results_of_equal(tmp_path)):
         assert np.isfinite(row["large_groups"]).all()
         small = [value for name, value in row.items() if name.startswith("small_")]
         assert len(small) == 2
@@ -164,25 +165,25 @@ def test_equal_groups_leave_the_small_ones_blank(tmp_path: Path) -> None:
 
 
 def test_a_group_that_cannot_lose_has_no_drop_and_no_interval(tmp_path: Path) -> None:
-    found = tables.collect(make_analyses(tmp_path, never_right=[2]))
-    for row in tables.group_rows(found)[3:]:
+    found = arrays.collect(make_analyses(tmp_path, never_right=[2]))
+    for row in quantities.group_rows(found)[3:]:
         drop = row["relative_drop_percent"]
         assert np.isnan(drop).all() if row["group"] == "c" else np.isfinite(drop).all(), row
-    for row in tables.summary_rows(found)[1:]:
+    for row in quantities.summary_rows(found)[1:]:
         assert np.isnan(row["small_drop_percent"]).all(), row
 
 
 def test_analyses_that_do_not_belong_together_are_refused(analyses: list[Run]) -> None:
     with pytest.raises(JaxfairError, match="not of the same seeds"):
-        tables.collect(analyses[:-1])
+        arrays.collect(analyses[:-1])
     config = {**analyses[0].config, "seed": 3, "data": {"name": "other", "fingerprint": {"train": "9", "test": "9"}}}
     with pytest.raises(JaxfairError, match="different data sets or splits"):
-        tables.collect([*analyses, runs.Run(analyses[0].path, config)])
+        arrays.collect([*analyses, runs.Run(analyses[0].path, config)])
 
 
 def test_no_analyses_are_refused() -> None:
     with pytest.raises(JaxfairError, match=r"no analyses.*stage 'analyse'"):
-        tables.collect([])
+        arrays.collect([])
 
 
 def test_what_failed_is_left_out_and_said(tmp_path: Path) -> None:
@@ -209,12 +210,12 @@ def test_what_failed_is_left_out_and_said(tmp_path: Path) -> None:
 def test_a_study_is_read_back_in_its_order(tmp_path: Path) -> None:
     networks = (("Full network", "full", 768), ("SNL 50", "snl", 50), ("SNL 200", "snl", 200))
     made = make_study(tmp_path / "study", "A <title>", seeds=2, networks=networks)
-    assert [run.config for run in tables.read(tmp_path / "study")] == [run.config for run in made]
+    assert [run.config for run in arrays.read(tmp_path / "study")] == [run.config for run in made]
     assert [run.path.name for run in made] != sorted(run.path.name for run in made)
     record = reports.read_record(tmp_path / "study")
     assert (record["title"], record["command"]) == ("A <title>", ["a", "b c"])
     (tmp_path / "study").rename(tmp_path / "moved")
-    assert len(tables.read(tmp_path / "moved")) == 6
+    assert len(arrays.read(tmp_path / "moved")) == 6
 
 
 def test_what_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
@@ -222,7 +223,7 @@ def test_what_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
 
     def refused(match: str) -> None:
         with pytest.raises(JaxfairError, match=match) as caught:
-            tables.read(study)
+            arrays.read(study)
         assert "\n" not in str(caught.value)
 
     refused("There is no folder")
@@ -231,7 +232,7 @@ def test_what_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
     record = study / "report" / "runs.json"
     record.parent.mkdir()
     record.write_text(json.dumps({"title": "t", "command": ["c"], "runs": [run.path.name for run in made]}))
-    assert len(tables.read(study)) == 4
+    assert len(arrays.read(study)) == 4
     file = made[1].path / "config.json"
     text = file.read_text()
     file.write_text(text.replace("SNL 200", "SNL 201"))
@@ -248,7 +249,7 @@ def test_what_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
 
 def test_what_was_mitigated_is_known(tmp_path: Path) -> None:
     networks = (("Full network", "full", 768), ("SNL 50", "snl", 50), mitigated("SNL 50", 50, rate=0.5))
-    _, plain, other = tables.collect(make_analyses(tmp_path, networks=networks)).variants
+    _, plain, other = arrays.collect(make_analyses(tmp_path, networks=networks)).variants
     assert (plain.base, plain.mitigation) == (None, None)
     assert other.base == "SNL 50"
     assert other.mitigation is not None
@@ -256,7 +257,7 @@ def test_what_was_mitigated_is_known(tmp_path: Path) -> None:
 
 
 def test_csv_reads_back_as_the_same_numbers(tmp_path: Path, results: Results) -> None:
-    for rows in (tables.summary_rows(results), tables.group_rows(results)):
+    for rows in (quantities.summary_rows(results), quantities.group_rows(results)):
         write_csv(tmp_path / "table.csv", rows)
         with (tmp_path / "table.csv").open(newline="") as file:
             read = list(csv.DictReader(file))

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.analyses import results as tables
+from experiments.analyses import quantities
+from experiments.analyses import results as arrays
 from experiments.linearization import across, claims, side_by_side
 from experiments.linearization.side_by_side import Study
 from jaxfair.errors import JaxfairError
@@ -50,9 +51,9 @@ def test_the_command_line_writes_figure_and_tables(
     assert "<image" not in (out / "relative_drop_by_group.svg").read_text(encoding="utf-8")
     assert {Path(line).name for line in capsys.readouterr().out.splitlines()} == FILES
     for folder, name in zip(folders, ("Digits | ours", "Faces"), strict=True):
-        results = tables.collect(tables.read(folder))
+        results = arrays.collect(arrays.read(folder))
         mine = [row for row in rows_of(out / "networks.csv") if row["study"] == name]
-        for row, expected in zip(mine, tables.summary_rows(results), strict=True):
+        for row, expected in zip(mine, quantities.summary_rows(results), strict=True):
             assert (row["network"], row["relus"]) == (expected["network"], str(expected["relus"]))
             for key in ("accuracy", "large_drop_percent", "small_drop_percent"):
                 ends = [float(row[f"{key}{end}"] or "nan") for end in ("", "_low", "_high")]
@@ -71,7 +72,7 @@ def test_drops_are_drawn_by_study_method_and_budget(studies: list[Study]) -> Non
         networks = [v for v in study.results.variants if v.method == method]  # made from the most ReLUs on
         for i, (container, network) in enumerate(zip(axes.containers, networks, strict=True)):
             lines: Any = getattr(container, "lines")  # noqa: B009
-            mean, low, high = tables.drops(study.results, network)
+            mean, low, high = quantities.drops(study.results, network)
             order = study.results.groups.order
             points = np.asarray(lines[0].get_xydata())
             bars = np.array([segment[:, 1] for segment in lines[2][0].get_segments()])

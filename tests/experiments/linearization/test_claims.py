@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.analyses import results as tables
+from experiments.analyses import quantities
+from experiments.analyses import results as arrays
 from experiments.analyses.results import Results
 from experiments.linearization.claims import claims
 from experiments.reporting.sampling import FREE
@@ -47,7 +48,7 @@ UNCORRECTED, NOT_SHOWN = "not supported: not after correction", "not supported: 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """Analyses of networks that lost nothing, on so many images that these add little noise."""
-    made = tables.collect(make_analyses(tmp_path_factory.mktemp("claims"), **GROUPS, networks=NETWORKS))
+    made = arrays.collect(make_analyses(tmp_path_factory.mktemp("claims"), **GROUPS, networks=NETWORKS))
     made = made._replace(group=np.repeat(np.arange(5), IMAGES))
     for network in made.variants:
         made = change(made, network.label, {DROP: np.zeros((SEEDS, 5))})
@@ -381,7 +382,7 @@ def test_few_test_images_widen_the_interval_of_a_drop(results: Results) -> None:
     assert claim.value == pytest.approx(2.0)
     assert claim.low < -5 < 9 < claim.high
     assert claim.verdict == "not supported: not shown"
-    drop = [float(end) for end in tables.joint_drop(made, made.variants[2], np.array(LARGE))]
+    drop = [float(end) for end in quantities.joint_drop(made, made.variants[2], np.array(LARGE))]
     assert by_name(claims(made))["large_unharmed"][3:6] == pytest.approx(drop)  # one number has one interval
 
 

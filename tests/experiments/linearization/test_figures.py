@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from scipy import stats
 
 from experiments.analyses import figures as shared
-from experiments.analyses import results as tables
+from experiments.analyses import quantities
+from experiments.analyses import results as arrays
 from experiments.analyses.differences import differences
 from experiments.analyses.results import Followed, Results, Variant
 from experiments.linearization import figures
@@ -72,7 +73,7 @@ OF_MITIGATION = [name for name in figures.PAPER if "mitigation" in name]
 
 
 def results_of(folder: Path, study: dict) -> Results:
-    return tables.collect(make_analyses(folder / "runs", **study))
+    return arrays.collect(make_analyses(folder / "runs", **study))
 
 
 def ends(values: np.ndarray) -> np.ndarray:
@@ -85,7 +86,7 @@ def ends(values: np.ndarray) -> np.ndarray:
 
 def accuracies(results: Results, variant: Variant) -> np.ndarray:
     """Return what the tables have: accuracy of each group and its interval, shape (groups, 3)."""
-    return np.stack(tables.accuracies(results, variant), axis=1)
+    return np.stack(quantities.accuracies(results, variant), axis=1)
 
 
 def drawn(axes: Axes, label: str, which: int = 1) -> np.ndarray:
@@ -128,7 +129,7 @@ def test_followed_fine_tuning_is_drawn_by_its_epochs(tmp_path: Path) -> None:
     ]
     figure = figures.harm_by_training(results._replace(followed=tuple(several)))
     for axes, part in zip(figure.axes, results.groups.parts, strict=True):
-        expected = [tables.accuracy(results, network, np.flatnonzero(part.members)) for network in seen]
+        expected = [quantities.accuracy(results, network, np.flatnonzero(part.members)) for network in seen]
         points = drawn(axes, "SNL 50")
         np.testing.assert_allclose(points[np.argsort(points[:, 0])][:, 0], sorted(float(e.mean) for e in expected))
         assert [*axes.containers[0].lines[0].get_xdata()] == [1, 2, 4]  # pyright: ignore
@@ -213,7 +214,7 @@ def test_drops_are_drawn_where_the_table_has_them(tmp_path: Path) -> None:
     shown = [axes for axes in figure.axes if axes.get_visible()]
     assert len(shown) == 3
     for axes, variant in zip(shown, results.variants[1:], strict=True):
-        mean, low, high = tables.drops(results, variant)
+        mean, low, high = quantities.drops(results, variant)
         drawn = np.concatenate([points(c) for c in axes.containers])
         # Groups stand from large to small: b, c, a.
         np.testing.assert_allclose(drawn[np.argsort(drawn[:, 0])], np.c_[[0, 1, 2], mean[[1, 2, 0]]])
@@ -261,7 +262,7 @@ def test_accuracies_are_drawn_against_relus(tmp_path: Path) -> None:
     (axes,) = figures.accuracy_by_budget(results).axes
     drawn = {c.get_label(): points(c) for c in axes.containers}
     assert set(drawn) == {f"{size} groups, {method}" for size in ("large", "small") for method in ("SNL", "DeepReDuce")}
-    rows = tables.summary_rows(results)
+    rows = quantities.summary_rows(results)
     expected = [[rows[i]["relus"], rows[i]["small_groups"].mean] for i in (2, 1, 0)]
     np.testing.assert_allclose(drawn["small groups, SNL"], expected)
     assert drawn["large groups, DeepReDuce"][0, 1] == pytest.approx(rows[3]["large_groups"].mean)
@@ -272,7 +273,7 @@ def test_accuracies_are_drawn_against_relus(tmp_path: Path) -> None:
 def test_curvature_is_drawn_with_intervals_over_seeds(tmp_path: Path, seeds: int) -> None:
     results = results_of(tmp_path, {"seeds": seeds})
     figure = figures.curvature_by_group(results)
-    rows = tables.group_rows(results)
+    rows = quantities.group_rows(results)
     for axes, name in zip(figure.axes, ("gradient_norm", "top_eigenvalue", "softmax_gap"), strict=True):
         assert len(axes.containers) == 4
         for i, container in enumerate(axes.containers):
@@ -309,7 +310,7 @@ def test_values_over_decades_get_a_logarithmic_axis(tmp_path: Path) -> None:
 def test_global_accuracy_names_the_configurations(tmp_path: Path) -> None:
     results = results_of(tmp_path, {})
     (axes,) = figures.global_accuracy(results).axes
-    full, snl200, snl50, student = ([*tables.whole_accuracy(v)] for v in results.variants)
+    full, snl200, snl50, student = ([*quantities.whole_accuracy(v)] for v in results.variants)
     np.testing.assert_allclose(drawn(axes, "SNL"), [snl50, snl200])
     np.testing.assert_allclose(drawn(axes, "full network"), [full])
     np.testing.assert_allclose(drawn(axes, "DeepReDuce"), [student])
@@ -324,7 +325,7 @@ def test_points_have_both_intervals_and_a_name(tmp_path: Path, effect: Any) -> N
     # Parameter distances by hand: 50 and 200 ReLUs, plus 0, 1, 2 by seed; the student is of another size.
     np.testing.assert_allclose(drawn(left, "SNL"), [ends(np.arange(n, n + 3.0)) for n in (50, 200)])
     assert not drawn(left, "DeepReDuce").size
-    drop = tables.drops(results, tightest)
+    drop = quantities.drops(results, tightest)
     for axes, cause in zip(panels, CAUSES, strict=True):
         measured = tightest if effect == "accuracy" else full
         x = [ends(column) for column in measured.by_group[cause].T]
@@ -386,7 +387,7 @@ def test_mitigation_stands_beside_what_it_is_compared_with(with_mitigation: Resu
         assert axes.get_title() == title
         for name, variant in variants.items():
             if quantity == "drop":
-                expected = np.stack(tables.drops(with_mitigation, variant), axis=1)
+                expected = np.stack(quantities.drops(with_mitigation, variant), axis=1)
             elif quantity == "accuracy":
                 expected = accuracies(with_mitigation, variant)
             else:
@@ -397,7 +398,7 @@ def test_mitigation_stands_beside_what_it_is_compared_with(with_mitigation: Resu
 def test_the_rate_is_drawn_from_none_to_the_largest(with_mitigation: Results) -> None:
     found = [variant for _, variant in sorted(figures.rates(with_mitigation).items())]
     everyone, *panels = figures.mitigation_by_rate(with_mitigation).axes
-    np.testing.assert_allclose(drawn(everyone, "all test images"), [[*tables.whole_accuracy(v)] for v in found])
+    np.testing.assert_allclose(drawn(everyone, "all test images"), [[*quantities.whole_accuracy(v)] for v in found])
     for axes, g in zip(panels, (1, 2, 0), strict=False):
         expected = [accuracies(with_mitigation, variant)[g] for variant in found]
         np.testing.assert_allclose(drawn(axes, "the panel's group"), expected)

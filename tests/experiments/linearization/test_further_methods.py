@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.analyses import results as tables
+from experiments.analyses import quantities
+from experiments.analyses import results as arrays
 from experiments.linearization import figures
 from experiments.linearization.claims import claims
 from experiments.reporting import drawing
@@ -52,7 +53,7 @@ def test_every_method_keeps_exactly_the_budget_and_has_a_control_with_all_relus(
         control = analysed[methods.matched_label(label)].json("result.json")
         assert control["relu_count"] == control["unit_count"] == 768
     assert analysed.keys() == {"Full network", *expected, *controls}
-    shown = tables.collect(list(analysed.values()))
+    shown = arrays.collect(list(analysed.values()))
     assert {v.label for v in shown.variants if v.control is None} == {"Full network", *controls}
 
 
@@ -164,7 +165,7 @@ NETWORKS: Any = (
 
 
 def test_methods_are_compared_at_equal_budgets_alone(tmp_path: Path) -> None:
-    made = tables.collect(make_analyses(tmp_path, networks=NETWORKS, seeds=5))
+    made = arrays.collect(make_analyses(tmp_path, networks=NETWORKS, seeds=5))
     found = {claim.name: claim for claim in claims(made)}
     by_name = {v.label: v for v in made.variants}
 
@@ -193,7 +194,7 @@ def test_a_study_without_further_methods_has_no_findings_of_these(tmp_path: Path
 
 
 def test_methods_are_drawn_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = tables.collect(make_analyses(tmp_path, networks=NETWORKS, seeds=5))
+    made = arrays.collect(make_analyses(tmp_path, networks=NETWORKS, seeds=5))
     figure = figures.accuracy_by_method(made)
     all_images, worst = figure.axes
     (legend,) = figure.legends
@@ -214,4 +215,4 @@ def test_methods_are_drawn_side_by_side(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_network_whose_parents_are_gone_has_no_known_work(tmp_path: Path) -> None:
     made = make_analyses(tmp_path, seeds=2)
     assert np.isnan([work.passes(run) for run in made]).all()
-    assert "million_passes" not in tables.summary_rows(tables.collect(made))[0]
+    assert "million_passes" not in quantities.summary_rows(arrays.collect(made))[0]

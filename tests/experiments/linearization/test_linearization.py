@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.analyses import results
+from experiments.analyses import quantities, results
 from experiments.analyses import study as studies
 from experiments.linearization import study
 from experiments.linearization.settings import DIGITS, QUICKSTART
@@ -172,10 +172,10 @@ def test_the_full_networks_sampling_noise_is_a_run_beside_its_analysis(out: Path
     for name, column in FREE.items():
         np.testing.assert_allclose(np.nanmean(arrays[name], axis=1), columns[column], rtol=1e-6)
     both = results.collect([*of_stage(found, "analyse"), sampled])
-    row = next(row for row in results.group_rows(both) if row["network"] == "Full network")
+    row = next(row for row in quantities.group_rows(both) if row["network"] == "Full network")
     assert row["gradient_norm_corrected"].low < row["gradient_norm_corrected"].mean < row["gradient_norm"].mean
     before = results.collect(of_stage(found, "analyse"))  # a study made before there was this stage
-    assert "gradient_norm_corrected" not in results.group_rows(before)[0]
+    assert "gradient_norm_corrected" not in quantities.group_rows(before)[0]
 
 
 def test_a_control_differs_in_nothing_but_masks_and_sparsity() -> None:

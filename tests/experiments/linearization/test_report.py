@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.analyses import differences
-from experiments.analyses import results as tables
+from experiments.analyses import differences, quantities
+from experiments.analyses import results as arrays
 from experiments.analyses.results import Results
 from experiments.linearization import claims, figures, report
 from experiments.reporting import drawing
@@ -112,9 +112,9 @@ def test_names_are_escaped(page: Page) -> None:
 
 
 def test_the_tables_of_the_page_are_those_of_the_files(page: Page, analysed: list[Run]) -> None:
-    results = tables.collect(analysed)
+    results = arrays.collect(analysed)
     numbers = [row for row in page.rows if row[0] not in ("network", "group", "finding")]
-    summary, groups = tables.summary_rows(results), tables.group_rows(results)
+    summary, groups = quantities.summary_rows(results), quantities.group_rows(results)
     found, compared = claims.claims(results), differences.rows(results)
     found.sort(key=lambda claim: claim.verdict == "not enough data")  # which are folded below the others
     extremes, numbers = numbers[: len(summary) - 1], numbers[len(summary) - 1 :]
@@ -167,8 +167,8 @@ def test_the_page_opens_with_the_answer(page: Page, analysed: list[Run], tmp_pat
 
 
 def test_csv_files_hold_the_tables(folder: Path, analysed: list[Run], tmp_path: Path) -> None:
-    results = tables.collect(analysed)
-    for name, rows in (("summary", tables.summary_rows(results)), ("groups", tables.group_rows(results))):
+    results = arrays.collect(analysed)
+    for name, rows in (("summary", quantities.summary_rows(results)), ("groups", quantities.group_rows(results))):
         written.write_csv(tmp_path / "again.csv", rows)
         assert (folder / f"{name}.csv").read_bytes() == (tmp_path / "again.csv").read_bytes()
 
@@ -244,12 +244,12 @@ def test_the_title_names_the_network(tmp_path: Path) -> None:
 
 
 def test_the_printed_table_holds_every_network(analysed: list[Run], capsys: pytest.CaptureFixture[str]) -> None:
-    results = tables.collect(analysed)
+    results = arrays.collect(analysed)
     report.print_summary(results, "A title [in brackets]")
     out = capsys.readouterr().out
     assert "A title [in brackets]" in out
     assert "\x1b" not in out
-    for row in tables.summary_rows(results):
+    for row in quantities.summary_rows(results):
         (line,) = [line for line in out.splitlines() if line[1:].split("│")[0].strip() == row["network"]]
         assert f"{row['accuracy'].mean:.3f} (" in line
         assert row["network"] == "Full network" or f"{row['large_drop_percent'].mean:.1f} (" in line

@@ -1,0 +1,201 @@
+"""Accuracies, drops and other quantities of groups with their intervals, and as rows of tables."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments.analyses.results import CURVATURE, DROP, HARM, Results, Variant
+from experiments.reporting import comparisons, series
+from experiments.reporting.sampling import FREE, free_of_sampling
+from experiments.reporting.series import UNKNOWN, Estimate, over_seeds, shares
+from jaxfair import intervals
+from jaxfair.groups import relative_drop
+from jaxfair.intervals import drop_parts, over_seeds_and_examples, wilson
+from jaxfair.intervals import has_drop as has_ratio
+
+
+def measured(variant: Variant, name: str) -> Estimate:
+    """Return a quantity of each group other than accuracies and drops, with its interval over seeds."""
+    values = variant.by_group[name]
+    positive = name != "linearized_distance" and (values >= 0).all()  # the largest eigenvalue may be negative, too
+    return over_seeds(values, "positive" if positive else "real")
+
+
+def accuracy(results: Results, variant: Variant, members: np.ndarray) -> Estimate:
+    """Return the mean accuracy of groups with its interval over seeds and test images.
+
+    Args:
+        results: of the study.
+        variant: the network.
+        members: groups by number; each counts the same. Nothing is known where there are none.
+    """
+    if not len(members):
+        return UNKNOWN
+    tables = [variant.correct[:, results.group == g] for g in members]
+    return _share(tables, [1 / len(members)] * len(members))
+
+
+def accuracies(results: Results, variant: Variant) -> Estimate:
+    """Return the accuracy of each group, shape (groups,), with its interval over seeds and test images."""
+    return series.stack([accuracy(results, variant, np.array([g])) for g in range(len(results.groups.names))])
+
+
+def whole_accuracy(variant: Variant) -> Estimate:
+    """Return the accuracy on all test images with its interval over seeds and test images."""
+    return _share([variant.correct], [1.0])
+
+
+def worst_accuracies(variant: Variant) -> np.ndarray:
+    """Return the accuracy of the group that is least accurate, whichever it is, of each seed, shape (seeds,)."""
+    return variant.by_group["accuracy"].min(axis=1)
+
+
+def worst_accuracy(variant: Variant) -> Estimate:
+    """Return the mean over seeds of the worst group's accuracy, with its interval over seeds."""
+    worst = variant.by_group["accuracy"].argmin(axis=1)[:, None]
+    return shares(worst_accuracies(variant), np.take_along_axis(variant.by_group["test_count"], worst, 1).min())
+
+
+def _share(tables: Sequence[np.ndarray], weights: Sequence[float]) -> Estimate:
+    counts = np.array([np.isfinite(table).sum(axis=1).min() for table in tables])
+    mean = sum(w * np.nanmean(table) for w, table in zip(weights, tables, strict=True))
+    if not 0 < mean < 1 or counts.min() < 2:  # nothing varies; what so many images might have shown is known still
+        return Estimate(mean, *wilson(np.asarray(mean), np.asarray(1 / np.sum(np.square(weights) / counts))))
+    return series.of(over_seeds_and_examples(tables, weights), "share")
+
+
+def drop_values(variant: Variant, *, controlled: bool = False) -> np.ndarray:
+    """Return each group's relative accuracy drop in percent, shape (seeds, groups).
+
+    Args:
+        variant: the network.
+        controlled: from its control, instead of from the full network as the papers do.
+
+    Returns:
+        NaN where the network that it is compared with is right too seldom for that (``intervals.has_drop``).
+    """
+    if not controlled or variant.control is None:
+        return variant.by_group[DROP]
+    before = variant.control.by_group["accuracy"]
+    said = has_ratio(before, variant.control.by_group["test_count"])
+    return np.where(said, relative_drop(before, variant.by_group["accuracy"]), np.nan)
+
+
+def has_drop(variant: Variant) -> np.ndarray:
+    """Return which groups have relative drops for every seed, from the full network and from the control."""
+    found = [drop_values(variant), drop_values(variant, controlled=True)]
+    return np.asarray(np.isfinite(found).all(axis=(0, 1)))
+
+
+@functools.lru_cache(maxsize=256)  # tables and figures ask again
+def drops(results: Results, variant: Variant, *, controlled: bool = False) -> Estimate:
+    """Return each group's relative accuracy drop in percent, shape (groups,), its interval over seeds and images.
+
+    Args:
+        results: of the study.
+        variant: the network.
+        controlled: from its control, instead of from the full network as the papers do.
+    """
+    number = range(len(results.groups.names))
+    return series.stack([joint_drop(results, variant, np.array([g]), controlled=controlled) for g in number])
+
+
+def joint_drop(results: Results, variant: Variant, members: np.ndarray, *, controlled: bool = False) -> Estimate:
+    """Return the mean relative accuracy drop of groups, in percent, with its interval over seeds and test images.
+
+    Args:
+        results: of the study.
+        variant: the network.
+        members: groups chosen beforehand, by size: the worst one seen is always the unluckiest too.
+        controlled: from its control, instead of from the full network.
+
+    Returns:
+        Nothing known where there are no groups, or some seed of the network that it is compared with is right too
+        seldom in one of them. The full network's own drop is 0, without an interval.
+    """
+    if not len(members) or not np.isfinite(drop_values(variant, controlled=controlled)[:, members]).all():
+        return UNKNOWN
+    if variant is results.variants[0]:
+        return Estimate(0.0, np.nan, np.nan)
+    weights = np.isin(np.arange(len(results.groups.names)), members) / len(members)
+    return series.of(drop_contrast(results, (variant, weights), controlled=controlled), "percent")
+
+
+def drop_contrast(results: Results, *terms: tuple[Variant, np.ndarray], controlled: bool = True) -> intervals.Estimate:
+    """Return a weighted sum of groups' relative drops, in points, with the noise of seeds and test images together.
+
+    Args:
+        results: of the study.
+        terms: networks, and weights of their groups, shape (groups,) or (seeds, groups); groups of which some drop is
+            not known have weight 0.
+        controlled: from each network's control, instead of from the full network.
+    """
+    full = results.variants[0]
+    found = [(v, np.broadcast_to(np.asarray(w, float), v.by_group[DROP].shape)) for v, w in terms]
+    tables, value = [], 0.0
+    for g in np.flatnonzero(np.any([weights.any(axis=0) for _, weights in found], axis=0)):
+        images, parts = results.group == g, []
+        for v, weights in ((v, weights[:, g]) for v, weights in found if weights[:, g].any()):
+            value += np.mean(weights * drop_values(v, controlled=controlled)[:, g])
+            before = v.control if controlled and v.control is not None else full
+            parts.append(weights[:, None] * drop_parts(before.correct[:, images], v.correct[:, images]))
+        tables.append(sum(parts))
+    if not tables:
+        return intervals.Estimate(np.zeros(()), np.zeros(()), np.ones(()))
+    return over_seeds_and_examples(tables, [1.0] * len(tables))._replace(value=np.asarray(value))
+
+
+def points_lost(results: Results, variant: Variant, group: int) -> Estimate:
+    """Return what a group lost from the variant's control, or else the full network, in points of accuracy."""
+    images, before = results.group == group, variant.control or results.variants[0]
+    return comparisons.points_lost(before.correct[:, images], variant.correct[:, images])
+
+
+def summary_rows(results: Results) -> list[dict[str, Any]]:
+    """Return one row a variant: ReLUs, accuracies and drops of large and small groups, with intervals."""
+    sizes = {"large": np.flatnonzero(results.groups.large), "small": np.flatnonzero(~results.groups.large)}
+    rows = []
+    for variant in results.variants:
+        row: dict[str, Any] = {"network": variant.label, "relus": variant.relu_count, "seeds": len(variant.seeds)}
+        row["accuracy"] = whole_accuracy(variant)
+        row |= {f"{size}_groups": accuracy(results, variant, members) for size, members in sizes.items()}
+        row["parameter_distance"] = over_seeds(variant.parameter_distance, "positive")
+        if any(np.isfinite(v.passes).all() for v in results.variants):
+            row["million_passes"] = float(variant.passes.mean() / 1e6)
+        for size, members in sizes.items():
+            drop = UNKNOWN if variant.method == "full" else joint_drop(results, variant, members)
+            row[f"{size}_drop_percent"] = drop
+            if results.matched:
+                known = variant.control is not None
+                row[f"{size}_harm_percent"] = (
+                    joint_drop(results, variant, members, controlled=True) if known else UNKNOWN
+                )
+        rows.append(row)
+    return rows
+
+
+def group_rows(results: Results) -> list[dict[str, Any]]:
+    """Return one row a variant and group: counts, means over seeds, and intervals."""
+    rows, groups = [], results.groups
+    for variant in results.variants:
+        drop, right = drops(results, variant), accuracies(results, variant)
+        own, splits = variant.by_group, (s for s in ("train", "validation") if f"{s}_accuracy" in variant.by_group)
+        known = {f"{s}_accuracy": shares(own[f"{s}_accuracy"], own[f"{s}_count"].min(axis=0)) for s in splits}
+        known |= {name: measured(variant, name) for name in ("loss", *CURVATURE) if name in own}
+        known |= {FREE[name]: free_of_sampling(own, variant.parts, name) for name in variant.parts}
+        for g in groups.order:
+            row: dict[str, Any] = {"network": variant.label, "relus": variant.relu_count, "group": groups.names[g]}
+            row |= {"train_count": groups.train_count[g], "test_count": groups.test_count[g]}
+            row |= {
+                "seeds": len(variant.seeds),
+                "accuracy": right.at(g),
+                DROP: drop.at(g),
+            }
+            if results.matched:
+                row[HARM] = UNKNOWN if variant.control is None else drops(results, variant, controlled=True).at(g)
+            row |= {name: value.at(g) for name, value in known.items()}
+            row["top_eigenvalue_residual_max"] = variant.by_group["top_eigenvalue_residual"][:, g].max()
+            rows.append(row)
+    return rows
