@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
+from benchmarks import transformer
 from jaxfair import losses, networks
 from jaxfair.data import cache as store
 from jaxfair.data import sources
@@ -23,6 +25,7 @@ from jaxfair.training.config import TrainConfig
 from jaxfair.training.fit import fit
 
 GROUPS = 5
+GREYS = 17
 
 
 class Spec(NamedTuple):
@@ -30,12 +33,13 @@ class Spec(NamedTuple):
 
     Attributes:
         title: for tables.
-        stage_sizes: of the ResNet; none is an MLP.
-        width: channels of the first stage, or hidden units.
+        stage_sizes: of the ResNet; none is an MLP, or a GPT if it has layers.
+        width: channels of the first stage, or hidden units, or numbers that a token is made of.
         enlarge: how many times the 8x8 digits are enlarged; enlarged ones have three channels.
         per_group: images in each group.
         batch: images of single products, densities and margins.
         epochs: of training, for a spectrum with outliers.
+        layers: of a GPT that tells each next pixel of an image from those before, grey levels being its tokens.
     """
 
     title: str
@@ -45,6 +49,7 @@ class Spec(NamedTuple):
     per_group: int
     batch: int
     epochs: int
+    layers: int = 0
 
 
 SPECS = {
@@ -57,7 +62,11 @@ SPECS = {
     "resnet18-w64-3792": Spec("ResNet-18, width 64, 32x32", networks.STAGE_SIZES[18], 64, 4, 3792, 64, 3),
     "digits": Spec("small ResNet, width 8, 8x8", (1, 1, 1), 8, 1, 40, 128, 20),
     "mlp": Spec("MLP, 2 x 256 units, 8x8", (), 256, 1, 40, 128, 20),
+    # nanoGPT, of curvlinops' benchmark, a third as deep and a sixth as wide; as many tokens as its batch of 4 has.
+    "gpt": Spec("GPT, 4 layers of width 128, 63 tokens", (), 128, 1, 40, 65, 20, 4),
+    "gpt-w768": Spec("GPT, 12 layers of width 768, 63 tokens", (), 768, 1, 40, 65, 3, 12),
     "tiny": Spec("tiny ResNet, width 2, 8x8", (1,), 2, 1, 4, 8, 5),
+    "tiny-gpt": Spec("tiny GPT, 63 tokens", (), 64, 1, 4, 8, 2, 1),
 }
 
 
@@ -67,11 +76,11 @@ class Problem(NamedTuple):
     Attributes:
         name: key of ``SPECS``.
         spec: its sizes.
-        network: jaxfair's network, or the parameters of an MLP.
+        network: jaxfair's network, or the parameters of an MLP or a GPT.
         logits_fn: ``(params, x) -> logits``.
         params: of the network.
-        x: normalized images, NHWC.
-        y: labels, 0..9.
+        x: normalized images, NHWC, or tokens.
+        y: labels, 0..9, or the next tokens.
         group: of each image, 0..GROUPS-1, the same number in each; a group is a pair of digits.
     """
 
@@ -83,6 +92,11 @@ class Problem(NamedTuple):
     x: jax.Array
     y: jax.Array
     group: np.ndarray
+
+    @property
+    def loss(self) -> Any:
+        """What is differentiated: the cross-entropy of each image, in nats, of its tokens on average."""
+        return _plain(self.spec)[1]
 
     @property
     def batch(self) -> tuple[jax.Array, jax.Array]:
@@ -119,10 +133,34 @@ def load(name: str, cache: Path | None = None, factor: int = 1) -> Problem:
     images, label = _enlarged(np.asarray(small.images), spec.enlarge), np.asarray(small.label)
     whole = make_dataset(images, label, label, name=name, class_names=small.class_names, group_names=small.group_names)
     network = _cached(spec, whole, cache or default_cache())
-    x, y, group = _examples(whole, spec.per_group * factor)
+    images, label = _examples(whole, spec.per_group * factor)
+    x, y = _inputs(spec, whole, images, label)
     if isinstance(network, Network):
-        return Problem(name, spec, network, networks.frozen(network), network.params, x, y, group)
-    return Problem(name, spec, network, mlp_logits, network, x, y, group)
+        return Problem(name, spec, network, networks.frozen(network), network.params, x, y, label // 2)
+    return Problem(name, spec, network, _plain(spec)[0], network, x, y, label // 2)
+
+
+def _plain(spec: Spec) -> tuple[Any, Any]:
+    """Return the logits, and the loss of each example, of an MLP or a GPT."""
+    return (transformer.logits, token_loss) if spec.layers else (mlp_logits, losses.cross_entropy)
+
+
+def _inputs(spec: Spec, whole: Dataset, images: np.ndarray, label: np.ndarray) -> tuple[jax.Array, jax.Array]:
+    """Return what the network is given and what it is to say: images and labels, or tokens and those after them."""
+    if not spec.layers:
+        return whole.normalize(jnp.asarray(images)), jnp.asarray(label)
+    tokens = _tokens(images)
+    return jnp.asarray(tokens[:, :-1]), jnp.asarray(tokens[:, 1:])
+
+
+def _tokens(images: np.ndarray) -> np.ndarray:
+    """Return the grey levels of images of 8 bits, row after row; the digits have 17 of them, 0, 16, ... 240, 255."""
+    return np.round(images.reshape(len(images), -1) / 16).astype(np.int32)
+
+
+def token_loss(logits: jax.Array, tokens: jax.Array) -> jax.Array:
+    """Compute the mean cross-entropy (n,) of sequences of tokens (n, t) under logits (n, t, v), in nats."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, tokens).mean(axis=-1)
 
 
 def mlp_logits(params: Any, x: jax.Array) -> jax.Array:
@@ -155,7 +193,7 @@ def shifted(images: np.ndarray, copy: int) -> np.ndarray:
     return padded[:, reach - down : reach - down + height, reach - right : reach - right + width]
 
 
-def _examples(whole: Dataset, per_group: int) -> tuple[jax.Array, jax.Array, np.ndarray]:
+def _examples(whole: Dataset, per_group: int) -> tuple[np.ndarray, np.ndarray]:
     """Take ``per_group`` images of each pair of digits; where there are too few, shifted copies follow."""
     images, label = np.asarray(whole.images), np.asarray(whole.label)
     found, index = [], []
@@ -165,23 +203,25 @@ def _examples(whole: Dataset, per_group: int) -> tuple[jax.Array, jax.Array, np.
             chosen = members[: per_group - copy * len(members)]
             found.append(shifted(images[chosen], copy))
             index.append(chosen)
-    chosen = label[np.concatenate(index)]
-    return whole.normalize(jnp.asarray(np.concatenate(found))), jnp.asarray(chosen), chosen // 2
+    return np.concatenate(found), label[np.concatenate(index)]
 
 
 def _cached(spec: Spec, whole: Dataset, cache: Path) -> Any:
     """Read the trained network, or train it and keep it."""
     untrained = partial(_untrained, spec, whole.image_shape)
     structure = jax.eval_shape(untrained)
-    key = json.dumps([spec[1:4], spec.epochs, whole.fingerprint(), jax.__version__])
-    path = cache / f"{'resnet' if spec.stage_sizes else 'mlp'}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.npz"
+    kind = "resnet" if spec.stage_sizes else "gpt" if spec.layers else "mlp"
+    deep = [spec.layers] * bool(spec.layers)
+    key = json.dumps([spec[1:4], *deep, spec.epochs, whole.fingerprint(), jax.__version__])
+    path = cache / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.npz"
     try:
         with np.load(path) as stored:
             leaves = [jnp.asarray(stored[f"leaf{i}"]) for i in range(len(stored.files))]
         return jax.tree.unflatten(jax.tree.structure(structure), leaves)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):  # none, or one that was cut off: train it
         pass
-    network = _trained_resnet(spec, untrained(), whole) if spec.stage_sizes else _trained_mlp(spec, untrained(), whole)
+    train = _trained_resnet if spec.stage_sizes else _trained_plain
+    network = train(spec, untrained(), whole)
     temporary = path.with_suffix(f".{os.getpid()}.npz")
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -195,6 +235,8 @@ def _cached(spec: Spec, whole: Dataset, cache: Path) -> Any:
 def _untrained(spec: Spec, shape: tuple[int, int, int]) -> Any:
     if spec.stage_sizes:
         return networks.init(networks.ResNet(spec.stage_sizes, 10, spec.width), shape, 0)
+    if spec.layers:
+        return transformer.init(GREYS, int(np.prod(shape)) - 1, spec.width, spec.layers)
     sizes = [int(np.prod(shape)), spec.width, spec.width, 10]
     keys = jax.random.split(jax.random.key(0), 3)
     return [
@@ -209,18 +251,19 @@ def _trained_resnet(spec: Spec, network: Network, whole: Dataset) -> Network:
     return fitted.network
 
 
-def _trained_mlp(spec: Spec, params: Any, whole: Dataset) -> Any:
+def _trained_plain(spec: Spec, params: Any, whole: Dataset) -> Any:
     """Train by plain stochastic gradient descent."""
-    images = whole.normalize(whole.images)
+    x, y = _inputs(spec, whole, np.asarray(whole.images), np.asarray(whole.label))
+    logits_fn, of_examples = _plain(spec)
 
     @jax.jit
     def step(params: Any, index: Any) -> Any:
         def loss(p: Any) -> jax.Array:
-            return losses.cross_entropy(mlp_logits(p, images[index]), whole.label[index]).mean()
+            return of_examples(logits_fn(p, x[index]), y[index]).mean()
 
         return jax.tree.map(lambda p, g: p - 0.05 * g, params, jax.grad(loss)(params))
 
     for epoch in range(spec.epochs):
-        for index in epoch_order(len(images), 64, 0, epoch):
+        for index in epoch_order(len(x), 64, 0, epoch):
             params = step(params, index)
     return params

@@ -39,7 +39,8 @@ one here. matfree multiplies with a Hessian product of jaxfair's making inside i
 loops are some fifty times slower on XLA's CPU backend, so it is left out of the 32x32 problems there.
 
 **The images** are scikit-learn's handwritten digits, five groups of two digits each; where a group needs more than
-there are, copies shifted by one to three pixels follow.
+there are, copies shifted by one to three pixels follow. A GPT's tokens are the grey levels of their 64 pixels, each of
+which it tells from those before; the loss of an image is the mean over its tokens.
 
 ![Time relative to jaxfair](benchmarks.png)
 

@@ -4,11 +4,15 @@ import json
 import math
 from types import ModuleType
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 from benchmarks import libraries, measure, problems, report, timing
 from benchmarks.jobs import Found, Job, Method, disagreement, loosest
+from benchmarks.libraries import jaxfair_jobs as ours
 from jaxfair.errors import JaxfairError
 
 TRUTH = np.array([2.0, 4.0])
@@ -253,3 +257,44 @@ def test_pytorch_has_the_same_network(name, cache):
     problem = problems.load(name, cache)
     found, _ = libraries.load(["jaxfair", "pytorch"])
     assert max(measure.check(problem, {"products": libraries.jobs(found, "products", problem)}).values()) < 1e-4
+
+
+def test_a_gpt_tells_the_next_grey_level_from_those_before(cache):
+    """Trained, it beats the levels' frequencies; no token knows those after it; labels are the tokens one further."""
+    problem = problems.load("tiny-gpt", cache)
+    tokens, following = np.array(problem.x), np.asarray(problem.y)
+    np.testing.assert_array_equal(tokens[:, 1:], following[:, :-1])
+    assert set(np.unique(tokens)) == set(range(problems.GREYS))
+    logits = problem.logits_fn(problem.params, problem.x)
+    assert logits.shape == (*tokens.shape, problems.GREYS)
+    np.testing.assert_array_equal(logits, problem.logits_fn(problem.params, problem.x))
+    share = np.bincount(following.ravel(), minlength=problems.GREYS) / following.size
+    assert problem.loss(logits, problem.y).mean() < -(share[share > 0] * np.log(share[share > 0])).sum()
+    tokens[:, 40:] = 0  # from the 41st on
+    cut = problem.logits_fn(problem.params, jnp.asarray(tokens))
+    np.testing.assert_allclose(cut[:, :40], logits[:, :40], atol=1e-5)
+    assert np.abs(cut - logits)[:, 40:].max() > 0.1
+
+
+def test_products_of_a_gpt_are_those_of_its_derivatives(cache):
+    """Gradient, Hessian and Gauss-Newton product of the mean loss over tokens, each from its definition."""
+    problem = problems.load("tiny-gpt", cache)
+    flat, unravel = ravel_pytree(problem.params)
+    jobs, v, (x, y) = ours.products(problem), ours.vector(problem), problem.batch
+
+    def logits(p):
+        return problem.logits_fn(unravel(p), x)
+
+    def mean(z):
+        return problem.loss(z, y).mean()
+
+    gradient, product = jax.jvp(jax.grad(lambda p: mean(logits(p))), (flat,), (v,))
+    z, moved = jax.jvp(logits, (flat,), (v,))
+    curved = jax.jvp(jax.grad(mean), (z,), (moved,))[1]
+    expected = {"gradient": gradient, "Hessian product": product}
+    expected["Gauss-Newton product"] = jax.vjp(logits, flat)[1](curved)[0]
+    for job in jobs.values():
+        if job.quantity in expected:
+            answer = job.answer(job.run())
+            assert np.linalg.norm(answer - expected[job.quantity]) < 1e-5 * np.linalg.norm(answer), job.quantity
+    assert ours.report(problem) == ours.margins(problem) == {}  # of classes and of images

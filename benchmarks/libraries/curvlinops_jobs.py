@@ -1,4 +1,8 @@
-"""curvlinops: PyTorch operators for SciPy's eigsh (Dangel et al. 2025)."""
+"""curvlinops: PyTorch operators for SciPy's eigsh (Dangel et al. 2025).
+
+Its Hessian of a GPT is left out: with curvlinops 3.0.1 on PyTorch 2.13 the rows of layer norms' scales are off by 5 to
+10 %, the whole product by 0.2 %, from what all others find. Its Gauss-Newton product is right.
+"""
 
 from typing import Any
 
@@ -37,14 +41,16 @@ def products(problem: Problem) -> dict[str, Job]:
     def answer(found: Any) -> np.ndarray:
         return pytorch.flat(problem, module, found)
 
-    return {
-        "Hessian product, recomputed": Job("Hessian product", lambda: operator @ v, answer, 9),
-        "Gauss-Newton product, recomputed": Job("Gauss-Newton product", lambda: gauss_newton @ v, answer, 5),
-    }
+    jobs = {"Gauss-Newton product, recomputed": Job("Gauss-Newton product", lambda: gauss_newton @ v, answer, 5)}
+    if not problem.spec.layers:
+        jobs["Hessian product, recomputed"] = Job("Hessian product", lambda: operator @ v, answer, 9)
+    return jobs
 
 
 def eigenvalues(problem: Problem) -> dict[str, Method]:
     """SciPy's eigsh on its operators, as its documentation has it."""
+    if problem.spec.layers:
+        return {}
     module = pytorch.to_torch(problem)
     batches = [pytorch.batch_of(problem, group) for group in range(GROUPS)]
 
@@ -75,6 +81,8 @@ def eigenvalues(problem: Problem) -> dict[str, Method]:
 
 def density(problem: Problem) -> dict[str, Job]:
     """Its Lanczos runs, without the estimate of the spectrum's ends that its plots need."""
+    if problem.spec.layers:
+        return {}
     module, batch = pytorch.to_torch(problem), pytorch.batch_of(problem)
 
     def run() -> Any:

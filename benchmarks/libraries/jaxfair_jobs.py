@@ -28,7 +28,7 @@ def operator(
     problem: Problem, kind: Kind = "hessian", memory: int = MEMORY, precision: str = "highest"
 ) -> GroupOperator:
     """Return the Hessian or Gauss-Newton matrix of the mean loss over the batch."""
-    options: dict[str, Any] = {"kind": kind, "precision": precision}
+    options: dict[str, Any] = {"kind": kind, "precision": precision, "loss": problem.loss}
     x, y = problem.batch
     logits_fn, count = as_pytree(problem.logits_fn), len(y)
     plan = make_plan(logits_fn, problem.params, x, y, count=count, chunk_size=None, memory=MEMORY, **options)
@@ -63,7 +63,7 @@ def eigenvalues(problem: Problem) -> dict[str, Method]:
 
     def find(start: Start, stop: Stop, tolerance: float) -> Found:
         config = CurvatureConfig(tolerance=tolerance, stop=stop, start=start, max_steps=MOST_PRODUCTS, memory=MEMORY)
-        found = group_curvature(*data, config)
+        found = group_curvature(*data, config, loss=problem.loss)
         return Found(found.top_eigenvalue, float(found.products.mean()))
 
     # A coarse start is a gradient start where an eighth of a group is too few.
@@ -76,7 +76,9 @@ def eigenvalues(problem: Problem) -> dict[str, Method]:
 
 
 def report(problem: Problem, precision: str = "highest") -> dict[str, Job]:
-    """One call of what users call, at its defaults: a residual of at most 1e-2 of each eigenvalue."""
+    """One call of what users call, at its defaults: a residual of at most 1e-2 of each eigenvalue; of classes only."""
+    if problem.spec.layers:
+        return {}
     call = partial(group_report, problem.logits_fn, problem.params, problem.x, problem.y, problem.group)
     # Two starts: the default's eigenvalue is the largest one with certainty, the other takes fewer products.
     return {
@@ -98,7 +100,8 @@ def truth(problem: Problem) -> np.ndarray:
     """Return the largest eigenvalue of every group from a run whose residual is 1e-5 of it."""
     weights = group_weights(problem.group, GROUPS)
     config = CurvatureConfig(tolerance=1e-5, max_steps=400, memory=MEMORY)
-    found = group_curvature(problem.logits_fn, problem.params, problem.x, problem.y, weights, config)
+    data = problem.logits_fn, problem.params, problem.x, problem.y, weights
+    found = group_curvature(*data, config, loss=problem.loss)
     return found.top_eigenvalue
 
 
@@ -116,7 +119,9 @@ def density(problem: Problem) -> dict[str, Job]:
 
 
 def margins(problem: Problem) -> dict[str, Job]:
-    """DeepFool on the batch, away from each example's prediction."""
+    """DeepFool on the batch, away from each example's prediction; tokens have no distance."""
+    if problem.spec.layers:
+        return {}
     x, _ = problem.batch
     network = as_pytree(problem.logits_fn, problem.params)
     return {"DeepFool": Job("distance", lambda: distances.deepfool(network, x).distance, np.asarray)}
@@ -126,5 +131,6 @@ def bounded(problem: Problem) -> dict[str, Job]:
     """Three Lanczos steps over all images as one group, whose kept passes may take 128 MiB."""
     weights = np.full((1, len(problem.group)), 1 / len(problem.group), np.float32)
     data = problem.logits_fn, problem.params, problem.x, problem.y, weights
-    run = partial(group_curvature, *data, CurvatureConfig(tolerance=1e-9, max_steps=3, memory=BOUND))
+    config = CurvatureConfig(tolerance=1e-9, max_steps=3, memory=BOUND)
+    run = partial(group_curvature, *data, config, loss=problem.loss)
     return {"bounded": Job("eigenvalue", run, lambda found: found.top_eigenvalue)}

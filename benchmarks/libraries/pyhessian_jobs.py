@@ -47,7 +47,7 @@ def instance(module: nn.Module, batch: pytorch.Batch) -> Any:
 
 def products(problem: Problem) -> dict[str, Job]:
     """One iteration of its power method, without the vector arithmetic, in both layouts."""
-    return {f"Hessian product, pass kept{layout}": _job(problem, layout) for layout in pytorch.LAYOUTS}
+    return {f"Hessian product, pass kept{layout}": _job(problem, layout) for layout in pytorch.layouts(problem)}
 
 
 def _job(problem: Problem, layout: str) -> Job:
@@ -63,7 +63,7 @@ def _job(problem: Problem, layout: str) -> Job:
 
 def eigenvalues(problem: Problem) -> dict[str, Method]:
     """Power iteration, which stops when its estimate stagnates, in both layouts."""
-    return {f"power iteration{layout}": _power_iteration(problem, layout) for layout in pytorch.LAYOUTS}
+    return {f"power iteration{layout}": _power_iteration(problem, layout) for layout in pytorch.layouts(problem)}
 
 
 def _power_iteration(problem: Problem, layout: str) -> Method:

@@ -17,7 +17,8 @@ from torch.nn import functional
 
 from benchmarks.jobs import Job
 from benchmarks.libraries.jaxfair_jobs import vector as our_vector
-from benchmarks.problems import Problem
+from benchmarks.problems import GREYS, Problem
+from benchmarks.transformer import HEAD
 from jaxfair.networks.network import Network
 
 # Full float32 on GPUs too, as jaxfair has it.
@@ -28,6 +29,7 @@ torch.backends.cudnn.benchmark = True  # the fastest of cuDNN's kernels, as XLA 
 DISTRIBUTION = "torch"
 LAYOUTS = {"": torch.contiguous_format, ", channels_last": torch.channels_last}
 """What a job's name ends with, and how its images and kernels lie in memory."""
+EMBEDDINGS = ("token.weight", "position.weight")
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -93,6 +95,43 @@ class MLP(nn.Module):
         return self.layers[-1](x)
 
 
+class GPT(nn.Module):
+    """``benchmarks.transformer`` under its names."""
+
+    def __init__(self, vocabulary: int, length: int, width: int, layers: int):
+        super().__init__()
+        self.token, self.position = nn.Embedding(vocabulary, width), nn.Embedding(length, width)
+        self.blocks = nn.ModuleDict({f"block{i + 1}": Attention(width) for i in range(layers)})
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, vocabulary, bias=False)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Compute logits of each next token, where ``cross_entropy`` wants them: (n, vocabulary, length)."""
+        x = self.token(tokens) + self.position.weight
+        for block in self.blocks.values():
+            x = block(x)
+        return self.head(self.norm(x)).transpose(1, 2)
+
+
+class Attention(nn.Module):
+    """A pre-norm block; attention is spelt out, since the fused one has no second derivative."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention, self.projection = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.expand, self.contract = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the block."""
+        count, length, width = x.shape
+        parts = self.attention(self.norm1(x)).split(width, dim=2)
+        q, k, v = (part.view(count, length, -1, HEAD).transpose(1, 2) for part in parts)
+        later = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
+        weights = (q @ k.transpose(2, 3) / HEAD**0.5).masked_fill(later, -torch.inf).softmax(dim=3)
+        x = x + self.projection((weights @ v).transpose(1, 2).reshape(count, length, width))
+        return x + self.contract(functional.gelu(self.expand(self.norm2(x))))
+
+
 def device() -> torch.device:
     """Return CUDA where JAX runs on a GPU and PyTorch has it."""
     return torch.device("cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu")
@@ -104,10 +143,13 @@ def to_torch(problem: Problem, layout: str = "") -> nn.Module:
         spec, channels = problem.spec, problem.x.shape[-1]
         module: nn.Module = ResNet(spec.stage_sizes, 10, spec.width, channels)
         trees = [problem.network.params, problem.network.batch_stats]
+    elif problem.spec.layers:
+        module = GPT(GREYS, problem.x.shape[1], problem.spec.width, problem.spec.layers)
+        trees = [problem.params]
     else:
         module = MLP([len(layer["kernel"]) for layer in problem.params] + [10])
         trees = [problem.params]
-    state = {name: _tensor(leaf) for tree in trees for name, leaf in _named(tree)}
+    state = {name: _tensor(name, leaf) for tree in trees for name, leaf in _named(tree)}
     missing, unexpected = module.load_state_dict(state, strict=False)
     assert not unexpected, unexpected
     assert all("num_batches_tracked" in name for name in missing), missing
@@ -116,19 +158,20 @@ def to_torch(problem: Problem, layout: str = "") -> nn.Module:
 
 def _named(tree: Any) -> list[tuple[str, Any]]:
     """Return PyTorch's name of every leaf of jaxfair's variables, in the order of jaxfair's flat vectors."""
-    names = {"scale": "weight", "kernel": "weight", "mean": "running_mean", "var": "running_var", "bias": "bias"}
+    names = {"mean": "running_mean", "var": "running_var", "bias": "bias"}
     found = []
     for path, leaf in tree_flatten_with_path(tree)[0]:
         *where, last = keystr(path, simple=True, separator="/").split("/")
-        prefix = ["blocks"] if where[0].startswith("stage") else ["layers"] if where[0].isdigit() else []
-        found.append((".".join([*prefix, *where, names[last]]), leaf))
+        prefix = ["blocks"] if where[0].startswith(("stage", "block")) else ["layers"] if where[0].isdigit() else []
+        found.append((".".join([*prefix, *where, names.get(last, "weight")]), leaf))
     return found
 
 
-def _tensor(leaf: Any) -> torch.Tensor:
-    """Turn HWIO kernels into OIHW, and (in, out) matrices into (out, in)."""
+def _tensor(name: str, leaf: Any) -> torch.Tensor:
+    """Turn HWIO kernels into OIHW, and (in, out) matrices into (out, in); embeddings stay as they are."""
     value = np.asarray(leaf)
-    return torch.tensor(np.ascontiguousarray(value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T))
+    turned = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value if name in EMBEDDINGS else value.T
+    return torch.tensor(np.ascontiguousarray(turned))
 
 
 def vector(problem: Problem, module: nn.Module) -> list[torch.Tensor]:
@@ -136,15 +179,19 @@ def vector(problem: Problem, module: nn.Module) -> list[torch.Tensor]:
     sizes = np.cumsum([leaf.size for _, leaf in _named(problem.params)])
     parts = np.split(np.asarray(our_vector(problem)), sizes[:-1])
     named = _named(problem.params)
-    tensors = {name: _tensor(part.reshape(leaf.shape)) for (name, leaf), part in zip(named, parts, strict=True)}
+    tensors = {name: _tensor(name, part.reshape(leaf.shape)) for (name, leaf), part in zip(named, parts, strict=True)}
     return [tensors[name].to(device()) for name, _ in module.named_parameters()]
 
 
 def flat(problem: Problem, module: nn.Module, tensors: Any) -> np.ndarray:
     """Return one tensor a parameter as a flat vector in jaxfair's order."""
     by_name = dict(zip([name for name, _ in module.named_parameters()], tensors, strict=True))
-    values = [by_name[name].detach().cpu().numpy() for name, _ in _named(problem.params)]
-    return np.concatenate([(v.transpose(2, 3, 1, 0) if v.ndim == 4 else v.T).ravel() for v in values])
+    values = {name: by_name[name].detach().cpu().numpy() for name, _ in _named(problem.params)}
+    turned = (
+        value.transpose(2, 3, 1, 0) if value.ndim == 4 else value if name in EMBEDDINGS else value.T
+        for name, value in values.items()
+    )
+    return np.concatenate([value.ravel() for value in turned])
 
 
 def split(module: nn.Module, whole: torch.Tensor) -> list[torch.Tensor]:
@@ -157,6 +204,8 @@ def split(module: nn.Module, whole: torch.Tensor) -> list[torch.Tensor]:
 def batch_of(problem: Problem, group: int | None = None, layout: str = "") -> Batch:
     """Return NCHW images, which lie in one of ``LAYOUTS``, and labels of one group, or of the batch of products."""
     x, y = problem.batch if group is None else problem.members(group)
+    if problem.spec.layers:
+        return torch.tensor(np.asarray(x)).long().to(device()), torch.tensor(np.asarray(y)).long().to(device())
     images = torch.tensor(np.ascontiguousarray(np.asarray(x).transpose(0, 3, 1, 2)))
     images = images.to(device()).contiguous(memory_format=LAYOUTS[layout])
     return images, torch.tensor(np.asarray(y)).long().to(device())
@@ -164,8 +213,12 @@ def batch_of(problem: Problem, group: int | None = None, layout: str = "") -> Ba
 
 def products(problem: Problem) -> dict[str, Job]:
     """Forward pass, gradient and Hessian product over the batch, in both layouts."""
-    layouts = LAYOUTS if isinstance(problem.network, Network) else [""]  # a matrix has one
-    return {name + layout: job for layout in layouts for name, job in _products(problem, layout).items()}
+    return {name + layout: job for layout in layouts(problem) for name, job in _products(problem, layout).items()}
+
+
+def layouts(problem: Problem) -> list[str]:
+    """Return those of ``LAYOUTS`` that a problem has: both of images, the one of matrices."""
+    return [*LAYOUTS] if isinstance(problem.network, Network) else [""]
 
 
 def _products(problem: Problem, layout: str) -> dict[str, Job]:
@@ -179,7 +232,7 @@ def _products(problem: Problem, layout: str) -> dict[str, Job]:
         return torch.autograd.grad(functional.cross_entropy(module(x), y), list(module.parameters()))
 
     return {
-        "forward": Job("logits", forward, lambda logits: logits.cpu().numpy(), 1),
+        "forward": Job("logits", forward, lambda logits: np.moveaxis(logits.cpu().numpy(), 1, -1), 1),
         "gradient": Job("gradient", gradient, lambda found: flat(problem, module, found), 3),
         "Hessian product, torch.func": hessian_product(problem, module, (x, y), compiled=False),
         "Hessian product, torch.func compiled": hessian_product(problem, module, (x, y), compiled=True),
