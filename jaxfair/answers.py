@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxfair import losses
-from jaxfair.curvature.checks import seem_probabilities, trusted_logits
+from jaxfair.curvature.checks import seem_probabilities, trusted_logits, trusted_losses
 from jaxfair.curvature.programs import LossFn, as_pytree
 from jaxfair.errors import JaxfairError
 from jaxfair.inputs import as_array, as_examples, as_labels, as_values
@@ -49,15 +49,16 @@ def as_network(given: tuple[Any, Any], x: Any, y: np.ndarray, loss: LossFn) -> t
     return logits_fn, *as_examples(logits_fn, given[1], x, y, labelled=losses.takes_classes(loss))
 
 
-def read(given: Any, x: Any, y: np.ndarray, kept: np.ndarray, loss: LossFn, which: str) -> Answers:
+def read(given: Any, x: Any, y: np.ndarray, told: Any, kept: np.ndarray, loss: LossFn, which: str) -> Answers:
     """Return what one network says of the examples that are kept.
 
     Args:
         given: A pair ``(logits_fn, params)``, logits of shape (n, classes), or predicted classes of shape (n,).
         x: Inputs, n examples along the first axis; None where there are none.
         y: Labels, shape (n,).
+        told: What the loss is told of them: these, or rows of a loss that takes others.
         kept: Which examples count, booleans of shape (n,).
-        loss: ``(logits, y) -> losses``.
+        loss: ``(logits, told) -> losses``.
         which: What the side is called in an error, ``before`` or ``after``.
 
     Raises:
@@ -66,7 +67,7 @@ def read(given: Any, x: Any, y: np.ndarray, kept: np.ndarray, loss: LossFn, whic
     if is_network(given):
         if x is None:
             raise JaxfairError(f"The side {which} is a network, but there are no inputs x; give them, or its logits.")
-        answers = _computed(given, x, y, loss)
+        answers = _computed(given, x, told, loss)
     else:
         answers = _given(given, which)
     if answers.ndim not in (1, 2) or len(answers) != len(y):
@@ -77,13 +78,25 @@ def read(given: Any, x: Any, y: np.ndarray, kept: np.ndarray, loss: LossFn, whic
     if not is_network(given) and (answers.ndim == 1 or answers.shape[1] == 1):
         return Answers(np.asarray(as_labels(_classes(answers, which))[kept]), None, None)
     answers = answers.reshape(len(y), -1)[kept]
-    if not np.isfinite(answers).all():
-        bad = int(np.flatnonzero(kept)[np.argmin(np.isfinite(answers).all(axis=1))])
+    logits = _single(answers)
+    if not np.isfinite(logits).all():
+        bad = int(np.flatnonzero(kept)[np.argmin(np.isfinite(logits).all(axis=1))])
         raise JaxfairError(f"A logit of example {bad} {which} is not a finite number; check its input and the network.")
     if before := seem_probabilities(answers):
         said = f"The side {which} seems to hold probabilities; give the logits before the {before}."
         warnings.warn(said, stacklevel=3)
-    return Answers(_predicted(answers, loss), _losses(answers, y[kept], loss), max(answers.shape[1], 2))
+    found = trusted_losses(loss, logits, told[kept])
+    unknown = np.isnan(found) & (y[kept] < max(answers.shape[1], 2))  # a class without a logit is said of all sides
+    if unknown.any():
+        bad = int(np.flatnonzero(kept)[np.argmax(unknown)])
+        raise JaxfairError(f"The loss of example {bad} {which} is not a number; check the loss and its label.")
+    return Answers(_predicted(answers, loss), found, max(answers.shape[1], 2))
+
+
+def _single(answers: np.ndarray) -> np.ndarray:
+    """Return logits as a loss takes them, in 32 bits or more: in half of these a small loss is rounded to 0."""
+    with np.errstate(over="ignore"):
+        return np.asarray(jnp.asarray(answers.astype(jnp.promote_types(answers.dtype, np.float32))))
 
 
 def _given(given: Any, which: str) -> np.ndarray:
@@ -97,7 +110,7 @@ def _given(given: Any, which: str) -> np.ndarray:
     return answers
 
 
-def _computed(given: tuple[Any, Any], x: Any, y: np.ndarray, loss: LossFn) -> np.ndarray:
+def _computed(given: tuple[Any, Any], x: Any, y: Any, loss: LossFn) -> np.ndarray:
     logits_fn, params, x, y = as_network(given, x, y, loss)
     return trusted_logits(logits_fn, params, x, y, "highest", 256)
 
@@ -120,15 +133,6 @@ def _predicted(logits: np.ndarray, loss: LossFn) -> np.ndarray:
     if losses.takes_classes(loss):
         raise JaxfairError("The network has one logit, whose cross-entropy is 0; give a loss for two classes.")
     return (logits[:, 0] > 0).astype(int)
-
-
-def _losses(logits: np.ndarray, y: np.ndarray, loss: LossFn) -> np.ndarray:
-    found = np.asarray(loss(jnp.asarray(logits), jnp.asarray(y)), float)
-    if found.shape != (len(y),):
-        raise JaxfairError(
-            f"The loss returned shape {found.shape} for {len(y)} examples; expected one number for each."
-        )
-    return found
 
 
 def check_classes(sides: list[list[Answers]], y: np.ndarray) -> None:

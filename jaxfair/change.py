@@ -17,7 +17,8 @@ from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.programs import LossFn
 from jaxfair.curvature.report import as_frame, as_text
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import Missing, as_groups, as_inputs, as_labels, check_lengths, quoted, tree_difference
+from jaxfair.inputs import Missing, as_array, as_groups, as_inputs, as_labels, check_lengths, quoted, tree_difference
+from jaxfair.options import check_is
 from jaxfair.paired import Difference, Measure
 
 ONE_RUN = "In brackets: 95 % intervals over examples. They are of these two networks: other seeds would differ too."
@@ -230,18 +231,22 @@ def change_report(
         >>> print(report.relative_drop.value, report.gap.group, report.gap.verdict)
         [ 0. 45.] b more
     """
+    if config is not None:
+        check_is(config, CurvatureConfig)
     befores, afters = answers.as_runs(before), answers.as_runs(after)
     if len(befores) != len(afters) and min(len(befores), len(afters)) > 1:
         raise JaxfairError(f"There are {len(befores)} runs before and {len(afters)} after; give as many, or one of it.")
     pairs = max(len(befores), len(afters))
     group, names, kept = as_groups(group, group_names, missing)
-    y = np.asarray(as_labels(y))
+    # A loss that takes no class numbers is told what was given, such as one-hot rows.
+    told, y = as_array(y, "labels"), np.asarray(as_labels(y))
+    told = np.asarray(told) if np.ndim(told) > 1 and not losses.takes_classes(loss) else y
     check_lengths(labels=len(y), groups=len(group))
     if empty := [name for g, name in enumerate(names) if not (group == g).any()]:
         raise JaxfairError(f"The group {quoted(empty)} has no example; leave it out of group_names.")
     x = None if x is None else as_inputs(x)
     named = (befores, "before"), (afters, "after")
-    sides = [[answers.read(one, x, y, kept, loss, which) for one in some] for some, which in named]
+    sides = [[answers.read(one, x, y, told, kept, loss, which) for one in some] for some, which in named]
     answers.check_classes(sides, y)
     first, second = (side * (pairs // len(side)) for side in sides)
     y, group, x = y[kept], group[kept], jax.tree.map(lambda leaf: leaf[kept], x)
@@ -254,7 +259,7 @@ def change_report(
     differences, gap = paired.differences_of(drops, names, paired.reference_of(reference, names, member), pairs)
     had, has = paired.table_of_losses(first), paired.table_of_losses(second)
     rise = None if had is None or has is None else has - had
-    expansion, why = _expansion(befores, afters, x, y, group, rise, config, loss)
+    expansion, why = _expansion(befores, afters, x, told[kept], group, rise, config, loss)
     return ChangeReport(
         names=names,
         count=np.array([of.sum() for of in member]),

@@ -162,7 +162,13 @@ def as_labels(y: Any, num_classes: int | None = None) -> np.ndarray | jax.Array:
     if (wrong := np.flatnonzero((host < 0) | too_large)).size:
         classes = "classes" if num_classes is None else f"the {num_classes} classes"
         raise JaxfairError(f"The label of example {wrong[0]} is {host[wrong[0]]}; {classes} count from 0.")
-    return _within_int32(label, "labels")
+    return _signed(_within_int32(label, "labels"))
+
+
+def _signed(label: Any) -> Any:
+    """Return short whole numbers as those of 32 bits with a sign: 2 * y - 1 of unsigned bytes has no -1."""
+    short = label.dtype.kind == "u" or (label.dtype.kind == "i" and label.dtype.itemsize < 4)
+    return label.astype(np.int32) if short else label
 
 
 def _unboxed(values: np.ndarray) -> np.ndarray:
@@ -394,8 +400,8 @@ def as_examples(logits_fn: Any, params: Any, x: Any, y: Any, *, labelled: bool) 
         )
     if np.ndim(y):
         check_lengths(inputs=count, labels=len(y))
-    if not labelled and isinstance(_within_int32(y, "labels"), np.ndarray) and y.dtype.kind in "iu":
-        y = y.astype(np.int32)  # or 2 * y - 1 of unsigned bytes has no -1
+    if not labelled:
+        y = _signed(_within_int32(y, "labels"))
     if labelled and count:
         try:
             with jax.default_matmul_precision("highest"):

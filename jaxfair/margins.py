@@ -329,6 +329,7 @@ def _deepfool_step(carry: tuple[Array, ...], fixed: tuple) -> tuple[Array, ...]:
     done, total, steps = carry
     classifier, x, label, side, overshoot = fixed
     distance, _, direction = _linearize(classifier, x + (1 + overshoot) * total, label)
-    total = _select(done | ~jnp.isfinite(distance), total, total - _scale(distance, direction))
+    moved = (total - _scale(distance, direction)).astype(total.dtype)  # which may be narrower than the network's
+    total = _select(done | ~jnp.isfinite(distance), total, moved)
     crossed = side * _margin(classifier(x + (1 + overshoot) * total), label) <= 0
     return done | crossed, total, steps + ~done

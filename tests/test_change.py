@@ -1,15 +1,19 @@
 """``change_report``: counts against brute force, the expansion against closed forms, and what it refuses."""
 
+from typing import Any, cast
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from scipy.stats import binomtest
 
 import jaxfair
-from jaxfair import change_report, paired
+from jaxfair import change_report, paired, per_example_gradient_norms
 from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.errors import JaxfairError
+from jaxfair.losses import cross_entropy
 from jaxfair.networks import CNN, frozen, init
 
 RNG = np.random.default_rng(0)
@@ -281,3 +285,53 @@ def test_intervals_of_shares_cover(runs: int, count: int, share: float, spread: 
         found = paired.shares(table, [np.ones(count, bool)])
         hits.append(found.low[0] <= truth <= found.high[0])
     assert 0.93 <= np.mean(hits) <= most
+
+
+def test_losses_are_those_of_the_logits_in_full_precision() -> None:
+    """Half precision rounds a small loss to 0, and unsigned labels have no -1; both are only how things are stored."""
+    y = np.arange(60) % 2
+    logits = 9 * np.eye(2, dtype=np.float32)[y]
+
+    def logistic(outputs: Any, label: Any) -> Any:
+        return jnp.logaddexp(0.0, -(2 * label - 1) * (outputs[:, 1] - outputs[:, 0]))
+
+    for loss in (cross_entropy, logistic):
+        expected = change_report(logits, 0.8 * logits, None, y, y, loss=loss).loss_rise.value
+        assert (expected > 1e-4).all()
+        halves = change_report(
+            logits.astype(np.float16), (0.8 * logits).astype(np.float16), None, y.astype(np.uint8), y, loss=loss
+        )
+        np.testing.assert_allclose(halves.loss_rise.value, expected, rtol=5e-2)
+
+
+def test_one_hot_labels_reach_a_loss_that_takes_them() -> None:
+    y = np.arange(60) % 3
+    logits = 2 * np.eye(3, dtype=np.float32)[y]
+    found = change_report(logits, logits / 2, None, np.eye(3)[y], y, loss=optax.softmax_cross_entropy)
+    expected = change_report(logits, logits / 2, None, y, y)
+    np.testing.assert_allclose(found.loss_rise.value, expected.loss_rise.value, rtol=1e-5)
+    network = (lambda params, x: x @ params), np.eye(3, dtype=np.float32)
+    other = network[0], network[1] / 2
+    several = change_report(network, other, logits, np.eye(3)[y], y, loss=optax.softmax_cross_entropy)
+    assert several.expansion is not None
+    np.testing.assert_allclose(several.loss_rise.value, expected.loss_rise.value, rtol=1e-5)
+
+
+def test_losses_that_are_no_losses_are_refused() -> None:
+    y = np.arange(60) % 3
+    logits = 2 * np.eye(3, dtype=np.float32)[y]
+
+    def of_a_batch(outputs: Any, label: Any) -> Any:
+        weight = jnp.array([1.0, 5.0, 20.0])[label]
+        return cross_entropy(outputs, label) * weight / weight.sum()
+
+    with pytest.raises(JaxfairError, match="depends on which others it is computed with"):
+        change_report(logits, logits, None, y, y, loss=of_a_batch)
+    with pytest.raises(JaxfairError, match="depends on which others"):
+        per_example_gradient_norms(lambda p, x: x @ p, np.eye(3, dtype=np.float32), logits, y, loss=of_a_batch)
+    with pytest.raises(JaxfairError, match="The loss of example 0 before is not a number"):
+        change_report(logits, logits, None, y, y, loss=lambda z, label: jnp.log(-1 - z[:, 0] ** 2))
+    with pytest.raises(JaxfairError, match="A logit of example 2 before is not a finite number"):
+        change_report(np.where(y[:, None] == 2, 1e39, logits.astype(float)), logits, None, y, y)
+    with pytest.raises(JaxfairError, match="The configuration is of type list; give a CurvatureConfig"):
+        change_report(y, y, None, y, y % 2, cast(Any, ["a", "b"]))

@@ -1,5 +1,6 @@
 """DeepFool against closed forms and Foolbox; programs, chunks and transformations of every distance."""
 
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -156,7 +157,7 @@ def test_under_jit_and_vmap(function: Callable[..., Any], reference: dict[str, n
 
 
 def test_networks_of_one_kind_share_a_program() -> None:
-    traces = []
+    traces = deque()  # a list would be a part of what the function reads, and a longer one another function's
 
     def counted(params: Any, x: jax.Array) -> jax.Array:
         traces.append(x.shape)
@@ -220,3 +221,13 @@ def test_bad_deepfool_options() -> None:
     for options in [{"max_steps": 0}, {"overshoot": -0.1}, {"overshoot": np.nan}]:
         with pytest.raises(JaxfairError, match="max_steps is"):
             margins.deepfool(network, x, label, **options)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16])
+def test_inputs_may_be_narrower_than_the_network(dtype: Any) -> None:
+    """As on an accelerator, where the steps are one compiled loop; so they are here under jit."""
+    params, x, label = affine_case(0)
+    network, narrow = as_pytree(affine, params), jnp.asarray(x).astype(dtype)
+    found = jax.jit(lambda some: margins.deepfool(network, some, label).distance)(narrow)
+    expected = margins.deepfool(network, narrow, label).distance
+    np.testing.assert_allclose(np.asarray(found, float), np.asarray(expected, float), rtol=2e-2)

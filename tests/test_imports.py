@@ -13,7 +13,7 @@ HOUSE = (
     ("jaxfair.errors",),
     ("jaxfair.options", "jaxfair.inputs", "jaxfair.intervals", "jaxfair.kernels"),
     ("jaxfair.losses", "jaxfair.groups", "jaxfair.checkpoints", "jaxfair.runs"),
-    ("jaxfair.loops", "jaxfair.curvature.chunks", "jaxfair.processes"),
+    ("jaxfair.loops", "jaxfair.curvature.captured", "jaxfair.curvature.chunks", "jaxfair.processes"),
     ("jaxfair.curvature.programs",),
     ("jaxfair.margins",),
     ("jaxfair.curvature", "jaxfair.data"),

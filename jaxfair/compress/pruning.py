@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxfair.errors import JaxfairError
 from jaxfair.networks.network import Network
-from jaxfair.options import Options
+from jaxfair.options import Options, check_is
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +66,7 @@ def prune(network: Network, config: PruneConfig) -> Network:
         >>> weight_count(network.params), kept_count(pruned.params)
         (1300, 130)
     """
+    check_is(config, PruneConfig)
     check_config(config)
     leaves, structure = jax.tree_util.tree_flatten_with_path(network.params)
     weights = {i: np.asarray(leaf) for i, (path, leaf) in enumerate(leaves) if prunable(path)}

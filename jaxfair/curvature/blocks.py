@@ -21,6 +21,7 @@ from jaxfair.curvature.programs import LogitsFn, LossFn
 from jaxfair.curvature.spectrum import check_examples, eigenvalues, group_losses, start_vector
 from jaxfair.errors import JaxfairError
 from jaxfair.inputs import tree_difference
+from jaxfair.options import check_is
 
 Blocks = Literal["layer", "array"] | Callable[[str], str]
 """``layer``: the arrays of one module; ``array``: each alone; or a function from an array's path to a block's name."""
@@ -100,6 +101,8 @@ def block_curvature(
         >>> found.names, found.size.tolist(), found.gradient_norm.round(3).tolist()
         (('first', 'second'), [4, 6], [[0.269, 0.269]])
     """
+    if config is not None:
+        check_is(config, CurvatureConfig)
     params, x, y, rows = check_examples(logits_fn, params, x, y, weights, loss)
     members, step = _members(params, blocks), None
     if after is not None:
@@ -127,6 +130,8 @@ def _members(params: Any, blocks: Blocks) -> dict[str, np.ndarray]:
     found: dict[str, list[np.ndarray]] = {}
     start = 0
     for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+        if path and getattr(path[-1], "name", "") in ("value", "raw_value"):  # of a box: NNX, nn.Partitioned
+            path = path[:-1]
         name = jax.tree_util.keystr(path, simple=True, separator="/") or "params"
         if callable(blocks):
             name = str(blocks(name))
@@ -134,7 +139,8 @@ def _members(params: Any, blocks: Blocks) -> dict[str, np.ndarray]:
             name = name.rpartition("/")[0] or name  # an array in no module is a layer of its own
         found.setdefault(name, []).append(np.arange(start, start + leaf.size))
         start += leaf.size
-    return {name: np.concatenate(several) for name, several in found.items()}
+    whole = {name: np.concatenate(several) for name, several in found.items()}
+    return {name: member for name, member in whole.items() if member.size}
 
 
 def _restricted(operator: GroupOperator, member: np.ndarray, vector: np.ndarray) -> np.ndarray:

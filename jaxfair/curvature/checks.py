@@ -14,6 +14,8 @@ from jaxfair.curvature.programs import LossFn, at_precision
 from jaxfair.errors import JaxfairError
 from jaxfair.inputs import quoted
 
+FEW = 3  # examples of which a loss of the user's is asked, together and apart
+
 
 def trusted_logits(logits_fn: Partial, params: Any, x: Any, y: Any, precision: str, size: int) -> np.ndarray:
     """Return the logits of all examples, computed twice, and once more in batches cut differently."""
@@ -93,18 +95,27 @@ def trusted_losses(loss: LossFn, logits: np.ndarray, y: Any) -> np.ndarray:
     return whole
 
 
+def check_loss(logits_fn: Partial, params: Any, x: Any, y: Any, loss: LossFn) -> None:
+    """Refuse a loss of the user's that is not that of each example by itself; all would take a pass over the data."""
+    found = inputs.outputs(logits_fn, params, jax.tree.map(lambda leaf: leaf[:FEW], x))
+    if isinstance(found, jax.Array):  # a loss may take a tree as well, of which nothing is known
+        trusted_losses(loss, np.asarray(found), y[:FEW])
+
+
 STATISTICS = ("batch_stats", "running_mean", "running_var", "moving_mean", "moving_variance", "num_batches_tracked")
 
 
 def seem_probabilities(logits: np.ndarray) -> str:
     """Return after what come numbers of shape (n, classes) that should be logits and look like probabilities, or "".
 
-    After a softmax they sum to 1 for every example; of one column, after a sigmoid, all are between 0 and 1.
+    After a softmax they sum to 1 for every example, but for rounding to three digits; of one column, after a sigmoid,
+    all are between 0 and 1.
     """
     if logits.shape[1] == 1:
         between = len(logits) > 1 and (logits >= 0).all() and (logits <= 1).all()
         return "sigmoid; one logit is compared with 0" if between else ""
-    return "softmax" if (logits >= 0).all() and np.abs(logits.sum(axis=1) - 1).max() < 1e-4 else ""
+    rounding = min(1e-3 * logits.shape[1], 0.02)
+    return "softmax" if (logits >= 0).all() and np.abs(logits.sum(axis=1) - 1).max() < rounding else ""
 
 
 def warn_of_suspects(params: Any, logits: np.ndarray, y: Any) -> None:

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Literal
 
 from jaxfair.errors import JaxfairError
-from jaxfair.options import Options
+from jaxfair.options import Options, check_seed
 
 Start = Literal["random", "gradient", "coarse"]
 Stop = Literal["residual", "error"]
@@ -56,6 +56,7 @@ class CurvatureConfig(Options):
     def __post_init__(self) -> None:
         """Refuse what no computation could follow."""
         super().__post_init__()
+        check_seed(self.seed)
         if not 0 <= self.tolerance < float("inf"):
             raise JaxfairError(f"The tolerance is {self.tolerance}; give a relative error, at least 0.")
         from jaxfair.curvature.programs import at_precision  # of JAX, which knows the names

@@ -16,6 +16,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from jaxfair import losses
+from jaxfair.curvature.checks import check_loss
 from jaxfair.curvature.chunks import Chunk, Cut, Devices, accumulate
 from jaxfair.curvature.programs import Kind, LogitsFn, LossFn, Model, as_pytree, depends_on_last, programs
 from jaxfair.errors import JaxfairError
@@ -190,8 +191,11 @@ class GroupOperator:
         """
         self._programs, self._precision = programs(jax.default_backend(), precision), precision
         if plan is None:  # otherwise whoever planned has asked
-            params, x, y = as_examples(as_pytree(logits_fn), params, x, y, labelled=losses.takes_classes(loss))
+            labelled = losses.takes_classes(loss)
+            params, x, y = as_examples(as_pytree(logits_fn), params, x, y, labelled=labelled)
             weight = as_weights(weight)
+            if not labelled:
+                check_loss(as_pytree(logits_fn), params, x, y, loss)
         model, self._devices = Model(as_pytree(logits_fn), as_pytree(loss)), Devices()
         self._kind: Kind = kind
         self._networks = self._devices.copies((model, params))
@@ -315,9 +319,12 @@ def per_example_gradient_norms(
         >>> print(per_example_gradient_norms(lambda w, x: x @ w, np.zeros((2, 2)), x, y).round(4))
         [0.7071 1.4142]
     """
-    params, x, y = as_examples(as_pytree(logits_fn), params, x, y, labelled=losses.takes_classes(loss))
+    labelled = losses.takes_classes(loss)
+    params, x, y = as_examples(as_pytree(logits_fn), params, x, y, labelled=labelled)
     if not len(y):
         raise JaxfairError("There are no examples; give at least one.")
+    if not labelled:
+        check_loss(as_pytree(logits_fn), params, x, y, loss)
     if chunk_size is not None and chunk_size < 1:
         raise JaxfairError(f"The chunk size is {chunk_size}; give at least 1, or None to have it chosen.")
     if chunk_size is None:

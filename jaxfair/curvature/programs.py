@@ -14,6 +14,7 @@ from jax.tree_util import Partial, all_leaves
 from jaxtyping import Array, Float
 
 from jaxfair import losses
+from jaxfair.curvature.captured import Captured
 from jaxfair.curvature.chunks import Chunk
 from jaxfair.errors import JaxfairError
 
@@ -40,8 +41,8 @@ def as_pytree(function: Callable, *bound: Any) -> Partial:
     Functions that differ in the arrays alone that they hold, such as networks of one module, share compiled programs.
 
     Args:
-        function: A plain function, whose identity is part of a program, or a pytree that can be called, such as a
-            ``Partial``, whose arrays are arguments of it.
+        function: A plain function, which is part of a program with all that it reads (``Captured``), or a pytree that
+            can be called, such as a ``Partial``, whose arrays are arguments of it.
         bound: Pytrees to call it with, before the arguments that the result takes: ``as_pytree(logits_fn, params)``
             is a function of the inputs alone.
 
@@ -57,8 +58,12 @@ def as_pytree(function: Callable, *bound: Any) -> Partial:
             f"The function binds '{str(texts[0])[:30]}', no array; bind it by a lambda, not by a Partial."
         )
     if isinstance(function, Partial):  # a Partial of a Partial would hide the inner one's arrays from jit
-        return Partial(function.func, *function.args, *bound, **function.keywords)
-    return Partial(function, *bound) if all_leaves([function]) else Partial(_call, function, *bound)
+        return Partial(_captured(function.func), *function.args, *bound, **function.keywords)
+    return Partial(_captured(function), *bound) if all_leaves([function]) else Partial(_call, function, *bound)
+
+
+def _captured(function: Callable) -> Callable:
+    return function if isinstance(function, Captured) or function is _call else Captured(function)
 
 
 def _call(function: Callable, *arguments: Any) -> Any:
@@ -149,7 +154,7 @@ def _loss(model: Model, chunk: Chunk, params: Any) -> Float[Array, ""]:
 def _weighted(model: Model, chunk: Chunk, outputs: Any) -> Float[Array, ""]:
     """Return the weighted loss of outputs; what the user's functions return is checked while they are traced."""
     count = len(chunk.weight)
-    if model.loss.func is losses.cross_entropy and (np.ndim(outputs) != 2 or len(outputs) != count):
+    if model.loss.func == Captured(losses.cross_entropy) and (np.ndim(outputs) != 2 or len(outputs) != count):
         given = f"shape {outputs.shape}" if hasattr(outputs, "shape") else f"a {type(outputs).__name__}"
         raise JaxfairError(f"logits_fn returned {given} for {count} examples; expected an array (n, classes).")
     found = model.loss(outputs, chunk.y)

@@ -22,6 +22,7 @@ from jaxfair.curvature.programs import LogitsFn, LossFn, Model, Programs, as_pyt
 from jaxfair.curvature.spectrum import GroupCurvature, check_examples, eigenvalues, start_vector
 from jaxfair.errors import JaxfairError
 from jaxfair.intervals import FEW, Interval, students_t
+from jaxfair.options import check_is, check_seed
 
 BLOCKS, LEAST = 30, 4
 """Blocks of a group, at most, and at least for an interval; a group of 31 examples has 16, of 61 21."""
@@ -148,7 +149,7 @@ def gradient_sampling(
         >>> bool((found.corrected < found.norm).all())
         True
     """
-    params, x, y, rows = check_examples(logits_fn, params, x, y, weights, loss)
+    params, x, y, rows = _checked(logits_fn, params, x, y, weights, loss, seed)
     cut = _checked_cut(rows, blocks, seed)
     problem = _problem(logits_fn, params, x, y, precision, loss)
     size = _chunk_size(cut, chunk_size)
@@ -217,7 +218,7 @@ def eigenvalue_sampling(
         >>> bool((interval.low < found.top_eigenvalue).all())
         True
     """
-    params, x, y, rows = check_examples(logits_fn, params, x, y, weights, loss)
+    params, x, y, rows = _checked(logits_fn, params, x, y, weights, loss, seed)
     cut = _checked_cut(rows, blocks, seed)
     problem = _problem(logits_fn, params, x, y, precision, loss)
     if found.vectors.shape != (len(rows), problem.size):
@@ -278,7 +279,8 @@ def equal_count_eigenvalues(
         >>> found.count
         30
     """
-    params, x, y, rows = check_examples(logits_fn, params, x, y, weights, loss)
+    check_is(config, CurvatureConfig)
+    params, x, y, rows = _checked(logits_fn, params, x, y, weights, loss, seed)
     if draws < 1:
         raise JaxfairError(f"There are {draws} draws; give at least 1.")
     once = dataclasses.replace(config, start="random", bottom=False)
@@ -304,6 +306,22 @@ def equal_count_eigenvalues(
         parts.append(np.concatenate(centred))
         ends.append(_eigenvalue_interval(mean[group], parts[-1], len(found), count * len(found)))
     return EqualCount(count, values, residuals, mean, Interval(*np.array(ends).T), tuple(parts))
+
+
+def _checked(
+    logits_fn: Any, params: Any, x: Any, y: Any, weights: Any, loss: Any, seed: int
+) -> tuple[Any, Any, Any, np.ndarray]:
+    """Return what ``check_examples`` does, of groups that are means: of others nothing is known of a population."""
+    check_seed(seed)
+    params, x, y, rows = check_examples(logits_fn, params, x, y, weights, loss)
+    odd = (rows < 0).any(axis=1) | (np.abs(rows.sum(axis=1) - 1) > 1e-4)
+    if odd.any():
+        group = int(np.argmax(odd))
+        raise JaxfairError(
+            f"The weights of group {group} sum to {rows[group].sum():.3g}, or some are below 0; sampling is of means: "
+            "give weights that sum to 1, as group_weights does."
+        )
+    return params, x, y, rows
 
 
 def _draws(row: np.ndarray, count: int, draws: int, seed: int) -> np.ndarray:

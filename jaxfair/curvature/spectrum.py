@@ -15,16 +15,15 @@ import numpy as np
 
 from jaxfair import losses
 from jaxfair.curvature import lanczos
-from jaxfair.curvature.checks import trusted_losses
+from jaxfair.curvature.checks import check_loss
 from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.operators import GroupOperator, make_plan
 from jaxfair.curvature.programs import LogitsFn, LossFn, as_pytree
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import as_examples, as_weights, check_lengths, outputs, quoted
+from jaxfair.inputs import as_examples, as_weights, check_lengths, quoted
 from jaxfair.options import check_is
 
 SHARE, LEAST, COARSE = 8, 100, 3e-3  # a coarse start: one of so many chunks, examples at least, tolerance
-FEW = 3  # examples of which a loss of the user's is asked, together and apart
 
 
 class GroupCurvature(NamedTuple):
@@ -184,11 +183,8 @@ def check_examples(
     if not (group_rows != 0).any(axis=1).all():
         empty = np.flatnonzero(~(group_rows != 0).any(axis=1)).tolist()
         raise JaxfairError(f"Group [{quoted(empty)}] has no example of any weight; leave it out or merge it.")
-    if not labelled:  # asked of a few: all would take a pass over the data
-        few = jax.tree.map(lambda leaf: leaf[:FEW], x)
-        found = outputs(logits_fn, params, few)
-        if isinstance(found, jax.Array):  # a loss may take a tree as well, of which nothing is known
-            trusted_losses(loss, np.asarray(found), y[:FEW])
+    if not labelled:
+        check_loss(logits_fn, params, x, y, loss)
     return params, x, y, group_rows
 
 

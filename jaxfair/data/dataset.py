@@ -112,8 +112,19 @@ class Dataset:
         """Whether the images are on the host, so that a jitted function can have ``fetch``ed ones only."""
         return isinstance(self.images, Rows)
 
-    def take(self, index: np.ndarray) -> "Dataset":
-        """Return the images at some positions, in their order, with this set's statistics."""
+    def take(self, index: np.ndarray | Sequence[int]) -> "Dataset":
+        """Return the images at some positions, in their order, with this set's statistics.
+
+        Raises:
+            JaxfairError: A position is not one of an image.
+        """
+        index = np.asarray(index)
+        if index.dtype.kind not in "iu" and index.size:
+            raise JaxfairError(f"Positions have type {index.dtype}; give whole numbers, or np.flatnonzero of booleans.")
+        index = index.astype(int)
+        if index.size and not -len(self.label) <= index.min() <= index.max() < len(self.label):
+            far = index.max() if index.max() >= len(self.label) else index.min()
+            raise JaxfairError(f"There is no image {far}; there are {len(self.label)}, which count from 0.")
         images = Rows(self.images.array, self.images.index[index]) if self.on_host else self.images[index]
         return dataclasses.replace(self, images=images, label=self.label[index], group=self.group[index])
 

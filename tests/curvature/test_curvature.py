@@ -1,5 +1,6 @@
 """Curvature of groups against softmax regression in closed form; starts, options and refusals; one program for all."""
 
+from collections import deque
 from typing import Any
 
 import jax
@@ -176,7 +177,7 @@ def network() -> networks.Network:
 def test_one_compiled_function_serves_all_groups_chunks_and_networks(network: networks.Network) -> None:
     """Traced once for the program, whose kept pass gives the gradient too, and once for the number of classes."""
     jax.clear_caches()  # what they still hold depends on the tests before
-    traces = []
+    traces = deque()  # a list would be a part of what the function reads, and a longer one another function's
 
     def counted(network: networks.Network, params: Any, x: jax.Array) -> jax.Array:
         traces.append(1)

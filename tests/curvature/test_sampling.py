@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxfair
 from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.sampling import (
     BLOCKS,
@@ -348,3 +349,14 @@ def test_refusals() -> None:
     bad[3, 3] = np.nan
     with pytest.raises(JaxfairError, match="gradient of group 0 is not finite"):
         gradient_sampling(*of_examples(bad), loss=itself)
+
+
+@pytest.mark.parametrize("function", [jaxfair.gradient_sampling, jaxfair.equal_count_eigenvalues])
+@pytest.mark.parametrize("factor", [0.5, 10.0, -1.0])
+def test_sampling_is_of_means(function: Any, factor: float) -> None:
+    """``group_curvature`` takes any weights; of what is no mean nothing is known beyond these examples."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(60, 4)).astype(np.float32), rng.integers(0, 3, 60)
+    weights = factor * np.asarray(group_weights(np.arange(60) % 2, 2))
+    with pytest.raises(JaxfairError, match=f"group 0 sum to {factor:.3g}, .* give weights that sum to 1"):
+        function(lambda w, x: x @ w, np.zeros((4, 3), np.float32), x, y, weights)

@@ -253,3 +253,17 @@ def test_a_data_set_passes_through_jit() -> None:
         assert (same.name, same.group_names, same.fingerprint()) == ("toy", ("group0", "group1"), train.fingerprint())
         np.testing.assert_allclose(images, train.normalize(train.take(np.array([2, 0])).images), rtol=1e-6, atol=1e-6)
     assert traces == [80]
+
+
+@pytest.mark.parametrize("on_device", [True, False])
+def test_positions_are_those_of_images(on_device: bool) -> None:
+    """JAX would take the last image for one that is not there."""
+    images = np.arange(48, dtype=np.uint8).reshape(3, 4, 4, 1)
+    names, of = ("a", "b", "c"), np.arange(3)
+    some = data.make_dataset(images, of, of, name="few", class_names=names, group_names=names, on_device=on_device)
+    np.testing.assert_array_equal(some.take([2, 0]).label, [2, 0])
+    for position in (3, -4):
+        with pytest.raises(JaxfairError, match=f"There is no image {position}; there are 3"):
+            some.take(np.array([0, position]))
+    with pytest.raises(JaxfairError, match="Positions have type bool; give whole numbers"):
+        some.take(np.array([True, False, True]))
