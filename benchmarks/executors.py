@@ -28,6 +28,8 @@ from experiments.running.progress import Progress
 from experiments.running.records import Output, Workspace, declare
 from experiments.running.settings import Execution
 from jaxfair import hardware, runs
+from jaxfair.errors import JaxfairError
+from jaxfair.errors import JaxfairError
 from jaxfair.runs import Run
 
 PROGRAM = "python -m benchmarks.executors"
@@ -113,7 +115,11 @@ def main() -> None:
     if chosen.study:
         carry_out(Path(chosen.study), chosen.count, float(chosen.seconds), Execution(only=(chosen.only,)))
         return
-    found = {**measure(chosen.workers, chosen.count), "machine": hardware.describe(), **runs.environment()}
+    try:
+        measured = measure(chosen.workers, chosen.count)
+    except JaxfairError as error:
+        raise SystemExit(str(error)) from error
+    found = {**measured, "machine": hardware.describe(), **runs.environment()}
     print(
         json.dumps(
             {name: found[name] for name in ("runs an hour", "overhead of a run (s)", "help (s)", "plan")}, indent=1

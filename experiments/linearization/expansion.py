@@ -95,9 +95,13 @@ def _agreement(lines: Sequence[NetworkLines]) -> dict[str, Any]:
 
 def write(given: "Foretold", _: Sequence[str]) -> None:
     """Write the table as CSV and Markdown, and print it."""
+    try:
+        given.out.mkdir(parents=True, exist_ok=True)  # before the work
+    except OSError as error:
+        reason = error.strerror or error
+        raise JaxfairError(f"'{given.out}' cannot be made: {reason}; choose another --out.") from error
     found = rows(given.study)
     with processes.locked(given.out, say):
-        given.out.mkdir(parents=True, exist_ok=True)
         tables.write_csv(given.out / "foretold.csv", found)
         text = f"{tables.markdown(Table(COLUMNS, found))}\n\n{FOOT}\n"
         (given.out / "foretold.md").write_text(text, encoding="utf-8")

@@ -93,10 +93,10 @@ def show(table: Table, title: str, caption: str = "", warnings: Iterable[str] = 
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """Write rows as CSV, the first row's names as the header; what is not known is an empty cell."""
+    """Write rows as CSV under all names that a row has; what is not known is an empty cell."""
     flat = [_flat(row) for row in rows]
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(flat[0]))
+        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in flat for name in row)))
         writer.writeheader()
         writer.writerows({name: "" if _missing(value) else value for name, value in row.items()} for row in flat)
 

@@ -1,5 +1,6 @@
 """Means with intervals, and tables of them, as text: one way for Markdown, CSV, a terminal and a page."""
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -93,3 +94,12 @@ def test_a_table_is_read_back_and_shortened(tmp_path: Path) -> None:
         "| a\\|b | 1792 | 0.123 (0.1 to 2e-05) |  |",
         "| a\\|b | 1792 | 0.123 | -1.5 |",
     ]
+
+
+def test_a_table_has_every_name_that_a_row_has(tmp_path: Path) -> None:
+    """As of studies side by side, the first without a control."""
+    tables.write_csv(tmp_path / "rows.csv", [{"network": "a"}, {"network": "b", "harm": Estimate(1.0, 0.5, np.nan)}])
+    with (tmp_path / "rows.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows[0] == {"network": "a", "harm": "", "harm_low": "", "harm_high": ""}
+    assert rows[1] == {"network": "b", "harm": "1.0", "harm_low": "0.5", "harm_high": ""}
