@@ -29,7 +29,6 @@ from experiments.running.records import Output, Workspace, declare
 from experiments.running.settings import Execution
 from jaxfair import hardware, runs
 from jaxfair.errors import JaxfairError
-from jaxfair.errors import JaxfairError
 from jaxfair.runs import Run
 
 PROGRAM = "python -m benchmarks.executors"
