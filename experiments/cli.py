@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import inspect
 import os
 import signal
 import sys
@@ -10,6 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -66,7 +68,10 @@ def main(
         if word not in commands:
             raise JaxfairError(f"There is no command '{given[0]}'{did_you_mean(given[0], commands)}")
         about = (text or "").split("\n\n")[0]
-        options = parse(commands[word].options, f"{program} {word}".strip(), about, rest)
+        others = [] if word else [name for name in commands if name]
+        if others:
+            _check_word(given, others)
+        options = parse(commands[word].options, f"{program} {word}".strip(), about, rest, others)
         with _handlers(_end):
             run = commands[word].load()
             if commands[word].computes:
@@ -75,6 +80,14 @@ def main(
             run(options, [program, *given])
 
     return _guarded(work, commands[word].after if word in commands else KEPT)
+
+
+def _check_word(given: Sequence[str], others: Sequence[str]) -> None:
+    """Refuse a first word that is no option and no folder, and nearly a command."""
+    if given and not given[0].startswith("-") and not Path(given[0]).exists():
+        near = did_you_mean(given[0], others)
+        if "did you mean" in near:
+            raise JaxfairError(f"There is no command or folder '{given[0]}'{near}")
 
 
 def _guarded(work: Callable[[list[int]], None], after: str = KEPT) -> int:
@@ -161,8 +174,17 @@ def _interruptible(got: list[int]) -> Iterator[None]:
             loops.stop.asked = False
 
 
-def parse(options: type | Mapping[str, Any], program: str, text: str, arguments: Sequence[str]) -> Any:
+def parse(
+    options: type | Mapping[str, Any], program: str, text: str, arguments: Sequence[str], others: Sequence[str] = ()
+) -> Any:
     """Read every field of a dataclass as an option, after ``--preset`` where there are presets (see ``Command``).
+
+    Args:
+        options: the dataclass, whose docstring says what is done, or its presets.
+        program: in the usage.
+        text: about the program with presets.
+        arguments: of the command line.
+        others: other commands of the program, which the help names.
 
     Raises:
         JaxfairError: no preset has the given name.
@@ -170,16 +192,18 @@ def parse(options: type | Mapping[str, Any], program: str, text: str, arguments:
     """
     import tyro
 
+    named = f"\n\nOther commands, each with its --help: {', '.join(others)}." if others else ""
     if isinstance(options, type):
-        return tyro.cli(options, args=arguments, prog=program)
+        own = inspect.cleandoc(options.__doc__ or "").split("\n\nAttributes:")[0]
+        return tyro.cli(options, args=arguments, prog=program, description=own + named)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", default=next(iter(options)))
     chosen, rest = first.parse_known_args(list(arguments))
     if chosen.preset not in options:
         raise JaxfairError(f"There is no preset '{chosen.preset}'{did_you_mean(chosen.preset, options)}")
     default = options[chosen.preset]
-    text = f"{text}\n\nPresets (--preset NAME): {', '.join(options)}; the defaults below are of '{chosen.preset}'."
-    return tyro.cli(type(default), default=default, args=rest, prog=program, description=text)
+    presets = f"Presets (--preset NAME): {', '.join(options)}; the defaults below are of '{chosen.preset}'."
+    return tyro.cli(type(default), default=default, args=rest, prog=program, description=f"{text}{named}\n\n{presets}")
 
 
 def configure_jax() -> None:

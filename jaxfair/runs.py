@@ -286,6 +286,8 @@ def writing(path: Path) -> Iterator[None]:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         advice = "free some space and run the same command again" if full else "choose another folder with --out"
         reason = error.strerror or str(error)
+        if error.errno in (errno.EEXIST, errno.ENOTDIR):
+            reason = "there is a file where a folder is needed"
         raise StorageError(f"'{path}' cannot be written: {reason}; {advice} (finished runs are kept).") from error
 
 

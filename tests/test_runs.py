@@ -181,7 +181,9 @@ def test_a_full_disk_while_finishing_leaves_the_run_unfinished(run: runs.Run, mo
 
 def test_a_root_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(JaxfairError, match="cannot be written: Not a directory; choose another folder") as caught:
+    with pytest.raises(
+        JaxfairError, match="cannot be written: there is a file where a folder is needed; choose another folder"
+    ) as caught:
         runs.start(tmp_path / "file" / "runs", CONFIG)
     assert one_sentence(caught.value)
 

@@ -43,6 +43,7 @@ class Joined(NamedTuple):
     """The files' rows for the same n examples, as ``change_report`` takes them.
 
     Attributes:
+        ids: of the examples, in this order.
         y: labels, numbers of ``classes``, shape (n,).
         classes: their names.
         group: names, of which None is missing, shape (n,).
@@ -50,6 +51,7 @@ class Joined(NamedTuple):
         notes: what a reader of the numbers must know, each one sentence.
     """
 
+    ids: tuple[str, ...]
     y: np.ndarray
     classes: tuple[str, ...]
     group: np.ndarray
@@ -109,7 +111,7 @@ def join(before: Sequence[Path], after: Sequence[Path], groups: Path, names: Nam
     if zero:
         notes.append(f"Some probabilities of {quoted(zero)} are 0, whose loss is infinite; losses are left out.")
         found = [a if a.ndim == 1 else a.argmax(axis=1) for a in found]
-    return Joined(y, classes, named, found[: len(before)], found[len(before) :], tuple(notes))
+    return Joined(tuple(ids), y, classes, named, found[: len(before)], found[len(before) :], tuple(notes))
 
 
 def _open(path: Path, id_column: str) -> _File:

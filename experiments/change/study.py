@@ -18,6 +18,7 @@ from experiments.reporting import drawing, reports, tables
 from experiments.reporting.groups import FEW
 from jaxfair.change import ChangeReport, change_report
 from jaxfair.errors import JaxfairError
+from jaxfair.inputs import quoted
 
 PACKAGES = ("jax", "numpy", "scipy", "matplotlib")
 
@@ -32,6 +33,13 @@ def compare(config: Change, command: Sequence[str]) -> ChangeReport:
         raise JaxfairError("There are no files of one side; give at least one each by --before and --after.")
     names = Names(*(getattr(config, name) for name in Names._fields))
     joined = join(config.before, config.after, config.groups, names)
+    if config.missing == "refuse" and (
+        lacking := [i for i, of in zip(joined.ids, joined.group, strict=True) if of is None]
+    ):
+        raise JaxfairError(
+            f"In '{config.groups}' {len(lacking)} of {len(joined.ids)} ids have no group: {quoted(lacking)}; give "
+            "--missing drop to leave them out or --missing group to make them a group."
+        )
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", UserWarning)
         how: dict[str, Any] = {"reference": config.reference, "missing": config.missing}

@@ -160,7 +160,10 @@ def test_an_option_wins_over_the_preset() -> None:
 def test_an_out_folder_under_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
     assert call(tmp_path / "file" / "study") == 1
-    assert re.search(r"cannot be written: Not a directory; choose another folder", sentence(capsys.readouterr().err))
+    assert re.search(
+        r"cannot be written: there is a file where a folder is needed; choose another folder",
+        sentence(capsys.readouterr().err),
+    )
 
 
 def test_a_full_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,3 +229,15 @@ def test_no_writable_cache_is_no_error(tmp_path: Path, monkeypatch: pytest.Monke
     cli.configure_jax()
     assert jax.config.values[CONFIGURED[0]] == "highest"
     assert jax.config.values[CONFIGURED[1]] is None
+
+
+def test_other_commands_are_named_and_misspelt_ones_found(capsys: pytest.CaptureFixture[str]) -> None:
+    from experiments import status
+    from experiments.hardware import __main__ as hardware
+
+    for program, words, near in ((status.main, "retry, clean", "retri"), (hardware.main, "pack, merge", "merg")):
+        with pytest.raises(SystemExit):
+            program(["--help"])
+        assert f"Other commands, each with its --help: {words}." in capsys.readouterr().out
+        assert program([near, "study"]) == 1
+        assert f"There is no command or folder '{near}'; did you mean '{near[:4]}" in capsys.readouterr().err

@@ -146,7 +146,7 @@ def test_people_without_predictions_or_groups_are_said(tmp_path: Path, capsys: p
     people = {"id": [*IDS, "nobody"], "label": [*LABEL, "no"], "group": group}
     found = files(tmp_path, people=people)
     assert run(found, tmp_path / "out") == 1
-    assert "1 of 120 examples have no group" in capsys.readouterr().err
+    assert f"1 of 120 ids have no group: {IDS[0]}; give --missing drop" in capsys.readouterr().err
     assert run(found, tmp_path / "out", "--missing", "drop") == 0
     said = capsys.readouterr()
     assert "1 ids of 'people.csv' have no prediction" in said.err

@@ -243,7 +243,9 @@ def test_training_that_diverges(tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_an_out_folder_under_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
     assert main([*TINY_BOUNDARY, "--out", str(tmp_path / "file" / "toy")]) == 1
-    assert "cannot be written: Not a directory; choose another folder" in capsys.readouterr().err
+    assert (
+        "cannot be written: there is a file where a folder is needed; choose another folder" in capsys.readouterr().err
+    )
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
