@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxfair.errors import JaxfairError
-from jaxfair.networks.network import Network
+from jaxfair.networks.network import Network, check_is_network
 from jaxfair.options import Options, check_is
 
 
@@ -66,6 +66,7 @@ def prune(network: Network, config: PruneConfig) -> Network:
         >>> weight_count(network.params), kept_count(pruned.params)
         (1300, 130)
     """
+    check_is_network(network)
     check_is(config, PruneConfig)
     check_config(config)
     leaves, structure = jax.tree_util.tree_flatten_with_path(network.params)

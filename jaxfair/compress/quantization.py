@@ -19,7 +19,7 @@ from jaxfair.data.dataset import Dataset
 from jaxfair.errors import JaxfairError
 from jaxfair.networks.architectures import EPSILON, ResNet, with_layer_inputs
 from jaxfair.networks.arithmetic import Arithmetic, round_to
-from jaxfair.networks.network import Network, check_images, frozen
+from jaxfair.networks.network import Network, check_images, check_is_network, frozen
 
 MOST_BITS = 8
 CALIBRATED = 256  # images at once
@@ -50,6 +50,7 @@ def quantize(network: Network, bits: int) -> Network:
         >>> [len(np.unique(column)) <= 7 for column in kernel.T]
         [True, True, True]
     """
+    check_is_network(network)
     check_bits(bits)
     folds = isinstance(network.module, ResNet) and network.module.block != "preactivation"
     return network.replace(params=_rounded(network.params, network.batch_stats if folds else {}, bits))

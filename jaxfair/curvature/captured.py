@@ -57,8 +57,8 @@ def _read(function: Callable) -> Iterator[Any]:
         value, number = left.pop(), number + 1
         if isinstance(value, PLAIN):
             yield value
-        elif isinstance(value, np.ndarray) and value.dtype != object:
-            yield value.shape, str(value.dtype), zlib.crc32(np.ascontiguousarray(value).view(np.uint8))
+        elif isinstance(value, np.ndarray) and not value.dtype.hasobject:
+            yield value.shape, str(value.dtype), zlib.crc32(value.tobytes())
         elif id(value) not in seen:
             seen[id(value)] = value  # kept, or another one might be given its number
             stands, parts = _parts(value, home)

@@ -25,7 +25,7 @@ from jaxfair.groups import group_means
 from jaxfair.linearize.config import BcdConfig
 from jaxfair.loops import epochs
 from jaxfair.networks import masks
-from jaxfair.networks.network import Network, check_images, over_images
+from jaxfair.networks.network import Network, check_images, check_is_network, over_images
 from jaxfair.options import check_is, check_seed
 from jaxfair.training import fit, mitigate, sharing
 from jaxfair.training.batches import FORWARD, GRADIENT
@@ -116,6 +116,7 @@ def bcd(
         >>> found.history.relu_count.tolist()
         [108, 100]
     """
+    check_is_network(network)
     count = masks.resolve_budget(budget, masks.unit_count(network.masks))
     start = masks.relu_count(network.masks)
     if start < count:

@@ -10,7 +10,7 @@ from jaxfair.errors import JaxfairError
 from jaxfair.linearize.config import DeepReduceConfig
 from jaxfair.networks import masks
 from jaxfair.networks.architectures import Module, ResNet
-from jaxfair.networks.network import Network, init
+from jaxfair.networks.network import Network, check_is_network, init
 from jaxfair.options import check_is
 
 
@@ -67,6 +67,7 @@ def deepreduce(network: Network, image_shape: tuple[int, int, int], config: Deep
         >>> relu_count(network.masks), relu_count(student.masks)
         (768, 256)
     """
+    check_is_network(network)
     check_is(config, DeepReduceConfig)
     module = student_module(network.module, config)
     # Another stream than the base network's seed, which would give the student the base's own initial weights.

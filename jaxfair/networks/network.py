@@ -152,7 +152,7 @@ def frozen(network: Network, *, masks: Literal["fixed", "free"] = "fixed") -> Pa
             of ``((params, masks, batch_stats), x)`` with the statistics as well. It is smooth in all of them.
 
     Raises:
-        JaxfairError: The masks are neither.
+        JaxfairError: It is no network, or the masks are neither.
 
     Example:
         >>> import jax.numpy as jnp
@@ -161,6 +161,7 @@ def frozen(network: Network, *, masks: Literal["fixed", "free"] = "fixed") -> Pa
         >>> frozen(network)(network.params, jnp.zeros((5, 8, 8, 1))).shape
         (5, 3)
     """
+    check_is_network(network)
     if masks not in ("fixed", "free"):
         raise JaxfairError(f"The masks are to be '{masks}'; give fixed or free.")
     return Partial(_folded_logits if masks == "fixed" else _logits_of_variables, network)
@@ -215,12 +216,19 @@ def fold(params: Any, batch_stats: Any) -> Any:
     return folded
 
 
+def check_is_network(network: Any) -> None:
+    """Raise a JaxfairError unless it is a network; what ``fit`` returns has one."""
+    if not isinstance(network, Network):
+        hint = "; give its .network" if isinstance(getattr(network, "network", None), Network) else ""
+        raise JaxfairError(f"Expected a Network, got a {type(network).__name__}{hint}.")
+
+
 def check_images(network: Network, data: Dataset) -> None:
     """Raise a JaxfairError if the network cannot take these images or does not have their classes."""
-    for given, kind in ((network, Network), (data, Dataset)):
-        if not isinstance(given, kind):
-            hint = "; split it first" if hasattr(given, "split") else ""
-            raise JaxfairError(f"Expected a {kind.__name__}, got a {type(given).__name__}{hint}.")
+    check_is_network(network)
+    if not isinstance(data, Dataset):
+        hint = "; split it first" if hasattr(data, "split") else ""
+        raise JaxfairError(f"Expected a Dataset, got a {type(data).__name__}{hint}.")
     expected = jax.tree.leaves(network.masks)[0].shape[:2]
     stem = network.params["stem_conv"]["kernel"]
     h, w, c = data.image_shape

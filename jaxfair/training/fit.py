@@ -21,7 +21,7 @@ from jaxfair.data.dataset import Dataset
 from jaxfair.data.splits import epoch_order
 from jaxfair.errors import JaxfairError
 from jaxfair.loops import Together, epochs
-from jaxfair.networks.network import Network, apply_train, apply_watched, check_images, predict
+from jaxfair.networks.network import Network, apply_train, apply_watched, check_images, check_is_network, predict
 from jaxfair.options import check_is, check_seed
 from jaxfair.training import mitigate, sharing
 from jaxfair.training.batches import Fixed, batch, check_network, run_batches, weighed
@@ -495,6 +495,8 @@ def _check(
             raise JaxfairError(f"fit got {len(values)} {name} for {len(networks)} networks; give one for each network.")
     if at_once < 1:
         raise JaxfairError(f"fit is to train {at_once} seeds at once; give at least 1, or leave at_once out.")
+    for network in [*networks, *(teachers or [])]:
+        check_is_network(network)
     if any(network.module != networks[0].module for network in networks):
         raise JaxfairError("fit got networks of different modules; train each module in a call of its own.")
     if config.distillation_weight and teachers is None:

@@ -79,7 +79,9 @@ def test_an_nnx_model_that_is_trained_on_has_other_distances() -> None:
     first = jaxfair.linearized_distance(classifier, X, Y).distance
     model.kernel[...] = 3 * model.kernel[...] + jnp.asarray(WEIGHTS)
     again = jaxfair.linearized_distance(classifier, X, Y).distance
-    bound = jaxfair.linearized_distance(lambda x: x @ model.kernel[...] + model.bias[...], X, Y).distance
+    assert model.bias is not None
+    bias = model.bias[...]
+    bound = jaxfair.linearized_distance(lambda x: x @ model.kernel[...] + bias, X, Y).distance
     np.testing.assert_allclose(again, bound, rtol=1e-5)
     assert np.abs(again - first).max() > 0.1
 

@@ -1,5 +1,6 @@
 """Every architecture against a plain one written here, at both ends of its masks, and against published sizes."""
 
+import types
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,8 +12,11 @@ import numpy as np
 import pytest
 from jax import lax
 
+import jaxfair
 from jaxfair import checkpoints, networks
+from jaxfair.errors import JaxfairError
 from jaxfair.linearize import snl
+from jaxfair.linearize.config import DeepReduceConfig
 from jaxfair.networks import arithmetic, masks
 from jaxfair.networks.architectures import layers_of_gates
 from jaxfair.networks.network import apply_watched
@@ -299,3 +303,18 @@ def test_a_gates_layer_is_the_convolution_whose_result_it_takes() -> None:
     assert found["preactivation"]["stage1_block2/gate1"] == "stage1_block1/conv2"
     assert found["cnn"] == {"stage1_block1/gate1": "stem_conv", "stage2_block1/gate1": "stage2_conv"}
     assert {kind: len(layers) for kind, layers in found.items()} == GATES
+
+
+def test_what_fit_returns_is_not_its_network() -> None:
+    """The slip is told by all that take a network."""
+    network = networks.init(networks.ResNet((1,), 3, width=2), (8, 8, 1), seed=0)
+    fitted: Any = types.SimpleNamespace(network=network)
+    for given, called in ((fitted, "SimpleNamespace; give its .network"), (network.params, "dict")):
+        for call in (
+            lambda some: networks.frozen(some),
+            lambda some: jaxfair.prune(some, jaxfair.PruneConfig(0.5)),
+            lambda some: jaxfair.quantize(some, 8),
+            lambda some: jaxfair.deepreduce(some, (8, 8, 1), DeepReduceConfig.parse("C1"), seed=0),
+        ):
+            with pytest.raises(JaxfairError, match=f"Expected a Network, got a {called}"):
+                call(given)
