@@ -57,7 +57,7 @@ def _read(function: Callable) -> Iterator[Any]:
         value, number = left.pop(), number + 1
         if isinstance(value, PLAIN):
             yield value
-        elif isinstance(value, np.ndarray) and not value.dtype.hasobject:
+        elif isinstance(value, np.ndarray | np.generic) and not value.dtype.hasobject:
             yield value.shape, str(value.dtype), zlib.crc32(value.tobytes())
         elif id(value) not in seen:
             seen[id(value)] = value  # kept, or another one might be given its number
