@@ -1,6 +1,7 @@
 """What every command line does: parse, set JAX up, turn errors into one sentence."""
 
 import argparse
+import difflib
 import errno
 import inspect
 import os
@@ -84,10 +85,9 @@ def main(
 
 def _check_word(given: Sequence[str], others: Sequence[str]) -> None:
     """Refuse a first word that is no option and no folder, and nearly a command."""
-    if given and not given[0].startswith("-") and not Path(given[0]).exists():
-        near = did_you_mean(given[0], others)
-        if "did you mean" in near:
-            raise JaxfairError(f"There is no command or folder '{given[0]}'{near}")
+    near = difflib.get_close_matches(given[0], others, n=1, cutoff=0.75) if given else []
+    if near and not given[0].startswith("-") and not Path(given[0]).exists():
+        raise JaxfairError(f"There is no command or folder '{given[0]}'; did you mean '{near[0]}'?")
 
 
 def _guarded(work: Callable[[list[int]], None], after: str = KEPT) -> int:
