@@ -17,7 +17,7 @@ from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.programs import LossFn
 from jaxfair.curvature.report import as_frame, as_text
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import Missing, as_array, as_groups, as_inputs, as_labels, check_lengths, quoted, tree_difference
+from jaxfair.inputs import Missing, as_groups, as_inputs, as_labels, as_told, check_lengths, quoted, tree_difference
 from jaxfair.options import check_is
 from jaxfair.paired import Difference, Measure
 
@@ -238,9 +238,9 @@ def change_report(
         raise JaxfairError(f"There are {len(befores)} runs before and {len(afters)} after; give as many, or one of it.")
     pairs = max(len(befores), len(afters))
     group, names, kept = as_groups(group, group_names, missing)
-    # A loss that takes no class numbers is told what was given, such as one-hot rows.
-    told, y = as_array(y, "labels"), np.asarray(as_labels(y))
-    told = np.asarray(told) if np.ndim(told) > 1 and not losses.takes_classes(loss) else y
+    given, y = y, np.asarray(as_labels(y))
+    told = y if losses.takes_classes(loss) else np.asarray(as_told(given))
+    told = told if told.ndim > 1 else y  # a loss that takes rows, such as one-hot ones, is told them as they are
     check_lengths(labels=len(y), groups=len(group))
     if empty := [name for g, name in enumerate(names) if not (group == g).any()]:
         raise JaxfairError(f"The group {quoted(empty)} has no example; leave it out of group_names.")

@@ -165,6 +165,11 @@ def as_labels(y: Any, num_classes: int | None = None) -> np.ndarray | jax.Array:
     return _signed(_within_int32(label, "labels"))
 
 
+def as_told(y: Any) -> Any:
+    """Return what a loss of the user's is told of the examples as an array, whose whole numbers have a sign."""
+    return _signed(_within_int32(as_array(y, "labels"), "labels"))
+
+
 def _signed(label: Any) -> Any:
     """Return short whole numbers as those of 32 bits with a sign: 2 * y - 1 of unsigned bytes has no -1."""
     short = label.dtype.kind == "u" or (label.dtype.kind == "i" and label.dtype.itemsize < 4)
@@ -401,7 +406,7 @@ def as_examples(logits_fn: Any, params: Any, x: Any, y: Any, *, labelled: bool) 
     if np.ndim(y):
         check_lengths(inputs=count, labels=len(y))
     if not labelled:
-        y = _signed(_within_int32(y, "labels"))
+        y = as_told(y)
     if labelled and count:
         try:
             with jax.default_matmul_precision("highest"):

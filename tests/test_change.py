@@ -335,3 +335,15 @@ def test_losses_that_are_no_losses_are_refused() -> None:
         change_report(np.where(y[:, None] == 2, 1e39, logits.astype(float)), logits, None, y, y)
     with pytest.raises(JaxfairError, match="The configuration is of type list; give a CurvatureConfig"):
         change_report(y, y, None, y, y % 2, cast(Any, ["a", "b"]))
+
+
+def test_rows_of_bytes_reach_a_loss_with_a_sign() -> None:
+    """As single labels do: 2 y - 1 of an unsigned 0 would be 255."""
+    y = np.arange(60) % 3
+    logits, rows = 2 * np.eye(3, dtype=np.float32)[y], np.eye(3)[y]
+
+    def logistic(outputs: Any, label: Any) -> Any:
+        return jnp.logaddexp(0.0, -(2 * label - 1) * outputs).sum(axis=1)
+
+    found = [change_report(logits, logits / 3, None, rows.astype(kind), y, loss=logistic) for kind in (np.uint8, int)]
+    np.testing.assert_array_equal(found[0].loss_before.value, found[1].loss_before.value)

@@ -169,9 +169,13 @@ def _named(tree: Any) -> list[tuple[str, Any]]:
 
 def _tensor(name: str, leaf: Any) -> torch.Tensor:
     """Turn HWIO kernels into OIHW, and (in, out) matrices into (out, in); embeddings stay as they are."""
-    value = np.asarray(leaf)
-    turned = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value if name in EMBEDDINGS else value.T
-    return torch.tensor(np.ascontiguousarray(turned))
+    return torch.tensor(np.ascontiguousarray(_turned(name, np.asarray(leaf), (3, 2, 0, 1))))
+
+
+def _turned(name: str, value: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    if value.ndim == 4:
+        return value.transpose(axes)
+    return value if name in EMBEDDINGS else value.T
 
 
 def vector(problem: Problem, module: nn.Module) -> list[torch.Tensor]:
@@ -187,11 +191,7 @@ def flat(problem: Problem, module: nn.Module, tensors: Any) -> np.ndarray:
     """Return one tensor a parameter as a flat vector in jaxfair's order."""
     by_name = dict(zip([name for name, _ in module.named_parameters()], tensors, strict=True))
     values = {name: by_name[name].detach().cpu().numpy() for name, _ in _named(problem.params)}
-    turned = (
-        value.transpose(2, 3, 1, 0) if value.ndim == 4 else value if name in EMBEDDINGS else value.T
-        for name, value in values.items()
-    )
-    return np.concatenate([value.ravel() for value in turned])
+    return np.concatenate([_turned(name, value, (2, 3, 1, 0)).ravel() for name, value in values.items()])
 
 
 def split(module: nn.Module, whole: torch.Tensor) -> list[torch.Tensor]:

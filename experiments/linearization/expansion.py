@@ -13,7 +13,7 @@ from experiments.reporting.tables import Column, Table
 from experiments.running import datasets
 from experiments.running.progress import Progress, say
 from experiments.running.records import load_network, rebalanced
-from jaxfair import processes, taylor
+from jaxfair import processes, runs, taylor
 from jaxfair.errors import JaxfairError
 from jaxfair.runs import Run
 from jaxfair.taylor import NetworkLines
@@ -95,11 +95,8 @@ def _agreement(lines: Sequence[NetworkLines]) -> dict[str, Any]:
 
 def write(given: "Foretold", _: Sequence[str]) -> None:
     """Write the table as CSV and Markdown, and print it."""
-    try:
+    with runs.writing(given.out):
         given.out.mkdir(parents=True, exist_ok=True)  # before the work
-    except OSError as error:
-        reason = error.strerror or error
-        raise JaxfairError(f"'{given.out}' cannot be made: {reason}; choose another --out.") from error
     found = rows(given.study)
     with processes.locked(given.out, say):
         tables.write_csv(given.out / "foretold.csv", found)

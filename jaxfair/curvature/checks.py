@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from jaxfair import inputs
+from jaxfair import inputs, losses
 from jaxfair.curvature.chunks import over_chunks
 from jaxfair.curvature.programs import LossFn, at_precision
 from jaxfair.errors import JaxfairError
@@ -95,11 +95,18 @@ def trusted_losses(loss: LossFn, logits: np.ndarray, y: Any) -> np.ndarray:
     return whole
 
 
-def check_loss(logits_fn: Partial, params: Any, x: Any, y: Any, loss: LossFn) -> None:
-    """Refuse a loss of the user's that is not that of each example by itself; all would take a pass over the data."""
-    found = inputs.outputs(logits_fn, params, jax.tree.map(lambda leaf: leaf[:FEW], x))
-    if isinstance(found, jax.Array):  # a loss may take a tree as well, of which nothing is known
-        trusted_losses(loss, np.asarray(found), y[:FEW])
+def checked_examples(logits_fn: Partial, params: Any, x: Any, y: Any, loss: LossFn) -> tuple[Any, Any, Any]:
+    """Return what ``as_examples`` does, once a loss of the user's was that of each example by itself.
+
+    It is asked of a few: all would take a pass over the data.
+    """
+    labelled = losses.takes_classes(loss)
+    params, x, y = inputs.as_examples(logits_fn, params, x, y, labelled=labelled)
+    if not labelled and len(y):
+        found = inputs.outputs(logits_fn, params, jax.tree.map(lambda leaf: leaf[:FEW], x))
+        if isinstance(found, jax.Array):  # a loss may take a tree as well, of which nothing is known
+            trusted_losses(loss, np.asarray(found), y[:FEW])
+    return params, x, y
 
 
 STATISTICS = ("batch_stats", "running_mean", "running_var", "moving_mean", "moving_variance", "num_batches_tracked")

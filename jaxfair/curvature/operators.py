@@ -16,11 +16,11 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from jaxfair import losses
-from jaxfair.curvature.checks import check_loss
+from jaxfair.curvature.checks import checked_examples
 from jaxfair.curvature.chunks import Chunk, Cut, Devices, accumulate
 from jaxfair.curvature.programs import Kind, LogitsFn, LossFn, Model, as_pytree, depends_on_last, programs
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import as_examples, as_weights
+from jaxfair.inputs import as_weights
 
 GIGABYTE = 1024**3
 
@@ -190,13 +190,11 @@ class GroupOperator:
             JaxfairError: The kind is unknown, the weights do not match the labels, or all of them are 0.
         """
         self._programs, self._precision = programs(jax.default_backend(), precision), precision
+        logits_fn = as_pytree(logits_fn)
         if plan is None:  # otherwise whoever planned has asked
-            labelled = losses.takes_classes(loss)
-            params, x, y = as_examples(as_pytree(logits_fn), params, x, y, labelled=labelled)
+            params, x, y = checked_examples(logits_fn, params, x, y, loss)
             weight = as_weights(weight)
-            if not labelled:
-                check_loss(as_pytree(logits_fn), params, x, y, loss)
-        model, self._devices = Model(as_pytree(logits_fn), as_pytree(loss)), Devices()
+        model, self._devices = Model(logits_fn, as_pytree(loss)), Devices()
         self._kind: Kind = kind
         self._networks = self._devices.copies((model, params))
         leaves = jax.tree.leaves(params)
@@ -319,12 +317,10 @@ def per_example_gradient_norms(
         >>> print(per_example_gradient_norms(lambda w, x: x @ w, np.zeros((2, 2)), x, y).round(4))
         [0.7071 1.4142]
     """
-    labelled = losses.takes_classes(loss)
-    params, x, y = as_examples(as_pytree(logits_fn), params, x, y, labelled=labelled)
+    logits_fn = as_pytree(logits_fn)
+    params, x, y = checked_examples(logits_fn, params, x, y, loss)
     if not len(y):
         raise JaxfairError("There are no examples; give at least one.")
-    if not labelled:
-        check_loss(as_pytree(logits_fn), params, x, y, loss)
     if chunk_size is not None and chunk_size < 1:
         raise JaxfairError(f"The chunk size is {chunk_size}; give at least 1, or None to have it chosen.")
     if chunk_size is None:
@@ -333,7 +329,7 @@ def per_example_gradient_norms(
     dtype = jnp.result_type(*jax.tree.leaves(params))
     cut = Cut(x, jnp.asarray(y), np.ones(len(y), dtype), min(chunk_size, len(y)))
     program, devices = programs(jax.default_backend(), precision).norms, Devices()
-    networks = devices.copies((Model(as_pytree(logits_fn), as_pytree(loss)), params))
+    networks = devices.copies((Model(logits_fn, as_pytree(loss)), params))
     norms = np.empty(len(y), dtype)
 
     def fill(nothing: None, i: int) -> None:

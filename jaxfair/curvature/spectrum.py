@@ -15,12 +15,12 @@ import numpy as np
 
 from jaxfair import losses
 from jaxfair.curvature import lanczos
-from jaxfair.curvature.checks import check_loss
+from jaxfair.curvature.checks import checked_examples
 from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.operators import GroupOperator, make_plan
 from jaxfair.curvature.programs import LogitsFn, LossFn, as_pytree
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import as_examples, as_weights, check_lengths, quoted
+from jaxfair.inputs import as_weights, check_lengths, quoted
 from jaxfair.options import check_is
 
 SHARE, LEAST, COARSE = 8, 100, 3e-3  # a coarse start: one of so many chunks, examples at least, tolerance
@@ -174,8 +174,7 @@ def check_examples(
         JaxfairError: They do not, a group has no example of any weight, or a loss of the user's is not that of each
             example by itself.
     """
-    logits_fn, labelled = as_pytree(logits_fn), losses.takes_classes(loss)
-    params, x, y = as_examples(logits_fn, params, x, y, labelled=labelled)
+    params, x, y = checked_examples(as_pytree(logits_fn), params, x, y, loss)
     group_rows = as_weights(weights)
     if group_rows.ndim != 2 or not len(group_rows):
         raise JaxfairError(f"The weights have shape {group_rows.shape}; expected (groups, examples).")
@@ -183,8 +182,6 @@ def check_examples(
     if not (group_rows != 0).any(axis=1).all():
         empty = np.flatnonzero(~(group_rows != 0).any(axis=1)).tolist()
         raise JaxfairError(f"Group [{quoted(empty)}] has no example of any weight; leave it out or merge it.")
-    if not labelled:
-        check_loss(logits_fn, params, x, y, loss)
     return params, x, y, group_rows
 
 

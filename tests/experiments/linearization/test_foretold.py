@@ -29,3 +29,10 @@ def test_what_is_foretold_is_that_of_the_networks(
     assert written[0]["joint_two"].mean == pytest.approx(expected.r2)
     assert foretold.main([str(tmp_path), "--out", str(tmp_path / "told")]) == 1
     assert "run its study to the end" in capsys.readouterr().err
+
+
+def test_a_table_has_a_place_before_it_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The study, which is not there, is not even looked for."""
+    (tmp_path / "file").touch()
+    assert foretold.main([str(tmp_path / "study"), "--out", str(tmp_path / "file")]) == 1
+    assert "there is a file where a folder is needed; choose another folder with --out" in capsys.readouterr().err
