@@ -15,13 +15,14 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
 from experiments import cli
 from experiments.running import slurm
 from experiments.running.progress import EXECUTOR, PLAN, duration
+from experiments.running.settings import StudyFolder
 from jaxfair import processes
 from jaxfair.errors import JaxfairError
 from jaxfair.runs import Run
@@ -59,7 +60,7 @@ class Status:
         every: seconds after which the table is shown again, until all runs are finished or have failed.
     """
 
-    study: tyro.conf.Positional[Path]
+    study: StudyFolder
     every: float | None = None
 
 
@@ -72,8 +73,8 @@ class Retry:
         runs: names of their folders; all that failed if none is given.
     """
 
-    study: tyro.conf.Positional[Path]
-    runs: tyro.conf.Positional[tuple[str, ...]] = ()
+    study: StudyFolder
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN ...")] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Clean:
         dry_run: only list what would be removed.
     """
 
-    study: tyro.conf.Positional[Path]
+    study: StudyFolder
     dry_run: bool = False
 
 

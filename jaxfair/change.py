@@ -141,7 +141,7 @@ class ChangeReport:
         first, *_ = self.differences
         apart = [found for found in self.differences if found.verdict in ("more", "less")]
         largest = max(self.differences, key=lambda found: abs(found.points))
-        seen = f" The largest difference seen: {_said(largest)}." if largest.points else ""
+        seen = f" The largest difference seen: {self._said(largest)}." if largest.points else ""
         if first.verdict == "too few runs":
             few = f"Differences of groups are not judged with {self.runs} runs; at least {intervals.SEEDS} are needed."
             return f"{few}{seen}{never}"
@@ -149,13 +149,19 @@ class ChangeReport:
             return f"No group lost more or less of its accuracy than {first.reference} beyond noise.{seen}{never}"
         rest = len(self.differences) - len(apart)
         within = f" {rest} other group{'s are' if rest > 1 else ' is'} within noise." if rest else ""
-        said = [_said(apart[0], "; 95 % for all groups at once"), *map(_said, apart[1:])]
+        said = [self._said(apart[0], "; 95 % for all groups at once"), *map(self._said, apart[1:])]
         return f"{'; '.join(said)}.{within}{never}"
 
     def _points(self, g: int) -> str:
         """Say what a group without a relative drop lost."""
         value, low, high = (float(part[g]) for part in self.accuracy_drop)
-        return f"{quoted([self.names[g]])} lost {value:.1f} points of accuracy ({low:.1f} to {high:.1f})"
+        size, *ends = map(intervals.written, (value, low, high))
+        return f"{quoted([self.names[g]])} lost {size} points of accuracy ({' to '.join(ends)})"
+
+    def _said(self, of: Difference, also: str = "") -> str:
+        lost = dict(zip(self.names, self.relative_drop.value, strict=True))
+        both = lost[of.group], lost[of.reference]
+        return paired.in_words(of.group, of.reference, (of.points, of.low, of.high), both, also)
 
     def __str__(self) -> str:
         """Return the answer, and tables of text: what happened, and what was foretold."""
@@ -306,12 +312,3 @@ def _expansion(
     rises = np.array([rise[:, group == g].mean(axis=1) for g in range(len(weights))]).T
     columns = {name: np.array([getattr(of, name) for of in terms]) for name in ("distance", "first", "second", "bound")}
     return Expansion(rise=rises, **columns), ""
-
-
-def _said(of: Difference, also: str = "") -> str:
-    more = of.points >= 0
-    low, high = (of.low, of.high) if more else (-of.high, -of.low)
-    return (
-        f"{of.group} lost {abs(of.points):.1f} % of its accuracy {'more' if more else 'less'} than {of.reference} "
-        f"({low:.1f} to {high:.1f}{also})"
-    )

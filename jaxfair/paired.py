@@ -29,7 +29,7 @@ class Difference(NamedTuple):
 
     Attributes:
         group, reference: Names.
-        points: Relative drop of the group less that of the reference, in percentage points.
+        points: Relative drop of the group minus that of the reference, in percentage points.
         low, high: Interval that holds for all comparisons of its kind at once (Bonferroni).
         p_value: Two-sided, of Student's t test that it is 0, corrected by Holm (1979) where it is one of several.
         verdict: Whether the group lost more or less, beyond noise.
@@ -42,6 +42,36 @@ class Difference(NamedTuple):
     high: float
     p_value: float
     verdict: Verdict
+
+
+def in_words(
+    group: str, reference: str, difference: tuple[float, float, float], lost: tuple[float, float], also: str = ""
+) -> str:
+    """Say what a group lost more or less than the reference group, and what both lost.
+
+    Args:
+        group: name.
+        reference: name, with what else is said after it; empty where it was named before, with what it lost.
+        difference: in points of relative drop, and the ends of its interval.
+        lost: relative drops of the group and of the reference, in percent.
+        also: said of the interval.
+
+    Example:
+        >>> from jaxfair.paired import in_words
+        >>> in_words("b", "a", (8.5, 2.4, 14.6), (12.0, 3.5))
+        'b lost 8.5 points more than a (2.4 to 14.6): 12.0 % of its accuracy against 3.5 %'
+    """
+    size, interval = more_or_less(difference, also)
+    than, against = (f" than {reference}", f" against {intervals.written(lost[1])} %") if reference else ("", "")
+    return f"{group} lost {size}{than} {interval}: {intervals.written(lost[0])} % of its accuracy{against}"
+
+
+def more_or_less(difference: tuple[float, float, float], also: str = "") -> tuple[str, str]:
+    """Return a difference in points, and its interval, as text: ``("8.5 points more", "(2.4 to 14.6)")``."""
+    mean, low, high = difference
+    mean, low, high, word = (mean, low, high, "more") if mean >= 0 else (-mean, -high, -low, "less")
+    size, *ends = map(intervals.written, (mean, low, high))
+    return f"{size} points {word}", f"({' to '.join(ends)}{also})"
 
 
 def measured(estimates: Sequence[intervals.Estimate], scale: intervals.Scale) -> Measure:

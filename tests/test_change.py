@@ -106,7 +106,8 @@ def test_a_group_that_loses_is_named() -> None:
     report = change_report(np.arange(450) * 0, after, None, y, group)
     (difference,) = report.differences
     assert (difference.group, difference.reference, difference.verdict) == ("small", "large", "more")
-    assert report.answer().startswith("small lost 50.0 % of its accuracy more than large (")
+    assert report.answer().startswith("small lost 50.0 points more than large (")
+    assert report.answer().endswith("): 50.0 % of its accuracy against 0.0 %.")
     assert report.gap is not None
     assert report.gap.group == "small"
     assert "small lost" in str(report)

@@ -22,6 +22,7 @@ from jaxfair.intervals import (
     paired_shares,
     rank_p_value,
     wilson,
+    written,
 )
 
 RNG = np.random.default_rng(0)
@@ -325,3 +326,20 @@ def test_an_interval_over_seeds_covers(kind: Scale, seeds: int) -> None:
     covered = ((low <= truth) & (truth <= high)).mean()
     print(f"{kind}, {seeds} seeds: {100 * covered:.1f} %")
     assert 0.925 <= covered <= 0.97
+
+
+@pytest.mark.parametrize(
+    ("number", "form", "said"),
+    [
+        (0.03, ".1f", "0.03"),
+        (-0.04, ".1f", "-0.04"),
+        (0.0, ".1f", "0.0"),
+        (-0.0, ".1f", "0.0"),
+        (1e-16, ".1f", "0.0"),
+        (0.06, ".1f", "0.1"),
+        (1e-6, ".3g", "1e-06"),
+        (float("nan"), ".1f", "nan"),
+    ],
+)
+def test_only_what_is_0_is_written_as_0(number: float, form: str, said: str) -> None:
+    assert written(number, form) == said

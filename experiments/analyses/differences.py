@@ -5,6 +5,7 @@ has it, and from the full network otherwise. So what further training does is no
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ def differences(results: Results, network: Variant) -> tuple[Difference, ...]:
     if not others:
         raise Missing("there is no second group to compare with")
     estimates = [drop_contrast(results, (network, _unit(results, g) - _unit(results, reference))) for g in others]
-    return compare(others, estimates, len(network.seeds))
+    return compare(others, estimates, _lost(network, others, results.reference), len(network.seeds))
 
 
 def worst(results: Results, network: Variant) -> tuple[int, Estimate]:
@@ -71,10 +72,16 @@ def nothing_to_explain(results: Results, network: Variant) -> str:
         return ""
     apart = [_unit(results, g) - _unit(results, reference) for g in others]
     found = [drop_contrast(results, (network, by), *((control, -by) for control in controls)) for by in apart]
-    if any(of.beyond for of in compare(others, found, len(network.seeds))):
+    if any(of.beyond for of in compare(others, found, _lost(network, others, reference), len(network.seeds))):
         return ""
     than = " than they do in the control" if controls else ""
     return f"no group lost more or less than {results.groups.names[reference]}, beyond noise{than}"
+
+
+def _lost(network: Variant, groups: Sequence[int], reference: int) -> list[tuple[float, float]]:
+    """Return the relative drops of each group and of the reference, in percent."""
+    drop = drop_values(network, controlled=True).mean(axis=0)
+    return [(float(drop[g]), float(drop[reference])) for g in groups]
 
 
 def _unit(results: Results, group: int) -> np.ndarray:

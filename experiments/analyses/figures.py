@@ -74,7 +74,7 @@ IMAGES = "Bars: 95 % intervals over seeds and test images together."
 # fmt: off
 DRAWINGS = {
     "differences_by_group": Drawing(
-        "Who lost more than whom: relative accuracy drop of each group less that of the reference group",
+        "Who lost more than whom: relative accuracy drop of each group minus that of the reference group",
         "Black: beyond noise; grey: within it, or too few seeds to say. Bars: 95 % intervals over seeds and test "
         "images together that hold for all groups of a network at once; an arrow: it goes on outside of its panel.",
         differences_by_group),

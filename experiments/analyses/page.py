@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from experiments.analyses import differences
 from experiments.analyses.results import HARM, Results, Variant
 from experiments.reporting import html, reports, sampling
-from experiments.reporting.comparisons import MEANING, SELDOM
+from experiments.reporting.comparisons import MEANING, PICKED, SELDOM
 from experiments.reporting.drawing import Drawn
 from experiments.reporting.tables import Column, Row, Table
 from experiments.reporting.verdicts import Claim
@@ -49,7 +49,7 @@ LINEARIZED = {
 """What the names of linearized networks stand for, whichever study shows them."""
 DIFFERENCES = (
     Column("group"),
-    Column("difference_points", "drop less that of the reference (points)", ".1f"),
+    Column("difference_points", "drop minus that of the reference (points)", ".1f"),
     Column("p_value", "p", ".2g"),
     Column("corrected", "p, corrected", ".2g"),
     Column("lost", "lost, compared with the reference"),
@@ -76,8 +76,7 @@ MEANINGS = {
     "has learnt its images by heart.",
     "Validation accuracy": "share of images classified correctly that were held out from every training and decided "
     "when that of the full network stops.",
-    "Difference to the reference": f"{MEANING} It is counted from the control where there is one. The group that lost "
-    "most and the largest gap have intervals that allow for having been picked among all groups, or all pairs.",
+    "Difference to the reference": f"{MEANING} It is counted from the control where there is one.",
     "Loss": "mean cross-entropy of the group's test images, in nats.",
     "Gradient norm": "L2 norm of the gradient of the group's mean loss with respect to all parameters (masks and batch "
     "statistics are held fixed).",
@@ -181,7 +180,7 @@ def page(
 def _compared(results: Results) -> list[str]:
     """Return the extremes of each network, and its differences between groups, which a reader unfolds."""
     rows, extremes = differences.rows(results), differences.extreme_rows(results)
-    parts = [html.table(Table(EXTREMES, extremes))] if extremes else []
+    parts = [html.table(Table(EXTREMES, extremes)), html.paragraph(PICKED)] if extremes else []
     for network in dict.fromkeys(row["network"] for row in rows):
         mine = [row for row in rows if row["network"] == network]
         parts.append(html.folded(f"{network}: against {mine[0]['reference']}", html.table(Table(DIFFERENCES, mine))))

@@ -10,7 +10,7 @@ from experiments.analyses.differences import nothing_to_explain
 from experiments.analyses.quantities import drop_values, has_drop
 from experiments.analyses.results import Results, Variant
 from experiments.reporting import series
-from experiments.reporting.comparisons import SELDOM, in_words
+from experiments.reporting.comparisons import SELDOM
 from experiments.reporting.sampling import FREE, PLAIN, SAID
 from experiments.reporting.verdicts import (
     DISTANCE,
@@ -26,6 +26,7 @@ from experiments.reporting.verdicts import (
 )
 from jaxfair import intervals
 from jaxfair.intervals import SEEDS, Scale
+from jaxfair.paired import more_or_less
 
 UNHARMED = 2.0  # "nearly unharmed" is a smaller relative drop, in percent
 RHO = "Spearman correlation over groups of"
@@ -91,16 +92,14 @@ def together(results: Results, network: Variant) -> str:
         points = series.of(lost_by(results, network, "small").mean)
     except Missing:
         return ""
-    size, word, low, high = in_words(points)
-    noise = "" if low > 0 or high < 0 else ", within noise"
-    return (
-        f" Together, the groups with fewer training images than the average lost {size:.1f} % of their "
-        f"accuracy {word} than the others ({low:.1f} to {high:.1f}{noise})."
-    )
+    mean, low, high = map(float, points)
+    size, interval = more_or_less((mean, low, high), "" if low > 0 or high < 0 else ", within noise")
+    few = "Together, the groups with fewer training images than the average"
+    return f" {few} lost {size} than the others {interval}."
 
 
 def accuracy_lost(one: Variant, other: Variant) -> Measured:
-    """Return the accuracy of one network less that of another, over seeds and test images together."""
+    """Return the accuracy of one network minus that of another, over seeds and test images together."""
     return Measured(intervals.over_seeds_and_examples([one.correct - other.correct]), len(one.seeds))
 
 

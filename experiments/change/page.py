@@ -12,20 +12,21 @@ from experiments.reporting.drawing import Drawing, Drawn
 from experiments.reporting.series import Estimate
 from experiments.reporting.tables import Column, Row, Table
 from experiments.reporting.verdicts import Missing
+from jaxfair import intervals
 from jaxfair.change import ChangeReport
 from jaxfair.paired import Difference, Measure
 
 GROUPS = (
     Column("group"),
     Column("count", "examples"),
-    Column("accuracy_before", "accuracy before (%)", ".1f"),
-    Column("accuracy_after", "accuracy after (%)", ".1f"),
+    Column("accuracy_before", "accuracy before", ".3f"),
+    Column("accuracy_after", "accuracy after", ".3f"),
     Column("relative_drop", "relative drop (%)", ".1f"),
     Column("accuracy_drop", "accuracy lost (points)", ".1f"),
-    Column("broken", "right, then wrong (%)", ".1f"),
-    Column("mended", "wrong, then right (%)", ".1f"),
-    Column("changed", "prediction changed (%)", ".1f"),
-    Column("exemplars", "most frequent prediction changed (%)", ".1f"),
+    Column("broken", "right, then wrong", ".3f"),
+    Column("mended", "wrong, then right", ".3f"),
+    Column("changed", "prediction changed", ".3f"),
+    Column("exemplars", "most frequent prediction changed", ".3f"),
     Column("mcnemar", "McNemar's p", ".2g"),
     Column("loss_before", "loss before", ".3f"),
     Column("loss_after", "loss after", ".3f"),
@@ -33,21 +34,21 @@ GROUPS = (
 )
 DIFFERENCES = (
     Column("group"),
-    Column("points", "relative drop less that of the reference (points)", ".1f"),
+    Column("points", "relative drop minus that of the reference (points)", ".1f"),
     Column("p_value", "p, corrected", ".2g"),
     Column("verdict", "lost, compared with the reference"),
 )
-SHARES = ("accuracy_before", "accuracy_after", "broken", "mended", "changed", "exemplars")
-OTHERS = ("relative_drop", "accuracy_drop", "loss_before", "loss_after", "loss_rise")
+MEASURES = [column.name for column in GROUPS if column.name not in ("group", "count", "mcnemar")]
 MEANINGS = {
     "Accuracy": "share of the group's examples that are classified correctly. Wilson's interval for one run; over runs "
     "and examples together for several.",
     "Relative drop": "(accuracy before - accuracy after) / accuracy before, in percent; negative is an improvement. "
     "Its interval allows for the pairs: the same examples are asked before and after.",
-    "Relative drop less that of the reference": "in percentage points. Its interval is wider than 95 %, so that those "
+    "Relative drop minus that of the reference": "in percentage points. Its interval is wider than 95 %, so that those "
     "of all groups compared hold at once (Bonferroni); p is corrected for their number (Holm 1979). More or less: the "
     "interval is wholly on that side of 0, and the corrected p is below 5 %.",
-    "Right, then wrong; wrong, then right; prediction changed": "flips: what an unchanged accuracy can hide.",
+    "Right, then wrong; wrong, then right; prediction changed": "shares of the group's examples whose "
+    "answers flipped, which an unchanged accuracy can hide.",
     "Most frequent prediction changed": "compression-identified exemplars: examples on which the most frequent "
     "predictions of the runs before and after differ (Hooker et al. 2019).",
     "McNemar's p": "exact, two-sided: how probable so unequal numbers of both kinds of flips are if both are equally "
@@ -57,13 +58,13 @@ MEANINGS = {
 
 
 def group_rows(report: ChangeReport) -> list[Row]:
-    """Return one row a group, shares in percent."""
-    measures = {name: getattr(report, name) for name in (*SHARES, *OTHERS)}
+    """Return one row a group: what ``report.json`` has, which a table of it has under the same names."""
+    measures = {name: getattr(report, name) for name in MEASURES}
     found: list[Row] = []
     for g, name in enumerate(report.names):
         row: dict[str, Any] = {"group": name, "count": int(report.count[g]), "mcnemar": float(report.mcnemar[g])}
         for key, measure in measures.items():
-            row[key] = _at(measure, g, 100 if key in SHARES else 1)
+            row[key] = _at(measure, g)
         found.append(row)
     return found
 
@@ -108,7 +109,7 @@ def draw_differences(report: ChangeReport) -> Any:
         raise Missing("there is no second group to compare with.")
     names, beyond = dict(zip(report.names, _named(report), strict=True)), _beyond(report)
     rows = [(names[found.group], _points(found), beyond[found.group]) for found in report.differences]
-    return drawing.caterpillars({"": rows}, f"relative drop less that of {report.differences[0].reference} (points)")
+    return drawing.caterpillars({"": rows}, f"relative drop minus that of {report.differences[0].reference} (points)")
 
 
 def draw_flips(report: ChangeReport) -> Any:
@@ -178,5 +179,6 @@ def gap_sentence(report: ChangeReport) -> str:
     if gap is None:
         return ""
     noise = "beyond noise" if gap.verdict in ("more", "less") else gap.verdict
-    ends = f"{gap.low:.1f} to {gap.high:.1f}, for all pairs of groups at once"
-    return f"Farthest apart are {gap.group} and {gap.reference}: {gap.points:.1f} points ({ends}; {noise})."
+    points, *ends = map(intervals.written, (gap.points, gap.low, gap.high))
+    at_once = f"{' to '.join(ends)}, for all pairs of groups at once"
+    return f"Farthest apart are {gap.group} and {gap.reference}: {points} points ({at_once}; {noise})."

@@ -53,7 +53,7 @@ def compare(config: Change, command: Sequence[str]) -> ChangeReport:
         tables.write_csv(made / "groups.csv", page.group_rows(report))
         if report.differences:
             tables.write_csv(made / "differences.csv", page.difference_rows(report))
-        (made / "report.json").write_text(json.dumps(_strict(report.to_dict()), indent=1) + "\n", encoding="utf-8")
+        (made / reports.CHANGE).write_text(json.dumps(_strict(report.to_dict()), indent=1) + "\n", encoding="utf-8")
         text = page.page(report, title, _about(config, joined, report), told, drawn, _facts(config, command))
         (made / reports.PAGE).write_text(text, encoding="utf-8")
     for warning in told:

@@ -110,7 +110,7 @@ def _of_strongest(results: Results, name: str) -> "Figure":
 # fmt: off
 DRAWINGS = {
     "differences_by_group": Drawing(
-        "Who lost more than whom at the strongest change of each kind: drop of each group less that of the reference",
+        "Who lost more than whom at the strongest change of each kind: drop of each group minus that of the reference",
         figures.DRAWINGS["differences_by_group"].rest, partial(_of_strongest, name="differences_by_group")),
     "changes_side_by_side": Drawing(
         "All changes side by side: what large and small groups lose, from the network trained alike without the change",

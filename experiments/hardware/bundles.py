@@ -204,6 +204,9 @@ def unpack(file: Path, folder: Path) -> Path:
     try:
         with tarfile.open(file) as archive:
             archive.extractall(folder, filter="data")
+    except FileNotFoundError as error:
+        raise JaxfairError(f"There is no '{file}'; give a study's folder, or a file that 'pack' wrote.") from error
     except (OSError, tarfile.TarError) as error:
-        raise JaxfairError(f"'{file}' is no study's folder or packed study: {error}.") from error
+        why = getattr(error, "strerror", None) or "it is no tar archive, or a damaged one"
+        raise JaxfairError(f"'{file}' is no study's folder and cannot be unpacked: {why}.") from error
     return folder

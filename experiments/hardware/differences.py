@@ -35,7 +35,8 @@ def differences(hardware: Hardware) -> tuple[Difference, ...]:
         raise Missing("there is no second group to compare with")
     found = [_contrast(hardware, series, g) for series, g in pairs]
     where = [series.label for series, _ in pairs]
-    return comparisons.compare([g for _, g in pairs], found, len(plain.reference.accuracy), where)
+    lost = [(_drop(hardware, series, g), _drop(hardware, series, reference)) for series, g in pairs]
+    return comparisons.compare([g for _, g in pairs], found, lost, len(plain.reference.accuracy), where)
 
 
 def _known(hardware: Hardware) -> np.ndarray:
@@ -50,14 +51,20 @@ def _points(hardware: Hardware, series: Series, group: int) -> Estimate:
     return comparisons.points_lost(before.correct[:, images], series.correct[:, images])
 
 
+def _drop(hardware: Hardware, series: Series, group: int) -> float:
+    """Return the relative accuracy drop of a group on a profile, in percent, mean over seeds."""
+    images, base = hardware.group == group, hardware.comparisons[0].reference
+    before, after = (of.correct[:, images].mean(axis=1) for of in (base, series))
+    return float(np.mean(100 * (1 - after / before)))
+
+
 def _contrast(hardware: Hardware, series: Series, group: int) -> intervals.Estimate:
-    """Return the relative accuracy drop of a group on a profile less that of the reference group, in points."""
-    base, tables, value = hardware.comparisons[0].reference, [], 0.0
+    """Return the relative accuracy drop of a group on a profile minus that of the reference group, in points."""
+    base, tables = hardware.comparisons[0].reference, []
     for g, sign in ((group, 1.0), (hardware.reference, -1.0)):
         images = hardware.group == g
-        before, after = base.correct[:, images], series.correct[:, images]
-        tables.append(sign * drop_parts(before, after))
-        value += sign * float(np.mean(100 * (1 - after.mean(axis=1) / before.mean(axis=1))))
+        tables.append(sign * drop_parts(base.correct[:, images], series.correct[:, images]))
+    value = _drop(hardware, series, group) - _drop(hardware, series, hardware.reference)
     return over_seeds_and_examples(tables, [1.0, 1.0])._replace(value=np.asarray(value))
 
 

@@ -314,7 +314,7 @@ DELTA = "Delta is the largest difference of a group's mean TEST loss from the re
 DRAWINGS = {
     "differences_by_group": Drawing(
         "Who loses more than whom on other hardware: relative accuracy drop of each group, from the reference hardware "
-        "to another one, less that of the reference group",
+        "to another one, minus that of the reference group",
         "Black: beyond noise; grey: within it, or too few seeds to say. Bars: 95 % intervals over seeds and test "
         "images together that hold for all groups and profiles at once; an arrow: it goes on outside of its panel.",
         differences_by_group),

@@ -89,7 +89,7 @@ BOUND = (
 DIFFERENCES = (
     Column("hardware"),
     Column("group"),
-    Column("difference_points", "relative drop less that of the reference (points)", ".1f"),
+    Column("difference_points", "relative drop minus that of the reference (points)", ".1f"),
     Column("p_value", "p", ".2g"),
     Column("corrected", "p, corrected", ".2g"),
     Column("lost", "loses, compared with the reference"),

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from experiments.running.settings import AnalysisConfig, DataConfig, Execution, ModelConfig
+from experiments.running.settings import AnalysisConfig, DataConfig, Execution, ModelConfig, StudyFolder, StudyFolders
 from jaxfair.linearize.config import SnlConfig
 from jaxfair.training.config import SNL_FINETUNE, TrainConfig
 
@@ -115,8 +115,8 @@ class Pack:
         file: NAME.tar or NAME.tar.gz.
     """
 
-    study: tyro.conf.Positional[Path]
-    file: tyro.conf.Positional[Path]
+    study: StudyFolder
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +129,6 @@ class Merge:
         allow_versions: compare runs of different package versions.
     """
 
-    studies: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="STUDY ...")]
+    studies: StudyFolders
     out: Path
     allow_versions: bool = False

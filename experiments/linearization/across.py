@@ -10,11 +10,9 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from experiments import cli
+from experiments.running.settings import StudyFolders
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +24,7 @@ class Across:
         out: folder of the figure and the tables.
     """
 
-    studies: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="STUDY ...")]
+    studies: StudyFolders
     out: Path
 
 

@@ -14,9 +14,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import tyro
-
 from experiments import cli
+from experiments.running.settings import StudyFolder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Foretold:
         out: folder of the table.
     """
 
-    study: tyro.conf.Positional[Path]
+    study: StudyFolder
     out: Path
 
 

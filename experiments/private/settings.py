@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-import tyro
+from experiments.running.settings import StudyFolder
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = ROOT / ".venv-mpc"
@@ -33,7 +33,7 @@ class Private:
         timeout: seconds after which one run of a protocol is ended.
     """
 
-    study: tyro.conf.Positional[Path]
+    study: StudyFolder
     out: Path
     methods: tuple[str, ...] = ("full", "snl")
     seed: int | None = None

@@ -1,4 +1,4 @@
-"""Who lost more than whom: groups' losses less that of a reference group, judged together and said in two sentences.
+"""Who lost more than whom: each group against a reference group, judged together and said in two sentences.
 
 All intervals of k comparisons are at the level 1 - 0.05 / k (Bonferroni), so that all k hold at once with 95 % and one
 may be picked among them; p-values are corrected by Holm (1979).
@@ -11,19 +11,23 @@ import numpy as np
 
 from experiments.reporting import series
 from experiments.reporting.series import Estimate
-from jaxfair import intervals
+from jaxfair import intervals, paired
 from jaxfair.intervals import SEEDS
 
 Verdict = Literal["more", "less", "within noise", "too few seeds"]
 NAMED = 3  # groups that an answer names; the others are counted
 
 MEANING = (
-    "relative accuracy drop of a group less that of the reference group, in percentage points. Its interval is over "
+    "relative accuracy drop of a group minus that of the reference group, in percentage points. Its interval is over "
     "seeds and test images together and wider than 95 %, so that those of all groups compared hold at once "
     "(Bonferroni); p is that of Student's t test that the difference is 0, corrected by Holm (1979) for their number."
 )
 
 
+PICKED = (
+    "The group that lost most and the largest gap have intervals that allow for having been picked among all groups, "
+    "or all pairs of groups, and so are wider than those of one group or pair that was named beforehand."
+)
 SELDOM = "right too seldom for a relative drop"
 """Of a network on a group: the 95 % interval of its accuracy there reaches 0 (``intervals.has_drop``)."""
 
@@ -33,15 +37,17 @@ class Difference(NamedTuple):
 
     Attributes:
         group: by number.
-        points: its relative drop less that of the reference, in percentage points.
+        points: its relative drop minus that of the reference, in percentage points.
         p_value: two-sided, of Student's t test that it is 0.
         corrected: the same by Holm's correction for all that were compared.
+        lost: relative drops of the group and of the reference, in percent.
         verdict: more or less: the interval is wholly on that side of 0, and the corrected p-value below 5 %.
         where: on which network or hardware, where several were compared together.
     """
 
     group: int
     points: Estimate
+    lost: tuple[float, float]
     p_value: float
     corrected: float
     verdict: Verdict
@@ -54,13 +60,18 @@ class Difference(NamedTuple):
 
 
 def compare(
-    members: Sequence[int], found: Sequence[intervals.Estimate], seeds: int, where: Sequence[str] = ()
+    members: Sequence[int],
+    found: Sequence[intervals.Estimate],
+    lost: Sequence[tuple[float, float]],
+    seeds: int,
+    where: Sequence[str] = (),
 ) -> tuple[Difference, ...]:
     """Judge differences from the reference group together.
 
     Args:
         members: which group each is of.
         found: the differences in points, with the noise of seeds and test images.
+        lost: by each group and by the reference group.
         seeds: how many there are.
         where: see ``Difference``.
 
@@ -68,10 +79,10 @@ def compare(
         From the group that lost most.
     """
     places, made = where or [""] * len(members), []
-    for g, place, one in zip(members, places, intervals.judge_together(found, seeds), strict=True):
+    for g, both, place, one in zip(members, lost, places, intervals.judge_together(found, seeds), strict=True):
         verdict: Verdict = "too few seeds" if seeds < SEEDS or one.verdict == "too few" else one.verdict
         points = Estimate(one.value, one.low, one.high)
-        made.append(Difference(g, points, one.p_value, one.corrected, verdict, place))
+        made.append(Difference(g, points, both, one.p_value, one.corrected, verdict, place))
     return tuple(sorted(made, key=lambda difference: -difference.points.mean))
 
 
@@ -89,30 +100,22 @@ def answer(found: Sequence[Difference], names: Sequence[str], reference: int, se
     corrected = f", corrected for {len(found)} comparison{'s' * (len(found) > 1)}"
     if differing:
         first, *more = sorted(differing, key=lambda d: -abs(d.points.mean))
-        parts = [_lost(names, first, f" than {names[reference]}", corrected)]
-        parts += [_lost(names, d) for d in more[: NAMED - 1]]
+        parts = [_said(names, first, names[reference], corrected)]
+        parts += [_said(names, d) for d in more[: NAMED - 1]]
         parts += [f"{len(more) - NAMED + 1} more differ"] if len(more) >= NAMED else []
         return f"{at}, {'; '.join(parts)}. {_rest(len(found) - len(differing))}"
     largest = max(found, key=lambda d: abs(d.points.mean))
-    seen = f"The largest difference seen: {_lost(names, largest, f' than {names[reference]}', corrected)}."
+    seen = f"The largest difference seen: {_said(names, largest, names[reference], corrected)}."
     if found[0].verdict == "too few seeds":
         few = f"{seeds} seed{'s' * (seeds > 1)}, at least {SEEDS} are needed"
         return f"{at}, no difference between groups can be told from noise ({few}). {seen}"
     return f"{at}, no group lost more or less accuracy than {names[reference]} beyond noise. {seen}"
 
 
-def _lost(names: Sequence[str], difference: Difference, than: str = "", also: str = "") -> str:
-    size, word, low, high = in_words(difference.points)
-    where = f" on {difference.where}" if difference.where else ""
-    said = f"{names[difference.group]} lost {size:.1f} % of its accuracy {word}{than}{where}"
-    return f"{said} ({low:.1f} to {high:.1f}{also})"
-
-
-def in_words(points: Estimate) -> tuple[float, str, float, float]:
-    """Return a difference as a size and more or less, and the ends of its interval on that side."""
-    if points.mean >= 0:
-        return float(points.mean), "more", points.low, points.high
-    return -float(points.mean), "less", -points.high, -points.low
+def _said(names: Sequence[str], of: Difference, reference: str = "", also: str = "") -> str:
+    where, (mean, low, high) = f" on {of.where}" * bool(of.where), map(float, of.points)
+    group, than = (names[of.group], reference + where) if reference else (names[of.group] + where, "")
+    return paired.in_words(group, than, (mean, low, high), of.lost, also)
 
 
 def points_lost(before: np.ndarray, after: np.ndarray) -> Estimate:
@@ -130,7 +133,8 @@ def in_points(lost: Mapping[str, Estimate], which: str) -> str:
     if not lost:
         return ""
     first = list(lost.items())[:NAMED]
-    said = [f"{name} lost {one.mean:.1f} points of accuracy ({one.low:.1f} to {one.high:.1f})" for name, one in first]
+    texts = {name: series.pieces(one, ".1f") for name, one in first}
+    said = [f"{name} lost {points} points of accuracy {ends}".strip() for name, (points, ends) in texts.items()]
     said += [f"{len(lost) - NAMED} more are not compared"] if len(lost) > NAMED else []
     return f" Where {which} is {SELDOM}, {'; '.join(said)}."
 

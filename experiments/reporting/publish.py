@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from experiments import cli
 from experiments.reporting import reports, tables
+from experiments.reporting.comparisons import PICKED
 from experiments.running.progress import duration, say
+from experiments.running.settings import StudyFolder
 from jaxfair import processes
 from jaxfair.errors import JaxfairError
 
@@ -47,9 +47,14 @@ def write(study: Path, page: Path) -> None:
     """Write the page of a study's last report, and its figures beside it, each named after the page and the figure.
 
     Raises:
-        JaxfairError: the study has no report, or one that does not say how it was made, or the page cannot be written.
+        JaxfairError: the study has no report, or one that does not say how it was made, a run of it that lies there is
+            damaged, or the page cannot be written or is no NAME.md.
     """
+    if page.suffix != ".md":
+        raise JaxfairError(f"The page is Markdown, and '{page}' is not named so; give --out as NAME.md.")
     record, report = reports.read_record(study), study / "report"
+    if (study / "runs").is_dir():  # merged studies have theirs elsewhere, and were checked when they were merged
+        reports.open_runs(study, (name for name in record["runs"] if (study / "runs" / name).is_dir()))
     if not record.get("made"):
         raise JaxfairError(f"The report of '{study}' does not say how its runs were made; run the same study again.")
     parts = [f"# {record['title']}", *filter(None, [record.get("answer")])]
@@ -63,7 +68,8 @@ def write(study: Path, page: Path) -> None:
                 parts.append(f"![{record['title']}]({copy.name})")
         for name, head in TABLES.items():
             if (file := report / f"{name}.csv").is_file():
-                parts.append(f"## {head}\n\n{tables.markdown(tables.read_csv(file))}")
+                also = f"\n\n{PICKED}" if name == "extremes" else ""
+                parts.append(f"## {head}\n\n{tables.markdown(tables.read_csv(file))}{also}")
         if (file := report / "groups.csv").is_file():
             shutil.copyfile(file, page.with_name(f"{page.stem}-groups.csv"))
             parts.append(_groups(tables.read_csv(file), f"{page.stem}-groups.csv"))
@@ -105,7 +111,7 @@ class Page:
         out: the page, NAME.md.
     """
 
-    study: tyro.conf.Positional[Path]
+    study: StudyFolder
     out: Path
 
 
@@ -115,6 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def publish(given: Page, _: Sequence[str]) -> None:
         with processes.locked(given.out, say):
             write(given.study, given.out)
+        print(f"Page: {given.out}; its figures lie beside it.")
 
     command = cli.Command(Page, lambda: publish, "the study is untouched")
     return cli.main("python -m experiments.reporting.publish", __doc__, {"": command}, arguments)

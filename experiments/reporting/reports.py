@@ -16,6 +16,8 @@ from jaxfair.errors import JaxfairError
 from jaxfair.runs import Run
 
 PAGE, RECORD = "report.html", "runs.json"
+CHANGE = "report.json"
+"""The numbers of a report that is of no study, but of two models' answers."""
 PLACES = ("--out", "--data.path", "--data.images")
 
 
@@ -162,6 +164,8 @@ def read_record(study: Path, of: str | None = None) -> dict[str, Any]:
     file = study / "report" / RECORD
     if not study.is_dir():
         raise JaxfairError(f"There is no folder '{study}'; give the --out of a study.")
+    if (study / "report" / CHANGE).is_file():
+        raise JaxfairError(f"'{study}' is of experiments.change, whose page is 'report/{PAGE}'; give a study's --out.")
     if not file.is_file():
         raise JaxfairError(f"'{study}' has no 'report/{RECORD}'; run its study to the end, which writes it.")
     try:
@@ -185,11 +189,18 @@ def open_runs(study: Path, names: Iterable[str]) -> list[Run]:
     for run in found:
         if wrong := run.damage():
             try:
-                command = " ".join(read_record(study)["command"])
+                command = _told(read_record(study)["command"], study)
             except (JaxfairError, KeyError, TypeError):
                 command = f"the command of the study in '{study}'"
             raise JaxfairError(f"The run '{run.path}' is not whole ({wrong}); it is made again by: {command}.")
     return [runs.read(run.path) for run in found]
+
+
+def _told(command: Sequence[str], study: Path) -> str:
+    """Return a record's command with the study's folder in its place."""
+    return " ".join(
+        str(study) if before == "--out" else word for before, word in zip(["", *command[:-1]], command, strict=True)
+    )
 
 
 def with_parents(shown: Iterable[Run]) -> list[Run]:

@@ -83,8 +83,9 @@ def pieces(value: Estimate, form: str = ".3g") -> tuple[str, str]:
     if not np.isfinite(mean):
         return "", ""
     if not (np.isfinite(low) and np.isfinite(high)):
-        return format(mean, form), ""
-    return format(mean, form), f"({low:{form}} to {high:{form}})"
+        return intervals.written(mean, form), ""
+    ends = (intervals.written(end, form) for end in (low, high))
+    return intervals.written(mean, form), f"({' to '.join(ends)})"
 
 
 def text(value: Estimate, form: str = ".3g") -> str:

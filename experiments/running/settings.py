@@ -1,13 +1,17 @@
 """What every study is told: data, network, measurements, executor; read by command lines, so without JAX."""
 
 import dataclasses
-from typing import Literal, get_args
+from pathlib import Path
+from typing import Annotated, Literal, get_args
 
 import tyro
 
 from jaxfair.curvature.config import Start
 from jaxfair.data.config import SourceConfig
 
+StudyFolder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="STUDY")]
+"""A command's argument: the folder of a study, which it was told as ``--out``."""
+StudyFolders = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="STUDY ...")]
 Rebalance = Literal["balanced", "swapped"]
 Further = Literal["snl-balanced", "senet", "senet-balanced", "bcd", "bcd-loss", "bcd-worst-group", "bcd-cvar"]
 FURTHER: tuple[Further, ...] = get_args(Further)

@@ -1,5 +1,6 @@
 """Who lost more than whom: networks of which the drops are known, and many that lost the same in every group."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -80,11 +81,16 @@ def test_the_answer_is_two_sentences(made: Results) -> None:
     rng = np.random.default_rng(0)
     said = answer(drawn(made, rng, [0.02, 0.02, 0.3, 0.02, 0.04]))
     assert said.startswith("At SNL 50, Asian lost 2")
-    assert " % of its accuracy more than White (" in said
-    assert ", corrected for 4 comparisons). The other 3 differences are within noise. Together, the groups" in said
+    lost = re.search(
+        r"lost ([0-9.]+) points more than White .* comparisons\): ([0-9.]+) % of its accuracy against (.*?) %", said
+    )
+    assert lost
+    points, asian, white = map(float, lost.groups())
+    assert points == pytest.approx(asian - white, abs=0.11)
+    assert " %. The other 3 differences are within noise. Together, the groups" in said
     several = answer(drawn(made, rng, [0.3, 0.02, 0.3, 0.01, 0.03]))
-    assert " % of its accuracy less than White (" in several
-    assert several.count(" % of its accuracy less") == 3
+    assert " points less than White (" in several
+    assert several.split(" Together")[0].count(" points less") == 3
     assert "The other difference is within noise. Together" in several
     assert "; 1 more differ. No difference is within noise." in answer(drawn(made, rng, [0.5, 0.01, 0.01, 0.01, 0.01]))
     nothing = answer(drawn(made, rng, [0.05] * 5))
@@ -108,7 +114,7 @@ def test_small_groups_are_compared_with_large_ones_as_one(made: Results) -> None
     drops = tightest(results).by_group["relative_drop_percent"]
     apart = (drops[:, small].mean(axis=1) - drops[:, ~small].mean(axis=1)).mean()
     said = answer(results).split(" Together, ")[1]
-    assert f"lost {abs(apart):.1f} % of their accuracy {'more' if apart > 0 else 'less'} than the others (" in said
+    assert f"lost {abs(apart):.1f} points {'more' if apart > 0 else 'less'} than the others (" in said
     claim = next(c for c in claims(results) if c.name == "small_lose_more")
     low, high = sorted((abs(claim.low), abs(claim.high)))
     assert claim.low * claim.high > 0

@@ -133,6 +133,6 @@ def test_small_groups_that_lose_are_found_and_the_answer_names_them(results: Res
     assert found["large_unharmed (pruning)"].value == 0
     said = page.answer(made)
     assert said.startswith(f"At {label}, against the full network trained alike, g")
-    assert "% of its accuracy more than g0" in said
+    assert " points more than g0 (" in said
     assert "At 3 bits, " in said
     assert DROP in planted.by_group

@@ -279,7 +279,8 @@ def test_verdicts_from_predictions_to_the_page(tmp_path: Path, monkeypatch: pyte
     said = page.text.split("beyond noise?")[2]
     if beyond:
         assert said.startswith("On other hardware, b lost 6")
-        assert " % of its accuracy more than c on bfloat16 (emulated) (" in said[:90]
+        assert " points more than c on bfloat16 (emulated) (" in said[:90]
+        assert re.search(r"\): [0-9.]+ % of its accuracy against -?[0-9.]+ %", said)
         assert "further than one rounding error does: bfloat16 (emulated), for " in said
     else:
         assert said.startswith("On other hardware, no group lost more or less accuracy than c beyond noise. The")

@@ -376,5 +376,5 @@ def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
     with pytest.raises(JaxfairError, match="holds no hardware study"):
         bundles.read(tmp_path)
     (tmp_path / "x.tar").write_text("no archive")
-    with pytest.raises(JaxfairError, match="no study's folder or packed study"):
+    with pytest.raises(JaxfairError, match="no study's folder and cannot be unpacked: it is no tar"):
         bundles.unpack(tmp_path / "x.tar", tmp_path / "to")

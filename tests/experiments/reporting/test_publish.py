@@ -121,3 +121,23 @@ def test_a_folder_without_a_report_is_refused(tmp_path: Path, capsys: pytest.Cap
     message = capsys.readouterr().err
     assert "runs.json" in message
     assert "Traceback" not in message
+
+
+@pytest.mark.usefixtures("sketched")
+def test_what_cannot_be_published_is_refused(tmp_path: Path) -> None:
+    made = make_study(tmp_path / "study", "Study", seeds=1)
+    report.write(made, tmp_path / "study" / "report", title="Study", command=["a", "--out", "/there", "--seeds", "1"])
+    with pytest.raises(JaxfairError, match=r"is Markdown, and '.*page.txt' is not named so; give --out as NAME.md\."):
+        publish.write(tmp_path / "study", tmp_path / "page.txt")
+    (made[0].path / "result.json").write_text("{}")
+    again = re.escape(f"result.json was changed); it is made again by: a --out {tmp_path / 'study'} --seeds 1.")
+    with pytest.raises(JaxfairError, match=again):
+        publish.write(tmp_path / "study", tmp_path / "page.md")
+    assert not (tmp_path / "page.md").exists()
+
+
+def test_the_page_of_two_models_is_no_studys(tmp_path: Path) -> None:
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / reports.CHANGE).write_text("{}")
+    with pytest.raises(JaxfairError, match=r"is of experiments\.change, whose page is 'report/report\.html'; give a"):
+        publish.write(tmp_path, tmp_path / "page.md")
