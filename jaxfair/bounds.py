@@ -21,9 +21,11 @@ from jaxfair.curvature.programs import LogitsFn, as_pytree
 from jaxfair.curvature.spectrum import check_examples
 from jaxfair.errors import JaxfairError
 from jaxfair.inputs import as_values, tree_difference
+from jaxfair.options import checked
 
 Values = float | Float[np.ndarray, " g"] | Float[Array, " g"]
 Form = Literal["logit", "printed"]
+TERMS = "terms of the bound"
 
 
 class TaylorBound(NamedTuple):
@@ -142,13 +144,17 @@ def sensitivity_bound(
         >>> print(found.bound, found.holds)
         [0.06] [ True]
     """
-    if (np.asarray(sensitivity) < 0).any():
+    sensitivity, top_eigenvalue = (as_values(given, TERMS) for given in (sensitivity, top_eigenvalue))
+    if (sensitivity < 0).any():
         raise JaxfairError(f"A sensitivity is {np.nanmin(sensitivity)}; it is an absolute difference, at least 0.")
     if bottom_eigenvalue is not None:
-        top_eigenvalue = np.maximum(np.asarray(top_eigenvalue, float), -np.asarray(bottom_eigenvalue, float))
+        bottom_eigenvalue = as_values(bottom_eigenvalue, TERMS)
+        _check_shapes(top_eigenvalue, bottom_eigenvalue)
+        top_eigenvalue = np.maximum(top_eigenvalue, -bottom_eigenvalue)
     return _taylor(gradient_norm, top_eigenvalue, distance, sensitivity)
 
 
+@checked
 def binary_hessian_bound(
     logits_fn: LogitsFn,
     params: Any,
@@ -231,12 +237,16 @@ def binary_hessian_bound(
     return HessianBound(gradient_term + curvature_term, gradient_term, curvature_term, settled)
 
 
-def _taylor(gradient_norm: Values, eigenvalue: Values, distance: Values, actual: Values) -> TaylorBound:
-    terms = gradient_norm, eigenvalue, distance, actual
-    values = [np.atleast_1d(as_values(value, "terms of the bound")) for value in terms]
-    shapes = [value.shape for value in values]
+def _check_shapes(*values: np.ndarray) -> None:
+    shapes = [np.atleast_1d(value).shape for value in values]
     if len({shape for shape in shapes if shape != (1,)}) > 1 or any(len(shape) > 1 for shape in shapes):
         raise JaxfairError(f"Gradient norms, eigenvalues, distances and losses have shapes {shapes}; give one a group.")
+
+
+def _taylor(gradient_norm: Values, eigenvalue: Values, distance: Values, actual: Values) -> TaylorBound:
+    terms = gradient_norm, eigenvalue, distance, actual
+    values = [np.atleast_1d(as_values(value, TERMS)) for value in terms]
+    _check_shapes(*values)
     g, top, d, seen = np.broadcast_arrays(*values)
     if (g < 0).any() or (d < 0).any():
         raise JaxfairError("A gradient norm or a distance is negative; give L2 norms.")

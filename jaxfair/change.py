@@ -18,8 +18,9 @@ from jaxfair.curvature.programs import LossFn
 from jaxfair.curvature.report import as_frame, as_text
 from jaxfair.errors import JaxfairError
 from jaxfair.inputs import Missing, as_groups, as_inputs, as_labels, as_told, check_lengths, quoted, tree_difference
-from jaxfair.options import check_is
+from jaxfair.options import checked
 from jaxfair.paired import Difference, Measure
+from jaxfair.words import in_words, written
 
 ONE_RUN = "In brackets: 95 % intervals over examples. They are of these two networks: other seeds would differ too."
 SEVERAL = "In brackets: 95 % intervals over runs and examples."
@@ -155,13 +156,13 @@ class ChangeReport:
     def _points(self, g: int) -> str:
         """Say what a group without a relative drop lost."""
         value, low, high = (float(part[g]) for part in self.accuracy_drop)
-        size, *ends = map(intervals.written, (value, low, high))
+        size, *ends = map(written, (value, low, high))
         return f"{quoted([self.names[g]])} lost {size} points of accuracy ({' to '.join(ends)})"
 
     def _said(self, of: Difference, also: str = "") -> str:
         lost = dict(zip(self.names, self.relative_drop.value, strict=True))
         both = lost[of.group], lost[of.reference]
-        return paired.in_words(of.group, of.reference, (of.points, of.low, of.high), both, also)
+        return in_words(of.group, of.reference, (of.points, of.low, of.high), both, also)
 
     def __str__(self) -> str:
         """Return the answer, and tables of text: what happened, and what was foretold."""
@@ -196,6 +197,7 @@ def _over_runs(values: np.ndarray) -> Measure:
     return Measure(found.value, *found.interval())
 
 
+@checked
 def change_report(
     before: Any,
     after: Any,
@@ -237,8 +239,6 @@ def change_report(
         >>> print(report.relative_drop.value, report.gap.group, report.gap.verdict)
         [ 0. 45.] b more
     """
-    if config is not None:
-        check_is(config, CurvatureConfig)
     befores, afters = answers.as_runs(before), answers.as_runs(after)
     if len(befores) != len(afters) and min(len(befores), len(afters)) > 1:
         raise JaxfairError(f"There are {len(befores)} runs before and {len(afters)} after; give as many, or one of it.")

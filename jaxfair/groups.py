@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 from jaxfair.errors import JaxfairError
 from jaxfair.inputs import as_array, as_groups, as_values, check_lengths, quoted
 from jaxfair.intervals import Interval, wilson
+from jaxfair.options import checked
 
 __all__ = [
     "Interval",
@@ -22,6 +23,7 @@ __all__ = [
 ]
 
 
+@checked
 def group_weights(group: Int[Array, " n"] | Int[np.ndarray, " n"], num_groups: int) -> Float[Array, "g n"]:
     """Return ``w[g, i] = [group_i = g] / n_g``, so that ``w @ values`` are the groups' means.
 
@@ -78,8 +80,12 @@ def as_numbers(group: Any, count: int, num_groups: int | None = None) -> Int[np.
     return group
 
 
+@checked
 def group_means(values: np.ndarray, group: np.ndarray, num_groups: int) -> np.ndarray:
     """Return the mean of ``values`` (n,) over each group, in float64; NaN for a group without a sample.
+
+    Raises:
+        JaxfairError: The values are no numbers, or the groups are not integers 0..num_groups-1, one for each value.
 
     Example:
         >>> import numpy as np
@@ -87,7 +93,10 @@ def group_means(values: np.ndarray, group: np.ndarray, num_groups: int) -> np.nd
         >>> print(group_means(np.array([1.0, 3.0, 5.0]), np.array([0, 0, 1]), 2))
         [2. 5.]
     """
-    group = as_numbers(group, len(values := np.asarray(as_array(values, "values"), np.float64)), num_groups)
+    values = np.atleast_1d(as_values(values, "values"))
+    if values.ndim > 1:
+        raise JaxfairError(f"The values have shape {values.shape}; give one for each example.")
+    group = as_numbers(group, len(values), num_groups)
     sums = np.bincount(group, weights=values, minlength=num_groups)
     with np.errstate(invalid="ignore"):
         return sums / np.bincount(group, minlength=num_groups)
@@ -98,6 +107,9 @@ def relative_drop(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
     NaN where ``before`` is 0: nothing can be lost.
 
+    Raises:
+        JaxfairError: The accuracies are no numbers, or their shapes do not match.
+
     Example:
         >>> import numpy as np
         >>> from jaxfair import relative_drop
@@ -105,10 +117,16 @@ def relative_drop(before: np.ndarray, after: np.ndarray) -> np.ndarray:
         [25.  0.]
     """
     before, after = (as_values(values, "accuracies") for values in (before, after))
+    try:
+        before, after = np.broadcast_arrays(before, after)
+    except ValueError as error:
+        shapes = f"{before.shape} before and {after.shape} after"
+        raise JaxfairError(f"The accuracies have shapes {shapes}; give equally many.") from error
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(before > 0, 100 * (before - after) / before, np.nan)
 
 
+@checked
 def seed_interval(values: np.ndarray, level: float = 0.95) -> Interval:
     """Return Student's t interval of the mean over seeds, the first axis of ``values``.
 
@@ -127,6 +145,7 @@ def seed_interval(values: np.ndarray, level: float = 0.95) -> Interval:
     return Interval(mean - half, mean + half)
 
 
+@checked
 def drop_interval(
     correct_before: np.ndarray,
     correct_after: np.ndarray,

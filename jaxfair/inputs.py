@@ -5,7 +5,7 @@ silently a number. Every refusal comes before anything is computed, and quotes a
 """
 
 import unicodedata
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, Literal
 
 import jax
@@ -233,10 +233,12 @@ def as_groups(
         codes[~absent] = _numbered(values[~absent], len(names))
         found = tuple(str(name) for name in names)
     else:
-        if values.dtype.kind in "if" and (values[~absent] < 0).any():
-            ends = values[~absent].min(), values[~absent].max()
+        there = values[~absent]
+        there = np.asarray(there.tolist()) if there.dtype == object and _are_numbers(there) else there
+        if there.dtype.kind in "if" and (there < 0).any():
+            ends = there.min(), there.max()
             raise JaxfairError(f"The groups run from {ends[0]:g} to {ends[1]:g}; mark a missing one by NaN or None.")
-        kinds, codes[~absent] = _distinct(values[~absent])
+        kinds, codes[~absent] = _distinct(there)
         found = tuple(_name(kind) for kind in kinds)
     if missing == "group" and absent.any():
         codes[absent], found = len(found), (*found, MISSING)
@@ -250,7 +252,7 @@ def _column(values: Sequence[Any]) -> np.ndarray:
 
     NumPy would make one text of both in ``[1, "1"]``, a name of ``nan`` among texts, and rows of pairs.
     """
-    if all(isinstance(value, bool | int | float | np.number | np.bool_) for value in values):
+    if _are_numbers(values):
         return np.asarray(values)
     if any(isinstance(value, list | np.ndarray) for value in values):
         return np.asarray(as_array(values, "groups"))
@@ -258,6 +260,10 @@ def _column(values: Sequence[Any]) -> np.ndarray:
     for i, value in enumerate(values):
         found[i] = value
     return found
+
+
+def _are_numbers(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, bool | int | float | np.number | np.bool_) for value in values)
 
 
 def _absent(values: np.ndarray) -> np.ndarray:

@@ -219,18 +219,6 @@ def drop_estimate(before: np.ndarray, after: np.ndarray, group: np.ndarray | Non
     return over_seeds_and_examples(tables, [1 / len(tables)] * len(tables))
 
 
-def written(number: float, form: str = ".1f") -> str:
-    """Return a number as text that is 0 only where the number is: an end beyond 0 never looks as if it touched 0.
-
-    Args:
-        number: of which less than 1e-9 is taken for rounding, which is 0.
-        form: a format specification; what it would round to 0 is written with one digit instead.
-    """
-    number = 0.0 if abs(number) < 1e-9 else float(number)
-    said = format(number, form)
-    return format(number, ".1g") if number and not said.strip("-0.%e+") else said
-
-
 def students_t(freedom: float, level: float = 0.95) -> float:
     """Return how many standard errors an interval by Student's t reaches to either side."""
     from scipy.stats import t

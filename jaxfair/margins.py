@@ -26,6 +26,7 @@ from jaxfair.curvature.programs import as_pytree
 from jaxfair.errors import JaxfairError
 from jaxfair.inputs import LEFT_JAX, as_array, as_labels, as_values, check_lengths, quoted
 from jaxfair.loops import run_until
+from jaxfair.options import checked
 
 Classifier = Callable[[Any], Float[Array, "n c"]]
 Inputs = Float[Array, "n *shape"] | Float[np.ndarray, "n *shape"]
@@ -104,6 +105,7 @@ def signed_softmax_gap(logits: Float[Array, "n c"], label: Labels) -> Float[Arra
     return _margin(jax.nn.softmax(logits), jnp.asarray(label))
 
 
+@checked
 def linearized_distance(
     classifier: Classifier, x: Inputs, label: Labels, *, chunk_size: int = 128
 ) -> LinearizedDistance:
@@ -134,6 +136,7 @@ def linearized_distance(
     return LinearizedDistance(*_over_chunks(lambda *chunk: _linearize(*chunk)[:2], classifier, x, label, chunk_size))
 
 
+@checked
 def distance_along_gradient(
     classifier: Classifier, x: Inputs, label: Labels, max_distance: float, tolerance: float, *, chunk_size: int = 128
 ) -> Float[Array, " n"]:
@@ -165,6 +168,7 @@ def distance_along_gradient(
     return _over_chunks(_line_chunk, classifier, x, label, chunk_size, max_steps, tolerance, max_distance)
 
 
+@checked
 def deepfool(
     classifier: Classifier,
     x: Inputs,
@@ -235,7 +239,7 @@ def _over_chunks(function: Callable, classifier: Classifier, x: Any, label: Any,
 def _as_logits(logits: Any) -> Array:
     """Return logits as an array of floating-point numbers of JAX."""
     found = as_array(logits, "logits")
-    if found.dtype == object or found.dtype.kind in "biu":
+    if not jnp.issubdtype(found.dtype, jnp.floating):
         found = as_values(found, "logits")
     return jnp.asarray(found)
 

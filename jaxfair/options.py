@@ -1,19 +1,30 @@
-"""The one door for options: each field of a configuration is of its annotated type and among the names that exist.
+"""The one door for options: each is of its annotated type and among the names that exist, whether it is the field of a
+configuration (``Options``) or the argument of a public function (``checked``).
 
 A name that is misspelt would otherwise take the branch of another one without a word, and a number in quotes fail long
-after the work has begun. Read by command lines, so without JAX.
+after the work has begun. Arrays have a door of their own, ``inputs``. Read by command lines, so without JAX.
 """
 
+import collections.abc
 import functools
+import inspect
 import numbers
 import os
 import types
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from jaxfair.errors import JaxfairError, did_you_mean
 
-LARGEST_SEED = 2**31 - 1
+LARGEST, LARGEST_SEED = 2**63 - 1, 2**31 - 1
+ARRAYS = ("jax", "jaxlib", "jaxtyping", "numpy")
+"""Packages whose classes are no options but arrays, which are read from lists and frames too."""
+WITHIN = ("network", "train")
+"""Where results hold what functions take: the network of what was trained, the training images of what was loaded."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Options:
@@ -25,15 +36,37 @@ class Options:
     def __post_init__(self) -> None:
         """Raise a JaxfairError that names the first field that is of another type, or a name that there is not."""
         for name, kind in _kinds(type(self)).items():
-            if not _fits(value := getattr(self, name), kind):
-                given = f"{type(self).__name__}.{name} is {_shown(value)}"
-                raise JaxfairError(f"{given}; give {_said(kind)}{_near(value, kind)}")
+            _check(f"{type(self).__name__}.{name}", getattr(self, name), kind)
 
 
-def check_is(config: Any, kind: type) -> None:
-    """Raise a JaxfairError unless a configuration is one of that kind; another argument may be in its place."""
-    if not isinstance(config, kind):
-        raise JaxfairError(f"The configuration is {_shown(config)}; give a {kind.__name__}.")
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a public function raise a JaxfairError that names the first argument of another kind than it is annotated.
+
+    It is raised when the function is called, also by one that yields. Arrays, and what may be anything, pass.
+    """
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def door(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            given = signature.bind(*args, **kwargs).arguments
+        except TypeError:  # Python says best which argument there is not
+            return function(*args, **kwargs)
+        kinds = _kinds(function)
+        for name, value in given.items():
+            _check(name, value, kinds.get(name, Any))
+        return function(*args, **kwargs)
+
+    return door
+
+
+def _check(name: str, value: Any, kind: Any) -> None:
+    if not _fits(value, kind):
+        lists = [one for one in (kind, *get_args(kind)) if get_origin(one) is collections.abc.Sequence]
+        if lists and _is_list(value):
+            wrong = next(one for one in value if not _fits(one, get_args(lists[0])[0]))
+            raise JaxfairError(f"{name} holds {_shown(wrong)}; give {_said(kind)}{_near(wrong, get_args(lists[0])[0])}")
+        raise JaxfairError(f"{name} is {_shown(value)}; give {_said(kind)}{_near(value, kind)}")
 
 
 def check_seed(seed: Any) -> None:
@@ -43,12 +76,16 @@ def check_seed(seed: Any) -> None:
 
 
 @functools.cache
-def _kinds(config: type) -> dict[str, Any]:
+def _kinds(config: Callable[..., Any]) -> dict[str, Any]:
     return get_type_hints(config)
 
 
 def _fits(value: Any, kind: Any) -> bool:
     origin, of = get_origin(kind), get_args(kind)
+    if origin is collections.abc.Callable:
+        return callable(value)
+    if origin is collections.abc.Sequence:
+        return _is_list(value) and all(_fits(one, of[0]) for one in value)
     if origin is Literal:
         return isinstance(value, str) and value in of
     if origin in (Union, types.UnionType):
@@ -56,11 +93,29 @@ def _fits(value: Any, kind: Any) -> bool:
     if origin is tuple:
         return isinstance(value, tuple) and all(_fits(one, of[0]) for one in value)
     if kind is int or kind is float:
-        number = numbers.Integral if kind is int else numbers.Real
-        return isinstance(value, number) and not isinstance(value, bool)
+        return _is_number(value, numbers.Integral if kind is int else numbers.Real)
+    if kind is bool:
+        return isinstance(value, bool) or (str(getattr(value, "dtype", "")) == "bool" and not value.shape)
     if kind is Path:
         return isinstance(value, str | os.PathLike)
-    return not isinstance(kind, type) or isinstance(value, kind)
+    if kind is Any or not isinstance(kind, type) or kind.__module__.split(".")[0] in ARRAYS:
+        return True
+    return isinstance(value, kind)
+
+
+def _is_number(value: Any, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool) and not _is_too_large(value)
+
+
+def _is_too_large(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and abs(int(value)) > LARGEST
+
+
+def _is_list(value: Any) -> bool:
+    """Return whether a value has members in an order, as lists, arrays and frames' columns have."""
+    if isinstance(value, str | bytes | collections.abc.Mapping | collections.abc.Set) or getattr(value, "ndim", 1) != 1:
+        return False
+    return isinstance(value, collections.abc.Iterable) and isinstance(value, collections.abc.Sized)
 
 
 def _said(kind: Any) -> str:
@@ -71,17 +126,28 @@ def _said(kind: Any) -> str:
         return " or ".join(_said(one) for one in of)
     if origin is tuple:
         return f"a tuple of {_said(of[0]).removeprefix('a ')}s"
-    plain = {int: "a whole number", float: "a number", bool: "True or False", str: "a text", types.NoneType: "None"}
-    return plain.get(kind, f"a {kind.__name__}")
+    if origin is collections.abc.Callable:
+        return "a function"
+    if origin is collections.abc.Sequence:
+        members = "" if of[0] is Any else f" of {_said(of[0]).removeprefix('a ')}s"
+        return f"a list{members}"
+    plain = {int: "a whole number", float: "a number", bool: "True or False", str: "a text", Path: "a path"}
+    plain[types.NoneType] = "None"
+    return plain.get(kind) or f"a {getattr(kind, '__name__', kind)}"
 
 
 def _near(value: Any, kind: Any) -> str:
     close = did_you_mean(value, get_args(kind)) if get_origin(kind) is Literal and isinstance(value, str) else ""
-    return close if close.startswith("; did") else "."
+    if close.startswith("; did"):
+        return close
+    if _is_too_large(value) and any(one in (int, float) for one in (kind, *get_args(kind))):
+        return f" of at most {LARGEST}."
+    within = (name for name in WITHIN if isinstance(kind, type) and isinstance(getattr(value, name, None), kind))
+    return next((f", such as its .{name}." for name in within), ".")
 
 
 def _shown(value: Any) -> str:
+    if not isinstance(value, str | bool | numbers.Number | types.NoneType):
+        return f"of type {type(value).__name__}"
     text = f"'{value}'" if isinstance(value, str) else str(value)
-    text = text if len(text) <= 40 else f"{text[:39]}…"
-    plain = isinstance(value, str | bool | numbers.Number | types.NoneType)
-    return text if plain else f"of type {type(value).__name__}"
+    return text if len(text) <= 40 else f"{text[:39]}…"

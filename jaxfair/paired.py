@@ -44,36 +44,6 @@ class Difference(NamedTuple):
     verdict: Verdict
 
 
-def in_words(
-    group: str, reference: str, difference: tuple[float, float, float], lost: tuple[float, float], also: str = ""
-) -> str:
-    """Say what a group lost more or less than the reference group, and what both lost.
-
-    Args:
-        group: name.
-        reference: name, with what else is said after it; empty where it was named before, with what it lost.
-        difference: in points of relative drop, and the ends of its interval.
-        lost: relative drops of the group and of the reference, in percent.
-        also: said of the interval.
-
-    Example:
-        >>> from jaxfair.paired import in_words
-        >>> in_words("b", "a", (8.5, 2.4, 14.6), (12.0, 3.5))
-        'b lost 8.5 points more than a (2.4 to 14.6): 12.0 % of its accuracy against 3.5 %'
-    """
-    size, interval = more_or_less(difference, also)
-    than, against = (f" than {reference}", f" against {intervals.written(lost[1])} %") if reference else ("", "")
-    return f"{group} lost {size}{than} {interval}: {intervals.written(lost[0])} % of its accuracy{against}"
-
-
-def more_or_less(difference: tuple[float, float, float], also: str = "") -> tuple[str, str]:
-    """Return a difference in points, and its interval, as text: ``("8.5 points more", "(2.4 to 14.6)")``."""
-    mean, low, high = difference
-    mean, low, high, word = (mean, low, high, "more") if mean >= 0 else (-mean, -high, -low, "less")
-    size, *ends = map(intervals.written, (mean, low, high))
-    return f"{size} points {word}", f"({' to '.join(ends)}{also})"
-
-
 def measured(estimates: Sequence[intervals.Estimate], scale: intervals.Scale) -> Measure:
     """Return one estimate a group with its interval, made where the quantity can lie."""
     ends = [estimate.interval(scale=scale) for estimate in estimates]

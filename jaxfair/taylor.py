@@ -25,7 +25,7 @@ from jaxfair.errors import JaxfairError
 from jaxfair.inputs import tree_difference
 from jaxfair.intervals import Interval
 from jaxfair.networks.network import Network, frozen
-from jaxfair.options import check_is
+from jaxfair.options import checked
 from jaxfair.sensitivity import losses_on_segment
 
 KINKS = "On ReLU networks the Hessian misses what happens where units cross their kink (arXiv 2411.16914)."
@@ -88,6 +88,7 @@ class Line(NamedTuple):
         return one, two
 
 
+@checked
 def taylor_terms(
     logits_fn: LogitsFn,
     before: Any,
@@ -117,8 +118,6 @@ def taylor_terms(
     Raises:
         JaxfairError: The two have not the same parameters, shapes or types do not match, or a group has no weight.
     """
-    if config is not None:
-        check_is(config, CurvatureConfig)
     if reason := tree_difference(before, after):
         raise JaxfairError(f"There is no straight line between the two: {reason}.")
     before, x, y, rows = check_examples(logits_fn, before, x, y, weights, loss)
@@ -137,6 +136,7 @@ def taylor_terms(
     return Terms(distance, value, first, second, bound)
 
 
+@checked
 def along_line(
     logits_fn: LogitsFn,
     before: Any,
@@ -191,6 +191,7 @@ class NetworkLines(NamedTuple):
     rise: np.ndarray
 
 
+@checked
 def network_lines(
     before: Network, after: Network, data: Dataset, fractions: Sequence[float] | np.ndarray = TENTHS
 ) -> NetworkLines:

@@ -127,7 +127,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, unchecked: None) -> Iterator[Counter[
 
 def made(*, on_device: bool = True) -> Dataset:
     images = np.random.default_rng(0).integers(0, 256, (N, 8, 8, 3), dtype=np.uint8)
-    named = partial(make_dataset, name="made", class_names="abc", group_names="de")
+    named = partial(make_dataset, name="made", class_names=[*"abc"], group_names=[*"de"])
     return named(images, LABEL, GROUP, on_device=on_device)
 
 

@@ -22,8 +22,8 @@ from jaxfair.intervals import (
     paired_shares,
     rank_p_value,
     wilson,
-    written,
 )
+from jaxfair.words import written
 
 RNG = np.random.default_rng(0)
 
@@ -337,7 +337,7 @@ def test_an_interval_over_seeds_covers(kind: Scale, seeds: int) -> None:
         (-0.0, ".1f", "0.0"),
         (1e-16, ".1f", "0.0"),
         (0.06, ".1f", "0.1"),
-        (1e-6, ".3g", "1e-06"),
+        (1e-12, ".3g", "1e-12"),
         (float("nan"), ".1f", "nan"),
     ],
 )

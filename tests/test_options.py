@@ -4,14 +4,15 @@
 # Mistakes are made on purpose here.
 
 import dataclasses
+import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
 
 import jaxfair
-from jaxfair import CurvatureConfig, JaxfairError, PruneConfig, TrainConfig
+from jaxfair import CurvatureConfig, JaxfairError, PruneConfig, TrainConfig, options
 from jaxfair.data.dataset import Dataset
 from jaxfair.linearize.config import BcdConfig, DeepReduceConfig, SenetConfig, SnlConfig
 from jaxfair.networks.network import Network
@@ -19,6 +20,14 @@ from jaxfair.training.config import MitigationConfig
 
 CONFIGS = (CurvatureConfig, PruneConfig, TrainConfig, MitigationConfig, SnlConfig, DeepReduceConfig, SenetConfig)
 CONFIGS += (BcdConfig,)
+DOORS = {name: of for name in jaxfair.__all__ if inspect.isfunction(of := getattr(jaxfair, name))}
+DOORS |= {"GroupOperator": jaxfair.GroupOperator, "split": jaxfair.load("digits").split}
+ARGUMENTS = [
+    (name, argument)
+    for name, door in DOORS.items()
+    for argument, kind in get_type_hints(door.__init__ if isinstance(door, type) else door).items()
+    if argument != "return" and not options._fits(object(), kind)
+]
 FIELDS = [(config, field.name) for config in CONFIGS for field in dataclasses.fields(config)]
 
 
@@ -72,25 +81,28 @@ def test_numbers_of_numpy_are_numbers() -> None:
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda n, d: jaxfair.fit(n, d, TrainConfig(), seeds=[0]), "fit got one network; give a list"),
+        (lambda n, d: jaxfair.fit(n, d, TrainConfig(), seeds=[0]), "networks is of type Network; give a list of Net"),
         (
             lambda n, d: jaxfair.fit([n], d, {"epochs": 1}, seeds=[0]),
             "is of type dict; give a TrainConfig",
         ),
         (lambda n, d: jaxfair.snl(n, d, TrainConfig(), budgets=[9], seed=0), "type TrainConfig; give a SnlConfig"),
         (lambda n, d: jaxfair.group_report(abs, n.params, d.images, d.label, d.group, ["a"]), "give a CurvatureConfig"),
-        (lambda n, d: jaxfair.fit([n], d, TrainConfig(), seeds=0), "fit got the seeds 0; give a list"),
+        (lambda n, d: jaxfair.fit([n], d, TrainConfig(), seeds=0), "seeds is 0; give a list of whole numbers"),
         (lambda n, d: jaxfair.fit([n], d, TrainConfig(), seeds=[-1]), "A seed is -1; give a whole number from 0 to"),
-        (lambda n, d: jaxfair.fit([n], jaxfair.load("digits"), TrainConfig(), seeds=[0]), "got a Loaded; split it"),
-        (lambda n, d: jaxfair.snl(n, d, SnlConfig(batch_size=8), budgets=0.5, seed=0), "budgets are 0.5; give a list"),
-        (lambda n, d: jaxfair.snl(n, d, SnlConfig(batch_size=8), budgets=["9"], seed=0), "The ReLU budget is 9; give"),
+        (lambda n, d: jaxfair.fit([n], jaxfair.load("digits"), TrainConfig(), seeds=[0]), r"such as its \.train"),
+        (lambda n, d: jaxfair.snl(n, d, SnlConfig(batch_size=8), budgets=0.5, seed=0), "budgets is 0.5; give a list"),
+        (
+            lambda n, d: jaxfair.snl(n, d, SnlConfig(batch_size=8), budgets=["9"], seed=0),
+            "budgets holds '9'; give a list of",
+        ),
         (lambda n, d: jaxfair.snl(n, d, SnlConfig(batch_size=8), budgets=[9], seed=2**40), "A seed is 1099511627776"),
         (lambda n, d: jaxfair.init(n.module, (8, 8), seed=0), r"shape \(8, 8\); give height, width and channels"),
-        (lambda n, d: jaxfair.init(n.module, (8, 8, 1), seed="0"), "A seed is '0'; give a whole number"),
+        (lambda n, d: jaxfair.init(n.module, (8, 8, 1), seed="0"), "seed is '0'; give a whole number"),
         (lambda n, d: jaxfair.init(jaxfair.ResNet([1, 1], 10), (8, 8, 1), 0), r"stage_sizes is \[1, 1\]; give a tuple"),
         (lambda n, d: jaxfair.init(jaxfair.ResNet((1,), 10, width=8.5), (8, 8, 1), 0), "width is 8.5; give a whole"),
-        (lambda n, d: jaxfair.load("digits").split(keep=0.5), "kept is 0.5; give a list"),
-        (lambda n, d: jaxfair.load("digits").split(keep=[0.5], keep_by="class"), "kept by 'class'; choose from label"),
+        (lambda n, d: jaxfair.load("digits").split(keep=0.5), "keep is 0.5; give a list"),
+        (lambda n, d: jaxfair.load("digits").split(keep=[0.5], keep_by="class"), "keep_by is 'class'; give 'label' or"),
     ],
 )
 def test_arguments_of_another_kind_are_one_sentence(
@@ -103,3 +115,47 @@ def test_arguments_of_another_kind_are_one_sentence(
 
 def test_budgets_may_be_an_array(network: Network, data: Dataset) -> None:
     assert jaxfair.snl(network, data, SnlConfig(batch_size=8), budgets=np.array([0.5, 0.2]), seed=0)  # type: ignore
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(("name", "argument"), ARGUMENTS)
+def test_no_argument_takes_another_type(name: str, argument: str, network: Network, data: Dataset) -> None:
+    """All others are such as the door lets through: arrays, which are read behind it, may be anything."""
+    door = DOORS[name]
+    kinds = get_type_hints(door.__init__ if isinstance(door, type) else door)
+    valid: dict[Any, Any] = {Network: network, Dataset: data, int: 0, float: 0.5, str: "it"}
+    given = {
+        one.name: valid[kind] if (kind := kinds[one.name]) in valid else fitting(kind, network)
+        for one in inspect.signature(door).parameters.values()
+        if one.default is one.empty
+    }
+    for wrong in (object(), {"a": 1}, 10**30):
+        if options._fits(wrong, kinds[argument]):
+            continue
+        with pytest.raises(JaxfairError, match=rf"^{argument} is (of type object|of type dict|10+); give .*\.$"):
+            door(**{**given, argument: wrong})
+
+
+def fitting(kind: Any, network: Network) -> Any:
+    """Return a value that a door lets through."""
+    if isinstance(kind, type) and issubclass(kind, tuple):
+        return tuple.__new__(kind, ())
+    candidates = (object(), [0], [network], ["it"], len, network.module, *(config() for config in CONFIGS), "digits")
+    return next(one for one in (*candidates, DOORS) if options._fits(one, kind))
+
+
+def test_a_door_lets_through_what_is_meant(network: Network, data: Dataset) -> None:
+    """Whole numbers of NumPy, and lists as ranges, arrays and columns have them."""
+    config = TrainConfig(epochs=1, batch_size=8)
+    for seeds in ([0], (0,), range(1), np.zeros(1, int)):
+        (fitted,) = jaxfair.fit([network], data, config, seeds=seeds)
+        assert fitted.seed == 0
+    assert jaxfair.predict(network, data, batch_size=np.int64(8)).shape == (32, 10)
+    with pytest.raises(JaxfairError, match=r"network is of type Fitted; give a Network, such as its \.network\."):
+        jaxfair.predict(fitted, data)
+    with pytest.raises(JaxfairError, match=r"data is of type Loaded; give a Dataset, such as its \.train\."):
+        jaxfair.predict(network, jaxfair.load("digits"))
+    with pytest.raises(JaxfairError, match=r"networks is of type Network; give a list of Networks\."):
+        jaxfair.fit(network, data, config, seeds=[0])
+    with pytest.raises(TypeError, match="unexpected keyword argument 'sed'"):
+        jaxfair.fit([network], data, config, sed=0)

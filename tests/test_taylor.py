@@ -162,5 +162,5 @@ def test_what_does_not_fit_is_refused() -> None:
         taylor.agreement(np.ones((2, 3)), np.ones((2, 4)))
     with pytest.raises(JaxfairError, match="at least two"):
         taylor.agreement(np.ones((2, 1)), np.ones((2, 1)))
-    with pytest.raises(JaxfairError, match="fixed or free"):
+    with pytest.raises(JaxfairError, match="give 'fixed' or 'free'"):
         frozen(init(CNN(3, (2,)), (4, 4, 1), seed=0), masks="loose")  # pyright: ignore[reportArgumentType]

@@ -26,7 +26,7 @@ from experiments.reporting.verdicts import (
 )
 from jaxfair import intervals
 from jaxfair.intervals import SEEDS, Scale
-from jaxfair.paired import more_or_less
+from jaxfair.words import more_or_less
 
 UNHARMED = 2.0  # "nearly unharmed" is a smaller relative drop, in percent
 RHO = "Spearman correlation over groups of"

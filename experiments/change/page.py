@@ -12,9 +12,9 @@ from experiments.reporting.drawing import Drawing, Drawn
 from experiments.reporting.series import Estimate
 from experiments.reporting.tables import Column, Row, Table
 from experiments.reporting.verdicts import Missing
-from jaxfair import intervals
 from jaxfair.change import ChangeReport
 from jaxfair.paired import Difference, Measure
+from jaxfair.words import written
 
 GROUPS = (
     Column("group"),
@@ -179,6 +179,6 @@ def gap_sentence(report: ChangeReport) -> str:
     if gap is None:
         return ""
     noise = "beyond noise" if gap.verdict in ("more", "less") else gap.verdict
-    points, *ends = map(intervals.written, (gap.points, gap.low, gap.high))
+    points, *ends = map(written, (gap.points, gap.low, gap.high))
     at_once = f"{' to '.join(ends)}, for all pairs of groups at once"
     return f"Farthest apart are {gap.group} and {gap.reference}: {points} points ({at_once}; {noise})."

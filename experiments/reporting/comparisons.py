@@ -11,8 +11,9 @@ import numpy as np
 
 from experiments.reporting import series
 from experiments.reporting.series import Estimate
-from jaxfair import intervals, paired
+from jaxfair import intervals
 from jaxfair.intervals import SEEDS
+from jaxfair.words import in_words
 
 Verdict = Literal["more", "less", "within noise", "too few seeds"]
 NAMED = 3  # groups that an answer names; the others are counted
@@ -115,7 +116,7 @@ def answer(found: Sequence[Difference], names: Sequence[str], reference: int, se
 def _said(names: Sequence[str], of: Difference, reference: str = "", also: str = "") -> str:
     where, (mean, low, high) = f" on {of.where}" * bool(of.where), map(float, of.points)
     group, than = (names[of.group], reference + where) if reference else (names[of.group] + where, "")
-    return paired.in_words(group, than, (mean, low, high), of.lost, also)
+    return in_words(group, than, (mean, low, high), of.lost, also)
 
 
 def points_lost(before: np.ndarray, after: np.ndarray) -> Estimate:

@@ -6,6 +6,7 @@ import numpy as np
 
 from jaxfair import intervals
 from jaxfair.intervals import Interval, Scale
+from jaxfair.words import written
 
 
 class Estimate(NamedTuple):
@@ -83,9 +84,9 @@ def pieces(value: Estimate, form: str = ".3g") -> tuple[str, str]:
     if not np.isfinite(mean):
         return "", ""
     if not (np.isfinite(low) and np.isfinite(high)):
-        return intervals.written(mean, form), ""
-    ends = (intervals.written(end, form) for end in (low, high))
-    return intervals.written(mean, form), f"({' to '.join(ends)})"
+        return written(mean, form), ""
+    ends = (written(end, form) for end in (low, high))
+    return written(mean, form), f"({' to '.join(ends)})"
 
 
 def text(value: Estimate, form: str = ".3g") -> str:

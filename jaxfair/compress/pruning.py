@@ -5,6 +5,7 @@ the parameters' structure, which ``fit`` takes as ``kept``.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
@@ -12,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxfair.errors import JaxfairError
-from jaxfair.networks.network import Network, check_is_network
-from jaxfair.options import Options, check_is
+from jaxfair.inputs import check_parameters
+from jaxfair.networks.network import Network
+from jaxfair.options import Options, checked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +44,7 @@ def check_config(config: PruneConfig) -> None:
         raise JaxfairError(f"The sparsity is {config.sparsity}; give the share of the weights to remove, in [0, 1).")
 
 
+@checked
 def prune(network: Network, config: PruneConfig) -> Network:
     """Set the weights of the smallest magnitude to zero (Han et al. 2015), as they are stored, batch norm apart.
 
@@ -66,8 +69,6 @@ def prune(network: Network, config: PruneConfig) -> Network:
         >>> weight_count(network.params), kept_count(pruned.params)
         (1300, 130)
     """
-    check_is_network(network)
-    check_is(config, PruneConfig)
     check_config(config)
     leaves, structure = jax.tree_util.tree_flatten_with_path(network.params)
     weights = {i: np.asarray(leaf) for i, (path, leaf) in enumerate(leaves) if prunable(path)}
@@ -91,6 +92,9 @@ def kept_weights(params: Any) -> Any:
     Returns:
         A tree of the structure of ``params``, whose leaves are arrays of booleans, those of kernels in their shapes.
 
+    Raises:
+        JaxfairError: The parameters are no nested dicts of floating-point arrays.
+
     Example:
         >>> from jaxfair import CNN, PruneConfig, TrainConfig, fit, init, kept_weights, load, prune
         >>> train, test = load("digits").split()
@@ -100,6 +104,9 @@ def kept_weights(params: Any) -> Any:
         >>> bool((tuned.network.params["head"]["kernel"][pruned.params["head"]["kernel"] == 0] == 0).all())
         True
     """
+    if not isinstance(params, Mapping):
+        raise JaxfairError(f"The parameters are of type {type(params).__name__}; give a network's .params.")
+    check_parameters(params)
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: leaf != 0 if prunable(path) else jnp.ones((), bool), params
     )

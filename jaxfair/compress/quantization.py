@@ -19,13 +19,15 @@ from jaxfair.data.dataset import Dataset
 from jaxfair.errors import JaxfairError
 from jaxfair.networks.architectures import EPSILON, ResNet, with_layer_inputs
 from jaxfair.networks.arithmetic import Arithmetic, round_to
-from jaxfair.networks.network import Network, check_images, check_is_network, frozen
+from jaxfair.networks.network import Network, check_images, frozen
+from jaxfair.options import checked
 
 MOST_BITS = 8
 CALIBRATED = 256  # images at once
 SHORT = 16  # significant bits of a step: times an integer of 8 bits it is exact in float32, which has 24
 
 
+@checked
 def quantize(network: Network, bits: int) -> Network:
     """Round every kernel to ``2^bits - 1`` equally spaced values around zero, with one step for each output channel.
 
@@ -50,7 +52,6 @@ def quantize(network: Network, bits: int) -> Network:
         >>> [len(np.unique(column)) <= 7 for column in kernel.T]
         [True, True, True]
     """
-    check_is_network(network)
     check_bits(bits)
     folds = isinstance(network.module, ResNet) and network.module.block != "preactivation"
     return network.replace(params=_rounded(network.params, network.batch_stats if folds else {}, bits))
@@ -73,6 +74,7 @@ def round_kernel(kernel: Float[np.ndarray, "*rest out"], bits: int) -> Float[np.
     return np.clip(whole, -levels, levels) * step
 
 
+@checked
 def quantize_activations(network: Network, calibration: Dataset, bits: int) -> Partial:
     """Return the network as a function whose convolutions and dense layers get inputs rounded to ``bits``.
 
@@ -126,6 +128,7 @@ def _with_rounded_inputs(logits_fn: Partial, steps: Any, levels: Array, params: 
     return with_layer_inputs(rounded, logits_fn, params, x)
 
 
+@checked
 def float_format(network: Network, kind: Arithmetic) -> Network:
     """Round every kernel to a floating-point format, and let all products be those of it (``networks.arithmetic``).
 

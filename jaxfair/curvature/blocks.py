@@ -21,7 +21,7 @@ from jaxfair.curvature.programs import LogitsFn, LossFn
 from jaxfair.curvature.spectrum import check_examples, eigenvalues, group_losses, start_vector
 from jaxfair.errors import JaxfairError
 from jaxfair.inputs import tree_difference
-from jaxfair.options import check_is
+from jaxfair.options import checked
 
 Blocks = Literal["layer", "array"] | Callable[[str], str]
 """``layer``: the arrays of one module; ``array``: each alone; or a function from an array's path to a block's name."""
@@ -62,6 +62,7 @@ class BlockCurvature(NamedTuple):
     alone: np.ndarray
 
 
+@checked
 def block_curvature(
     logits_fn: LogitsFn,
     params: Any,
@@ -101,8 +102,6 @@ def block_curvature(
         >>> found.names, found.size.tolist(), found.gradient_norm.round(3).tolist()
         (('first', 'second'), [4, 6], [[0.269, 0.269]])
     """
-    if config is not None:
-        check_is(config, CurvatureConfig)
     params, x, y, rows = check_examples(logits_fn, params, x, y, weights, loss)
     members, step = _members(params, blocks), None
     if after is not None:

@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxfair.curvature.lanczos import MatVec, Vector, extreme_eigenvalues
 from jaxfair.errors import JaxfairError
+from jaxfair.options import checked
 
 
 class Quadrature(NamedTuple):
@@ -21,6 +22,7 @@ class Quadrature(NamedTuple):
     weights: np.ndarray
 
 
+@checked
 def stochastic_quadrature(matvec: MatVec, starts: Sequence[Vector], *, steps: int = 64) -> Quadrature:
     """Approximate the spectral measure by stochastic Lanczos quadrature (Ubaru, Chen and Saad 2017).
 
@@ -45,6 +47,7 @@ def stochastic_quadrature(matvec: MatVec, starts: Sequence[Vector], *, steps: in
     return Quadrature(nodes, weights)
 
 
+@checked
 def spectral_density(quadrature: Quadrature, grid: np.ndarray, width: float) -> np.ndarray:
     """Return the density on a grid of shape (n,): every node is a Gaussian, and the starts are averaged.
 
@@ -65,6 +68,7 @@ class TraceEstimate(NamedTuple):
     standard_error: float
 
 
+@checked
 def stochastic_trace(matvec: MatVec, probes: Sequence[Vector]) -> TraceEstimate:
     """Estimate the trace by ``mean of v . A v`` over random probes with E[v v^T] = I (Hutchinson 1990).
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxfair.curvature.config import Stop
 from jaxfair.errors import JaxfairError
+from jaxfair.options import checked
 
 Vector = Any  # Float[Array, " p"] | Float[np.ndarray, " p"]
 MatVec = Callable[[Vector], Vector]
@@ -48,6 +49,7 @@ class EigenResult(NamedTuple):
     vectors: Any = None
 
 
+@checked
 def extreme_eigenvalues(
     matvec: MatVec,
     start: Vector,

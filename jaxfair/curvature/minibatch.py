@@ -12,6 +12,7 @@ from jaxfair.curvature.operators import GroupOperator, make_plan
 from jaxfair.curvature.programs import LogitsFn, as_pytree
 from jaxfair.errors import JaxfairError
 from jaxfair.inputs import as_examples
+from jaxfair.options import checked
 
 
 class MinibatchCurvature(NamedTuple):
@@ -27,6 +28,7 @@ class MinibatchCurvature(NamedTuple):
     eigenvalues: tuple[np.ndarray, ...]
 
 
+@checked
 def minibatch_curvature(
     logits_fn: LogitsFn,
     params: Any,

@@ -21,6 +21,7 @@ from jaxfair.curvature.chunks import Chunk, Cut, Devices, accumulate
 from jaxfair.curvature.programs import Kind, LogitsFn, LossFn, Model, as_pytree, depends_on_last, programs
 from jaxfair.errors import JaxfairError
 from jaxfair.inputs import as_weights
+from jaxfair.options import checked
 
 GIGABYTE = 1024**3
 
@@ -155,6 +156,7 @@ class GroupOperator:
         [ 0.125 -0.125  0.     0.   ]
     """
 
+    @checked
     def __init__(
         self,
         logits_fn: LogitsFn,
@@ -286,6 +288,7 @@ class GroupOperator:
         return self._programs.apply(total, self._passes[i], self._networks[copy][1], vectors[copy])
 
 
+@checked
 def per_example_gradient_norms(
     logits_fn: LogitsFn,
     params: Any,

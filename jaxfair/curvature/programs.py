@@ -173,7 +173,9 @@ def _norms(model: Model, params: Any, chunk: Chunk) -> Float[Array, " m"]:
     def norm(x: Any, y: Any) -> Float[Array, ""]:
         alone = jax.tree.map(lambda leaf: leaf[None], Chunk(x, y, jnp.ones((), chunk.weight.dtype)))
         gradient = jax.grad(functools.partial(_loss, model, alone))(params)
-        return jnp.linalg.norm(ravel_pytree(gradient)[0])
+        flat = ravel_pytree(gradient)[0]
+        exponent = jnp.frexp(jnp.abs(flat).max())[1]  # float32 squares nothing below 1e-23 or above 1e19
+        return jnp.ldexp(jnp.linalg.norm(jnp.ldexp(flat, -exponent)), exponent)
 
     return jax.vmap(norm)(chunk.x, chunk.y)
 

@@ -19,7 +19,7 @@ from jaxfair.curvature.spectrum import GroupCurvature, group_curvature
 from jaxfair.errors import JaxfairError
 from jaxfair.inputs import Missing, as_examples, as_groups, as_labels, check_lengths
 from jaxfair.intervals import Interval
-from jaxfair.options import check_is
+from jaxfair.options import checked
 
 SCALES: Mapping[str, intervals.Scale] = {"accuracy": "share", "loss": "real", "softmax_gap": "share"}
 """Where the mean of what is known of each example can lie."""
@@ -192,6 +192,7 @@ class GroupReport:
         return GroupComparison(self.names, self.count, differences, {name: ends for name, (_, ends) in found.items()})
 
 
+@checked
 def group_report(
     logits_fn: LogitsFn,
     params: Any,
@@ -239,7 +240,6 @@ def group_report(
         >>> print(report.accuracy, report.loss.round(3))
         [1. 1.] [0.551 0.825]
     """
-    check_is(config, CurvatureConfig)
     labelled, logits_fn = losses.takes_classes(loss), as_pytree(logits_fn)
     params, x, y = as_examples(logits_fn, params, x, y, labelled=labelled)
     group, names, kept = as_groups(group, group_names, missing)

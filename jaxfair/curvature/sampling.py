@@ -22,7 +22,7 @@ from jaxfair.curvature.programs import LogitsFn, LossFn, Model, Programs, as_pyt
 from jaxfair.curvature.spectrum import GroupCurvature, check_examples, eigenvalues, start_vector
 from jaxfair.errors import JaxfairError
 from jaxfair.intervals import FEW, Interval, students_t
-from jaxfair.options import check_is, check_seed
+from jaxfair.options import check_seed, checked
 
 BLOCKS, LEAST = 30, 4
 """Blocks of a group, at most, and at least for an interval; a group of 31 examples has 16, of 61 21."""
@@ -97,6 +97,7 @@ class EqualCount(NamedTuple):
     parts: tuple[np.ndarray, ...]
 
 
+@checked
 def gradient_sampling(
     logits_fn: LogitsFn,
     params: Any,
@@ -169,6 +170,7 @@ def gradient_sampling(
     return GradientSampling(norm, squared, np.sqrt(np.maximum(squared, 0.0)), Interval(low, high), parts, grams)
 
 
+@checked
 def eigenvalue_sampling(
     logits_fn: LogitsFn,
     params: Any,
@@ -234,6 +236,7 @@ def eigenvalue_sampling(
     return EigenvalueSampling(Interval(*np.array(ends).T), error, bias, tuple(parts for *_, parts in known))
 
 
+@checked
 def equal_count_eigenvalues(
     logits_fn: LogitsFn,
     params: Any,
@@ -279,7 +282,6 @@ def equal_count_eigenvalues(
         >>> found.count
         30
     """
-    check_is(config, CurvatureConfig)
     params, x, y, rows = _checked(logits_fn, params, x, y, weights, loss, seed)
     if draws < 1:
         raise JaxfairError(f"There are {draws} draws; give at least 1.")

@@ -21,7 +21,7 @@ from jaxfair.curvature.operators import GroupOperator, make_plan
 from jaxfair.curvature.programs import LogitsFn, LossFn, as_pytree
 from jaxfair.errors import JaxfairError
 from jaxfair.inputs import as_weights, check_lengths, quoted
-from jaxfair.options import check_is
+from jaxfair.options import checked
 
 SHARE, LEAST, COARSE = 8, 100, 3e-3  # a coarse start: one of so many chunks, examples at least, tolerance
 
@@ -68,6 +68,7 @@ class GroupCurvature(NamedTuple):
     vectors: np.ndarray = np.empty((0, 0))
 
 
+@checked
 def group_curvature(
     logits_fn: LogitsFn,
     params: Any,
@@ -105,7 +106,6 @@ def group_curvature(
         >>> print(found.gradient_norm.round(3), found.top_eigenvalue.round(3))
         [0.367 0.26 ] [0.183 0.183]
     """
-    check_is(config, CurvatureConfig)
     params, x, y, group_rows = check_examples(logits_fn, params, x, y, weights, loss)
     noise, rows = start_vector(params, config.seed), []
     for group in group_losses(logits_fn, params, x, y, group_rows, config, loss=loss):

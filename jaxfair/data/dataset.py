@@ -14,7 +14,8 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 
 from jaxfair.data.config import Augmentation
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import as_array, quoted
+from jaxfair.inputs import as_array, as_values, quoted
+from jaxfair.options import checked
 
 BLOCK = 64 * 1024**2
 
@@ -160,6 +161,7 @@ def normalize(
     return (images.astype(jnp.float32) / 255.0 - mean) / std
 
 
+@checked
 def make_dataset(
     images: np.ndarray | Rows,
     label: np.ndarray,
@@ -185,7 +187,8 @@ def make_dataset(
         statistics: Mean and deviation of each channel on the scale of [0, 1]; None computes those of these images.
 
     Raises:
-        JaxfairError: The shape or type is wrong, labels or groups are out of range, or a group has no image.
+        JaxfairError: The shape or type is wrong, labels or groups are out of range, a group has no image, or the
+            statistics are not one mean and one positive deviation of each channel.
 
     Example:
         >>> import numpy as np
@@ -203,7 +206,7 @@ def make_dataset(
         )
     label = _checked_index(label, len(images), class_names, f"labels of '{name}'")
     group = _checked_index(group, len(images), group_names, f"groups of '{name}'")
-    mean, std = channel_statistics(images) if statistics is None else statistics
+    mean, std = channel_statistics(images) if statistics is None else _checked_statistics(statistics, images.shape[-1])
     if on_device is None:
         on_device = fits_device(int(np.prod(images.shape)))
     rows = images if isinstance(images, Rows) else Rows(images, np.arange(len(images)))
@@ -216,6 +219,19 @@ def make_dataset(
     )
     check_groups(dataset)
     return dataset
+
+
+def _checked_statistics(statistics: Any, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and deviation of each channel; those of a set that has none yet are NaN."""
+    if len(statistics) != 2:
+        raise JaxfairError(f"There are {len(statistics)} statistics; give the channels' means and their deviations.")
+    mean, std = (as_values(values, "statistics of the channels") for values in statistics)
+    if mean.shape != (channels,) or std.shape != (channels,) or (std <= 0).any():
+        raise JaxfairError(
+            f"The channels' statistics have shapes {mean.shape} and {std.shape}; give a mean and a deviation above 0 "
+            f"of each of the {channels} channels."
+        )
+    return mean.astype(np.float32), std.astype(np.float32)
 
 
 def check_groups(dataset: Dataset, split: str = "data set") -> None:

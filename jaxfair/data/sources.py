@@ -26,6 +26,7 @@ from jaxfair.data.layouts import arrays, celeba, cifar10, folder, svhn, table, u
 from jaxfair.data.protocol import make_parts
 from jaxfair.data.splits import check_classes, divide, thin, with_training_statistics
 from jaxfair.errors import JaxfairError, did_you_mean
+from jaxfair.options import checked
 
 Layout = Literal["utkface", "cifar10", "svhn", "celeba", "folder", "table", "npz", "tfds"]
 OnProgress = Callable[[int, int], None]
@@ -118,6 +119,7 @@ class Loaded:
         """Whether there is an official split."""
         return len(self.parts) == 2
 
+    @checked
     def split(
         self,
         test_fraction: float = 0.2,
@@ -154,6 +156,7 @@ class Loaded:
         return with_training_statistics(train, test)
 
 
+@checked
 def load(
     config: SourceConfig | str,
     *,

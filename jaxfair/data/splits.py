@@ -9,11 +9,12 @@ import numpy as np
 
 from jaxfair.data.dataset import Dataset, channel_statistics, check_groups
 from jaxfair.errors import JaxfairError
-from jaxfair.options import check_seed
+from jaxfair.options import check_seed, checked
 
 SHOWN = 3  # classes in a message
 
 
+@checked
 def split(dataset: Dataset, test_fraction: float, seed: int) -> tuple[Dataset, Dataset]:
     """Split into training and test set, stratified by class and group, both with the training statistics.
 
@@ -23,6 +24,7 @@ def split(dataset: Dataset, test_fraction: float, seed: int) -> tuple[Dataset, D
     return with_training_statistics(*divide(dataset, test_fraction, seed))
 
 
+@checked
 def divide(
     dataset: Dataset, test_fraction: float, seed: int, *, held_out: Literal["test", "validation"] = "test"
 ) -> tuple[Dataset, Dataset]:
@@ -69,6 +71,7 @@ def with_training_statistics(train: Dataset, test: Dataset) -> tuple[Dataset, Da
     return dataclasses.replace(train, mean=mean, std=std), dataclasses.replace(test, mean=mean, std=std)
 
 
+@checked
 def thin(dataset: Dataset, fractions: Sequence[float], seed: int, by: Literal["label", "group"] = "label") -> Dataset:
     """Keep a share of each class or group, chosen at random (Das et al.: 0.9 of five classes, 0.1 of the others).
 

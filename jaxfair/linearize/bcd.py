@@ -25,8 +25,8 @@ from jaxfair.groups import group_means
 from jaxfair.linearize.config import BcdConfig
 from jaxfair.loops import epochs
 from jaxfair.networks import masks
-from jaxfair.networks.network import Network, check_images, check_is_network, over_images
-from jaxfair.options import check_is, check_seed
+from jaxfair.networks.network import Network, check_images, over_images
+from jaxfair.options import check_seed, checked
 from jaxfair.training import fit, mitigate, sharing
 from jaxfair.training.batches import FORWARD, GRADIENT
 
@@ -73,6 +73,7 @@ class Progress(NamedTuple):
     history: History
 
 
+@checked
 def bcd(
     network: Network,
     teacher: Network,
@@ -116,7 +117,6 @@ def bcd(
         >>> found.history.relu_count.tolist()
         [108, 100]
     """
-    check_is_network(network)
     count = masks.resolve_budget(budget, masks.unit_count(network.masks))
     start = masks.relu_count(network.masks)
     if start < count:
@@ -149,6 +149,7 @@ def bcd(
     return Descended(state.network, history, tried * len(measured) * FORWARD + tuning_passes(config, len(data), blocks))
 
 
+@checked
 def matched(
     network: Network,
     teacher: Network,
@@ -215,7 +216,6 @@ def num_blocks(start: int, budget: int, config: BcdConfig) -> int:
 
 def check_config(config: BcdConfig, num_examples: int, num_groups: int) -> None:
     """Raise a JaxfairError if nothing can be removed by this configuration with so many images and groups."""
-    check_is(config, BcdConfig)
     shares = 0 < config.level <= 1 and 0 <= config.validation < 1
     if config.block < 1 or config.tries < 1 or not np.isfinite(config.threshold) or not shares:
         raise JaxfairError(

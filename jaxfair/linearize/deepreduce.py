@@ -1,6 +1,7 @@
 """DeepReDuce (Jha et al. 2021): ReLUs removed by stage and by layer, and smaller networks."""
 
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,8 @@ from jaxfair.errors import JaxfairError
 from jaxfair.linearize.config import DeepReduceConfig
 from jaxfair.networks import masks
 from jaxfair.networks.architectures import Module, ResNet
-from jaxfair.networks.network import Network, check_is_network, init
-from jaxfair.options import check_is
+from jaxfair.networks.network import Network, init
+from jaxfair.options import check_seed, checked
 
 
 def student_module(base: Module, config: DeepReduceConfig) -> ResNet:
@@ -45,7 +46,8 @@ def student_module(base: Module, config: DeepReduceConfig) -> ResNet:
     return module
 
 
-def deepreduce(network: Network, image_shape: tuple[int, int, int], config: DeepReduceConfig, *, seed: int) -> Network:
+@checked
+def deepreduce(network: Network, image_shape: Sequence[int], config: DeepReduceConfig, *, seed: int) -> Network:
     """Build the student of a trained network, which is then trained by distillation from it (``DEEPREDUCE_TRAIN``).
 
     Args:
@@ -67,9 +69,8 @@ def deepreduce(network: Network, image_shape: tuple[int, int, int], config: Deep
         >>> relu_count(network.masks), relu_count(student.masks)
         (768, 256)
     """
-    check_is_network(network)
-    check_is(config, DeepReduceConfig)
     module = student_module(network.module, config)
+    check_seed(seed)
     # Another stream than the base network's seed, which would give the student the base's own initial weights.
     fresh = int(np.random.SeedSequence([seed, 1]).generate_state(1)[0] % 2**31)
     student = init(module, image_shape, fresh) if config.start == "fresh" else jax.tree.map(jnp.copy, network)

@@ -26,7 +26,7 @@ from jaxfair.loops import epochs
 from jaxfair.networks import masks
 from jaxfair.networks.architectures import Module, layers_of_gates
 from jaxfair.networks.network import Network, apply_watched, check_images, init
-from jaxfair.options import check_is, check_seed
+from jaxfair.options import check_seed, checked
 from jaxfair.training import fit, sharing
 from jaxfair.training.batches import FORWARD, GRADIENT, Fixed, batch, check_network, group_balance, run_batches, weighed
 from jaxfair.training.config import TrainConfig
@@ -140,6 +140,7 @@ def _filled(share: list[Fraction], eta: list[Fraction], units: Sequence[int], bu
     return share
 
 
+@checked
 def sensitivity(
     module: Module,
     data: Dataset,
@@ -188,6 +189,7 @@ def sensitivity(
     return {gate: 1 - _density(carry.network.params, layers[gate]) for gate in _by_gate(network.masks)}
 
 
+@checked
 def senet(
     network: Network,
     data: Dataset,
@@ -248,7 +250,6 @@ def senet(
 
 def check_config(config: SenetConfig, num_examples: int) -> None:
     """Raise a JaxfairError if SENet cannot choose by this configuration on so many images."""
-    check_is(config, SenetConfig)
     pruning.check_config(pruning.PruneConfig(config.sparsity))
     for stage, one in (("sparse training", config.sparse_train), ("mask stage", config.mask_train)):
         fit.check_config(one, num_examples)

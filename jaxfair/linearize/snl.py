@@ -24,7 +24,7 @@ from jaxfair.linearize.config import SnlConfig
 from jaxfair.loops import epochs
 from jaxfair.networks import masks
 from jaxfair.networks.network import Network, apply_train, check_images
-from jaxfair.options import check_is, check_seed
+from jaxfair.options import check_seed, checked
 from jaxfair.training import sharing
 from jaxfair.training.batches import Fixed, batch, check_network, group_balance, run_batches
 
@@ -141,7 +141,6 @@ class SnlStep:
 
 def check_config(config: SnlConfig, num_examples: int) -> None:
     """Raise a JaxfairError if no descent can be made by this configuration on so many images."""
-    check_is(config, SnlConfig)
     if not 1 <= config.max_epochs <= 1_000_000 or not config.learning_rate > 0:
         raise JaxfairError(
             f"The SNL descent is to last {config.max_epochs} epochs at learning rate {config.learning_rate}; "
@@ -157,6 +156,7 @@ def check_config(config: SnlConfig, num_examples: int) -> None:
     epoch_order(num_examples, config.batch_size, 0, 0)
 
 
+@checked
 def snl(
     network: Network,
     data: Dataset,
@@ -218,6 +218,7 @@ def snl(
     return _descend(network, fixed, config, counts, seed, folder, on_epoch, shared)
 
 
+@checked
 def matched(
     network: Network,
     data: Dataset,

@@ -19,6 +19,7 @@ from jaxfair.networks import layers
 from jaxfair.networks.architectures import CNN, EPSILON, ResNet
 from jaxfair.networks.layers import Layer
 from jaxfair.networks.network import Network, fold
+from jaxfair.options import checked
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,6 +45,7 @@ class Gathered:
         return layers.run(self.layers, weights, self.kept, jnp.asarray(x))[-1]
 
 
+@checked
 def gathered(network: Network) -> Gathered:
     """Return a network as layers in which only the kept ReLUs are compared.
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from jaxfair.curvature.chunks import over_chunks
 from jaxfair.data.dataset import Dataset
 from jaxfair.errors import JaxfairError
 from jaxfair.networks.architectures import CNN, EPSILON, Gate, Module, ResNet, check_module
-from jaxfair.options import check_seed
+from jaxfair.options import check_seed, checked
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["params", "batch_stats", "masks"], meta_fields=["module"])
@@ -48,7 +48,8 @@ class Network:
         return dataclasses.replace(self, **changes)
 
 
-def init(module: Module, image_shape: tuple[int, int, int], seed: int) -> Network:
+@checked
+def init(module: Module, image_shape: Sequence[int], seed: int) -> Network:
     """Initialise a network with every unit a ReLU.
 
     Args:
@@ -139,6 +140,7 @@ def _last_blocks(module: Module) -> list[str]:
     return [f"stage{stage}_block{size}" for stage, size in enumerate(sizes, start=1)]
 
 
+@checked
 def frozen(network: Network, *, masks: Literal["fixed", "free"] = "fixed") -> Partial:
     """Return ``logits_fn(params, x)`` in evaluation mode, with batch statistics and masks fixed.
 
@@ -161,9 +163,6 @@ def frozen(network: Network, *, masks: Literal["fixed", "free"] = "fixed") -> Pa
         >>> frozen(network)(network.params, jnp.zeros((5, 8, 8, 1))).shape
         (5, 3)
     """
-    check_is_network(network)
-    if masks not in ("fixed", "free"):
-        raise JaxfairError(f"The masks are to be '{masks}'; give fixed or free.")
     return Partial(_folded_logits if masks == "fixed" else _logits_of_variables, network)
 
 
@@ -216,19 +215,8 @@ def fold(params: Any, batch_stats: Any) -> Any:
     return folded
 
 
-def check_is_network(network: Any) -> None:
-    """Raise a JaxfairError unless it is a network; what ``fit`` returns has one."""
-    if not isinstance(network, Network):
-        hint = "; give its .network" if isinstance(getattr(network, "network", None), Network) else ""
-        raise JaxfairError(f"Expected a Network, got a {type(network).__name__}{hint}.")
-
-
 def check_images(network: Network, data: Dataset) -> None:
     """Raise a JaxfairError if the network cannot take these images or does not have their classes."""
-    check_is_network(network)
-    if not isinstance(data, Dataset):
-        hint = "; split it first" if hasattr(data, "split") else ""
-        raise JaxfairError(f"Expected a Dataset, got a {type(data).__name__}{hint}.")
     expected = jax.tree.leaves(network.masks)[0].shape[:2]
     stem = network.params["stem_conv"]["kernel"]
     h, w, c = data.image_shape
@@ -246,6 +234,7 @@ def _predict_batch(network: Network, data: Dataset, index: Int[Array, " b"]) -> 
     return network(data.normalize(data.images[index]))
 
 
+@checked
 def predict(network: Network, data: Dataset, *, batch_size: int = 1024) -> Float[np.ndarray, "n c"]:
     """Compute evaluation-mode logits of a whole data set.
 

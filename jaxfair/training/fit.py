@@ -21,8 +21,8 @@ from jaxfair.data.dataset import Dataset
 from jaxfair.data.splits import epoch_order
 from jaxfair.errors import JaxfairError
 from jaxfair.loops import Together, epochs
-from jaxfair.networks.network import Network, apply_train, apply_watched, check_images, check_is_network, predict
-from jaxfair.options import check_is, check_seed
+from jaxfair.networks.network import Network, apply_train, apply_watched, check_images, predict
+from jaxfair.options import check_seed, checked
 from jaxfair.training import mitigate, sharing
 from jaxfair.training.batches import Fixed, batch, check_network, run_batches, weighed
 from jaxfair.training.config import TrainConfig
@@ -207,7 +207,6 @@ def _begin(network: Network, step: TrainStep, groups: int, classes: int, image_s
 
 def check_config(config: TrainConfig, num_examples: int) -> None:
     """Raise a JaxfairError if nothing can be trained by this configuration on so many images."""
-    check_is(config, TrainConfig)
     if not 1 <= config.epochs <= 1_000_000 or not config.learning_rate > 0:
         raise JaxfairError(
             f"Training is to last {config.epochs} epochs at learning rate {config.learning_rate}; "
@@ -227,6 +226,7 @@ def images_seen(config: TrainConfig, num_examples: int) -> int:
     return config.epochs * epoch_order(num_examples, config.batch_size, 0, 0).size
 
 
+@checked
 def fit(
     networks: Sequence[Network],
     data: Dataset,
@@ -293,8 +293,8 @@ def fit(
         >>> fitted.seed, fitted.history["loss"].shape
         (0, (2,))
     """
-    _check_lists(networks, seeds)
-    check_is(config, TrainConfig)
+    for seed in [*seeds, *(order_seeds or [])]:
+        check_seed(seed)
     order_seeds = seeds if order_seeds is None else order_seeds
     sharing.check(devices, config.batch_size)
     at_once = seeds_at_once(seeds, devices) if at_once is None else at_once
@@ -466,15 +466,6 @@ def _watch(
     return Best(kept, loss, epochs_of), found
 
 
-def _check_lists(networks: Any, seeds: Any) -> None:
-    if isinstance(networks, Network):
-        raise JaxfairError("fit got one network; give a list of them, [network], and a list of as many seeds.")
-    if not np.iterable(seeds):
-        raise JaxfairError(f"fit got the seeds {seeds}; give a list, one for each network.")
-    for seed in seeds:
-        check_seed(seed)
-
-
 def _check(
     networks: Sequence[Network],
     data: Dataset,
@@ -495,8 +486,6 @@ def _check(
             raise JaxfairError(f"fit got {len(values)} {name} for {len(networks)} networks; give one for each network.")
     if at_once < 1:
         raise JaxfairError(f"fit is to train {at_once} seeds at once; give at least 1, or leave at_once out.")
-    for network in [*networks, *(teachers or [])]:
-        check_is_network(network)
     if any(network.module != networks[0].module for network in networks):
         raise JaxfairError("fit got networks of different modules; train each module in a call of its own.")
     if config.distillation_weight and teachers is None:

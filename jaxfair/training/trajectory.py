@@ -17,6 +17,7 @@ from jaxfair.data.dataset import Dataset
 from jaxfair.data.splits import epoch_order
 from jaxfair.errors import JaxfairError
 from jaxfair.networks.network import Network
+from jaxfair.options import checked
 from jaxfair.training import mitigate, sharing
 from jaxfair.training.batches import Fixed, run_batches
 from jaxfair.training.config import TrainConfig
@@ -25,6 +26,7 @@ from jaxfair.training.fit import begin, make_step
 SKETCH_SIZE = 4096
 
 
+@checked
 def first_steps(
     network: Network,
     data: Dataset,

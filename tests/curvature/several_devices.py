@@ -156,7 +156,7 @@ def test_chunks_of_examples_go_round_the_devices() -> None:
 @pytest.mark.parametrize("on_device", [True, False])
 def test_predictions(on_device: bool) -> None:
     images = np.random.default_rng(0).integers(0, 256, (11, 8, 8, 3), dtype=np.uint8)
-    names: dict[str, Any] = {"name": "made", "class_names": "abc", "group_names": "d", "on_device": on_device}
+    names: dict[str, Any] = {"name": "made", "class_names": [*"abc"], "group_names": ["d"], "on_device": on_device}
     dataset = jaxfair.make_dataset(images, np.arange(11) % 3, np.zeros(11, int), **names)
     network = init(CNN(3, (2,)), (8, 8, 3), 0)
     with jax.default_device(jax.devices()[0]):

@@ -151,7 +151,7 @@ def test_no_program_more_than_for_the_whole() -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(JaxfairError, match="give layer, array"):
+    with pytest.raises(JaxfairError, match="give 'layer' or 'array' or a function"):
         block_curvature(mlp, PARAMS, *GIVEN, blocks="head")  # pyright: ignore[reportArgumentType]
     with pytest.raises(JaxfairError, match="'first/bias' is of shape"):
         block_curvature(mlp, PARAMS, *GIVEN, after={**AFTER, "first": {"bias": 0.0}})

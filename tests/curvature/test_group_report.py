@@ -193,7 +193,11 @@ def test_reports_of_other_examples_are_not_subtracted(
     enough: dict[str, Any], with_intervals: jaxfair.GroupReport
 ) -> None:
     change: dict[str, Any]
-    for change in ({"y": (enough["y"] + 1) % CLASSES}, {"group": np.roll(enough["group"], 1)}, {"group_names": "abc"}):
+    for change in (
+        {"y": (enough["y"] + 1) % CLASSES},
+        {"group": np.roll(enough["group"], 1)},
+        {"group_names": [*"abc"]},
+    ):
         with pytest.raises(JaxfairError, match="of different examples, labels or groups"):
             _ = jaxfair.group_report(model, **(enough | change)) - with_intervals
 
@@ -245,8 +249,8 @@ wrong_square.defvjp(lambda x: (x**2, x), lambda x, g: (g * jnp.cumsum(x),))
         (model, {"y": jnp.full(N, -1)}, "label of example 0 is -1; the 4 classes count from 0"),
         (model, {"y": jnp.full(N, 4)}, "label of example 0 is 4; the 4 classes count from 0"),
         (model, {"y": jnp.full(N, 0.5)}, "label of example 0 is 0.5; labels are whole numbers"),
-        (model, {"group": GROUP + 0.5, "group_names": "abc"}, "no whole numbers, but have names"),
-        (model, {"group": GROUP.astype(str), "group_names": "abc"}, "names by number"),
+        (model, {"group": GROUP + 0.5, "group_names": [*"abc"]}, "no whole numbers, but have names"),
+        (model, {"group": GROUP.astype(str), "group_names": [*"abc"]}, "names by number"),
         (model, {"group": GROUP[1:]}, "There are 30 labels, 29 groups; give one of each"),
         (model, {"group_names": ["a"]}, "There are 1 group names for groups 0 to 2"),
         (model, {"loss": lambda logits, y: logits}, r"loss returned shape \(\d+, \d+\) for \d+ examples"),

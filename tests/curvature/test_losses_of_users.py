@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import jaxfair
+from jaxfair import losses
 from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.operators import GIGABYTE, GroupOperator, as_pytree, make_plan, per_example_gradient_norms
 from jaxfair.curvature.spectrum import group_curvature
@@ -87,6 +88,19 @@ def test_per_example_gradient_norms(chunk_size: int | None) -> None:
     found = per_example_gradient_norms(network, params, INPUTS, label, chunk_size=chunk_size)
     assert found.shape == (N,)
     np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-22, 1e22, 1e30])
+def test_per_example_norms_of_losses_whose_squares_float32_cannot_hold(scale: float) -> None:
+    params, label = jax.tree.map(jnp.float32, PARAMS), np.arange(N) % OUTPUTS
+
+    def scaled(logits: jax.Array, y: jax.Array) -> jax.Array:
+        return scale * losses.cross_entropy(logits, y)
+
+    x = INPUTS.astype(np.float32)
+    expected = per_example_gradient_norms(network, params, x, label)
+    found = per_example_gradient_norms(network, params, x, label, loss=scaled)
+    np.testing.assert_allclose(found / scale, expected, rtol=1e-5)
 
 
 def test_what_is_not_finite_is_named_by_group_and_chunk() -> None:

@@ -86,6 +86,22 @@ def test_make_dataset_refuses(changes: dict[str, Any], words: str) -> None:
         make_toy(**{"label": [0, 1, 0, 1], **changes})
 
 
+@pytest.mark.parametrize(
+    ("statistics", "words"),
+    [
+        ((np.zeros(3), np.ones(3)), r"shapes \(3,\) and \(3,\); give .* of each of the 1 channels"),
+        ((np.zeros(1), np.zeros(1)), "a deviation above 0"),
+        ((np.zeros(1),), "There are 1 statistics"),
+        (("a", "b"), "The statistics of the channels are no numbers"),
+    ],
+)
+def test_make_dataset_refuses_statistics_that_are_none_of_its_channels(statistics: Any, words: str) -> None:
+    images, label = np.zeros((4, 2, 2, 1), np.uint8), np.arange(4) % 2
+    names: dict[str, Any] = {"name": "toy", "class_names": [*"ab"], "group_names": [*"cd"]}
+    with pytest.raises(JaxfairError, match=words):
+        data.make_dataset(images, label, label, **names, statistics=statistics)
+
+
 @pytest.mark.parametrize("what", ["images", "labels", "groups"])
 def test_make_dataset_refuses_what_is_masked(what: str) -> None:
     given: dict[str, Any] = {"images": np.zeros((4, 2, 2, 1), np.uint8), "labels": np.arange(4) % 2}
@@ -93,7 +109,7 @@ def test_make_dataset_refuses_what_is_masked(what: str) -> None:
     given[what] = np.ma.array(given[what], mask=np.zeros(given[what].shape, bool))
     given[what][0] = np.ma.masked
     with pytest.raises(JaxfairError, match=f"of the {what} of 'toy' are masked"):
-        data.make_dataset(*given.values(), name="toy", class_names="ab", group_names="cd")
+        data.make_dataset(*given.values(), name="toy", class_names=[*"ab"], group_names=[*"cd"])
 
 
 def test_split_is_stratified_disjoint_and_whole() -> None:

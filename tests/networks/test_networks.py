@@ -309,12 +309,15 @@ def test_what_fit_returns_is_not_its_network() -> None:
     """The slip is told by all that take a network."""
     network = networks.init(networks.ResNet((1,), 3, width=2), (8, 8, 1), seed=0)
     fitted: Any = types.SimpleNamespace(network=network)
-    for given, called in ((fitted, "SimpleNamespace; give its .network"), (network.params, "dict")):
+    for given, called in (
+        (fitted, r"SimpleNamespace; give a Network, such as its \.network\."),
+        (network.params, "dict; give a Net"),
+    ):
         for call in (
             lambda some: networks.frozen(some),
             lambda some: jaxfair.prune(some, jaxfair.PruneConfig(0.5)),
             lambda some: jaxfair.quantize(some, 8),
             lambda some: jaxfair.deepreduce(some, (8, 8, 1), DeepReduceConfig.parse("C1"), seed=0),
         ):
-            with pytest.raises(JaxfairError, match=f"Expected a Network, got a {called}"):
+            with pytest.raises(JaxfairError, match=f"network is of type {called}"):
                 call(given)

@@ -117,7 +117,7 @@ def make_data() -> Dataset:
     rng = np.random.default_rng(0)
     label, group = np.arange(48) % 3, (np.arange(48) >= 40).astype(int)
     images = (rng.integers(0, 120, (48, 8, 8, 3)) + 60 * (label * (1 - group))[:, None, None, None]).astype(np.uint8)
-    return make_dataset(images, label, group, name="made", class_names="abc", group_names=["many", "few"])
+    return make_dataset(images, label, group, name="made", class_names=[*"abc"], group_names=["many", "few"])
 
 
 def mitigated(method: Method, **numbers: Any) -> train.TrainConfig:
