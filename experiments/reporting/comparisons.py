@@ -103,7 +103,7 @@ def answer(found: Sequence[Difference], names: Sequence[str], reference: int, se
         first, *more = sorted(differing, key=lambda d: -abs(d.points.mean))
         parts = [_said(names, first, names[reference], corrected)]
         parts += [_said(names, d) for d in more[: NAMED - 1]]
-        parts += [f"{len(more) - NAMED + 1} more differ"] if len(more) >= NAMED else []
+        parts += [f"{len(more) - NAMED + 1} more differ{'s' * (len(more) == NAMED)}"] if len(more) >= NAMED else []
         return f"{at}, {'; '.join(parts)}. {_rest(len(found) - len(differing))}"
     largest = max(found, key=lambda d: abs(d.points.mean))
     seen = f"The largest difference seen: {_said(names, largest, names[reference], corrected)}."

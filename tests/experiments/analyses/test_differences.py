@@ -92,7 +92,7 @@ def test_the_answer_is_two_sentences(made: Results) -> None:
     assert " points less than White (" in several
     assert several.split(" Together")[0].count(" points less") == 3
     assert "The other difference is within noise. Together" in several
-    assert "; 1 more differ. No difference is within noise." in answer(drawn(made, rng, [0.5, 0.01, 0.01, 0.01, 0.01]))
+    assert "; 1 more differs. No difference is within noise." in answer(drawn(made, rng, [0.5, 0.01, 0.01, 0.01, 0.01]))
     nothing = answer(drawn(made, rng, [0.05] * 5))
     assert nothing.startswith(
         "At SNL 50, no group lost more or less accuracy than White beyond noise. The largest difference seen: "

@@ -270,10 +270,11 @@ def gradients_balanced(results: Results, effect: np.ndarray) -> Made:
 
 
 def hessian_bound_holds(results: Results, effect: np.ndarray) -> Made:
-    share = np.clip(np.round(2.5 + 2.5 * effect) / 5, 0, 1)
-    top = np.where(np.arange(5) < 5 * share[:, None], 0.9, 1.1)
-    values = {"bound": np.ones((SEEDS, 5)), "gradient_term": np.ones((SEEDS, 5)), "top_eigenvalue": top}
-    return change(results, "Full network", {f"hessian_bound_{name}": value for name, value in values.items()}), share
+    room = effect[:, None] / 10 + np.arange(5) / 20
+    values = {"bound": np.full((SEEDS, 5), 4.0), "gradient_term": np.ones((SEEDS, 5)), "top_eigenvalue": 4 * (1 - room)}
+    return change(results, "Full network", {f"hessian_bound_{name}": value for name, value in values.items()}), room[
+        :, 0
+    ]
 
 
 def hessian_bound_ranks(results: Results, effect: np.ndarray) -> Made:
