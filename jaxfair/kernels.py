@@ -2,6 +2,11 @@
 
 Importing this loads no JAX, since JAX reads its flags when it starts: an entry point calls ``prefer_onednn`` before it
 imports anything else. The library itself sets nothing.
+
+**Not for attention.** The flags have XLA call oneDNN for batched matrix products too, and with jaxlib 0.11.2 the
+compiled Hessian product of ``jax.nn.dot_product_attention``, the derivative of its gradient, is then off by 39 %
+(tests/test_kernels.py), and that of a trained GPT by 7 %, where PyTorch's is right. Convolutional networks are what the
+flags were tried on: their products agree with PyTorch's to 3e-6.
 """
 
 import functools
@@ -26,6 +31,8 @@ def has_onednn() -> bool:
 
 def prefer_onednn(environment: MutableMapping[str, str]) -> None:
     """Ask for oneDNN's convolutions in an environment, such as ``os.environ`` before JAX is imported.
+
+    For convolutional networks only: second derivatives of attention are wrong by them, as the module says.
 
     Nothing happens where jaxlib does not have them, or where ``XLA_FLAGS`` speak of oneDNN already. XLA then logs an
     error for every program that is none, so its log is silenced unless ``TF_CPP_MIN_LOG_LEVEL`` is set; what goes wrong
