@@ -5,7 +5,7 @@ silently a number. Every refusal comes before anything is computed, and quotes a
 """
 
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -207,10 +207,6 @@ def as_groups(
     Raises:
         JaxfairError: Groups are missing and refused, not in one column, or not among those that have names.
     """
-    if missing not in ("refuse", "drop", "group"):
-        raise JaxfairError(f"There is no policy '{missing}' for missing groups; give refuse, drop or group.")
-    if isinstance(names, Mapping | Set):
-        raise JaxfairError("group_names is a mapping or has no order; give a list, the name of group 0 first.")
     masked = np.ma.getmaskarray(group) if isinstance(group, np.ma.MaskedArray) else None
     if isinstance(group, list | tuple):
         values = _column(group)

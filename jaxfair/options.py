@@ -61,12 +61,19 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _check(name: str, value: Any, kind: Any) -> None:
-    if not _fits(value, kind):
-        lists = [one for one in (kind, *get_args(kind)) if get_origin(one) is collections.abc.Sequence]
-        if lists and _is_list(value):
-            wrong = next(one for one in value if not _fits(one, get_args(lists[0])[0]))
-            raise JaxfairError(f"{name} holds {_shown(wrong)}; give {_said(kind)}{_near(wrong, get_args(lists[0])[0])}")
-        raise JaxfairError(f"{name} is {_shown(value)}; give {_said(kind)}{_near(value, kind)}")
+    if _fits(value, kind):
+        return
+    verb, members = "is", [get_args(one)[0] for one in (kind, *get_args(kind)) if _is_of_lists(one)]
+    said, wanted = _said(kind), kind
+    if members and _is_list(value):  # then one of its members is wrong
+        (wanted,) = members
+        value = next(one for one in value if not _fits(one, wanted))
+        verb = "holds" if _is_plain(value) else "holds one"
+    raise JaxfairError(f"{name} {verb} {_shown(value)}; give {said}{_near(value, wanted)}")
+
+
+def _is_of_lists(kind: Any) -> bool:
+    return get_origin(kind) is collections.abc.Sequence
 
 
 def check_seed(seed: Any) -> None:
@@ -84,8 +91,8 @@ def _fits(value: Any, kind: Any) -> bool:
     origin, of = get_origin(kind), get_args(kind)
     if origin is collections.abc.Callable:
         return callable(value)
-    if origin is collections.abc.Sequence:
-        return _is_list(value) and all(_fits(one, of[0]) for one in value)
+    if _is_of_lists(kind):
+        return _is_list(value) and (of[0] is Any or all(_fits(one, of[0]) for one in value))
     if origin is Literal:
         return isinstance(value, str) and value in of
     if origin in (Union, types.UnionType):
@@ -113,7 +120,7 @@ def _is_too_large(value: Any) -> bool:
 
 def _is_list(value: Any) -> bool:
     """Return whether a value has members in an order, as lists, arrays and frames' columns have."""
-    if isinstance(value, str | bytes | collections.abc.Mapping | collections.abc.Set) or getattr(value, "ndim", 1) != 1:
+    if isinstance(value, str | bytes | collections.abc.Mapping | collections.abc.Set) or getattr(value, "ndim", 1) == 0:
         return False
     return isinstance(value, collections.abc.Iterable) and isinstance(value, collections.abc.Sized)
 
@@ -128,7 +135,7 @@ def _said(kind: Any) -> str:
         return f"a tuple of {_said(of[0]).removeprefix('a ')}s"
     if origin is collections.abc.Callable:
         return "a function"
-    if origin is collections.abc.Sequence:
+    if _is_of_lists(kind):
         members = "" if of[0] is Any else f" of {_said(of[0]).removeprefix('a ')}s"
         return f"a list{members}"
     plain = {int: "a whole number", float: "a number", bool: "True or False", str: "a text", Path: "a path"}
@@ -146,8 +153,12 @@ def _near(value: Any, kind: Any) -> str:
     return next((f", such as its .{name}." for name in within), ".")
 
 
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, str | bool | numbers.Number | types.NoneType)
+
+
 def _shown(value: Any) -> str:
-    if not isinstance(value, str | bool | numbers.Number | types.NoneType):
+    if not _is_plain(value):
         return f"of type {type(value).__name__}"
     text = f"'{value}'" if isinstance(value, str) else str(value)
     return text if len(text) <= 40 else f"{text[:39]}…"

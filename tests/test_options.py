@@ -13,6 +13,7 @@ import pytest
 
 import jaxfair
 from jaxfair import CurvatureConfig, JaxfairError, PruneConfig, TrainConfig, options
+from jaxfair.curvature.density import stochastic_quadrature
 from jaxfair.data.dataset import Dataset
 from jaxfair.linearize.config import BcdConfig, DeepReduceConfig, SenetConfig, SnlConfig
 from jaxfair.networks.network import Network
@@ -157,5 +158,9 @@ def test_a_door_lets_through_what_is_meant(network: Network, data: Dataset) -> N
         jaxfair.predict(network, jaxfair.load("digits"))
     with pytest.raises(JaxfairError, match=r"networks is of type Network; give a list of Networks\."):
         jaxfair.fit(network, data, config, seeds=[0])
+    with pytest.raises(JaxfairError, match=r"seeds holds one of type ndarray; give a list of whole numbers\."):
+        jaxfair.fit([network], data, config, seeds=[np.zeros(2)])
+    starts, matrix = np.eye(3), np.diag([1.0, 2.0, 3.0])  # rows of an array are vectors as those of a list are
+    assert len(stochastic_quadrature(lambda v: matrix @ v, starts, steps=2).nodes) == 3
     with pytest.raises(TypeError, match="unexpected keyword argument 'sed'"):
         jaxfair.fit([network], data, config, sed=0)

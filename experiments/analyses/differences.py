@@ -16,7 +16,7 @@ from experiments.reporting import comparisons, series
 from experiments.reporting.comparisons import SELDOM, Difference, compare
 from experiments.reporting.series import UNKNOWN, Estimate
 from experiments.reporting.verdicts import Missing
-from jaxfair.intervals import LEVEL
+from jaxfair.intervals import LEVEL, SEEDS, judge_together
 
 
 @functools.lru_cache(maxsize=256)
@@ -72,7 +72,8 @@ def nothing_to_explain(results: Results, network: Variant) -> str:
         return ""
     apart = [_unit(results, g) - _unit(results, reference) for g in others]
     found = [drop_contrast(results, (network, by), *((control, -by) for control in controls)) for by in apart]
-    if any(of.beyond for of in compare(others, found, _lost(network, others, reference), len(network.seeds))):
+    seeds = len(network.seeds)
+    if seeds >= SEEDS and any(of.verdict in ("more", "less") for of in judge_together(found, seeds)):
         return ""
     than = " than they do in the control" if controls else ""
     return f"no group lost more or less than {results.groups.names[reference]}, beyond noise{than}"

@@ -39,9 +39,9 @@ class Difference(NamedTuple):
     Attributes:
         group: by number.
         points: its relative drop minus that of the reference, in percentage points.
-        p_value: two-sided, of Student's t test that it is 0.
-        corrected: the same by Holm's correction for all that were compared.
         lost: relative drops of the group and of the reference, in percent.
+        p_value: two-sided, of Student's t test that the difference is 0.
+        corrected: the same by Holm's correction for all that were compared.
         verdict: more or less: the interval is wholly on that side of 0, and the corrected p-value below 5 %.
         where: on which network or hardware, where several were compared together.
     """

@@ -324,8 +324,7 @@ def per_example_gradient_norms(
     params, x, y = checked_examples(logits_fn, params, x, y, loss)
     if not len(y):
         raise JaxfairError("There are no examples; give at least one.")
-    if chunk_size is not None and chunk_size < 1:
-        raise JaxfairError(f"The chunk size is {chunk_size}; give at least 1, or None to have it chosen.")
+    check_chunk_size(chunk_size)
     if chunk_size is None:
         one = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
         chunk_size = 4 if jax.default_backend() == "cpu" else int(np.clip(_bound(memory) // (4 * one), 1, 1024))
