@@ -49,7 +49,7 @@ def accuracy_drop_by_group(results: Results, *, controlled: bool = False) -> "Fi
         axes.axhline(0, color=GREY, linewidth=0.8)
         title = variant.title
         axes.set_title(title if len(title) < 12 * width else title.replace(": ", ":\n"), fontsize=9.5)
-    figure.supylabel("accuracy drop from the control (%)" if controlled else DROP_LABEL, fontsize=9.5)
+    drawing.label_side(figure, "accuracy drop from the control (%)" if controlled else DROP_LABEL)
     drawing.group_legend(figure, groups)
     return figure
 

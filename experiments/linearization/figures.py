@@ -254,7 +254,7 @@ def mitigation_by_group(results: Results, quantity: str) -> "Figure":
         drawing.by_group(axes, results.groups, rows)
         axes.set_title(title, fontsize=9.5)
     drawing.scale(list(grid[:, 0]), "y")
-    figure.supylabel(QUANTITIES[quantity], fontsize=9.5)
+    drawing.label_side(figure, QUANTITIES[quantity])
     drawing.finish(figure, list(grid[:, 0]), "")
     return figure
 

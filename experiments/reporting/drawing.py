@@ -153,8 +153,17 @@ def panels(titles: Sequence[str], label: str) -> tuple["Figure", list["Axes"]]:
     figure, found = filled(len(titles), 5, max(2.1, 5 / len(titles)), 2.1 + 0.15 * lines, sharex=True, sharey=True)
     for axes, title in zip(found, titles, strict=True):
         axes.set_title(title, fontsize=9)
-    figure.supylabel(label, fontsize=9.5)
+    label_side(figure, label)
     return figure, found
+
+
+def label_side(figure: "Figure", label: str) -> None:
+    """Write on the left what all panels show, in as many lines as the figure's height needs."""
+    figure.supylabel(_wrapped(label, figure.get_figheight()), fontsize=9.5)
+
+
+def _wrapped(label: str, inches: float) -> str:
+    return "\n".join(textwrap.wrap(label, int(inches / 0.08)))
 
 
 def errorbar(
@@ -444,7 +453,7 @@ def caterpillars(parts: Mapping[str, Sequence[tuple[str, Estimate, bool]]], labe
         axes.grid(visible=False, axis="y")
         axes.set_title(title, fontsize=9)
         axes.tick_params(labelbottom=True)
-    figure.supxlabel("\n".join(textwrap.wrap(label, int(figure.get_figwidth() / 0.08))), fontsize=9.5)
+    figure.supxlabel(_wrapped(label, figure.get_figwidth()), fontsize=9.5)
     return figure
 
 
