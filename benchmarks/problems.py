@@ -6,7 +6,7 @@ import os
 import zipfile
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,40 +33,54 @@ class Spec(NamedTuple):
 
     Attributes:
         title: for tables.
-        stage_sizes: of the ResNet; none is an MLP, or a GPT if it has layers.
-        width: channels of the first stage, or hidden units, or numbers that a token is made of.
-        enlarge: how many times the 8x8 digits are enlarged; enlarged ones have three channels.
+        kind: a ResNet of basic or of bottleneck blocks, an MLP, or a GPT that tells each next pixel of an image from
+            those before, grey levels being its tokens.
+        sizes: blocks in each stage of a ResNet, units of each hidden layer of an MLP, the number of layers of a GPT.
+        width: channels of a ResNet's first stage, or numbers that a token is made of; an MLP has none.
+        enlarge: how many times the 8x8 digits are enlarged; a ResNet's then have three channels.
         per_group: images in each group.
         batch: images of single products, densities and margins.
         epochs: of training, for a spectrum with outliers.
-        layers: of a GPT that tells each next pixel of an image from those before, grey levels being its tokens.
     """
 
     title: str
-    stage_sizes: tuple[int, ...]
+    kind: Literal["basic", "bottleneck", "mlp", "gpt"]
+    sizes: tuple[int, ...]
     width: int
-    enlarge: int
+    enlarge: float
     per_group: int
     batch: int
     epochs: int
-    layers: int = 0
+
+    @property
+    def resnet(self) -> bool:
+        """Whether images are convolved."""
+        return self.kind in ("basic", "bottleneck")
 
 
+EIGHTEEN, FIFTY = networks.STAGE_SIZES[18], networks.STAGE_SIZES[50]
 SPECS = {
-    "resnet18-w16": Spec("ResNet-18, width 16, 32x32", networks.STAGE_SIZES[18], 16, 4, 40, 128, 3),
-    "resnet18-w16-1000": Spec("ResNet-18, width 16, 32x32", networks.STAGE_SIZES[18], 16, 4, 1000, 128, 3),
-    "resnet18-w64": Spec("ResNet-18, width 64, 32x32", networks.STAGE_SIZES[18], 64, 4, 40, 64, 3),
-    # The network and the batch of curvlinops' own benchmark.
-    "resnet18-w64-512": Spec("ResNet-18, width 64, 32x32, batch 512", networks.STAGE_SIZES[18], 64, 4, 103, 512, 3),
+    "resnet18-w16": Spec("ResNet-18, width 16, 32x32", "basic", EIGHTEEN, 16, 4, 40, 128, 3),
+    "resnet18-w16-1000": Spec("ResNet-18, width 16, 32x32", "basic", EIGHTEEN, 16, 4, 1000, 128, 3),
+    "resnet18-w64": Spec("ResNet-18, width 64, 32x32", "basic", EIGHTEEN, 64, 4, 40, 64, 3),
     # As many images as the training split of UTKFace has.
-    "resnet18-w64-3792": Spec("ResNet-18, width 64, 32x32", networks.STAGE_SIZES[18], 64, 4, 3792, 64, 3),
-    "digits": Spec("small ResNet, width 8, 8x8", (1, 1, 1), 8, 1, 40, 128, 20),
-    "mlp": Spec("MLP, 2 x 256 units, 8x8", (), 256, 1, 40, 128, 20),
-    # nanoGPT, of curvlinops' benchmark, a third as deep and a sixth as wide; as many tokens as its batch of 4 has.
-    "gpt": Spec("GPT, 4 layers of width 128, 63 tokens", (), 128, 1, 40, 65, 20, 4),
-    "gpt-w768": Spec("GPT, 12 layers of width 768, 63 tokens", (), 768, 1, 40, 65, 3, 12),
-    "tiny": Spec("tiny ResNet, width 2, 8x8", (1,), 2, 1, 4, 8, 5),
-    "tiny-gpt": Spec("tiny GPT, 63 tokens", (), 64, 1, 4, 8, 2, 1),
+    "resnet18-w64-3792": Spec("ResNet-18, width 64, 32x32", "basic", EIGHTEEN, 64, 4, 3792, 64, 3),
+    "digits": Spec("small ResNet, width 8, 8x8", "basic", (1, 1, 1), 8, 1, 40, 128, 20),
+    "mlp": Spec("MLP, 2 x 256 units, 8x8", "mlp", (256, 256), 0, 1, 40, 128, 20),
+    # Those of curvlinops' own benchmark: its MLP and its ResNet-18 with its batches of 512; its ResNet-50 with its
+    # batch of 64, on images of 32x32 instead of 224x224, and a quarter as wide as well; nanoGPT with as many tokens as
+    # its batch of 4 has, and a third as deep and a sixth as wide as well.
+    "mlp-512": Spec(
+        "MLP, 1024-512-256-128-64 units, 28x28, batch 512", "mlp", (1024, 512, 256, 128, 64), 0, 3.5, 103, 512, 20
+    ),
+    "resnet18-w64-512": Spec("ResNet-18, width 64, 32x32, batch 512", "basic", EIGHTEEN, 64, 4, 103, 512, 3),
+    "resnet50-w16": Spec("ResNet-50, width 16, 32x32", "bottleneck", FIFTY, 16, 4, 40, 64, 3),
+    "resnet50-w64": Spec("ResNet-50, width 64, 32x32", "bottleneck", FIFTY, 64, 4, 40, 64, 3),
+    "gpt": Spec("GPT, 4 layers of width 128, 63 tokens", "gpt", (4,), 128, 1, 40, 65, 20),
+    "gpt-w768": Spec("GPT, 12 layers of width 768, 63 tokens", "gpt", (12,), 768, 1, 40, 65, 3),
+    "tiny": Spec("tiny ResNet, width 2, 8x8", "basic", (1,), 2, 1, 4, 8, 5),
+    "tiny-bottleneck": Spec("tiny ResNet of bottlenecks, width 2, 8x8", "bottleneck", (1, 1), 2, 1, 4, 8, 5),
+    "tiny-gpt": Spec("tiny GPT, 63 tokens", "gpt", (1,), 64, 1, 4, 8, 2),
 }
 
 
@@ -130,7 +144,7 @@ def load(name: str, cache: Path | None = None, factor: int = 1) -> Problem:
         raise JaxfairError(f"There is no problem '{name}'; choose from {', '.join(SPECS)}.")
     spec = SPECS[name]
     small = sources.digits()
-    images, label = _enlarged(np.asarray(small.images), spec.enlarge), np.asarray(small.label)
+    images, label = _enlarged(spec, np.asarray(small.images)), np.asarray(small.label)
     whole = make_dataset(images, label, label, name=name, class_names=small.class_names, group_names=small.group_names)
     network = _cached(spec, whole, cache or default_cache())
     images, label = _examples(whole, spec.per_group * factor)
@@ -142,12 +156,12 @@ def load(name: str, cache: Path | None = None, factor: int = 1) -> Problem:
 
 def _plain(spec: Spec) -> tuple[Any, Any]:
     """Return the logits, and the loss of each example, of an MLP or a GPT."""
-    return (transformer.logits, token_loss) if spec.layers else (mlp_logits, losses.cross_entropy)
+    return (transformer.logits, token_loss) if spec.kind == "gpt" else (mlp_logits, losses.cross_entropy)
 
 
 def _inputs(spec: Spec, whole: Dataset, images: np.ndarray, label: np.ndarray) -> tuple[jax.Array, jax.Array]:
     """Return what the network is given and what it is to say: images and labels, or tokens and those after them."""
-    if not spec.layers:
+    if spec.kind != "gpt":
         return whole.normalize(jnp.asarray(images)), jnp.asarray(label)
     tokens = _tokens(images)
     return jnp.asarray(tokens[:, :-1]), jnp.asarray(tokens[:, 1:])
@@ -171,9 +185,12 @@ def mlp_logits(params: Any, x: jax.Array) -> jax.Array:
     return x @ params[-1]["kernel"] + params[-1]["bias"]
 
 
-def _enlarged(images: np.ndarray, times: int) -> np.ndarray:
-    """Repeat every pixel; enlarged images get three equal channels, as CIFAR's have."""
-    return images if times == 1 else images.repeat(times, axis=1).repeat(times, axis=2).repeat(3, axis=3)
+def _enlarged(spec: Spec, images: np.ndarray) -> np.ndarray:
+    """Repeat pixels, of which no two kinds differ by more than one in number; a ResNet gets three equal channels."""
+    side = round(images.shape[1] * spec.enlarge)
+    index = np.arange(side) * images.shape[1] // side
+    enlarged = images[:, index][:, :, index]
+    return enlarged.repeat(3, axis=3) if spec.resnet and spec.enlarge > 1 else enlarged
 
 
 def shifted(images: np.ndarray, copy: int) -> np.ndarray:
@@ -210,17 +227,15 @@ def _cached(spec: Spec, whole: Dataset, cache: Path) -> Any:
     """Read the trained network, or train it and keep it."""
     untrained = partial(_untrained, spec, whole.image_shape)
     structure = jax.eval_shape(untrained)
-    kind = "resnet" if spec.stage_sizes else "gpt" if spec.layers else "mlp"
-    deep = [spec.layers] * bool(spec.layers)
-    key = json.dumps([spec[1:4], *deep, spec.epochs, whole.fingerprint(), jax.__version__])
-    path = cache / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.npz"
+    key = json.dumps([spec.sizes, spec.width, spec.epochs, whole.fingerprint(), jax.__version__])
+    path = cache / f"{spec.kind}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.npz"
     try:
         with np.load(path) as stored:
             leaves = [jnp.asarray(stored[f"leaf{i}"]) for i in range(len(stored.files))]
         return jax.tree.unflatten(jax.tree.structure(structure), leaves)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):  # none, or one that was cut off: train it
         pass
-    train = _trained_resnet if spec.stage_sizes else _trained_plain
+    train = _trained_resnet if spec.resnet else _trained_plain
     network = train(spec, untrained(), whole)
     temporary = path.with_suffix(f".{os.getpid()}.npz")
     try:
@@ -233,12 +248,12 @@ def _cached(spec: Spec, whole: Dataset, cache: Path) -> Any:
 
 
 def _untrained(spec: Spec, shape: tuple[int, int, int]) -> Any:
-    if spec.stage_sizes:
-        return networks.init(networks.ResNet(spec.stage_sizes, 10, spec.width), shape, 0)
-    if spec.layers:
-        return transformer.init(GREYS, int(np.prod(shape)) - 1, spec.width, spec.layers)
-    sizes = [int(np.prod(shape)), spec.width, spec.width, 10]
-    keys = jax.random.split(jax.random.key(0), 3)
+    if spec.kind == "gpt":
+        return transformer.init(GREYS, int(np.prod(shape)) - 1, spec.width, *spec.sizes)
+    if spec.kind != "mlp":
+        return networks.init(networks.ResNet(spec.sizes, 10, spec.width, block=spec.kind), shape, 0)
+    sizes = [int(np.prod(shape)), *spec.sizes, 10]
+    keys = jax.random.split(jax.random.key(0), len(sizes) - 1)
     return [
         {"kernel": jax.random.normal(key, (m, n)) * (2 / m) ** 0.5, "bias": jnp.zeros(n)}
         for key, m, n in zip(keys, sizes, sizes[1:], strict=False)

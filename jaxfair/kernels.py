@@ -5,13 +5,16 @@ imports anything else. The library itself sets nothing.
 
 **Not for attention.** The flags have XLA call oneDNN for batched matrix products too, and with jaxlib 0.11.2 the
 compiled Hessian product of ``jax.nn.dot_product_attention``, the derivative of its gradient, is then off by 39 %
-(tests/test_kernels.py), and that of a trained GPT by 7 %, where PyTorch's is right. Convolutional networks are what the
-flags were tried on: their products agree with PyTorch's to 3e-6.
+(tests/test_kernels.py), and that of a trained GPT by 7 %, where PyTorch's is right. What goes wrong are products over a
+batch axis that does not come first in memory, as attention's heads do not. Since XLA moves axes when it compiles,
+curvature refuses every model that has products of batches (``multiplies_batches``) where these kernels are asked for.
+Convolutional networks are what the flags were tried on: their products agree with PyTorch's to 3e-6.
 """
 
 import functools
 from collections.abc import Mapping, MutableMapping
 from importlib import metadata
+from typing import Any
 
 ONEDNN = (
     "--xla_cpu_experimental_onednn_custom_call=true --xla_cpu_use_onednn=false "
@@ -32,7 +35,7 @@ def has_onednn() -> bool:
 def prefer_onednn(environment: MutableMapping[str, str]) -> None:
     """Ask for oneDNN's convolutions in an environment, such as ``os.environ`` before JAX is imported.
 
-    For convolutional networks only: second derivatives of attention are wrong by them, as the module says.
+    For convolutional networks only: second derivatives of attention are wrong by them, as the module says, and refused.
 
     Nothing happens where jaxlib does not have them, or where ``XLA_FLAGS`` speak of oneDNN already. XLA then logs an
     error for every program that is none, so its log is silenced unless ``TF_CPP_MIN_LOG_LEVEL`` is set; what goes wrong
@@ -42,6 +45,22 @@ def prefer_onednn(environment: MutableMapping[str, str]) -> None:
     if has_onednn() and "onednn" not in flags:
         environment["XLA_FLAGS"] = f"{flags} {ONEDNN}".strip()
         environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+def asked(environment: Mapping[str, str]) -> bool:
+    """Return whether an environment asks for oneDNN's convolutions."""
+    return "onednn_custom_call=true" in environment.get("XLA_FLAGS", "")
+
+
+def multiplies_batches(jaxpr: Any) -> bool:
+    """Return whether a traced function multiplies a batch of matrices by a batch of others, as attention does."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general" and any(equation.params["dimension_numbers"][1]):
+            return True
+        inner = (getattr(value, "jaxpr", value) for value in equation.params.values())
+        if any(multiplies_batches(value) for value in inner if hasattr(value, "eqns")):
+            return True
+    return False
 
 
 @functools.cache
@@ -58,7 +77,7 @@ def kernels() -> str:
 
 def remark(environment: Mapping[str, str]) -> str:
     """Return one line on what computes convolutions where oneDNN was asked for; empty where nothing is unusual."""
-    if "onednn_custom_call=true" not in environment.get("XLA_FLAGS", ""):
+    if not asked(environment):
         return ""
     return (
         "Convolutions by oneDNN." if kernels() == "onednn" else "oneDNN was asked for and computes no convolution here."

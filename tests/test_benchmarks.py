@@ -250,7 +250,7 @@ def test_operations_are_counted_from_shapes():
     assert timing.forward_flops(network, params, x) == 2 * (2 * 4 * 4 * 5 * 27 + 2 * 80 * 7)
 
 
-@pytest.mark.parametrize("name", ["tiny", "mlp"])
+@pytest.mark.parametrize("name", ["tiny", "tiny-bottleneck", "mlp"])
 def test_pytorch_has_the_same_network(name, cache):
     """Logits and gradient of both libraries agree; skipped where PyTorch is not installed."""
     pytest.importorskip("torch")

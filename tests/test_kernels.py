@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from jaxfair import kernels
@@ -85,6 +87,47 @@ def test_hessian_products_of_attention_are_wrong_where_they_are_asked_for(asked:
     environment |= {"XLA_FLAGS": kernels.ONEDNN, "TF_CPP_MIN_LOG_LEVEL": "3"} if asked else {}
     child = subprocess.run([sys.executable, "-c", ATTENTION], env=environment, capture_output=True, text=True)
     assert (float(child.stdout) > 0.01) == asked, (child.stdout, child.stderr)
+
+
+REFUSED = """
+import jax.numpy as jnp, numpy as np
+import jaxfair
+x = np.random.default_rng(0).normal(size=(8, 5, 6)).astype(np.float32)
+def scores(p, x):
+    q, k = ((x @ p[name]).reshape(-1, 5, 2, 3) for name in ("q", "k"))
+    return jnp.einsum("bthd,bshd->bhts", q, k).reshape(len(x), -1)
+params, weights = {"q": jnp.eye(6), "k": jnp.eye(6)}, np.full((1, 8), 1 / 8)
+try:
+    print(jaxfair.group_curvature(scores, params, x, np.arange(8), weights).converged)
+except jaxfair.JaxfairError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_curvature_refuses_what_these_kernels_may_get_wrong(asked: bool) -> None:
+    if asked and not kernels.has_onednn():
+        pytest.skip("this jaxlib has no calls of oneDNN, and stops at flags that ask for them")
+    environment = {key: value for key, value in os.environ.items() if key not in UNSET}
+    environment |= {"XLA_FLAGS": kernels.ONEDNN, "TF_CPP_MIN_LOG_LEVEL": "3"} if asked else {}
+    child = subprocess.run([sys.executable, "-c", REFUSED], env=environment, capture_output=True, text=True)
+    assert ("start without these flags" if asked else "[ True]") in child.stdout, (child.stdout, child.stderr)
+
+
+@pytest.mark.parametrize(
+    ("spec", "batches"), [("tbd,sbd->bts", True), ("bij,bjk->bik", True), ("btd,dk->btk", False), ("ij,jk->ik", False)]
+)
+def test_products_of_batches_are_found_at_any_depth(spec: str, batches: bool) -> None:
+    arrays = [jnp.ones(tuple(map("..bijkstd".index, part))) for part in spec.split("->")[0].split(",")]
+
+    def product(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jnp.einsum(spec, a, b).sum()
+
+    def looped(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jax.lax.scan(lambda total, _: (total + product(a, b), None), jnp.zeros(()), jnp.arange(2))[0]
+
+    for function in (product, jax.jit(product), looped):
+        assert kernels.multiplies_batches(jax.make_jaxpr(function)(*arrays).jaxpr) == batches
 
 
 def test_benchmarks_of_attention_do_not_ask() -> None:

@@ -42,14 +42,14 @@ def products(problem: Problem) -> dict[str, Job]:
         return pytorch.flat(problem, module, found)
 
     jobs = {"Gauss-Newton product, recomputed": Job("Gauss-Newton product", lambda: gauss_newton @ v, answer, 5)}
-    if not problem.spec.layers:
+    if problem.spec.kind != "gpt":
         jobs["Hessian product, recomputed"] = Job("Hessian product", lambda: operator @ v, answer, 9)
     return jobs
 
 
 def eigenvalues(problem: Problem) -> dict[str, Method]:
     """SciPy's eigsh on its operators, as its documentation has it."""
-    if problem.spec.layers:
+    if problem.spec.kind == "gpt":
         return {}
     module = pytorch.to_torch(problem)
     batches = [pytorch.batch_of(problem, group) for group in range(GROUPS)]
@@ -81,7 +81,7 @@ def eigenvalues(problem: Problem) -> dict[str, Method]:
 
 def density(problem: Problem) -> dict[str, Job]:
     """Its Lanczos runs, without the estimate of the spectrum's ends that its plots need."""
-    if problem.spec.layers:
+    if problem.spec.kind == "gpt":
         return {}
     module, batch = pytorch.to_torch(problem), pytorch.batch_of(problem)
 

@@ -17,7 +17,7 @@ FAR = 1000.0  # pixel values that no search reaches: ours is not confined
 
 def margins(problem: Problem) -> dict[str, Job]:
     """DeepFool with all classes and as many steps, away from each example's prediction."""
-    if problem.spec.layers:
+    if problem.spec.kind == "gpt":
         return {}
     x, _ = pytorch.batch_of(problem)
     model = PyTorchModel(pytorch.to_torch(problem), bounds=(-FAR, FAR), device=pytorch.device())

@@ -77,7 +77,7 @@ def eigenvalues(problem: Problem) -> dict[str, Method]:
 
 def report(problem: Problem, precision: str = "highest") -> dict[str, Job]:
     """One call of what users call, at its defaults: a residual of at most 1e-2 of each eigenvalue; of classes only."""
-    if problem.spec.layers:
+    if problem.spec.kind == "gpt":
         return {}
     call = partial(group_report, problem.logits_fn, problem.params, problem.x, problem.y, problem.group)
     # Two starts: the default's eigenvalue is the largest one with certainty, the other takes fewer products.
@@ -120,7 +120,7 @@ def density(problem: Problem) -> dict[str, Job]:
 
 def margins(problem: Problem) -> dict[str, Job]:
     """DeepFool on the batch, away from each example's prediction; tokens have no distance."""
-    if problem.spec.layers:
+    if problem.spec.kind == "gpt":
         return {}
     x, _ = problem.batch
     network = as_pytree(problem.logits_fn, problem.params)

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from benchmarks.jobs import Job
 from benchmarks.libraries.jaxfair_jobs import vector as our_vector
-from benchmarks.problems import GREYS, Problem
+from benchmarks.problems import GREYS, Problem, Spec
 from benchmarks.transformer import HEAD
 from jaxfair.networks.network import Network
 
@@ -34,22 +34,28 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 class Block(nn.Module):
-    """A basic residual block whose units are all ReLUs."""
+    """A residual block whose units are all ReLUs: two convolutions, or a bottleneck of three."""
 
-    def __init__(self, fan_in: int, features: int, stride: int):
+    def __init__(self, fan_in: int, features: int, stride: int, bottleneck: bool):
         super().__init__()
-        self.conv1 = nn.Conv2d(fan_in, features, 3, stride, 1, bias=False)
-        self.norm1 = nn.BatchNorm2d(features)
-        self.conv2 = nn.Conv2d(features, features, 3, 1, 1, bias=False)
-        self.norm2 = nn.BatchNorm2d(features)
+        out, sizes = (4 * features, (1, 3, 1)) if bottleneck else (features, (3, 3))
+        channels = [fan_in, *[features] * (len(sizes) - 1), out]
+        self.depth = len(sizes)
+        for i, size in enumerate(sizes, 1):
+            step = stride if i == self.depth - 1 else 1
+            self.add_module(f"conv{i}", nn.Conv2d(channels[i - 1], channels[i], size, step, size // 2, bias=False))
+            self.add_module(f"norm{i}", nn.BatchNorm2d(channels[i]))
         self.shortcut_conv = None
-        if stride != 1 or fan_in != features:
-            self.shortcut_conv = nn.Conv2d(fan_in, features, 1, stride, bias=False)
-            self.shortcut_norm = nn.BatchNorm2d(features)
+        if stride != 1 or fan_in != out:
+            self.shortcut_conv = nn.Conv2d(fan_in, out, 1, stride, bias=False)
+            self.shortcut_norm = nn.BatchNorm2d(out)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the block."""
-        y = self.norm2(self.conv2(functional.relu(self.norm1(self.conv1(x)))))
+        y = x
+        for i in range(1, self.depth + 1):
+            y = self.get_submodule(f"norm{i}")(self.get_submodule(f"conv{i}")(y))
+            y = functional.relu(y) if i < self.depth else y
         if self.shortcut_conv is not None:
             x = self.shortcut_norm(self.shortcut_conv(x))
         return functional.relu(x + y)
@@ -58,17 +64,17 @@ class Block(nn.Module):
 class ResNet(nn.Module):
     """The published network with every unit a ReLU, under jaxfair's names."""
 
-    def __init__(self, stage_sizes: tuple[int, ...], num_classes: int, width: int, channels: int):
+    def __init__(self, spec: Spec, num_classes: int, channels: int):
         super().__init__()
-        self.stem_conv = nn.Conv2d(channels, width, 3, 1, 1, bias=False)
-        self.stem_norm = nn.BatchNorm2d(width)
-        blocks, fan_in = nn.ModuleDict(), width
-        for stage, size in enumerate(stage_sizes):
+        self.stem_conv = nn.Conv2d(channels, spec.width, 3, 1, 1, bias=False)
+        self.stem_norm = nn.BatchNorm2d(spec.width)
+        blocks, fan_in, bottleneck = nn.ModuleDict(), spec.width, spec.kind == "bottleneck"
+        for stage, size in enumerate(spec.sizes):
             for block in range(size):
-                features = width * 2**stage
+                features = spec.width * 2**stage
                 stride = 2 if stage and not block else 1
-                blocks[f"stage{stage + 1}_block{block + 1}"] = Block(fan_in, features, stride)
-                fan_in = features
+                blocks[f"stage{stage + 1}_block{block + 1}"] = Block(fan_in, features, stride, bottleneck)
+                fan_in = 4 * features if bottleneck else features
         self.blocks = blocks
         self.head = nn.Linear(fan_in, num_classes)
 
@@ -139,12 +145,12 @@ def device() -> torch.device:
 
 def to_torch(problem: Problem, layout: str = "") -> nn.Module:
     """Return the network in PyTorch, in evaluation mode, with the same weights, in one of ``LAYOUTS``."""
+    spec = problem.spec
     if isinstance(problem.network, Network):
-        spec, channels = problem.spec, problem.x.shape[-1]
-        module: nn.Module = ResNet(spec.stage_sizes, 10, spec.width, channels)
+        module: nn.Module = ResNet(spec, 10, problem.x.shape[-1])
         trees = [problem.network.params, problem.network.batch_stats]
-    elif problem.spec.layers:
-        module = GPT(GREYS, problem.x.shape[1], problem.spec.width, problem.spec.layers)
+    elif spec.kind == "gpt":
+        module = GPT(GREYS, problem.x.shape[1], spec.width, *spec.sizes)
         trees = [problem.params]
     else:
         module = MLP([len(layer["kernel"]) for layer in problem.params] + [10])
@@ -204,7 +210,7 @@ def split(module: nn.Module, whole: torch.Tensor) -> list[torch.Tensor]:
 def batch_of(problem: Problem, group: int | None = None, layout: str = "") -> Batch:
     """Return NCHW images, which lie in one of ``LAYOUTS``, and labels of one group, or of the batch of products."""
     x, y = problem.batch if group is None else problem.members(group)
-    if problem.spec.layers:
+    if problem.spec.kind == "gpt":
         return torch.tensor(np.asarray(x)).long().to(device()), torch.tensor(np.asarray(y)).long().to(device())
     images = torch.tensor(np.ascontiguousarray(np.asarray(x).transpose(0, 3, 1, 2)))
     images = images.to(device()).contiguous(memory_format=LAYOUTS[layout])

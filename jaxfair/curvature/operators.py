@@ -7,6 +7,7 @@ recomputed where it does not.
 
 import functools
 import itertools
+import os
 from typing import Any, NamedTuple, get_args
 
 import jax
@@ -15,7 +16,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from jaxfair import losses
+from jaxfair import kernels, losses
 from jaxfair.curvature.checks import checked_examples
 from jaxfair.curvature.chunks import Chunk, Cut, Devices, accumulate
 from jaxfair.curvature.programs import Kind, LogitsFn, LossFn, Model, as_pytree, depends_on_last, programs
@@ -69,7 +70,7 @@ def make_plan(
         loss: ``(outputs of logits_fn, y) -> losses`` of shape (m,), one for each example.
 
     Raises:
-        JaxfairError: The chunk size is below 1.
+        JaxfairError: The chunk size is below 1, or the products would be wrong by the kernels that were asked for.
     """
     check_chunk_size(chunk_size)
     plan = functools.partial(_plan, Model(logits_fn, as_pytree(loss)), params, x, y, kind, precision)
@@ -114,6 +115,11 @@ def _traced_once(settings: tuple[str, str, bool], kind: Kind, tree: Any, shapes:
     total = jax.ShapeDtypeStruct((), dtype), jax.ShapeDtypeStruct((count,), dtype)
     # Traced as the program that will run, so that it is traced once.
     traced = programs(backend, precision).keep.trace(kind, total, model, params, chunk)
+    if backend == "cpu" and kernels.asked(os.environ) and kernels.multiplies_batches(traced.jaxpr.jaxpr):
+        raise JaxfairError(
+            "The model multiplies batches of matrices, as attention does, and XLA_FLAGS ask for oneDNN, by which "
+            "Hessian products of that can be wrong; start without these flags."
+        )
     own = tuple(depends_on_last(traced.jaxpr, len(jax.tree.leaves(chunk))))
     sizes = [leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(traced.out_info[0])]
     of_chunk = sum(itertools.compress(sizes, own))
