@@ -12,6 +12,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -20,14 +21,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks import child, libraries, problems, timing
+from benchmarks import child, libraries, problems, timing, tracing
 from benchmarks.jobs import Job, Method, disagreement, loosest, worst_error
 from benchmarks.libraries import jaxfair_jobs as ours
 from benchmarks.problems import GROUPS, Problem
 from jaxfair import hardware, runs
 from jaxfair.errors import JaxfairError
 
-OPERATIONS = ("products", "eigenvalues", "report", "density", "margins", "memory", "scaling", "cache")
+OPERATIONS = ("products", "eigenvalues", "report", "density", "margins", "memory", "scaling", "cache", "profile")
 TIMED = ("products", "report", "density", "margins")
 LIMITS = {"products": 1e-3, "report": 3e-2, "density": 1e-2, "margins": 2e-2}
 """Relative L2 distance between answers at which nothing is timed. DeepFool's paths part on a few examples."""
@@ -149,6 +150,14 @@ def memory(result: dict[str, Any], problem: Problem, cache: Path) -> None:
             row["alone"] = child.measure(problem.name, "eigenvalues", name, cache, setting=row["setting"])
 
 
+def profile(problem: Problem) -> dict[str, Any]:
+    """Trace our eigenvalue job of fewest products at ``TARGET``."""
+    method = "gradient start, error stop"
+    find = partial(ours.eigenvalues(problem)[method].find, TARGET)
+    find()  # compiles
+    return {"job": f"{ours.DISTRIBUTION}: {method}", "setting": TARGET, **tracing.trace(find)}
+
+
 def describe(found: dict[str, ModuleType], missing: dict[str, str]) -> dict[str, Any]:
     """Return what the numbers depend on besides the code."""
     torch: Any = sys.modules.get("torch")
@@ -240,6 +249,8 @@ def measure(
         result["scaling"] = {"bound_mb": ours.BOUND / 1e6, **child.scaling(problem.name, cache)}
     if "cache" in operations:
         result["cache"] = child.compilation_cache(problem.name, cache)
+    if "profile" in operations:
+        result["profile"] = profile(problem)
     return {**result, "load_average_after": timing.load_average()}
 
 

@@ -170,7 +170,22 @@ def _extras(result: dict[str, Any]) -> list[str]:
         first, second = (result["cache"][name]["first_seconds"] for name in ("first process", "second process"))
         text = f"A first run of the eigenvalue job takes {seconds(first)} in a new process"
         parts.append(f"{text}, and {seconds(second)} in a second one that shares JAX's compilation cache.\n")
+    if "profile" in result:
+        parts.append(_profile(result["profile"], result["environment"]["host_cores"]))
     return parts
+
+
+def _profile(found: dict[str, Any], cores: int) -> str:
+    """Return where the time of a traced job goes."""
+
+    def shares(part: str) -> str:
+        return ", ".join(f"{name} {share:.0%}" for name, share in found[part].items() if share >= 0.005)
+
+    return (
+        f"Where the time goes, by a trace of `{found['job']}` at {found['setting']:g}: in {seconds(found['seconds'])} "
+        f"XLA's operations take {seconds(found['busy_seconds'])} of processor time on {cores} cores; by program, "
+        f"{shares('programs')}; by kind, {shares('kinds')}.\n"
+    )
 
 
 def plot(results: Sequence[dict[str, Any]], path: Path) -> None:

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from benchmarks import libraries, measure, problems, report, timing
+from benchmarks import libraries, measure, problems, report, timing, tracing
 from benchmarks.jobs import Found, Job, Method, disagreement, loosest
 from benchmarks.libraries import jaxfair_jobs as ours
 from jaxfair.errors import JaxfairError
 
 TRUTH = np.array([2.0, 4.0])
-OPERATIONS = ["products", "eigenvalues", "report", "density", "margins"]
+OPERATIONS = ["products", "eigenvalues", "report", "density", "margins", "profile"]
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +144,7 @@ def test_the_report_renders(written, tmp_path):
         "gradient start, error stop",
         "quadrature",
         "on 20 images",
+        "Where the time goes",
     ):
         assert expected in page
     assert (tmp_path / "benchmarks.png").stat().st_size > 1000
@@ -161,6 +162,32 @@ def test_the_report_has_processes_and_failures(written):
     text = report.section({**result, "title": report.heading(result)})
     for expected in ("250 MB | 2 s", "none reaches it", "not timed: matfree", "500 ms in a second one"):
         assert expected in text
+
+
+def test_a_profile_finds_the_programs_of_curvature(written):
+    """Products and first passes under the names that XLA has for them; shares of all operations sum to 1."""
+    found = json.loads(written.read_text())["profile"]
+    assert {"products", "gradients and kept passes"} <= set(found["programs"])
+    assert "convolutions of XLA" in found["kinds"] or "convolutions of a library" in found["kinds"]
+    for part in ("programs", "kinds"):
+        assert sum(found[part].values()) == pytest.approx(1)
+    assert min(found["seconds"], found["busy_seconds"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("operation", "kind"),
+    [
+        ("wrapped_convolution.3", "convolutions of XLA"),
+        ("custom-call.12", "convolutions of a library"),
+        ("transpose_copy_fusion.1", "transpositions and copies"),
+        ("dot_general.2", "matrix products"),
+        ("broadcast_multiply_fusion", tracing.OTHER),
+        ("convert_element_type", tracing.OTHER),
+    ],
+)
+def test_operations_have_a_kind(operation, kind):
+    """By their names; a conversion is no convolution."""
+    assert tracing.kind(operation) == kind
 
 
 def test_memory_of_a_process_of_its_own(cache):

@@ -11,6 +11,7 @@ from jaxfair.intervals import (
     FEW,
     Estimate,
     Scale,
+    _unknown_spread,
     drop_estimate,
     drop_parts,
     has_drop,
@@ -231,6 +232,18 @@ def test_the_mean_of_skewed_examples_has_a_skewed_interval() -> None:
     assert np.isfinite(of_mean(values[:FEW])).all()
 
 
+def test_few_examples_that_carry_a_mean_leave_its_spread_unknown() -> None:
+    """Student's quantile for a variance's textbook degrees of freedom, 2 n / (kurtosis - 1), against the normal."""
+    values = np.random.default_rng(0).normal(size=100_000)
+    freedom = 2 * len(values) / (stats.kurtosis(values, fisher=False) - 1)
+    assert freedom == pytest.approx(len(values) - 1, rel=0.03), "of normal numbers, those of the usual t interval"
+    for drawn in (values[:60], np.exp(2 * values[:60])):
+        apart = drawn - drawn.mean()
+        freedom = 2 * len(apart) / (stats.kurtosis(apart, fisher=False) - 1)
+        assert _unknown_spread(apart, 0.9) == pytest.approx(stats.t.ppf(0.95, freedom) / stats.norm.ppf(0.95))
+    assert _unknown_spread(np.repeat([1.0, -1.0], 30), 0.95) == pytest.approx(1)
+
+
 def per_example(rng: np.random.Generator, what: str, margin: float, shape: tuple[int, ...]) -> np.ndarray:
     """Return losses or softmax gaps of two classes whose logits differ by the margin on average."""
     logits = rng.normal(margin, 2.0, shape)
@@ -250,21 +263,12 @@ def test_a_means_interval_covers_quickly() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [FEW, 100, 300])
-@pytest.mark.parametrize(("what", "margin"), [("loss", 1.0), ("loss", 3.0), ("gap", 1.0), ("gap", 4.0)])
+@pytest.mark.parametrize(("what", "margin"), [("loss", 1.0), ("loss", 3.0), ("loss", 5.0), ("gap", 1.0), ("gap", 4.0)])
 def test_a_means_interval_covers(what: str, margin: float, count: int) -> None:
-    """Nominal 95 %: 93 to 97."""
+    """Nominal 95 %: 93 to 97; at a margin of 5 a network is right for 99 % of its examples."""
     covered = mean_covered(what, margin, count, 2000)
     print(f"{what}, margin {margin}, {count} examples: {100 * covered:.1f} %")
     assert 0.925 <= covered <= 0.97
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("count", "least"), [(45, 0.89), (100, 0.90), (300, 0.925)])
-def test_a_means_interval_is_too_narrow_where_hardly_an_example_has_a_loss(count: int, least: float) -> None:
-    """As the docstring says: of a network that is right for 99 % of its examples."""
-    covered = mean_covered("loss", 5.0, count, 2000)
-    print(f"loss, margin 5.0, {count} examples: {100 * covered:.1f} %")
-    assert least <= covered <= 0.97
 
 
 @pytest.mark.slow
