@@ -48,6 +48,36 @@ which it tells from those before; the loss of an image is the mean over its toke
 """
 
 
+COMPARED = {
+    "Hessian product": ("products", "jaxfair: Hessian product, pass kept", ("pyhessian: ", "Hessian product")),
+    "gradient": ("products", "jaxfair: gradient", ("pytorch: ", "gradient")),
+    "largest eigenvalues, equal error": ("eigenvalues", "jaxfair: ", ("pyhessian: ", "")),
+}
+"""Of each row of the summary: its table, how our jobs' names begin, and how those compared begin and what they have."""
+
+
+def in_short(results: Sequence[dict[str, Any]]) -> str:
+    """Return the table of our fastest job against the fastest of the library that is nearest, in any layout."""
+    lines = []
+    for result in results:
+        for what, (operation, ours, (library, part)) in COMPARED.items():
+            found = result.get(operation, {})
+            rows = found.get("methods", {}) if operation == "eigenvalues" else found
+            own = [row["median"] for name, row in rows.items() if name.startswith(ours) and "median" in row]
+            theirs = {name: row for name, row in rows.items() if name.startswith(library) and part in name}
+            others = {name: row["median"] for name, row in theirs.items() if "median" in row}
+            if own and others:
+                name = min(others, key=others.__getitem__)
+                ratio = others[name] / min(own)
+                lines.append(
+                    [f"{what}: {result['title']}", seconds(min(own)), seconds(others[name]), f"{ratio:.2f}", name]
+                )
+    if not lines:
+        return ""
+    head = ["job", "jaxfair", "other", "times faster", "which other"]
+    return "\n".join(["**In short.** Below 1 the other library is faster.\n", table(head, lines)])
+
+
 def read(folder: Path) -> list[dict[str, Any]]:
     """Read all results of a folder, in the order of their names.
 
@@ -259,7 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         results = read(chosen.results)
         chosen.out.parent.mkdir(parents=True, exist_ok=True)
         plot(results, chosen.out.with_name("benchmarks.png"))
-        page = "\n".join([INTRODUCTION, *(section(result) for result in results)])
+        page = "\n".join([INTRODUCTION, in_short(results), *(section(result) for result in results)])
         chosen.out.write_text(page, encoding="utf-8")
     except (JaxfairError, OSError) as error:
         raise SystemExit(str(error)) from error

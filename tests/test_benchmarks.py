@@ -164,6 +164,30 @@ def test_the_report_has_processes_and_failures(written):
         assert expected in text
 
 
+def test_in_short_our_fastest_is_compared_with_the_fastest_layout_of_others():
+    """At equal error; what reaches no error has no time, and what nobody else does has no row."""
+    result = {
+        "title": "tiny",
+        "products": {"jaxfair: gradient": {"median": 2.0}, "pytorch: gradient": {"median": 3.0}},
+        "eigenvalues": {
+            "methods": {
+                "jaxfair: random start": {"median": 4.0},
+                "jaxfair: gradient start": {"median": 2.0},
+                "pyhessian: power iteration": {"median": 9.0},
+                "pyhessian: power iteration, channels_last": {"median": 7.0},
+                "pyhessian: lost": {"setting": None},
+                "curvlinops: eigsh": {"median": 1.0},
+            }
+        },
+    }
+    result["products"]["pytorch: gradient, channels_last"] = {"median": 1.0}
+    found = report.in_short([result])
+    assert "| gradient: tiny | 2 s | 1 s | 0.50 | pytorch: gradient, channels_last |" in found
+    assert "error: tiny | 2 s | 7 s | 3.50 | pyhessian: power iteration, channels_last |" in found
+    assert found.count("tiny") == 2
+    assert not report.in_short([{"title": "tiny"}])
+
+
 def test_a_profile_finds_the_programs_of_curvature(written):
     """Products and first passes under the names that XLA has for them; shares of all operations sum to 1."""
     found = json.loads(written.read_text())["profile"]
