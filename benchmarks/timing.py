@@ -11,7 +11,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr
+
+from jaxfair.curvature.programs import equations
 
 Seconds = dict[str, float]
 
@@ -59,14 +60,8 @@ def forward_flops(logits_fn: Any, params: Any, x: Any) -> float:
 
     Padding counts as if it were multiplied; batch norm, ReLUs and sums are left out.
     """
-    return _flops(jax.make_jaxpr(lambda p, x: logits_fn(p, x))(params, x).jaxpr)
-
-
-def _flops(jaxpr: Jaxpr) -> float:
     total = 0.0
-    for equation in jaxpr.eqns:
-        inner = [value.jaxpr if isinstance(value, ClosedJaxpr) else value for value in equation.params.values()]
-        total += sum(_flops(value) for value in inner if isinstance(value, Jaxpr))
+    for equation in equations(jax.make_jaxpr(lambda p, x: logits_fn(p, x))(params, x).jaxpr):
         shapes: list[Any] = [getattr(variable.aval, "shape", ()) for variable in equation.invars]
         output = float(np.prod(getattr(equation.outvars[0].aval, "shape", ())))
         if equation.primitive.name == "conv_general_dilated":

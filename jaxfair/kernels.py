@@ -7,14 +7,13 @@ imports anything else. The library itself sets nothing.
 compiled Hessian product of ``jax.nn.dot_product_attention``, the derivative of its gradient, is then off by 39 %
 (tests/test_kernels.py), and that of a trained GPT by 7 %, where PyTorch's is right. What goes wrong are products over a
 batch axis that does not come first in memory, as attention's heads do not. Since XLA moves axes when it compiles,
-curvature refuses every model that has products of batches (``multiplies_batches``) where these kernels are asked for.
-Convolutional networks are what the flags were tried on: their products agree with PyTorch's to 3e-6.
+curvature refuses every model that has products of batches (``programs.multiplies_batches``) where these kernels are
+asked for. Convolutional networks are what the flags were tried on: their products agree with PyTorch's to 3e-6.
 """
 
 import functools
 from collections.abc import Mapping, MutableMapping
 from importlib import metadata
-from typing import Any
 
 ONEDNN = (
     "--xla_cpu_experimental_onednn_custom_call=true --xla_cpu_use_onednn=false "
@@ -50,17 +49,6 @@ def prefer_onednn(environment: MutableMapping[str, str]) -> None:
 def asked(environment: Mapping[str, str]) -> bool:
     """Return whether an environment asks for oneDNN's convolutions."""
     return "onednn_custom_call=true" in environment.get("XLA_FLAGS", "")
-
-
-def multiplies_batches(jaxpr: Any) -> bool:
-    """Return whether a traced function multiplies a batch of matrices by a batch of others, as attention does."""
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general" and any(equation.params["dimension_numbers"][1]):
-            return True
-        inner = (getattr(value, "jaxpr", value) for value in equation.params.values())
-        if any(multiplies_batches(value) for value in inner if hasattr(value, "eqns")):
-            return True
-    return False
 
 
 @functools.cache

@@ -168,11 +168,12 @@ def test_in_short_our_fastest_is_compared_with_the_fastest_layout_of_others():
     """At equal error; what reaches no error has no time, and what nobody else does has no row."""
     result = {
         "title": "tiny",
+        "problem": {"name": "resnet18-w16"},
         "products": {"jaxfair: gradient": {"median": 2.0}, "pytorch: gradient": {"median": 3.0}},
         "eigenvalues": {
             "methods": {
                 "jaxfair: random start": {"median": 4.0},
-                "jaxfair: gradient start": {"median": 2.0},
+                "jaxfair: gradient start": {"median": 2.0, "products": 3.7},
                 "pyhessian: power iteration": {"median": 9.0},
                 "pyhessian: power iteration, channels_last": {"median": 7.0},
                 "pyhessian: lost": {"setting": None},
@@ -182,10 +183,14 @@ def test_in_short_our_fastest_is_compared_with_the_fastest_layout_of_others():
     }
     result["products"]["pytorch: gradient, channels_last"] = {"median": 1.0}
     found = report.in_short([result])
-    assert "| gradient: tiny | 2 s | 1 s | 0.50 | pytorch: gradient, channels_last |" in found
-    assert "error: tiny | 2 s | 7 s | 3.50 | pyhessian: power iteration, channels_last |" in found
+    assert "| gradient: tiny | 2 s | 1 s | 0.50 | 1 | pytorch: gradient, channels_last |" in found
+    assert "error: tiny | 2 s | 7 s | 3.50 | 5 | pyhessian: power iteration, channels_last |" in found
     assert found.count("tiny") == 2
     assert not report.in_short([{"title": "tiny"}])
+    traced = {"programs": {"products": 0.8}, "kinds": {"convolutions of a library": 0.6}}
+    found = report.in_short([{**result, "profile": {"job": "jaxfair: gradient start", **traced}}])
+    assert "80% goes into products, and 60% into convolutions" in found
+    assert "than the 3.7 that" in found
 
 
 def test_a_profile_finds_the_programs_of_curvature(written):

@@ -10,10 +10,17 @@ import jax.numpy as jnp
 import pytest
 
 from jaxfair import kernels
+from jaxfair.curvature.programs import multiplies_batches
 
 # Programs that call oneDNN cannot be kept in a compilation cache (jax 0.11.2 warns of it).
 UNSET = ("XLA_FLAGS", "TF_CPP_MIN_LOG_LEVEL", "JAX_COMPILATION_CACHE_DIR")
 FOUND = "from jaxfair.kernels import kernels; print(kernels())"
+
+
+def environment(*, asking: bool = False) -> dict[str, str]:
+    """Return this process's environment as if nobody had asked, or asking for oneDNN."""
+    plain = {key: value for key, value in os.environ.items() if key not in UNSET}
+    return plain | ({"XLA_FLAGS": kernels.ONEDNN, "TF_CPP_MIN_LOG_LEVEL": "3"} if asking else {})
 
 
 @pytest.fixture
@@ -47,9 +54,8 @@ def test_what_the_user_says_of_them_stays(version) -> None:
 def test_what_is_asked_for_engages_and_logs_nothing() -> None:
     """In a process of its own, as entry points start; an older jaxlib computes as before."""
     code = f"import os; from jaxfair.kernels import prefer_onednn; prefer_onednn(os.environ); {FOUND}"
-    environment = {key: value for key, value in os.environ.items() if key not in UNSET}
     root = Path(__file__).parents[1]
-    child = subprocess.run([sys.executable, "-c", code], env=environment, cwd=root, capture_output=True, text=True)
+    child = subprocess.run([sys.executable, "-c", code], env=environment(), cwd=root, capture_output=True, text=True)
     assert child.stdout.strip() == ("onednn" if kernels.has_onednn() else "xla"), child.stderr
     assert not child.stderr
 
@@ -83,9 +89,8 @@ print(float(jnp.linalg.norm(compiled - plain) / jnp.linalg.norm(plain)))
 @pytest.mark.parametrize("asked", [True, False])
 def test_hessian_products_of_attention_are_wrong_where_they_are_asked_for(asked: bool) -> None:
     """A fault of jaxlib 0.11.2: once it is mended this fails, and the GPT of the benchmarks can have them too."""
-    environment = {key: value for key, value in os.environ.items() if key not in UNSET}
-    environment |= {"XLA_FLAGS": kernels.ONEDNN, "TF_CPP_MIN_LOG_LEVEL": "3"} if asked else {}
-    child = subprocess.run([sys.executable, "-c", ATTENTION], env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-c", ATTENTION]
+    child = subprocess.run(command, env=environment(asking=asked), capture_output=True, text=True)
     assert (float(child.stdout) > 0.01) == asked, (child.stdout, child.stderr)
 
 
@@ -108,9 +113,8 @@ except jaxfair.JaxfairError as error:
 def test_curvature_refuses_what_these_kernels_may_get_wrong(asked: bool) -> None:
     if asked and not kernels.has_onednn():
         pytest.skip("this jaxlib has no calls of oneDNN, and stops at flags that ask for them")
-    environment = {key: value for key, value in os.environ.items() if key not in UNSET}
-    environment |= {"XLA_FLAGS": kernels.ONEDNN, "TF_CPP_MIN_LOG_LEVEL": "3"} if asked else {}
-    child = subprocess.run([sys.executable, "-c", REFUSED], env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-c", REFUSED]
+    child = subprocess.run(command, env=environment(asking=asked), capture_output=True, text=True)
     assert ("start without these flags" if asked else "[ True]") in child.stdout, (child.stdout, child.stderr)
 
 
@@ -126,15 +130,17 @@ def test_products_of_batches_are_found_at_any_depth(spec: str, batches: bool) ->
     def looped(a: jax.Array, b: jax.Array) -> jax.Array:
         return jax.lax.scan(lambda total, _: (total + product(a, b), None), jnp.zeros(()), jnp.arange(2))[0]
 
-    for function in (product, jax.jit(product), looped):
-        assert kernels.multiplies_batches(jax.make_jaxpr(function)(*arrays).jaxpr) == batches
+    def branched(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jax.lax.cond(a.sum() > 0, product, lambda a, b: a.sum() + b.sum(), a, b)
+
+    for function in (product, jax.jit(product), looped, branched, jax.checkpoint(product)):
+        assert multiplies_batches(jax.make_jaxpr(function)(*arrays).jaxpr) == batches
 
 
 def test_benchmarks_of_attention_do_not_ask() -> None:
     root = Path(__file__).parents[1]
     show = "import os, sys, runpy; runpy.run_path('benchmarks/__init__.py'); print(os.environ.get('XLA_FLAGS', ''))"
-    environment = {key: value for key, value in os.environ.items() if key not in UNSET}
     for problem, asked in (("gpt", False), ("resnet18-w16", kernels.has_onednn())):
         command = [sys.executable, "-c", show, "--problem", problem]
-        child = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True)
+        child = subprocess.run(command, env=environment(), cwd=root, capture_output=True, text=True)
         assert ("onednn" in child.stdout) == asked, child.stderr

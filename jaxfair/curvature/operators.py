@@ -19,7 +19,16 @@ from jaxtyping import Array, Float
 from jaxfair import kernels, losses
 from jaxfair.curvature.checks import checked_examples
 from jaxfair.curvature.chunks import Chunk, Cut, Devices, accumulate
-from jaxfair.curvature.programs import Kind, LogitsFn, LossFn, Model, as_pytree, depends_on_last, programs
+from jaxfair.curvature.programs import (
+    Kind,
+    LogitsFn,
+    LossFn,
+    Model,
+    as_pytree,
+    depends_on_last,
+    multiplies_batches,
+    programs,
+)
 from jaxfair.errors import JaxfairError
 from jaxfair.inputs import as_weights
 from jaxfair.options import checked
@@ -115,7 +124,7 @@ def _traced_once(settings: tuple[str, str, bool], kind: Kind, tree: Any, shapes:
     total = jax.ShapeDtypeStruct((), dtype), jax.ShapeDtypeStruct((count,), dtype)
     # Traced as the program that will run, so that it is traced once.
     traced = programs(backend, precision).keep.trace(kind, total, model, params, chunk)
-    if backend == "cpu" and kernels.asked(os.environ) and kernels.multiplies_batches(traced.jaxpr.jaxpr):
+    if backend == "cpu" and kernels.asked(os.environ) and multiplies_batches(traced.jaxpr.jaxpr):
         raise JaxfairError(
             "The model multiplies batches of matrices, as attention does, and XLA_FLAGS ask for oneDNN, by which "
             "Hessian products of that can be wrong; start without these flags."

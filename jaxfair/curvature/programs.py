@@ -1,7 +1,7 @@
 """The compiled functions of one chunk: loss, gradient, and products with the Hessian or the Gauss-Newton matrix."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Literal, NamedTuple
 
@@ -145,6 +145,25 @@ def _dependent(jaxpr: Jaxpr, changing: list[bool]) -> list[bool]:
             outputs = _dependent(inner.jaxpr, inputs) if inner is not None else [True] * len(equation.outvars)
             changed.update(id(variable) for variable, changes in zip(equation.outvars, outputs, strict=True) if changes)
     return [id(variable) in changed for variable in jaxpr.outvars]
+
+
+def equations(jaxpr: Any) -> Iterator[Any]:
+    """Yield the equations of a traced function at any depth: those of loops, branches and functions that it calls."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in equation.params.values():
+            for part in (
+                value if isinstance(value, list | tuple) else (value,)
+            ):  # the branches of a condition are several
+                inner = getattr(part, "jaxpr", part)
+                if hasattr(inner, "eqns"):
+                    yield from equations(inner)
+
+
+def multiplies_batches(jaxpr: Any) -> bool:
+    """Return whether a traced function multiplies a batch of matrices by a batch of others, as attention does."""
+    products = (each.params["dimension_numbers"] for each in equations(jaxpr) if each.primitive.name == "dot_general")
+    return any(any(batch) for _, batch in products)
 
 
 def _loss(model: Model, chunk: Chunk, params: Any) -> Float[Array, ""]:

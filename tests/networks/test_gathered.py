@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jaxfair import JaxfairError, networks
+from jaxfair.curvature.programs import equations
 from jaxfair.networks import layers, masks
 from tests.networks.cases import each_module, random_images, random_network
 
@@ -36,14 +37,8 @@ def test_it_is_the_masked_network(kind: str, share: float | None) -> None:
 
 def comparisons(function: Any, x: jax.Array) -> int:
     """Return how many numbers are compared, by what is traced."""
-    jaxpr = jax.make_jaxpr(function)(x).jaxpr
-
-    def count(of: Any) -> int:
-        inner = [p.jaxpr if hasattr(p, "jaxpr") else p for eq in of.eqns for p in eq.params.values()]
-        own = sum(eq.outvars[0].aval.size for eq in of.eqns if eq.primitive.name in ("max", "gt", "lt", "select_n"))
-        return own + sum(count(one) for one in inner if hasattr(one, "eqns"))
-
-    return count(jaxpr)
+    found = equations(jax.make_jaxpr(function)(x).jaxpr)
+    return sum(eq.outvars[0].aval.size for eq in found if eq.primitive.name in ("max", "gt", "lt", "select_n"))
 
 
 @pytest.mark.parametrize("share", BUDGETS.values(), ids=BUDGETS)
