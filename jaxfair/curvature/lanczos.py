@@ -24,8 +24,8 @@ class EigenResult(NamedTuple):
     """Extreme eigenvalues and whether to believe them.
 
     Attributes:
-        values: Ritz values, shape (k,): the largest (algebraic) first, in falling order, then the smallest, in rising
-            order.
+        values: Ritz values, or what they are about to become with ``stop="error"``, shape (k,): the largest
+            (algebraic) first, in falling order, then the smallest, in rising order.
         residuals: ``||A v - value v||`` of each Ritz pair, shape (k,); an eigenvalue lies within this distance of the
             value.
         steps: Number of matrix-vector products used.
@@ -77,8 +77,9 @@ def extreme_eigenvalues(
         smallest: Number of smallest eigenvalues to find.
         tolerance: Error to reach for each value, relative to the value itself at the upper end, and at the lower end,
             where values may be near zero, to the largest magnitude seen.
-        stop: ``residual`` compares the residual, a bound, with the tolerance; ``error`` compares
-            ``residual^2 / gap``, an estimate of the error that needs about half the digits.
+        stop: ``residual`` compares the residual, a bound, with the tolerance. ``error`` goes beyond the Ritz values
+            (``_continued``) and compares an estimate of the error of what it returns, which takes fewer products; its
+            values can be beyond the spectrum by that error.
         max_steps: Number of products at most.
         max_basis: Number of basis vectors kept, ``max_basis * p`` numbers of memory; beyond it the basis is restarted.
         vectors: Whether to return the Ritz vectors.
@@ -164,19 +165,26 @@ def _krylov(
         alphas.append(float(coefficients[-1]))
         betas.append(beta)
         values, rotation = np.linalg.eigh(projected[:m, :m])
-        index = np.concatenate([np.arange(m)[::-1][:largest], np.arange(m)[:smallest]]).astype(int)
-        residuals = beta * np.abs(rotation[-1])
+        tops = min(largest, m)
+        index = np.concatenate([np.arange(m)[::-1][:tops], np.arange(m)[:smallest]]).astype(int)
+        residuals = beta * np.abs(rotation[-1, index])
         # Nothing is left but rounding of the product: the Krylov space is invariant.
         exhausted = beta <= 10 * basis.epsilon * max(np.abs(values).max(), beta, basis.tiny) or m == start.size
         # Below the rounding of the products no residual can fall.
         floor = basis.epsilon * np.abs(values).max() if exhausted else 0.0
-        met = m == start.size or _met(values, np.maximum(residuals - floor, 0), index, largest, tolerance, stop)
+        found, errors = values[index], np.maximum(residuals - floor, 0)
+        if stop == "error" and not exhausted:
+            spectrum = values, residuals, index, tops
+            found, errors = _continued(projected[:m, :m], beta, *spectrum, float(np.mean(alphas[1:] or 0)))
+            residuals = np.hypot(residuals, found - values[index])  # the residual of a Ritz vector is orthogonal to it
+        scale = np.where(np.arange(len(index)) < tops, np.abs(values[index]), np.abs(values).max())
+        met = m == start.size or (errors <= tolerance * scale).all()
         converged = bool(met and m >= min(wanted, start.size))
         if exhausted or converged or len(alphas) == max_steps:
             relative = float(asymmetry / max(np.abs(values).max(), basis.tiny))
-            found = basis.combine(rotation[:, index]) if vectors else None
+            ritz = basis.combine(rotation[:, index]) if vectors else None
             arrays = np.array(alphas), np.array(betas)
-            return EigenResult(values[index], residuals[index], len(alphas), converged, *arrays, relative, found)
+            return EigenResult(found, residuals, len(alphas), converged, *arrays, relative, ritz)
         coupling = np.append(np.zeros(m - 1), beta)
         if m == rows:
             # Keep the Ritz vectors nearest to the ends that are wanted; the remainder couples to them all.
@@ -189,19 +197,40 @@ def _krylov(
         basis.append()
 
 
-def _met(
-    values: np.ndarray, residuals: np.ndarray, index: np.ndarray, largest: int, tolerance: float, stop: Stop
-) -> bool:
-    scale = np.where(np.arange(len(index)) < largest, np.abs(values[index]), np.abs(values).max())
-    error = residuals[index]
-    if stop == "error":
-        if len(values) < 2:
-            return False
-        distances = np.abs(values[index][:, None] - values[None]) + np.where(
-            index[:, None] == np.arange(len(values)), np.inf, 0
-        )
-        error = np.minimum(error, error**2 / np.maximum(distances.min(axis=1), np.finfo(float).tiny))
-    return bool((error <= tolerance * scale).all())
+def _continued(
+    projected: np.ndarray,
+    beta: float,
+    values: np.ndarray,
+    residuals: np.ndarray,
+    index: np.ndarray,
+    tops: int,
+    typical: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what the next product is about to make of Ritz values, and an estimate of how far off that is.
+
+    The projected matrix is bordered by one row, whose coupling ``beta`` is known. Its diagonal is not, before the
+    product is computed: it is taken for the Ritz value at the other end, and for the ``typical`` one so far. Where
+    Lanczos is on its way to an outlier of the spectrum the eigenvalue mostly lies between what these two give, whose
+    middle is returned with half of what lies between.
+    """
+    m = len(values)
+    if m < 2:
+        return values[index], np.full(len(index), np.inf)
+    bordered, middles, errors = np.pad(projected, (0, 1)), [], []
+    bordered[m, m - 1] = bordered[m - 1, m] = beta
+    for slot, ritz in enumerate(values[index]):
+        far, place = (values[0], -1 - slot) if slot < tops else (values[-1], slot - tops)
+        # Kept short of the value itself, beyond which the new row would be taken for it.
+        share = np.clip((typical - far) / (ritz - far), 0, 0.75) if ritz != far else 0.0
+        ends = []
+        for bordered[m, m] in (far, far + share * (ritz - far)):
+            ends.append(np.linalg.eigvalsh(bordered)[place])
+        middles.append((ends[0] + ends[1]) / 2)
+        errors.append(abs(ends[1] - ends[0]) / 2)
+    if m == 2:  # one step after the first tells little of what is typical, so the usual residual^2 / gap counts as well
+        gap = np.maximum(values[1] - values[0], np.maximum(residuals, np.finfo(float).tiny))
+        errors = np.maximum(errors, residuals**2 / gap)
+    return np.array(middles), np.array(errors)
 
 
 def _rows(start: Vector, largest: int, smallest: int, max_steps: int, max_basis: int) -> int:

@@ -1,5 +1,6 @@
 """Both ends, eigenvectors, restarts of a bounded basis, stopping rules, and device arrays."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -158,8 +159,53 @@ def test_stopping_by_the_error_needs_fewer_steps_and_keeps_its_word(max_basis: i
         assert (bound.residuals <= 1e-6 * bound.values).all()
 
 
+def outliers(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return a spectrum as networks have, a bulk at zero and a few outliers, and a start vector that leans to them."""
+    rng = np.random.default_rng(seed)
+    values = np.append(rng.normal(0, 0.02, 400), np.geomspace(1, 0.05, 12) * rng.uniform(0.7, 1, 12))
+    return values, rng.standard_normal(412) + 10 * np.abs(values) ** 0.5
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_what_lanczos_is_about_to_find_is_nearer_than_what_it_has(sign: int) -> None:
+    """After as many products, at both ends; and where it stops it is mostly as near as was asked."""
+    gains, kept = [], []
+    for seed in range(40):
+        values, start = outliers(seed)
+        find = partial(
+            extreme_eigenvalues, diagonal(sign * values), start, largest=int(sign > 0), smallest=int(sign < 0)
+        )
+        truth = sign * values.max()
+        for steps in (3, 4, 5):
+            ritz, beyond = (find(stop=stop, tolerance=0, max_steps=steps) for stop in ("residual", "error"))
+            gains.append(float(abs(beyond.values[0] - truth) / abs(ritz.values[0] - truth)))
+            assert beyond.residuals[0] >= ritz.residuals[0]
+        for tolerance in (1e-2, 1e-4):
+            found = find(stop="error", tolerance=tolerance)
+            assert found.converged
+            kept.append(abs(found.values[0] / truth - 1) <= tolerance)
+    assert np.median(gains) < 0.3
+    assert np.mean(kept) > 0.75
+
+
+@given(st.integers(2, 8), st.integers(0, 10_000), st.floats(-50, 50), st.integers(-6, 6), st.booleans())
+def test_what_it_is_about_to_find_moves_with_the_matrix(
+    steps: int, seed: int, shift: float, exponent: int, mirrored: bool
+) -> None:
+    """A matrix c A + s has values c v + s, and -A those of the other end."""
+    values, start = outliers(seed)
+    options: dict[str, Any] = {"stop": "error", "tolerance": 0, "max_steps": steps, "multiple": False}
+    plain = extreme_eigenvalues(diagonal(values), start, largest=2, smallest=1, **options)
+    scale = 2.0**exponent * (-1 if mirrored else 1)
+    ends = {"largest": 1, "smallest": 2} if mirrored else {"largest": 2, "smallest": 1}
+    moved = extreme_eigenvalues(diagonal(scale * values + shift), start, **ends, **options)
+    expected = scale * plain.values + shift
+    expected = expected[[2, 0, 1]] if mirrored and len(expected) == 3 else expected
+    np.testing.assert_allclose(moved.values, expected, rtol=0, atol=1e-10 * (abs(scale) + abs(shift)))
+
+
 @pytest.mark.parametrize(("stop", "steps"), [("residual", 1), ("error", 2)])
-def test_one_ritz_value_has_no_gap(stop: Any, steps: int) -> None:
+def test_one_ritz_value_tells_no_error(stop: Any, steps: int) -> None:
     """Half of the value is far more than the width of this spectrum, but an error needs a second value."""
     values = np.linspace(1, 1.1, 50)
     assert extreme_eigenvalues(diagonal(values), random_start(50), stop=stop, tolerance=0.5).steps == steps
