@@ -187,14 +187,21 @@ def _krylov(
             return EigenResult(found, residuals, len(alphas), converged, *arrays, relative, ritz)
         coupling = np.append(np.zeros(m - 1), beta)
         if m == rows:
-            # Keep the Ritz vectors nearest to the ends that are wanted; the remainder couples to them all.
-            low, high = (n + (rows - wanted) // 3 if n else 0 for n in (smallest, largest))
-            keep = np.r_[:low, m - high : m]
-            basis.restart(rotation[:, keep])
-            projected[:] = 0
-            np.fill_diagonal(projected[: len(keep), : len(keep)], values[keep])
-            coupling = beta * rotation[-1, keep]
+            coupling = beta * _restart(basis, projected, values, rotation, smallest, largest)
         basis.append()
+
+
+def _restart(
+    basis: "_Basis", projected: np.ndarray, values: np.ndarray, rotation: np.ndarray, smallest: int, largest: int
+) -> np.ndarray:
+    """Keep the Ritz vectors nearest to the ends that are wanted; return the share that each has of the remainder."""
+    rows = len(values)
+    low, high = (n + (rows - smallest - largest) // 3 if n else 0 for n in (smallest, largest))
+    keep = np.r_[:low, rows - high : rows]
+    basis.restart(rotation[:, keep])
+    projected[:] = 0
+    np.fill_diagonal(projected[: len(keep), : len(keep)], values[keep])
+    return rotation[-1, keep]
 
 
 def _continued(
