@@ -3,7 +3,6 @@
 The door of ``change_report``: a side is a network in JAX, or what one answered elsewhere, and is checked here, once.
 """
 
-import warnings
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -12,7 +11,7 @@ import numpy as np
 from jaxfair import losses
 from jaxfair.curvature.checks import seem_probabilities, trusted_logits, trusted_losses
 from jaxfair.curvature.programs import LossFn, as_pytree
-from jaxfair.errors import JaxfairError
+from jaxfair.errors import JaxfairError, warn
 from jaxfair.inputs import as_array, as_examples, as_labels, as_values
 
 NO_CLASS = ("id", "index", "unnamed: 0", "group", "label", "predicted")
@@ -84,7 +83,7 @@ def read(given: Any, x: Any, y: np.ndarray, told: Any, kept: np.ndarray, loss: L
         raise JaxfairError(f"A logit of example {bad} {which} is not a finite number; check its input and the network.")
     if before := seem_probabilities(answers):
         said = f"The side {which} seems to hold probabilities; give the logits before the {before}."
-        warnings.warn(said, stacklevel=3)
+        warn(said)
     found = trusted_losses(loss, logits, told[kept])
     unknown = np.isnan(found) & (y[kept] < max(answers.shape[1], 2))  # a class without a logit is said of all sides
     if unknown.any():
@@ -147,4 +146,4 @@ def check_classes(sides: list[list[Answers]], y: np.ndarray) -> None:
             raise JaxfairError(f"There are classes up to {most} and {width} logits; give a logit for each class.")
     for some, which in zip(sides, ("before", "after"), strict=True):
         if len(y) > 1 and any(len(np.unique(side.predicted)) == 1 for side in some):
-            warnings.warn(f"A network {which} predicts one class for all examples.", stacklevel=3)
+            warn(f"A network {which} predicts one class for all examples.")

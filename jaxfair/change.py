@@ -239,24 +239,10 @@ def change_report(
         >>> print(report.relative_drop.value, report.gap.group, report.gap.verdict)
         [ 0. 45.] b more
     """
-    befores, afters = answers.as_runs(before), answers.as_runs(after)
-    if len(befores) != len(afters) and min(len(befores), len(afters)) > 1:
-        raise JaxfairError(f"There are {len(befores)} runs before and {len(afters)} after; give as many, or one of it.")
-    pairs = max(len(befores), len(afters))
-    group, names, kept = as_groups(group, group_names, missing)
-    given, y = y, np.asarray(as_labels(y))
-    told = y if losses.takes_classes(loss) else np.asarray(as_told(given))
-    told = told if told.ndim > 1 else y  # a loss that takes rows, such as one-hot ones, is told them as they are
-    check_lengths(labels=len(y), groups=len(group))
-    if empty := [name for g, name in enumerate(names) if not (group == g).any()]:
-        raise JaxfairError(f"The group {quoted(empty)} has no example; leave it out of group_names.")
-    x = None if x is None else as_inputs(x)
-    named = (befores, "before"), (afters, "after")
-    sides = [[answers.read(one, x, y, told, kept, loss, which) for one in some] for some, which in named]
-    answers.check_classes(sides, y)
-    first, second = (side * (pairs // len(side)) for side in sides)
-    y, group, x = y[kept], group[kept], jax.tree.map(lambda leaf: leaf[kept], x)
-    member = [group == g for g in range(len(names))]
+    given = _read(before, after, x, y, group, group_names, missing, loss)
+    names, pairs = given.names, len(given.first)
+    first, second, y = given.first, given.second, given.y
+    member = [given.group == g for g in range(len(names))]
     right = [np.array([side.predicted == y for side in some], float) for some in (first, second)]
     changed = np.array([a.predicted != b.predicted for a, b in zip(first, second, strict=True)], float)
     broken, mended = right[0] * (1 - right[1]), right[1] * (1 - right[0])
@@ -265,7 +251,7 @@ def change_report(
     differences, gap = paired.differences_of(drops, names, paired.reference_of(reference, names, member), pairs)
     had, has = paired.table_of_losses(first), paired.table_of_losses(second)
     rise = None if had is None or has is None else has - had
-    expansion, why = _expansion(befores, afters, x, told[kept], group, rise, config, loss)
+    expansion, why = _expansion(given, rise, config, loss)
     return ChangeReport(
         names=names,
         count=np.array([of.sum() for of in member]),
@@ -289,26 +275,76 @@ def change_report(
     )
 
 
-def _expansion(
-    befores: list[Any],
-    afters: list[Any],
+class _Read(NamedTuple):
+    """What is compared, without the examples that are left out.
+
+    Attributes:
+        befores: The run before of each pair, as given.
+        afters: The run after of each pair, as given.
+        first: What each run before answers.
+        second: What each run after answers.
+        x: Inputs.
+        y: Classes.
+        told: What the loss is told of the labels.
+        group: Number of each example's group.
+        names: Names of the groups.
+    """
+
+    befores: list[Any]
+    afters: list[Any]
+    first: list[answers.Answers]
+    second: list[answers.Answers]
+    x: Any
+    y: np.ndarray
+    told: np.ndarray
+    group: np.ndarray
+    names: tuple[str, ...]
+
+
+def _read(
+    before: Any,
+    after: Any,
     x: Any,
-    y: np.ndarray,
-    group: np.ndarray,
-    rise: np.ndarray | None,
-    config: CurvatureConfig | None,
+    y: Any,
+    group: Any,
+    group_names: Sequence[Any] | None,
+    missing: Missing,
     loss: LossFn,
+) -> _Read:
+    """Read and check what ``change_report`` was given."""
+    befores, afters = answers.as_runs(before), answers.as_runs(after)
+    if len(befores) != len(afters) and min(len(befores), len(afters)) > 1:
+        raise JaxfairError(f"There are {len(befores)} runs before and {len(afters)} after; give as many, or one of it.")
+    pairs = max(len(befores), len(afters))
+    group, names, kept = as_groups(group, group_names, missing)
+    given, y = y, np.asarray(as_labels(y))
+    told = y if losses.takes_classes(loss) else np.asarray(as_told(given))
+    told = told if told.ndim > 1 else y  # a loss that takes rows, such as one-hot ones, is told them as they are
+    check_lengths(labels=len(y), groups=len(group))
+    if empty := [name for g, name in enumerate(names) if not (group == g).any()]:
+        raise JaxfairError(f"The group {quoted(empty)} has no example; leave it out of group_names.")
+    x = None if x is None else as_inputs(x)
+    named = (befores, "before"), (afters, "after")
+    sides = [[answers.read(one, x, y, told, kept, loss, which) for one in some] for some, which in named]
+    answers.check_classes(sides, y)
+    first, second, befores, afters = (side * (pairs // len(side)) for side in (*sides, befores, afters))
+    x = jax.tree.map(lambda leaf: leaf[kept], x)
+    return _Read(befores, afters, first, second, x, y[kept], told[kept], group[kept], names)
+
+
+def _expansion(
+    given: _Read, rise: np.ndarray | None, config: CurvatureConfig | None, loss: LossFn
 ) -> tuple[Expansion | None, str]:
     """Return the terms of every run, or why there are none."""
-    if rise is None or not all(answers.is_network(one) for one in (*befores, *afters)):
+    if rise is None or not all(answers.is_network(one) for one in (*given.befores, *given.afters)):
         return None, "a side has answers, and no parameters"
-    pairs, weights = max(len(befores), len(afters)), groups.group_weights(group, int(group.max()) + 1)
+    weights = groups.group_weights(given.group, len(given.names))
     terms = []
-    for one, other in zip(befores * (pairs // len(befores)), afters * (pairs // len(afters)), strict=True):
+    for one, other in zip(given.befores, given.afters, strict=True):
         if reason := tree_difference(one[1], other[1]):
             return None, reason
         logits_fn, params = one
-        terms.append(taylor.taylor_terms(logits_fn, params, other[1], x, y, weights, config, loss=loss))
-    rises = np.array([rise[:, group == g].mean(axis=1) for g in range(len(weights))]).T
+        terms.append(taylor.taylor_terms(logits_fn, params, other[1], given.x, given.told, weights, config, loss=loss))
+    rises = np.array([rise[:, given.group == g].mean(axis=1) for g in range(len(weights))]).T
     columns = {name: np.array([getattr(of, name) for of in terms]) for name in ("distance", "first", "second", "bound")}
     return Expansion(rise=rises, **columns), ""

@@ -8,7 +8,6 @@ import hashlib
 import re
 import shutil
 import threading
-import warnings
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxfair.errors import JaxfairError, StorageError
+from jaxfair.errors import JaxfairError, StorageError, warn
 
 Tree = TypeVar("Tree")
 
@@ -155,7 +154,7 @@ def resume(directory: Path | None, fresh: Tree, *, together: bool = False) -> tu
     except JaxfairError as error:
         if error.__cause__ is None:  # it can be read, but is another model's
             raise
-        warnings.warn(f"The checkpoint of unfinished work in '{directory}' is damaged; it begins again.", stacklevel=2)
+        warn(f"The checkpoint of unfinished work in '{directory}' is damaged; it begins again.")
         return 0, fresh
 
 

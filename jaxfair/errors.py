@@ -1,7 +1,11 @@
-"""The one exception that a user's mistake or a failed run raises, and the nearest-name hint."""
+"""What a user is told: the one exception of a mistake or a failed run, warnings, and the nearest-name hint."""
 
 import difflib
+import os
+import sys
+import warnings
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class JaxfairError(ValueError):
@@ -21,6 +25,14 @@ class JaxfairError(ValueError):
 
 class StorageError(JaxfairError):
     """A folder or file that cannot be written, as on a full disk: no fault of the work whose result it was to hold."""
+
+
+def warn(text: str) -> None:
+    """Warn, naming the line that called into jaxfair, however deep this is."""
+    frame, level, here = sys._getframe(1), 2, f"{Path(__file__).parent}{os.sep}"
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(here):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, stacklevel=level)
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:

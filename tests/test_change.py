@@ -169,8 +169,9 @@ def test_what_does_not_fit_is_refused(arguments: dict, message: str) -> None:
 
 def test_what_is_suspect_is_said() -> None:
     probabilities = np.full((N, 3), 1 / 3, np.float32)
-    with pytest.warns(UserWarning, match="probabilities"), pytest.warns(UserWarning, match="one class"):
+    with pytest.warns(UserWarning, match="probabilities") as said, pytest.warns(UserWarning, match="one class") as more:
         change_report(probabilities, Y, None, Y, GROUP)
+    assert {warning.filename for warning in (*said, *more)} == {__file__}, "the line to look at is the user's"
 
 
 def test_a_group_of_one_has_no_interval_of_its_loss() -> None:

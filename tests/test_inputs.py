@@ -311,8 +311,9 @@ def test_what_is_seldom_meant_is_said() -> None:
     def probabilities(w: Any, x: Any) -> jax.Array:
         return jax.nn.softmax(net(w, x))
 
-    with pytest.warns(UserWarning, match="seems to return probabilities"):
+    with pytest.warns(UserWarning, match="seems to return probabilities") as raised:
         jaxfair.group_report(probabilities, W, X, Y, GROUP)
+    assert raised[0].filename == __file__, "the line to look at is the user's"
     shared = jnp.asarray(W)
     params = {"a": shared, "b": shared, "batch_stats": {"mean": jnp.ones(1)}}
     with warnings.catch_warnings(record=True) as said:

@@ -1,6 +1,5 @@
 """What a user's model has to be before its curvature means anything: run and compared, refused in a sentence."""
 
-import warnings
 from typing import Any
 
 import jax
@@ -11,7 +10,7 @@ from jax.tree_util import Partial
 from jaxfair import inputs, losses
 from jaxfair.curvature.chunks import over_chunks
 from jaxfair.curvature.programs import LossFn, at_precision
-from jaxfair.errors import JaxfairError
+from jaxfair.errors import JaxfairError, warn
 from jaxfair.inputs import quoted
 
 FEW = 3  # examples of which a loss of the user's is asked, together and apart
@@ -130,21 +129,19 @@ def warn_of_suspects(params: Any, logits: np.ndarray, y: Any) -> None:
     y = np.asarray(y)
     if logits.shape[1] > 1 and y.ndim == 1 and y.dtype.kind in "iu" and (y < 0).any():
         few = f"{(y < 0).sum()} of {len(y)} labels are below 0"
-        warnings.warn(
-            f"{few}, and the loss may read them as other classes; leave examples without a label out.", stacklevel=3
-        )
+        warn(f"{few}, and the loss may read them as other classes; leave examples without a label out.")
     if before := seem_probabilities(logits):
-        warnings.warn(f"logits_fn seems to return probabilities; return the logits before the {before}.", stacklevel=3)
+        warn(f"logits_fn seems to return probabilities; return the logits before the {before}.")
     paths = jax.tree_util.tree_flatten_with_path(params)[0]
     named = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]
     if statistics := [name for name in named if any(word in name.lower() for word in STATISTICS)]:
         text = f"The parameters hold batch statistics ({quoted(statistics)}); bind them to logits_fn instead."
-        warnings.warn(text, stacklevel=3)
+        warn(text)
     first: dict[int, str] = {}
     for name, (_, leaf) in zip(named, paths, strict=True):
         if (other := first.setdefault(id(leaf), name)) != name:
             text = f"The parameters '{other}' and '{name}' are one array and are differentiated as two; keep it once."
-            warnings.warn(text, stacklevel=3)
+            warn(text)
 
 
 def checked_asymmetry(asymmetry: np.ndarray, scale: np.ndarray) -> float:
