@@ -24,6 +24,8 @@ Work = Callable[[Any, list[str]], object]
 KEPT = "finished runs are kept, and the same command goes on from here"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGUSR2", signal.SIGTERM))
 """By which a terminal, an operating system and a cluster (``sbatch --signal=USR2@90``) say that it is time to end."""
+UNUSABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP)
+"""Errors of an operating system that are a matter of the disk or of a path, and no bug."""
 ONE_SIGNAL = 1.0
 """Seconds in which further signals are the same one: a terminal or a cluster may tell a process and its parent."""
 
@@ -107,9 +109,10 @@ def _guarded(work: Callable[[list[int]], None], after: str = KEPT) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+        if error.errno not in UNUSABLE:
             raise
-        print(f"error: '{error.filename}' cannot be used: {error.strerror}; {after}.", file=sys.stderr)
+        shown = name if len(name := str(error.filename)) <= 100 else f"{name[:99]}…"
+        print(f"error: '{shown}' cannot be used: {error.strerror}; {after}.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"\ninterrupted; {after}.", file=sys.stderr)

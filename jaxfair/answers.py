@@ -5,7 +5,7 @@ The door of ``change_report``: a side is a network in JAX, or what one answered 
 
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from jaxfair import losses
@@ -77,7 +77,7 @@ def read(given: Any, x: Any, y: np.ndarray, told: Any, kept: np.ndarray, loss: L
     if not is_network(given) and (answers.ndim == 1 or answers.shape[1] == 1):
         return Answers(np.asarray(as_labels(_classes(answers, which))[kept]), None, None)
     answers = answers.reshape(len(y), -1)[kept]
-    logits = _single(answers)
+    logits = _single(answers, loss)
     if not np.isfinite(logits).all():
         bad = int(np.flatnonzero(kept)[np.argmin(np.isfinite(logits).all(axis=1))])
         raise JaxfairError(f"A logit of example {bad} {which} is not a finite number; check its input and the network.")
@@ -92,10 +92,16 @@ def read(given: Any, x: Any, y: np.ndarray, told: Any, kept: np.ndarray, loss: L
     return Answers(_predicted(answers, loss), found, max(answers.shape[1], 2))
 
 
-def _single(answers: np.ndarray) -> np.ndarray:
-    """Return logits as a loss takes them, in 32 bits or more: in half of these a small loss is rounded to 0."""
-    with np.errstate(over="ignore"):
-        return np.asarray(jnp.asarray(answers.astype(jnp.promote_types(answers.dtype, np.float32))))
+def _single(answers: np.ndarray, loss: LossFn) -> np.ndarray:
+    """Return logits as a loss takes them, in 32 bits or more: in half of these a small loss is rounded to 0.
+
+    To cross-entropy they are the same without what all of an example's have in common, which would take its digits.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        if losses.takes_classes(loss):
+            answers = answers.astype(np.float64) - answers.max(axis=1, keepdims=True).astype(np.float64)
+        wide = jax.dtypes.canonicalize_dtype(np.float64) == np.float64 and answers.dtype == np.float64
+        return answers.astype(np.float64 if wide else np.float32)
 
 
 def _given(given: Any, which: str) -> np.ndarray:

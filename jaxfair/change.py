@@ -321,6 +321,8 @@ def _read(
     told = y if losses.takes_classes(loss) else np.asarray(as_told(given))
     told = told if told.ndim > 1 else y  # a loss that takes rows, such as one-hot ones, is told them as they are
     check_lengths(labels=len(y), groups=len(group))
+    if not len(y):
+        raise JaxfairError("There are no examples; give at least one.")
     if empty := [name for g, name in enumerate(names) if not (group == g).any()]:
         raise JaxfairError(f"The group {quoted(empty)} has no example; leave it out of group_names.")
     x = None if x is None else as_inputs(x)

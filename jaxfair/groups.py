@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import as_array, as_groups, as_values, check_lengths, quoted
+from jaxfair.inputs import absent, as_array, as_groups, as_values, check_lengths, quoted
 from jaxfair.intervals import Interval, wilson
 from jaxfair.options import checked
 
@@ -62,11 +62,16 @@ def as_numbers(group: Any, count: int, num_groups: int | None = None) -> Int[np.
     Raises:
         JaxfairError: The groups are not integers, not one for each example, or out of range.
     """
+    if num_groups is not None and num_groups < 1:
+        raise JaxfairError(f"The number of groups is {num_groups}; give at least 1.")
     group = np.asarray(as_array(group, "groups"))
     if group.shape != (count,):
         raise JaxfairError(f"The groups have shape {group.shape} for {count} labels; give one for each example.")
+    if (missing := absent(group)).any():
+        raise JaxfairError(f"{missing.sum()} of {count} examples have no group; leave them out of all arrays.")
     if not np.issubdtype(group.dtype, np.integer):
         whole = group.dtype.kind in "fb" and bool((group == np.round(group.astype(float))).all())
+        whole = whole and bool((np.abs(group.astype(float)) < 2**53).all())
         if not whole:
             raise JaxfairError(
                 f"The groups have type {group.dtype}; give integers 0..G-1: "

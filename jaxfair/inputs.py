@@ -77,8 +77,11 @@ def as_values(values: Any, what: str) -> np.ndarray:
         JaxfairError: They are no numbers, or some are masked.
     """
     array = np.asarray(as_array(values, what))
+    array = _unboxed(array) if array.dtype == object else array
+    if array.dtype.kind == "c":  # whose imaginary part would be dropped
+        raise JaxfairError(f"The {what} are complex; give real numbers.")
     try:
-        return np.asarray(_unboxed(array) if array.dtype == object else array, np.float64)
+        return np.asarray(array, np.float64)
     except (TypeError, ValueError) as error:
         raise JaxfairError(f"The {what} are no numbers; give an array of numbers.") from error
 
@@ -154,7 +157,7 @@ def as_labels(y: Any, num_classes: int | None = None) -> np.ndarray | jax.Array:
         raise JaxfairError(f"Labels have type {label.dtype} and shape {label.shape}; expected integers of shape (n,).")
     if not jnp.issubdtype(label.dtype, jnp.integer):
         values = np.asarray(label, np.float64)
-        if (odd := np.flatnonzero(~np.isfinite(values) | (values != np.round(values)))).size:
+        if (odd := np.flatnonzero(~(np.abs(values) < 2**53) | (values != np.round(values)))).size:
             raise JaxfairError(f"The label of example {odd[0]} is {values[odd[0]]:g}; labels are whole numbers from 0.")
         label = values.astype(np.int64)
     host = np.asarray(label)
@@ -216,28 +219,28 @@ def as_groups(
         values = values[:, 0]
     if values.ndim != 1:
         raise JaxfairError(f"The groups have shape {values.shape}; give one for each example.")
-    absent = _absent(values) | (False if masked is None else masked)
-    if absent.any() and missing == "refuse":
+    unknown = absent(values) | (False if masked is None else masked)
+    if unknown.any() and missing == "refuse":
         raise JaxfairError(
-            f"{absent.sum()} of {len(values)} examples have no group, the first is example {np.argmax(absent)}; give "
+            f"{unknown.sum()} of {len(values)} examples have no group, the first is example {np.argmax(unknown)}; give "
             "missing='drop' to leave them out or missing='group' to make them a group."
         )
-    if len(values) and absent.all() and missing == "drop":
+    if len(values) and unknown.all() and missing == "drop":
         raise JaxfairError(f"None of the {len(values)} examples has a group, so that all would be left out; give some.")
     codes = np.full(len(values), -1)
     if names is not None:
-        codes[~absent] = _numbered(values[~absent], len(names))
-        found = tuple(str(name) for name in names)
+        codes[~unknown] = _numbered(values[~unknown], len(names))
+        found = tuple(_composed(str(name)) for name in names)
     else:
-        there = values[~absent]
+        there = values[~unknown]
         there = np.asarray(there.tolist()) if there.dtype == object and _are_numbers(there) else there
         if there.dtype.kind in "if" and (there < 0).any():
             ends = there.min(), there.max()
             raise JaxfairError(f"The groups run from {ends[0]:g} to {ends[1]:g}; mark a missing one by NaN or None.")
-        kinds, codes[~absent] = _distinct(there)
+        kinds, codes[~unknown] = _distinct(there)
         found = tuple(_name(kind) for kind in kinds)
-    if missing == "group" and absent.any():
-        codes[absent], found = len(found), (*found, MISSING)
+    if missing == "group" and unknown.any():
+        codes[unknown], found = len(found), (*found, MISSING)
     if len(set(found)) < len(found):
         raise JaxfairError(f"Two groups have one name among {quoted(found)}; give every group a name of its own.")
     return codes, found, codes >= 0
@@ -262,7 +265,7 @@ def _are_numbers(values: Iterable[Any]) -> bool:
     return all(isinstance(value, bool | int | float | np.number | np.bool_) for value in values)
 
 
-def _absent(values: np.ndarray) -> np.ndarray:
+def absent(values: np.ndarray) -> np.ndarray:
     """Return which values are missing: None, not a number, or not a time; NaN is the one value that is not itself."""
     if values.dtype.kind == "O":
         return np.array([_is_missing(value) for value in values], bool)
@@ -319,6 +322,8 @@ def _distinct(values: np.ndarray) -> tuple[list[Any], np.ndarray]:
 
 
 def _composed(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_composed, value))
     return unicodedata.normalize("NFC", value) if isinstance(value, str) else value
 
 
@@ -332,13 +337,16 @@ def as_weights(weights: Any) -> np.ndarray:
     """Return weights of examples as an array; negative ones subtract.
 
     Raises:
-        JaxfairError: They are no numbers, some are masked, or they say with booleans who is in a group.
+        JaxfairError: They are no numbers, some are masked or not finite, or they say with booleans who is in a group.
     """
     found = np.asarray(as_array(weights, "weights"))
+    found = _unboxed(found) if found.dtype == object else found
     if found.dtype == bool:
         raise JaxfairError("The weights are booleans, whose losses would add up; give jaxfair.group_weights(group, G).")
-    if found.dtype == object or not jnp.issubdtype(found.dtype, jnp.number):
-        raise JaxfairError(f"The weights have type {found.dtype}; give numbers.")
+    if found.dtype == object or not jnp.issubdtype(found.dtype, jnp.number) or found.dtype.kind == "c":
+        raise JaxfairError(f"The weights have type {found.dtype}; give real numbers.")
+    if not np.isfinite(found).all():
+        raise JaxfairError("A weight is not a finite number; an example of no weight has 0.")
     return found
 
 
@@ -395,8 +403,10 @@ def as_examples(logits_fn: Any, params: Any, x: Any, y: Any, *, labelled: bool) 
         JaxfairError: They do not fit, or are not what they have to be.
     """
     check_parameters(params)
-    params, x = on_one_device(params), as_inputs(x)
+    params, x = on_one_device((params, as_inputs(x)))
     count = len(jax.tree.leaves(x)[0])
+    if not count:
+        raise JaxfairError("There are no examples; give at least one.")
     if not jax.sharding.get_abstract_mesh().empty:
         raise JaxfairError("A mesh is set by jax.set_mesh; call this outside of it: it uses all devices by itself.")
     y = as_array(y, "labels")
@@ -409,7 +419,7 @@ def as_examples(logits_fn: Any, params: Any, x: Any, y: Any, *, labelled: bool) 
         check_lengths(inputs=count, labels=len(y))
     if not labelled:
         y = as_told(y)
-    if labelled and count:
+    if labelled:
         try:
             with jax.default_matmul_precision("highest"):
                 one = outputs.eval_shape(logits_fn, params, jax.tree.map(lambda leaf: leaf[:1], x))
@@ -419,6 +429,8 @@ def as_examples(logits_fn: Any, params: Any, x: Any, y: Any, *, labelled: bool) 
         if shape is None or len(shape) != 2 or shape[0] != 1:
             given = f"a {type(one).__name__}" if shape is None else f"shape {shape}"
             raise JaxfairError(f"logits_fn returned {given} for 1 example; expected (n, classes).")
+        if not jnp.issubdtype(one.dtype, jnp.floating):
+            raise JaxfairError(f"logits_fn returned numbers of type {one.dtype}; return floating-point logits.")
         if shape[1] == 1:
             raise JaxfairError("The network has one logit, whose cross-entropy is 0; give a loss for two classes.")
         y = as_labels(y, shape[1])
@@ -436,9 +448,13 @@ def outputs(logits_fn: Any, params: Any, x: Any) -> Any:
 
 
 def on_one_device(tree: Any) -> Any:
-    """Return arrays that lie on several devices, replicated or sharded, on the host; all others as they are."""
+    """Return arrays on the host, each once, if they lie on several devices: replicated, sharded, or each on another.
 
-    def fetch(leaf: Any) -> Any:
-        return np.asarray(leaf) if isinstance(leaf, jax.Array) and len(leaf.devices()) > 1 else leaf
-
-    return jax.tree.map(fetch, tree)
+    Otherwise they stay as they are, so that whoever chose a device for all of them computes there.
+    """
+    arrays = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer)]
+    bound = {device for array in arrays if array.committed for device in array.devices()}
+    if len(bound) < 2 and all(len(array.devices()) == 1 for array in arrays):
+        return tree
+    fetched = {id(array): np.asarray(array) for array in arrays}
+    return jax.tree.map(lambda leaf: fetched.get(id(leaf), leaf), tree)

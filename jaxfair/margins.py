@@ -336,4 +336,4 @@ def _deepfool_step(carry: tuple[Array, ...], fixed: tuple) -> tuple[Array, ...]:
     moved = (total - _scale(distance, direction)).astype(total.dtype)  # which may be narrower than the network's
     total = _select(done | ~jnp.isfinite(distance), total, moved)
     crossed = side * _margin(classifier(x + (1 + overshoot) * total), label) <= 0
-    return done | crossed, total, steps + ~done
+    return done | crossed, total, steps + (~done).astype(steps.dtype)

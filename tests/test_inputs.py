@@ -17,10 +17,12 @@ import scipy.sparse
 from jax.tree_util import Partial
 
 import jaxfair
-from jaxfair import inputs
+from jaxfair import inputs, losses
+from jaxfair.curvature.checks import trusted_losses
 from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.lanczos import extreme_eigenvalues
 from jaxfair.curvature.operators import GroupOperator
+from jaxfair.data.config import SourceConfig
 from jaxfair.errors import JaxfairError
 from jaxfair.margins import bind, linearized_distance
 
@@ -258,6 +260,35 @@ def test_a_huge_logit_hides_no_mixing_of_examples(size: int) -> None:
             jaxfair.group_report(model, W, X, GROUP, GROUP, CurvatureConfig(chunk_size=size))
 
 
+def test_no_column_of_another_size_hides_mixing_of_examples() -> None:
+    """Outputs in units of their own, a class that all but wins, and one example of huge inputs to a single logit."""
+
+    def other_units(w: Any, x: Any) -> jax.Array:
+        return jnp.stack([5e4 + 1e4 * (x @ w)[:, 0], mixing(w, x)[:, 1]], axis=1)
+
+    def squares(z: Any, t: Any) -> jax.Array:
+        return (((z - t) / jnp.array([1e4, 1.0])) ** 2).sum(axis=1)
+
+    def one_wins(w: Any, x: Any) -> jax.Array:
+        return mixing(w, x) + jnp.array([0.0, 0.0, 1e4])
+
+    def one_logit(w: Any, x: Any) -> jax.Array:
+        return (x @ w)[:, :1] + mixing(w, x)[:, 1:2]
+
+    def entropy(z: Any, t: Any) -> jax.Array:
+        return optax.sigmoid_binary_cross_entropy(z[:, 0], t)
+
+    targets, huge = np.stack([5e4 + 1e4 * X[:, 0], X[:, 1]], axis=1), X.copy()
+    huge[7] *= 1e5
+    refusal = pytest.raises(JaxfairError, match="rest of its batch")
+    with refusal:
+        jaxfair.group_report(other_units, W, X, targets, GROUP, loss=squares)
+    with refusal:
+        jaxfair.group_report(one_wins, W, X, Y, GROUP)
+    with refusal:
+        jaxfair.group_report(one_logit, W, huge, Y % 2, GROUP, loss=entropy)
+
+
 def test_a_class_switched_off_is_no_mistake() -> None:
     def off(w: Any, x: Any) -> jax.Array:
         return jnp.where(jnp.array([True, True, False]), 1e3 * net(w, x), -1e9)
@@ -277,6 +308,58 @@ def test_a_loss_whose_examples_depend_on_their_batch_is_refused() -> None:
         report(loss=balanced)
     with pytest.raises(JaxfairError, match=r"returned shape \(20, 20\) for 20 examples"):
         report(loss=broadcast)
+
+
+def by_frequency(logits: Any, y: Any) -> jax.Array:
+    counts = jnp.bincount(y, length=CLASSES)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, y) * len(y) / (CLASSES * counts[y])
+
+
+def hardest_half(logits: Any, y: Any) -> jax.Array:
+    each = optax.softmax_cross_entropy_with_integer_labels(logits, y)
+    return jnp.where(each >= jnp.median(each), each, 0.0)
+
+
+@pytest.mark.parametrize("loss", [by_frequency, hardest_half])
+@pytest.mark.parametrize("labels", [np.sort(np.arange(N - 2) % 3), np.arange(N - 2) % 3], ids=["sorted", "in turn"])
+def test_no_balance_of_the_labels_hides_a_loss_that_depends_on_its_batch(loss: Any, labels: Any) -> None:
+    """Each label as often as the others, in the whole and in thirds of it."""
+    x, group = X[: N - 2], GROUP[: N - 2]
+    weights = np.asarray(jaxfair.group_weights(group, 2))
+    calls = (
+        lambda: jaxfair.group_report(net, W, x, labels, group, loss=loss),
+        lambda: jaxfair.group_curvature(net, W, x, labels, weights, loss=loss),
+        lambda: jaxfair.per_example_gradient_norms(net, W, x, labels, loss=loss),
+        lambda: jaxfair.change_report((net, W), (net, 2 * W), x, labels, group, loss=loss),
+    )
+    for call in calls:
+        with pytest.raises(JaxfairError, match="depends on which others it is computed with"):
+            call()
+
+
+def test_losses_of_their_own_examples_are_no_mistake() -> None:
+    """Weighted by class, by how hard an example is, and infinite where its class is switched off."""
+
+    def weighted(z: Any, y: Any) -> jax.Array:
+        return optax.softmax_cross_entropy_with_integer_labels(z, y) * jnp.array([1.0, 2.0, 30.0])[y]
+
+    def focal(z: Any, y: Any) -> jax.Array:
+        each = optax.softmax_cross_entropy_with_integer_labels(z, y)
+        return each * (1 - jnp.exp(-each)) ** 2
+
+    for loss in (weighted, focal):
+        assert np.isfinite(report(loss=loss).loss).all()
+    off = trusted_losses(losses.cross_entropy, np.array([[0.0, -np.inf], [1.0, 0.0]], np.float32), np.array([1, 0]))
+    assert off[0] == np.inf
+
+
+def test_what_all_logits_of_an_example_have_in_common_costs_no_digits() -> None:
+    """Logits of 1e7 are whole numbers in float32; their differences are exact."""
+    logits = np.full((N, 2), 1e7, np.float32) + np.arange(N, dtype=np.float32)[:, None] * [0, 1]
+    exact = np.log1p(np.exp(-np.arange(N)))
+    found = jaxfair.change_report(logits, logits[:, ::-1], None, np.ones(N, int), GROUP)
+    expected = [exact[g == GROUP].mean() for g in range(2)]
+    np.testing.assert_allclose(found.loss_before.value, expected, rtol=1e-5)
 
 
 def test_one_logit_several_labels_and_regression(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,7 +436,11 @@ def test_distances_do_not_depend_on_the_logits_scale(scale: float) -> None:
 def test_strict_promotion_of_types_is_kept() -> None:
     with jax.numpy_dtype_promotion("strict"):
         found = report()
+        steps = jaxfair.deepfool(bind(net, W), X, Y).steps
+        with jax.enable_x64(True):
+            jaxfair.change_report((net, W.astype(float)), (net, 2 * W.astype(float)), X.astype(float), Y, GROUP)
     np.testing.assert_array_equal(found.loss, report().loss)
+    np.testing.assert_array_equal(steps, jaxfair.deepfool(bind(net, W), X, Y).steps)
 
 
 def test_strict_rank_promotion_is_kept() -> None:
@@ -391,8 +478,24 @@ y, g = rng.integers(0, 3, 20), np.arange(20) % 2
 net = lambda w, x: jnp.tanh(x @ w)
 put = lambda a, spec: jax.device_put(a, NamedSharding(mesh, spec))
 given = (w, x), (put(w, P()), x), (w, put(x, P("data")))
+given += ((jax.device_put(w, jax.devices()[1]), jax.device_put(x, jax.devices()[0])),)
 found = [jaxfair.group_report(net, *a, y, g).curvature.top_eigenvalue for a in given]
-assert (found[0] == found[1]).all() and (found[0] == found[2]).all(), found
+b = put(np.zeros(3, np.float32), P())
+bound = jax.tree_util.Partial(lambda b, w, x: net(w, x) + b, b)
+found.append(jaxfair.group_report(bound, w, x, y, g).curvature.top_eigenvalue)
+assert all((one == found[0]).all() for one in found), found
+try:
+    jaxfair.group_report(lambda w, x: net(w, x) + b, w, x, y, g)
+except jaxfair.JaxfairError as error:
+    assert "bind it by a jax.tree_util.Partial" in str(error)
+else:
+    raise AssertionError("an array on a mesh was read")
+import warnings
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    twice = put(w, P())
+    jaxfair.group_report(lambda p, x: net(p["a"] + p["b"], x), {"a": twice, "b": twice}, x, y, g)
+assert "one array" in str(said[0].message)
 """
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
     environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -429,6 +532,14 @@ WEIGHTS = np.asarray(jaxfair.group_weights(GROUP, 2))
 TOO_LARGE = np.arange(N) * 10**9
 
 
+def endless(w: Any, x: Any) -> jax.Array:
+    return jax.lax.while_loop(lambda carry: carry[1] < 2, lambda carry: (1.1 * carry[0], carry[1] + 1), (x @ w, 0))[0]
+
+
+def called_back(w: Any, x: Any) -> jax.Array:
+    return jax.pure_callback(lambda z: z, jax.ShapeDtypeStruct((len(x), CLASSES), jnp.float32), x @ w)
+
+
 @pytest.mark.parametrize(
     ("call", "said"),
     [
@@ -452,6 +563,23 @@ TOO_LARGE = np.arange(N) * 10**9
         (lambda: report(x=list(X)), "taken for as many inputs of a model; stack the examples"),
         (lambda: jaxfair.groups.drop_interval([[1.0, 0.0]], [[1.0]]), r"shapes \(1, 2\) and \(1, 1\)"),
         (lambda: jaxfair.groups.drop_interval([[1.0, 0.0]], [[1.0, 0.0]], level=95), "The level is 95"),
+        (lambda: jaxfair.group_curvature(net, W, X, Y, WEIGHTS + 0j), "weights have type complex"),
+        (lambda: jaxfair.group_curvature(net, W, X, Y, WEIGHTS * np.nan), "A weight is not a finite number"),
+        (lambda: jaxfair.change_report(X.astype(complex), X, None, Y, GROUP), "answers before are complex"),
+        (lambda: jaxfair.change_report([], [], None, [], []), "There are no examples"),
+        (lambda: report(x=X[:0], y=Y[:0], group=GROUP[:0]), "There are no examples"),
+        (lambda: report(y=np.where(GROUP == 0, 1e300, 0)), "label of example 0 is 1e"),
+        (lambda: jaxfair.group_weights([0.0, np.nan, 1.0], 2), "1 of 3 examples have no group"),
+        (lambda: jaxfair.group_means([1.0, 2.0], np.array(["a", None], object), 2), "1 of 2 examples have no group"),
+        (lambda: jaxfair.group_weights([0, np.inf], 1), "groups have type float64; give integers"),
+        (lambda: jaxfair.group_weights([0, 1], 0), "number of groups is 0; give at least 1"),
+        (lambda: report(group_names=["\u00e9", "e\u0301"]), "Two groups have one name"),
+        (lambda: jaxfair.group_report(lambda w, x: (9 * x @ w).astype(int), W, X, Y, GROUP), "numbers of type int32"),
+        (lambda: jaxfair.group_report(endless, W, X, Y, GROUP), "a loop of unknown length or a callback"),
+        (lambda: jaxfair.group_report(called_back, W, X, Y, GROUP), "a loop of unknown length or a callback"),
+        (lambda: jaxfair.block_curvature(net, W, X, Y, WEIGHTS, after=W * np.nan), "after the change is not a finite"),
+        (lambda: jaxfair.block_curvature(net, W, X, Y, WEIGHTS, after=np.ma.array(W)), "is a masked array"),
+        (lambda: jaxfair.load(SourceConfig("folder", path="x", size="8")), "image size is '8'"),
     ],
 )
 def test_what_would_be_another_number_is_refused(call: Callable[[], Any], said: str) -> None:
@@ -515,6 +643,8 @@ def test_missing_texts_of_numpy_are_missing() -> None:
 def test_one_text_in_two_forms_of_unicode_is_one_group() -> None:
     for group in (["caf\u00e9", "cafe\u0301"] * (N // 2), np.array(["caf\u00e9", "cafe\u0301"] * (N // 2))):
         assert report(group=group).names == ("caf\u00e9",)
+    both = [("caf\u00e9", 1), ("cafe\u0301", 1)] * (N // 2)
+    assert len(report(group=both).names) == 1
 
 
 def test_columns_of_whole_bytes_do_not_wrap() -> None:

@@ -14,7 +14,7 @@ from experiments.running import datasets, executors, plan, records, stages
 from experiments.running.datasets import Prepared
 from experiments.running.progress import Progress
 from experiments.running.records import Workspace, rebalanced
-from experiments.running.settings import DataConfig, Execution, ModelConfig, Rebalance
+from experiments.running.settings import DataConfig, Execution, ModelConfig, Rebalance, check_place
 from jaxfair import kernels
 from jaxfair.data.dataset import Dataset
 from jaxfair.errors import JaxfairError
@@ -97,6 +97,7 @@ def run(
     Raises:
         JaxfairError: something cannot be used or written, or runs failed; the report then shows the others.
     """
+    check_place(study.out, study.seeds)
     executors.begin(study.execution)
     prepare = datasets.prepare_each_or_blank if study.dry_run else lambda *of: (datasets.prepare_each(*of), "")
     changed = [dataclasses.replace(study.data, rebalance=kind) for kind in dict.fromkeys(data_controls)]

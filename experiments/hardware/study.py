@@ -14,6 +14,7 @@ from experiments.reporting import groups
 from experiments.running import datasets, executors, measure, plan, records, stages
 from experiments.running.progress import Progress, say
 from experiments.running.records import Workspace
+from experiments.running.settings import check_place
 from jaxfair import hardware, processes
 from jaxfair.data.dataset import Dataset
 from jaxfair.errors import JaxfairError
@@ -31,6 +32,7 @@ def run(study: Study, command: Sequence[str]) -> None:
     Raises:
         JaxfairError: a profile failed; the report, if the reference did not, is of the others.
     """
+    check_place(study.out, study.seeds)
     check(study)
     made_at, noun = nodes.places(study), "node" if study.nodes else "profile"
     if study.dry_run:

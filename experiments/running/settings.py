@@ -8,6 +8,10 @@ import tyro
 
 from jaxfair.curvature.config import Start
 from jaxfair.data.config import SourceConfig
+from jaxfair.errors import JaxfairError
+
+MOST_SEEDS = 10_000
+"""Of a study: far more than anybody trains, and few enough to be planned in seconds."""
 
 StudyFolder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="STUDY")]
 """A command's argument: the folder of a study, which it was told as ``--out``."""
@@ -130,3 +134,16 @@ class Execution:
     memory: float | None = None
     minutes: int | None = None
     only: tuple[str, ...] = ()
+
+
+def check_place(out: Path, seeds: int) -> None:
+    """Refuse a study's folder that is a file, or lies in one, and a number of seeds by which no plan would end.
+
+    Raises:
+        JaxfairError: one of both.
+    """
+    if seeds > MOST_SEEDS:
+        raise JaxfairError(f"The study has {seeds} seeds; give at most {MOST_SEEDS}.")
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise JaxfairError(f"'{there}' is a file; give a folder for results as --out.")

@@ -8,6 +8,7 @@ import numpy as np
 
 from experiments.reporting import drawing
 from experiments.running.progress import Progress, say
+from experiments.running.settings import check_place
 from experiments.toy.boundary import check_boundary, compare, draw_boundary, print_boundary
 from experiments.toy.pieces import check_pieces, draw_pieces, measure, print_pieces
 from experiments.toy.settings import Boundary, Pieces, Toy
@@ -25,6 +26,7 @@ def make(config: Toy, _: Sequence[str]) -> None:
     import matplotlib as mpl
 
     name, compute, draw, show = STUDIES[type(config)]
+    check_place(config.out, config.seeds)
     check(config)
     settings = {key: value for key, value in dataclasses.asdict(config).items() if key != "out"}
     named = {"stage": "toy", "name": name, **settings}

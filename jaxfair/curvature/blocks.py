@@ -20,7 +20,7 @@ from jaxfair.curvature.operators import GroupOperator
 from jaxfair.curvature.programs import LogitsFn, LossFn
 from jaxfair.curvature.spectrum import check_examples, eigenvalues, group_losses, start_vector
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import tree_difference
+from jaxfair.inputs import check_parameters, tree_difference
 from jaxfair.options import checked
 
 Blocks = Literal["layer", "array"] | Callable[[str], str]
@@ -105,9 +105,12 @@ def block_curvature(
     params, x, y, rows = check_examples(logits_fn, params, x, y, weights, loss)
     members, step = _members(params, blocks), None
     if after is not None:
+        check_parameters(after)
         if reason := tree_difference(params, after):
             raise JaxfairError(f"There are no terms for what is not the same network's: {reason}.")
         step = np.asarray(ravel_pytree(after)[0]) - np.asarray(ravel_pytree(params)[0])
+        if not np.isfinite(step).all():
+            raise JaxfairError("A parameter after the change is not a finite number; check the network.")
     settings = CurvatureConfig() if config is None else config
     noise, found = np.asarray(start_vector(params, settings.seed)), []
     for group in group_losses(logits_fn, params, x, y, rows, settings, loss=loss):

@@ -12,6 +12,9 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import AxisType
+
+from jaxfair.errors import JaxfairError
 
 MOST = 5000
 """Things that are looked at: enough for any network, and an end where a function holds a whole program."""
@@ -26,9 +29,18 @@ class Captured:
     """
 
     def __init__(self, function: Callable) -> None:
-        """Look at what the function reads, now."""
+        """Look at what the function reads, now.
+
+        Raises:
+            JaxfairError: It reads an array that only a program on a mesh can take.
+        """
         self.function = function
         self._read = tuple(_read(function))
+        if any(isinstance(value, jax.Array) and _is_bound_to_mesh(value) for value in self._read):
+            raise JaxfairError(
+                "The function reads an array that lies on a mesh of several devices; bind it by a "
+                "jax.tree_util.Partial, or fetch it by jax.device_get."
+            )
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         """Call the function."""
@@ -43,6 +55,12 @@ class Captured:
     def __hash__(self) -> int:
         """Return a number that does not depend on what may change unseen."""
         return hash(len(self._read))
+
+
+def _is_bound_to_mesh(array: jax.Array) -> bool:
+    """Return whether an array's type names a mesh, as of meshes by ``jax.make_mesh``, which no other program takes."""
+    mesh = getattr(array.sharding, "mesh", None)
+    return len(array.devices()) > 1 and AxisType.Explicit in getattr(mesh, "axis_types", ())
 
 
 def _same(one: Any, other: Any) -> bool:

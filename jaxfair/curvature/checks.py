@@ -1,5 +1,6 @@
 """What a user's model has to be before its curvature means anything: run and compared, refused in a sentence."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from jaxfair.curvature.programs import LossFn, at_precision
 from jaxfair.errors import JaxfairError, warn
 from jaxfair.inputs import quoted
 
-FEW = 3  # examples of which a loss of the user's is asked, together and apart
+FEW = 8  # examples of which a loss of the user's is asked, together and apart
 
 
 def trusted_logits(logits_fn: Partial, params: Any, x: Any, y: Any, precision: str, size: int) -> np.ndarray:
@@ -43,7 +44,8 @@ def trusted_logits(logits_fn: Partial, params: Any, x: Any, y: Any, precision: s
         raise JaxfairError(
             "logits_fn gave two results for the same input; switch dropout and other randomness off (evaluation mode)."
         )
-    difference = _change(first, shifted)
+    coarse = precision != "highest" and jax.default_backend() != "cpu"
+    difference = _change(first, shifted, 1e-3 if coarse else 64 * float(np.finfo(np.float32).eps))
     # Another batch position may change the rounding, by far less than this; training-mode batch norm changes percents.
     if difference > 1e-3:
         raise JaxfairError(
@@ -53,19 +55,22 @@ def trusted_logits(logits_fn: Partial, params: Any, x: Any, y: Any, precision: s
     return first
 
 
-def _change(first: np.ndarray, other: np.ndarray) -> float:
-    """Return by how much logits differ: relative to the largest, or as probabilities, whichever is more.
+def _change(first: np.ndarray, other: np.ndarray, rounding: float) -> float:
+    """Return by how much logits differ: relative to their size, or as probabilities, whichever is more.
 
-    A class that is switched off by a huge logit would hide any change from the first; rounding of the logits that
-    count for an example is no change.
+    The size of a logit is its own and its column's usual distance from the column's middle: columns of other units, or
+    one example of huge logits, would hide any change from the largest of all. What rounding moves, relative to an
+    example's largest logit, is no change. A class that is switched off by a huge logit hides changes from that, but not
+    from the probabilities.
     """
     finite = np.isfinite(first) & np.isfinite(other)  # a class may be switched off by minus infinity
-    apart = np.abs(np.where(finite, first, 0) - np.where(finite, other, 0))
-    relative = apart.max(initial=0.0) / (np.abs(first[finite]).max(initial=0.0) + 1e-30)
+    apart, sizes = np.abs(np.where(finite, first, 0) - np.where(finite, other, 0)), np.abs(np.where(finite, first, 0))
+    usual = np.median(np.abs(np.where(finite, first, 0) - np.median(np.where(finite, first, 0), axis=0)), axis=0)
+    noise = rounding * sizes.max(axis=1, initial=0.0, keepdims=True)
+    relative = ((apart - noise) / (sizes + usual + 1e-30)).max(initial=0.0)
     scores = [np.asarray(jax.nn.softmax(jnp.asarray(logits))) for logits in (first, other)]
     counts = np.abs(np.where(scores[0] > 1e-6, first, 0)).max(axis=1)
-    rounding = 4 * np.finfo(np.float32).eps * counts
-    moved = np.abs(scores[0] - scores[1]).max(axis=1) - rounding
+    moved = np.abs(scores[0] - scores[1]).max(axis=1) - 4 * np.finfo(np.float32).eps * counts
     return float(max(relative, np.nanmax(moved, initial=0.0)))
 
 
@@ -81,17 +86,44 @@ def trusted_losses(loss: LossFn, logits: np.ndarray, y: Any) -> np.ndarray:
     whole = np.asarray(loss(jnp.asarray(logits), y), np.float64)
     if whole.shape != (count,):
         raise JaxfairError(f"The loss returned shape {whole.shape} for {count} examples; expected one number for each.")
-    cut = max(1, count // 3)
-    cuts = [part for part in (slice(0, cut), slice(cut, None)) if len(logits[part])]
-    found = [np.asarray(loss(jnp.asarray(logits[part]), y[part]), np.float64) for part in cuts]
-    parts = np.concatenate([part.reshape(-1) for part in found])
-    scale = np.nanmax(np.abs(whole), initial=0.0) + 1e-30
-    if parts.shape != whole.shape or np.nanmax(np.abs(parts - whole), initial=0.0) > 1e-3 * scale:
-        raise JaxfairError(
-            "The loss of an example depends on which others it is computed with, such as by class weights divided by "
-            "the batch's; give one number for each example that is its own, without dividing by the batch."
-        )
+    for part in _parts(whole, np.asarray(y)):
+        found = np.asarray(loss(jnp.asarray(logits[part]), y[part]), np.float64)
+        # The same numbers, but for the order of the arithmetic on logits of this size.
+        largest = np.abs(np.where(np.isfinite(logits[part]), logits[part], 0)).max(axis=1, initial=1.0)
+        allowed = 1e-3 * np.abs(whole[part]) + 1e-5 * largest
+        with np.errstate(invalid="ignore"):
+            same = found.shape == whole[part].shape and (
+                (found == whole[part]) | (np.abs(found - whole[part]) <= allowed) | np.isnan(whole[part])
+            )
+        if not np.all(same):
+            raise JaxfairError(
+                "The loss of an example depends on which others it is computed with, such as by class weights divided "
+                "by the batch's; give one number for each example that is its own, without dividing by the batch."
+            )
     return whole
+
+
+def _parts(whole: np.ndarray, y: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield examples to ask the loss of again: a third, the rest, and some with nothing but themselves beside them.
+
+    The latter are of several labels and of small and large losses, so that no balance of the whole hides what the
+    others do: alone, an example has the only label, the largest loss and the mean one. Three times, since a loss may
+    take a batch of one for something else.
+    """
+    count = len(whole)
+    yield np.arange(max(1, count // 3))
+    if count > 1:
+        yield np.arange(max(1, count // 3), count)
+    ranked = np.argsort(whole, kind="stable")
+    for i in np.unique([*ranked[np.linspace(0, count - 1, 4).astype(int)], *spread(y)[:4]]):
+        yield np.repeat(i, 3)
+
+
+def spread(y: np.ndarray) -> np.ndarray:
+    """Return positions of up to ``FEW`` examples: of as many labels as there are, then from everywhere."""
+    first = np.unique(y, return_index=True)[1] if y.ndim == 1 else np.zeros(0, int)
+    some = np.linspace(0, len(y) - 1, FEW).astype(int)
+    return np.array(list(dict.fromkeys([*first[: FEW // 2], *some]))[:FEW], int)
 
 
 def checked_examples(logits_fn: Partial, params: Any, x: Any, y: Any, loss: LossFn) -> tuple[Any, Any, Any]:
@@ -102,9 +134,10 @@ def checked_examples(logits_fn: Partial, params: Any, x: Any, y: Any, loss: Loss
     labelled = losses.takes_classes(loss)
     params, x, y = inputs.as_examples(logits_fn, params, x, y, labelled=labelled)
     if not labelled and len(y):
-        found = inputs.outputs(logits_fn, params, jax.tree.map(lambda leaf: leaf[:FEW], x))
+        few = spread(np.asarray(y))
+        found = inputs.outputs(logits_fn, params, jax.tree.map(lambda leaf: leaf[few], x))
         if isinstance(found, jax.Array):  # a loss may take a tree as well, of which nothing is known
-            trusted_losses(loss, np.asarray(found), y[:FEW])
+            trusted_losses(loss, np.asarray(found), y[few])
     return params, x, y
 
 

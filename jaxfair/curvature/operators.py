@@ -123,7 +123,15 @@ def _traced_once(settings: tuple[str, str, bool], kind: Kind, tree: Any, shapes:
     dtype, count = jnp.result_type(*leaves), sum(leaf.size for leaf in leaves)
     total = jax.ShapeDtypeStruct((), dtype), jax.ShapeDtypeStruct((count,), dtype)
     # Traced as the program that will run, so that it is traced once.
-    traced = programs(backend, precision).keep.trace(kind, total, model, params, chunk)
+    try:
+        traced = programs(backend, precision).keep.trace(kind, total, model, params, chunk)
+    except ValueError as error:
+        if not any(words in str(error) for words in ("differentiation does not work", "do not support JVP")):
+            raise
+        raise JaxfairError(
+            "The model has a loop of unknown length or a callback, which JAX cannot differentiate; give a loop of "
+            "fixed length, or what it computes in jax.numpy."
+        ) from error
     if backend == "cpu" and kernels.asked(os.environ) and multiplies_batches(traced.jaxpr.jaxpr):
         raise JaxfairError(
             "The model multiplies batches of matrices, as attention does, and XLA_FLAGS ask for oneDNN, by which "

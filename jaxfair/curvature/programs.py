@@ -17,6 +17,7 @@ from jaxfair import losses
 from jaxfair.curvature.captured import Captured
 from jaxfair.curvature.chunks import Chunk
 from jaxfair.errors import JaxfairError
+from jaxfair.inputs import on_one_device
 
 LogitsFn = Callable[[Any, Any], Any]  # (params, x) -> logits; Classifier, in margins, is x -> logits
 LossFn = Callable[[Any, Any], Any]
@@ -57,6 +58,7 @@ def as_pytree(function: Callable, *bound: Any) -> Partial:
         raise JaxfairError(
             f"The function binds '{str(texts[0])[:30]}', no array; bind it by a lambda, not by a Partial."
         )
+    function = on_one_device(function)
     if isinstance(function, Partial):  # a Partial of a Partial would hide the inner one's arrays from jit
         return Partial(_captured(function.func), *function.args, *bound, **function.keywords)
     return Partial(_captured(function), *bound) if all_leaves([function]) else Partial(_call, function, *bound)

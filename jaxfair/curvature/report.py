@@ -175,6 +175,8 @@ class GroupReport:
         Raises:
             JaxfairError: The examples, their labels or their groups are others.
         """
+        if not isinstance(before, GroupReport):
+            return NotImplemented
         if self.examples is None or before.examples is None or self.examples.digest != before.examples.digest:
             raise JaxfairError(
                 f"The reports are of different examples, labels or groups ({self.count.sum()} in {len(self.names)} "
