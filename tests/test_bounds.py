@@ -280,7 +280,7 @@ def test_bad_input() -> None:
     for given_x, given_y, given_weights, message in [
         (x[:3], y, weights, "3 inputs, 7 labels"),
         (x, y, weights[:, :2], "7 labels, 2 weights"),
-        (x[:0], y[:0], weights[:, :0], "has no example"),
+        (x[:0], y[:0], weights[:, :0], "no examples"),
         (x, y + 1, weights, "the 2 classes count from 0"),
         (x.at[2].set(jnp.nan), y, weights, "example 2 is not finite"),
     ]:

@@ -306,4 +306,6 @@ def _checked_index(values: np.ndarray, count: int, names: Sequence[str], what: s
         )
     if count and (values.min() < 0 or values.max() >= len(names)):
         raise JaxfairError(f"The {what} run from {values.min()} to {values.max()}; expected 0 to {len(names) - 1}.")
+    if len(set(names)) < len(names):
+        raise JaxfairError(f"Two of the {what} have one name among {quoted(names)}; give each a name of its own.")
     return values.astype(np.int32)

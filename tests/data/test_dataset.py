@@ -79,6 +79,7 @@ def test_normalize_standardizes_the_set() -> None:
         ({"group": np.array([1, 1, 1, 1])}, "'toy' has no sample of group group0"),
         ({"images": np.zeros((0, 2, 2, 1), np.uint8), "label": [], "group": []}, "float64.* expected 0 integers"),
         ({"label": np.zeros(0, int)}, "no sample of group group0, group1"),
+        ({"group_names": ["x", "x"]}, "have one name among x, x; give each"),
     ],
 )
 def test_make_dataset_refuses(changes: dict[str, Any], words: str) -> None:
