@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.analyses.quantities import joint_drop, whole_accuracy
-from experiments.analyses.results import CONTROLS, Results, Variant
+from experiments.analyses.quantities import accuracies, drops, joint_drop, points_lost, whole_accuracy
+from experiments.analyses.results import CONTROLS, HARM, Results, Variant
 from experiments.analyses.statistics import contrast, lost_by, mean_weights
 from experiments.reporting import html, series
 from experiments.reporting.tables import Column, Row, Table
@@ -38,6 +38,16 @@ COLUMNS = (
     Column("difference_points", "small less large (points)", ".1f"),
     Column("p_value", "p", ".2g"),
     Column("change_points", "less than as they are by (points)", ".1f"),
+)
+BY_GROUP = (
+    Column("data", "training images"),
+    Column("network"),
+    Column("group"),
+    Column("images", "of the group", ".0f"),
+    Column("control_accuracy", "accuracy of the control", ".3f"),
+    Column("accuracy", form=".3f"),
+    Column("lost_points", "lost (points of accuracy)", ".1f"),
+    Column(HARM, "drop from the control (%)", ".1f"),
 )
 
 
@@ -94,6 +104,27 @@ def rows(results: Results) -> list[dict[str, Any]]:
     return found
 
 
+def group_rows(results: Results) -> list[dict[str, Any]]:
+    """Return one row an imbalance, network and group, of the networks of ``rows``: what each group lost where."""
+    found = []
+    for row in rows(results):
+        kind = next(kind for kind, called in DATA.items() if called == row["data"])
+        network = next(v for v in results.variants if v.label == row["network"])
+        try:
+            on = on_data(results, kind) if kind else results
+            own = same(on, network)
+        except Missing:
+            continue
+        before = own.control or on.variants[0]
+        counts = (results.rebalanced[kind] if kind else results).groups.train_count
+        had, has, drop = accuracies(on, before), accuracies(on, own), drops(on, own, controlled=True)
+        for g in results.groups.order:
+            of: dict[str, Any] = {"data": row["data"], "network": own.label, "group": results.groups.names[g]}
+            of |= {"images": int(counts[g]), "seeds": len(own.seeds), "control_accuracy": had.at(g)}
+            found.append(of | {"accuracy": has.at(g), "lost_points": points_lost(on, own, g), HARM: drop.at(g)})
+    return found
+
+
 # fmt: off
 def claims(
     results: Results, network: Callable[[Results], tuple[Variant, str]], where: str, of: str = ""
@@ -131,12 +162,12 @@ def _elsewhere(
     return measure(results, kind, of), called
 
 
-def section(rows: Sequence[Row]) -> list[str]:
+def section(rows: Sequence[Row], by_group: Sequence[Row]) -> list[str]:
     """Return the section of a report; nothing if nothing was made on other data."""
     if not rows:
         return []
-    table = html.table(Table(COLUMNS, rows))
-    return [html.heading("Does harm follow the imbalance?"), html.paragraph(MEANING), table]
+    tables = [html.table(Table(COLUMNS, rows)), html.table(Table(BY_GROUP, by_group))]
+    return [html.heading("Does harm follow the imbalance?"), html.paragraph(MEANING), *tables]
 
 
 def _row(results: Results, network: Variant, kind: str, train_count: np.ndarray) -> dict[str, Any]:

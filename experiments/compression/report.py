@@ -50,7 +50,8 @@ def write(
         summary, rows, found = page.summary_rows(results), quantities.group_rows(results), claims.claims(results)
         expansion = page.expansion_rows(results)
         named = {"summary": summary, "groups": rows, "expansion": expansion, "differences": differences.rows(results)}
-        named["imbalance"] = on_others = imbalance.rows(results)
+        on_others = {"imbalance": imbalance.rows(results), "imbalance_groups": imbalance.group_rows(results)}
+        named |= on_others
         named["extremes"] = differences.extreme_rows(figures.strongest(results))
         own = {name: [{k: v for k, v in row.items() if k != "relus"} for row in table] for name, table in named.items()}
         tables.write_all(made, own)
@@ -58,7 +59,7 @@ def write(
         reports.write_record(made, STUDY, title, answer, pages.warnings(results), command, analysed, found)
         analyses = [run for run in analysed if run.config["stage"] == "analyse"]
         foretold = [html.heading("What the weights' change foretells"), html.table(Table(page.EXPANSION, expansion))]
-        more = [*imbalance.section(on_others), *(foretold if expansion else ())]
+        more = [*imbalance.section(*on_others.values()), *(foretold if expansion else ())]
         of_study = page.WORDS, answer, results
         text = pages.page(*of_study, summary, rows, found, analyses, drawn, more, title, command)
         (made / reports.PAGE).write_text(text, encoding="utf-8")

@@ -46,13 +46,13 @@ def write(
         of_paper = drawing.draw_all(figures.PAPER, results, made / "paper")
         summary, rows, found = quantities.summary_rows(results), quantities.group_rows(results), claims.claims(results)
         compared = {"differences": differences.rows(results), "extremes": differences.extreme_rows(results)}
-        on_others = imbalance.rows(results)
-        tables.write_all(made, {"summary": summary, "groups": rows, **compared, "imbalance": on_others})
+        on_others = {"imbalance": imbalance.rows(results), "imbalance_groups": imbalance.group_rows(results)}
+        tables.write_all(made, {"summary": summary, "groups": rows, **compared, **on_others})
         answer = page.answer(results)
         reports.write_record(made, STUDY, title, answer, pages.warnings(results), command, analysed, found)
         analyses = [run for run in analysed if run.config["stage"] == "analyse"]
         of_study = page.WORDS, answer, results
-        more = imbalance.section(on_others)
+        more = imbalance.section(*on_others.values())
         more += [html.heading("Figures of the paper"), html.figures(of_paper)]
         text = pages.page(*of_study, summary, rows, found, analyses, drawn, more, title, command)
         (made / reports.PAGE).write_text(text, encoding="utf-8")

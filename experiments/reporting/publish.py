@@ -24,6 +24,7 @@ TABLES = {
     "extremes": "Who lost most",
     "summary": "Networks",
     "imbalance": "Does harm follow the imbalance?",
+    "imbalance_groups": "and group by group",
     "expansion": "What the weights' change foretells",
     "profiles": "Profiles and controls",
 }
