@@ -24,7 +24,7 @@ TABLES = {
     "extremes": "Who lost most",
     "summary": "Networks",
     "imbalance": "Does harm follow the imbalance?",
-    "imbalance_groups": "and group by group",
+    "imbalance_groups": "What each group loses on data of other imbalance",
     "expansion": "What the weights' change foretells",
     "profiles": "Profiles and controls",
 }

@@ -3,14 +3,16 @@
 import numpy as np
 import pytest
 
+from experiments.analyses import imbalance
 from experiments.analyses import results as arrays
-from experiments.analyses.results import DROP, Results, Variant
+from experiments.analyses.results import DROP, HARM, Results, Variant
 from experiments.compression import claims, page
 from experiments.compression.claims import claims as decide_all
 from jaxfair.groups import relative_drop
 from tests.study import make_analyses
 
 SEEDS, GROUPS = 6, 5
+DATA = ("as they are", "balanced")
 
 
 def saved(label: str, method: str, saves: str, kept: float, **more: str) -> tuple[str, str, int, dict]:
@@ -73,6 +75,23 @@ def test_the_strongest_are_compared_on_other_data_too(results: Results) -> None:
         assert (balanced.value, balanced.note.partition(";")[0]) == (as_they_are.value, label)
         assert found[f"imbalance_matters ({key})"].value == pytest.approx(0, abs=1e-12)
         assert found[f"harm_reverses ({key})"].note.endswith("give --data-controls swapped")
+
+
+def test_what_each_group_lost_on_other_data_is_counted_from_the_control_there(results: Results) -> None:
+    """On data of as many images of each group that change nothing else."""
+    even = results._replace(groups=results.groups._replace(train_count=np.full(GROUPS, 60)))
+    rows = imbalance.group_rows(results._replace(rebalanced={"balanced": even}))
+    label, before = "Pruned 90 %, fine-tuned", "Full network, fine-tuned"
+    kinds = [[row for row in rows if row["network"] == label and row["data"] == data] for data in DATA]
+    names = [results.groups.names[g] for g in results.groups.order]
+    assert [[row["group"] for row in some] for some in kinds] == [names, names]
+    assert [row["images"] for row in kinds[1]] == [60] * GROUPS
+    accuracy = [network(results, of).by_group["accuracy"].mean(axis=0)[results.groups.order] for of in (before, label)]
+    expected = drops(results, label, before).mean(axis=0)[results.groups.order]
+    for some in kinds:
+        assert [row["control_accuracy"].mean for row in some] == pytest.approx(accuracy[0])
+        assert [row["lost_points"].mean for row in some] == pytest.approx(100 * (accuracy[0] - accuracy[1]))
+        assert [row[HARM].mean for row in some] == pytest.approx(expected, nan_ok=True)
 
 
 def test_drops_are_counted_from_what_was_trained_alike(results: Results) -> None:

@@ -283,6 +283,7 @@ def test_controls_and_splits_reach_the_results(tmp_path: Path) -> None:
     for one, other in zip(balanced.variants[0].correct, made.variants[0].correct, strict=True):
         assert (np.isfinite(one) == np.isfinite(other)).all()  # the same images are tested, in the same order
     assert (tmp_path / "report" / "imbalance.csv").read_text().count("\n") == 3
+    assert (tmp_path / "report" / "imbalance_groups.csv").read_text().count("\n") == 1 + 2 * 10
     assert (made.splits, made.matched) == (2, True)
     by_name = {variant.label: variant for variant in made.variants}
     assert by_name["SNL 384"].control is by_name["Matched to SNL 384"]
