@@ -89,7 +89,8 @@ def trusted_losses(loss: LossFn, logits: np.ndarray, y: Any) -> np.ndarray:
     for part in _parts(whole, np.asarray(y)):
         found = np.asarray(loss(jnp.asarray(logits[part]), y[part]), np.float64)
         # The same numbers, but for the order of the arithmetic on logits of this size.
-        largest = np.abs(np.where(np.isfinite(logits[part]), logits[part], 0)).max(axis=1, initial=1.0)
+        sizes = np.abs(np.where(np.isfinite(logits[part]), logits[part], 0)).reshape(len(part), -1)
+        largest = sizes.max(axis=1, initial=1.0)
         allowed = 1e-3 * np.abs(whole[part]) + 1e-5 * largest
         with np.errstate(invalid="ignore"):
             same = found.shape == whole[part].shape and (

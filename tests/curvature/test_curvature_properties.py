@@ -273,12 +273,12 @@ SCALE = {"scale": jnp.ones(1)}
     ("change", "words"),
     [
         ({"params": jax.tree.map(lambda leaf: leaf * np.inf, PARAMS)}, "group 0 is not finite"),
-        ({"weights": changed(WEIGHTS[0], np.nan)[None]}, "group 0 is not finite"),
+        ({"weights": changed(WEIGHTS[0], np.nan)[None]}, "A weight is not a finite number"),
         ({"y": changed(Y, CLASSES)}, f"the {CLASSES} classes count from 0"),
         ({"params": PARAMS | {"phase": np.ones(2, np.complex64)}}, "parameter 'phase' has type complex64"),
         ({"params": {}}, "no parameters"),
         ({"x": {"left": X, "right": X[1:]}}, f"inputs have {N - 1}, {N} examples; give equally many"),
-        ({"x": X[:0], "y": Y[:0], "weights": WEIGHTS[:, :0]}, r"Group \[0\] has no example"),
+        ({"x": X[:0], "y": Y[:0], "weights": WEIGHTS[:, :0]}, "There are no examples"),
         (
             {"params": SCALE, "logits_fn": lambda p, x: p["scale"] * x, "config": CurvatureConfig(bottom=True)},
             "2 eigenvalues were asked of an operator of size 1",
