@@ -146,4 +146,6 @@ def check_place(out: Path, seeds: int) -> None:
         raise JaxfairError(f"The study has {seeds} seeds; give at most {MOST_SEEDS}.")
     there = next(path for path in (out, *out.absolute().parents) if path.exists())
     if not there.is_dir():
-        raise JaxfairError(f"'{there}' is a file; give a folder for results as --out.")
+        raise JaxfairError(
+            f"'{out}' cannot be written: there is a file where a folder is needed; choose another folder with --out."
+        )

@@ -105,9 +105,9 @@ def block_curvature(
     params, x, y, rows = check_examples(logits_fn, params, x, y, weights, loss)
     members, step = _members(params, blocks), None
     if after is not None:
-        check_parameters(after)
         if reason := tree_difference(params, after):
             raise JaxfairError(f"There are no terms for what is not the same network's: {reason}.")
+        check_parameters(after)
         step = np.asarray(ravel_pytree(after)[0]) - np.asarray(ravel_pytree(params)[0])
         if not np.isfinite(step).all():
             raise JaxfairError("A parameter after the change is not a finite number; check the network.")
