@@ -315,6 +315,7 @@ def test_pytorch_has_the_same_network(name, cache):
     assert max(measure.check(problem, {"products": libraries.jobs(found, "products", problem)}).values()) < 1e-4
 
 
+@pytest.mark.slow  # its products, which are timed, are tested below
 def test_a_gpt_tells_the_next_grey_level_from_those_before(cache):
     """Trained, it beats the levels' frequencies; no token knows those after it; labels are the tokens one further."""
     problem = problems.load("tiny-gpt", cache)

@@ -86,6 +86,8 @@ def trusted_losses(loss: LossFn, logits: np.ndarray, y: Any) -> np.ndarray:
     whole = np.asarray(loss(jnp.asarray(logits), y), np.float64)
     if whole.shape != (count,):
         raise JaxfairError(f"The loss returned shape {whole.shape} for {count} examples; expected one number for each.")
+    if losses.takes_classes(loss):  # of which it is known
+        return whole
     for part in _parts(whole, np.asarray(y)):
         found = np.asarray(loss(jnp.asarray(logits[part]), y[part]), np.float64)
         # The same numbers, but for the order of the arithmetic on logits of this size.
