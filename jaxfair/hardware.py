@@ -126,6 +126,8 @@ def environment_of(profile: Profile, base: Mapping[str, str], plain: Mapping[str
         child["JAX_PLATFORMS"] = "cpu" if profile.backend == "cpu" else ""
     for name, value in profile.environment.items():
         child[name] = f"{base.get(name, '')} {value}".strip() if name == "XLA_FLAGS" else value
+    if profile.proof.get("kernels") == "onednn":  # of which XLA's log says much that is no error
+        child.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     return child if plain is None else {**child, PLAIN_DIGESTS: json.dumps(dict(plain))}
 
 

@@ -204,6 +204,16 @@ def test_the_environment_of_a_child(name: str, expected: dict[str, str]) -> None
     assert base == {"XLA_FLAGS": "--mine", "JAX_PLATFORMS": "rocm", "HOME": "/home/someone"}
 
 
+def test_the_log_of_onednn_reaches_no_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless the user has set how much is logged."""
+    monkeypatch.setattr(hardware, "has_onednn", lambda: True)
+    said = [
+        hardware.environment_of(PROFILES["cpu-onednn"], base)["TF_CPP_MIN_LOG_LEVEL"]
+        for base in ({}, {"TF_CPP_MIN_LOG_LEVEL": "0"})
+    ]
+    assert said == ["3", "0"]
+
+
 def test_labels_say_native_or_emulated() -> None:
     """No reader can take one for the other."""
     assert all(profile.label.endswith(f"({profile.kind})") for profile in PROFILES.values())
