@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import absent, as_array, as_groups, as_values, check_lengths, quoted
+from jaxfair.inputs import absent, are_whole, as_array, as_groups, as_values, check_lengths, quoted
 from jaxfair.intervals import Interval, wilson
 from jaxfair.options import checked
 
@@ -60,7 +60,7 @@ def as_numbers(group: Any, count: int, num_groups: int | None = None) -> Int[np.
         num_groups: Number of groups; None for as many as the largest of them says.
 
     Raises:
-        JaxfairError: The groups are not integers, not one for each example, or out of range.
+        JaxfairError: The groups are not integers, missing, not one for each example, or out of range.
     """
     if num_groups is not None and num_groups < 1:
         raise JaxfairError(f"The number of groups is {num_groups}; give at least 1.")
@@ -70,9 +70,7 @@ def as_numbers(group: Any, count: int, num_groups: int | None = None) -> Int[np.
     if (missing := absent(group)).any():
         raise JaxfairError(f"{missing.sum()} of {count} examples have no group; leave them out of all arrays.")
     if not np.issubdtype(group.dtype, np.integer):
-        whole = group.dtype.kind in "fb" and bool((group == np.round(group.astype(float))).all())
-        whole = whole and bool((np.abs(group.astype(float)) < 2**53).all())
-        if not whole:
+        if group.dtype.kind not in "fb" or not are_whole(group.astype(float)).all():
             raise JaxfairError(
                 f"The groups have type {group.dtype}; give integers 0..G-1: "
                 "group_names, group = numpy.unique(group, return_inverse=True)."

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxfair.errors import JaxfairError, did_you_mean
-from jaxfair.kernels import ONEDNN, has_onednn, kernels
+from jaxfair.kernels import ONEDNN, has_onednn, kernels, silence
 from jaxfair.networks import arithmetic
 from jaxfair.networks.arithmetic import Arithmetic
 
@@ -126,8 +126,8 @@ def environment_of(profile: Profile, base: Mapping[str, str], plain: Mapping[str
         child["JAX_PLATFORMS"] = "cpu" if profile.backend == "cpu" else ""
     for name, value in profile.environment.items():
         child[name] = f"{base.get(name, '')} {value}".strip() if name == "XLA_FLAGS" else value
-    if profile.proof.get("kernels") == "onednn":  # of which XLA's log says much that is no error
-        child.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if profile.proof.get("kernels") == "onednn":
+        silence(child)
     return child if plain is None else {**child, PLAIN_DIGESTS: json.dumps(dict(plain))}
 
 

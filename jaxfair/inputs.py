@@ -76,8 +76,7 @@ def as_values(values: Any, what: str) -> np.ndarray:
     Raises:
         JaxfairError: They are no numbers, or some are masked.
     """
-    array = np.asarray(as_array(values, what))
-    array = _unboxed(array) if array.dtype == object else array
+    array = _unboxed(np.asarray(as_array(values, what)))
     if array.dtype.kind == "c":  # whose imaginary part would be dropped
         raise JaxfairError(f"The {what} are complex; give real numbers.")
     try:
@@ -108,8 +107,7 @@ def as_inputs(x: Any) -> Any:
     if x is None:
         raise JaxfairError("There are no inputs; give an array with the examples along its first axis.")
     leaves, tree = jax.tree.flatten(x, is_leaf=lambda leaf: not isinstance(leaf, dict | tuple | list) or _is_rows(leaf))
-    arrays = [as_array(leaf, "inputs") for leaf in leaves]
-    arrays = [_unboxed(a) if isinstance(a, np.ndarray) and a.dtype == object else a for a in arrays]
+    arrays = [_unboxed(as_array(leaf, "inputs")) for leaf in leaves]
     if not arrays:
         raise JaxfairError("There are no inputs; give an array with the examples along its first axis.")
     for array in arrays:
@@ -143,8 +141,7 @@ def as_labels(y: Any, num_classes: int | None = None) -> np.ndarray | jax.Array:
     label = as_array(y, "labels")
     if isinstance(label, Tracer):
         return label
-    if label.dtype == object:
-        label = _unboxed(label)
+    label = _unboxed(label)
     if label.ndim == 2 and label.shape[1] == 1:
         label = label[:, 0]
     # A difference of times is a whole number to NumPy, and a complex number would lose its imaginary part.
@@ -157,7 +154,7 @@ def as_labels(y: Any, num_classes: int | None = None) -> np.ndarray | jax.Array:
         raise JaxfairError(f"Labels have type {label.dtype} and shape {label.shape}; expected integers of shape (n,).")
     if not jnp.issubdtype(label.dtype, jnp.integer):
         values = np.asarray(label, np.float64)
-        if (odd := np.flatnonzero(~(np.abs(values) < 2**53) | (values != np.round(values)))).size:
+        if (odd := np.flatnonzero(~are_whole(values))).size:
             raise JaxfairError(f"The label of example {odd[0]} is {values[odd[0]]:g}; labels are whole numbers from 0.")
         label = values.astype(np.int64)
     host = np.asarray(label)
@@ -179,8 +176,15 @@ def _signed(label: Any) -> Any:
     return label.astype(np.int32) if short else label
 
 
-def _unboxed(values: np.ndarray) -> np.ndarray:
-    """Return an array of objects as one of numbers, where they are numbers."""
+def are_whole(values: np.ndarray) -> np.ndarray:
+    """Return which floating-point numbers are whole numbers, each told from its neighbours in 64 bits."""
+    return (np.abs(values) < 2**53) & (values == np.round(values))
+
+
+def _unboxed(values: Any) -> Any:
+    """Return an array of objects as one of numbers, where they are numbers; any other array as it is."""
+    if not isinstance(values, np.ndarray) or values.dtype != object:
+        return values
     try:
         return np.array(values.tolist())
     except ValueError:
@@ -288,7 +292,7 @@ def _numbered(values: np.ndarray, count: int) -> np.ndarray:
     """Return groups that have names as their numbers."""
     if values.dtype.kind in "fbO":
         whole = np.array([float(v) if isinstance(v, int | float | np.number | np.bool_) else np.nan for v in values])
-        if not (whole == np.round(whole)).all():
+        if not are_whole(whole).all():
             raise JaxfairError("The groups are no whole numbers, but have names; give numbers, or no group_names.")
         values = whole.astype(int)
     if values.dtype.kind not in "iu":
@@ -339,8 +343,7 @@ def as_weights(weights: Any) -> np.ndarray:
     Raises:
         JaxfairError: They are no numbers, some are masked or not finite, or they say with booleans who is in a group.
     """
-    found = np.asarray(as_array(weights, "weights"))
-    found = _unboxed(found) if found.dtype == object else found
+    found = _unboxed(np.asarray(as_array(weights, "weights")))
     if found.dtype == bool:
         raise JaxfairError("The weights are booleans, whose losses would add up; give jaxfair.group_weights(group, G).")
     if found.dtype == object or not jnp.issubdtype(found.dtype, jnp.number) or found.dtype.kind == "c":

@@ -43,7 +43,12 @@ def prefer_onednn(environment: MutableMapping[str, str]) -> None:
     flags = environment.get("XLA_FLAGS", "")
     if has_onednn() and "onednn" not in flags:
         environment["XLA_FLAGS"] = f"{flags} {ONEDNN}".strip()
-        environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        silence(environment)
+
+
+def silence(environment: MutableMapping[str, str]) -> None:
+    """Keep XLA's log, which these flags fill, from users, unless they have set how much is logged."""
+    environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def asked(environment: Mapping[str, str]) -> bool:

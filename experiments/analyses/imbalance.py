@@ -4,7 +4,7 @@ Large and small groups are those of the study's own data throughout. If it is th
 more, their difference from large ones vanishes when the data are balanced, and reverses when the imbalance is swapped.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -93,33 +93,38 @@ def change(results: Results, kind: str, network: Variant) -> Measured:
 
 def rows(results: Results) -> list[dict[str, Any]]:
     """Return one row an imbalance and changed network that is on several: training images and what was lost."""
-    found = []
+    return [_row(results, network, kind, count) for network, kind, count in _compared(results)]
+
+
+def _compared(results: Results) -> Iterator[tuple[Variant, str, np.ndarray]]:
+    """Yield every changed network that is on several data, each of these, and their groups' training images."""
     compared = {
         v.label for other in results.rebalanced.values() for v in other.variants[1:] if v.method not in CONTROLS
     }
     for network in (v for v in results.variants[1:] if v.label in compared):
-        found.append(_row(results, network, "", results.groups.train_count))
+        yield network, "", results.groups.train_count
         for kind, other in results.rebalanced.items():
-            found.append(_row(results, network, kind, other.groups.train_count))
-    return found
+            yield network, kind, other.groups.train_count
+
+
+def _there(results: Results, kind: str, network: Variant) -> tuple[Results, Variant]:
+    """Return the results on such data, and the network in them; ``Missing`` if it was not trained on them."""
+    on = on_data(results, kind) if kind else results
+    return on, same(on, network)
 
 
 def group_rows(results: Results) -> list[dict[str, Any]]:
     """Return one row an imbalance, network and group, of the networks of ``rows``: what each group lost where."""
     found = []
-    for row in rows(results):
-        kind = next(kind for kind, called in DATA.items() if called == row["data"])
-        network = next(v for v in results.variants if v.label == row["network"])
+    for network, kind, counts in _compared(results):
         try:
-            on = on_data(results, kind) if kind else results
-            own = same(on, network)
+            on, own = _there(results, kind, network)
         except Missing:
             continue
         before = own.control or on.variants[0]
-        counts = (results.rebalanced[kind] if kind else results).groups.train_count
         had, has, drop = accuracies(on, before), accuracies(on, own), drops(on, own, controlled=True)
         for g in results.groups.order:
-            of: dict[str, Any] = {"data": row["data"], "network": own.label, "group": results.groups.names[g]}
+            of: dict[str, Any] = {"data": DATA[kind], "network": own.label, "group": results.groups.names[g]}
             of |= {"images": int(counts[g]), "seeds": len(own.seeds), "control_accuracy": had.at(g)}
             found.append(of | {"accuracy": has.at(g), "lost_points": points_lost(on, own, g), HARM: drop.at(g)})
     return found
@@ -179,8 +184,7 @@ def _row(results: Results, network: Variant, kind: str, train_count: np.ndarray)
     row |= dict.fromkeys(unknown, series.UNKNOWN)
     row["p_value"] = np.nan
     try:
-        on = on_data(results, kind) if kind else results
-        own = same(on, network)
+        on, own = _there(results, kind, network)
         row["accuracy"] = whole_accuracy(own)
         row["large_harm_percent"] = joint_drop(on, own, large, controlled=True)
         row["small_harm_percent"] = joint_drop(on, own, small, controlled=True)

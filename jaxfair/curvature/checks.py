@@ -64,10 +64,10 @@ def _change(first: np.ndarray, other: np.ndarray, rounding: float) -> float:
     from the probabilities.
     """
     finite = np.isfinite(first) & np.isfinite(other)  # a class may be switched off by minus infinity
-    apart, sizes = np.abs(np.where(finite, first, 0) - np.where(finite, other, 0)), np.abs(np.where(finite, first, 0))
-    usual = np.median(np.abs(np.where(finite, first, 0) - np.median(np.where(finite, first, 0), axis=0)), axis=0)
+    one, two = (np.where(finite, logits, 0) for logits in (first, other))
+    sizes, usual = np.abs(one), np.median(np.abs(one - np.median(one, axis=0)), axis=0)
     noise = rounding * sizes.max(axis=1, initial=0.0, keepdims=True)
-    relative = ((apart - noise) / (sizes + usual + 1e-30)).max(initial=0.0)
+    relative = ((np.abs(one - two) - noise) / (sizes + usual + 1e-30)).max(initial=0.0)
     scores = [np.asarray(jax.nn.softmax(jnp.asarray(logits))) for logits in (first, other)]
     counts = np.abs(np.where(scores[0] > 1e-6, first, 0)).max(axis=1)
     moved = np.abs(scores[0] - scores[1]).max(axis=1) - 4 * np.finfo(np.float32).eps * counts
@@ -114,9 +114,7 @@ def _parts(whole: np.ndarray, y: np.ndarray) -> Iterator[np.ndarray]:
     take a batch of one for something else.
     """
     count = len(whole)
-    yield np.arange(max(1, count // 3))
-    if count > 1:
-        yield np.arange(max(1, count // 3), count)
+    yield from filter(len, np.split(np.arange(count), [max(1, count // 3)]))
     ranked = np.argsort(whole, kind="stable")
     for i in np.unique([*ranked[np.linspace(0, count - 1, 4).astype(int)], *spread(y)[:4]]):
         yield np.repeat(i, 3)

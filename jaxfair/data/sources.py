@@ -7,6 +7,7 @@ by TFDS where tensorflow is installed. Images are decoded and resized once and t
 import dataclasses
 import functools
 import importlib.util
+import numbers
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -200,9 +201,9 @@ def _checked(config: SourceConfig) -> SourceConfig:
     """Return the configuration with paths and tuples where strings were given; refuse what would have no effect."""
     if config.name not in NAMES:
         raise JaxfairError(f"There is no data set '{config.name}'{did_you_mean(config.name, NAMES)}")
-    if config.size is not None and not (isinstance(config.size, int) and 1 <= config.size <= 4096):
+    if config.size is not None and not (isinstance(config.size, numbers.Integral) and 1 <= config.size <= 4096):
         raise JaxfairError(f"The image size is {config.size!r}; give 1 to 4096 pixels, or leave it out.")
-    if not isinstance(config.merge_below, int) or config.merge_below < 0:
+    if not isinstance(config.merge_below, numbers.Integral) or config.merge_below < 0:
         raise JaxfairError(f"Groups below {config.merge_below} images are to be merged; give 0 for none, or more.")
     takers = {"images": ("table",), "image_column": ("table", "tfds")}
     for field, default in dataclasses.asdict(SourceConfig(config.name)).items():
