@@ -24,7 +24,7 @@ def make_hardware(
     seeds: int = 3,
     profiles: Sequence[tuple[str, str, str]] = PROFILES,
     ulps: int = 2,
-    others: Sequence[str] = ("repeat", "order"),
+    others: Sequence[str] = ("repeat", "order", "batch"),
     steps: Sequence[int] = STEPS,
     trainings: Sequence[tuple[str, str, int | None]] = (("plain", "none", None),),
 ) -> Hardware:
@@ -114,12 +114,12 @@ def _comparison(
             correct=right(own["accuracy"], tests),
             by_group=own,
             distance=scale * rng.uniform(1, 2, seeds),
-            curve=growth if budget is None and len(steps) else None,
+            curve=growth if budget is None and len(steps) and control != "batch" else None,
             same_bits=np.full(seeds, scale == 0),
             trained=(),
         )
 
-    named = {"repeat": ", repeated", "order": ", other data order"}
+    named = {"repeat": ", repeated", "order": ", other data order", "batch": ", batches twice as large"}
     return Comparison(
         title=title,
         mitigation=mitigation,
@@ -128,7 +128,7 @@ def _comparison(
         profiles=tuple(series(label, name, kind, "none", 0.2) for name, label, kind in profiles),
         ulps=tuple(series(f"{BASE}, ulp {i}", "cpu", "native", f"ulp{i}", 0.1) for i in range(1, ulps + 1)),
         others=tuple(
-            series(BASE + named[control], "cpu", "native", control, 0.3 * (control == "order")) for control in others
+            series(BASE + named[control], "cpu", "native", control, 0.3 * (control != "repeat")) for control in others
         ),
         moved=np.full(seeds, 2.0) if len(steps) else np.full(seeds, np.nan),
     )

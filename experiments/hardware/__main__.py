@@ -6,8 +6,8 @@
 
 Trains the same networks from the same initial parameters on every hardware profile, each in a process of its own, and
 on the first one, the reference, also with controls: the same again, one weight changed by one unit in the last place,
-another order of the data. Finished runs are kept: the same command goes on where it was interrupted. ``merge`` compares
-studies that were made on several machines.
+another order of the data, batches twice as large. Finished runs are kept: the same command goes on where it was
+interrupted. ``merge`` compares studies that were made on several machines.
 """
 
 from collections.abc import Sequence

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-CONTROLS = {"ulp": ("#8a8a8a", "x"), "repeat": ("#8a8a8a", "+"), "order": ("#b8b8b8", "D")}
+CONTROLS = {"ulp": ("#8a8a8a", "x"), "repeat": ("#8a8a8a", "+"), "order": ("#b8b8b8", "D"), "batch": ("#b8b8b8", "P")}
 ULPS = "one-ulp controls"
 NAMES = {"top_eigenvalue": "largest Hessian eigenvalue", "gradient_norm": "gradient norm", "delta": "Delta (nats)"}
 FREE = {"top_eigenvalue": "largest Hessian eigenvalue\nat equal image counts"}

@@ -23,7 +23,8 @@ LOST = (
 PROFILED = (
     "A profile is the arithmetic of a training: native, as a machine has it, or emulated, with rounded operands of "
     "every product. Controls train on the reference hardware again: with nothing changed; with one weight of every "
-    "array changed by one ulp, the unit in its last place; with another order of the data."
+    "array changed by one ulp, the unit in its last place; with another order of the data; in batches twice as large, "
+    "at twice the learning rate."
 )
 VIOLATION = (
     "Delta of a group is the largest change of its mean test loss from the reference to any other run, in nats; xi, "
@@ -112,7 +113,8 @@ MEANINGS = {
     "Profile": "the arithmetic of a training: (native) is what a machine has, (emulated) rounds the operands of every "
     "product. All begin with the same bits and see the data in the same order; the first is the reference.",
     "Controls": "trainings on the reference again: repeated; from weights of which one in every array is changed by "
-    "one unit in the last place (ulp), so that what follows is what one rounding error does; with another data order.",
+    "one unit in the last place (ulp), so that what follows is what one rounding error does; with another data order; "
+    "in batches twice as large, at twice the learning rate.",
     "Loss": "mean cross-entropy of the group's TEST images, in nats, on each profile's own arithmetic. All "
     "differences, Delta and xi are of it, or of the test accuracy where that is said.",
     "Delta": "largest |difference| of the group's loss on the reference from that on any of the others (Nelaturu et "

@@ -56,7 +56,7 @@ class Comparison(NamedTuple):
         reference: on the first profile.
         profiles: on the others.
         ulps: on the first again, with one weight of every array changed by one unit in the last place.
-        others: its further controls: ``repeat`` and ``order``.
+        others: its further controls: ``repeat``, ``order`` and ``batch``.
         moved: how far the reference's parameters went until the last recorded step, shape (s,); NaN if unknown.
     """
 

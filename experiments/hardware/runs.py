@@ -1,7 +1,7 @@
 """The runs of one hardware profile, made in a process of its own: trainings, first steps and analyses.
 
 On the first profile of a study, its reference, every training is repeated as controls: the same again, one unit in the
-last place of one weight of every array, another order of the data.
+last place of one weight of every array, another order of the data, batches twice as large.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ OTHER_ORDER = 1000
 """Added to a seed where the order of the data is drawn, for the control of that name."""
 
 
-CONTROLS = {"none": "", "repeat": ", repeated", "order": ", other data order"}
+CONTROLS = {"none": "", "repeat": ", repeated", "order": ", other data order", "batch": ", batches twice as large"}
 """What a label says of a control that is no ulp."""
 
 
@@ -41,8 +41,8 @@ class Task(NamedTuple):
     """What is trained on one profile for every seed.
 
     Attributes:
-        control: ``none``, ``repeat``, ``ulp1``, ``ulp2``, ... or ``order``.
-        train: how.
+        control: ``none``, ``repeat``, ``ulp1``, ``ulp2``, ..., ``order`` or ``batch``.
+        train: how, which is another training for ``batch`` (``larger_batches``).
         budget: ReLUs that SNL keeps, in a network that is linearized on this profile too; None for the full network.
     """
 
@@ -103,7 +103,8 @@ def declare(
     declared = []
     for task in tasks:
         trained, first = _train(space, profile, module, task._replace(budget=None), seeds), []
-        if task.budget is None and task.train.mitigation.method == "none" and steps:
+        # A step of larger batches sees other images, so that its parameters are not compared with those of a step.
+        if task.budget is None and task.train.mitigation.method == "none" and task.control != "batch" and steps:
             first = [_first_steps(space, profile, module, task, seed, steps) for seed in seeds]
         if task.budget is not None:
             starts = [methods.linearize_snl(space, base, linearized.snl, [task.budget])[0] for base in trained]
@@ -116,6 +117,14 @@ def declare(
         sampled = [stages.sample(space, run, analysis) for run in trained] if measured else []
         declared.append(Declared(task, trained, analysed, first, sampled))
     return declared
+
+
+def larger_batches(train: TrainConfig) -> TrainConfig:
+    """Return the same training in batches twice as large, and for that at twice the rate (Goyal et al. 2017).
+
+    To first order it goes where the smaller batches go, in half as many steps.
+    """
+    return dataclasses.replace(train, batch_size=2 * train.batch_size, learning_rate=2 * train.learning_rate)
 
 
 def full_module(space: Workspace, model: ModelConfig, arithmetic: Arithmetic) -> Module:

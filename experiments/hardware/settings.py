@@ -23,7 +23,8 @@ class Study:
             t4=gpu,gres=gpu:t4:1 (or ,constraint= ,partition= ,account=). Each makes its runs in a folder NAME of
             ``out``, all beside each other, and the report is of all; the first is the reference.
         ulps: controls on the reference with one weight of every array changed by one unit in the last place.
-        controls: more of them: the same training again, and another order of the data.
+        controls: more of them: the same training again, another order of the data, and batches twice as large at twice
+            the rate.
         mitigation: train with the alignment of the groups' distances to the decision boundary too.
         budgets: linearize by SNL on every profile too, keeping so many ReLUs (below 1: a fraction of them).
         steps: after which parameters are compared, to see how trainings part; those after the last step do not count.
@@ -46,7 +47,7 @@ class Study:
     profiles: tuple[str, ...] = ("cpu",)
     nodes: tuple[str, ...] = ()
     ulps: int = 2
-    controls: tuple[Literal["repeat", "order"], ...] = ("repeat", "order")
+    controls: tuple[Literal["repeat", "order", "batch"], ...] = ("repeat", "order", "batch")
     mitigation: bool = False
     budgets: tuple[float, ...] = ()
     steps: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -87,7 +88,7 @@ CPU = Study(
     train=TrainConfig(epochs=8, batch_size=128, learning_rate=0.05, schedule="cosine"),
     analysis=AnalysisConfig(start="coarse"),
 )
-"""UTKFace by race, 30 % of the training images, a narrow ResNet-18: about half an hour on two CPU cores."""
+"""UTKFace by race, 30 % of the training images, a narrow ResNet-18: about 40 minutes on two CPU cores."""
 
 GPU = Study(
     out=Path("results/hardware-gpu"),

@@ -90,6 +90,8 @@ def check(study: Study) -> None:
             f"The study has {study.seeds} seeds, {study.ulps} one-ulp controls and the profiles "
             f"{', '.join(study.profiles)}; give at least one seed, and different profiles."
         )
+    if len(set(study.controls)) != len(study.controls):
+        raise JaxfairError(f"--controls names {' '.join(study.controls)}; give each control once.")
     if list(study.steps) != sorted(set(study.steps)) or min(study.steps, default=1) < 1:
         raise JaxfairError(
             f"The steps to look at are {list(study.steps)}; give different ones from 1 on, in ascending order."
@@ -111,6 +113,13 @@ def check_on(study: Study, train_set: Dataset) -> list[int]:
         JaxfairError: a network or a training is impossible.
     """
     budgets = stages.check(train_set, study.model, study.budgets, [])
+    if "batch" in study.controls and study.train.batch_size <= len(train_set) < 2 * study.train.batch_size:
+        others = " ".join(control for control in study.controls if control != "batch")
+        raise JaxfairError(
+            f"The control batch trains in batches of {2 * study.train.batch_size}, and there are {len(train_set)} "
+            f"training images; give a smaller --train.batch-size, or leave it out by --controls {others}".rstrip()
+            + "."
+        )
     trainings = [task.train for task in tasks(study, budgets, reference=True)]
     stages.check_trainings(train_set, [*trainings, study.snl_finetune], study.snl, study.seeds_at_once)
     return budgets
@@ -190,7 +199,7 @@ def tasks(study: Study, budgets: Sequence[int], *, reference: bool) -> list[Task
     controls = ["none"]
     if reference:
         controls += [f"ulp{number}" for number in range(1, study.ulps + 1)] + list(study.controls)
-    found = [Task(control, plain) for control in controls]
+    found = [Task(control, runs.larger_batches(plain) if control == "batch" else plain) for control in controls]
     if study.mitigation:
         found += [Task(control, aligned) for control in controls if control not in study.controls]
     return found + [Task(c, plain, n) for n in budgets for c in controls if c not in study.controls]

@@ -84,12 +84,13 @@ def test_profiles_are_told_from_controls_and_rejoin_them(hardware: Hardware) -> 
     rows = [row for row in numbers.profile_rows(made) if row["training"] == "plain"]
     labels = [label for _, label, _ in PROFILES]
     controls = [f"{BASE}, ulp 1", f"{BASE}, ulp 2", f"{BASE}, repeated", f"{BASE}, other data order"]
+    controls += [f"{BASE}, batches twice as large"]
     assert [row["hardware"] for row in rows] == [BASE, *labels, *controls]
-    assert [row["role"] for row in rows] == ["reference", *["profile"] * 3, *["control"] * 4]
+    assert [row["role"] for row in rows] == ["reference", *["profile"] * 3, *["control"] * 5]
     said = [row["as_far_as_ulps_from_step"] for row in rows]
     assert said[:4] == ["", "1", "not by the last step", ""]
     assert said[4:7] == ["", "", "same bits"]
-    assert [row["same_bits_seeds"] for row in rows] == [3, 0, 0, 0, 0, 0, 3, 0]
+    assert [row["same_bits_seeds"] for row in rows] == [3, 0, 0, 0, 0, 0, 3, 0, 0]
     plain = made.comparisons[0]
     for row, series in zip(rows, plain.every, strict=True):
         largest = np.abs(series.by_group["loss"] - plain.reference.by_group["loss"]).max(axis=1)

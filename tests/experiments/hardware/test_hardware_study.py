@@ -58,7 +58,7 @@ def test_every_training_ran_on_every_profile_and_with_its_controls(results: Hard
     for comparison in results.comparisons:
         assert [series.profile for series in comparison.profiles] == ["bf16"]
         assert [series.control for series in comparison.ulps] == ["ulp1", "ulp2"]
-        others = ["repeat", "order"] if comparison.title == "plain" else []
+        others = ["repeat", "order", "batch"] if comparison.title == "plain" else []
         assert [series.control for series in comparison.others] == others
     assert {series.kind for series in of(results, "plain").profiles} == {"emulated"}
     for comparison in results.comparisons:
@@ -69,6 +69,20 @@ def test_every_training_ran_on_every_profile_and_with_its_controls(results: Hard
                 np.nanmean(reference.parts[name], axis=-1), reference.by_group[column], rtol=1e-6
             )
         assert not any(series.parts for series in comparison.every[1:])
+
+
+def test_larger_batches_differ_in_their_size_and_rate_only(study: Path) -> None:
+    plain, larger = (
+        next(m for m in bundles.read(study)[0].members if (m.control, m.mitigation) == (control, "none"))
+        for control in ("none", "batch")
+    )
+    for ours, theirs in zip(plain.trained, larger.trained, strict=True):
+        assert ours.config["data"] == theirs.config["data"]
+        assert ours.config["model"] == theirs.config["model"]
+        assert ours.json("start.json")["initial"] == theirs.json("start.json")["initial"]
+        twice = {name: 2 * ours.config["train"][name] for name in ("batch_size", "learning_rate")}
+        assert theirs.config["train"] == ours.config["train"] | twice
+    assert larger.steps == []
 
 
 @pytest.mark.slow  # a study of its own: SNL on every profile takes longer than all the rest
@@ -299,6 +313,8 @@ def test_emulation_may_differ_between_bundles(study: Path) -> None:
         (("--profiles", "cpu", "cpu-axv"), "did you mean 'cpu-avx'"),
         (("--profiles", "cpu", "cpu"), "different profiles"),
         (("--seeds", "0"), "at least one seed"),
+        (("--controls", "order", "order"), "--controls names order order; give each control once."),
+        (("--train.batch-size", "600"), "batches of 1200, and there are"),
         (("--steps", "3", "2"), "The steps to look at are [3, 2]"),
         (("--steps", "0", "2"), "The steps to look at are [0, 2]"),
         (("--profiles", "tpu"), "needs a tpu"),
