@@ -87,7 +87,7 @@ def publish(
         }
         tables.write_all(made, rows)
         answer = " ".join(filter(None, [differences.answer(hardware), differences.rounding(hardware)]))
-        reports.write_record(made, "hardware", title, answer, page.warnings(hardware), command, runs, found)
+        reports.write_record(made, "hardware", title, answer, page.warnings(hardware), command, runs, found, drawn)
         text = page.page(hardware, drawn, rows, found, title, command)
         (made / reports.PAGE).write_text(text, encoding="utf-8")
 

@@ -49,7 +49,9 @@ def write(
         on_others = {"imbalance": imbalance.rows(results), "imbalance_groups": imbalance.group_rows(results)}
         tables.write_all(made, {"summary": summary, "groups": rows, **compared, **on_others})
         answer = page.answer(results)
-        reports.write_record(made, STUDY, title, answer, pages.warnings(results), command, analysed, found)
+        reports.write_record(
+            made, STUDY, title, answer, pages.warnings(results), command, analysed, found, [*drawn, *of_paper]
+        )
         analyses = [run for run in analysed if run.config["stage"] == "analyse"]
         of_study = page.WORDS, answer, results
         more = imbalance.section(*on_others.values())

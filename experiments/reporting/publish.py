@@ -29,16 +29,6 @@ TABLES = {
     "profiles": "Profiles and controls",
 }
 TABLES |= {"trainings": "Fairness violation"}
-FIGURES = (
-    "differences_by_group",
-    "changes_side_by_side",
-    "foretold_and_actual",
-    "accuracy_drop_from_control",
-    "accuracy_drop_by_group",
-    "accuracy_by_budget",
-    "accuracy_by_method",
-)
-FIGURES += ("harm_by_training", "curvature_by_group", "divergence")
 GROUPS = ("network", "relus", "training", "group", "train_count", "test_count", "train_accuracy")
 GROUPS += ("validation_accuracy", "accuracy", "relative_drop_percent", "relative_drop_matched_percent")
 PACKAGES = ("jax", "flax", "optax", "numpy")
@@ -56,17 +46,15 @@ def write(study: Path, page: Path) -> None:
     record, report = reports.read_record(study), study / "report"
     if (study / "runs").is_dir():  # merged studies have theirs elsewhere, and were checked when they were merged
         reports.open_runs(study, (name for name in record["runs"] if (study / "runs" / name).is_dir()))
-    if not record.get("made"):
+    if not record.get("made") or "figures" not in record:
         raise JaxfairError(f"The report of '{study}' does not say how its runs were made; run the same study again.")
     parts = [f"# {record['title']}", *filter(None, [record.get("answer")])]
     parts += ["\n".join(f"- {said}" for said in record["warnings"])] if record.get("warnings") else []
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
-        for name in FIGURES:
-            if (report / f"{name}.png").is_file():
-                copy = page.with_name(f"{page.stem}-{name}.png")
-                shutil.copyfile(report / f"{name}.png", copy)
-                parts.append(f"![{record['title']}]({copy.name})")
+        shown = {figure["file"]: _figure(report, figure, page) for figure in record["figures"]}
+        of_paper = [shown.pop(file) for file in [*shown] if "/" in file]
+        parts += shown.values()
         for name, head in TABLES.items():
             if (file := report / f"{name}.csv").is_file():
                 also = f"\n\n{PICKED}" if name == "extremes" else ""
@@ -74,11 +62,23 @@ def write(study: Path, page: Path) -> None:
         if (file := report / "groups.csv").is_file():
             shutil.copyfile(file, page.with_name(f"{page.stem}-groups.csv"))
             parts.append(_groups(tables.read_csv(file), f"{page.stem}-groups.csv"))
+        parts += [f"## Figures of the paper\n\n{figure}" if not at else figure for at, figure in enumerate(of_paper)]
         parts.append(f"## Findings of the paper\n\n{(report / 'claims.md').read_text(encoding='utf-8').strip()}")
         parts.append(f"## How this was made\n\n{provenance(record['command'], record['made'])}")
         page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     except OSError as error:
         raise JaxfairError(f"'{page}' cannot be written: {error.strerror or error}; choose another --out.") from error
+
+
+def _figure(report: Path, figure: Mapping[str, str], page: Path) -> str:
+    """Copy a figure beside a page, in 256 colours, which take a third of the room, and return how the page shows it."""
+    from PIL import Image
+
+    source = report / figure["file"]
+    copy = page.with_name(f"{page.stem}-{source.name}")
+    with Image.open(source) as image:
+        image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(copy, optimize=True)
+    return f"![{figure['title']}]({copy.name})\n\n{figure['caption']}"
 
 
 def _groups(every: tables.Table, file: str) -> str:

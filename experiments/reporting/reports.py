@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.reporting import tables, verdicts
+from experiments.reporting.drawing import Drawn
 from experiments.reporting.verdicts import Claim
 from experiments.running.progress import say
 from jaxfair import processes, runs
@@ -105,6 +106,7 @@ def write_record(
     command: Sequence[str],
     shown: Sequence[Run],
     found: Sequence[Claim],
+    drawn: Sequence[Drawn],
 ) -> None:
     """Write the findings, and what the report was made of.
 
@@ -117,11 +119,17 @@ def write_record(
         command: what the reader types to make it again; places on this machine are left out.
         shown: the runs whose numbers the report shows.
         found: the findings.
+        drawn: the figures, in the order of a page.
     """
     tables.write_csv(made / "claims.csv", verdicts.rows(found))
     (made / "claims.md").write_text(verdicts.markdown(found), encoding="utf-8")
     record: dict[str, Any] = {"study": study, "title": title, "answer": answer, "warnings": list(warnings)}
     record["command"] = without_places(command)
+    record["figures"] = [
+        {"file": of.file.with_suffix(".png").relative_to(made).as_posix(), "title": of.title, "caption": of.caption}
+        for of in drawn
+        if of.file is not None
+    ]
     record |= {"runs": [run.path.name for run in shown], "made": provenance(with_parents(shown))}
     (made / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from experiments.linearization import report
 from experiments.reporting import publish, reports
@@ -97,14 +99,22 @@ def with_parent(beside: Run, config: dict[str, Any]) -> Run:
     return run.finish()
 
 
-def test_figures_have_files_of_their_own(tmp_path: Path) -> None:
-    make_study(tmp_path / "study", "Study", seeds=1)
-    for name in publish.FIGURES:
-        (tmp_path / "study" / "report" / f"{name}.png").write_text(name)
-    publish.write(tmp_path / "study", tmp_path / "page.md")
-    text = (tmp_path / "page.md").read_text()
-    copies = re.findall(r"\((page-.*\.png)\)", text)
-    assert [(tmp_path / copy).read_text() for copy in copies] == list(publish.FIGURES)
+def test_every_figure_of_the_report_is_shown_with_its_caption(tmp_path: Path, tmp_path_factory: Any) -> None:
+    study = made_once(tmp_path_factory.getbasetemp())
+    report, page = study / "report", tmp_path / "page.md"
+    publish.write(study, page)
+    text, figures = page.read_text(), reports.read_record(study)["figures"]
+    drawn = {file.relative_to(report).as_posix() for file in report.rglob("*.png")}
+    assert {figure["file"] for figure in figures} == drawn
+    assert re.findall(r"\(page-(.*\.png)\)", text) == [Path(figure["file"]).name for figure in figures]
+    for figure in figures:
+        name = Path(figure["file"]).name
+        assert f"![{figure['title']}](page-{name})\n\n{figure['caption']}\n" in text
+        assert (text.index(name) > text.index("## Figures of the paper")) == figure["file"].startswith("paper/")
+        with Image.open(report / figure["file"]) as drawn, Image.open(tmp_path / f"page-{name}") as copy:
+            assert copy.size == drawn.size
+            apart = np.abs(np.asarray(copy.convert("RGB"), int) - np.asarray(drawn.convert("RGB"), int))
+            assert (apart.max(axis=-1) > 32).mean() < 0.001  # of 256 colours
 
 
 def test_a_report_of_unknown_making_is_refused(tmp_path: Path) -> None:
