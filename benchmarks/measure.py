@@ -209,7 +209,7 @@ def measure(
         operations: of ``OPERATIONS``.
         repeats: timed rounds.
         cache: folder of trained networks, for processes.
-        methods: parts of the names of the eigenvalue methods to time.
+        methods: parts of the names of the eigenvalue methods to time; ``$`` is the end of a name.
         save: is given the result so far, after every operation.
 
     Raises:
@@ -237,7 +237,7 @@ def measure(
     jobs.clear()  # and with them the passes that they keep
     if "eigenvalues" in operations:
         every = libraries.jobs(found, "eigenvalues", problem)
-        chosen = {name: method for name, method in every.items() if any(part in name for part in methods)}
+        chosen = {name: method for name, method in every.items() if any(part in f"{name}$" for part in methods)}
         if not chosen:
             raise JaxfairError(f"No method's name has {' or '.join(methods)} in it; there are {', '.join(every)}.")
         result["eigenvalues"] = eigenvalues(problem, chosen, repeats)
@@ -279,7 +279,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--problem", default="resnet18-w16", help=", ".join(problems.SPECS))
     parser.add_argument("--operations", nargs="+", default=OPERATIONS, help=f"all, or some of {', '.join(OPERATIONS)}")
     parser.add_argument("--libraries", nargs="+", default=libraries.NAMES, help=", ".join(libraries.NAMES))
-    parser.add_argument("--methods", nargs="+", default=("",), help="parts of the names of the eigenvalue methods")
+    parser.add_argument(
+        "--methods", nargs="+", default=("",), help="parts of the names of the eigenvalue methods; $ ends one"
+    )
     parser.add_argument("--repeats", type=int, default=5, help="timed rounds; there is one more, which is not counted")
     parser.add_argument("--out", type=Path, required=True, help="JSON file")
     parser.add_argument("--cache", type=Path, default=problems.default_cache(), help="folder of trained networks")
