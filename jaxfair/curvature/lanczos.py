@@ -149,7 +149,7 @@ def _krylov(
     vectors: bool,
 ) -> EigenResult:
     """Find eigenvalues of the Krylov space of one start vector, as ``extreme_eigenvalues`` describes."""
-    wanted, rows = largest + smallest, _rows(start, largest, smallest, max_steps, max_basis)
+    rows = _rows(start, largest, smallest, max_steps, max_basis)
     basis, projected = _Basis(start, rows), np.zeros((rows, rows))
     coupling = np.zeros(0)  # of the next basis vector with those before it, if the operator is symmetric
     alphas, betas, asymmetry = [], [], 0.0
@@ -164,44 +164,81 @@ def _krylov(
         projected[:m, m - 1] = projected[m - 1, :m] = coefficients
         alphas.append(float(coefficients[-1]))
         betas.append(beta)
-        values, rotation = np.linalg.eigh(projected[:m, :m])
-        tops = min(largest, m)
-        index = np.concatenate([np.arange(m)[::-1][:tops], np.arange(m)[:smallest]]).astype(int)
-        residuals = beta * np.abs(rotation[-1, index])
-        # Nothing is left but rounding of the product: the Krylov space is invariant.
-        exhausted = beta <= 10 * basis.epsilon * max(np.abs(values).max(), beta, basis.tiny) or m == start.size
-        # Below the rounding of the products no residual can fall.
-        floor = basis.epsilon * np.abs(values).max() if exhausted else 0.0
-        found, errors = values[index], np.maximum(residuals - floor, 0)
-        if stop == "error" and not exhausted:
-            spectrum = values, residuals, index, tops
-            found, errors = _continued(projected[:m, :m], beta, *spectrum, float(np.mean(alphas[1:] or 0)))
-            residuals = np.hypot(residuals, found - values[index])  # the residual of a Ritz vector is orthogonal to it
-        scale = np.where(np.arange(len(index)) < tops, np.abs(values[index]), np.abs(values).max())
-        met = m == start.size or (errors <= tolerance * scale).all()
-        converged = bool(met and m >= min(wanted, start.size))
-        if exhausted or converged or len(alphas) == max_steps:
-            relative = float(asymmetry / max(np.abs(values).max(), basis.tiny))
-            ritz = basis.combine(rotation[:, index]) if vectors else None
+        typical = float(np.mean(alphas[1:] or 0)) if stop == "error" else None
+        ritz = _ritz(projected[:m, :m], beta, basis, largest, smallest, tolerance, typical)
+        converged = ritz.met and m >= min(largest + smallest, start.size)
+        if ritz.exhausted or converged or len(alphas) == max_steps:
+            relative = float(asymmetry / max(np.abs(ritz.spectrum).max(), basis.tiny))
+            kept = basis.combine(ritz.rotation[:, ritz.index]) if vectors else None
             arrays = np.array(alphas), np.array(betas)
-            return EigenResult(found, residuals, len(alphas), converged, *arrays, relative, ritz)
+            return EigenResult(ritz.values, ritz.residuals, len(alphas), converged, *arrays, relative, kept)
         coupling = np.append(np.zeros(m - 1), beta)
         if m == rows:
-            coupling = beta * _restart(basis, projected, values, rotation, smallest, largest)
+            coupling = beta * _restart(basis, projected, ritz, smallest, largest)
         basis.append()
 
 
-def _restart(
-    basis: "_Basis", projected: np.ndarray, values: np.ndarray, rotation: np.ndarray, smallest: int, largest: int
-) -> np.ndarray:
+class _Ritz(NamedTuple):
+    """What the projected matrix says after a step.
+
+    Attributes:
+        spectrum: Its eigenvalues, rising, shape (m,).
+        rotation: Its eigenvectors, shape (m, m).
+        index: Which of them were asked for, shape (k,).
+        values, residuals: Of these, as in ``EigenResult``.
+        met: Whether all of them are as near as was asked.
+        exhausted: Whether nothing is left of the product but rounding, so that no further step is possible.
+    """
+
+    spectrum: np.ndarray
+    rotation: np.ndarray
+    index: np.ndarray
+    values: np.ndarray
+    residuals: np.ndarray
+    met: bool
+    exhausted: bool
+
+
+def _ritz(
+    projected: np.ndarray,
+    beta: float,
+    basis: "_Basis",
+    largest: int,
+    smallest: int,
+    tolerance: float,
+    typical: float | None,
+) -> _Ritz:
+    """Solve the projected matrix, whose coupling with the next row is ``beta``.
+
+    ``typical`` is the mean diagonal after the first step where the stopping rule is ``error``, None otherwise.
+    """
+    m, size = len(projected), basis.rows.shape[1]
+    spectrum, rotation = np.linalg.eigh(projected)
+    tops = min(largest, m)
+    index = np.concatenate([np.arange(m)[::-1][:tops], np.arange(m)[:smallest]]).astype(int)
+    residuals, magnitude = beta * np.abs(rotation[-1, index]), np.abs(spectrum).max()
+    # Nothing is left but rounding of the product: the Krylov space is invariant.
+    exhausted = bool(beta <= 10 * basis.epsilon * max(magnitude, beta, basis.tiny) or m == size)
+    # Below the rounding of the products no residual can fall.
+    floor = basis.epsilon * magnitude if exhausted else 0.0
+    values, errors = spectrum[index], np.maximum(residuals - floor, 0)
+    if typical is not None and not exhausted:
+        values, errors = _continued(projected, beta, spectrum, residuals, index, tops, typical)
+        residuals = np.hypot(residuals, values - spectrum[index])  # a Ritz vector's residual is orthogonal to it
+    scale = np.where(np.arange(len(index)) < tops, np.abs(spectrum[index]), magnitude)
+    met = bool(m == size or (errors <= tolerance * scale).all())
+    return _Ritz(spectrum, rotation, index, values, residuals, met, exhausted)
+
+
+def _restart(basis: "_Basis", projected: np.ndarray, ritz: _Ritz, smallest: int, largest: int) -> np.ndarray:
     """Keep the Ritz vectors nearest to the ends that are wanted; return the share that each has of the remainder."""
-    rows = len(values)
+    rows = len(ritz.spectrum)
     low, high = (n + (rows - smallest - largest) // 3 if n else 0 for n in (smallest, largest))
     keep = np.r_[:low, rows - high : rows]
-    basis.restart(rotation[:, keep])
+    basis.restart(ritz.rotation[:, keep])
     projected[:] = 0
-    np.fill_diagonal(projected[: len(keep), : len(keep)], values[keep])
-    return rotation[-1, keep]
+    np.fill_diagonal(projected[: len(keep), : len(keep)], ritz.spectrum[keep])
+    return ritz.rotation[-1, keep]
 
 
 def _continued(
