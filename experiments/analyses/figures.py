@@ -34,16 +34,7 @@ def accuracy_drop_by_group(results: Results, *, controlled: bool = False) -> "Fi
         variants = [variant for variant in variants if variant.control is not None]
         if not variants:
             raise Missing("No network of the study has a control that was trained as it was.")
-    width = max(3.5, drawing.width_of_groups(groups))
-    labels = drawing.group_labels(groups, width)
-    most = int(10.5 / width)
-    if most > 1:
-        figure, panels = drawing.filled(len(variants), most, width, 2.6 + labels.extra, sharey=True)
-        for axes in panels:
-            drawing.label_groups(axes, labels)
-    else:
-        figure, grid = drawing.group_panels(groups, len(variants), height=2.0, sharey=True)
-        panels = list(grid[:, 0])
+    figure, panels, width = drawing.panel_each(groups, len(variants))
     for axes, variant in zip(panels, variants, strict=True):
         drawing.by_size(axes, groups, quantities.drops(results, variant, controlled=controlled))
         axes.axhline(0, color=GREY, linewidth=0.8)

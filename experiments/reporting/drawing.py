@@ -157,6 +157,22 @@ def panels(titles: Sequence[str], label: str) -> tuple["Figure", list["Axes"]]:
     return figure, found
 
 
+def panel_each(groups: Groups, count: int) -> tuple["Figure", list["Axes"], float]:
+    """Return a panel with a place for each group for each of several networks, and a panel's width in inches.
+
+    Several stand in a row where the groups' names leave room for that.
+    """
+    width = max(3.5, width_of_groups(groups))
+    labels = group_labels(groups, width)
+    if (most := int(10.5 / width)) < 2:
+        figure, grid = group_panels(groups, count, height=2.0, sharey=True)
+        return figure, list(grid[:, 0]), width
+    figure, found = filled(count, most, width, 2.6 + labels.extra, sharey=True)
+    for axes in found:
+        label_groups(axes, labels)
+    return figure, found, width
+
+
 def label_side(figure: "Figure", label: str) -> None:
     """Write on the left what all panels show, in as many lines as the figure's height needs."""
     figure.supylabel(_wrapped(label, figure.get_figheight()), fontsize=9.5)
