@@ -118,13 +118,20 @@ def run(
         if not study.dry_run:
             speed = functools.partial(plan.speed, space, study.model, study.train)
             executors.carry_out(space, study.execution, command, speed)
-    if study.execution.only and not study.dry_run:
-        return
     if study.dry_run:
         plan.show(space, study.model, study.train, absent)
-        return
-    if progress.kept:
-        print(f"{progress.kept} runs were finished before and are kept.", file=sys.stderr)
+    elif not study.execution.only:
+        if progress.kept:
+            print(f"{progress.kept} runs were finished before and are kept.", file=sys.stderr)
+        _tell(study, space, analysed, report, command)
+
+
+def _tell(study: Settings, space: Workspace, analysed: Sequence[Run], report: Report, command: Sequence[str]) -> None:
+    """Write the report of the runs that are finished; print the table and where the report lies.
+
+    Raises:
+        JaxfairError: the report cannot be written, or runs failed.
+    """
     shown, missing = whole(analysed)
     failed = records.failures(space, study.out)
     if not shown:

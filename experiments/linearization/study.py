@@ -12,9 +12,7 @@ from experiments.running.settings import Further
 from jaxfair.data.dataset import Dataset
 from jaxfair.errors import JaxfairError
 from jaxfair.linearize import bcd, deepreduce, senet
-from jaxfair.linearize.config import (
-    DeepReduceConfig,
-)
+from jaxfair.linearize.config import DeepReduceConfig
 from jaxfair.networks import masks
 from jaxfair.networks.network import shapes
 from jaxfair.runs import Run
@@ -62,16 +60,8 @@ def declare(
     groups += [(starts, study.snl_finetune) for starts in matched]
     if "finetuned" in study.controls:
         groups.append((full, study.snl_finetune))
-    for count in budgets if "random" in study.controls else []:
-        groups.append(([methods.linearize_random(space, base, count) for base in full], study.snl_finetune))
-    for count, starts in zip(budgets, matched, strict=True) if "random-matched" in study.controls else []:
-        thinned = [methods.linearize_random(space, base, count, of) for base, of in zip(full, starts, strict=True)]
-        groups.append((thinned, study.snl_finetune))
-    for config in configurations:
-        starts = [methods.linearize_deepreduce(space, base, config) for base in full]
-        groups += [(starts, one) for one in tunings(study.deepreduce_train, study)]
-        if "matched" in study.controls:
-            groups.append(([methods.match_deepreduce(space, base, config) for base in full], study.deepreduce_train))
+    groups += randomized(space, study, full, budgets, matched)
+    groups += students(space, study, full, configurations)
     of_count = dict(zip(by_count, zip(every, every_control or every, strict=True), strict=True))
     groups += further(space, study, full, budgets, of_count)
     groups = [group for i, group in enumerate(groups) if group not in groups[:i]]  # students share a control
@@ -87,6 +77,32 @@ def declare(
     if not rebalanced and len(space.test.class_names) == 2:
         analysed += [stages.bound_hessian(space, base, study.analysis) for base in full]
     return analysed + follow(space, study, full, by_budget, matched)
+
+
+def randomized(
+    space: Workspace, study: Study, full: Sequence[Run], budgets: Sequence[int], matched: Sequence[Sequence[Run]]
+) -> list[tuple[list[Run], TrainConfig]]:
+    """Declare networks of random masks, made of the full one and of the matched ones, and how they are fine-tuned."""
+    found = []
+    for count in budgets if "random" in study.controls else []:
+        found.append(([methods.linearize_random(space, base, count) for base in full], study.snl_finetune))
+    for count, starts in zip(budgets, matched, strict=True) if "random-matched" in study.controls else []:
+        thinned = [methods.linearize_random(space, base, count, of) for base, of in zip(full, starts, strict=True)]
+        found.append((thinned, study.snl_finetune))
+    return found
+
+
+def students(
+    space: Workspace, study: Study, full: Sequence[Run], configurations: Sequence[DeepReduceConfig]
+) -> list[tuple[list[Run], TrainConfig]]:
+    """Declare DeepReDuce's students and their controls, and how they are trained."""
+    found = []
+    for config in configurations:
+        starts = [methods.linearize_deepreduce(space, base, config) for base in full]
+        found += [(starts, one) for one in tunings(study.deepreduce_train, study)]
+        if "matched" in study.controls:
+            found.append(([methods.match_deepreduce(space, base, config) for base in full], study.deepreduce_train))
+    return found
 
 
 def further(
