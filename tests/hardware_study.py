@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from experiments.hardware.results import Comparison, Hardware, Series
+from experiments.hardware.runs import CONTROLS
 from experiments.reporting.groups import Groups
 from experiments.reporting.sampling import FREE
 
@@ -119,7 +120,6 @@ def _comparison(
             trained=(),
         )
 
-    named = {"repeat": ", repeated", "order": ", other data order", "batch": ", batches twice as large"}
     return Comparison(
         title=title,
         mitigation=mitigation,
@@ -128,7 +128,8 @@ def _comparison(
         profiles=tuple(series(label, name, kind, "none", 0.2) for name, label, kind in profiles),
         ulps=tuple(series(f"{BASE}, ulp {i}", "cpu", "native", f"ulp{i}", 0.1) for i in range(1, ulps + 1)),
         others=tuple(
-            series(BASE + named[control], "cpu", "native", control, 0.3 * (control != "repeat")) for control in others
+            series(BASE + CONTROLS[control], "cpu", "native", control, 0.3 * (control != "repeat"))
+            for control in others
         ),
         moved=np.full(seeds, 2.0) if len(steps) else np.full(seeds, np.nan),
     )

@@ -113,10 +113,11 @@ def check_on(study: Study, train_set: Dataset) -> list[int]:
         JaxfairError: a network or a training is impossible.
     """
     budgets = stages.check(train_set, study.model, study.budgets, [])
-    if "batch" in study.controls and study.train.batch_size <= len(train_set) < 2 * study.train.batch_size:
+    larger = runs.larger_batches(study.train).batch_size
+    if "batch" in study.controls and study.train.batch_size <= len(train_set) < larger:
         others = " ".join(control for control in study.controls if control != "batch")
         raise JaxfairError(
-            f"The control batch trains in batches of {2 * study.train.batch_size}, and there are {len(train_set)} "
+            f"The control batch trains in batches of {larger}, and there are {len(train_set)} "
             f"training images; give a smaller --train.batch-size, or leave it out by --controls {others}".rstrip()
             + "."
         )

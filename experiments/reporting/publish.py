@@ -47,14 +47,14 @@ def write(study: Path, page: Path) -> None:
     if (study / "runs").is_dir():  # merged studies have theirs elsewhere, and were checked when they were merged
         reports.open_runs(study, (name for name in record["runs"] if (study / "runs" / name).is_dir()))
     if not record.get("made") or "figures" not in record:
-        raise JaxfairError(f"The report of '{study}' does not say how its runs were made; run the same study again.")
+        lacking = "which figures it has" if record.get("made") else "how its runs were made"
+        raise JaxfairError(f"The report of '{study}' does not say {lacking}; run the same study again.")
     parts = [f"# {record['title']}", *filter(None, [record.get("answer")])]
     parts += ["\n".join(f"- {said}" for said in record["warnings"])] if record.get("warnings") else []
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
-        shown = {figure["file"]: _figure(report, figure, page) for figure in record["figures"]}
-        of_paper = [shown.pop(file) for file in [*shown] if "/" in file]
-        parts += shown.values()
+        shown = [(figure["file"], _figure(report, figure, page)) for figure in record["figures"]]
+        parts += [text for file, text in shown if "/" not in file]
         for name, head in TABLES.items():
             if (file := report / f"{name}.csv").is_file():
                 also = f"\n\n{PICKED}" if name == "extremes" else ""
@@ -62,7 +62,8 @@ def write(study: Path, page: Path) -> None:
         if (file := report / "groups.csv").is_file():
             shutil.copyfile(file, page.with_name(f"{page.stem}-groups.csv"))
             parts.append(_groups(tables.read_csv(file), f"{page.stem}-groups.csv"))
-        parts += [f"## Figures of the paper\n\n{figure}" if not at else figure for at, figure in enumerate(of_paper)]
+        if of_paper := [text for file, text in shown if "/" in file]:  # which lie in a folder of their own
+            parts += ["## Figures of the paper", *of_paper]
         parts.append(f"## Findings of the paper\n\n{(report / 'claims.md').read_text(encoding='utf-8').strip()}")
         parts.append(f"## How this was made\n\n{provenance(record['command'], record['made'])}")
         page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")

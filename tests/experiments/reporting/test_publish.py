@@ -111,9 +111,9 @@ def test_every_figure_of_the_report_is_shown_with_its_caption(tmp_path: Path, tm
         name = Path(figure["file"]).name
         assert f"![{figure['title']}](page-{name})\n\n{figure['caption']}\n" in text
         assert (text.index(name) > text.index("## Figures of the paper")) == figure["file"].startswith("paper/")
-        with Image.open(report / figure["file"]) as drawn, Image.open(tmp_path / f"page-{name}") as copy:
-            assert copy.size == drawn.size
-            apart = np.abs(np.asarray(copy.convert("RGB"), int) - np.asarray(drawn.convert("RGB"), int))
+        with Image.open(report / figure["file"]) as original, Image.open(tmp_path / f"page-{name}") as copy:
+            assert copy.size == original.size
+            apart = np.abs(np.asarray(copy.convert("RGB"), int) - np.asarray(original.convert("RGB"), int))
             assert (apart.max(axis=-1) > 32).mean() < 0.001  # of 256 colours
 
 
