@@ -1,8 +1,8 @@
 """Intervals that are possible and cover: of means over seeds, over test examples, and over both at once.
 
-Everything here is a mean whose variance and degrees of freedom are known (``Estimate``); what differs is what varies.
-Training seeds are few, so Student's t is needed and a bootstrap over them is far too narrow. Test examples are shared
-by all seeds, so they do not average out over seeds. NumPy in and out.
+Everything here is a mean of whose variance it is known how well it is known (``Estimate``); what differs is what
+varies. Training seeds are few, so Student's t is needed and a bootstrap over them is far too narrow. Test examples are
+shared by all seeds, so they do not average out over seeds. NumPy in and out.
 """
 
 import functools
@@ -37,29 +37,37 @@ class Interval(NamedTuple):
 class Estimate(NamedTuple):
     """A mean and what is known of its error.
 
+    Where one part of the variance is known from a few seeds and the rest from many examples, no number of degrees of
+    freedom serves every level: Satterthwaite's is too large where the seeds differ little by chance, and an interval at
+    99.5 % then covers 98.9 %. So the part of the seeds is averaged over what it may be, by the prior that matches
+    probabilities to the second order (Mukerjee and Dey 1993): that of a variance ``a`` beside a known ``b`` is
+    proportional to ``(a + b) / a**2``. Alone, without a rest, either part gives Student's t.
+
     Attributes:
         value: the mean, of any shape.
         variance: of the mean, of the same shape; NaN where it cannot be known.
-        freedom: degrees of freedom of ``variance``, of the same shape.
+        freedom: degrees of freedom of ``variance``, or of that ``share`` of it, of the same shape.
+        share: of the variance that is known so well.
+        rest: degrees of freedom of the rest.
     """
 
     value: np.ndarray
     variance: np.ndarray
     freedom: np.ndarray
+    share: np.ndarray = np.ones(())
+    rest: np.ndarray = np.full((), np.inf)
 
     def interval(self, level: float = 0.95, scale: Scale = "real") -> Interval:
-        """Return Student's t interval, made where the quantity can lie.
+        """Return the interval of Student's kind, made where the quantity can lie.
 
         It is symmetric in ``log(v)``, ``logit(v)``, ``artanh(v)`` or ``log(100 - v)``, with the standard error there by
         the delta method, so its ends are possible, and its middle is the value. A value at the end of its range (a
         share of 0) has no such standard error; then the plain interval is cut off at what is possible.
         """
-        from scipy.stats import t
-
         if scale not in get_args(Scale):
             raise JaxfairError(f"There is no scale '{scale}'; give one of {', '.join(get_args(Scale))}.")
         value = np.asarray(self.value, float)
-        half = t.ppf((1 + level) / 2, self.freedom) * np.sqrt(self.variance)
+        half = _errors(level, self.freedom, self.share, self.rest) * np.sqrt(self.variance)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             forward, backward, slope, low, high = {
                 "real": (lambda v: v, lambda u: u, np.ones_like(value), -np.inf, np.inf),
@@ -79,23 +87,71 @@ class Estimate(NamedTuple):
         return Interval(*(np.clip(end, low, high) for end in ends))
 
     def p_value(self, null: float = 0.0) -> np.ndarray:
-        """Return the two-sided p-value of Student's t test that the mean is ``null``."""
-        from scipy.stats import t
-
+        """Return the two-sided p-value of the test that the mean is ``null``."""
         with np.errstate(divide="ignore", invalid="ignore"):
             statistic = np.abs(np.asarray(self.value, float) - null) / np.sqrt(self.variance)
-        return np.asarray(2 * t.sf(statistic, self.freedom))
+        return np.asarray(2 * _beyond(statistic, self.freedom, self.share, self.rest))
 
     def equivalence_p_value(self, margin: float) -> np.ndarray:
-        """Return the p-value of two one-sided t tests that the mean is less than ``margin`` from 0 (Schuirmann 1987).
+        """Return the p-value of two one-sided tests that the mean is less than ``margin`` from 0 (Schuirmann 1987).
 
         It is below 5 % exactly where the 90 % interval lies within the margin, and above 50 % where the mean does not.
         """
-        from scipy.stats import t
-
         with np.errstate(divide="ignore", invalid="ignore"):
             statistic = (margin - np.abs(np.asarray(self.value, float))) / np.sqrt(self.variance)
-        return np.asarray(t.sf(statistic, self.freedom))
+        return np.asarray(_beyond(statistic, self.freedom, self.share, self.rest))
+
+
+@functools.lru_cache(64)
+def _spreads(freedom: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return values of chi^2 and their probabilities, dense near 0, where a variance is underestimated."""
+    from scipy.stats import chi2
+
+    nodes, weights = np.polynomial.legendre.leggauss(64)
+    nodes = (nodes + 1) / 2
+    return chi2.ppf(nodes**4, freedom), 2 * nodes**3 * weights
+
+
+def _beyond(errors: np.ndarray, freedom: np.ndarray, share: np.ndarray, rest: np.ndarray) -> np.ndarray:
+    """Return the probability of an error beyond so many standard errors, to one side."""
+    from scipy.stats import t
+
+    if np.all(np.asarray(share) >= 1):
+        return t.sf(errors, freedom)
+    return np.vectorize(_beyond_of_parts, otypes=[float])(errors, freedom, share, rest)
+
+
+def _beyond_of_parts(errors: float, freedom: float, share: float, rest: float) -> float:
+    from scipy.special import stdtr
+
+    beyond = 0.0
+    # By the prior, estimated over true variance of the share has its own chi^2 and, for the rest's sake, the next one.
+    for probability, chi2_of in ((share, freedom), (1 - share, freedom + 2)):
+        spread, weights = _spreads(chi2_of)
+        variance = share * freedom / spread + 1 - share
+        # How well the rest is known has Satterthwaite's answer: it has many degrees of freedom.
+        many = rest * (variance / max(1 - share, 1e-12)) ** 2
+        beyond += probability * float(weights @ stdtr(many, -errors / np.sqrt(variance)))
+    return beyond
+
+
+def _errors(level: float, freedom: np.ndarray, share: np.ndarray, rest: np.ndarray) -> np.ndarray:
+    """Return how many standard errors an interval reaches to either side."""
+    from scipy.stats import t
+
+    if np.all(np.asarray(share) >= 1):
+        return t.ppf((1 + level) / 2, freedom)
+    return np.vectorize(_errors_of_parts, otypes=[float])(level, freedom, share, rest)
+
+
+def _errors_of_parts(level: float, freedom: float, share: float, rest: float) -> float:
+    from scipy.optimize import root_scalar
+
+    if not np.isfinite(share):
+        return np.nan
+    outside, most = (1 - level) / 2, 2 * students_t(min(freedom, rest), level)
+    found = root_scalar(lambda errors: _beyond_of_parts(errors, freedom, share, rest) - outside, bracket=(0, most))
+    return float(found.root)
 
 
 def over_seeds(values: np.ndarray) -> Estimate:
@@ -111,9 +167,8 @@ def over_seeds_and_examples(values: Sequence[np.ndarray], weights: Sequence[floa
     """Return ``sum_g weights[g] * mean(values[g])`` with the noise of the seeds and of the test examples together.
 
     Every seed is measured on the same examples: a table of two crossed random factors with one value a cell. Its mean
-    varies by ``V_seeds + V_examples - V_cells``, each an unbiased mean square (Searle, Casella and McCulloch 1992, 4),
-    with Satterthwaite's degrees of freedom. Groups share the seeds and have examples of their own. With one seed the
-    noise is that of the examples alone.
+    varies by ``V_seeds + V_examples - V_cells``, each an unbiased mean square (Searle, Casella and McCulloch 1992, 4).
+    Groups share the seeds and have examples of their own. With one seed the noise is that of the examples alone.
 
     Where seeds have test sets of their own, an example is NaN for the seeds that do not test it. Means of seeds then
     covary only by the examples that two of them share, and the variance is ``V_seeds + C``: ``C`` is the mean over
@@ -131,20 +186,25 @@ def over_seeds_and_examples(values: Sequence[np.ndarray], weights: Sequence[floa
     if any(np.isnan(table).any() for table in values):
         return _over_splits([table[:, ~np.isnan(table).all(axis=0)] for table in values], weights)
     by_seed = sum(w * v.mean(axis=1) for w, v in zip(weights, values, strict=True))
-    terms, cells = [], 0.0
+    own, terms, cells = float(np.var(by_seed, ddof=1) / seeds) if seeds > 1 else 0.0, [], 0.0
     for weight, table in zip(weights, values, strict=True):
         count, by_example = table.shape[1], table.mean(axis=0)
         terms.append((weight**2 * by_example.var(ddof=1) / count, count - 1))
         if seeds > 1:
             rest = table - table.mean(axis=1, keepdims=True) - by_example + table.mean()
             cells += weight**2 * (rest**2).sum() / ((seeds - 1) * (count - 1)) / (seeds * count)
-    if seeds > 1:
-        terms.append((np.var(by_seed, ddof=1) / seeds, seeds - 1))
     # The difference can come out below either part by chance, which the variance itself cannot be.
-    variance = max(sum(v for v, _ in terms) - cells, *(v for v, _ in terms))
+    variance = max(own + sum(v for v, _ in terms) - cells, own, *(v for v, _ in terms))
+    return _of_parts(float(np.mean(by_seed)), variance, own, seeds, terms)
+
+
+def _of_parts(value: float, variance: float, own: float, seeds: int, terms: Sequence[tuple[float, int]]) -> Estimate:
+    """Return a mean of whose variance ``own`` is the seeds' part; ``terms`` have degrees of freedom."""
     spread = sum(v**2 / n for v, n in terms)
-    freedom = max(variance**2 / spread, min(n for _, n in terms)) if spread > 0 else max(n for _, n in terms)
-    return Estimate(np.asarray(np.mean(by_seed)), np.asarray(variance), np.asarray(freedom))
+    rest = sum(v for v, _ in terms) ** 2 / spread if spread > 0 else np.inf
+    if seeds == 1:
+        return Estimate(*map(np.asarray, (value, variance, rest)))
+    return Estimate(*map(np.asarray, (value, variance, seeds - 1.0, own / variance if variance > 0 else 1.0, rest)))
 
 
 def _over_splits(values: Sequence[np.ndarray], weights: Sequence[float]) -> Estimate:
@@ -160,11 +220,8 @@ def _over_splits(values: Sequence[np.ndarray], weights: Sequence[float]) -> Esti
         pairs = (tested.astype(int) @ tested.T.astype(int))[np.triu_indices(seeds, 1)] > 0
         shared += weight**2 * products[pairs].mean() if pairs.any() else 0.0
         count += int(tested.sum(axis=1).min()) - 1
-    own = np.var(by_seed, ddof=1) / seeds
-    variance, terms = own + max(shared, 0.0), [(own, seeds - 1), (max(shared, 0.0), max(count, 1))]
-    spread = sum(v**2 / n for v, n in terms)
-    freedom = max(variance**2 / spread, seeds - 1) if spread > 0 else max(n for _, n in terms)
-    return Estimate(np.asarray(np.mean(by_seed)), np.asarray(variance), np.asarray(freedom))
+    own, shared = float(np.var(by_seed, ddof=1) / seeds), max(float(shared), 0.0)
+    return _of_parts(float(np.mean(by_seed)), own + shared, own, seeds, [(shared, max(count, 1))])
 
 
 def has_drop(accuracy: np.ndarray, count: np.ndarray) -> np.ndarray:
@@ -316,7 +373,7 @@ class Judged(NamedTuple):
     Attributes:
         value: of the difference.
         low, high: of an interval that holds for all of them at once (Bonferroni).
-        p_value: two-sided, of Student's t test that it is 0.
+        p_value: two-sided, that it is 0.
         corrected: the same, corrected for their number.
         verdict: more or less: the interval is wholly on that side of 0, and the corrected p-value below 5 %.
     """

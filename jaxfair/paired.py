@@ -31,7 +31,7 @@ class Difference(NamedTuple):
         group, reference: Names.
         points: Relative drop of the group minus that of the reference, in percentage points.
         low, high: Interval that holds for all comparisons of its kind at once (Bonferroni).
-        p_value: Two-sided, of Student's t test that it is 0, corrected by Holm (1979) where it is one of several.
+        p_value: Two-sided, that it is 0, corrected by Holm (1979) where it is one of several.
         verdict: Whether the group lost more or less, beyond noise.
     """
 

@@ -274,7 +274,7 @@ def agreement(foretold: np.ndarray, actual: np.ndarray) -> Agreement:
     with np.errstate(divide="ignore", invalid="ignore"):
         r2 = intervals.over_seeds(1 - ((seen - told) ** 2).sum(axis=1) / spread)
     rank = intervals.over_seeds(np.array([_spearman(a, b) for a, b in zip(told, seen, strict=True)]))
-    ends = intervals.Estimate(100 * r2.value, 1e4 * r2.variance, r2.freedom).interval(scale="percent")
+    ends = r2._replace(value=100 * r2.value, variance=1e4 * r2.variance).interval(scale="percent")
     return Agreement(
         *told.shape,
         float(r2.value),

@@ -1,10 +1,11 @@
 """Intervals and tests: closed forms, what is possible, and how often they cover what they should."""
 
+import itertools
 from typing import Any, get_args
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import integrate, stats
 
 from jaxfair.errors import JaxfairError
 from jaxfair.intervals import (
@@ -51,8 +52,7 @@ def test_intervals_over_splits_cover(spread: float, images: int) -> None:
         for row in table:
             tested = rng.choice(images, images // 4, replace=False)
             row[tested] = spread * rng.normal() + pool[tested] + 0.5 * rng.normal(size=len(tested))
-        low, high = over_seeds_and_examples([table]).interval()
-        covered += bool(low <= 0 <= high)
+        covered += bool(over_seeds_and_examples([table]).p_value() >= 0.05)
     assert 0.93 <= covered / draws <= 0.97
 
 
@@ -149,6 +149,45 @@ def test_a_drop_in_points_is_the_difference_of_accuracies() -> None:
     assert table.mean() == pytest.approx(100 * (before.mean() - after.mean()))
     nothing = over_seeds_and_examples([drop_parts(before * 0, after * 0, relative=False)])
     assert nothing.variance > 0, "that nothing was seen to happen does not mean that nothing can"
+
+
+@pytest.mark.parametrize("freedom", [1, 4, 9])
+@pytest.mark.parametrize("share", [0.01, 0.4, 0.9, 1.0])
+def test_a_variance_of_two_parts_is_averaged_over_what_the_seeds_part_may_be(freedom: float, share: float) -> None:
+    """Against adaptive integration over a variance ``a`` with prior ``(a + b) / a**2``; alone it is Student's t."""
+    b, edges = 1 - share, np.geomspace(1e-5, 1e15, 21)
+
+    def integral(of: Any) -> float:
+        return sum(float(integrate.quad(of, *ends, epsabs=0, epsrel=1e-9)[0]) for ends in itertools.pairwise(edges))
+
+    def posterior(a: float) -> float:  # of the seeds' part, whose estimate is `share` of a variance of 1
+        return float(stats.chi2.pdf(freedom * share / a, freedom)) / a * (a + b) / a**2
+
+    whole = integral(posterior)
+    found = Estimate(np.zeros(()), np.ones(()), np.asarray(freedom), np.asarray(share))
+    for level in (0.9, 0.95, 0.995):
+        high = float(found.interval(level).high)
+        beyond = integral(lambda a, high=high: posterior(a) * stats.norm.sf(high / np.sqrt(a + b))) / whole
+        assert beyond == pytest.approx((1 - level) / 2, rel=1e-4)
+        assert found._replace(value=np.asarray(high)).p_value() == pytest.approx(1 - level, rel=1e-6)
+        if share == 1:
+            assert high == pytest.approx(stats.t.ppf((1 + level) / 2, freedom), rel=1e-9)
+    nothing = found._replace(share=np.zeros(()), rest=np.asarray(20.0)).interval()
+    np.testing.assert_allclose(nothing.high, stats.t.ppf(0.975, 20))
+    assert np.isnan(found._replace(share=np.asarray(np.nan)).interval()).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", [0.95, 1 - 0.05 / 11])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0])
+def test_a_variance_of_two_parts_covers_at_every_level(share: float, level: float) -> None:
+    """Five seeds; by Satterthwaite's degrees of freedom 98.95 of the 99.55 % are covered at a share of 0.9."""
+    rng, draws = np.random.default_rng(0), 50_000
+    own = share * rng.chisquare(4, draws) / 4
+    found = Estimate(rng.normal(size=draws), own + 1 - share, np.full(draws, 4.0), own / (own + 1 - share))
+    covered = (found.p_value() >= 1 - level).mean()
+    print(f"share {share}, level {level:.4f}: {covered:.4f}")
+    assert covered == pytest.approx(level, abs=0.006 if level == 0.95 else 0.003)
 
 
 def test_wilson_is_scipys() -> None:
@@ -287,8 +326,8 @@ def test_the_interval_of_a_paired_difference_of_accuracies_covers(gained: float,
 @pytest.mark.parametrize("groups", [2, 5, 12])
 @pytest.mark.parametrize(("seeds", "examples"), [(5, 60), (5, 300)])
 def test_differences_judged_together_hold_together(seeds: int, examples: int, groups: int) -> None:
-    """All intervals of groups that lost alike hold at once: nominal 95 %, 91 to 96; no more are judged to differ."""
-    rng, wrong, judged, times = np.random.default_rng(0), 0, 0, 1000
+    """All intervals of groups that lost alike hold at once: nominal 95 %, 93 to 97; no more are judged to differ."""
+    rng, wrong, judged, times = np.random.default_rng(0), 0, 0, 2000
     for _ in range(times):
         drops = [drop_parts(*networks(rng, seeds, examples, (2.0, 1.5))) for _ in range(groups)]
         tables = [over_seeds_and_examples([drops[g], drops[0]], (1.0, -1.0)) for g in range(1, groups)]
@@ -296,7 +335,7 @@ def test_differences_judged_together_hold_together(seeds: int, examples: int, gr
         wrong += any(one.low > 0 or one.high < 0 for one in found)
         judged += any(one.verdict != "within noise" for one in found)
     print(f"{groups} groups, {seeds} seeds, {examples} examples: {100 - 100 * wrong / times:.1f} %")
-    assert 0.91 <= 1 - wrong / times <= 0.97
+    assert 0.93 <= 1 - wrong / times <= 0.97
     assert judged <= wrong
 
 

@@ -21,7 +21,7 @@ NAMED = 3  # groups that an answer names; the others are counted
 MEANING = (
     "relative accuracy drop of a group minus that of the reference group, in percentage points. Its interval is over "
     "seeds and test images together and wider than 95 %, so that those of all groups compared hold at once "
-    "(Bonferroni); p is that of Student's t test that the difference is 0, corrected by Holm (1979) for their number."
+    "(Bonferroni); p is that of the test that the difference is 0, corrected by Holm (1979) for their number."
 )
 
 
@@ -40,7 +40,7 @@ class Difference(NamedTuple):
         group: by number.
         points: its relative drop minus that of the reference, in percentage points.
         lost: relative drops of the group and of the reference, in percent.
-        p_value: two-sided, of Student's t test that the difference is 0.
+        p_value: two-sided, that the difference is 0.
         corrected: the same by Holm's correction for all that were compared.
         verdict: more or less: the interval is wholly on that side of 0, and the corrected p-value below 5 %.
         where: on which network or hardware, where several were compared together.

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from experiments.analyses import page, quantities
 from experiments.analyses import results as arrays
@@ -61,8 +60,8 @@ def test_each_group_is_compared_with_the_reference(made: Results) -> None:
     for of in found:
         members = [results.group == g for g in (of.group, 0)]
         parts = [drop_parts(full[:, who], tightest(results).correct[:, who]) for who in members]
-        expected = over_seeds_and_examples(parts, (1, -1))
-        half = stats.t.ppf(1 - 0.05 / 4 / 2, expected.freedom) * np.sqrt(expected.variance)
+        low, high = over_seeds_and_examples(parts, (1, -1)).interval(1 - 0.05 / 4)
+        half = (high - low) / 2
         mean = (drops[:, of.group] - drops[:, 0]).mean()
         assert [*of.points] == pytest.approx([mean, mean - half, mean + half])
         p_values[of.group] = of.p_value
