@@ -8,6 +8,7 @@ import hashlib
 import re
 import shutil
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,7 +46,6 @@ def save(directory: Path, step: int, tree: object) -> None:
         whole = np.asarray if jax.process_count() > 1 else jnp.asarray
         with _orbax, _checkpointer() as checkpointer:
             checkpointer.save(written, {k: whole(v) for k, v in _flat(tree).items()}, force=True)
-            checkpointer.wait_until_finished()
         if final.exists():
             shutil.rmtree(final)
         written.rename(final)
@@ -105,26 +105,19 @@ def restore(directory: Path, like: Tree) -> Tree:
         raise JaxfairError(f"There is no finished checkpoint in '{directory}'; run the stage that writes it first.")
     wanted = {k: jax.ShapeDtypeStruct(np.shape(v), jnp.result_type(v)) for k, v in _flat(like).items()}
     with _orbax, _checkpointer() as checkpointer:
-        try:
-            stored = checkpointer.metadata(directory / str(step)).item_metadata.tree  # pyright: ignore
-            found = {name: jax.ShapeDtypeStruct(meta.shape, meta.dtype) for name, meta in stored.items()}
-        except Exception as error:
-            raise JaxfairError(
-                f"The checkpoint '{directory / str(step)}' is damaged ({error}); delete it and rerun."
-            ) from error
+        arrays = _read(checkpointer, directory / str(step), wanted)
+        found = _stored(checkpointer, directory / str(step)) if isinstance(arrays, Exception) else arrays
+    if not isinstance(found, Exception):
         for name in [*wanted, *found]:
-            if wanted.get(name) != found.get(name):
+            if _describe(wanted.get(name)) != _describe(found.get(name)):
                 raise JaxfairError(
                     f"The checkpoint '{directory}' belongs to another model: {name} is {_describe(found.get(name))} "
                     f"there and {_describe(wanted.get(name))} here; use the configuration that it was written with."
                 )
-        target = {k: np.empty(v.shape, v.dtype) for k, v in wanted.items()}
-        try:
-            arrays = checkpointer.restore(directory / str(step), target)
-        except Exception as error:
-            raise JaxfairError(
-                f"The checkpoint '{directory / str(step)}' is damaged ({error}); delete it and rerun."
-            ) from error
+    if isinstance(arrays, Exception):
+        raise JaxfairError(
+            f"The checkpoint '{directory / str(step)}' is damaged ({arrays}); delete it and rerun."
+        ) from arrays
     # As new arrays are: bound to no device, so that a program compiled for these serves restored ones too.
     return jax.tree.unflatten(jax.tree.structure(like), [jnp.asarray(arrays[name]) for name in wanted])
 
@@ -175,12 +168,34 @@ def _checkpointer() -> Any:
     import orbax.checkpoint as ocp
 
     if jax.process_count() == 1:
-        return ocp.StandardCheckpointer()
+        return ocp.PyTreeCheckpointer()
     here = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(
         primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"process-{here}"
     )
-    return ocp.StandardCheckpointer(multiprocessing_options=alone)
+    return ocp.PyTreeCheckpointer(multiprocessing_options=alone)
+
+
+def _read(checkpointer: Any, path: Path, names: Iterable[str]) -> dict[str, np.ndarray] | Exception:
+    """Return the arrays of these names as they are stored, or why they cannot be read.
+
+    That they are what is expected is seen afterwards: to ask for their shapes first takes as long as to read them.
+    """
+    import orbax.checkpoint as ocp
+
+    as_stored = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
+    try:
+        return checkpointer.restore(path, item=dict.fromkeys(names, np.zeros(())), restore_args=as_stored)
+    except Exception as error:
+        return error
+
+
+def _stored(checkpointer: Any, path: Path) -> dict[str, Any] | Exception:
+    """Return shape and type of all arrays that are stored, or why they cannot be read."""
+    try:
+        return dict(checkpointer.metadata(path).item_metadata.tree)
+    except Exception as error:
+        return error
 
 
 def _flat(tree: object) -> dict[str, Any]:
@@ -188,5 +203,6 @@ def _flat(tree: object) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in pairs}
 
 
-def _describe(struct: jax.ShapeDtypeStruct | None) -> str:
+def _describe(struct: Any) -> str:
+    """Say shape and type of an array, or of what has them, in words that differ where these do."""
     return "absent" if struct is None else f"{struct.dtype}{list(struct.shape)}"

@@ -195,7 +195,7 @@ def full_disk(*_: Any, **__: Any) -> NoReturn:
 @pytest.mark.parametrize("step", [1, 2], ids=["same step", "next step"])
 @pytest.mark.parametrize(
     ("owner", "method"),
-    [(ocp.StandardCheckpointer, "save"), (ocp.type_handlers.ArrayHandler, "serialize")],
+    [(ocp.Checkpointer, "save"), (ocp.type_handlers.ArrayHandler, "serialize")],
     ids=["at once", "while writing arrays"],
 )
 def test_a_full_disk_keeps_the_previous_checkpoint(
@@ -222,6 +222,6 @@ def test_other_exceptions_are_not_disguised(tmp_path: Path, monkeypatch: pytest.
     def fail(*_: Any, **__: Any) -> NoReturn:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(ocp.StandardCheckpointer, "save", fail)
+    monkeypatch.setattr(ocp.Checkpointer, "save", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         checkpoints.save(tmp_path, 1, make_tree())
