@@ -173,7 +173,8 @@ def _checkpointer() -> Any:
     alone = ocp.options.MultiprocessingOptions(
         primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"process-{here}"
     )
-    return ocp.PyTreeCheckpointer(multiprocessing_options=alone)
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 def _read(checkpointer: Any, path: Path, names: Iterable[str]) -> dict[str, np.ndarray] | Exception:
