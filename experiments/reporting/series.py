@@ -73,6 +73,10 @@ UNKNOWN = Estimate(np.nan, np.nan, np.nan)
 """A quantity that a study does not have."""
 
 
+ROUNDING = 1e-12
+"""Of a mean and its ends, what is smaller than this share of the largest is written as 0: it is sums in float64."""
+
+
 def pieces(value: Estimate, form: str = ".3g") -> tuple[str, str]:
     """Return a mean and its interval as text, each empty where it is not known.
 
@@ -85,8 +89,9 @@ def pieces(value: Estimate, form: str = ".3g") -> tuple[str, str]:
         return "", ""
     if not (np.isfinite(low) and np.isfinite(high)):
         return written(mean, form), ""
-    ends = (written(end, form) for end in (low, high))
-    return written(mean, form), f"({' to '.join(ends)})"
+    rounding = ROUNDING * max(abs(mean), abs(low), abs(high))
+    mean, *ends = (written(0.0 if abs(part) < rounding else part, form) for part in (mean, low, high))
+    return mean, f"({' to '.join(ends)})"
 
 
 def text(value: Estimate, form: str = ".3g") -> str:
