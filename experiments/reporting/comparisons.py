@@ -136,7 +136,8 @@ def in_points(lost: Mapping[str, Estimate], which: str) -> str:
     first = list(lost.items())[:NAMED]
     texts = {name: series.pieces(one, ".1f") for name, one in first}
     said = [f"{name} lost {points} points of accuracy {ends}".strip() for name, (points, ends) in texts.items()]
-    said += [f"{len(lost) - NAMED} more are not compared"] if len(lost) > NAMED else []
+    more = len(lost) - NAMED
+    said += [f"{more} more {'is' if more == 1 else 'are'} not compared"] if more > 0 else []
     return f" Where {which} is {SELDOM}, {'; '.join(said)}."
 
 
