@@ -4,10 +4,16 @@ To JAX a function is the same as long as it is one object: its globals, its clos
 when it was first traced. A network that is trained on under the same name would be measured as it was before.
 """
 
+import array
+import functools
+import os
+import site
+import sys
+import sysconfig
 import types
 import zlib
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -16,8 +22,8 @@ from jax.sharding import AxisType
 
 from jaxfair.errors import JaxfairError
 
-MOST = 5000
-"""Things that are looked at: enough for any network, and an end where a function holds a whole program."""
+MOST = 100_000
+"""Things that are looked at: enough for any network. A function that reads more is never the same as another."""
 PLAIN = (int, float, complex, str, bytes, type(None), types.EllipsisType)
 """What is equal where it is not one object."""
 
@@ -50,6 +56,8 @@ class Captured:
         """Compare what both read, in order."""
         if not isinstance(other, Captured) or len(self._read) != len(other._read):
             return False
+        if len(self._read) >= MOST:
+            return self is other
         return all(map(_same, self._read, other._read))
 
     def __hash__(self) -> int:
@@ -77,6 +85,8 @@ def _read(function: Callable) -> Iterator[Any]:
             yield value
         elif isinstance(value, np.ndarray | np.generic) and not value.dtype.hasobject:
             yield value.shape, str(value.dtype), zlib.crc32(value.tobytes())
+        elif isinstance(value, bytearray | array.array):
+            yield type(value).__name__, bytes(value)
         elif id(value) not in seen:
             seen[id(value)] = value  # kept, or another one might be given its number
             stands, parts = _parts(value, home)
@@ -87,22 +97,64 @@ def _read(function: Callable) -> Iterator[Any]:
 def _parts(value: Any, home: Any) -> tuple[bool, list[Any]]:
     """Return whether a value stands for itself, or for its parts alone; and what else it reads."""
     if isinstance(value, types.FunctionType):
-        cells = [cell.cell_contents for cell in value.__closure__ or () if _is_full(cell)]
-        named = [value.__globals__[name] for name in _names(value.__code__) if name in value.__globals__]
+        code, names = value.__code__, _names(value.__code__)
+        cells = zip(code.co_freevars, value.__closure__ or (), strict=True)
+        closure = {name: cell.cell_contents for name, cell in cells if _is_full(cell)}
         # Functions of libraries read what no user changes, and there are many.
-        read = named if value.__globals__ is home else []
-        return False, [value.__code__, value.__defaults__, value.__kwdefaults__, *cells, *read]
+        users = value.__globals__ is home or _is_users(value.__module__)
+        read = [*_named(closure, [*closure, *names]), *(_named(value.__globals__, names) if users else [])]
+        return False, [code, value.__defaults__, value.__kwdefaults__, vars(value), *read]
     if isinstance(value, types.MethodType):
         return False, [value.__func__, value.__self__]
-    if type(value) is partial:
+    if isinstance(value, classmethod | staticmethod):
+        return False, [value.__func__]
+    if isinstance(value, property):
+        return False, [value.fget]
+    if type(value) is functools.partial:
         return False, [value.func, value.args, value.keywords]
     if isinstance(value, dict):
         return False, [part for item in list(value.items()) for part in item]
-    if isinstance(value, list | tuple | set | frozenset):
+    if isinstance(value, list | tuple | set | frozenset | deque):
         return False, list(value)
-    if isinstance(value, jax.Array | np.ndarray | types.ModuleType | types.CodeType | type):
+    if isinstance(value, np.ndarray):  # of objects
+        return False, [value.shape, *value.ravel()]
+    if isinstance(value, type):
+        return True, _of_class(value)
+    if isinstance(value, jax.Array | types.ModuleType | types.CodeType):
         return True, []
-    return True, _attributes(value)
+    return True, [*_attributes(value), type(value)]
+
+
+def _named(held: dict[str, Any], names: Sequence[str]) -> list[Any]:
+    """Return what has one of the names, and has one in a module of the user's that has one: ``settings.scale``."""
+    found, modules, left = [], {id(held)}, [held]
+    while left:
+        within = left.pop()
+        for value in [within[name] for name in names if name in within]:
+            found.append(value)
+            if isinstance(value, types.ModuleType) and id(vars(value)) not in modules and _is_users(value.__name__):
+                modules.add(id(vars(value)))
+                left.append(vars(value))
+    return found
+
+
+def _of_class(value: type) -> list[Any]:
+    """Return what a class of the user's and its bases hold, but for what Python keeps there of its own."""
+    bases = [base for base in value.__mro__ if _is_users(base.__module__)]
+    items = [item for base in bases for item in list(vars(base).items())]
+    return [part for name, part in items if isinstance(part, types.FunctionType) or not name.startswith("__")]
+
+
+@functools.cache
+def _is_users(module: str | None) -> bool:
+    """Return whether a module is neither of a library nor of Python, so that what it holds may change between calls."""
+    if module is None or module.partition(".")[0] == __name__.partition(".")[0] or module in sys.builtin_module_names:
+        return False
+    file = getattr(sys.modules.get(module), "__file__", None)
+    paths = sysconfig.get_paths()
+    libraries = [paths["stdlib"], paths["platstdlib"], paths["purelib"], paths["platlib"]]
+    libraries += [*site.getsitepackages(), site.getusersitepackages()]
+    return file is None or not file.startswith(tuple(f"{folder}{os.sep}" for folder in libraries))
 
 
 def _attributes(value: Any) -> list[Any]:

@@ -1,7 +1,12 @@
 """Functions that read other things than before are other functions, and the same otherwise."""
 
+import array
 import functools
+import sys
+import types
 from collections import deque
+from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Any
 
 import jax
@@ -117,14 +122,148 @@ def test_what_makes_functions_the_same() -> None:
     assert Captured(jax.nn.relu) == Captured(jax.nn.relu) != Captured(jax.nn.gelu)
 
 
+class Settings:
+    """Settings of a network, as a class holds them."""
+
+    scale = 1.0
+
+    @classmethod
+    def doubled(cls) -> float:
+        """Return twice the scale."""
+        return 2 * cls.scale
+
+    @staticmethod
+    def of(x: Any) -> Any:
+        """Return it."""
+        return x
+
+    @property
+    def own(self) -> float:
+        """The scale of the class."""
+        return Settings.scale
+
+
+class Derived(Settings):
+    """Inherits them."""
+
+    def logits(self, params: Any, x: Any) -> Any:
+        """Read what a base holds."""
+        return x @ params * self.scale
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """Return a module of the user's with a setting, a submodule, and a function that reads the setting."""
+    made, inner = types.ModuleType("mine"), types.ModuleType("mine.inner")
+    exec("scale = 1.0\ndef net(params, x): return x @ params * scale", vars(made))
+    vars(made).update(inner=inner, deep=made)
+    vars(inner)["scale"] = 1.0
+    monkeypatch.setitem(sys.modules, "mine", made)
+    return made
+
+
+def of_class(_: Any) -> Any:
+    return lambda params, x: x @ params * Settings.scale
+
+
+@pytest.mark.parametrize(
+    ("function", "owner", "name", "value"),
+    [
+        pytest.param(of_class, lambda m: Settings, "scale", 4.0, id="attribute of a class"),
+        pytest.param(lambda m: Derived().logits, lambda m: Settings, "scale", 4.0, id="of a base, by self"),
+        pytest.param(
+            lambda m: lambda params, x: x @ params * Derived.doubled(),
+            lambda m: Settings,
+            "scale",
+            4.0,
+            id="of a classmethod",
+        ),
+        pytest.param(
+            lambda m: lambda params, x: x @ params * Settings().own,
+            lambda m: Settings,
+            "scale",
+            4.0,
+            id="of a property",
+        ),
+        pytest.param(
+            lambda m: lambda params, x: Settings.of(x) @ params,
+            lambda m: Settings,
+            "of",
+            staticmethod(lambda x: 4 * x),
+            id="another static method",
+        ),
+        pytest.param(
+            lambda m: Derived().logits, lambda m: Derived, "logits", lambda self, w, x: x @ w * 4, id="another method"
+        ),
+        pytest.param(lambda m: m.net, lambda m: m, "scale", 4.0, id="function of a module"),
+        pytest.param(lambda m: lambda params, x: m.net(params, x), lambda m: m, "scale", 4.0, id="one that calls it"),
+        pytest.param(
+            lambda m: eval("lambda params, x: x @ params * m.scale", {"m": m}),
+            lambda m: m,
+            "scale",
+            4.0,
+            id="attribute of a module",
+        ),
+        pytest.param(
+            lambda m: eval("lambda params, x: x @ params * m.deep.inner.scale", {"m": m}),
+            lambda m: m.inner,
+            "scale",
+            4.0,
+            id="of a module in a module",
+        ),
+    ],
+)
+def test_what_classes_and_modules_hold_is_read(
+    monkeypatch: pytest.MonkeyPatch, module: types.ModuleType, function: Any, owner: Any, name: str, value: Any
+) -> None:
+    """As it is at the call; the network is then computed anew."""
+    network = function(module)
+    before, first = Captured(network), losses(network)
+    assert before == Captured(network)
+    monkeypatch.setattr(owner(module), name, value)
+    network = network if name != "logits" else Derived().logits
+    assert before != Captured(network)
+    again = losses(network)
+    assert np.abs(again - first).max() > 0.1
+    np.testing.assert_allclose(again, losses(lambda params, x: jnp.asarray(network(params, x))), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("held", "change"),
+    [
+        (deque([1.0, 2.0]), lambda v: v.append(3.0)),
+        (bytearray(b"ab"), lambda v: v.append(1)),
+        (array.array("d", [1.0]), lambda v: v.append(1.0)),
+        (np.array([1.0, [2.0]], object), lambda v: v[1].append(1.0)),
+        (list(range(20_000)), lambda v: v.append(1)),
+        (made(1), lambda v: setattr(v, "scale", 2.0)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_containers_are_read(held: Any, change: Callable[[Any], None]) -> None:
+    before = Captured(made(held))
+    assert before == Captured(made(held))
+    change(held)
+    assert before != Captured(made(held))
+
+
+def test_what_reads_too_much_is_never_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jaxfair.curvature.captured.MOST", 50)
+    few, many = made(list(range(20))), made(list(range(100)))
+    assert Captured(few) == Captured(few)
+    assert Captured(many) != Captured(many)
+    same = Captured(many)
+    assert same == same
+
+
 def test_what_reads_the_same_is_compiled_once() -> None:
     """A lambda that is written into the call is a new object each time."""
-    traced = deque()  # a list would be a part of what is read, and a longer one another
+    traced = SimpleQueue()  # a list would be a part of what is read, and a longer one another
 
     def measure() -> int:
-        before = len(traced)
-        losses(lambda params, x: (traced.append(x.shape), shifted(params, x))[1])
-        return len(traced) - before
+        before = traced.qsize()
+        losses(lambda params, x: (traced.put(x.shape), shifted(params, x))[1])
+        return traced.qsize() - before
 
     first = measure()
     assert first > 3
