@@ -75,11 +75,13 @@ def read(given: Any, x: Any, y: np.ndarray, told: Any, kept: np.ndarray, loss: L
             "classes) or predicted classes of shape (n,), in the order of the labels. A list holds runs."
         )
     if not is_network(given) and (answers.ndim == 1 or answers.shape[1] == 1):
-        return Answers(np.asarray(as_labels(_classes(answers, which))[kept]), None, None)
+        return Answers(np.asarray(as_labels(_classes(answers, which), what=f"class {which}")[kept]), None, None)
     answers = answers.reshape(len(y), -1)[kept]
     logits = _single(answers, loss)
-    if not np.isfinite(logits).all():
-        bad = int(np.flatnonzero(kept)[np.argmin(np.isfinite(logits).all(axis=1))])
+    # A class that a network rules out has a logit of -inf, and cross-entropy a value for every other label.
+    fine = (np.isfinite(logits) | (np.isneginf(answers) & ~np.isnan(logits) & losses.takes_classes(loss))).all(axis=1)
+    if not fine.all():
+        bad = int(np.flatnonzero(kept)[np.argmin(fine)])
         raise JaxfairError(f"A logit of example {bad} {which} is not a finite number; check its input and the network.")
     if before := seem_probabilities(answers):
         said = f"The side {which} seems to hold probabilities; give the logits before the {before}."

@@ -76,12 +76,12 @@ def parameter_distance(params: Any, other: Any) -> float:
         other: Another of the same structure and shapes.
 
     Raises:
-        JaxfairError: The two do not have the same structure and shapes.
+        JaxfairError: The two do not have the same structure and shapes, or a leaf is no array of real numbers.
     """
     if reason := tree_difference(params, other):
         raise JaxfairError(f"The two parameter trees differ in structure or shapes ({reason}); give one module's.")
-    leaves, others = jax.tree.leaves(params), jax.tree.leaves(other)
-    squares = [((np.asarray(a, float) - np.asarray(b, float)) ** 2).sum() for a, b in zip(leaves, others, strict=True)]
+    leaves, others = ([as_values(leaf, "parameters") for leaf in jax.tree.leaves(tree)] for tree in (params, other))
+    squares = [((a - b) ** 2).sum() for a, b in zip(leaves, others, strict=True)]
     return float(np.sqrt(sum(squares)))
 
 

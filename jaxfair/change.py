@@ -323,8 +323,6 @@ def _read(
     check_lengths(labels=len(y), groups=len(group))
     if not len(y):
         raise JaxfairError("There are no examples; give at least one.")
-    if empty := [name for g, name in enumerate(names) if not (group == g).any()]:
-        raise JaxfairError(f"The group {quoted(empty)} has no example; leave it out of group_names.")
     x = None if x is None else as_inputs(x)
     named = (befores, "before"), (afters, "after")
     sides = [[answers.read(one, x, y, told, kept, loss, which) for one in some] for some, which in named]

@@ -45,7 +45,10 @@ def group_weights(group: Int[Array, " n"] | Int[np.ndarray, " n"], num_groups: i
     group = as_numbers(group, np.size(group), num_groups)
     counts = np.bincount(group, minlength=num_groups)
     if (counts == 0).any():
-        raise JaxfairError(f"Group {quoted(np.flatnonzero(counts == 0))} has no sample; leave it out or merge it.")
+        raise JaxfairError(
+            f"Group {quoted(np.flatnonzero(counts == 0))} has no sample; number the groups that there are: "
+            "numpy.unique(group, return_inverse=True)[1]."
+        )
     member = jnp.asarray(group)[None] == jnp.arange(num_groups)[:, None]
     counts = jnp.asarray(counts, float)[:, None]
     return member.astype(counts.dtype) / counts

@@ -5,7 +5,7 @@ silently a number. Every refusal comes before anything is computed, and quotes a
 """
 
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
@@ -67,6 +67,8 @@ def as_array(values: Any, what: str) -> Any:
         raise JaxfairError(f"The {what} have no regular shape; give an array with one row an example.") from error
     if array.dtype.kind == "T":  # NumPy's own texts, whose missing ones would be counted as any other
         return array.astype(object)
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:  # NumPy's longest, which JAX has not
+        return array.astype(np.float64)
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))  # as some files have them
 
 
@@ -76,9 +78,11 @@ def as_values(values: Any, what: str) -> np.ndarray:
     Raises:
         JaxfairError: They are no numbers, or some are masked.
     """
-    array = _unboxed(np.asarray(as_array(values, what)))
+    array = unboxed(np.asarray(as_array(values, what)))
     if array.dtype.kind == "c":  # whose imaginary part would be dropped
         raise JaxfairError(f"The {what} are complex; give real numbers.")
+    if array.dtype.kind in "mMUS":  # NumPy makes numbers of them: nanoseconds, and what a text says
+        raise JaxfairError(f"The {what} have type {array.dtype}; give numbers.")
     try:
         return np.asarray(array, np.float64)
     except (TypeError, ValueError) as error:
@@ -106,8 +110,8 @@ def as_inputs(x: Any) -> Any:
     """
     if x is None:
         raise JaxfairError("There are no inputs; give an array with the examples along its first axis.")
-    leaves, tree = jax.tree.flatten(x, is_leaf=lambda leaf: not isinstance(leaf, dict | tuple | list) or _is_rows(leaf))
-    arrays = [_unboxed(as_array(leaf, "inputs")) for leaf in leaves]
+    leaves, tree = jax.tree.flatten(x, is_leaf=_is_rows)
+    arrays = [unboxed(as_array(leaf, "inputs")) for leaf in leaves]
     if not arrays:
         raise JaxfairError("There are no inputs; give an array with the examples along its first axis.")
     for array in arrays:
@@ -128,12 +132,13 @@ def _is_rows(values: Any) -> bool:
     )
 
 
-def as_labels(y: Any, num_classes: int | None = None) -> np.ndarray | jax.Array:
+def as_labels(y: Any, num_classes: int | None = None, what: str = "label") -> np.ndarray | jax.Array:
     """Return labels as integers of shape (n,): of integers, whole floats, booleans, one column, or one-hot rows.
 
     Args:
         y: Labels, one for each example.
         num_classes: Number of classes; None where it is not known yet.
+        what: What one is called in an error.
 
     Raises:
         JaxfairError: They are none of these, or not among the classes.
@@ -141,7 +146,7 @@ def as_labels(y: Any, num_classes: int | None = None) -> np.ndarray | jax.Array:
     label = as_array(y, "labels")
     if isinstance(label, Tracer):
         return label
-    label = _unboxed(label)
+    label = unboxed(label)
     if label.ndim == 2 and label.shape[1] == 1:
         label = label[:, 0]
     # A difference of times is a whole number to NumPy, and a complex number would lose its imaginary part.
@@ -151,23 +156,38 @@ def as_labels(y: Any, num_classes: int | None = None) -> np.ndarray | jax.Array:
             raise JaxfairError(f"Labels are one-hot rows of {label.shape[1]} classes; the network has {num_classes}.")
         label = np.asarray(label).argmax(axis=1)
     if label.ndim != 1 or not numeric:
-        raise JaxfairError(f"Labels have type {label.dtype} and shape {label.shape}; expected integers of shape (n,).")
+        way = "; np.unique(y, return_inverse=True)[1] makes them of texts" if label.dtype.kind in "UO" else ""
+        raise JaxfairError(
+            f"Labels have type {label.dtype} and shape {label.shape}; expected integers of shape (n,){way}."
+        )
     if not jnp.issubdtype(label.dtype, jnp.integer):
         values = np.asarray(label, np.float64)
         if (odd := np.flatnonzero(~are_whole(values))).size:
-            raise JaxfairError(f"The label of example {odd[0]} is {values[odd[0]]:g}; labels are whole numbers from 0.")
+            raise JaxfairError(
+                f"The {what} of example {odd[0]} is {values[odd[0]]:g}; labels are whole numbers from 0."
+            )
         label = values.astype(np.int64)
     host = np.asarray(label)
     too_large = False if num_classes is None else host >= num_classes
     if (wrong := np.flatnonzero((host < 0) | too_large)).size:
         classes = "classes" if num_classes is None else f"the {num_classes} classes"
-        raise JaxfairError(f"The label of example {wrong[0]} is {host[wrong[0]]}; {classes} count from 0.")
+        raise JaxfairError(f"The {what} of example {wrong[0]} is {host[wrong[0]]}; {classes} count from 0.")
     return _signed(_within_int32(label, "labels"))
 
 
 def as_told(y: Any) -> Any:
-    """Return what a loss of the user's is told of the examples as an array, whose whole numbers have a sign."""
-    return _signed(_within_int32(as_array(y, "labels"), "labels"))
+    """Return what a loss of the user's is told of the examples as an array, whose whole numbers have a sign.
+
+    Raises:
+        JaxfairError: It is no array of numbers.
+    """
+    told = unboxed(as_array(y, "labels"))
+    if not (told.dtype == bool or jnp.issubdtype(told.dtype, jnp.number)) or told.dtype.kind == "m":
+        raise JaxfairError(
+            f"Labels have type {told.dtype}; a loss takes numbers, which np.unique(y, return_inverse=True)[1] makes of "
+            "other values."
+        )
+    return _signed(_within_int32(told, "labels"))
 
 
 def _signed(label: Any) -> Any:
@@ -181,7 +201,7 @@ def are_whole(values: np.ndarray) -> np.ndarray:
     return (np.abs(values) < 2**53) & (values == np.round(values))
 
 
-def _unboxed(values: Any) -> Any:
+def unboxed(values: Any) -> Any:
     """Return an array of objects as one of numbers, where they are numbers; any other array as it is."""
     if not isinstance(values, np.ndarray) or values.dtype != object:
         return values
@@ -212,7 +232,8 @@ def as_groups(
         Integers 0..G-1 of shape (n,), -1 for what is left out; G names; booleans of shape (n,).
 
     Raises:
-        JaxfairError: Groups are missing and refused, not in one column, or not among those that have names.
+        JaxfairError: Groups are missing and refused, not in one column, or not among those that have names; or a group
+            that has a name has no example.
     """
     masked = np.ma.getmaskarray(group) if isinstance(group, np.ma.MaskedArray) else None
     if isinstance(group, list | tuple):
@@ -220,7 +241,7 @@ def as_groups(
     else:
         values = np.asarray(as_array(group.data if isinstance(group, np.ma.MaskedArray) else group, "groups"))
     if values.ndim == 2 and values.shape[1] == 1:
-        values = values[:, 0]
+        values, masked = values[:, 0], None if masked is None else masked[:, 0]
     if values.ndim != 1:
         raise JaxfairError(f"The groups have shape {values.shape}; give one for each example.")
     unknown = absent(values) | (False if masked is None else masked)
@@ -235,9 +256,14 @@ def as_groups(
     if names is not None:
         codes[~unknown] = _numbered(values[~unknown], len(names))
         found = tuple(_composed(str(name)) for name in names)
+        if len(values) and (empty := [name for g, name in enumerate(found) if not (codes == g).any()]):
+            raise JaxfairError(
+                f"The group {quoted(empty)} has no example; give groups by name instead of group_names, such as "
+                "group=numpy.asarray(group_names)[group]."
+            )
     else:
         there = values[~unknown]
-        there = np.asarray(there.tolist()) if there.dtype == object and _are_numbers(there) else there
+        there = np.asarray(there.tolist()) if there.dtype == object and _are_numbers(there.tolist()) else there
         if there.dtype.kind in "if" and (there < 0).any():
             ends = there.min(), there.max()
             raise JaxfairError(f"The groups run from {ends[0]:g} to {ends[1]:g}; mark a missing one by NaN or None.")
@@ -265,8 +291,12 @@ def _column(values: Sequence[Any]) -> np.ndarray:
     return found
 
 
-def _are_numbers(values: Iterable[Any]) -> bool:
-    return all(isinstance(value, bool | int | float | np.number | np.bool_) for value in values)
+def _are_numbers(values: Sequence[Any]) -> bool:
+    """Return whether all are numbers that an array tells apart: beside a NaN, large whole ones would be rounded."""
+    if not all(isinstance(value, bool | int | float | np.number | np.bool_) for value in values):
+        return False
+    whole = [isinstance(value, int | np.integer) for value in values]
+    return all(whole) or all(abs(value) < 2**53 for value, is_whole in zip(values, whole, strict=True) if is_whole)
 
 
 def absent(values: np.ndarray) -> np.ndarray:
@@ -311,7 +341,7 @@ def _distinct(values: np.ndarray) -> tuple[list[Any], np.ndarray]:
         values = np.array([unicodedata.normalize("NFC", kind) for kind in kinds.tolist()])[codes]
     if values.dtype.kind != "O":
         kinds, codes = np.unique(values, return_inverse=True)
-        return kinds.tolist(), codes
+        return _as_python(kinds), codes
     values = np.array([_composed(value) for value in values] + [None], object)[:-1]  # or tuples become a row each
     try:
         found = dict.fromkeys(values.tolist())
@@ -325,9 +355,27 @@ def _distinct(values: np.ndarray) -> tuple[list[Any], np.ndarray]:
     return kinds, np.array([place[value] for value in values.tolist()], int)
 
 
+def _as_python(kinds: np.ndarray) -> list[Any]:
+    """Return values as objects of Python; of times in the coarsest unit, for nanoseconds would become numbers."""
+    if kinds.dtype.kind in "mM" and np.datetime_data(kinds.dtype)[0] != "generic":
+        for unit in ("D", "s", "us"):
+            coarse = kinds.astype(f"{kinds.dtype.kind}8[{unit}]")
+            if (coarse == kinds).all():
+                return coarse.tolist()
+        return [str(kind) for kind in kinds]
+    return kinds.tolist()
+
+
+def name_of(group: Any) -> str:
+    """Return what a group is called that has this value, in a report and where one is asked for."""
+    return _name(_composed(group))
+
+
 def _composed(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(map(_composed, value))
+    if isinstance(value, np.generic):
+        (value,) = _as_python(np.array([value]))
     return unicodedata.normalize("NFC", value) if isinstance(value, str) else value
 
 
@@ -343,7 +391,7 @@ def as_weights(weights: Any) -> np.ndarray:
     Raises:
         JaxfairError: They are no numbers, some are masked or not finite, or they say with booleans who is in a group.
     """
-    found = _unboxed(np.asarray(as_array(weights, "weights")))
+    found = unboxed(np.asarray(as_array(weights, "weights")))
     if found.dtype == bool:
         raise JaxfairError("The weights are booleans, whose losses would add up; give jaxfair.group_weights(group, G).")
     if found.dtype == object or not jnp.issubdtype(found.dtype, jnp.number) or found.dtype.kind == "c":
@@ -368,6 +416,11 @@ def check_parameters(params: Any) -> None:
         name = jax.tree_util.keystr(path, simple=True, separator="/") or "params"
         if isinstance(leaf, np.ma.MaskedArray):
             raise JaxfairError(f"The parameter '{name}' is a masked array; give one without a mask.")
+        if isinstance(leaf, Tracer):
+            raise JaxfairError(
+                f"The parameter '{name}' is traced by JAX; call this outside of jit, grad and vmap: it compiles what "
+                "it needs by itself."
+            )
         if not hasattr(leaf, "dtype") or leaf.dtype not in (jnp.float32, jnp.float64):
             kind = leaf.dtype if hasattr(leaf, "dtype") else type(leaf).__name__
             raise JaxfairError(
@@ -384,7 +437,7 @@ def tree_difference(params: Any, other: Any) -> str:
     for path in [*trees[0], *trees[1]]:
         shapes = [np.shape(tree[path]) if path in tree else None for tree in trees]
         if shapes[0] != shapes[1]:
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            name = jax.tree_util.keystr(path, simple=True, separator="/") or "params"
             said = ["absent" if shape is None else f"of shape {shape}" for shape in shapes]
             return f"the parameter '{name}' is {said[0]} before and {said[1]} after"
     if jax.tree.structure(params) != jax.tree.structure(other):

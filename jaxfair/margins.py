@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int
 from jaxfair.curvature.chunks import over_chunks
 from jaxfair.curvature.programs import as_pytree
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import LEFT_JAX, as_array, as_labels, as_values, check_lengths, quoted
+from jaxfair.inputs import LEFT_JAX, as_array, as_labels, as_values, check_lengths, quoted, unboxed
 from jaxfair.loops import run_until
 from jaxfair.options import checked
 
@@ -215,9 +215,10 @@ def deepfool(
 
 def _over_chunks(function: Callable, classifier: Classifier, x: Any, label: Any, chunk_size: int, *options: Any) -> Any:
     """Apply ``function(classifier, x, label, *options)`` to chunks of the examples, whose inputs it checks."""
-    x, label = as_array(x, "inputs"), None if label is None else as_labels(label)
+    x, label = unboxed(as_array(x, "inputs")), None if label is None else as_labels(label)
     if not x.ndim or not jnp.issubdtype(x.dtype, jnp.floating):
-        raise JaxfairError(f"Inputs are {x.dtype}; distances need the floating-point input that the network is given.")
+        given = str(x.dtype) if x.ndim else "a single number"
+        raise JaxfairError(f"Inputs are {given}; distances need the floating-point inputs that the network is given.")
     if label is not None:
         check_lengths(inputs=len(x), labels=len(label))
     classifier = as_pytree(classifier)
@@ -282,9 +283,7 @@ def _linearize(
     # Gradients of the gaps, shape (classes, n, *shape), by their cotangents: differences of gradients would cancel.
     cotangents = own[None] - jnp.eye(logits.shape[1], dtype=own.dtype)[:, None]
     gradients = jax.vmap(lambda cotangent: pull_back(cotangent)[0])(cotangents)
-    axes = tuple(range(2, gradients.ndim))
-    largest = jnp.abs(gradients).max(axis=axes, keepdims=True)  # squares of 1e20 or 1e-20 leave the range of float32
-    norms = jnp.sqrt(((gradients / jnp.where(largest > 0, largest, 1)) ** 2).sum(axis=axes)) * largest.squeeze(axes)
+    norms = _norm(gradients, tuple(range(2, gradients.ndim)))
     distances = jnp.where(own.T == 1, jnp.inf, jnp.where(gap == 0, 0, gap / norms))
     nearest = jnp.argmin(distances, axis=0)
     chosen = (nearest, jnp.arange(len(x)))
@@ -325,8 +324,15 @@ def _deepfool_chunk(classifier: Classifier, x: Array, label: Array, max_steps: i
     done, total, steps = run_until(_deepfool_step, carry, (classifier, x, label, side, overshoot), max_steps)
     success = done & ~jnp.isnan(side)
     perturbation = (1 + overshoot) * total
-    norm = jnp.sqrt((perturbation**2).sum(axis=tuple(range(1, x.ndim))))
+    norm = _norm(perturbation, tuple(range(1, x.ndim)))
     return DeepFool(side * jnp.where(success, norm, jnp.inf), x + perturbation, steps, success)
+
+
+def _norm(vectors: Array, axes: tuple[int, ...]) -> Array:
+    """Return lengths: squares of 1e20 or 1e-20 leave the range of float32, and those of 300 that of float16."""
+    vectors = vectors.astype(jnp.promote_types(vectors.dtype, jnp.float32))
+    largest = jnp.abs(vectors).max(axis=axes, keepdims=True)
+    return jnp.sqrt(((vectors / jnp.where(largest > 0, largest, 1)) ** 2).sum(axis=axes)) * largest.squeeze(axes)
 
 
 def _deepfool_step(carry: tuple[Array, ...], fixed: tuple) -> tuple[Array, ...]:

@@ -12,6 +12,7 @@ import numpy as np
 from jaxfair import intervals
 from jaxfair.answers import Answers
 from jaxfair.errors import JaxfairError
+from jaxfair.inputs import name_of, quoted
 
 Verdict = Literal["more", "less", "within noise", "too few runs"]
 
@@ -118,9 +119,9 @@ def reference_of(name: Any, names: tuple[str, ...], member: Sequence[np.ndarray]
     """Return the number of the reference group; without a name, of that with the most examples."""
     if name is None:
         return int(np.argmax([of.sum() for of in member]))
-    if str(name) not in names:
-        raise JaxfairError(f"There is no group '{name}'; the reference is one of {', '.join(names[:10])}.")
-    return names.index(str(name))
+    if (wanted := name_of(name)) not in names:
+        raise JaxfairError(f"There is no group '{quoted([wanted])}'; the reference is one of {quoted(names, 10)}.")
+    return names.index(wanted)
 
 
 def drops(before: np.ndarray, after: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ from jaxfair.curvature.programs import LogitsFn, LossFn, Model, as_pytree, at_pr
 from jaxfair.curvature.spectrum import check_examples
 from jaxfair.errors import JaxfairError
 from jaxfair.groups import Interval, seed_interval
+from jaxfair.inputs import as_array, as_values, unboxed
 
 
 class SpreadTest(NamedTuple):
@@ -67,7 +68,10 @@ def group_sensitivity(loss: Float[np.ndarray, "*batch m g"]) -> Float[np.ndarray
 
 def fairness_violation(sensitivity: Float[np.ndarray, "*batch g"]) -> Float[np.ndarray, "*batch"]:
     """Compute ``xi = max_{a, a'} |Delta(a) - Delta(a')|`` in nats (Nelaturu et al. 2024, section 3)."""
-    return np.asarray(np.ptp(np.asarray(sensitivity, float), axis=-1))
+    found = as_values(sensitivity, "sensitivities")
+    if not found.ndim or not found.shape[-1]:
+        raise JaxfairError(f"The sensitivities have shape {found.shape}; give one for each group.")
+    return np.asarray(np.ptp(found, axis=-1))
 
 
 def spread_against_control(
@@ -153,7 +157,7 @@ def rejoining_step(
     Raises:
         JaxfairError: Shapes do not match, or there is one control curve alone, which has no range.
     """
-    steps, profiles, controls = np.asarray(steps), np.asarray(profiles, float), np.asarray(controls, float)
+    steps, profiles, controls = np.asarray(steps), as_values(profiles, "distances"), as_values(controls, "distances")
     shapes = profiles.shape, controls.shape
     if not all(len(shape) == 3 and shape[1:] == (shapes[0][1], len(steps)) for shape in shapes) or not len(steps):
         raise JaxfairError(f"Distances have shapes {shapes} for {len(steps)} steps; give (profiles, seeds, steps).")
@@ -231,7 +235,10 @@ def _losses_at(model: Model, start: Any, end: Any, t: float | Array, x: Any, y: 
 
 
 def _finite(values: Any) -> np.ndarray:
-    return np.where(np.isfinite(values), values, np.nan)
+    """Return losses, in the type that says how far they are rounded, with NaN for what is not finite."""
+    as_values(values, "losses")
+    found = unboxed(np.asarray(as_array(values, "losses")))
+    return np.where(np.isfinite(found), found, np.nan)
 
 
 def _deal(seeds: int, runs: int, most: int, seed: int) -> Int[np.ndarray, "a s"]:

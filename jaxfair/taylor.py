@@ -22,7 +22,7 @@ from jaxfair.curvature.programs import LogitsFn, LossFn
 from jaxfair.curvature.spectrum import check_examples, group_curvature, group_losses
 from jaxfair.data.dataset import Dataset, normalize
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import tree_difference
+from jaxfair.inputs import as_values, tree_difference
 from jaxfair.intervals import Interval
 from jaxfair.networks.network import Network, frozen
 from jaxfair.options import checked
@@ -73,19 +73,23 @@ class Line(NamedTuple):
     def error(self, foretold: np.ndarray) -> np.ndarray:
         """Return ``|foretold - actual|`` over the larger of the two's magnitudes, shape (t, g): from 0 to 2.
 
-        It is 0 where both are no more than rounding.
+        It is 0 where both are no more than rounding, and NaN where one of the two is.
         """
         scale = np.maximum(np.abs(self.actual), np.abs(foretold))
-        return np.where(scale > self.rounding, np.abs(foretold - self.actual) / np.where(scale > 0, scale, 1), 0.0)
+        apart = np.abs(foretold - self.actual)
+        return np.where(scale <= self.rounding, 0.0, apart / np.where(scale == 0, 1, scale))
 
     def breaks(self, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
         """Return from which fraction on the error exceeds ``level``, with one term and with both, each of shape (g,).
 
-        It is the first of the fractions that were looked at; infinite where the error stays within the level.
+        It is the first of the fractions that were looked at; infinite where the error stays within the level, and NaN
+        where it is NaN at some fraction.
         """
-        beyond = [self.error(foretold) > level for foretold in (self.first, self.both)]
+        errors = [self.error(foretold) for foretold in (self.first, self.both)]
+        beyond = [found > level for found in errors]
         one, two = (np.where(far.any(axis=0), self.fraction[far.argmax(axis=0)], np.inf) for far in beyond)
-        return one, two
+        unknown = [np.isnan(found).any(axis=0) for found in errors]
+        return np.where(unknown[0], np.nan, one), np.where(unknown[1], np.nan, two)
 
 
 @checked
@@ -261,7 +265,7 @@ def agreement(foretold: np.ndarray, actual: np.ndarray) -> Agreement:
     Raises:
         JaxfairError: The shapes differ, there are less than two items, or a number is not finite.
     """
-    pair = [np.asarray(values, float) for values in (foretold, actual)]
+    pair = [as_values(values, "changes") for values in (foretold, actual)]
     if pair[0].shape != pair[1].shape or pair[0].ndim < 2 or not np.isfinite(pair).all():
         raise JaxfairError(
             f"Foretold and actual changes have shapes {pair[0].shape} and {pair[1].shape}; give finite numbers in one "

@@ -1,9 +1,9 @@
 """DeepFool against closed forms and Foolbox; programs, chunks and transformations of every distance."""
 
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import jax
@@ -157,25 +157,26 @@ def test_under_jit_and_vmap(function: Callable[..., Any], reference: dict[str, n
 
 
 def test_networks_of_one_kind_share_a_program() -> None:
-    traces = deque()  # a list would be a part of what the function reads, and a longer one another function's
+    traces = SimpleQueue()  # a list would be read as a part of the function
 
     def counted(params: Any, x: jax.Array) -> jax.Array:
-        traces.append(x.shape)
+        traces.put(x.shape)
         return affine(params, x)
 
     first, x, label = affine_case(0)
     second, *_ = affine_case(1)
     for function in FUNCTIONS.values():
         function(as_pytree(counted, first), x, label)
-    seen = len(traces)
+    seen = traces.qsize()
     for function in FUNCTIONS.values():
         function(as_pytree(counted, second), x, label)
     # Shapes are asked for once a call, by evaluating nothing.
-    assert len(traces) - seen <= len(FUNCTIONS)
-    traces.clear()
+    assert traces.qsize() - seen <= len(FUNCTIONS)
+    [traces.get() for _ in range(traces.qsize())]
     for function in FUNCTIONS.values():
         function(as_pytree(counted, second), x, label, chunk_size=N // 2 + 1)
-    assert set(traces) == {(N // 2 + 1, *SHAPE)}, "the last chunk has a shape of its own"
+    shapes = {traces.get() for _ in range(traces.qsize())}
+    assert shapes == {(N // 2 + 1, *SHAPE)}, "the last chunk has a shape of its own"
 
 
 def test_a_network_its_bound_form_and_a_plain_function_agree() -> None:
@@ -231,3 +232,22 @@ def test_inputs_may_be_narrower_than_the_network(dtype: Any) -> None:
     found = jax.jit(lambda some: margins.deepfool(network, some, label).distance)(narrow)
     expected = margins.deepfool(network, narrow, label).distance
     np.testing.assert_allclose(np.asarray(found, float), np.asarray(expected, float), rtol=2e-2)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale"), [(np.float32, 1e20), (np.float32, 1e-20), (np.float16, 300), (np.float16, 1e-3)]
+)
+def test_distances_scale_with_the_input(dtype: Any, scale: float) -> None:
+    """Of a linear network, whose squares would leave the range of the type; rounded as the type rounds its inputs."""
+    rng = np.random.default_rng(0)
+    w, x, y = rng.normal(size=(4, 3)).astype(np.float32), rng.normal(size=(20, 4)), rng.integers(0, 3, 20)
+    given = (x * scale).astype(dtype)
+
+    def classifier(x: Any) -> Any:
+        return x.astype(jnp.float32) @ jnp.asarray(w)
+
+    found = margins.deepfool(classifier, given, y)
+    expected = margins.deepfool(classifier, given.astype(np.float64).astype(np.float32) / np.float32(scale), y)
+    assert found.success.all()
+    assert expected.success.all()
+    np.testing.assert_allclose(found.distance / scale, expected.distance, rtol=0.03 if dtype == np.float16 else 1e-4)

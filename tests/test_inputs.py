@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import flax.core
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +19,7 @@ import scipy.sparse
 from jax.tree_util import Partial
 
 import jaxfair
-from jaxfair import inputs, losses
+from jaxfair import bounds, inputs, losses, sensitivity, taylor
 from jaxfair.curvature.checks import trusted_losses
 from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.lanczos import extreme_eigenvalues
@@ -662,3 +664,155 @@ def test_classes_may_have_any_codes() -> None:
     y = Y * 10**8
     runs = [y, np.where(np.arange(N) == 3, 0, y), y]
     assert jaxfair.change_report(runs, [y] * 3, None, y, GROUP).accuracy_after.value.tolist() == [1, 1]
+
+
+TIMES = np.array(["2020-01-01", "2021-01-01"] * 10)
+
+
+@pytest.mark.parametrize(
+    ("group", "names"),
+    [
+        ([2**60, 2**60 + 1] * 9 + [float("nan"), 2**60], (str(2**60), str(2**60 + 1))),
+        ([2**60, 0.5] * 10, ("0.5", str(2**60))),
+        (TIMES.astype("M8[ns]"), ("2020-01-01", "2021-01-01")),
+        (pd.Series(pd.to_datetime(TIMES)).to_numpy(), ("2020-01-01", "2021-01-01")),
+        (
+            np.array(["2020-01-01T12:00", "2020-01-01T12:30"] * 10, "M8[ns]"),
+            ("2020-01-01 12:00:00", "2020-01-01 12:30:00"),
+        ),
+        (np.array(["2020-01-01T00:00:00.000000001", "2020-01-01"] * 10, "M8[ns]"), ("2020-01-01", "2020-01-01T00")),
+        (np.array([1, 2] * 10, "m8[ns]"), ("1 nanoseconds", "2 nanoseconds")),
+        (list(zip(["f", "m"] * 10, np.array([30, 40] * 10), strict=True)), ("('f', 30)", "('m', 40)")),
+        (np.ma.array(GROUP[:, None], mask=np.zeros((N, 1), bool)), ("0", "1")),
+        (np.ma.array(GROUP[:, None], mask=np.arange(N)[:, None] == 3), ("0", "1")),
+    ],
+    ids=str,
+)
+def test_groups_are_told_apart_and_called_by_their_values(group: Any, names: tuple[str, ...]) -> None:
+    found = report(group=group, missing="drop").names
+    assert len(found) == 2
+    assert all(name.startswith(start) for name, start in zip(found, names, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("kinds", "reference"),
+    [
+        ([b"a", b"b"], b"a"),
+        ([0.0, 1.0], 1.0),
+        ([0.0, 1.0], np.float64(0)),
+        (["\u00e9", "x"], "e\u0301"),
+        ([(0, 0), (1, 1)], (0, 0)),
+    ],
+    ids=str,
+)
+def test_the_reference_is_a_value_of_the_groups(kinds: list[Any], reference: Any) -> None:
+    found = jaxfair.change_report(Y, Y, None, Y, kinds * (N // 2), reference=reference)
+    assert {one.reference for one in found.differences} == {inputs.name_of(reference)} <= set(found.names)
+
+
+@pytest.mark.parametrize("kind", [object, np.longdouble, "O of floats"])
+def test_numbers_in_any_box_reach_a_loss(kind: Any) -> None:
+    def squares(outputs: Any, told: Any) -> Any:
+        return (outputs[:, 0] - told) ** 2
+
+    told = X[:, 0].astype(object) if kind == "O of floats" else X[:, 0].astype(kind)
+    np.testing.assert_allclose(report(told, loss=squares).loss, report(X[:, 0], loss=squares).loss)
+    for call in (
+        lambda y: jaxfair.per_example_gradient_norms(net, W, X, y, loss=squares),
+        lambda y: jaxfair.group_curvature(net, W, X, y, np.asarray(jaxfair.group_weights(GROUP, 2)), loss=squares).loss,
+    ):
+        np.testing.assert_allclose(call(told), call(X[:, 0]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [np.longdouble, object, "Float64"])
+def test_inputs_in_any_box_have_their_distances(kind: Any) -> None:
+    x = pd.DataFrame(X).astype(kind) if kind == "Float64" else X.astype(kind)
+    expected = linearized_distance(bind(net, W), X, Y).distance
+    np.testing.assert_allclose(linearized_distance(bind(net, W), x, Y).distance, expected, rtol=1e-5)
+
+
+def test_registered_trees_are_inputs() -> None:
+    """A frozen dictionary, a dataclass of Flax, and a tree with nothing in one place."""
+
+    @flax.struct.dataclass
+    class Batch:
+        a: Any
+        mask: Any = None
+
+    expected = report().loss
+    for x, read in (
+        (flax.core.freeze({"a": X}), lambda x: x["a"]),
+        (Batch(X), lambda x: x.a),
+        ({"a": X, "mask": None}, lambda x: x["a"]),
+        ([X, None], lambda x: x[0]),
+    ):
+        found = jaxfair.group_report(lambda w, x, read=read: net(w, read(x)), W, x, Y, GROUP)
+        np.testing.assert_allclose(found.loss, expected, rtol=1e-6)
+
+
+def test_a_class_that_is_ruled_out_has_a_logit_of_minus_infinity() -> None:
+    y = np.arange(60) % 2
+    logits = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
+    logits[:, 2] = -np.inf
+    found = jaxfair.change_report(logits, logits[::-1], None, y, y)
+    np.testing.assert_allclose(
+        found.loss_before.value,
+        jaxfair.change_report(logits[:, :2], logits[:, :2], None, y, y).loss_before.value,
+        rtol=1e-6,
+    )
+    for bad in (np.full(3, -np.inf), np.array([np.inf, 0, 0]), np.array([np.nan, 0, 0])):
+        with pytest.raises(JaxfairError, match="A logit of example 4 after is not a finite number"):
+            jaxfair.change_report(logits, np.where(np.arange(60)[:, None] == 4, bad, logits), None, y, y)
+
+
+NOT_NUMBERS: dict[str, tuple[Callable[[], Any], str]] = {
+    "times meaned": (lambda: jaxfair.group_means(np.zeros(N, "M8[s]"), GROUP, 2), "The values have type datetime64"),
+    "texts meaned": (lambda: jaxfair.group_means(["1"] * N, GROUP, 2), "The values have type <U1"),
+    "times as logits": (lambda: jaxfair.softmax_gap(np.zeros((2, 2), "M8[s]")), "The logits have type datetime64"),
+    "texts told": (lambda: report(np.full(N, "a"), loss=lambda z, y: z[:, 0]), "np.unique"),
+    "texts as labels": (lambda: report(np.full(N, "a")), r"np.unique\(y, return_inverse=True\)"),
+    "masked losses": (
+        lambda: sensitivity.group_sensitivity(np.ma.array(np.ones((2, 2)), mask=np.eye(2))),
+        "2 of the losses are masked",
+    ),
+    "masked changes": (
+        lambda: taylor.agreement(np.ma.array(np.ones((2, 2)), mask=np.eye(2)), np.ones((2, 2))),
+        "2 of the changes are masked",
+    ),
+    "texts as losses": (lambda: sensitivity.group_sensitivity([["a", "b"]]), "The losses have type <U1"),
+    "no sensitivities": (lambda: sensitivity.fairness_violation([]), "give one for each group"),
+    "masked parameters": (lambda: bounds.parameter_distance(np.ma.array([1.0], mask=[1]), np.ones(1)), "are masked"),
+    "complex parameters": (lambda: bounds.parameter_distance(np.array([1j]), np.array([0j])), "are complex"),
+    "traced parameters": (
+        lambda: jax.jit(lambda w: jaxfair.per_example_gradient_norms(net, w, X, Y))(W),
+        "call this outside of jit",
+    ),
+    "a predicted class": (
+        lambda: jaxfair.change_report(Y, Y - 1, None, Y, GROUP),
+        r"The class after of example \d+ is -1",
+    ),
+    "a long reference": (
+        lambda: jaxfair.change_report(Y, Y, None, Y, [f"{'x' * 300}{g}" for g in GROUP], reference="q" * 500),
+        "There is no group 'q",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NOT_NUMBERS)
+def test_what_is_no_number_is_refused(case: str) -> None:
+    call, said = NOT_NUMBERS[case]
+    with pytest.raises(JaxfairError, match=said) as error:
+        call()
+    assert len(str(error.value)) < LONGEST
+
+
+@pytest.mark.parametrize("names", [["a", "empty", "b"], ["empty", "a", "b"], ["a", "b", "empty"]])
+def test_the_advice_for_an_empty_group_works(names: list[str]) -> None:
+    group = np.array([i for i, name in enumerate(names) if name != "empty"])[GROUP]
+    for call in (
+        lambda **options: report(**options).names,
+        lambda **options: jaxfair.change_report(Y, Y, None, Y, **options).names,
+    ):
+        with pytest.raises(JaxfairError, match="The group empty has no example; give groups by name"):
+            call(group=group, group_names=names)
+        assert call(group=np.asarray(names)[group]) == ("a", "b")

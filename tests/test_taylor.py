@@ -56,6 +56,11 @@ def test_where_the_expansion_breaks() -> None:
     assert found.error(found.first)[0, 0] == 0  # nothing moved, and nothing was foretold
 
 
+def test_what_is_not_known_breaks_nowhere_that_is_known() -> None:
+    line = taylor.along_line(linear, WEIGHTS, np.full_like(WEIGHTS, np.nan), INPUTS, LABEL, SHARES)
+    assert np.isnan(line.breaks(0.5)).all()
+
+
 def test_the_bound_is_that_of_the_theorem() -> None:
     config = CurvatureConfig(tolerance=1e-3)
     found = taylor.taylor_terms(linear, WEIGHTS, WEIGHTS + STEP / 8, INPUTS, LABEL, SHARES, config)

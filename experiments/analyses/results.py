@@ -190,8 +190,8 @@ def _collect(
     first = analysed[0].json("result.json")["groups"]
     counts = [np.rint(variants[0].by_group[f"{part}_count"].mean(axis=0)).astype(int) for part in ("train", "test")]
     groups = Groups(tuple(first["name"]), *counts)
-    check_name(reference, groups.names)
-    number = int(groups.order[0]) if reference is None else groups.names.index(reference)
+    wanted = check_name(reference, groups.names)
+    number = int(groups.order[0]) if wanted is None else groups.names.index(wanted)
     shown = tuple(_followed(found, places) for found in _by_label(followed).values())
     return Results(variants, groups, group, number, places.splits, shown), places
 

@@ -123,8 +123,8 @@ def collect(bundles: Sequence[Bundle], differences: Sequence[str] = (), referenc
     groups = Groups(tuple(columns["name"]), np.array(columns["train_count"]), np.array(columns["test_count"]))
     recorded = first.members[0].steps
     steps = recorded[0].arrays("sketches.npz")["steps"] if recorded else np.array([], int)
-    check_name(reference, groups.names)
-    number = int(groups.order[0]) if reference is None else groups.names.index(reference)
+    wanted = check_name(reference, groups.names)
+    number = int(groups.order[0]) if wanted is None else groups.names.index(wanted)
     group = first.members[0].analysed[0].arrays("examples.npz")["group"]
     return Hardware(comparisons, groups, group, number, steps, tuple(differences))
 

@@ -1,6 +1,7 @@
 """The groups of a study as every table and figure has them: names, counts, which are large, and their order."""
 
 import textwrap
+import unicodedata
 from collections.abc import Sequence
 from itertools import count
 from typing import NamedTuple
@@ -23,8 +24,13 @@ NAMED = 12
 """Groups that an error names; the others are counted."""
 
 
-def check_name(name: str | None, names: Sequence[str]) -> None:
-    """Raise a JaxfairError that says which groups there are, unless a group is called so or none is asked for."""
+def check_name(name: str | None, names: Sequence[str]) -> str | None:
+    """Return a group's name as the data have it, in whatever form of Unicode it is given; None if none is.
+
+    Raises:
+        JaxfairError: No group is called so; it says which groups there are.
+    """
+    name = None if name is None else unicodedata.normalize("NFC", name)
     if name is not None and name not in names:
         there = ", ".join(shorten(known, 40) for known in names[:NAMED])
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
@@ -32,6 +38,7 @@ def check_name(name: str | None, names: Sequence[str]) -> None:
             f"There is no group '{shorten(name, 40)}' to be the reference; the groups are {there}{more}: give one of "
             "them by --reference."
         )
+    return name
 
 
 def shorten(text: str, longest: int) -> str:

@@ -1,6 +1,6 @@
 """Curvature of groups against softmax regression in closed form; starts, options and refusals; one program for all."""
 
-from collections import deque
+from queue import SimpleQueue
 from typing import Any
 
 import jax
@@ -177,10 +177,10 @@ def network() -> networks.Network:
 def test_one_compiled_function_serves_all_groups_chunks_and_networks(network: networks.Network) -> None:
     """Traced once for the program, whose kept pass gives the gradient too, and once for the number of classes."""
     jax.clear_caches()  # what they still hold depends on the tests before
-    traces = deque()  # a list would be a part of what the function reads, and a longer one another function's
+    traces = SimpleQueue()  # a list would be read as a part of the function
 
     def counted(network: networks.Network, params: Any, x: jax.Array) -> jax.Array:
-        traces.append(1)
+        traces.put(1)
         return network.replace(params=params)(x)
 
     x = jnp.asarray(IMAGES, jnp.float32)
@@ -189,7 +189,7 @@ def test_one_compiled_function_serves_all_groups_chunks_and_networks(network: ne
         weights = group_weights(GROUP, GROUPS)
         data = x, jnp.asarray(LABEL), weights
         group_curvature(Partial(counted, other), other.params, *data, CurvatureConfig(chunk_size=5))
-    assert len(traces) == 2
+    assert traces.qsize() == 2
 
 
 def run_with(**changes: Any) -> GroupCurvature:

@@ -243,7 +243,7 @@ wrong_square.defvjp(lambda x: (x**2, x), lambda x, g: (g * jnp.cumsum(x),))
         (
             model,
             {"group": np.where(GROUP == 2, 0, GROUP), "group_names": ["a", "b", "c"]},
-            r"Group 2 has no sample",
+            "The group c has no example; give groups by name instead of group_names",
         ),
         (model, {"y": jnp.zeros(N - 1, int)}, "labels"),
         (model, {"y": jnp.full(N, -1)}, "label of example 0 is -1; the 4 classes count from 0"),

@@ -1,6 +1,6 @@
 """How a group's examples are cut up: sizes, memory, kinds of inputs, and how many programs that takes."""
 
-from collections import deque
+from queue import SimpleQueue
 from typing import Any
 
 import jax
@@ -47,10 +47,10 @@ def test_inputs_may_be_bytes() -> None:
 @pytest.mark.parametrize(("memory", "programs"), [(GIGABYTE, 1), (0, 3)], ids=["kept", "recomputed"])
 def test_groups_and_chunks_share_programs(memory: int, programs: int) -> None:
     """A kept pass gives loss, gradient and products from the trace of the plan; recomputed, each has its own."""
-    traces = deque()  # a list would be a part of what the function reads, and a longer one another function's
+    traces = SimpleQueue()  # a list would be read as a part of the function
 
     def counted(params: Any, x: Any) -> jax.Array:
-        traces.append(x.shape)
+        traces.put(x.shape)
         return linear(params, x)
 
     logits_fn, params, x = as_pytree(counted), jnp.asarray(WEIGHTS, jnp.float32), jnp.asarray(INPUTS, jnp.float32)
@@ -60,7 +60,7 @@ def test_groups_and_chunks_share_programs(memory: int, programs: int) -> None:
         operator.loss_and_gradient()
         for vector in vectors(operator.size).astype(np.float32):
             operator(vector)
-    assert list(traces) == [(2, FEATURES)] * programs
+    assert [traces.get() for _ in range(traces.qsize())] == [(2, FEATURES)] * programs
 
 
 PLAN: dict[str, Any] = {"count": 5000, "chunk_size": None, "memory": GIGABYTE}
