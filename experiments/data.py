@@ -84,7 +84,7 @@ def overview(config: DataConfig, loaded: sources.Loaded, train_set: Dataset, tes
     how = "official split" if loaded.official else f"split by class and group, {share}"
     shown = [f"{value:.3f}" for value in (*np.asarray(train_set.mean), *np.asarray(train_set.std))]
     lines = [
-        *datasets.origin(loaded),
+        *datasets.origin(loaded, config),
         f"{len(train_set):,} training and {len(test_set):,} test images of {height}x{width}x{channels}, {how}",
         f"mean {' '.join(shown[:channels])}, deviation {' '.join(shown[channels:])} of the training images in [0, 1]",
     ]
@@ -136,13 +136,14 @@ def contact_sheet(dataset: Dataset, out: Path, title: str) -> None:
     for value, (name, row) in enumerate(zip(names, axes, strict=True)):
         members = np.random.default_rng(0).permutation(np.flatnonzero(group == value))
         images = np.asarray(dataset.images[members[:EACH]])
-        row[0].text(-0.15, 0.5, name, transform=row[0].transAxes, ha="right", va="center", fontsize=9)
+        place = {"transform": row[0].transAxes, "ha": "right", "va": "center"}
+        row[0].text(-0.15, 0.5, name, fontsize=9, parse_math=False, **place)
         for position, axis in enumerate(row):
             axis.axis("off")
             if position < len(images):
                 image = images[position]
                 axis.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title, fontsize=10, parse_math=False)
     figure.savefig(out, dpi=110, bbox_inches="tight")
 
 

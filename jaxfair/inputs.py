@@ -82,7 +82,7 @@ def as_values(values: Any, what: str) -> np.ndarray:
     if array.dtype.kind == "c":  # whose imaginary part would be dropped
         raise JaxfairError(f"The {what} are complex; give real numbers.")
     if array.dtype.kind in "mMUS":  # NumPy makes numbers of them: nanoseconds, and what a text says
-        raise JaxfairError(f"The {what} have type {array.dtype}; give numbers.")
+        raise JaxfairError(f"The {what} are no numbers but of type {array.dtype}; give an array of numbers.")
     try:
         return np.asarray(array, np.float64)
     except (TypeError, ValueError) as error:

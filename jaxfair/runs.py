@@ -98,7 +98,7 @@ class Run:
         self.retry()
         ignored = {self.path / "DONE", *_hidden(self.path), *self.progress_dir.rglob("*")}
         files = sorted(p for p in self.path.rglob("*") if p.is_file() and p not in ignored)
-        digests = {p.relative_to(self.path).as_posix(): _file_digest(p) for p in files}
+        digests = {p.relative_to(self.path).as_posix(): file_digest(p) for p in files}
         self.write_json("DONE", digests)
         return self
 
@@ -316,12 +316,13 @@ def _state(path: Path, expected: str | None) -> str | None:
     if not path.is_file():
         return "is missing"
     try:
-        return None if _file_digest(path) == expected else "was changed"
+        return None if file_digest(path) == expected else "was changed"
     except OSError as error:
         return f"cannot be read: {error.strerror or error}"
 
 
-def _file_digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

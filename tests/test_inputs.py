@@ -766,9 +766,15 @@ def test_a_class_that_is_ruled_out_has_a_logit_of_minus_infinity() -> None:
 
 
 NOT_NUMBERS: dict[str, tuple[Callable[[], Any], str]] = {
-    "times meaned": (lambda: jaxfair.group_means(np.zeros(N, "M8[s]"), GROUP, 2), "The values have type datetime64"),
-    "texts meaned": (lambda: jaxfair.group_means(["1"] * N, GROUP, 2), "The values have type <U1"),
-    "times as logits": (lambda: jaxfair.softmax_gap(np.zeros((2, 2), "M8[s]")), "The logits have type datetime64"),
+    "times meaned": (
+        lambda: jaxfair.group_means(np.zeros(N, "M8[s]"), GROUP, 2),
+        "The values are no numbers but of type datetime64",
+    ),
+    "texts meaned": (lambda: jaxfair.group_means(["1"] * N, GROUP, 2), "The values are no numbers but of type <U1"),
+    "times as logits": (
+        lambda: jaxfair.softmax_gap(np.zeros((2, 2), "M8[s]")),
+        "The logits are no numbers but of type datetime64",
+    ),
     "texts told": (lambda: report(np.full(N, "a"), loss=lambda z, y: z[:, 0]), "np.unique"),
     "texts as labels": (lambda: report(np.full(N, "a")), r"np.unique\(y, return_inverse=True\)"),
     "masked losses": (
@@ -779,7 +785,10 @@ NOT_NUMBERS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: taylor.agreement(np.ma.array(np.ones((2, 2)), mask=np.eye(2)), np.ones((2, 2))),
         "2 of the changes are masked",
     ),
-    "texts as losses": (lambda: sensitivity.group_sensitivity([["a", "b"]]), "The losses have type <U1"),
+    "texts as losses": (
+        lambda: sensitivity.group_sensitivity([["a", "b"]]),
+        "The losses are no numbers but of type <U1",
+    ),
     "no sensitivities": (lambda: sensitivity.fairness_violation([]), "give one for each group"),
     "masked parameters": (lambda: bounds.parameter_distance(np.ma.array([1.0], mask=[1]), np.ones(1)), "are masked"),
     "complex parameters": (lambda: bounds.parameter_distance(np.array([1j]), np.array([0j])), "are complex"),

@@ -44,6 +44,7 @@ def write(study: Path, page: Path) -> None:
     if page.suffix != ".md":
         raise JaxfairError(f"The page is Markdown, and '{page}' is not named so; give --out as NAME.md.")
     record, report = reports.read_record(study), study / "report"
+    reports.check_files(study, record)
     if (study / "runs").is_dir():  # merged studies have theirs elsewhere, and were checked when they were merged
         reports.open_runs(study, (name for name in record["runs"] if (study / "runs" / name).is_dir()))
     if not record.get("made") or "figures" not in record:

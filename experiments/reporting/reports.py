@@ -3,7 +3,7 @@
 import json
 import shlex
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,7 @@ def replacing(folder: Path) -> Iterator[Path]:
             made.mkdir(parents=True)
             try:
                 yield made
+                _seal(made)
                 _replace(folder, made, old)
             finally:
                 _remove(scratch)
@@ -81,6 +82,27 @@ def _replace(folder: Path, made: Path, old: Path) -> None:
     elif before and before != after:
         more = len(after - before)
         say(f"The earlier report in '{folder}', of {len(before)} runs, is replaced by one of these and {more} more.")
+
+
+def _seal(made: Path) -> None:
+    """Add to a report's record a digest of every other file, by which ``check_files`` knows them again."""
+    if not (record := made / RECORD).is_file():
+        return
+    files = sorted(path for path in made.rglob("*") if path.is_file() and path != record)
+    digests = {path.relative_to(made).as_posix(): runs.file_digest(path) for path in files}
+    told = json.loads(record.read_text(encoding="utf-8")) | {"files": digests}
+    record.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+
+
+def check_files(study: Path, record: Mapping[str, Any]) -> None:
+    """Raise a JaxfairError if a file of a study's report is gone, or is not as it was written."""
+    for name, digest in record.get("files", {}).items():
+        path = study / "report" / name
+        if not path.is_file() or runs.file_digest(path) != digest:
+            wrong = "was changed" if path.is_file() else "is missing"
+            raise JaxfairError(
+                f"The report's file '{path}' {wrong}; run the study again, which keeps its runs and writes the report."
+            )
 
 
 def _shown(report: Path) -> tuple[set[str], str]:

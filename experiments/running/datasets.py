@@ -63,7 +63,7 @@ def prepare_each(configs: Sequence[DataConfig], count: int) -> list[list[Prepare
     """
     loaded = load(configs[0])
     if configs[0].name not in sources.EMBEDDED:
-        print("\n".join(origin(loaded)), file=sys.stderr)
+        print("\n".join(origin(loaded, configs[0])), file=sys.stderr)
     return [_split_by_seeds(loaded, config, count) for config in configs]
 
 
@@ -132,10 +132,13 @@ def load(config: DataConfig) -> Loaded:
         return sources.load(config, on_progress=shown(progress, "decode images"))
 
 
-def origin(loaded: Loaded) -> list[str]:
-    """Return lines on where the data was found and what was left out."""
-    left_out = [f"not used: {summary(loaded.left_out)}"] if loaded.left_out else []
-    return [f"{loaded.title}, {loaded.origin}", *left_out]
+def origin(loaded: Loaded, config: DataConfig) -> list[str]:
+    """Return lines on where the data was found, what was not used as it is, and what is kept for training."""
+    noted = [f"note: {summary(loaded.left_out)}"] if loaded.left_out else []
+    keep = shares(config, loaded) or loaded.keep
+    percent = ", ".join(dict.fromkeys(f"{100 * share:g} %" for share in keep))
+    kept = [f"kept of the training images: {percent} (--data.keep)"] if set(keep) - {1.0} else []
+    return [f"{loaded.title}, {loaded.origin}", *noted, *kept]
 
 
 def splits(loaded: Loaded, config: DataConfig) -> tuple[Dataset, Dataset, Dataset | None]:

@@ -91,7 +91,15 @@ def from_values(values: Sequence[Any]) -> Column:
 
 
 def from_names(names: Sequence[str]) -> Column:
-    """Return the column of names that are no cells, such as those of folders: none is missing, even ``NA``."""
+    """Return the column of names that are no cells, such as those of folders: none is missing, even ``NA``.
+
+    Raises:
+        JaxfairError: A name is not UTF-8.
+    """
+    for name in names:
+        if not name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in name):
+            shown = name.encode("utf-8", "surrogateescape")
+            raise JaxfairError(f"The name {shown!r} is not UTF-8, and so cannot be shown; rename it.")
     return _encoded([nfc(name) for name in names])
 
 
@@ -177,7 +185,7 @@ def official_split(column: Column | None) -> Column | None:
         column: A column whose values may be the names in ``PARTS``, in any case; None says nothing.
 
     Returns:
-        The split, or None where no value is one of them, or all are one part, which is no split.
+        The split, or None where no value is one of them (see ``no_split``), or all are one part, which is no split.
 
     Raises:
         JaxfairError: Some values are parts and others are not, or are missing: what was held out would be trained on.
@@ -199,6 +207,14 @@ def official_split(column: Column | None) -> Column | None:
     return Column(code[column.codes], names)
 
 
+def no_split(column: Column | None) -> tuple[Rejected, ...]:
+    """Return what is to be said of a column ``split`` that says no official part: it splits nothing."""
+    if column is None or len(column.names) < 2 or any(name.lower() in PARTS for name in column.names):
+        return ()
+    few = ", ".join(name[:20] for name in column.names[:3])
+    return (Rejected("the column 'split'", f"says {few}, none of which is train, test or validation: it is no split"),)
+
+
 def _encoded(texts: Sequence[str | None]) -> Column:
     """Return the column of texts, of which None are missing; texts that read as numbers sort as such."""
     names = sorted({text for text in texts if text is not None}, key=_by_number)
@@ -211,8 +227,15 @@ def _text(value: Any) -> str | None:
         return None
     if isinstance(value, float | np.floating) and float(value).is_integer():
         value = int(value)  # a column of whole numbers with a gap is read as floats
-    text = nfc((value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)).strip())
+    text = nfc((_decoded(value) if isinstance(value, bytes) else str(value)).strip())
     return None if text.lower() in MISSING_TEXTS else text
+
+
+def _decoded(value: bytes) -> str:
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError as error:  # two of them would become one text
+        raise JaxfairError(f"The cell {value[:20]!r} is bytes, and not text in UTF-8; give texts.") from error
 
 
 def _number(text: str) -> int | float | None:

@@ -20,7 +20,8 @@ class SourceConfig:
             ``image``.
         label: Columns whose intersections are the classes. If none is given, they are the named set's, or ``class`` of
             a folder and ``label`` of others.
-        group: Columns whose intersections are the groups. If none is given, they are the label's.
+        group: Columns whose intersections are the groups. If none is given, they are those of a column ``group``, if
+            a set of your own has one, or else the label's.
         drop: Values that are left out, as ``column=value``. If none is given, they are the named set's.
         merge_below: Groups with fewer images are merged into one.
         allow_dropping: Whether images and rows that cannot be used are left out; otherwise they stop the run.

@@ -179,16 +179,18 @@ def _with_archives(outer: Files) -> Files:
 def identity(path: Path) -> str:
     """Return a digest that changes when the source changes, without reading it.
 
-    It covers name, size and time of change: of every file of a folder, or of the one file and where it lies.
+    It covers where the source lies, and name, size and times of change of each file: two unpacked archives may have
+    files of one name, size and time, and only when these were written tells them apart.
 
     Raises:
         JaxfairError: The path is missing or unreadable.
     """
     _check_readable(path)
-    seen = sorted(_scan(path)) if path.is_dir() else [(str(path.resolve()), path.stat())]
-    digest = hashlib.sha256()
+    seen = sorted(_scan(path)) if path.is_dir() else [("", path.stat())]
+    digest = hashlib.sha256(f"{path.resolve()}\0".encode("utf-8", "surrogateescape"))
     for name, status in seen:
-        digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode("utf-8", "surrogateescape"))
+        said = f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}\0"
+        digest.update(said.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:16]
 
 

@@ -322,7 +322,7 @@ def _check_spelled(name: str, columns: Mapping[str, Column], wanted: bool) -> No
 def _with_defaults(config: SourceConfig, named: Named | None, columns: Mapping[str, Column]) -> SourceConfig:
     """Return the configuration with the label, the group and the dropped values that it does not name."""
     label = config.label or (named.label if named else ("class",) if config.name == "folder" else ("label",))
-    _check_spelled("group", columns, named is None and not config.label and not config.group)
-    own = ("group",) if named is None and not config.label and "group" in columns else label
+    _check_spelled("group", columns, named is None and not config.group)
+    own = ("group",) if named is None and "group" in columns else label
     drop = config.drop or (named.drop if named and not config.label else ())
     return dataclasses.replace(config, label=label, group=config.group or own, drop=drop)

@@ -116,6 +116,18 @@ def test_identity_changes_with_the_source(tmp_path: Path) -> None:
     os.utime(archive, ns=(1, 1))
     assert changed(archive)
     assert changed(archive.rename(tmp_path / "b.zip"))
+    status = (folder / "new.csv").stat()
+    (folder / "new.csv").write_bytes(b"")  # as an archive is unpacked over another: the same name, size and time
+    os.utime(folder / "new.csv", ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert changed(folder)
+
+
+def test_two_folders_of_the_same_names_sizes_and_times_are_two(tmp_path: Path) -> None:
+    for name in ("dark", "bright"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.bmp").write_text(name[0])
+        os.utime(tmp_path / name / "1.bmp", ns=(1, 1))
+    assert identity(tmp_path / "dark") != identity(tmp_path / "bright")
 
 
 @pytest.mark.parametrize(

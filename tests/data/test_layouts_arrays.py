@@ -70,6 +70,8 @@ def test_an_array_split_is_the_split(tmp_path: Path, dtype: type) -> None:
 def test_an_array_split_of_other_values_is_a_column(tmp_path: Path) -> None:
     index = arrays.read(save(tmp_path, images=IMAGES, split=np.array([0, 1, 2, 0])))
     assert (index.split, index.columns["split"].names) == (None, ("0", "1", "2"))
+    assert "says 0, 1, 2, none of which is train" in index.left_out[0].reason
+    assert not arrays.read(save(tmp_path, images=IMAGES, split=np.array(["train", "test"] * 2))).left_out
 
 
 @pytest.mark.parametrize(

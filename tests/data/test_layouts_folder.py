@@ -155,3 +155,25 @@ def test_cifar10_as_published_folders() -> None:
     both = index._replace(columns={"both": combine([index.split, index.columns["class"]])})
     assert sorted(counts(both, "both").values()) == [1000] * 10 + [5000] * 10
     assert index.rejected == ()
+
+
+@pytest.mark.parametrize(
+    "tops", [("training_set", "test_set"), ("train", "eval"), ("train", "holdout"), ("Train1", "x")]
+)
+def test_parts_that_are_called_otherwise_are_no_classes(tmp_path: Path, tops: tuple[str, str]) -> None:
+    names = [f"{top}/{kind}/{i}.jpg" for top in tops for kind in ("cat", "dog") for i in range(2)]
+    with pytest.raises(JaxfairError, match="hold the same folders, as parts of a set do; call them train, test"):
+        read(tmp_path, *names)
+
+
+def test_classes_with_the_same_folders_in_them_stay_classes(tmp_path: Path) -> None:
+    index = read(tmp_path, *(f"{kind}/{side}/1.jpg" for kind in ("cat", "dog") for side in ("front", "side")))
+    assert set(values(index.columns["class"])) == {"cat", "dog"}
+    (tmp_path / "other").mkdir()
+    other = read(tmp_path / "other", "tests/1.jpg", "trains/1.jpg", "trains/2.jpg")
+    assert set(values(other.columns["class"])) == {"tests", "trains"}
+
+
+def test_a_folder_whose_name_is_no_text_is_refused() -> None:
+    with pytest.raises(JaxfairError, match="is not UTF-8, and so cannot be shown; rename it"):
+        columns.from_names(["cat", b"caf\xe9".decode("utf-8", "surrogateescape")])

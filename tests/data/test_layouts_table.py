@@ -160,6 +160,10 @@ def test_a_split_that_is_not_known_of_all_is_refused(tmp_path: Path, cell: str, 
 def test_a_column_split_of_other_values_is_a_column(tmp_path: Path) -> None:
     index = read(tmp_path, "file,split\na.jpg,0\nb.jpg,1\n")
     assert (index.split, index.columns["split"].names) == (None, ("0", "1"))
+    assert tuple(index.left_out[0]) == (
+        "the column 'split'",
+        "says 0, 1, none of which is train, test or validation: it is no split",
+    )
 
 
 @pytest.mark.parametrize(

@@ -280,6 +280,19 @@ def test_a_folder_and_arrays_of_ones_own(tmp_path: Path) -> None:
     np.testing.assert_array_equal(mine.images, pixels)
     assert mine.group_names == ("0", "1", "2")
     assert mine.class_names == ("0", "1")
+    np.savez(tmp_path / "named.npz", images=pixels, smile=np.arange(6) % 2, group=np.arange(6) % 3)
+    named = sources.load(SourceConfig("npz", path=tmp_path / "named.npz", label=("smile",))).train
+    assert (named.class_names, named.group_names) == (("0", "1"), ("0", "1", "2")), "whatever the label is"
+
+
+def test_labels_in_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    """Two of them would become one; those that are text are read as such."""
+    pixels, texts = np.zeros((4, 5, 7, 1), np.uint8), ["caf\u00e9", "tea"] * 2
+    for name, label in (("good", [t.encode() for t in texts]), ("bad", [t.encode("latin-1") for t in texts])):
+        np.savez(tmp_path / f"{name}.npz", images=pixels, label=np.array(label))
+    assert sources.load(SourceConfig("npz", path=tmp_path / "good.npz")).train.class_names == ("caf\u00e9", "tea")
+    with pytest.raises(JaxfairError, match=r"The cell b'caf\\xe9' is bytes, and not text in UTF-8"):
+        sources.load(SourceConfig("npz", path=tmp_path / "bad.npz"))
 
 
 def test_the_official_celeba_with_its_images_in_a_zip(places: Path) -> None:

@@ -43,6 +43,23 @@ def test_describe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert out.stat().st_size > 1000
 
 
+def test_any_name_of_a_group_is_drawn_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = np.zeros((40, 6, 6, 3), np.uint8)
+    np.savez(tmp_path / "$a_{$.npz", images=images, label=np.arange(40) % 2, group=np.repeat(["$5-$10", "$x_{$"], 20))
+    out = tmp_path / "sheet.png"
+    assert data.main(["describe", "npz", "--path", str(tmp_path / "$a_{$.npz"), "--out", str(out)]) == 0
+    assert out.stat().st_size > 1000
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_what_is_kept_for_training_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = mine(tmp_path / "mine.npz")
+    datasets.prepare(DataConfig("npz", path=path, keep=(0.3,)))
+    assert "kept of the training images: 30 % (--data.keep)" in capsys.readouterr().err
+    datasets.prepare(DataConfig("npz", path=path))
+    assert "--data.keep" not in capsys.readouterr().err
+
+
 def test_describe_says_when_the_group_is_the_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     utkface(tmp_path / "data" / "UTKFace.zip")
     out = str(tmp_path / "sheet.png")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxfair.data.columns import Column, Index, from_values, official_split
+from jaxfair.data.columns import Column, Index, from_values, no_split, official_split
 from jaxfair.errors import JaxfairError
 
 
@@ -37,6 +37,7 @@ def read(path: Path) -> Index:
         stream=lambda: enumerate(images),
         columns=columns,
         split=official_split(columns.get("split")),
+        left_out=no_split(columns.get("split")),
         size=(images.shape[1], images.shape[2], images.shape[3] if images.ndim == 4 else 1),
     )
 

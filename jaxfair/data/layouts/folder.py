@@ -28,6 +28,8 @@ def read(files: Files) -> Index:
         )
     folders = _below_shared([name.split("/")[:-1] for name in images])
     level = _class_level(files, {folder[0] for folder in folders if folder})
+    if not level:
+        _check_parts(files, folders)
     kept = {name: folder for name, folder in zip(images, folders, strict=True) if len(folder) > level}
     if not kept:
         raise JaxfairError(
@@ -67,3 +69,21 @@ def _class_level(files: Files, tops: set[str]) -> int:
             "expected either classes or official parts there, so move one of them away."
         )
     return 1 if parts and not others else 0
+
+
+PART_LIKE = ("train", "test", "val", "eval", "dev", "holdout", "hold_out", "unseen")
+"""How names begin that parts of a set have elsewhere."""
+
+
+def _check_parts(files: Files, folders: list[list[str]]) -> None:
+    """Refuse folders that are called like parts and hold the same folders: they would become the classes."""
+    inside: dict[str, set[str]] = {}
+    for folder in folders:
+        inside.setdefault(folder[0] if folder else "", set()).add(folder[1] if len(folder) > 1 else "")
+    first = next(iter(inside.values()))
+    same = len(inside) > 1 and all(names == first for names in inside.values()) and "" not in {*inside, *first}
+    if same and any(top.lower().startswith(PART_LIKE) for top in inside):
+        raise JaxfairError(
+            f"In '{files.path}' the folders {' and '.join(sorted(inside)[:3])} hold the same folders, as parts of a "
+            "set do; call them train, test and validation, or give the one that you mean."
+        )

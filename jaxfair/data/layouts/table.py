@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxfair.data import tables
-from jaxfair.data.columns import Index, Rejected, from_values, nfc, official_split
+from jaxfair.data.columns import Index, Rejected, from_values, nfc, no_split, official_split
 from jaxfair.data.files import Files, holds_files, open_files
 from jaxfair.data.layouts.find import several
 from jaxfair.errors import JaxfairError, did_you_mean
@@ -62,13 +62,14 @@ def read(table: Path, files: Files, path_column: str) -> Index:
         raise JaxfairError(f"The table '{table}' has a column '{spelled[0]}'; call it 'split', or otherwise.")
     columns = {name: from_values([column[i] for i in kept.values()]) for name, column in cells.items()}
     unnamed = sorted(name for name in present - named.keys() if name != inside)
+    beside = [Rejected(several(unnamed), f"named by no row of {table.name}")] if unnamed else []
     return Index(
         title=f"{files.path.absolute().name}, labels of {table.name}",
         names=list(kept),
         stream=lambda: files.rows(list(kept)),
         columns=columns,
         split=official_split(columns.get("split")),
-        left_out=(Rejected(several(unnamed), f"named by no row of {table.name}"),) if unnamed else (),
+        left_out=(*no_split(columns.get("split")), *beside),
         rejected=rejected,
     )
 

@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -75,6 +75,19 @@ def test_a_report_of_runs_elsewhere_is_published(tmp_path: Path) -> None:
     report.write(made, tmp_path / "merged" / "report", title="Merged", command=["merge"])
     publish.write(tmp_path / "merged", tmp_path / "page.md")
     assert "- Runs: 8, " in (tmp_path / "page.md").read_text()
+
+
+@pytest.mark.usefixtures("sketched")
+@pytest.mark.parametrize(
+    ("damage", "wrong"), [(Path.unlink, "is missing"), (lambda file: file.write_text("a,b\n1\n"), "was changed")]
+)
+@pytest.mark.parametrize("name", ["groups.csv", "summary.csv", "claims.md", "differences_by_group.png"])
+def test_a_damaged_report_is_refused(tmp_path: Path, name: str, damage: Callable[[Path], Any], wrong: str) -> None:
+    make_study(tmp_path / "study", "Study", seeds=1)
+    damage(tmp_path / "study" / "report" / name)
+    with pytest.raises(JaxfairError, match=rf"report/{name}' {wrong}; run the study again, which keeps its runs"):
+        publish.write(tmp_path / "study", tmp_path / "page.md")
+    assert not (tmp_path / "page.md").exists()
 
 
 @pytest.mark.usefixtures("sketched")

@@ -43,8 +43,9 @@ def test_whole_paragraphs_are_cut_and_stay_different() -> None:
 
 
 def test_a_group_that_is_not_there_is_named_with_some_that_are() -> None:
-    check_name(None, ("a", "b"))
-    check_name("b", ("a", "b"))
+    assert check_name(None, ("a", "b")) is None
+    assert check_name("b", ("a", "b")) == "b"
+    assert check_name("e\u0301", ("x", "\u00e9")) == "\u00e9", "one text in two forms of Unicode"
     with pytest.raises(JaxfairError, match="no group 'c' to be the reference; the groups are a, b: give one of them"):
         check_name("c", ("a", "b"))
     with pytest.raises(JaxfairError) as refused:
