@@ -101,6 +101,8 @@ def read(study: Path) -> list[Planned]:
         raise JaxfairError(f"There is no '{study / PLAN}.json'; give the --out of a study that was started.")
     try:
         listed = {about["run"]: about for plan in plans for about in json.loads(plan.read_text())}
+        for about in listed.values():
+            about |= {"stage": str(about["stage"]), "work": float(about["work"])}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise JaxfairError(f"'{study / PLAN}.json' cannot be read; the study's command writes it again.") from error
     in_queue = {name: task for task, names in _queued(study).items() for name in names}
@@ -182,6 +184,8 @@ def show(given: Status, _: Sequence[str]) -> None:
 
     console = Console() if sys.stdout.isatty() else Console(width=160)
     found = read(given.study)
+    if given.every is not None and not 0 < given.every <= 86_400:
+        raise JaxfairError(f"--every is {given.every:g} seconds; give more than 0, and at most a day.")
     if given.every is None:
         console.print(drawn(found), soft_wrap=True)
         return

@@ -481,6 +481,14 @@ def as_examples(logits_fn: Any, params: Any, x: Any, y: Any, *, labelled: bool) 
                 one = outputs.eval_shape(logits_fn, params, jax.tree.map(lambda leaf: leaf[:1], x))
         except jax.errors.JAXTypeError as error:
             raise JaxfairError(LEFT_JAX.format("logits_fn")) from error
+        except JaxfairError:
+            raise
+        except Exception as error:  # of whatever library the function is written with
+            said = " ".join(str(error).split())[:150]
+            raise JaxfairError(
+                f"logits_fn(params, x) fails ({said}); give a function of parameters and inputs and its parameters, "
+                "such as frozen(network), network.params."
+            ) from error
         shape = getattr(one, "shape", None)
         if shape is None or len(shape) != 2 or shape[0] != 1:
             given = f"a {type(one).__name__}" if shape is None else f"shape {shape}"

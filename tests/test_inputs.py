@@ -27,6 +27,8 @@ from jaxfair.curvature.operators import GroupOperator
 from jaxfair.data.config import SourceConfig
 from jaxfair.errors import JaxfairError
 from jaxfair.margins import bind, linearized_distance
+from jaxfair.networks.architectures import CNN
+from jaxfair.networks.network import frozen, init
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 RNG = np.random.default_rng(0)
@@ -765,6 +767,8 @@ def test_a_class_that_is_ruled_out_has_a_logit_of_minus_infinity() -> None:
             jaxfair.change_report(logits, np.where(np.arange(60)[:, None] == 4, bad, logits), None, y, y)
 
 
+NETWORK = init(CNN(2, (4,)), (8, 8, 1), 0)
+IMAGES = np.zeros((N, 8, 8, 1), np.float32)
 NOT_NUMBERS: dict[str, tuple[Callable[[], Any], str]] = {
     "times meaned": (
         lambda: jaxfair.group_means(np.zeros(N, "M8[s]"), GROUP, 2),
@@ -795,6 +799,14 @@ NOT_NUMBERS: dict[str, tuple[Callable[[], Any], str]] = {
     "traced parameters": (
         lambda: jax.jit(lambda w: jaxfair.per_example_gradient_norms(net, w, X, Y))(W),
         "call this outside of jit",
+    ),
+    "a network for its function": (
+        lambda: jaxfair.group_report(NETWORK, NETWORK.params, IMAGES, Y % 2, GROUP),
+        r"logits_fn\(params, x\) fails .*such as frozen\(network\), network.params",
+    ),
+    "a network for its parameters": (
+        lambda: jaxfair.group_report(frozen(NETWORK), NETWORK, IMAGES, Y % 2, GROUP),
+        r"logits_fn\(params, x\) fails .*such as frozen\(network\), network.params",
     ),
     "a predicted class": (
         lambda: jaxfair.change_report(Y, Y - 1, None, Y, GROUP),

@@ -46,7 +46,7 @@ def compare(config: Change, command: Sequence[str]) -> ChangeReport:
         report = change_report(joined.before, joined.after, None, joined.y, joined.group, **how)
     told = [*joined.notes, *dict.fromkeys(str(one.message) for one in said if one.category is UserWarning)]
     few = [name for name, count in zip(report.names, report.count, strict=True) if count < FEW]
-    told += [f"Fewer than {FEW} examples in group {', '.join(few)}: their intervals are very wide."] if few else []
+    told += [f"Fewer than {FEW} examples in group {quoted(few, 10)}: their intervals are very wide."] if few else []
     title = config.title or f"Who lost accuracy: {config.before[0].name} and {config.after[0].name}"
     with reports.replacing(config.out / "report") as made:
         drawn = drawing.draw_all(page.DRAWINGS, report, made)

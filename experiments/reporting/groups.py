@@ -32,13 +32,17 @@ def check_name(name: str | None, names: Sequence[str]) -> str | None:
     """
     name = None if name is None else unicodedata.normalize("NFC", name)
     if name is not None and name not in names:
-        there = ", ".join(shorten(known, 40) for known in names[:NAMED])
-        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         raise JaxfairError(
-            f"There is no group '{shorten(name, 40)}' to be the reference; the groups are {there}{more}: give one of "
+            f"There is no group '{shorten(name, 40)}' to be the reference; the groups are {some(names)}: give one of "
             "them by --reference."
         )
     return name
+
+
+def some(names: Sequence[str]) -> str:
+    """Return the first names, with their middles cut, and how many more there are."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(shorten(name, 40) for name in names[:NAMED]) + more
 
 
 def shorten(text: str, longest: int) -> str:
@@ -108,6 +112,4 @@ class Groups(NamedTuple):
     def warnings(self) -> list[str]:
         """Return a sentence if some groups have fewer than ``FEW`` test images."""
         few = [self.names[g] for g in self.order if self.test_count[g] < FEW]
-        return (
-            [f"Fewer than {FEW} test images in group {', '.join(few)}: their intervals are very wide."] if few else []
-        )
+        return [f"Fewer than {FEW} test images in group {some(few)}: their intervals are very wide."] if few else []

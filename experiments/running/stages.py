@@ -86,6 +86,13 @@ def check_trainings(
     """
     if seeds_at_once is not None and seeds_at_once < 1:
         raise JaxfairError(f"seeds_at_once is {seeds_at_once}; give at least 1, or leave it out.")
+    trainings, images = list(trainings), len(train_set)
+    sizes = [config.batch_size for config in [*trainings, *([] if descent is None else [descent])]]
+    if max(sizes, default=0) > images:
+        raise JaxfairError(
+            f"The batch size is {max(sizes)}, but there are {images} images; give at most as many by "
+            "--train.batch-size, and to every other training of larger batches, which --help lists."
+        )
     for config in trainings:
         train.check_config(config, len(train_set))
         mitigate.check_config(config.mitigation, len(train_set.group_names))

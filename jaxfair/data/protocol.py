@@ -4,7 +4,17 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from jaxfair.data.columns import MISSING, Column, Index, Rejected, as_numbers, choose, merge_below, select
+from jaxfair.data.columns import (
+    MISSING,
+    MISSING_TEXTS,
+    Column,
+    Index,
+    Rejected,
+    as_numbers,
+    choose,
+    merge_below,
+    select,
+)
 from jaxfair.data.config import SourceConfig
 from jaxfair.data.dataset import Dataset, Rows, make_dataset
 from jaxfair.data.splits import check_classes
@@ -81,8 +91,14 @@ def summary(items: Sequence[Rejected]) -> str:
 
 
 def _dropped(columns: Mapping[str, Column], item: str) -> np.ndarray:
-    key, _, value = item.partition("=")
+    key, given, value = item.partition("=")
+    if not given:
+        raise JaxfairError(f"What is to be dropped is '{item}'; give column=value.")
     column = choose(columns, [key], "drop")
+    if value not in column.names and value.lower() in MISSING_TEXTS:
+        raise JaxfairError(
+            f"'{value}' is a missing cell, no value of '{key}'; --data.allow-dropping leaves its rows out."
+        )
     if value not in column.names:
         raise JaxfairError(f"The column '{key}' has no value '{value}' to drop{did_you_mean(value, column.names)}")
     return column.codes == column.names.index(value)

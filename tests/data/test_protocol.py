@@ -165,6 +165,11 @@ def test_ten_thousand_groups_are_refused_but_can_be_merged() -> None:
     [
         (protocol("smle", "skin"), "no label column 'smle'; did you mean 'smile'"),
         (protocol("smile", "skn"), "no group column 'skn'; did you mean 'skin'"),
+        (protocol("smile", "skin", drop=("skin",)), "is 'skin'; give column=value"),
+        (
+            protocol("smile", "skin", drop=("skin=NA",)),
+            "'NA' is a missing cell, no value of 'skin'; --data.allow-dropping",
+        ),
         (protocol("smile", "skin", drop=("skin=drk",)), "'skin' has no value 'drk' to drop; did you mean 'dark'"),
         (protocol("smile", "skin", numeric=("skn",)), "no numeric column 'skn'; did you mean 'skin'"),
         (protocol("smile", "skin", numeric=("skin",)), "'skin' is to be numeric, but has the value 'dark'"),

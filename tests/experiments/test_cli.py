@@ -64,6 +64,7 @@ BEFORE_ANYTHING_IS_MADE = {
     "--model.stem-stride 0": "stem",
     "--train.epochs -1": "epochs",
     "--train.batch-size 5000": "The batch size is 5000, but there are 675 images",
+    "--train.batch-size 5000 --snl.batch-size 700": "and to every other training of larger batches, which --help",
     "--train.batch-size 0": "The batch size is 0",
     "--snl.batch-size 5000": "The batch size is 5000",
     "--snl-finetune.batch-size 5000": "The batch size is 5000",

@@ -295,3 +295,19 @@ def test_the_time_left_is_that_of_finished_runs(tmp_path: Path) -> None:
 def test_a_folder_without_a_study_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert status.main([str(tmp_path)]) == 1
     assert "give the --out of a study" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("plan", ['[{"run": "a"}]', '[{"run": "a", "stage": "s", "work": "many"}]', "{}x", "[1]"])
+def test_a_plan_that_cannot_be_read_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], plan: str
+) -> None:
+    (tmp_path / "plan.json").write_text(plan)
+    assert status.main([str(tmp_path)]) == 1
+    assert "cannot be read; the study's command writes it again" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("every", ["-1", "0", "1e30", "nan"])
+def test_a_pause_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], every: str) -> None:
+    (tmp_path / "plan.json").write_text('[{"run": "a", "stage": "s", "work": 1}]')
+    assert status.main([str(tmp_path), "--every", every]) == 1
+    assert "give more than 0, and at most a day" in " ".join(capsys.readouterr().err.split())
