@@ -34,7 +34,8 @@ class Answers(NamedTuple):
 
 def as_runs(side: Any) -> list[Any]:
     """Return the runs of a side: the items of a list, unless these are the classes of one run."""
-    return side if isinstance(side, list) and side and not np.isscalar(side[0]) else [side]
+    one = not isinstance(side, list) or not side or np.isscalar(side[0]) or getattr(side[0], "ndim", None) == 0
+    return [side] if one else side
 
 
 def is_network(given: Any) -> bool:

@@ -281,6 +281,7 @@ def _column(values: Sequence[Any]) -> np.ndarray:
 
     NumPy would make one text of both in ``[1, "1"]``, a name of ``nan`` among texts, and rows of pairs.
     """
+    values = [value.item() if isinstance(value, jax.Array) and not value.ndim else value for value in values]
     if _are_numbers(values):
         return np.asarray(values)
     if any(isinstance(value, list | np.ndarray) for value in values):

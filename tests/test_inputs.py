@@ -686,6 +686,7 @@ TIMES = np.array(["2020-01-01", "2021-01-01"] * 10)
         (np.array([1, 2] * 10, "m8[ns]"), ("1 nanoseconds", "2 nanoseconds")),
         (list(zip(["f", "m"] * 10, np.array([30, 40] * 10), strict=True)), ("('f', 30)", "('m', 40)")),
         (np.ma.array(GROUP[:, None], mask=np.zeros((N, 1), bool)), ("0", "1")),
+        ([jnp.asarray(g) for g in GROUP], ("0", "1")),
         (np.ma.array(GROUP[:, None], mask=np.arange(N)[:, None] == 3), ("0", "1")),
     ],
     ids=str,
@@ -837,3 +838,10 @@ def test_the_advice_for_an_empty_group_works(names: list[str]) -> None:
         with pytest.raises(JaxfairError, match="The group empty has no example; give groups by name"):
             call(group=group, group_names=names)
         assert call(group=np.asarray(names)[group]) == ("a", "b")
+
+
+def test_a_list_of_single_predictions_is_one_run() -> None:
+    predicted = [jnp.argmax(row) for row in net(W, X)]
+    found = jaxfair.change_report(predicted, list(Y), None, Y, GROUP)
+    assert found.runs == 1
+    np.testing.assert_allclose(found.accuracy_before.value, report().accuracy)

@@ -189,6 +189,8 @@ def load(
     layout, path = _locate(config, named, data_dir or default_data_dir())
     images, index = _decoded(config, layout, path, cache or store.default_cache(), on_progress)
     columns = {nfc(key): column for key, column in index.columns.items()}
+    if len(columns) < len(index.columns):
+        raise JaxfairError(f"Two columns of {path} have one name, in two forms of Unicode; rename one of them.")
     if named is not None and len(named.label) == 1 and "label" in columns and named.label[0] not in columns:
         columns[named.label[0]] = columns.pop("label")  # as TFDS calls what the official files call class or digit
     name = config.name if named else re.sub(r"[^\w.-]+", "-", path.stem)  # fit for a file name

@@ -285,6 +285,13 @@ def test_a_folder_and_arrays_of_ones_own(tmp_path: Path) -> None:
     assert (named.class_names, named.group_names) == (("0", "1"), ("0", "1", "2")), "whatever the label is"
 
 
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    more = {"label": np.arange(4) % 2, "\u00e9": np.arange(4), "e\u0301": np.arange(4) % 2}
+    np.savez(tmp_path / "mine.npz", images=np.zeros((4, 5, 7, 1), np.uint8), **more)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(JaxfairError, match="have one name, in two forms of Unicode; rename one"):
+        sources.load(SourceConfig("npz", path=tmp_path / "mine.npz"))
+
+
 def test_labels_in_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     """Two of them would become one; those that are text are read as such."""
     pixels, texts = np.zeros((4, 5, 7, 1), np.uint8), ["caf\u00e9", "tea"] * 2
