@@ -845,3 +845,13 @@ def test_a_list_of_single_predictions_is_one_run() -> None:
     found = jaxfair.change_report(predicted, list(Y), None, Y, GROUP)
     assert found.runs == 1
     np.testing.assert_allclose(found.accuracy_before.value, report().accuracy)
+
+
+def test_reports_of_equal_labels_in_two_types_can_be_subtracted() -> None:
+    def squares(outputs: Any, told: Any) -> Any:
+        return (outputs[:, 0] - told) ** 2
+
+    first, second = (report(Y.astype(kind), loss=squares) for kind in (int, np.float32))
+    np.testing.assert_allclose((first - second).difference["loss"], 0, atol=1e-6)
+    with pytest.raises(JaxfairError, match="different examples"):
+        report(1 - Y, loss=squares) - first

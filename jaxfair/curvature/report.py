@@ -278,8 +278,9 @@ def group_report(
 
 
 def _digest(y: Any, group: np.ndarray, names: tuple[str, ...]) -> str:
-    labels = np.asarray(y)
-    parts = str((labels.shape, labels.dtype.kind, names)).encode(), labels.astype(float).tobytes(), group.tobytes()
+    labels = np.asarray(y)  # 1 and 1.0 are one label
+    told = labels.astype(complex if labels.dtype.kind == "c" else float)
+    parts = str((labels.shape, names)).encode(), told.tobytes(), group.tobytes()
     return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
