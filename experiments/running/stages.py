@@ -88,9 +88,9 @@ def check_trainings(
         raise JaxfairError(f"seeds_at_once is {seeds_at_once}; give at least 1, or leave it out.")
     trainings, images = list(trainings), len(train_set)
     sizes = [config.batch_size for config in [*trainings, *([] if descent is None else [descent])]]
-    if max(sizes, default=0) > images:
+    if too_large := [size for size in sizes if size > images]:
         raise JaxfairError(
-            f"The batch size is {max(sizes)}, but there are {images} images; give at most as many by "
+            f"The batch size is {too_large[0]}, but there are {images} images; give at most as many by "
             "--train.batch-size, and to every other training of larger batches, which --help lists."
         )
     for config in trainings:
