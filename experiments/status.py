@@ -183,9 +183,9 @@ def show(given: Status, _: Sequence[str]) -> None:
         return Group(table, *map(Text, said))
 
     console = Console() if sys.stdout.isatty() else Console(width=160)
-    found = read(given.study)
     if given.every is not None and not 0 < given.every <= 86_400:
         raise JaxfairError(f"--every is {given.every:g} seconds; give more than 0, and at most a day.")
+    found = read(given.study)
     if given.every is None:
         console.print(drawn(found), soft_wrap=True)
         return

@@ -85,11 +85,14 @@ class Line(NamedTuple):
         It is the first of the fractions that were looked at; infinite where the error stays within the level, and NaN
         where it is NaN at some fraction.
         """
-        errors = [self.error(foretold) for foretold in (self.first, self.both)]
-        beyond = [found > level for found in errors]
-        one, two = (np.where(far.any(axis=0), self.fraction[far.argmax(axis=0)], np.inf) for far in beyond)
-        unknown = [np.isnan(found).any(axis=0) for found in errors]
-        return np.where(unknown[0], np.nan, one), np.where(unknown[1], np.nan, two)
+
+        def first(foretold: np.ndarray) -> np.ndarray:
+            error = self.error(foretold)
+            beyond = error > level
+            found = np.where(beyond.any(axis=0), self.fraction[beyond.argmax(axis=0)], np.inf)
+            return np.where(np.isnan(error).any(axis=0), np.nan, found)
+
+        return first(self.first), first(self.both)
 
 
 @checked

@@ -1,13 +1,13 @@
 """The groups of a study as every table and figure has them: names, counts, which are large, and their order."""
 
 import textwrap
-import unicodedata
 from collections.abc import Sequence
 from itertools import count
 from typing import NamedTuple
 
 import numpy as np
 
+from jaxfair.data.columns import nfc
 from jaxfair.errors import JaxfairError
 
 LARGE, SMALL = "#33608c", "#c8502d"
@@ -30,7 +30,7 @@ def check_name(name: str | None, names: Sequence[str]) -> str | None:
     Raises:
         JaxfairError: No group is called so; it says which groups there are.
     """
-    name = None if name is None else unicodedata.normalize("NFC", name)
+    name = None if name is None else nfc(name)
     if name is not None and name not in names:
         raise JaxfairError(
             f"There is no group '{shorten(name, 40)}' to be the reference; the groups are {some(names)}: give one of "

@@ -96,10 +96,12 @@ def from_names(names: Sequence[str]) -> Column:
     Raises:
         JaxfairError: A name is not UTF-8.
     """
-    for name in names:
-        if not name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in name):
+    for name in set(names):  # few, of many images
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
             shown = name.encode("utf-8", "surrogateescape")
-            raise JaxfairError(f"The name {shown!r} is not UTF-8, and so cannot be shown; rename it.")
+            raise JaxfairError(f"The name {shown!r} is not UTF-8, and so cannot be shown; rename it.") from error
     return _encoded([nfc(name) for name in names])
 
 
