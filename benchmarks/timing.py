@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
-from jaxfair.curvature.programs import equations
+from jaxfair.curvature.programs import operations
 
 Seconds = dict[str, float]
 
@@ -56,21 +55,8 @@ def matmul_peak(repeats: int = 10, size: int = 2048) -> float:
 
 
 def forward_flops(logits_fn: Any, params: Any, x: Any) -> float:
-    """Count the multiplications and additions of a forward pass's convolutions and matrix products, from their shapes.
-
-    Padding counts as if it were multiplied; batch norm, ReLUs and sums are left out.
-    """
-    total = 0.0
-    for equation in equations(jax.make_jaxpr(lambda p, x: logits_fn(p, x))(params, x).jaxpr):
-        shapes: list[Any] = [getattr(variable.aval, "shape", ()) for variable in equation.invars]
-        output = float(np.prod(getattr(equation.outvars[0].aval, "shape", ())))
-        if equation.primitive.name == "conv_general_dilated":
-            channels_out = equation.params["dimension_numbers"].rhs_spec[0]
-            total += 2 * output * np.prod(shapes[1]) / shapes[1][channels_out]
-        elif equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            total += 2 * output * np.prod([shapes[0][axis] for axis in contracted])
-    return float(total)
+    """Count the operations of a forward pass's convolutions and matrix products."""
+    return operations(jax.make_jaxpr(lambda p, x: logits_fn(p, x))(params, x).jaxpr)
 
 
 def peak_memory() -> dict[str, float]:

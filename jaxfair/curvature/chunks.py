@@ -93,7 +93,7 @@ class Cut:
 
     def __init__(self, x: Any, y: Any, weight: np.ndarray, size: int, *, shuffled: bool = False) -> None:
         """Cut examples into chunks of ``size``, each a random sample if ``shuffled``; ``weight`` has shape (n,)."""
-        self._x, self._y, self._weight, self._size = x, y, np.asarray(weight), size
+        self._x, self._y, self._weight, self._size = _indexable(x), _indexable(y), np.asarray(weight), size
         self.members = np.flatnonzero(self._weight)
         if shuffled:
             self.members = np.random.default_rng(0).permutation(self.members)
@@ -109,9 +109,21 @@ class Cut:
     def __getitem__(self, chunk: int) -> Chunk:
         """Gather a chunk."""
         index = self.positions(chunk)
-        weight = jnp.asarray(np.pad(self._weight[index], (0, self._size - len(index))))
+        weight = np.pad(self._weight[index], (0, self._size - len(index)))
         index = _padded(index, self._size)
-        return Chunk(jax.tree.map(lambda leaf: leaf[index], self._x), self._y[index], weight)
+        x, y = jax.tree.map(lambda leaf: leaf[index], (self._x, self._y))
+        return Chunk(x, y, weight)
+
+
+def _indexable(tree: Any) -> Any:
+    """Return a CPU's arrays as NumPy's, without a copy, which are indexed thirty times as fast."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf) if _of_cpu(leaf) else leaf, tree)
+
+
+def _of_cpu(leaf: Any) -> bool:
+    if not isinstance(leaf, jax.Array) or isinstance(leaf, Tracer) or jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+        return False
+    return all(device.platform == "cpu" for device in leaf.devices())
 
 
 class Devices:

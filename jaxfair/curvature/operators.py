@@ -27,6 +27,7 @@ from jaxfair.curvature.programs import (
     as_pytree,
     depends_on_last,
     multiplies_batches,
+    operations,
     programs,
 )
 from jaxfair.errors import JaxfairError
@@ -34,6 +35,8 @@ from jaxfair.inputs import as_weights
 from jaxfair.options import checked
 
 GIGABYTE = 1024**3
+LEAST_OPERATIONS = 1e8
+"""Of a chunk on a CPU: a call takes a millisecond of Python, in which the other cores' threads wait for it."""
 
 
 class Plan(NamedTuple):
@@ -43,11 +46,13 @@ class Plan(NamedTuple):
         chunk_size: Number of examples of one program call.
         kept_bytes: Memory in bytes that a kept primal pass of one chunk takes.
         shared_bytes: Memory in bytes of arrays that all kept passes have in common, once on each device.
+        operations: Of a chunk's kept pass, those of convolutions and matrix products.
     """
 
     chunk_size: int
     kept_bytes: int
     shared_bytes: int = 0
+    operations: float = 0.0
 
 
 def make_plan(
@@ -84,8 +89,7 @@ def make_plan(
     check_chunk_size(chunk_size)
     plan = functools.partial(_plan, Model(logits_fn, as_pytree(loss)), params, x, y, kind, precision)
     if chunk_size is None:
-        one, two = plan(1).kept_bytes, plan(2).kept_bytes
-        chunk_size = _chunk_size(count, max(two - one, 1), max(2 * one - two, 0), _bound(memory))
+        chunk_size = _chunk_size(count, plan(1), plan(2), _bound(memory))
     return plan(min(chunk_size, count))
 
 
@@ -140,7 +144,7 @@ def _traced_once(settings: tuple[str, str, bool], kind: Kind, tree: Any, shapes:
     own = tuple(depends_on_last(traced.jaxpr, len(jax.tree.leaves(chunk))))
     sizes = [leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(traced.out_info[0])]
     of_chunk = sum(itertools.compress(sizes, own))
-    return Plan(chunk.weight.shape[0], of_chunk, sum(sizes) - of_chunk), own
+    return Plan(chunk.weight.shape[0], of_chunk, sum(sizes) - of_chunk, operations(traced.jaxpr.jaxpr)), own
 
 
 def _bound(memory: int | None) -> int:
@@ -148,14 +152,19 @@ def _bound(memory: int | None) -> int:
     return memory if memory is not None else (Devices().memory or 4 * GIGABYTE) // 4
 
 
-def _chunk_size(count: int, each: int, fixed: int, memory: int) -> int:
-    """Return examples a chunk, for bytes that each one's pass takes and bytes that a chunk's takes whatever its size.
+def _chunk_size(count: int, one: Plan, two: Plan, memory: int) -> int:
+    """Return examples a chunk, by what the plans of one and of two examples say of a chunk and of each example.
 
     A multiple of 8, which the kernels that contract over examples work in. On CPU small enough for a core's caches, but
-    not so small that what is fixed counts.
+    not so small that what is fixed counts, nor that Python takes longer to call a program than the program.
     """
-    target = max(16 * 1024**2, 6 * fixed) if jax.default_backend() == "cpu" else memory / 4
-    for_every_worker = -(-count // (8 * Devices().workers)) * 8
+    each = max(two.kept_bytes - one.kept_bytes, 1)
+    fixed = max(2 * one.kept_bytes - two.kept_bytes, 0)
+    target, workers = memory / 4, Devices().workers
+    if jax.default_backend() == "cpu":
+        target = max(16 * 1024**2, 6 * fixed)
+        workers = max(min(workers, int(count * (two.operations - one.operations) / LEAST_OPERATIONS)), 1)
+    for_every_worker = -(-count // (8 * workers)) * 8
     wished = min(int(np.clip(target // each, 8, 1024)) // 8 * 8, for_every_worker)
     return min(range(wished, max(wished // 2, 8) - 1, -8), key=lambda size: -(-count // size) * size)  # least padding
 

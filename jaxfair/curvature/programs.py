@@ -168,6 +168,25 @@ def multiplies_batches(jaxpr: Any) -> bool:
     return any(any(batch) for _, batch in products)
 
 
+def operations(jaxpr: Any) -> float:
+    """Count the multiplications and additions of a traced function's convolutions and matrix products, by their shapes.
+
+    Padding counts as if it were multiplied; all else, such as batch norm, ReLUs and sums, is left out. What a loop
+    computes counts once.
+    """
+    total = 0.0
+    for equation in equations(jaxpr):
+        shapes: list[Any] = [getattr(variable.aval, "shape", ()) for variable in equation.invars]
+        output = float(np.prod(getattr(equation.outvars[0].aval, "shape", ()))) if equation.outvars else 0.0
+        if equation.primitive.name == "conv_general_dilated":
+            channels_out = equation.params["dimension_numbers"].rhs_spec[0]
+            total += 2 * output * np.prod(shapes[1]) / shapes[1][channels_out]
+        elif equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            total += 2 * output * np.prod([shapes[0][axis] for axis in contracted])
+    return float(total)
+
+
 def _loss(model: Model, chunk: Chunk, params: Any) -> Float[Array, ""]:
     return _weighted(model, chunk, model.logits_fn(params, chunk.x))
 

@@ -85,6 +85,7 @@ def test_no_chunk_is_larger_than_the_largest_group() -> None:
 def test_every_core_gets_chunks_of_a_multiple_of_eight(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many as cores where there are enough examples, none larger than 1024, with little padding."""
     monkeypatch.setattr(operators.jax, "default_backend", lambda: "cpu")
+    monkeypatch.setattr(operators, "LEAST_OPERATIONS", 1.0)  # as if each example took long enough for a call of its own
     for cores in (1, 4, 100):
         monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
         for count in (400, 5000):
@@ -95,6 +96,21 @@ def test_every_core_gets_chunks_of_a_multiple_of_eight(monkeypatch: pytest.Monke
             assert chunks >= min(cores, count // 8)
             assert chunks * size - count < max(size, count / 8)
             assert chunks <= 2 * cores + count / 512, "small examples need no more calls than that"
+
+
+@pytest.mark.parametrize(("width", "pieces"), [(10, 1), (1000, 1), (2600, 2), (20000, 10)])
+def test_no_core_gets_less_than_a_call_takes(width: int, pieces: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """400 examples of a dense layer, 2 products of 2 x 50 x width operations each: a chunk has 1e8, or all there are.
+
+    The last has enough for 16 pieces, takes 8 cores and splits once more, into pieces of 40 that need no padding.
+    """
+    monkeypatch.setattr(operators.jax, "default_backend", lambda: "cpu")
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    params = jax.ShapeDtypeStruct((50, width), np.float32)
+    x, y = jax.ShapeDtypeStruct((400, 50), np.float32), jax.ShapeDtypeStruct((400,), np.int32)
+    plan = make_plan(Partial(linear), params, x, y, count=400, chunk_size=None)
+    assert -(-400 // plan.chunk_size) == pieces
+    assert plan.operations == (2 * 2 * 50 * width + 4) * plan.chunk_size, "4 are the weighted sum of losses"
 
 
 def test_memory_is_a_quarter_of_an_accelerators_unless_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
