@@ -339,8 +339,8 @@ def per_example_gradient_norms(
         params: Pytree of floating-point arrays.
         x: Inputs, a pytree of arrays with n examples along the first axis.
         y: Labels, or whatever ``loss`` takes, n examples along the first axis.
-        chunk_size: Number of gradients held at once; None chooses 4 on CPU, where more are slower, and what fits into
-            a quarter of ``memory`` elsewhere.
+        chunk_size: Number of gradients held at once; None chooses what a CPU's caches hold, at least 4 and at most 32,
+            and what fits into a quarter of ``memory`` elsewhere.
         memory: Bytes that may be taken on each device; None is a quarter of an accelerator's memory.
         precision: Precision of matrix products on accelerators.
         loss: ``(outputs of logits_fn, y) -> losses`` of shape (m,), one for each example.
@@ -359,7 +359,8 @@ def per_example_gradient_norms(
     check_chunk_size(chunk_size)
     if chunk_size is None:
         one = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
-        chunk_size = 4 if jax.default_backend() == "cpu" else int(np.clip(_bound(memory) // (4 * one), 1, 1024))
+        least, most, bound = (4, 32, 4 * 1024**2) if jax.default_backend() == "cpu" else (1, 1024, _bound(memory) // 4)
+        chunk_size = int(np.clip(bound // max(one, 1), least, most))
     dtype = jnp.result_type(*jax.tree.leaves(params))
     cut = Cut(x, jnp.asarray(y), np.ones(len(y), dtype), min(chunk_size, len(y)))
     program, devices = programs(jax.default_backend(), precision).norms, Devices()

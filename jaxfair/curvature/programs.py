@@ -213,9 +213,12 @@ def _norms(model: Model, params: Any, chunk: Chunk) -> Float[Array, " m"]:
     def norm(x: Any, y: Any) -> Float[Array, ""]:
         alone = jax.tree.map(lambda leaf: leaf[None], Chunk(x, y, jnp.ones((), chunk.weight.dtype)))
         gradient = jax.grad(functools.partial(_loss, model, alone))(params)
-        flat = ravel_pytree(gradient)[0]
-        exponent = jnp.frexp(jnp.abs(flat).max())[1]  # float32 squares nothing below 1e-23 or above 1e19
-        return jnp.ldexp(jnp.linalg.norm(jnp.ldexp(flat, -exponent)), exponent)
+        leaves = [leaf for leaf in jax.tree.leaves(gradient) if leaf.size]
+        largest = functools.reduce(jnp.maximum, [jnp.abs(leaf).max() for leaf in leaves])
+        exponent = jnp.frexp(largest)[1]  # float32 squares nothing below 1e-23 or above 1e19
+        half = exponent // 2  # of the scale, which by itself would not be finite for the smallest
+        first, second = (jnp.ldexp(jnp.ones((), largest.dtype), -part) for part in (half, exponent - half))
+        return jnp.ldexp(jnp.sqrt(sum(jnp.square(leaf * first * second).sum() for leaf in leaves)), exponent)
 
     return jax.vmap(norm)(chunk.x, chunk.y)
 
