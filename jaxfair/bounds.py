@@ -158,7 +158,7 @@ def sensitivity_bound(
 def binary_hessian_bound(
     logits_fn: LogitsFn,
     params: Any,
-    x: Float[Array, "n *shape"],
+    x: Any,
     y: Int[Array, " n"] | Int[np.ndarray, " n"],
     weights: Float[Array, "g n"] | Float[np.ndarray, "g n"],
     *,
@@ -188,7 +188,7 @@ def binary_hessian_bound(
     Args:
         logits_fn: ``(params, x) -> logits`` of two classes, in evaluation mode.
         params: Pytree of floating-point arrays.
-        x: Inputs, examples along the first axis.
+        x: Inputs, a pytree of arrays with n examples along the first axis.
         y: Labels, 0 or 1, shape (n,).
         weights: Weight of each example in each group, shape (g, n), from ``groups.group_weights``; examples of weight
             0 cost nothing.
@@ -211,10 +211,10 @@ def binary_hessian_bound(
     _check(logits_fn, params, x, y, form)
     flat, unravel = ravel_pytree(params)
     start = np.random.default_rng(seed).standard_normal(flat.size).astype(flat.dtype)
-    terms, converged = np.zeros((2, len(x))), np.ones(len(x), bool)
+    terms, converged = np.zeros((2, len(y))), np.ones(len(y), bool)
     with jax.default_matmul_precision("highest"):
         for i in np.flatnonzero((weights != 0).any(axis=0)):
-            score = Partial(_score, logits_fn, x[i : i + 1])
+            score = Partial(_score, logits_fn, jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], x))
             z, squared_norm = map(float, _logit_and_squared_norm(score, params, form))
             if not (np.isfinite(z) and np.isfinite(squared_norm)):
                 raise JaxfairError(f"The score or gradient of example {i} is not finite; check data and parameters.")
@@ -257,7 +257,7 @@ def _taylor(gradient_norm: Values, eigenvalue: Values, distance: Values, actual:
 
 
 def _check(logits_fn: Partial, params: Any, x: Any, y: np.ndarray, form: Form) -> None:
-    shape = jax.eval_shape(logits_fn, params, x[:1]).shape
+    shape = jax.eval_shape(logits_fn, params, jax.tree.map(lambda leaf: leaf[:1], x)).shape
     if shape != (1, 2) or not np.isin(y, (0, 1)).all():
         raise JaxfairError(
             f"An example's logits have shape {shape}; the proposition is for two classes, labels 0 and 1."
@@ -266,7 +266,7 @@ def _check(logits_fn: Partial, params: Any, x: Any, y: np.ndarray, form: Form) -
         raise JaxfairError(f"form is {form!r}; choose from {', '.join(get_args(Form))}.")
 
 
-def _score(logits_fn: Partial, x: Float[Array, "1 *shape"], params: Any, form: Form) -> Float[Array, ""]:
+def _score(logits_fn: Partial, x: Any, params: Any, form: Form) -> Float[Array, ""]:
     logits = logits_fn(params, x)[0]
     z = logits[1] - logits[0]
     return z if form == "logit" else jax.nn.sigmoid(z)

@@ -23,6 +23,10 @@ __all__ = [
 ]
 
 
+MOST_GROUPS = 10**6
+"""More are ids of something else, for which there is no memory."""
+
+
 @checked
 def group_weights(group: Int[Array, " n"] | Int[np.ndarray, " n"], num_groups: int) -> Float[Array, "g n"]:
     """Return ``w[g, i] = [group_i = g] / n_g``, so that ``w @ values`` are the groups' means.
@@ -67,6 +71,8 @@ def as_numbers(group: Any, count: int, num_groups: int | None = None) -> Int[np.
     """
     if num_groups is not None and num_groups < 1:
         raise JaxfairError(f"The number of groups is {num_groups}; give at least 1.")
+    if num_groups is not None and num_groups > MOST_GROUPS:
+        raise JaxfairError(f"The number of groups is {num_groups}; give at most {MOST_GROUPS}.")
     group = np.asarray(as_array(group, "groups"))
     if group.shape != (count,):
         raise JaxfairError(f"The groups have shape {group.shape} for {count} labels; give one for each example.")

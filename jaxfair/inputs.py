@@ -5,7 +5,7 @@ silently a number. Every refusal comes before anything is computed, and quotes a
 """
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -110,8 +110,7 @@ def as_inputs(x: Any) -> Any:
     """
     if x is None:
         raise JaxfairError("There are no inputs; give an array with the examples along its first axis.")
-    leaves, tree = jax.tree.flatten(x, is_leaf=_is_rows)
-    arrays = [unboxed(as_array(leaf, "inputs")) for leaf in leaves]
+    arrays = [unboxed(as_array(leaf, "inputs")) for leaf in _leaves(x, "inputs", _is_rows)]
     if not arrays:
         raise JaxfairError("There are no inputs; give an array with the examples along its first axis.")
     for array in arrays:
@@ -122,7 +121,7 @@ def as_inputs(x: Any) -> Any:
         _within_int32(array, "inputs")
     if len({len(array) for array in arrays}) > 1:
         raise JaxfairError(f"The inputs have {quoted(sorted({len(a) for a in arrays}))} examples; give equally many.")
-    return jax.tree.unflatten(tree, arrays)
+    return jax.tree.unflatten(jax.tree.structure(x, is_leaf=_is_rows), arrays)
 
 
 def _is_rows(values: Any) -> bool:
@@ -409,9 +408,19 @@ def check_lengths(**lengths: int) -> None:
         raise JaxfairError(f"There are {given}; give one of each for every example.")
 
 
+def _leaves(tree: Any, what: str, is_leaf: Callable[[Any], bool] | None = None) -> list[Any]:
+    """Return the leaves of a pytree, or raise a JaxfairError if JAX cannot put its dictionaries' keys in order."""
+    try:
+        return jax.tree.leaves(tree, is_leaf=is_leaf)
+    except ValueError as error:
+        raise JaxfairError(
+            f"The {what} have a dictionary whose keys cannot be sorted; give keys of one type."
+        ) from error
+
+
 def check_parameters(params: Any) -> None:
     """Raise a JaxfairError unless parameters are arrays of float32 or float64, which second derivatives need."""
-    if not jax.tree.leaves(params):
+    if not _leaves(params, "parameters"):
         raise JaxfairError("There are no parameters; give a pytree of floating-point arrays.")
     for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
         name = jax.tree_util.keystr(path, simple=True, separator="/") or "params"

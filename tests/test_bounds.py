@@ -191,6 +191,9 @@ def test_logistic_regression_in_closed_form() -> None:
     found = bounds.binary_hessian_bound(lambda p, v: v @ p, params, x, y, np.eye(N))
     np.testing.assert_allclose(found.bound, each, rtol=1e-12)
     np.testing.assert_array_equal(found.curvature_term, 0)
+    halves = {"left": x[:, :1], "right": x[:, 1:]}
+    joined = bounds.binary_hessian_bound(lambda p, v: jnp.hstack(list(v.values())) @ p, params, halves, y, np.eye(N))
+    np.testing.assert_allclose(joined.bound, each, rtol=1e-12, err_msg="inputs may be a pytree")
 
     def loss(p: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
         return losses.cross_entropy((x @ p.reshape(-1, 2))[None], y[None])[0]

@@ -577,6 +577,12 @@ def called_back(w: Any, x: Any) -> jax.Array:
         (lambda: jaxfair.group_means([1.0, 2.0], np.array(["a", None], object), 2), "1 of 2 examples have no group"),
         (lambda: jaxfair.group_weights([0, np.inf], 1), "groups have type float64; give integers"),
         (lambda: jaxfair.group_weights([0, 1], 0), "number of groups is 0; give at least 1"),
+        (lambda: jaxfair.group_means([0.0, 1.0], [0, 1], 2**40), "1099511627776; give at most 1000000"),
+        (
+            lambda: jaxfair.group_report(net, {1: W, "b": W}, X, Y, GROUP),
+            "parameters have a dictionary whose keys cannot be sorted",
+        ),
+        (lambda: report(x={1: X, "b": X}), "inputs have a dictionary whose keys cannot be sorted"),
         (lambda: report(group_names=["\u00e9", "e\u0301"]), "Two groups have one name"),
         (lambda: jaxfair.group_report(lambda w, x: (9 * x @ w).astype(int), W, X, Y, GROUP), "numbers of type int32"),
         (lambda: jaxfair.group_report(endless, W, X, Y, GROUP), "a loop of unknown length or a callback"),

@@ -211,10 +211,10 @@ def _scan(path: Path) -> Iterator[tuple[str, os.stat_result]]:
         for folder, folders, names in os.walk(path, onerror=fail, followlinks=True):
             here = Path(folder)
             above = {parent.resolve() for parent in (here, *here.parents)}
-            folders[:] = [name for name in folders if not _is_junk(name) and (here / name).resolve() not in above]
+            folders[:] = [name for name in folders if not is_junk(name) and (here / name).resolve() not in above]
             prefix = "" if here == path else f"{here.relative_to(path).as_posix()}/"
             for name in names:
-                if not _is_junk(name):
+                if not is_junk(name):
                     status = os.stat(os.path.join(folder, name))  # noqa: PTH116, PTH118 - a Path for each is slow
                     if stat.S_ISREG(status.st_mode):
                         yield prefix + name, status
@@ -224,7 +224,7 @@ def _scan(path: Path) -> Iterator[tuple[str, os.stat_result]]:
         raise JaxfairError(f"{error.filename or path} cannot be read: {error.strerror}.") from error
 
 
-def _is_junk(part: str) -> bool:
+def is_junk(part: str) -> bool:
     """Return whether a part of a name is hidden, or one of those that macOS and Windows add."""
     return part.startswith(".") or part in _JUNK
 
@@ -351,7 +351,7 @@ def _member_name(path: Path, name: str) -> str | None:
     parts = [part for part in plain.split("/") if part not in ("", ".")]
     if re.match("([A-Za-z]:)?/", plain) or ".." in parts:
         raise JaxfairError(f"{path} holds '{name}', a name that leads out of the archive; get it from a safe source.")
-    return None if not parts or any(map(_is_junk, parts)) else "/".join(parts)
+    return None if not parts or any(map(is_junk, parts)) else "/".join(parts)
 
 
 def _check_link(path: Path, name: str, target: str) -> None:

@@ -6,6 +6,7 @@ never closed for a cell with the rest of the table in it.
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,13 +49,18 @@ def parse(data: bytes, table: Path, column: str) -> Cells:
 
 def _csv(data: bytes, table: Path, column: str) -> Cells:
     text = _text(data, table)
-    headers = {delimiter: _header(text, delimiter) for delimiter in ",;\t"}
+    if told := re.match("sep=(.)\r?\n", text):  # Excel's own line
+        text, delimiters = text[told.end() :], told[1]
+    else:
+        delimiters = ",;\t"
+    headers = {delimiter: _header(text, delimiter) for delimiter in delimiters}
     delimiter = max(headers, key=lambda d: (column in headers[d], len(headers[d])))
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    records, line = [], 1
+    ahead = 1 if told else 0
+    records, line = [], 1 + ahead
     try:
         for record in reader:
-            line = reader.line_num + 1
+            line = reader.line_num + 1 + ahead
             records += [record] if record else []
     except csv.Error as error:
         raise JaxfairError(f"The table '{table}' is no CSV from line {line} on: {error}; check the quotes.") from error

@@ -179,6 +179,9 @@ def test_a_column_split_of_other_values_is_a_column(tmp_path: Path) -> None:
         ("file,race,race\na.jpg,1,2\n", "several columns named 'race'; rename all but one"),
         ("file,file\na.jpg,b.jpg\n", "several columns named 'file'"),
         ("file,race\ngone.jpg,1\n", r"can be used \(gone.jpg does not exist\); .* whose first file is 'a.jpg'"),
+        ("file\na.jpg\na.jpg\ngone.jpg\n", r"\(gone.jpg does not exist\); paths are expected to be relative"),
+        ("file\na.jpg\na.jpg\n", r"\(a.jpg stands in data rows 1 and 2 of labels.csv\); give one row to each image"),
+        ('sep=;\nfile;race\na.jpg;"White\nb.jpg;1\n', "is no CSV from line 3 on: unexpected end"),
         ("file,race\na.jpg\n", r"can be used \(data row 1 of labels.csv has 1 cells instead of 2\)"),
         ('file,race\na.jpg,"White\nb.jpg,Black\n', "is no CSV from line 2 on: unexpected end .* check the quotes"),
         ('file,race\na.jpg,"White" x\n', "is no CSV from line 2 on"),
@@ -245,6 +248,17 @@ def test_two_files_that_differ_in_the_form_alone_are_found_by_it(tmp_path: Path)
     index = read(tmp_path, "\n".join(["file", *names, "e\u0301\u00fc.jpg"]))  # the last is spelled as neither
     assert index.names == names
     assert [rejected.reason for rejected in index.rejected] == ["does not exist"]
+
+
+def test_excels_line_about_its_delimiter_is_no_header(tmp_path: Path) -> None:
+    index = read(tmp_path, "sep=;\r\nfile;race\r\na.jpg;1,5\r\n")
+    assert (list(index.names), index.columns["race"].names) == (["a.jpg"], ("1,5",))
+
+
+def test_a_hidden_image_is_said_to_be_hidden(tmp_path: Path) -> None:
+    write(tmp_path / "images", {".cache/b.jpg": b""})
+    index = read(tmp_path, "file\na.jpg\n.cache/b.jpg\n")
+    assert index.rejected == ((".cache/b.jpg", "is hidden, and hidden files are passed over"),)
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip", "tar.gz"])

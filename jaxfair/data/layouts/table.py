@@ -9,10 +9,11 @@ from typing import Any
 
 from jaxfair.data import tables
 from jaxfair.data.columns import Index, Rejected, from_values, nfc, no_split, official_split
-from jaxfair.data.files import Files, holds_files, open_files
+from jaxfair.data.files import Files, holds_files, is_junk, open_files
 from jaxfair.data.layouts.find import several
 from jaxfair.errors import JaxfairError, did_you_mean
 
+GONE = "does not exist"
 _TABLES = (".csv", ".tsv", *tables.PARQUET)
 
 
@@ -54,9 +55,11 @@ def read(table: Path, files: Files, path_column: str) -> Index:
     kept = {name: at[0] for name, at in named.items() if len(at) == 1 and name in present}
     rejected = (*content.ragged, *blank, *_misfits(named, present, content.rows, table))
     if not kept:
+        first = next((each for each in rejected if each.reason == GONE), rejected[0])
+        advice = f"paths are expected to be relative to '{files.path}', whose first file is '{files.names[0]}'"
         raise JaxfairError(
-            f"No row of the table '{table}' can be used ({rejected[0].name} {rejected[0].reason}); "
-            f"paths are expected to be relative to '{files.path}', whose first file is '{files.names[0]}'."
+            f"No row of the table '{table}' can be used ({first.name} {first.reason}); "
+            f"{advice if first.reason == GONE else 'give one row to each image, with a cell in every column'}."
         )
     if spelled := [name for name in cells if name.strip().lower() == "split" != name]:
         raise JaxfairError(f"The table '{table}' has a column '{spelled[0]}'; call it 'split', or otherwise.")
@@ -142,7 +145,8 @@ def _misfits(
 ) -> Iterator[Rejected]:
     for name, at in named.items():
         if name not in present:
-            yield Rejected(name, "does not exist")
+            hidden = any(map(is_junk, name.split("/")))
+            yield Rejected(name, "is hidden, and hidden files are passed over" if hidden else GONE)
         elif len(at) > 1:
             first = ", ".join(str(rows[i]) for i in at[:-1])
             yield Rejected(name, f"stands in data rows {first} and {rows[at[-1]]} of {table.name}")
