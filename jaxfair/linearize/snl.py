@@ -26,7 +26,7 @@ from jaxfair.networks import masks
 from jaxfair.networks.network import Network, apply_train, check_images
 from jaxfair.options import check_seed, checked
 from jaxfair.training import sharing
-from jaxfair.training.batches import Fixed, batch, check_network, group_balance, run_batches
+from jaxfair.training.batches import Fixed, answered, batch, check_network, group_balance, run_batches, taught
 
 MATCHED = ("batch_size", "learning_rate", "temperature", "augment")
 """What of a descent's configuration decides the training that is ``matched`` to it."""
@@ -121,9 +121,8 @@ class SnlStep:
     ) -> tuple[Descent, dict[str, Float[Array, ""]]]:
         """Return the state after the step and the objective before it."""
         network, opt_state, kappa = carry
-        assert fixed.teacher is not None
         images, label = batch(fixed, self.config.augment, *x)
-        teacher_logits, temperature = fixed.teacher(images), self.config.temperature
+        teacher_logits, temperature = taught(fixed, images, x[1]), self.config.temperature
         weight = None if fixed.group_weight is None else fixed.group_weight[fixed.data.group[x[1]]]
 
         def loss_fn(trained: Any) -> tuple[Array, Any]:
@@ -214,6 +213,7 @@ def snl(
         more = ("balanced",) if weight is not None else ()
         folder = Path(progress_dir) / checkpoints.key(seed, _decisive(config), data.fingerprint(), *start, *more)
     fixed = Fixed(jax.tree.map(jnp.copy, network), data, jnp.int32(seed), group_weight=weight)
+    fixed = answered(fixed, config.augment, [network])
     shared = sharing.mesh(devices, config.batch_size)
     return _descend(network, fixed, config, counts, seed, folder, on_epoch, shared)
 
@@ -277,6 +277,7 @@ def matched(
         decisive = _plain(config), data.fingerprint(), *start, *more
         folder = Path(progress_dir) / checkpoints.key("matched", seed, *decisive)
     fixed = Fixed(jax.tree.map(jnp.copy, network), data, jnp.int32(seed), group_weight=weight)
+    fixed = answered(fixed, config.augment, [network])
     shared = sharing.mesh(devices, config.batch_size)
     return _train_on(network, fixed, config, marks, seed, folder, on_epoch, shared)
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
@@ -12,7 +13,7 @@ from jaxfair.data.config import Augmentation
 from jaxfair.data.dataset import Dataset, augment
 from jaxfair.errors import JaxfairError
 from jaxfair.loops import run_epoch
-from jaxfair.networks.network import Network
+from jaxfair.networks.network import Network, predict
 from jaxfair.training import sharing
 
 FORWARD, GRADIENT = 1, 3
@@ -31,6 +32,8 @@ class Fixed(NamedTuple):
         group_weight: the factor on the loss of an example of each group, shape (groups,); None is 1 for all.
         attention: the factor on the distance of the stages' attention maps from the teacher's, shape (); None leaves
             it out.
+        wanted: the teacher's logits of all images, shape (n, classes), after the seeds if there are several;
+            None computes those of each batch in its step.
     """
 
     teacher: Network | None
@@ -39,6 +42,24 @@ class Fixed(NamedTuple):
     kept: Any = None
     group_weight: Any = None
     attention: Any = None
+    wanted: Any = None
+
+
+def answered(fixed: Fixed, kind: Augmentation, teachers: Sequence[Network]) -> Fixed:
+    """Return what the steps share with the logits of each seed's teacher in it, if images are the same in every epoch.
+
+    A step saves a pass of four then. Images on the host are read batch by batch, and attention maps are too large.
+    """
+    if not teachers or kind != "none" or fixed.data.on_host or fixed.attention is not None:
+        return fixed
+    wanted = [predict(teacher, fixed.data) for teacher in teachers]
+    return fixed._replace(wanted=jnp.asarray(wanted[0] if len(wanted) == 1 else np.stack(wanted)))
+
+
+def taught(fixed: Fixed, images: Float[Array, "b h w c"], index: Int[Array, " b"]) -> Float[Array, "b classes"]:
+    """Return the teacher's logits of a batch."""
+    assert fixed.teacher is not None
+    return fixed.teacher(images) if fixed.wanted is None else fixed.wanted[index]
 
 
 def batch(

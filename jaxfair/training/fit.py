@@ -24,7 +24,7 @@ from jaxfair.loops import Together, epochs
 from jaxfair.networks.network import Network, apply_train, apply_watched, check_images, predict
 from jaxfair.options import check_seed, checked
 from jaxfair.training import mitigate, sharing
-from jaxfair.training.batches import Fixed, batch, check_network, run_batches, weighed
+from jaxfair.training.batches import Fixed, answered, batch, check_network, run_batches, taught, weighed
 from jaxfair.training.config import TrainConfig
 
 OnEpoch = Callable[[int, int, Mapping[str, float]], None]
@@ -146,7 +146,7 @@ class TrainStep:
             logits, batch_stats, outputs = _forward(network, params, images, watching)
             loss, held = self.config.label_weight * losses.cross_entropy(logits, label), None
             if fixed.teacher is not None:
-                wanted, maps = _taught(fixed.teacher, images, watching)
+                wanted, maps = _taught(fixed, images, x[1], watching)
                 soft = losses.distillation(logits, wanted, self.config.temperature)
                 weight = self.config.distillation_weight
                 loss = loss + weight * mitigate.distillation_share(self.config.mitigation, logits.shape[1]) * soft
@@ -178,11 +178,12 @@ def _forward(network: Network, params: Any, images: Array, watching: bool) -> tu
     return *apply_train(network, params, network.masks, images), None
 
 
-def _taught(teacher: Network, images: Array, watching: bool) -> tuple[Array, Any]:
+def _taught(fixed: Fixed, images: Array, index: Array, watching: bool) -> tuple[Array, Any]:
     """Return the teacher's logits, and what its stages put out if that is wanted."""
     if not watching:
-        return teacher(images), None
-    logits, _, outputs = apply_watched(teacher, teacher.params, images, "stages", train=False)
+        return taught(fixed, images, index), None
+    assert fixed.teacher is not None
+    logits, _, outputs = apply_watched(fixed.teacher, fixed.teacher.params, images, "stages", train=False)
     return logits, outputs
 
 
@@ -347,6 +348,7 @@ def _fit_chunks(
             folder = Path(progress_dirs[start]) / checkpoints.key(drawn, begun, decisive, *more)
         seed_of = jnp.asarray(_stacked([np.int32(seed) for seed in seeds[part]]))
         fixed = Fixed(teacher, data, seed_of, chosen, attention=jnp.float32(attention) if attention else None)
+        fixed = answered(fixed, config.augment, teachers[part] if teachers else ())
         names = [f"seed {seed}" for seed in seeds[part]]
         network, fixed, held_out = sharing.laid_out((network, fixed, stopping), device)
         given = network, fixed, config, order_seeds[part], names, folder, after_epoch, held_out, mesh
@@ -400,7 +402,7 @@ def _train(
     step: Callable = make_step(config, data)
     first = partial(begin, data=data, config=config)
     if count > 1:
-        step, first = Together(step, in_axes=(0, Fixed(0, None, 0, 0, None, None), (None, 0))), jax.vmap(first)  # pyright: ignore
+        step, first = Together(step, in_axes=(0, Fixed(0, None, 0, 0, None, None, 0), (None, 0))), jax.vmap(first)  # pyright: ignore
     fixed = sharing.laid_out(fixed, mesh)
 
     def run(epoch: int, state: tuple[Any, ...]) -> tuple[Any, ...]:

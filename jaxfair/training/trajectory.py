@@ -19,7 +19,7 @@ from jaxfair.errors import JaxfairError
 from jaxfair.networks.network import Network
 from jaxfair.options import checked
 from jaxfair.training import mitigate, sharing
-from jaxfair.training.batches import Fixed, run_batches
+from jaxfair.training.batches import Fixed, answered, run_batches
 from jaxfair.training.config import TrainConfig
 from jaxfair.training.fit import begin, make_step
 
@@ -69,7 +69,8 @@ def first_steps(
     sharing.check(devices, config.batch_size)
     shared = sharing.mesh(devices, config.batch_size)
     carry = begin(network, data, config)
-    fixed = sharing.laid_out(Fixed(teacher, data, jnp.asarray(np.int32(seed))), shared)
+    fixed = answered(Fixed(teacher, data, jnp.asarray(np.int32(seed))), config.augment, [teacher] if teacher else [])
+    fixed = sharing.laid_out(fixed, shared)
     ends, done = range(per_epoch, wanted[-1], per_epoch), 0
     for mark in sorted({*wanted, *ends}):
         epoch, skipped = divmod(done, per_epoch)

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +11,12 @@ import optax
 import pytest
 
 from jaxfair import checkpoints, losses
+from jaxfair.data.config import Augmentation
 from jaxfair.errors import JaxfairError
 from jaxfair.loops import run_epoch
 from jaxfair.networks.architectures import ResNet
 from jaxfair.networks.network import Network, apply_train, init, predict
-from jaxfair.training.batches import Fixed, check_finite
+from jaxfair.training.batches import Fixed, answered, check_finite
 from jaxfair.training.config import MitigationConfig, TrainConfig
 from jaxfair.training.fit import Best, Carry, Stopping, TrainStep, _watch, fit, make_optimizer
 from tests.training.cases import CONFIG, MODULE, assert_same_bits, fit_one, leaves, make_data, saved_step
@@ -45,10 +46,11 @@ def test_one_step_is_torch_sgd_on_the_batch_loss() -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5), network_params, params)
 
 
-def test_seeds_together_equal_single_runs_after_one_step() -> None:
+@pytest.mark.parametrize("kind", get_args(Augmentation))
+def test_seeds_together_equal_single_runs_after_one_step(kind: Augmentation) -> None:
     """Later steps are chaotic: rounding differences grow a million-fold within an epoch."""
     dataset, seeds = make_data(8), [0, 3, 5]
-    config = replace(CONFIG, epochs=1)  # one batch of 8: one step
+    config = replace(CONFIG, epochs=1, augment=kind)  # one batch of 8: one step
     networks = [init(MODULE, (8, 8, 3), seed) for seed in seeds]
     teachers = [init(MODULE, (8, 8, 3), seed + 10) for seed in seeds]
     config = replace(config, distillation_weight=1.0)
@@ -93,6 +95,21 @@ def test_masks_stay_and_the_initial_network_is_not_consumed() -> None:
     fitted = next(fit([network], make_data(), CONFIG, seeds=[0]))
     jax.tree.map(np.testing.assert_array_equal, fitted.network.masks, masks)
     assert np.isfinite(np.asarray(network(make_data().normalize(make_data().images)))).all()
+
+
+def test_a_teacher_is_asked_once_where_images_stay_the_same() -> None:
+    """The step is that of a teacher that answers each batch, but for rounding; augmented images it sees anew."""
+    dataset, (network, teacher) = make_data(), (init(MODULE, (8, 8, 3), seed) for seed in (0, 9))
+    fixed, config = Fixed(teacher, dataset, jnp.int32(0)), replace(CONFIG, augment="none", distillation_weight=1.0)
+    known, x = answered(fixed, "none", [teacher]), (jnp.int32(0), jnp.array([5, 0, 7, 2, 3, 1, 6, 4]))
+    assert known.wanted.shape == (len(dataset), len(dataset.class_names))
+    assert answered(fixed, "cifar", [teacher]) is fixed
+    assert answered(fixed._replace(attention=1.0), "none", [teacher]).wanted is None
+    carry = Carry(network, make_optimizer(config, 5).init(network.params))
+    asked, given = (jax.jit(TrainStep(config, 5))(carry, each, x) for each in (fixed, known))
+    np.testing.assert_allclose(given[1]["loss"], asked[1]["loss"], rtol=1e-6)
+    for a, b in zip(leaves(given[0].network), leaves(asked[0].network), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)  # float32 of values below 1
 
 
 @pytest.mark.parametrize(
