@@ -39,12 +39,14 @@ class Command(NamedTuple):
         load: imports what does the work, which may take JAX and seconds, and returns it; ``--help`` does without.
         after: what is true after an interruption.
         computes: whether JAX is set up for it, which takes a second or two.
+        once: options of several values that may not be repeated; of all others the last counts.
     """
 
     options: type | Mapping[str, Any]
     load: Callable[[], Work]
     after: str = KEPT
     computes: bool = True
+    once: Sequence[str] = ()
 
 
 def main(
@@ -74,6 +76,7 @@ def main(
         others = [] if word else [name for name in commands if name]
         if others:
             _check_word(given, others)
+        _check_repeated(rest, commands[word].once)
         options = parse(commands[word].options, f"{program} {word}".strip(), about, rest, others)
         with _handlers(_end):
             run = commands[word].load()
@@ -207,6 +210,13 @@ def parse(
     default = options[chosen.preset]
     presets = f"Presets (--preset NAME): {', '.join(options)}; the defaults below are of '{chosen.preset}'."
     return tyro.cli(type(default), default=default, args=rest, prog=program, description=f"{text}{named}\n\n{presets}")
+
+
+def _check_repeated(arguments: Sequence[str], once: Sequence[str]) -> None:
+    """Refuse an option that is given twice where the last would count, and the values before be lost without a word."""
+    given = [word.partition("=")[0] for word in arguments]
+    if twice := [word for word in once if given.count(word) > 1]:
+        raise JaxfairError(f"The option {twice[0]} is given twice; give all of its values after one.")
 
 
 def configure_jax() -> None:

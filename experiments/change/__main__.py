@@ -22,7 +22,8 @@ def _study() -> cli.Work:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
-    command = cli.Command(Change, _study, "an earlier report is untouched")
+    once = ("--before", "--after", "--group")
+    command = cli.Command(Change, _study, "an earlier report is untouched", once=once)
     return cli.main("python -m experiments.change", __doc__, {"": command}, arguments)
 
 

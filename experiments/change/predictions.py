@@ -5,6 +5,7 @@ Nothing is joined by position and nothing is guessed: an id that one side lacks,
 
 import contextlib
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,12 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxfair.data import columns, tables
-from jaxfair.data.columns import MISSING, Column, as_numbers, from_names, from_values
+from jaxfair.data.columns import MISSING, Column, as_numbers, from_names, from_values, number
 from jaxfair.errors import JaxfairError, did_you_mean
 from jaxfair.inputs import quoted
 
 NPZ = ".npz"
-SUM = 1e-3  # how far from 1 probabilities may add up, which were written with few digits
+SUM, FEW_DIGITS = 1e-3, 0.05  # how far from 1 probabilities may add up, at least, and as rounded ones at most
 
 
 class Names(NamedTuple):
@@ -107,6 +108,9 @@ def join(before: Sequence[Path], after: Sequence[Path], groups: Path, names: Nam
     more = len(people.row) - len(ids)
     notes = [f"{more:,} ids of '{groups.name}' have no prediction and are left out."] if more else []
     notes += strange
+    for one in answers:
+        if one.scores is not None and (tied := int(((one.scores == one.scores.max(axis=1)[:, None]).sum(1) > 1).sum())):
+            notes.append(f"'{one.path.name}' has equal largest scores for {tied} ids, whose first class is predicted.")
     zero = [one.path.name for one in answers if one.scores is not None and np.isinf(one.scores).any()]
     if zero:
         notes.append(f"Some probabilities of {quoted(zero)} are 0, whose loss is infinite; losses are left out.")
@@ -147,7 +151,9 @@ def _arrays(path: Path) -> dict[str, Sequence[Any]]:
     try:
         with np.load(path, allow_pickle=False) as content:
             arrays = dict(content)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, TypeError, AttributeError) as error:
+        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+            raise ValueError("something else than arrays is in it")
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, TypeError) as error:
         raise JaxfairError(
             f"'{path}' is no npz file of plain arrays; write it by np.savez(path, id=..., and columns by their names)."
         ) from error
@@ -155,7 +161,10 @@ def _arrays(path: Path) -> dict[str, Sequence[Any]]:
     for name, array in arrays.items():
         if array.ndim not in (1, 2):
             raise JaxfairError(f"The array '{name}' in '{path}' has shape {array.shape}; give (n,) or (n, classes).")
-        found |= {name: array} if array.ndim == 1 else {f"{name}_{i}": column for i, column in enumerate(array.T)}
+        columns = {name: array} if array.ndim == 1 else {f"{name}_{i}": column for i, column in enumerate(array.T)}
+        if twice := sorted(found.keys() & columns.keys()):
+            raise JaxfairError(f"'{path}' has two columns '{twice[0]}', one of them in an array; rename one.")
+        found |= columns
     if len({len(column) for column in found.values()}) > 1:
         raise JaxfairError(f"The arrays in '{path}' differ in length; give one row for each example.")
     return found
@@ -184,7 +193,10 @@ def _of(file: _File, name: str, ids: Sequence[str]) -> list[str]:
     texts = _texts(file.cells, name, file.path)
     found = [texts[file.row[one]] for one in ids]
     if lacking := [one for one, text in zip(ids, found, strict=True) if text is None]:
-        raise JaxfairError(f"'{file.path}' has no '{name}' for {len(lacking)} ids: {quoted(lacking)}; fill them in.")
+        raise JaxfairError(
+            f"'{file.path}' has no '{name}' for {len(lacking)} ids: {quoted(lacking)}; fill them in "
+            "(NA, None and the like count as empty)."
+        )
     return [str(text) for text in found]
 
 
@@ -213,12 +225,13 @@ def _answers(file: _File, ids: Sequence[str], names: Names) -> _Answers:
         if found := [name for name in file.cells if name.startswith(f"{kind}_")]:
             if len(found) < 2:
                 raise JaxfairError(f"'{file.path}' has '{found[0]}' alone; give a column {kind}_CLASS for each class.")
-            scores = np.array([_numbers(_of(file, name, ids), name, file.path, ids) for name in found]).T
+            scores = np.array([_numbers(file, name, ids) for name in found]).T
             if kind == names.probabilities:
-                scores = _as_logits(scores, file.path, ids)
+                scores = _as_logits(scores, max(_decimals(file.cells[name]) for name in found), file.path, ids)
             classes = tuple(name.removeprefix(f"{kind}_") for name in found)
             if names.predicted in file.cells:
-                _check_predicted(_of(file, names.predicted, ids), scores, classes, file.path, names.predicted)
+                said = _of(file, names.predicted, ids)
+                scores = _as_predicted(said, scores, classes, file.path, names.predicted)
             return _Answers(file.path, None, scores, classes)
     if names.predicted not in file.cells:
         raise JaxfairError(
@@ -229,16 +242,24 @@ def _answers(file: _File, ids: Sequence[str], names: Names) -> _Answers:
     return _Answers(file.path, _of(file, names.predicted, ids), None, ())
 
 
-def _check_predicted(said: Sequence[str], scores: np.ndarray, classes: Sequence[str], path: Path, name: str) -> None:
-    """Refuse a file whose predicted classes are not those of its largest scores."""
-    top = scores.max(axis=1)
+def _as_predicted(said: Sequence[str], scores: np.ndarray, classes: Sequence[str], path: Path, name: str) -> np.ndarray:
+    """Return scores of which those of the predicted classes are the largest, in ties by the least that there is.
+
+    A file whose predicted classes are not among those of its largest scores is refused.
+    """
+    top, unlike = scores.max(axis=1), 0
     columns_of = {text: [i for i, one in enumerate(classes) if _alike(one, text)] for text in set(said)}
-    unlike = sum(not any(scores[i, j] == top[i] for j in columns_of[text]) for i, text in enumerate(said))
+    for i, text in enumerate(said):
+        if not (of := [j for j in columns_of[text] if scores[i, j] == top[i]]):
+            unlike += 1
+        elif (scores[i] == top[i]).sum() > 1:
+            scores[i, of[0]] = np.nextafter(top[i], np.inf)
     if unlike:
         raise JaxfairError(
             f"'{path}' has a column '{name}' which is not the class of the largest score for {unlike} of {len(said)} "
             "ids; leave out the column, or the scores."
         )
+    return scores
 
 
 def _alike(one: str, other: str) -> bool:
@@ -250,19 +271,32 @@ def _alike(one: str, other: str) -> bool:
     return False
 
 
-def _numbers(texts: Sequence[str], name: str, path: Path, ids: Sequence[str]) -> np.ndarray:
-    found = np.full(len(texts), np.nan)
-    for i, text in enumerate(texts):
-        with contextlib.suppress(ValueError):
-            found[i] = float(text)
-        if not np.isfinite(found[i]):
-            raise JaxfairError(f"'{name}' of id {ids[i]} in '{path}' is '{text[:30]}'; give a finite number.")
+def _numbers(file: _File, name: str, ids: Sequence[str]) -> np.ndarray:
+    """Return a column of scores in the order of the ids; -inf rules a class out."""
+    cells = file.cells[name]
+    if isinstance(cells, np.ndarray) and cells.dtype.kind in "fiu":
+        found = np.asarray(cells)[[file.row[one] for one in ids]].astype(float)
+        texts: Sequence[Any] = found
+    else:
+        texts = _of(file, name, ids)
+        found = np.array([-np.inf if text.lower() == "-inf" else number(text) for text in texts], float)
+    wrong = np.isnan(found) | np.isposinf(found)
+    if wrong.any():
+        i = int(np.argmax(wrong))
+        raise JaxfairError(f"'{name}' of id {ids[i]} in '{file.path}' is '{str(texts[i])[:30]}'; give a finite number.")
     return found
 
 
-def _as_logits(probabilities: np.ndarray, path: Path, ids: Sequence[str]) -> np.ndarray:
-    """Return the logarithms of probabilities, which are logits of them."""
-    wrong = (probabilities < 0).any(axis=1) | (np.abs(probabilities.sum(axis=1) - 1) > SUM)
+def _decimals(cells: Sequence[Any]) -> int:
+    """Return the digits behind the point of a column of texts; of numbers, as many as they have in 32 bits."""
+    texts = [cell.partition(".")[2] for cell in cells if isinstance(cell, str) and "e" not in cell.lower()]
+    return max(map(len, texts)) if len(texts) == len(cells) else 7
+
+
+def _as_logits(probabilities: np.ndarray, decimals: int, path: Path, ids: Sequence[str]) -> np.ndarray:
+    """Return the logarithms of probabilities, which are logits of them; they add up to 1 but for their rounding."""
+    rounding = np.clip(probabilities.shape[1] * 0.5 * 10.0**-decimals * (1 + 1e-9), SUM, FEW_DIGITS)
+    wrong = (probabilities < 0).any(axis=1) | (np.abs(probabilities.sum(axis=1) - 1) > rounding)
     if wrong.any():
         i = int(np.argmax(wrong))
         raise JaxfairError(
@@ -289,6 +323,7 @@ def _encoded(
     for one, codes in zip(answers, parts[1:], strict=True):
         notes += _never(one.path.name, every, codes, y)
         if one.scores is None:
+            _check_whole(one.path, _present(every, codes), _present(every, y))
             if not np.isin(codes, y).any():
                 raise JaxfairError(
                     f"No class that '{one.path}' predicts ({quoted(_present(every, codes))}) is a label "
@@ -307,6 +342,16 @@ def _encoded(
             )
         found.append(one.scores[:, np.argsort(codes)])
     return y, every.names, found, notes
+
+
+def _check_whole(path: Path, predicted: Sequence[str], labels: Sequence[str]) -> None:
+    """Refuse scores of one class in the place of predicted classes, some of which may be exactly 0 or 1."""
+    parts = [one for one in predicted if (found := number(one)) is not None and found != int(found)]
+    if parts and all((found := number(one)) is not None and found == int(found) for one in labels):
+        raise JaxfairError(
+            f"'{path}' has one number for an id, such as {parts[0]}, which is no class; give predicted classes, or "
+            "columns probabilities_CLASS or logits_CLASS for each class."
+        )
 
 
 def _check_spelling(path: Path, strange: Sequence[str], labels: Sequence[str]) -> None:

@@ -115,9 +115,9 @@ def as_numbers(column: Column, name: str) -> Column:
     Raises:
         JaxfairError: A value is no finite number.
     """
-    numbers = [_number(text) for text in column.names]
-    for text, number in zip(column.names, numbers, strict=True):
-        if number is None:
+    numbers = [number(text) for text in column.names]
+    for text, found in zip(column.names, numbers, strict=True):
+        if found is None:
             raise JaxfairError(
                 f"The column '{name}' is to be numeric, but has the value '{text[:40]}'; "
                 "leave this column out of numeric, or mend its cells."
@@ -139,6 +139,8 @@ def combine(columns: Sequence[Column]) -> Column:
     known = (codes != MISSING).all(axis=0)
     present, inverse = np.unique(codes[:, known], axis=1, return_inverse=True)
     names = [JOINT.join(column.names[i] for column, i in zip(columns, index, strict=True)) for index in present.T]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise JaxfairError(f"Two intersections are called '{twice[0]}'; rename values that hold '{JOINT.strip()}'.")
     out = np.full(len(known), MISSING, np.int32)
     out[known] = inverse.reshape(-1)
     return Column(out, tuple(names))
@@ -240,7 +242,7 @@ def _decoded(value: bytes) -> str:
         raise JaxfairError(f"The cell {value[:20]!r} is bytes, and not text in UTF-8; give texts.") from error
 
 
-def _number(text: str) -> int | float | None:
+def number(text: str) -> int | float | None:
     """Return the number that a text is: without a point it is exact; None for all else."""
     if not _NUMBER.fullmatch(text):
         return None

@@ -1,6 +1,7 @@
 """The command for predictions in files: joined by ids, in any format and order, and what it refuses."""
 
 import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,50 @@ def test_a_probability_of_zero_has_no_loss_and_is_said(tmp_path: Path, capsys: p
     assert "whose loss is infinite" in capsys.readouterr().err
 
 
+def test_a_tie_goes_to_the_class_that_the_file_says(tmp_path: Path) -> None:
+    """Two digits tie often; without a predicted class the first counts, which is said."""
+    even = np.full((N, 2), 0.5)
+    told = {**scores("probabilities", even), "predicted": PREDICTED[0]}
+    found = files(tmp_path, before=told, after=scores("probabilities", even))
+    joined = join([found["before"]], [found["after"]], found["people"], Names())
+    np.testing.assert_array_equal(joined.before[0].argmax(axis=1), PREDICTED[0] == "yes")
+    np.testing.assert_allclose(joined.before[0], np.log(0.5), rtol=1e-15)
+    assert joined.notes == ("'after.csv' has equal largest scores for 120 ids, whose first class is predicted.",)
+
+
+@pytest.mark.parametrize("classes", [3, 10])
+def test_probabilities_may_be_rounded(classes: int, tmp_path: Path) -> None:
+    shares = np.random.default_rng(0).dirichlet(np.ones(classes), N).round(2)
+    assert np.abs(shares.sum(axis=1) - 1).max() > 1e-3
+    names = [*map(str, range(classes))]
+    people = {"id": IDS, "label": np.arange(N) % classes, "group": GROUP}
+    found = files(tmp_path, people=people, before=scores("probabilities", shares, names))
+    joined = join([found["before"]], [found["before"]], found["people"], Names())
+    np.testing.assert_array_equal(np.exp(joined.before[0]) if joined.before[0].ndim > 1 else shares, shares)
+
+
+def test_a_class_may_be_ruled_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ruled = np.where(np.arange(2) == (LABEL == "no")[:, None].astype(int), -np.inf, LOGITS[0])
+    found = files(tmp_path, before=scores("logits", ruled), after=scores("logits", LOGITS[0]))
+    assert run(found, tmp_path / "out") == 0
+
+
+def test_an_option_of_files_is_given_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = files(tmp_path)
+    assert run(found, tmp_path / "out", "--before", str(found["after"])) == 1
+    assert capsys.readouterr().err == "error: The option --before is given twice; give all of its values after one.\n"
+
+
+def test_names_that_collide_are_refused(tmp_path: Path) -> None:
+    people = {"id": IDS, "label": LABEL, "r": ["A & B"] * 60 + ["A"] * 60, "s": ["C"] * 60 + ["B & C"] * 60}
+    found = files(tmp_path, people=people)
+    with pytest.raises(JaxfairError, match="Two intersections are called 'A & B & C'; rename values that hold '&'"):
+        join([found["before"]], [found["after"]], found["people"], Names(group=("r", "s")))
+    np.savez(tmp_path / "twice.npz", id=IDS, logits=LOGITS[0], logits_0=LOGITS[0][:, 0])
+    with pytest.raises(JaxfairError, match="has two columns 'logits_0', one of them in an array"):
+        join([tmp_path / "twice.npz"], [found["after"]], found["people"], Names(group=("r",)))
+
+
 def test_classes_that_are_numbers_are_compared_as_such(tmp_path: Path) -> None:
     """As pandas writes them once a cell was missing."""
     label = (LABEL == "yes").astype(int)
@@ -157,6 +202,9 @@ SHORT = {"id": IDS[1:], "predicted": PREDICTED[0][1:]}
 TWICE = {"id": [IDS[1], *IDS[1:]], "predicted": PREDICTED[0]}
 
 
+SATURATED = {"id": IDS, "predicted": np.where(np.arange(N) % 3, np.arange(N) % 2, 0.93)}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -179,6 +227,13 @@ TWICE = {"id": [IDS[1], *IDS[1:]], "predicted": PREDICTED[0]}
         ({"before": {"id": IDS, "predicted": np.char.upper(PREDICTED[0])}}, r"predicts \(NO, YES\) is a label"),
         ({"before": {"id": IDS, "predicted": ["No", *PREDICTED[0][1:]]}}, "predicts 'No', which is no label, but 'no'"),
         ({"before": {**scores("logits", -LOGITS[0]), "predicted": PREDICTED[0]}}, "not the class of the largest score"),
+        ({"before": {**scores("logits", LOGITS[0]), "logits_no": ["1_5"] * N}}, "'1_5'; give a finite number"),
+        ({"before": {**scores("logits", LOGITS[0]), "logits_no": ["inf"] * N}}, "'inf'; give a finite number"),
+        (
+            {"people": {"id": IDS, "label": np.arange(N) % 2, "group": GROUP}, "before": SATURATED},
+            "one number for an id, such as 0.93, which is no class; give predicted classes, or columns",
+        ),
+        ({"before": scores("probabilities", np.full((N, 2), 0.4))}, "which do not add up to 1; if they are logits"),
     ],
 )
 def test_what_does_not_fit_is_named(changes: dict[str, Columns], message: str, tmp_path: Path) -> None:
@@ -199,5 +254,11 @@ def test_a_mistake_is_one_sentence_and_leaves_an_earlier_report(
     assert "one of large & old, small" in capsys.readouterr().err
     assert (tmp_path / "out" / "report" / "report.html").exists()
     (tmp_path / "bad.npz").write_bytes(b"no zip")
-    with pytest.raises(JaxfairError, match="no npz file"):
-        join([tmp_path / "bad.npz"], [found["after"]], found["people"], Names())
+    with zipfile.ZipFile(tmp_path / "table.npz", "w") as archive:
+        archive.writestr("before.csv", "id,predicted")
+    np.savez_compressed(tmp_path / "hurt.npz", id=IDS, predicted=PREDICTED[0])
+    whole = (tmp_path / "hurt.npz").read_bytes()
+    (tmp_path / "hurt.npz").write_bytes(whole[:60] + b"hurt" * 8 + whole[92:])
+    for name in ("bad", "table", "hurt"):
+        with pytest.raises(JaxfairError, match="no npz file"):
+            join([tmp_path / f"{name}.npz"], [found["after"]], found["people"], Names())
