@@ -53,7 +53,8 @@ def read(given: Any, x: Any, y: np.ndarray, told: Any, kept: np.ndarray, loss: L
     """Return what one network says of the examples that are kept.
 
     Args:
-        given: A pair ``(logits_fn, params)``, logits of shape (n, classes), or predicted classes of shape (n,).
+        given: A pair ``(logits_fn, params)``, logits of shape (n, classes), or predicted classes of shape (n,) or
+            as one-hot rows of integers or booleans.
         x: Inputs, n examples along the first axis; None where there are none.
         y: Labels, shape (n,).
         told: What the loss is told of them: these, or rows of a loss that takes others.
@@ -113,6 +114,10 @@ def _given(given: Any, which: str) -> np.ndarray:
     if len(columns) > 1 and (no_class := [name for name in columns if name.strip().lower() in NO_CLASS]):
         raise JaxfairError(f"The side {which} has a column '{no_class[0]}', which is no class; leave it out.")
     answers = np.asarray(as_array(given, f"answers {which}"))
+    if answers.ndim == 2 and answers.shape[1] > 1 and answers.dtype.kind in "biu":
+        one_hot = np.isin(answers, (0, 1)).all() and (answers.sum(axis=1) == 1).all()
+        if one_hot and len(answers):
+            return answers.argmax(axis=1)
     if answers.ndim == 2 and answers.dtype.kind != "f":
         answers = as_values(answers, f"answers {which}").astype(np.float32)
     return answers

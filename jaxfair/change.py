@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from jaxfair import answers, groups, intervals, losses, paired, taylor
+from jaxfair.curvature.checks import trusted_logits
 from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.programs import LossFn
 from jaxfair.curvature.report import as_frame, as_text
@@ -24,6 +25,10 @@ from jaxfair.words import in_words, written
 
 ONE_RUN = "In brackets: 95 % intervals over examples. They are of these two networks: other seeds would differ too."
 SEVERAL = "In brackets: 95 % intervals over runs and examples."
+OTHER = (
+    "The sides are different functions of their parameters too (masks, statistics or code): that is in the loss rise "
+    "alone, and not foretold; taylor.network_lines has it for networks of jaxfair."
+)
 FOOT = "They are of each group for itself, as are McNemar's p-values; the answer above allows for all groups at once."
 
 
@@ -78,6 +83,7 @@ class ChangeReport:
         gap: The two groups that are farthest apart, whose interval allows for having been picked.
         expansion: None where the two sides are no function of the same parameters.
         no_expansion: Why there is none; empty where there is one.
+        other_function: Whether the sides differ in more than parameters, such as masks, which no term sees.
 
     Example:
         >>> import numpy as np
@@ -107,6 +113,7 @@ class ChangeReport:
     gap: Difference | None
     expansion: Expansion | None
     no_expansion: str
+    other_function: bool = False
 
     def columns(self) -> dict[str, Any]:
         """Return the columns of the table by name; of a measure its value, ``_low`` and ``_high``."""
@@ -126,7 +133,8 @@ class ChangeReport:
         found |= {"runs": self.runs, "differences": [difference._asdict() for difference in self.differences]}
         if self.expansion is not None:
             found["expansion"] = {name: values.tolist() for name, values in self.expansion._asdict().items()}
-        return found | {"gap": self.gap._asdict() if self.gap else None, "no_expansion": self.no_expansion}
+        found |= {"no_expansion": self.no_expansion, "other_function": self.other_function}
+        return found | {"gap": self.gap._asdict() if self.gap else None}
 
     def to_frame(self) -> Any:
         """Return a pandas frame, one row a group; pandas has to be installed."""
@@ -177,6 +185,7 @@ class ChangeReport:
         for title, name in TERMS.items():
             told |= _ends(title.replace("_", " "), _over_runs(getattr(self.expansion, name)))
         far = f"The parameters moved by {self.expansion.distance.mean():.3g}. {taylor.KINKS}"
+        far += f" {OTHER}" if self.other_function else ""
         return "\n".join([*parts, "", as_text(told, ".3g"), far])
 
 
@@ -272,6 +281,7 @@ def change_report(
         gap=gap,
         expansion=expansion,
         no_expansion=why,
+        other_function=expansion is not None and _are_other_functions(given, loss),
     )
 
 
@@ -320,16 +330,30 @@ def _read(
     given, y = y, np.asarray(as_labels(y))
     told = y if losses.takes_classes(loss) else np.asarray(as_told(given))
     told = told if told.ndim > 1 else y  # a loss that takes rows, such as one-hot ones, is told them as they are
-    check_lengths(labels=len(y), groups=len(group))
+    x = None if x is None else as_inputs(x)
+    leaves = jax.tree.leaves(x)
+    check_lengths(labels=len(y), groups=len(group), **({"inputs": len(leaves[0])} if leaves else {}))
     if not len(y):
         raise JaxfairError("There are no examples; give at least one.")
-    x = None if x is None else as_inputs(x)
     named = (befores, "before"), (afters, "after")
     sides = [[answers.read(one, x, y, told, kept, loss, which) for one in some] for some, which in named]
     answers.check_classes(sides, y)
     first, second, befores, afters = (side * (pairs // len(side)) for side in (*sides, befores, afters))
     x = jax.tree.map(lambda leaf: leaf[kept], x)
     return _Read(befores, afters, first, second, x, y[kept], told[kept], group[kept], names)
+
+
+def _are_other_functions(given: _Read, loss: LossFn) -> bool:
+    """Return whether networks before and after answer otherwise at the same parameters."""
+    for one, other in zip(given.befores, given.afters, strict=True):
+        logits = []
+        for function in (one[0], other[0]):
+            network = answers.as_network((function, one[1]), given.x, given.told, loss)
+            logits.append(trusted_logits(*network, "highest", 256))
+        spread = np.ptp(logits[0]) if logits[0].size else 0.0
+        if logits[0].shape != logits[1].shape or np.abs(logits[0] - logits[1]).max(initial=0.0) > 1e-3 * spread:
+            return True
+    return False
 
 
 def _expansion(

@@ -138,6 +138,12 @@ def relative_drop(before: np.ndarray, after: np.ndarray) -> np.ndarray:
         return np.where(before > 0, 100 * (before - after) / before, np.nan)
 
 
+def check_level(level: float) -> None:
+    """Raise a JaxfairError unless a confidence level is a share."""
+    if not 0 < level < 1:
+        raise JaxfairError(f"The level is {level}; give one between 0 and 1.")
+
+
 @checked
 def seed_interval(values: np.ndarray, level: float = 0.95) -> Interval:
     """Return Student's t interval of the mean over seeds, the first axis of ``values``.
@@ -149,6 +155,7 @@ def seed_interval(values: np.ndarray, level: float = 0.95) -> Interval:
     values = as_values(values, "values")
     if not values.size:
         raise JaxfairError("There are no values; give one for each seed.")
+    check_level(level)
     n = values.shape[0]
     mean = values.mean(axis=0)
     if n < 2:
@@ -190,8 +197,7 @@ def drop_interval(
     shapes = correct_before.shape, correct_after.shape
     if len(shapes[0]) != 2 or shapes[0] != shapes[1] or not correct_before.size:
         raise JaxfairError(f"Predictions have shapes {shapes[0]} and {shapes[1]}; give (seeds, examples) for both.")
-    if not 0 < level < 1:
-        raise JaxfairError(f"The level is {level}; give one between 0 and 1.")
+    check_level(level)
     num_seeds, num_examples = shapes[0]
     group = np.zeros(num_examples, int) if group is None else as_groups(group)[0]
     check_lengths(predictions=num_examples, groups=len(group))

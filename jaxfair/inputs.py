@@ -155,7 +155,10 @@ def as_labels(y: Any, num_classes: int | None = None, what: str = "label") -> np
             raise JaxfairError(f"Labels are one-hot rows of {label.shape[1]} classes; the network has {num_classes}.")
         label = np.asarray(label).argmax(axis=1)
     if label.ndim != 1 or not numeric:
-        way = "; np.unique(y, return_inverse=True)[1] makes them of texts" if label.dtype.kind in "UO" else ""
+        code = "np.unique(y, return_inverse=True)[1] makes"
+        if what != "label":  # two sides may have other classes, and need one code
+            code = "np.searchsorted(classes, answers), with one sorted list of the classes of y and all sides, makes"
+        way = f"; {code} them of texts" if label.dtype.kind in "UO" else ""
         raise JaxfairError(
             f"Labels have type {label.dtype} and shape {label.shape}; expected integers of shape (n,){way}."
         )

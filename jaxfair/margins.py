@@ -60,7 +60,7 @@ class DeepFool(NamedTuple):
         distance: Signed L2 norm of each perturbation, shape (n,); infinite where no boundary was crossed.
         perturbed: Points where the search ended, shape (n, *shape).
         steps: Number of linearisations used, shape (n,).
-        success: Whether the point is across the boundary, shape (n,).
+        success: Whether the point is across the boundary, or on it but for rounding, shape (n,).
     """
 
     distance: Array
@@ -322,10 +322,20 @@ def _deepfool_chunk(classifier: Classifier, x: Array, label: Array, max_steps: i
     side = _side(classifier, x, label)
     carry = (jnp.abs(side) != 1, jnp.zeros_like(x), jnp.zeros(len(x), jnp.int32))
     done, total, steps = run_until(_deepfool_step, carry, (classifier, x, label, side, overshoot), max_steps)
-    success = done & ~jnp.isnan(side)
     perturbation = (1 + overshoot) * total
+    success = (done | _is_at_boundary(classifier, x, perturbation, label)) & ~jnp.isnan(side)
     norm = _norm(perturbation, tuple(range(1, x.ndim)))
     return DeepFool(side * jnp.where(success, norm, jnp.inf), x + perturbation, steps, success)
+
+
+def _is_at_boundary(classifier: Classifier, x: Array, perturbation: Array, label: Array) -> Array:
+    """Return whether the label's logit and the largest other are equal but for what rounds of the point's own logits.
+
+    Towards a corner of three classes each step ends at one face or the other, ever nearer, and crosses neither.
+    """
+    logits = _logits(classifier, x)
+    spread = logits.max(axis=1) - logits.min(axis=1)
+    return jnp.abs(_margin(_logits(classifier, x + perturbation), label)) <= 64 * jnp.finfo(logits.dtype).eps * spread
 
 
 def _norm(vectors: Array, axes: tuple[int, ...]) -> Array:

@@ -349,3 +349,38 @@ def test_rows_of_bytes_reach_a_loss_with_a_sign() -> None:
 
     found = [change_report(logits, logits / 3, None, rows.astype(kind), y, loss=logistic) for kind in (np.uint8, int)]
     np.testing.assert_array_equal(found[0].loss_before.value, found[1].loss_before.value)
+
+
+def test_what_no_parameter_holds_is_said_to_be_missing() -> None:
+    """Masks, statistics and code are in the rise alone; the same function is told by what it answers."""
+    x, y = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32), np.arange(60) % 3
+    params = np.eye(3, dtype=np.float32)
+
+    def plain(p: Any, x: Any) -> Any:
+        return x @ p
+
+    def thrice(p: Any, x: Any) -> Any:
+        return 3 * (x @ p)
+
+    other = change_report((plain, params), (thrice, params), x, y, y % 2)
+    assert other.other_function
+    assert "different functions of their parameters too" in str(other)
+    again = change_report((plain, params), (lambda p, x: x @ p, 2 * params), x, y, y % 2)
+    assert not again.other_function
+    assert "different functions" not in str(again)
+    assert again.to_dict()["other_function"] is False
+
+
+def test_inputs_of_another_number_are_refused_beside_answers_too() -> None:
+    y = np.arange(60) % 3
+    with pytest.raises(JaxfairError, match="There are 60 labels, 60 groups, 59 inputs; give one of each"):
+        change_report(y, y, np.zeros((59, 2)), y, y % 2)
+
+
+@pytest.mark.parametrize("kind", [int, bool])
+def test_one_hot_rows_are_predicted_classes(kind: type) -> None:
+    y = np.arange(60) % 3
+    found = change_report(np.eye(3)[y].astype(kind), np.eye(3)[(y + 1) % 3].astype(kind), None, y, y % 2)
+    np.testing.assert_array_equal(found.accuracy_before.value, 1)
+    np.testing.assert_array_equal(found.accuracy_after.value, 0)
+    assert np.isnan(found.loss_before.value).all()

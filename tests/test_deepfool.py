@@ -201,6 +201,18 @@ def test_without_labels_deepfool_leaves_the_prediction() -> None:
     assert (np.asarray(margins.deepfool(network, x, label).distance) < 0).any()
 
 
+def test_a_corner_that_no_step_crosses_is_reached() -> None:
+    """The point of three classes' equal logits, between which the steps go to and fro, ever nearer: sqrt(2) away."""
+    weight = jnp.array([[1.0, 0.0], [-0.8, 0.6]])
+
+    def classifier(x: jax.Array) -> jax.Array:
+        return jnp.stack([0 * x[:, 0], -(x @ weight[0]), -(x @ weight[1])], axis=1)
+
+    found = margins.deepfool(classifier, np.array([[-1.0, -1.0]], np.float32), np.array([0]))
+    assert found.success.all()
+    np.testing.assert_allclose(found.distance, -np.sqrt(2), rtol=1e-4)
+
+
 @pytest.mark.usefixtures("float64")
 def test_overshoot_and_step_limit() -> None:
     """Without reaching the boundary there is no distance: infinite, with the point where the search stopped."""

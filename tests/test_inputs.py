@@ -577,6 +577,7 @@ def called_back(w: Any, x: Any) -> jax.Array:
         (lambda: jaxfair.group_means([1.0, 2.0], np.array(["a", None], object), 2), "1 of 2 examples have no group"),
         (lambda: jaxfair.group_weights([0, np.inf], 1), "groups have type float64; give integers"),
         (lambda: jaxfair.group_weights([0, 1], 0), "number of groups is 0; give at least 1"),
+        (lambda: jaxfair.groups.seed_interval(np.arange(5.0), 95), "The level is 95; give one between 0 and 1"),
         (lambda: jaxfair.group_means([0.0, 1.0], [0, 1], 2**40), "1099511627776; give at most 1000000"),
         (
             lambda: jaxfair.group_report(net, {1: W, "b": W}, X, Y, GROUP),
@@ -590,6 +591,14 @@ def called_back(w: Any, x: Any) -> jax.Array:
         (lambda: jaxfair.block_curvature(net, W, X, Y, WEIGHTS, after=W * np.nan), "after the change is not a finite"),
         (lambda: jaxfair.block_curvature(net, W, X, Y, WEIGHTS, after=np.ma.array(W)), "is a masked array"),
         (lambda: jaxfair.load(SourceConfig("folder", path="x", size="8")), "image size is '8'"),
+        (lambda: jaxfair.load(SourceConfig("folder", path="x", size=True)), "image size is True"),
+        (
+            lambda: jaxfair.load(SourceConfig("folder", path="x", allow_dropping="no")),
+            "allow_dropping is 'no'; give True",
+        ),
+        (lambda: jaxfair.load(SourceConfig("folder", path="x", label=None)), "given as label is None; give the name"),
+        (lambda: jaxfair.load(SourceConfig("folder", path="x", group=3)), "given as group is 3; give the name"),
+        (lambda: jaxfair.load(SourceConfig(None)), "There is no data set 'None'"),
     ],
 )
 def test_what_would_be_another_number_is_refused(call: Callable[[], Any], said: str) -> None:

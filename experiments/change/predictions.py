@@ -276,7 +276,7 @@ def _numbers(file: _File, name: str, ids: Sequence[str]) -> np.ndarray:
     cells = file.cells[name]
     if isinstance(cells, np.ndarray) and cells.dtype.kind in "fiu":
         found = np.asarray(cells)[[file.row[one] for one in ids]].astype(float)
-        texts: Sequence[Any] = found
+        texts: Any = found
     else:
         texts = _of(file, name, ids)
         found = np.array([-np.inf if text.lower() == "-inf" else number(text) for text in texts], float)

@@ -79,7 +79,7 @@ def check(
 def check_trainings(
     train_set: Dataset, trainings: Iterable[train.TrainConfig], descent: snl.SnlConfig | None, seeds_at_once: int | None
 ) -> None:
-    """Find trainings that cannot be made before the first one begins.
+    """Find trainings that cannot be made before the first one begins, which has no teacher.
 
     Raises:
         JaxfairError: a number is impossible, there are too few images for a batch, or no groups to mitigate.
@@ -87,6 +87,8 @@ def check_trainings(
     if seeds_at_once is not None and seeds_at_once < 1:
         raise JaxfairError(f"seeds_at_once is {seeds_at_once}; give at least 1, or leave it out.")
     trainings, images = list(trainings), len(train_set)
+    if trainings and trainings[0].distillation_weight:
+        raise JaxfairError("The first training has no teacher; leave --train.distillation-weight at 0.")
     sizes = [config.batch_size for config in [*trainings, *([] if descent is None else [descent])]]
     if too_large := [size for size in sizes if size > images]:
         raise JaxfairError(

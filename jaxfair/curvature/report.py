@@ -173,14 +173,16 @@ class GroupReport:
         """Compare with the report of another network on the same examples.
 
         Raises:
-            JaxfairError: The examples, their labels or their groups are others.
+            JaxfairError: Labels or groups are others, or one loss is cross-entropy and the other is not. Inputs may be
+                others, as another format or corrupted images are.
         """
         if not isinstance(before, GroupReport):
             return NotImplemented
         if self.examples is None or before.examples is None or self.examples.digest != before.examples.digest:
             raise JaxfairError(
-                f"The reports are of different examples, labels or groups ({self.count.sum()} in {len(self.names)} "
-                f"groups and {before.count.sum()} in {len(before.names)}); compare networks on the same ones."
+                f"The reports are of different examples, labels, groups or losses ({self.count.sum()} in "
+                f"{len(self.names)} groups and {before.count.sum()} in {len(before.names)}); compare networks on the "
+                "same ones."
             )
         found = {name: _paired(self.examples, before.examples, name, len(self.names)) for name in SCALES}
         if self.intervals and before.intervals:
@@ -260,7 +262,7 @@ def group_report(
         )
     warn_of_suspects(params, logits, y)
     curvature = group_curvature(logits_fn, params, x, y, weights, config, loss=loss, vectors=intervals)
-    examples = Examples(group, right, per_example, gap, _digest(y, group, names))
+    examples = Examples(group, right, per_example, gap, _digest(y, group, names, loss))
     return GroupReport(
         names=names,
         count=np.bincount(group, minlength=len(names)),
@@ -277,10 +279,11 @@ def group_report(
     )
 
 
-def _digest(y: Any, group: np.ndarray, names: tuple[str, ...]) -> str:
+def _digest(y: Any, group: np.ndarray, names: tuple[str, ...], loss: LossFn) -> str:
     labels = np.asarray(y)  # 1 and 1.0 are one label
     told = labels.astype(complex if labels.dtype.kind == "c" else float)
-    parts = str((labels.shape, names)).encode(), told.tobytes(), group.tobytes()
+    kind = "" if losses.takes_classes(loss) else "another loss than cross-entropy"
+    parts = f"{(labels.shape, names)}{kind}".encode(), told.tobytes(), group.tobytes()
     return hashlib.sha256(b"".join(parts)).hexdigest()
 
 

@@ -126,7 +126,7 @@ class Loaded:
         test_fraction: float = 0.2,
         seed: int = 0,
         *,
-        keep: Sequence[float] = (),
+        keep: Sequence[float] | None = None,
         keep_by: Literal["label", "group"] = "label",
         keep_in_test: bool = False,
     ) -> tuple[Dataset, Dataset]:
@@ -135,13 +135,16 @@ class Loaded:
         Args:
             test_fraction: The share held out, stratified by class and group, where there is no official split.
             seed: The seed of the split and of what is kept.
-            keep: The share of each class or group that is kept in training, see ``data.thin``; empty keeps all.
+            keep: The share of each class or group that is kept in training, see ``data.thin``; empty keeps all. None is
+                what the named set's protocol keeps of each class, as that of ``digits-imbalanced`` does.
             keep_by: Whether ``keep`` lists classes or groups.
             keep_in_test: Whether the test set is thinned too.
 
         Raises:
             JaxfairError: As ``data.split`` and ``data.thin`` do.
         """
+        if keep is None:
+            keep, keep_by = self.keep, "label"
         if not np.iterable(keep) or isinstance(keep, str):
             raise JaxfairError(f"What is kept is {keep}; give a list with a share for each {keep_by}, or one for all.")
         if keep_by not in ("label", "group"):
@@ -186,8 +189,8 @@ def load(
     if config.name in EMBEDDED:
         return Loaded((digits(),), "Handwritten digits", "embedded in scikit-learn", keep=EMBEDDED[config.name])
     named = NAMED.get(config.name)
-    layout, path = _locate(config, named, data_dir or default_data_dir())
-    images, index = _decoded(config, layout, path, cache or store.default_cache(), on_progress)
+    layout, path = _locate(config, named, Path(data_dir or default_data_dir()))
+    images, index = _decoded(config, layout, path, Path(cache or store.default_cache()), on_progress)
     columns = {nfc(key): column for key, column in index.columns.items()}
     if len(columns) < len(index.columns):
         raise JaxfairError(f"Two columns of {path} have one name, in two forms of Unicode; rename one of them.")
@@ -201,9 +204,16 @@ def load(
 
 def _checked(config: SourceConfig) -> SourceConfig:
     """Return the configuration with paths and tuples where strings were given; refuse what would have no effect."""
-    if config.name not in NAMES:
-        raise JaxfairError(f"There is no data set '{config.name}'{did_you_mean(config.name, NAMES)}")
-    if config.size is not None and not (isinstance(config.size, numbers.Integral) and 1 <= config.size <= 4096):
+    if not isinstance(config.name, str) or config.name not in NAMES:
+        raise JaxfairError(f"There is no data set '{config.name}'{did_you_mean(str(config.name), NAMES)}")
+    if not isinstance(config.allow_dropping, bool):
+        raise JaxfairError(f"allow_dropping is {config.allow_dropping!r}; give True or False.")
+    for field in ("label", "group", "drop", "numeric"):
+        value = getattr(config, field)
+        if not isinstance(value, str | list | tuple) or not all(isinstance(text, str) for text in value):
+            raise JaxfairError(f"What is given as {field} is {value!r}; give the name of a column, or a list of names.")
+    whole = isinstance(config.size, numbers.Integral) and not isinstance(config.size, bool)
+    if config.size is not None and not (whole and 1 <= config.size <= 4096):
         raise JaxfairError(f"The image size is {config.size!r}; give 1 to 4096 pixels, or leave it out.")
     if not isinstance(config.merge_below, numbers.Integral) or config.merge_below < 0:
         raise JaxfairError(f"Groups below {config.merge_below} images are to be merged; give 0 for none, or more.")

@@ -245,6 +245,7 @@ def senet(
         sharing.check(devices, stage.batch_size)
     check_seed(seed)
     counts = masks.resolve_budgets(budgets, masks.unit_count(network.masks), "SENet")
+    masks.check_all_kept(network.masks, "SENet")
     return _choose(network, data, config, counts, seed, progress_dir, on_epoch, devices)
 
 

@@ -207,6 +207,7 @@ def snl(
     sharing.check(devices, config.batch_size)
     check_seed(seed)
     counts = masks.resolve_budgets(budgets, masks.unit_count(network.masks), "SNL")
+    masks.check_all_kept(network.masks, "SNL")
     folder, weight = None, _group_weight(data, balanced)
     if progress_dir is not None:
         start = network.module, checkpoints.tree_digest(network)

@@ -80,6 +80,15 @@ def resolve_budgets(budgets: Any, units: int, method: str) -> list[int]:
     return sorted({resolve_budget(budget, units) for budget in given}, reverse=True)
 
 
+def check_all_kept(masks: Masks, method: str) -> None:
+    """Raise a JaxfairError unless every unit is a ReLU: a method that chooses among all would bring others back."""
+    if relu_count(masks) < (units := unit_count(masks)):
+        raise JaxfairError(
+            f"The network has {relu_count(masks)} ReLUs in {units} units, and {method} chooses among all of them; "
+            "start from the full network."
+        )
+
+
 def resolve_budget(budget: float, units: int) -> int:
     """Return a budget as a number of units: below 1 it is a fraction of ``units``, from 1 on a whole count.
 

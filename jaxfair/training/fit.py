@@ -208,11 +208,13 @@ def _begin(network: Network, step: TrainStep, groups: int, classes: int, image_s
 
 def check_config(config: TrainConfig, num_examples: int) -> None:
     """Raise a JaxfairError if nothing can be trained by this configuration on so many images."""
-    if not 1 <= config.epochs <= 1_000_000 or not config.learning_rate > 0:
+    if not 1 <= config.epochs <= 1_000_000 or not 0 < config.learning_rate < np.inf:
         raise JaxfairError(
             f"Training is to last {config.epochs} epochs at learning rate {config.learning_rate}; "
             "give at least one epoch (at most a million), and a positive rate."
         )
+    if not config.checkpoint_seconds >= 0:
+        raise JaxfairError(f"Checkpoints are {config.checkpoint_seconds} seconds apart; give 0 or more.")
     others = (config.weight_decay, config.label_weight, config.distillation_weight)
     if not (0 <= config.momentum < 1 and config.temperature > 0 and all(0 <= v < np.inf for v in others)):
         raise JaxfairError(
@@ -492,11 +494,16 @@ def _check(
         raise JaxfairError("fit got networks of different modules; train each module in a call of its own.")
     if config.distillation_weight and teachers is None:
         raise JaxfairError(f"The distillation weight is {config.distillation_weight}, but there are no teachers.")
+    if teachers is not None and not (config.distillation_weight or attention):
+        raise JaxfairError("There are teachers, but the distillation weight is 0; give one, such as 1, or no teachers.")
     if not 0 <= attention < np.inf or (attention and teachers is None):
         raise JaxfairError(f"The attention weight is {attention}; give a finite one, and a teacher for each network.")
     for network, tree in zip(networks, kept or [], strict=bool(kept)):
         if jax.tree.structure(tree) != jax.tree.structure(network.params):
             raise JaxfairError("What is kept is no tree of the network's parameters; give kept_weights of these.")
+        for leaf, param in zip(jax.tree.leaves(tree), jax.tree.leaves(network.params), strict=True):
+            if str(getattr(leaf, "dtype", "")) != "bool" or np.shape(leaf) not in ((), np.shape(param)):
+                raise JaxfairError("What is kept is no tree of booleans; give kept_weights of the parameters.")
     if stopping is not None and stopping.patience < 1:
         raise JaxfairError(f"The patience is {stopping.patience} epochs; give at least 1, or no stopping.")
     for network in [*networks, *(teachers or [])]:

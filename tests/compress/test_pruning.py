@@ -110,3 +110,5 @@ def test_bad_input_is_answered_by_one_sentence(network: Network, config: PruneCo
         fit([network], make_data(), CONFIG, seeds=[0], kept=[None, None])
     with pytest.raises(JaxfairError, match="What is kept is no tree of the network's parameters"):
         fit([network], make_data(), CONFIG, seeds=[0], kept=[{"head": True}])
+    with pytest.raises(JaxfairError, match="What is kept is no tree of booleans; give kept_weights of the parameters"):
+        fit([network], make_data(), CONFIG, seeds=[0], kept=[network.params])

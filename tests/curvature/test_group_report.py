@@ -197,8 +197,9 @@ def test_reports_of_other_examples_are_not_subtracted(
         {"y": (enough["y"] + 1) % CLASSES},
         {"group": np.roll(enough["group"], 1)},
         {"group_names": [*"abc"]},
+        {"loss": lambda logits, label: (logits[:, 0] - label) ** 2},
     ):
-        with pytest.raises(JaxfairError, match="of different examples, labels or groups"):
+        with pytest.raises(JaxfairError, match="of different examples, labels, groups or losses"):
             _ = jaxfair.group_report(model, **(enough | change)) - with_intervals
 
 

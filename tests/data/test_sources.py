@@ -49,8 +49,12 @@ def test_digits_by_name() -> None:
     loaded = sources.load("digits")
     assert (loaded.train.name, loaded.train.fingerprint()) == ("digits", sources.digits().fingerprint())
     assert loaded.keep == ()
-    assert sources.load("digits-imbalanced").keep == (0.9,) * 5 + (0.1,) * 5
-    train_set, test_set = loaded.split(test_fraction=0.25, seed=3)
+    loaded = sources.load("digits-imbalanced")
+    assert loaded.keep == (0.9,) * 5 + (0.1,) * 5
+    thinned, whole = loaded.split()[0].group_counts, loaded.split(keep=())[0].group_counts
+    np.testing.assert_array_equal(thinned, loaded.split(keep=loaded.keep)[0].group_counts)
+    np.testing.assert_allclose(thinned / whole, loaded.keep, rtol=0.1)
+    train_set, test_set = loaded.split(test_fraction=0.25, seed=3, keep=())
     assert (len(train_set), len(test_set)) == (1347, 450)
 
 

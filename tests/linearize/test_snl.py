@@ -11,12 +11,15 @@ import pytest
 
 from jaxfair import checkpoints, networks
 from jaxfair.errors import JaxfairError
-from jaxfair.linearize import snl
+from jaxfair.linearize import senet, snl
+from jaxfair.linearize.config import SenetConfig
 from jaxfair.networks import masks
 from jaxfair.training.batches import Fixed
+from jaxfair.training.config import TrainConfig
 from tests.training.cases import MODULE, assert_same_bits, make_data
 
 CONFIG = snl.SnlConfig(batch_size=8, learning_rate=4e-3, kappa=1e-2)
+SMALL = TrainConfig(epochs=1, batch_size=8)
 BUDGETS = [0.5, 100, 7]
 UNITS = 2 * 8 * 8 * 4
 
@@ -155,6 +158,19 @@ def test_an_interrupted_matched_training_resumes_to_the_same_bits(network: netwo
 def test_a_budget_of_none_leaves_no_relu(network: networks.Network) -> None:
     (snapshot,) = snl.snl(network, make_data(), CONFIG, budgets=[0], seed=0)
     assert masks.relu_count(snapshot.network.masks) == snapshot.budget == 0
+
+
+def test_removed_relus_do_not_come_back(network: networks.Network) -> None:
+    half = network.replace(masks=jax.tree.map(lambda mask: mask.at[..., :1].set(0), network.masks))
+    data = make_data()
+    for choose in (
+        lambda: next(iter(snl.snl(half, data, CONFIG, budgets=[1], seed=0))),
+        lambda: next(
+            iter(senet.senet(half, data, SenetConfig(sparse_train=SMALL, mask_train=SMALL), budgets=[1], seed=0))
+        ),
+    ):
+        with pytest.raises(JaxfairError, match="among all of them; start from the full network"):
+            choose()
 
 
 def test_no_budget_is_refused(network: networks.Network) -> None:

@@ -339,14 +339,17 @@ def test_whatever_decides_the_training_names_its_progress(tmp_path: Path, monkey
     assert asked[0] == asked[-1]
 
 
+NEVER = {"learning_rate": float("inf")}, {"checkpoint_seconds": float("nan")}
+
+
 def test_mistakes_are_found_when_fit_is_called_not_when_it_is_read() -> None:
     networks = [init(MODULE, (8, 8, 3), 0), init(ResNet((1,), 3, 8), (8, 8, 3), 0)]
     with pytest.raises(JaxfairError, match="networks of different modules"):
         fit(networks, make_data(), CONFIG, seeds=[0, 1])
     with pytest.raises(JaxfairError, match="there are no teachers"):
         fit(networks[:1], make_data(), replace(CONFIG, distillation_weight=1.0), seeds=[0])
-    for change in ({"momentum": 1.0}, {"temperature": 0.0}, {"weight_decay": float("nan")}, {"epochs": 0}):
-        with pytest.raises(JaxfairError, match=r"give (a momentum|at least one epoch)"):
+    for change in ({"momentum": 1.0}, {"temperature": 0.0}, {"weight_decay": float("nan")}, {"epochs": 0}, *NEVER):
+        with pytest.raises(JaxfairError, match=r"give (a momentum|at least one epoch|0 or more)"):
             fit(networks[:1], make_data(), replace(CONFIG, **change), seeds=[0])
 
 
@@ -363,8 +366,10 @@ def test_attention_holds_the_stages_near_the_teachers_and_is_off_at_zero() -> No
     config = replace(CONFIG, epochs=4, augment="none", label_weight=0.0, weight_decay=0.0)
     (drawn,) = fit([network], data, config, seeds=[0], teachers=[teacher], attention=1000.0)
     assert drawn.history["loss"][-1] < 0.7 * drawn.history["loss"][0]
-    (still,) = fit([network], data, config, seeds=[0], teachers=[teacher])
+    (still,) = fit([network], data, config, seeds=[0])
     assert not still.history["loss"].any()
+    with pytest.raises(JaxfairError, match="teachers, but the distillation weight is 0; give one, such as 1"):
+        fit([network], data, config, seeds=[0], teachers=[teacher])
     for weight, teachers in ((1.0, None), (-1.0, [teacher]), (np.inf, [teacher])):
         with pytest.raises(JaxfairError, match="attention weight is"):
             fit([network], data, config, seeds=[0], teachers=teachers, attention=weight)
