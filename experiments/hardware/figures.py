@@ -340,8 +340,9 @@ DRAWINGS = {
         "by the last step shown", "Median and range over seeds. Circle: from there on the profile's median is within "
         "the range of the one-ulp controls.", divergence),
     "spread_against_rounding": Drawing(
-        "Is it more than rounding?", "Each profile's mean |difference| from the reference, of test loss and accuracy; "
-        "the excess over what one-ulp controls show; p-values of a permutation test, hollow: corrected for the number "
+        "How far each profile moves every group, and how far beyond what rounding alone does",
+        "Each profile's mean |difference| from the reference, of test loss and accuracy; the excess over what one-ulp "
+        "controls show; p-values of a permutation test, hollow: corrected for the number "
         f"of groups. {BARS} Not corrected for the number of profiles.", spread_against_rounding),
     "alignment": Drawing(
         "Mitigation: with and without alignment of the groups' distances to the boundary", f"{DELTA} or all one-ulp "

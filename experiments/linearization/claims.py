@@ -108,7 +108,7 @@ def _of_harm(results: Results) -> list[Claim]:
         judge("snl_steadier", "SNL is steadier than DeepReDuce there: groups differ less in what they lose",
               "standard deviation over groups of the drop with DeepReDuce - with SNL, points", _methods, "spread",
               floor=POINTS),
-        judge("snl_beats_random", "SNL's choice of ReLUs beats a random one of as many, at the tightest budget",
+        judge("snl_beats_random", "SNL's choice beats as many random ReLUs, at the tightest budget that keeps any",
               "accuracy with SNL - with a random mask", _against_random, floor=RIGHT),
         *(judge(f"distance_grows{suffix}", f"The parameters move further the fewer ReLUs are left ({name})",
                 f"{FEWER} the parameter distance from the full network", _distance, method)
@@ -417,9 +417,9 @@ def _against_random(results: Results) -> tuple[Measured, str]:
     chosen = _networks(results, "snl")
     fair = any(network.method == "random-matched" for network in results.variants)  # trained as long, too
     chance = {network.relu_count: network for network in _networks(results, "random-matched" if fair else "random")}
-    snl = next((network for network in chosen if network.relu_count in chance), None)
-    if snl is None:
-        raise Missing("no random mask keeps as many ReLUs as one of SNL's")
+    snl = next((network for network in chosen if network.relu_count and network.relu_count in chance), None)
+    if snl is None:  # of none, nothing is chosen
+        raise Missing("no random mask keeps as many ReLUs as one of SNL's, above 0")
     other = chance[snl.relu_count]
     return accuracy_lost(snl, other), _named(results, snl, other)
 
