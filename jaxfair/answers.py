@@ -12,7 +12,7 @@ from jaxfair import losses
 from jaxfair.curvature.checks import seem_probabilities, trusted_logits, trusted_losses
 from jaxfair.curvature.programs import LossFn, as_pytree
 from jaxfair.errors import JaxfairError, warn
-from jaxfair.inputs import as_array, as_examples, as_labels, as_values
+from jaxfair.inputs import as_array, as_examples, as_labels, as_values, is_one_hot
 
 NO_CLASS = ("id", "index", "unnamed: 0", "group", "label", "predicted")
 """Columns of a table that say something else of an example than the score of a class."""
@@ -114,10 +114,8 @@ def _given(given: Any, which: str) -> np.ndarray:
     if len(columns) > 1 and (no_class := [name for name in columns if name.strip().lower() in NO_CLASS]):
         raise JaxfairError(f"The side {which} has a column '{no_class[0]}', which is no class; leave it out.")
     answers = np.asarray(as_array(given, f"answers {which}"))
-    if answers.ndim == 2 and answers.shape[1] > 1 and answers.dtype.kind in "biu":
-        one_hot = np.isin(answers, (0, 1)).all() and (answers.sum(axis=1) == 1).all()
-        if one_hot and len(answers):
-            return answers.argmax(axis=1)
+    if answers.ndim == 2 and answers.dtype.kind in "biu" and len(answers) and is_one_hot(answers):
+        return answers.argmax(axis=1)
     if answers.ndim == 2 and answers.dtype.kind != "f":
         answers = as_values(answers, f"answers {which}").astype(np.float32)
     return answers

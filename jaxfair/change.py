@@ -346,6 +346,8 @@ def _read(
 def _are_other_functions(given: _Read, loss: LossFn) -> bool:
     """Return whether networks before and after answer otherwise at the same parameters."""
     for one, other in zip(given.befores, given.afters, strict=True):
+        if one[0] is other[0]:  # as where parameters alone have changed
+            continue
         logits = []
         for function in (one[0], other[0]):
             network = answers.as_network((function, one[1]), given.x, given.told, loss)

@@ -150,7 +150,7 @@ def as_labels(y: Any, num_classes: int | None = None, what: str = "label") -> np
         label = label[:, 0]
     # A difference of times is a whole number to NumPy, and a complex number would lose its imaginary part.
     numeric = label.dtype == bool or (jnp.issubdtype(label.dtype, jnp.number) and label.dtype.kind not in "mc")
-    if label.ndim == 2 and numeric and label.size and _is_one_hot(np.asarray(label)):
+    if label.ndim == 2 and numeric and label.size and is_one_hot(np.asarray(label)):
         if num_classes is not None and label.shape[1] != max(num_classes, 2):
             raise JaxfairError(f"Labels are one-hot rows of {label.shape[1]} classes; the network has {num_classes}.")
         label = np.asarray(label).argmax(axis=1)
@@ -213,7 +213,8 @@ def unboxed(values: Any) -> Any:
         return values
 
 
-def _is_one_hot(rows: np.ndarray) -> bool:
+def is_one_hot(rows: np.ndarray) -> bool:
+    """Return whether rows of several numbers each are one 1 and else 0."""
     return rows.shape[1] > 1 and bool(np.isin(rows, (0, 1)).all() and (rows.sum(axis=1) == 1).all())
 
 

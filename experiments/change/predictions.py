@@ -247,7 +247,7 @@ def _as_predicted(said: Sequence[str], scores: np.ndarray, classes: Sequence[str
 
     A file whose predicted classes are not among those of its largest scores is refused.
     """
-    top, unlike = scores.max(axis=1), 0
+    scores, top, unlike = scores.copy(), scores.max(axis=1), 0
     columns_of = {text: [i for i, one in enumerate(classes) if _alike(one, text)] for text in set(said)}
     for i, text in enumerate(said):
         if not (of := [j for j in columns_of[text] if scores[i, j] == top[i]]):
