@@ -6,7 +6,7 @@ does not hold is no contradiction: it says that the parameters moved too far for
 """
 
 from functools import partial
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from jaxfair.curvature.programs import LogitsFn, as_pytree
 from jaxfair.curvature.spectrum import check_examples
 from jaxfair.errors import JaxfairError
 from jaxfair.inputs import as_values, tree_difference
-from jaxfair.options import checked
+from jaxfair.options import Count, Positive, Seed, Within, checked
 
 Values = float | Float[np.ndarray, " g"] | Float[Array, " g"]
 Form = Literal["logit", "printed"]
@@ -65,6 +65,7 @@ class HessianBound(NamedTuple):
     converged: np.ndarray
 
 
+@checked
 def parameter_distance(params: Any, other: Any) -> float:
     """Compute ``||other - params||_2`` over all leaves, in float64, on the host.
 
@@ -85,6 +86,7 @@ def parameter_distance(params: Any, other: Any) -> float:
     return float(np.sqrt(sum(squares)))
 
 
+@checked
 def excess_loss_bound(
     gradient_norm: Values, top_eigenvalue: Values, distance: Values, excess_loss: Values
 ) -> TaylorBound:
@@ -112,6 +114,7 @@ def excess_loss_bound(
     return _taylor(gradient_norm, top_eigenvalue, distance, excess_loss)
 
 
+@checked
 def sensitivity_bound(
     gradient_norm: Values,
     top_eigenvalue: Values,
@@ -163,10 +166,10 @@ def binary_hessian_bound(
     weights: Float[Array, "g n"] | Float[np.ndarray, "g n"],
     *,
     form: Form = "logit",
-    dense_size: int = 256,
-    tolerance: float = 1e-3,
-    max_steps: int = 50,
-    seed: int = 0,
+    dense_size: Annotated[int, Within(0)] = 256,
+    tolerance: Positive = 1e-3,
+    max_steps: Count = 50,
+    seed: Seed = 0,
 ) -> HessianBound:
     """Bound the largest Hessian eigenvalue of a binary classifier's cross-entropy (Das et al. 2024, Prop. 4.5).
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 from jaxfair.errors import JaxfairError
 from jaxfair.inputs import absent, are_whole, as_array, as_groups, as_values, check_lengths, quoted
 from jaxfair.intervals import Interval, wilson
-from jaxfair.options import checked
+from jaxfair.options import Count, Level, Seed, checked
 
 __all__ = [
     "Interval",
@@ -114,6 +114,7 @@ def group_means(values: np.ndarray, group: np.ndarray, num_groups: int) -> np.nd
         return sums / np.bincount(group, minlength=num_groups)
 
 
+@checked
 def relative_drop(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """Return ``(before - after) / before`` in percent; negative means improved (Das et al. 2024, 5.1).
 
@@ -138,24 +139,17 @@ def relative_drop(before: np.ndarray, after: np.ndarray) -> np.ndarray:
         return np.where(before > 0, 100 * (before - after) / before, np.nan)
 
 
-def check_level(level: float) -> None:
-    """Raise a JaxfairError unless a confidence level is a share."""
-    if not 0 < level < 1:
-        raise JaxfairError(f"The level is {level}; give one between 0 and 1.")
-
-
 @checked
-def seed_interval(values: np.ndarray, level: float = 0.95) -> Interval:
+def seed_interval(values: np.ndarray, level: Level = 0.95) -> Interval:
     """Return Student's t interval of the mean over seeds, the first axis of ``values``.
 
     With three to ten seeds a bootstrap over seeds is far too narrow; t is exact for normal values. NaN for one seed.
     """
     from scipy.stats import t
 
-    values = as_values(values, "values")
+    values = np.atleast_1d(as_values(values, "values"))
     if not values.size:
         raise JaxfairError("There are no values; give one for each seed.")
-    check_level(level)
     n = values.shape[0]
     mean = values.mean(axis=0)
     if n < 2:
@@ -170,9 +164,9 @@ def drop_interval(
     correct_after: np.ndarray,
     group: np.ndarray | None = None,
     *,
-    resamples: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
+    resamples: Count = 2000,
+    seed: Seed = 0,
+    level: Level = 0.95,
 ) -> Interval:
     """Return a bootstrap interval of the relative accuracy drop in percent, meaned over groups and seeds.
 
@@ -197,7 +191,6 @@ def drop_interval(
     shapes = correct_before.shape, correct_after.shape
     if len(shapes[0]) != 2 or shapes[0] != shapes[1] or not correct_before.size:
         raise JaxfairError(f"Predictions have shapes {shapes[0]} and {shapes[1]}; give (seeds, examples) for both.")
-    check_level(level)
     num_seeds, num_examples = shapes[0]
     group = np.zeros(num_examples, int) if group is None else as_groups(group)[0]
     check_lengths(predictions=num_examples, groups=len(group))

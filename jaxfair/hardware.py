@@ -31,6 +31,7 @@ from jaxfair.errors import JaxfairError, did_you_mean
 from jaxfair.kernels import ONEDNN, has_onednn, kernels, silence
 from jaxfair.networks import arithmetic
 from jaxfair.networks.arithmetic import Arithmetic
+from jaxfair.options import checked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +100,7 @@ PROFILES = {
 }
 
 
+@checked
 def named(name: str) -> Profile:
     """Return the profile of that name, or raise ``JaxfairError`` with the name that comes nearest."""
     if name not in PROFILES:

@@ -24,7 +24,8 @@ MISSING = "missing"
 
 def quoted(values: Any, most: int = 5) -> str:
     """Return a few values as text of bounded length."""
-    shown = [text if len(text := str(value)) <= 30 else f"{text[:29]}…" for value in list(values)[:most]]
+    texts = (" ".join(str(value).split()) for value in list(values)[:most])  # of arrays, too, on one line
+    shown = [text if len(text) <= 30 else f"{text[:29]}…" for text in texts]
     more = len(values) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")
 

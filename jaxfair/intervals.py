@@ -344,7 +344,8 @@ def wilson(proportion: np.ndarray, count: np.ndarray, level: float = 0.95) -> In
     p, n = np.asarray(proportion, float), np.asarray(count, float)
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = np.sqrt(z2 * (p * (1 - p) / n + z2 / (4 * n**2))) / (1 + z2 / n)
-    return Interval(np.maximum(centre - half, 0.0), np.minimum(centre + half, 1.0))
+    # Of none and of all one end is exact, where the formula rounds.
+    return Interval(np.clip(centre - half, 0.0, p), np.clip(centre + half, p, 1.0))
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:

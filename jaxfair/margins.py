@@ -90,6 +90,7 @@ def softmax_gap(logits: Float[Array, "n c"] | Float[np.ndarray, "n c"]) -> Float
     return jnp.asarray(top[:, 0] - top[:, 1])
 
 
+@checked
 def signed_softmax_gap(logits: Float[Array, "n c"], label: Labels) -> Float[Array, " n"]:
     """Return the label's softmax score minus the largest other, in [-1, 1]; negative where misclassified.
 
@@ -100,8 +101,8 @@ def signed_softmax_gap(logits: Float[Array, "n c"], label: Labels) -> Float[Arra
     """
     logits = _as_logits(logits)
     label = as_labels(label)
-    check_lengths(logits=len(logits), labels=len(label))
     _check_classes(logits.shape, label)
+    check_lengths(logits=len(logits), labels=len(label))
     return _margin(jax.nn.softmax(logits), jnp.asarray(label))
 
 

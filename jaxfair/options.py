@@ -13,11 +13,11 @@ import os
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from jaxfair.errors import JaxfairError, did_you_mean
 
-LARGEST, LARGEST_SEED = 2**63 - 1, 2**31 - 1
+INF, LARGEST, LARGEST_SEED = float("inf"), 2**63 - 1, 2**31 - 1
 ARRAYS = ("jax", "jaxlib", "jaxtyping", "numpy")
 """Packages whose classes are no options but arrays, which are read from lists and frames too."""
 WITHIN = ("network", "train")
@@ -25,6 +25,38 @@ WITHIN = ("network", "train")
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+class Within(NamedTuple):
+    """What an ``Annotated`` number has to be beside of its type: from ``least`` to ``most``, or between them."""
+
+    least: float
+    most: float = INF
+    ends: bool = True
+
+    def __call__(self, name: str, value: Any) -> None:
+        """Raise a JaxfairError that names the value, unless it is; NaN is not."""
+        if not (self.least <= value <= self.most if self.ends else self.least < value < self.most) or value == INF:
+            raise JaxfairError(f"{name} is {_shown(value)}; give {self._said()}.")
+
+    def _said(self) -> str:
+        if self.most == INF:
+            return f"{'at least' if self.ends else 'more than'} {self.least:g}"
+        words = ("from", "to") if self.ends else ("between", "and")
+        return f"a number {words[0]} {self.least:g} {words[1]} {self.most:g}"
+
+
+def check_seed(seed: Any) -> None:
+    """Raise a JaxfairError unless a seed is a whole number that a random generator takes."""
+    if not _fits(seed, int) or not 0 <= seed <= LARGEST_SEED:
+        raise JaxfairError(f"A seed is {_shown(seed)}; give a whole number from 0 to {LARGEST_SEED}.")
+
+
+Seed = Annotated[int, lambda _, seed: check_seed(seed)]
+Count = Annotated[int, Within(1)]
+Level = Annotated[float, Within(0, 1, ends=False)]
+Positive = Annotated[float, Within(0, ends=False)]
+NotNegative = Annotated[float, Within(0)]
 
 
 class Options:
@@ -36,7 +68,7 @@ class Options:
     def __post_init__(self) -> None:
         """Raise a JaxfairError that names the first field that is of another type, or a name that there is not."""
         for name, kind in _kinds(type(self)).items():
-            _check(f"{type(self).__name__}.{name}", getattr(self, name), kind)
+            check_kind(f"{type(self).__name__}.{name}", getattr(self, name), kind)
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
@@ -54,15 +86,16 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
         kinds = _kinds(function)
         for name, value in given.items():
-            _check(name, value, kinds.get(name, Any))
+            check_kind(name, value, kinds.get(name, Any))
         return function(*args, **kwargs)
 
     return door
 
 
-def _check(name: str, value: Any, kind: Any) -> None:
+def check_kind(name: str, value: Any, kind: Any) -> None:
+    """Raise a JaxfairError that names a value, unless it is of a kind, an annotation, and within what that allows."""
     if _fits(value, kind):
-        return
+        return _check_rules(name, value, kind)
     verb, members = "is", [get_args(one)[0] for one in (kind, *get_args(kind)) if _is_of_lists(one)]
     said, wanted = _said(kind), kind
     if members and _is_list(value):  # then one of its members is wrong
@@ -72,23 +105,33 @@ def _check(name: str, value: Any, kind: Any) -> None:
     raise JaxfairError(f"{name} {verb} {_shown(value)}; give {said}{_near(value, wanted)}")
 
 
+def _check_rules(name: str, value: Any, kind: Any) -> None:
+    origin, of = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        for rule in of[1:]:
+            rule(name, value)
+    elif origin in (Union, types.UnionType):
+        for one in of:
+            if _fits(value, one):
+                _check_rules(name, value, one)
+    elif _is_of_lists(kind) and get_origin(of[0]) is Annotated:
+        for one in value:
+            _check_rules(name, one, of[0])
+
+
 def _is_of_lists(kind: Any) -> bool:
     return get_origin(kind) is collections.abc.Sequence
 
 
-def check_seed(seed: Any) -> None:
-    """Raise a JaxfairError unless a seed is a whole number that a random generator takes."""
-    if not _fits(seed, int) or not 0 <= seed <= LARGEST_SEED:
-        raise JaxfairError(f"A seed is {_shown(seed)}; give a whole number from 0 to {LARGEST_SEED}.")
-
-
 @functools.cache
 def _kinds(config: Callable[..., Any]) -> dict[str, Any]:
-    return get_type_hints(config)
+    return get_type_hints(config, include_extras=True)
 
 
 def _fits(value: Any, kind: Any) -> bool:
     origin, of = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _fits(value, of[0])
     if origin is collections.abc.Callable:
         return callable(value)
     if _is_of_lists(kind):
@@ -105,9 +148,15 @@ def _fits(value: Any, kind: Any) -> bool:
         return isinstance(value, bool) or (str(getattr(value, "dtype", "")) == "bool" and not value.shape)
     if kind is Path:
         return isinstance(value, str | os.PathLike)
-    if kind is Any or not isinstance(kind, type) or kind.__module__.split(".")[0] in ARRAYS:
+    if _is_array(kind):
+        return value is not None
+    if kind is Any or not isinstance(kind, type):
         return True
     return isinstance(value, kind)
+
+
+def _is_array(kind: Any) -> bool:
+    return isinstance(kind, type) and kind.__module__.split(".")[0] in ARRAYS
 
 
 def _is_number(value: Any, kind: type) -> bool:
@@ -129,8 +178,12 @@ def _said(kind: Any) -> str:
     origin, of = get_origin(kind), get_args(kind)
     if origin is Literal:
         return " or ".join(f"'{name}'" for name in of)
+    if origin is Annotated:
+        return _said(of[0])
+    if _is_array(kind):
+        return "an array"
     if origin in (Union, types.UnionType):
-        return " or ".join(_said(one) for one in of)
+        return " or ".join(dict.fromkeys(_said(one) for one in of))
     if origin is tuple:
         return f"a tuple of {_said(of[0]).removeprefix('a ')}s"
     if origin is collections.abc.Callable:
@@ -158,7 +211,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    if not _is_plain(value):
+    if not _is_plain(value) and not (isinstance(value, list | tuple) and len(value) < 9 and all(map(_is_plain, value))):
         return f"of type {type(value).__name__}"
     text = f"'{value}'" if isinstance(value, str) else str(value)
     return text if len(text) <= 40 else f"{text[:39]}…"

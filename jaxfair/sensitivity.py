@@ -21,7 +21,8 @@ from jaxfair.curvature.programs import LogitsFn, LossFn, Model, as_pytree, at_pr
 from jaxfair.curvature.spectrum import check_examples
 from jaxfair.errors import JaxfairError
 from jaxfair.groups import Interval, seed_interval
-from jaxfair.inputs import as_array, as_values, unboxed
+from jaxfair.inputs import as_array, as_values, quoted, unboxed
+from jaxfair.options import Count, Level, Seed, checked
 
 
 class SpreadTest(NamedTuple):
@@ -47,6 +48,7 @@ class SpreadTest(NamedTuple):
     smallest_p_value: float
 
 
+@checked
 def group_sensitivity(loss: Float[np.ndarray, "*batch m g"]) -> Float[np.ndarray, "*batch m g"]:
     """Compute ``Delta(a, m) = max_m' |J(theta_m; D_a) - J(theta_m'; D_a)|`` (Nelaturu et al. 2024, section 3).
 
@@ -66,6 +68,7 @@ def group_sensitivity(loss: Float[np.ndarray, "*batch m g"]) -> Float[np.ndarray
     return np.maximum(loss - low, high - loss)
 
 
+@checked
 def fairness_violation(sensitivity: Float[np.ndarray, "*batch g"]) -> Float[np.ndarray, "*batch"]:
     """Compute ``xi = max_{a, a'} |Delta(a) - Delta(a')|`` in nats (Nelaturu et al. 2024, section 3)."""
     found = as_values(sensitivity, "sensitivities")
@@ -74,14 +77,15 @@ def fairness_violation(sensitivity: Float[np.ndarray, "*batch g"]) -> Float[np.n
     return np.asarray(np.ptp(found, axis=-1))
 
 
+@checked
 def spread_against_control(
     reference: Float[np.ndarray, "s g"],
     profiles: Float[np.ndarray, "m s g"],
     controls: Float[np.ndarray, "k s g"],
     *,
     arrangements: int = 100_000,
-    seed: int = 0,
-    level: float = 0.95,
+    seed: Seed = 0,
+    level: Level = 0.95,
 ) -> SpreadTest:
     """Test whether each profile moves a quantity of a group further from the reference than the controls do.
 
@@ -141,6 +145,7 @@ def spread_against_control(
     )
 
 
+@checked
 def rejoining_step(
     steps: Int[np.ndarray, " t"], profiles: Float[np.ndarray, "m s t"], controls: Float[np.ndarray, "k s t"]
 ) -> Float[np.ndarray, " m"]:
@@ -157,10 +162,13 @@ def rejoining_step(
     Raises:
         JaxfairError: Shapes do not match, or there is one control curve alone, which has no range.
     """
-    steps, profiles, controls = np.asarray(steps), as_values(profiles, "distances"), as_values(controls, "distances")
+    steps = as_values(steps, "steps")
+    profiles, controls = (as_values(distances, "distances") for distances in (profiles, controls))
     shapes = profiles.shape, controls.shape
-    if not all(len(shape) == 3 and shape[1:] == (shapes[0][1], len(steps)) for shape in shapes) or not len(steps):
-        raise JaxfairError(f"Distances have shapes {shapes} for {len(steps)} steps; give (profiles, seeds, steps).")
+    if not all(len(shape) == 3 and shape[1:] == (shapes[0][1], steps.size) for shape in shapes) or not steps.size:
+        raise JaxfairError(f"Distances have shapes {shapes} for {steps.size} steps; give (profiles, seeds, steps).")
+    if steps.ndim > 1 or not (np.diff(steps) > 0).all():
+        raise JaxfairError(f"The steps are [{quoted(steps.ravel())}]; give ascending ones.")
     if controls.shape[0] * controls.shape[1] < 2:
         raise JaxfairError("There is one control curve; give at least 2, from other seeds or other weights.")
     low, high, middle = controls.min(axis=(0, 1)), controls.max(axis=(0, 1)), np.median(profiles, axis=1)
@@ -168,6 +176,7 @@ def rejoining_step(
     return np.where(stays[:, -1], steps[stays.argmax(axis=1)], np.nan)
 
 
+@checked
 def losses_on_segment(
     logits_fn: LogitsFn,
     start: Any,
@@ -177,7 +186,7 @@ def losses_on_segment(
     weights: Float[Array, "g n"] | Float[np.ndarray, "g n"],
     points: Float[np.ndarray, " t"],
     *,
-    chunk_size: int = 256,
+    chunk_size: Count = 256,
     precision: str = "highest",
     loss: LossFn = losses.cross_entropy,
 ) -> Float[np.ndarray, "t g"]:
@@ -202,7 +211,7 @@ def losses_on_segment(
     Raises:
         JaxfairError: Shapes or structures do not match, a group is empty, or ``chunk_size`` is below 1.
     """
-    points = np.asarray(points, float)
+    points = as_values(points, "points")
     start, x, y, weights = check_examples(logits_fn, start, x, y, weights, loss)
     parameter_distance(start, end)  # refuses what cannot be interpolated
     if points.ndim != 1 or not points.size:
@@ -236,8 +245,8 @@ def _losses_at(model: Model, start: Any, end: Any, t: float | Array, x: Any, y: 
 
 def _finite(values: Any) -> np.ndarray:
     """Return losses, in the type that says how far they are rounded, with NaN for what is not finite."""
-    as_values(values, "losses")
-    found = unboxed(np.asarray(as_array(values, "losses")))
+    exact, found = as_values(values, "losses"), unboxed(np.asarray(as_array(values, "losses")))
+    found = exact if found.dtype == object else found
     return np.where(np.isfinite(found), found, np.nan)
 
 

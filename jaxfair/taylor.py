@@ -22,10 +22,10 @@ from jaxfair.curvature.programs import LogitsFn, LossFn
 from jaxfair.curvature.spectrum import check_examples, group_curvature, group_losses
 from jaxfair.data.dataset import Dataset, normalize
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import as_values, tree_difference
+from jaxfair.inputs import as_values, quoted, tree_difference
 from jaxfair.intervals import Interval
 from jaxfair.networks.network import Network, frozen
-from jaxfair.options import checked
+from jaxfair.options import NotNegative, checked
 from jaxfair.sensitivity import losses_on_segment
 
 KINKS = "On ReLU networks the Hessian misses what happens where units cross their kink (arXiv 2411.16914)."
@@ -79,7 +79,8 @@ class Line(NamedTuple):
         apart = np.abs(foretold - self.actual)
         return np.where(scale <= self.rounding, 0.0, apart / np.where(scale == 0, 1, scale))
 
-    def breaks(self, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
+    @checked
+    def breaks(self, level: NotNegative = LEVEL) -> tuple[np.ndarray, np.ndarray]:
         """Return from which fraction on the error exceeds ``level``, with one term and with both, each of shape (g,).
 
         It is the first of the fractions that were looked at; infinite where the error stays within the level, and NaN
@@ -172,9 +173,9 @@ def along_line(
     Raises:
         JaxfairError: As ``taylor_terms``, or the fractions are not ascending numbers from 0 to 1.
     """
-    t = np.asarray(fractions, float)
+    t = as_values(fractions, "fractions")
     if t.ndim != 1 or not t.size or (np.diff(t) <= 0).any() or not (t[0] >= 0 and t[-1] <= 1):
-        raise JaxfairError(f"The fractions are {np.array2string(t, threshold=6)}; give ascending numbers from 0 to 1.")
+        raise JaxfairError(f"The fractions are [{quoted(t.ravel(), 6)}]; give ascending numbers from 0 to 1.")
     terms = taylor_terms(logits_fn, before, after, x, y, weights, loss=loss)
     seen = losses_on_segment(logits_fn, before, after, x, y, weights, np.append(0.0, t), loss=loss)
     first = t[:, None] * terms.first
@@ -217,6 +218,7 @@ def network_lines(
     Raises:
         JaxfairError: The networks have not the same variables, or a group has no example.
     """
+    fractions = as_values(fractions, "fractions")
     weights = groups.group_weights(data.group, len(data.group_names))
     here, there = ((one.params, one.masks, one.batch_stats) for one in (before, after))
 
@@ -225,7 +227,7 @@ def network_lines(
         return along_line(normalized, start, end, data.images, data.label, weights, at)
 
     joint = line(frozen(before, masks="free"), here, there, np.union1d(fractions, 1.0))
-    alone = line(frozen(before), before.params, after.params, np.asarray(fractions))
+    alone = line(frozen(before), before.params, after.params, fractions)
     kept = np.isin(joint.fraction, fractions)
     shown = joint._replace(**{name: getattr(joint, name)[kept] for name in ("fraction", "actual", "first", "both")})
     return NetworkLines(alone, shown, joint.actual[-1])
@@ -255,6 +257,7 @@ class Agreement(NamedTuple):
     rank_interval: Interval
 
 
+@checked
 def agreement(foretold: np.ndarray, actual: np.ndarray) -> Agreement:
     """Compare foretold with actual changes of loss.
 

@@ -196,6 +196,13 @@ def test_wilson_is_scipys() -> None:
         np.testing.assert_allclose(wilson(np.asarray(k / n), np.asarray(n)), expected, atol=1e-12)
 
 
+def test_wilsons_interval_of_none_begins_at_none_and_of_all_ends_at_all() -> None:
+    for n in range(1, 400):
+        found = wilson(np.array([0.0, 1.0]), np.asarray(n))
+        assert found.low[0] == 0
+        assert found.high[1] == 1
+
+
 def test_two_one_sided_tests_are_the_90_percent_interval() -> None:
     rng = np.random.default_rng(0)
     for _ in range(50):

@@ -62,7 +62,7 @@ def test_no_field_takes_another_type(config: type[Any], name: str) -> None:
         (lambda: TrainConfig(nesterov="no"), "TrainConfig.nesterov is 'no'; give True or False."),
         (lambda: TrainConfig(mitigation="cvar"), "TrainConfig.mitigation is 'cvar'; give a MitigationConfig."),
         (lambda: SnlConfig(rule="Exact"), "SnlConfig.rule is 'Exact'; give 'exact' or 'threshold'; did you mean 'exact'?"),  # noqa: E501
-        (lambda: DeepReduceConfig([1, 2]), "DeepReduceConfig.culled is of type list; give a tuple of whole numbers."),
+        (lambda: DeepReduceConfig([1, 2]), "DeepReduceConfig.culled is [1, 2]; give a tuple of whole numbers."),
         (lambda: CurvatureConfig(chunk_size=2.5), "CurvatureConfig.chunk_size is 2.5; give a whole number or None."),
         (lambda: CurvatureConfig(tolerance=np.inf), "The tolerance is inf; give a relative error, at least 0."),
     ],

@@ -99,6 +99,7 @@ def run(
     """
     check_place(study.out, study.seeds)
     executors.begin(study.execution)
+    executors.check_used(study.execution)
     prepare = datasets.prepare_each_or_blank if study.dry_run else lambda *of: (datasets.prepare_each(*of), "")
     changed = [dataclasses.replace(study.data, rebalance=kind) for kind in dict.fromkeys(data_controls)]
     every, absent = prepare([study.data, *changed], max(study.seeds, 1) if study.splits == "per-seed" else 1)

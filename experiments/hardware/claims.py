@@ -24,6 +24,7 @@ from experiments.reporting.verdicts import (
     Missing,
     corrected,
     decide,
+    is_idle,
     rank_correlations,
     small_groups,
     too_small,
@@ -144,10 +145,12 @@ def _ranks(hardware: Hardware, x: str, y: str) -> tuple[Measured, str, str]:
     return found._replace(nothing=_nothing(numbers.of_kind(plain, y), plain), small=small), tied, said
 
 
-def _bound(hardware: Hardware) -> tuple[np.ndarray, str]:
+def _bound(hardware: Hardware) -> tuple[Measured, str]:
     found = numbers.bounds(hardware, hardware.comparisons[0])
-    medians = [np.median([getattr(bound, name) for bound in found]) for name in ("bound", "actual")]
-    return np.array([b.holds.mean() for b in found]), "medians: bound {:.3g}, Delta {:.3g} nats".format(*medians)
+    bound, delta = (np.median([getattr(one, name) for one in found]) for name in ("bound", "actual"))
+    holds = intervals.over_seeds(np.array([one.holds.mean() for one in found]))
+    note = f"medians: bound {bound:.3g}, Delta {delta:.3g} nats"
+    return Measured(holds, len(found), "share", idle=is_idle(bound, delta)), note
 
 
 def _beyond_rounding(hardware: Hardware, name: str, kind: str) -> tuple[np.ndarray, str]:

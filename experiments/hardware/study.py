@@ -85,6 +85,7 @@ def check(study: Study) -> None:
         JaxfairError: there is nothing to compare, or a number is impossible.
     """
     nodes.places(study)
+    executors.check_used(study.execution)
     if study.seeds < 1 or study.ulps < 0 or len(set(study.profiles)) != len(study.profiles) or not study.profiles:
         raise JaxfairError(
             f"The study has {study.seeds} seeds, {study.ulps} one-ulp controls and the profiles "

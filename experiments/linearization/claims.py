@@ -43,6 +43,7 @@ from experiments.reporting.verdicts import (
     Missing,
     corrected,
     decide,
+    is_idle,
     rank_correlations,
     small_groups,
     too_small,
@@ -53,7 +54,6 @@ from jaxfair.bounds import excess_loss_bound
 from jaxfair.runs import Run
 
 SEVERAL = 3  # times as much
-IDLE = 100  # times the rise of the loss: a bound that far away says nothing
 OPPOSED = 0.9  # cosine from which on two directions are one, but for an angle of 26 degrees
 CHOICES = {
     "snl-balanced": "SNL with every group counting the same",
@@ -368,7 +368,7 @@ def _bound(results: Results, term: str) -> tuple[Measured, str, str]:
         middle, risen = np.median([b.bound for b in found]), np.median(rise)
         holds = intervals.over_seeds(np.array([bound.holds.mean() for bound in found]))
         medians = f"medians: bound {middle:.3g}, rise {risen:.3g} nats"
-        return Measured(holds, len(found), "share", idle=bool(middle > IDLE * max(risen, 0.0))), note, medians
+        return Measured(holds, len(found), "share", idle=is_idle(middle, risen)), note, medians
     ranked, tied = rank_correlations(np.array([getattr(bound, term) for bound in found]), rise, "groups")
     return ranked._replace(small=too_small(np.ptp(rise, axis=1), NATS, "nats")), tied, note
 
@@ -402,7 +402,7 @@ def _hessian_bound(results: Results, what: Literal["holds", "ranks"]) -> tuple[M
     if what == "ranks":
         found, tied = rank_correlations(term, top, "groups")
         return found, "; ".join(filter(None, [note, tied]))
-    idle = bool(np.median(bound) > IDLE * max(np.median(top), 0.0))
+    idle = is_idle(np.median(bound), np.median(top))
     note += f"; {(top <= bound).sum()} of {top.size} groups of all seeds within it"
     return Measured(intervals.over_seeds((1 - top / bound).min(axis=1)), len(bound), idle=idle), note
 

@@ -221,6 +221,11 @@ def check(study: Study, train_set: Dataset) -> list[int]:
             f"The study has {study.seeds} seeds, {len(study.budgets)} SNL budgets and {len(study.deepreduce)} "
             "DeepReDuce configurations; give at least one seed, and one budget or configuration."
         )
+    if study.mitigation_rates and "lagrangian" not in study.mitigations:
+        rates = " ".join(f"{rate:g}" for rate in study.mitigation_rates)
+        raise JaxfairError(f"The mitigation rates {rates} are lagrangian's; give it as --mitigations, or no rates.")
+    if study.equal_budgets and not study.deepreduce:
+        raise JaxfairError("Equal budgets are DeepReDuce's; give --deepreduce, or leave --equal-budgets out.")
     trainings = [study.train, *tunings(study.snl_finetune, study), *tunings(study.deepreduce_train, study)]
     stages.check_trainings(train_set, trainings, study.snl, study.seeds_at_once)
     check_methods(study, train_set, budgets)

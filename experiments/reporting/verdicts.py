@@ -28,6 +28,7 @@ Side = Literal["above", "below", "within"]
 """Of the threshold; within is less than it from 0, which only an equivalence interval can show."""
 
 RANKED = 3  # a rank correlation of two is 1 or -1, so seeds that agree by chance would show anything
+IDLE = 100  # times what a bound is of: one that far away says nothing
 CHEAP = 0.01  # "little cost" is less accuracy
 # What is too small to matter, whatever its p-value: of every study's findings, with the reason.
 POINTS = 0.5  # points of a relative accuracy drop: one image of 200, or half of what papers print as one percent
@@ -206,6 +207,11 @@ def too_small(change: np.ndarray, floor: float, unit: str) -> str:
     """
     size = abs(float(np.mean(change)))
     return f"what is ranked changes by {size:.2g} {unit} only, less than {floor:.3g}" if size < floor else ""
+
+
+def is_idle(bound: Any, seen: Any) -> bool:
+    """Return whether a bound is so far above what it bounds that it says nothing where it holds."""
+    return bool(bound > IDLE * max(seen, 0.0))
 
 
 def stored(by_group: Mapping[str, np.ndarray], name: str, label: str) -> np.ndarray:

@@ -29,6 +29,8 @@ from jaxfair.training import sharing
 
 TASKS, MOST_CPUS = 16, 8
 """Of a cluster's array, unless the user says otherwise."""
+OF_CLUSTER = ("partition", "account", "constraint", "gres", "cpus", "memory", "minutes")
+"""What only a cluster is told."""
 POLL, LATE = 5.0, 2.0
 """Seconds between looks at a cluster's queue, and after which other nodes' files are seen."""
 
@@ -61,6 +63,21 @@ def begin(execution: Execution) -> None:
         jax.config.update("jax_compilation_cache_dir", str(folder / f"{count}-threads"))
     if execution.devices > 1 and (execution.executor == "here" or execution.only):
         sharing.check(execution.devices)
+
+
+def check_used(execution: Execution) -> None:
+    """Refuse what the executor would not look at; a worker is given what its study was, see ``only``.
+
+    Raises:
+        JaxfairError: an option is of another executor.
+    """
+    unused = {"here": ("workers", *OF_CLUSTER), "local": OF_CLUSTER}.get(execution.executor, ())
+    if not execution.only and (given := [name for name in unused if getattr(execution, name) is not None]):
+        wanted = "slurm" if given != ["workers"] else "local or slurm"
+        raise JaxfairError(
+            f"The executor '{execution.executor}' has no use for --{' --'.join(given)}; give --executor {wanted}, or "
+            "leave it out."
+        )
 
 
 def threads(execution: Execution) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 from jaxfair.errors import JaxfairError
 from jaxfair.inputs import check_parameters
 from jaxfair.networks.network import Network
-from jaxfair.options import Options, checked
+from jaxfair.options import Count, Options, checked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,26 +104,35 @@ def kept_weights(params: Any) -> Any:
         >>> bool((tuned.network.params["head"]["kernel"][pruned.params["head"]["kernel"] == 0] == 0).all())
         True
     """
-    if not isinstance(params, Mapping):
-        raise JaxfairError(f"The parameters are of type {type(params).__name__}; give a network's .params.")
-    check_parameters(params)
+    _check_params(params)
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: leaf != 0 if prunable(path) else jnp.ones((), bool), params
     )
 
 
+def _check_params(params: Any) -> None:
+    if not isinstance(params, Mapping):
+        raise JaxfairError(f"The parameters are of type {type(params).__name__}; give a network's .params.")
+    check_parameters(params)
+
+
+@checked
 def weight_count(params: Any) -> int:
-    """Return the number of prunable weights."""
+    """Return the number of prunable weights of a network's parameters."""
+    _check_params(params)
     return sum(leaf.size for path, leaf in jax.tree_util.tree_leaves_with_path(params) if prunable(path))
 
 
+@checked
 def kept_count(params: Any) -> int:
-    """Return the number of prunable weights that are not zero."""
+    """Return the number of prunable weights that are not zero, of a network's parameters."""
+    _check_params(params)
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return sum(int(jnp.count_nonzero(leaf)) for path, leaf in leaves if prunable(path))
 
 
-def sparsities(final: float, rounds: int) -> list[float]:
+@checked
+def sparsities(final: float, rounds: Count) -> list[float]:
     """Return the sparsity of each round of gradual pruning, ``s (1 - (1 - t / n)^3)`` (Zhu and Gupta 2017, Eq. 1).
 
     Much is pruned while much is left, and little at the end. The network is fine-tuned after every round.
@@ -133,13 +142,12 @@ def sparsities(final: float, rounds: int) -> list[float]:
         rounds: Their number ``n``.
 
     Raises:
-        JaxfairError: There is no round.
+        JaxfairError: There is no round, or the sparsity is not in [0, 1).
 
     Example:
         >>> from jaxfair.compress.pruning import sparsities
         >>> [round(sparsity, 3) for sparsity in sparsities(0.9, 3)]
         [0.633, 0.867, 0.9]
     """
-    if rounds < 1:
-        raise JaxfairError(f"Pruning is to take {rounds} rounds; give at least 1.")
+    check_config(PruneConfig(final))
     return [final * (1 - (1 - done / rounds) ** 3) for done in range(1, rounds)] + [final]

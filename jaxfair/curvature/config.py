@@ -4,7 +4,7 @@ import dataclasses
 from typing import Literal
 
 from jaxfair.errors import JaxfairError
-from jaxfair.options import Options, check_seed
+from jaxfair.options import Count, Options, Seed
 
 Start = Literal["random", "gradient", "coarse"]
 Stop = Literal["residual", "error"]
@@ -49,14 +49,13 @@ class CurvatureConfig(Options):
     max_steps: int = 100
     max_basis: int = 100
     chunk_size: int | None = None
-    memory: int | None = None
-    seed: int = 0
+    memory: Count | None = None
+    seed: Seed = 0
     precision: str = "highest"
 
     def __post_init__(self) -> None:
         """Refuse what no computation could follow."""
         super().__post_init__()
-        check_seed(self.seed)
         if not 0 <= self.tolerance < float("inf"):
             raise JaxfairError(f"The tolerance is {self.tolerance}; give a relative error, at least 0.")
         from jaxfair.curvature.programs import at_precision  # of JAX, which knows the names

@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxfair.curvature.lanczos import MatVec, Vector, extreme_eigenvalues
+from jaxfair.curvature.lanczos import MatVec, Vector, as_vector, checked_product, extreme_eigenvalues
 from jaxfair.errors import JaxfairError
-from jaxfair.options import checked
+from jaxfair.inputs import as_values, quoted
+from jaxfair.options import Count, Positive, checked
 
 
 class Quadrature(NamedTuple):
@@ -23,7 +24,7 @@ class Quadrature(NamedTuple):
 
 
 @checked
-def stochastic_quadrature(matvec: MatVec, starts: Sequence[Vector], *, steps: int = 64) -> Quadrature:
+def stochastic_quadrature(matvec: MatVec, starts: Sequence[Vector], *, steps: Count = 64) -> Quadrature:
     """Approximate the spectral measure by stochastic Lanczos quadrature (Ubaru, Chen and Saad 2017).
 
     Args:
@@ -36,8 +37,7 @@ def stochastic_quadrature(matvec: MatVec, starts: Sequence[Vector], *, steps: in
     """
     from scipy.linalg import eigh_tridiagonal
 
-    if not len(starts):
-        raise JaxfairError("There are no start vectors; give at least one.")
+    starts = _as_vectors(starts, "start vector")
     nodes, weights = np.zeros((2, len(starts), min(steps, starts[0].size)))
     for i, start in enumerate(starts):
         result = extreme_eigenvalues(matvec, start, tolerance=0.0, max_steps=steps, max_basis=steps)
@@ -48,15 +48,20 @@ def stochastic_quadrature(matvec: MatVec, starts: Sequence[Vector], *, steps: in
 
 
 @checked
-def spectral_density(quadrature: Quadrature, grid: np.ndarray, width: float) -> np.ndarray:
+def spectral_density(quadrature: Quadrature, grid: np.ndarray, width: Positive) -> np.ndarray:
     """Return the density on a grid of shape (n,): every node is a Gaussian, and the starts are averaged.
 
     Args:
         quadrature: What ``stochastic_quadrature`` found.
         grid: Where the density is wanted, shape (n,).
         width: Standard deviation of the Gaussians, in the eigenvalues' unit.
+
+    Raises:
+        JaxfairError: The grid is no list of numbers, or the width is not above 0.
     """
-    distance = (np.asarray(grid)[:, None, None] - quadrature.nodes) / width
+    if (grid := as_values(grid, "points of the grid")).ndim != 1:
+        raise JaxfairError(f"The grid has shape {grid.shape}; give a list of numbers, shape (n,).")
+    distance = (grid[:, None, None] - quadrature.nodes) / width
     bumps = np.exp(-(distance**2) / 2) / (width * np.sqrt(2 * np.pi))
     return (bumps * quadrature.weights).sum(axis=-1).mean(axis=-1)
 
@@ -79,8 +84,18 @@ def stochastic_trace(matvec: MatVec, probes: Sequence[Vector]) -> TraceEstimate:
     Raises:
         JaxfairError: There is no probe.
     """
-    if not len(probes):
-        raise JaxfairError("There are no probes; give at least one.")
-    products = [float(np.vdot(np.asarray(v, np.float64), np.asarray(matvec(v), np.float64))) for v in probes]
+    probes = _as_vectors(probes, "probe")
+    products = [
+        float(np.vdot(np.asarray(v, np.float64), np.asarray(checked_product(matvec, v), np.float64))) for v in probes
+    ]
     error = np.std(products, ddof=1) / np.sqrt(len(products)) if len(products) > 1 else np.nan
     return TraceEstimate(float(np.mean(products)), float(error))
+
+
+def _as_vectors(vectors: Sequence[Vector], what: str) -> list[Vector]:
+    if not len(vectors):
+        raise JaxfairError(f"There are no {what}s; give at least one.")
+    found = [as_vector(vector, what) for vector in vectors]
+    if len(sizes := {vector.size for vector in found}) > 1:
+        raise JaxfairError(f"The {what}s have {quoted(sorted(sizes))} numbers; give vectors of one length.")
+    return found

@@ -14,7 +14,8 @@ import numpy as np
 
 from jaxfair.curvature.config import Stop
 from jaxfair.errors import JaxfairError
-from jaxfair.options import checked
+from jaxfair.inputs import as_array, as_values, unboxed
+from jaxfair.options import NotNegative, checked
 
 Vector = Any  # Float[Array, " p"] | Float[np.ndarray, " p"]
 MatVec = Callable[[Vector], Vector]
@@ -56,7 +57,7 @@ def extreme_eigenvalues(
     *,
     largest: int = 1,
     smallest: int = 0,
-    tolerance: float = 1e-3,
+    tolerance: NotNegative = 1e-3,
     stop: Stop = "residual",
     max_steps: int = 100,
     max_basis: int = 100,
@@ -89,6 +90,7 @@ def extreme_eigenvalues(
     Raises:
         JaxfairError: The start vector is zero or not finite, a product is not finite, or a number is impossible.
     """
+    start = as_vector(start, "start vector")
     several = multiple and max(largest, smallest) > 1
     options = {"tolerance": tolerance, "stop": stop, "max_basis": max_basis}
     found = _krylov(matvec, start, largest, smallest, max_steps=max_steps, vectors=vectors or several, **options)
@@ -99,6 +101,29 @@ def extreme_eigenvalues(
             if not changed:
                 break
     return found if vectors else found._replace(vectors=None)
+
+
+def as_vector(values: Any, what: str) -> Vector:
+    """Return a vector as an array of floating-point numbers, of JAX if it is one.
+
+    Raises:
+        JaxfairError: It is no array of numbers of shape (p,).
+    """
+    vector = unboxed(as_array(values, f"numbers of the {what}"))
+    if not jnp.issubdtype(vector.dtype, jnp.floating):
+        vector = as_values(vector, f"numbers of the {what}")
+    if vector.ndim != 1 or not vector.size:
+        raise JaxfairError(f"The {what} has shape {vector.shape}; give one of shape (p,).")
+    return vector
+
+
+def checked_product(matvec: MatVec, vector: Vector) -> Vector:
+    """Return the product with a vector; raise a JaxfairError unless it has the vector's shape."""
+    product = matvec(vector)
+    if np.shape(product) != vector.shape:
+        given = f"has shape {np.shape(product)}" if np.shape(product) else f"is a {type(product).__name__}"
+        raise JaxfairError(f"The matrix-vector product {given}; expected the vector's shape, {vector.shape}.")
+    return product
 
 
 def _with_missed(
@@ -154,7 +179,7 @@ def _krylov(
     coupling = np.zeros(0)  # of the next basis vector with those before it, if the operator is symmetric
     alphas, betas, asymmetry = [], [], 0.0
     while True:
-        coefficients, beta = basis.split(matvec(basis.last))
+        coefficients, beta = basis.split(checked_product(matvec, basis.last))
         if not (np.isfinite(coefficients).all() and np.isfinite(beta)):
             raise JaxfairError(
                 f"The matrix-vector product of Lanczos step {len(alphas) + 1} has values that are not finite."

@@ -12,7 +12,7 @@ from jaxfair.curvature.operators import GroupOperator, make_plan
 from jaxfair.curvature.programs import LogitsFn, as_pytree
 from jaxfair.errors import JaxfairError
 from jaxfair.inputs import as_examples
-from jaxfair.options import checked
+from jaxfair.options import NotNegative, Seed, checked
 
 
 class MinibatchCurvature(NamedTuple):
@@ -37,9 +37,9 @@ def minibatch_curvature(
     group: Any,
     *,
     batch_size: int = 256,
-    tolerance: float = 1e-2,
+    tolerance: NotNegative = 1e-2,
     max_steps: int = 100,
-    seed: int = 0,
+    seed: Seed = 0,
     precision: str = "highest",
 ) -> MinibatchCurvature:
     """Compute group gradient norms and eigenvalues batch by batch, as the code of Das et al. 2024 does.

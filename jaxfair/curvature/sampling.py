@@ -22,7 +22,7 @@ from jaxfair.curvature.programs import LogitsFn, LossFn, Model, Programs, as_pyt
 from jaxfair.curvature.spectrum import GroupCurvature, check_examples, eigenvalues, start_vector
 from jaxfair.errors import JaxfairError
 from jaxfair.intervals import FEW, Interval, students_t
-from jaxfair.options import check_seed, checked
+from jaxfair.options import Seed, checked
 
 BLOCKS, LEAST = 30, 4
 """Blocks of a group, at most, and at least for an interval; a group of 31 examples has 16, of 61 21."""
@@ -106,7 +106,7 @@ def gradient_sampling(
     weights: Any,
     *,
     blocks: int = BLOCKS,
-    seed: int = 0,
+    seed: Seed = 0,
     chunk_size: int | None = None,
     precision: str = "highest",
     loss: LossFn = losses.cross_entropy,
@@ -150,7 +150,7 @@ def gradient_sampling(
         >>> bool((found.corrected < found.norm).all())
         True
     """
-    params, x, y, rows = _checked(logits_fn, params, x, y, weights, loss, seed)
+    params, x, y, rows = _checked(logits_fn, params, x, y, weights, loss)
     cut = _checked_cut(rows, blocks, seed)
     problem = _problem(logits_fn, params, x, y, precision, loss)
     size = _chunk_size(cut, chunk_size)
@@ -180,7 +180,7 @@ def eigenvalue_sampling(
     found: GroupCurvature,
     *,
     blocks: int = BLOCKS,
-    seed: int = 0,
+    seed: Seed = 0,
     chunk_size: int | None = None,
     precision: str = "highest",
     loss: LossFn = losses.cross_entropy,
@@ -220,7 +220,7 @@ def eigenvalue_sampling(
         >>> bool((interval.low < found.top_eigenvalue).all())
         True
     """
-    params, x, y, rows = _checked(logits_fn, params, x, y, weights, loss, seed)
+    params, x, y, rows = _checked(logits_fn, params, x, y, weights, loss)
     cut = _checked_cut(rows, blocks, seed)
     problem = _problem(logits_fn, params, x, y, precision, loss)
     if found.vectors.shape != (len(rows), problem.size):
@@ -246,7 +246,7 @@ def equal_count_eigenvalues(
     config: CurvatureConfig = CurvatureConfig(tolerance=1e-2),
     *,
     draws: int = 5,
-    seed: int = 0,
+    seed: Seed = 0,
     loss: LossFn = losses.cross_entropy,
 ) -> EqualCount:
     """Compute every group's largest Hessian eigenvalue on as many examples as the smallest group has.
@@ -282,7 +282,7 @@ def equal_count_eigenvalues(
         >>> found.count
         30
     """
-    params, x, y, rows = _checked(logits_fn, params, x, y, weights, loss, seed)
+    params, x, y, rows = _checked(logits_fn, params, x, y, weights, loss)
     if draws < 1:
         raise JaxfairError(f"There are {draws} draws; give at least 1.")
     once = dataclasses.replace(config, start="random", bottom=False)
@@ -310,11 +310,8 @@ def equal_count_eigenvalues(
     return EqualCount(count, values, residuals, mean, Interval(*np.array(ends).T), tuple(parts))
 
 
-def _checked(
-    logits_fn: Any, params: Any, x: Any, y: Any, weights: Any, loss: Any, seed: int
-) -> tuple[Any, Any, Any, np.ndarray]:
+def _checked(logits_fn: Any, params: Any, x: Any, y: Any, weights: Any, loss: Any) -> tuple[Any, Any, Any, np.ndarray]:
     """Return what ``check_examples`` does, of groups that are means: of others nothing is known of a population."""
-    check_seed(seed)
     params, x, y, rows = check_examples(logits_fn, params, x, y, weights, loss)
     odd = (rows < 0).any(axis=1) | (np.abs(rows.sum(axis=1) - 1) > 1e-4)
     if odd.any():

@@ -122,6 +122,8 @@ class Dataset:
         index = np.asarray(index)
         if index.dtype.kind not in "iu" and index.size:
             raise JaxfairError(f"Positions have type {index.dtype}; give whole numbers, or np.flatnonzero of booleans.")
+        if index.ndim != 1:
+            raise JaxfairError(f"The positions have shape {index.shape}; give a list of them.")
         index = index.astype(int)
         if index.size and not -len(self.label) <= index.min() <= index.max() < len(self.label):
             far = index.max() if index.max() >= len(self.label) else index.min()

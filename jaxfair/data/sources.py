@@ -27,7 +27,7 @@ from jaxfair.data.layouts import arrays, celeba, cifar10, folder, svhn, table, u
 from jaxfair.data.protocol import make_parts
 from jaxfair.data.splits import check_classes, divide, thin, with_training_statistics
 from jaxfair.errors import JaxfairError, did_you_mean
-from jaxfair.options import checked
+from jaxfair.options import Seed, checked
 
 Layout = Literal["utkface", "cifar10", "svhn", "celeba", "folder", "table", "npz", "tfds"]
 OnProgress = Callable[[int, int], None]
@@ -124,7 +124,7 @@ class Loaded:
     def split(
         self,
         test_fraction: float = 0.2,
-        seed: int = 0,
+        seed: Seed = 0,
         *,
         keep: Sequence[float] | None = None,
         keep_by: Literal["label", "group"] = "label",

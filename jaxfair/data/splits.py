@@ -9,13 +9,13 @@ import numpy as np
 
 from jaxfair.data.dataset import Dataset, channel_statistics, check_groups
 from jaxfair.errors import JaxfairError
-from jaxfair.options import check_seed, checked
+from jaxfair.options import Seed, checked
 
 SHOWN = 3  # classes in a message
 
 
 @checked
-def split(dataset: Dataset, test_fraction: float, seed: int) -> tuple[Dataset, Dataset]:
+def split(dataset: Dataset, test_fraction: float, seed: Seed) -> tuple[Dataset, Dataset]:
     """Split into training and test set, stratified by class and group, both with the training statistics.
 
     Raises:
@@ -26,12 +26,11 @@ def split(dataset: Dataset, test_fraction: float, seed: int) -> tuple[Dataset, D
 
 @checked
 def divide(
-    dataset: Dataset, test_fraction: float, seed: int, *, held_out: Literal["test", "validation"] = "test"
+    dataset: Dataset, test_fraction: float, seed: Seed, *, held_out: Literal["test", "validation"] = "test"
 ) -> tuple[Dataset, Dataset]:
     """Split as ``split`` does, with the statistics of ``dataset`` for both parts; ``held_out`` is for messages."""
     from sklearn.model_selection import train_test_split
 
-    check_seed(seed)
     if not 0 < test_fraction < 1:
         raise JaxfairError(f"The {held_out} fraction is {test_fraction}; give one between 0 and 1.")
     _check_cells(dataset, test_fraction)
@@ -72,7 +71,7 @@ def with_training_statistics(train: Dataset, test: Dataset) -> tuple[Dataset, Da
 
 
 @checked
-def thin(dataset: Dataset, fractions: Sequence[float], seed: int, by: Literal["label", "group"] = "label") -> Dataset:
+def thin(dataset: Dataset, fractions: Sequence[float], seed: Seed, by: Literal["label", "group"] = "label") -> Dataset:
     """Keep a share of each class or group, chosen at random (Das et al.: 0.9 of five classes, 0.1 of the others).
 
     The statistics of the given set stay; call ``with_training_statistics`` after thinning a training set.

@@ -26,7 +26,7 @@ from jaxfair.linearize.config import BcdConfig
 from jaxfair.loops import epochs
 from jaxfair.networks import masks
 from jaxfair.networks.network import Network, check_images, over_images
-from jaxfair.options import check_seed, checked
+from jaxfair.options import Seed, checked
 from jaxfair.training import fit, mitigate, sharing
 from jaxfair.training.batches import FORWARD, GRADIENT
 
@@ -81,7 +81,7 @@ def bcd(
     config: BcdConfig,
     *,
     budget: float,
-    seed: int,
+    seed: Seed,
     progress_dir: Path | None = None,
     on_block: OnBlock | None = None,
     devices: int = 1,
@@ -157,7 +157,7 @@ def matched(
     config: BcdConfig,
     *,
     blocks: int,
-    seed: int,
+    seed: Seed,
     progress_dir: Path | None = None,
     on_block: Callable[[int, int], None] | None = None,
     devices: int = 1,
@@ -245,7 +245,6 @@ def _parts(
     for one in (network, teacher):
         check_images(one, data)
     check_config(config, len(data), len(data.group_names))
-    check_seed(seed)
     sharing.check(devices, config.finetune.batch_size)
     if devices > 1 and jax.process_count() > 1:
         raise JaxfairError(

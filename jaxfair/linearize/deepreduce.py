@@ -12,7 +12,7 @@ from jaxfair.linearize.config import DeepReduceConfig
 from jaxfair.networks import masks
 from jaxfair.networks.architectures import Module, ResNet
 from jaxfair.networks.network import Network, init
-from jaxfair.options import check_seed, checked
+from jaxfair.options import Seed, checked
 
 
 def student_module(base: Module, config: DeepReduceConfig) -> ResNet:
@@ -47,7 +47,7 @@ def student_module(base: Module, config: DeepReduceConfig) -> ResNet:
 
 
 @checked
-def deepreduce(network: Network, image_shape: Sequence[int], config: DeepReduceConfig, *, seed: int) -> Network:
+def deepreduce(network: Network, image_shape: Sequence[int], config: DeepReduceConfig, *, seed: Seed) -> Network:
     """Build the student of a trained network, which is then trained by distillation from it (``DEEPREDUCE_TRAIN``).
 
     Args:
@@ -70,7 +70,6 @@ def deepreduce(network: Network, image_shape: Sequence[int], config: DeepReduceC
         (768, 256)
     """
     module = student_module(network.module, config)
-    check_seed(seed)
     # Another stream than the base network's seed, which would give the student the base's own initial weights.
     fresh = int(np.random.SeedSequence([seed, 1]).generate_state(1)[0] % 2**31)
     student = init(module, image_shape, fresh) if config.start == "fresh" else jax.tree.map(jnp.copy, network)

@@ -26,7 +26,7 @@ from jaxfair.loops import epochs
 from jaxfair.networks import masks
 from jaxfair.networks.architectures import Module, layers_of_gates
 from jaxfair.networks.network import Network, apply_watched, check_images, init
-from jaxfair.options import check_seed, checked
+from jaxfair.options import Seed, checked
 from jaxfair.training import fit, sharing
 from jaxfair.training.batches import FORWARD, GRADIENT, Fixed, batch, check_network, group_balance, run_batches, weighed
 from jaxfair.training.config import TrainConfig
@@ -146,7 +146,7 @@ def sensitivity(
     data: Dataset,
     config: SenetConfig,
     *,
-    seed: int,
+    seed: Seed,
     progress_dir: Path | None = None,
     on_epoch: OnEpoch | None = None,
     devices: int = 1,
@@ -196,7 +196,7 @@ def senet(
     config: SenetConfig,
     *,
     budgets: Sequence[float],
-    seed: int,
+    seed: Seed,
     progress_dir: Path | None = None,
     on_epoch: OnEpoch | None = None,
     devices: int = 1,
@@ -243,7 +243,6 @@ def senet(
     check_config(config, len(data))
     for stage in (config.sparse_train, config.mask_train):
         sharing.check(devices, stage.batch_size)
-    check_seed(seed)
     counts = masks.resolve_budgets(budgets, masks.unit_count(network.masks), "SENet")
     masks.check_all_kept(network.masks, "SENet")
     return _choose(network, data, config, counts, seed, progress_dir, on_epoch, devices)

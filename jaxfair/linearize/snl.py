@@ -24,7 +24,7 @@ from jaxfair.linearize.config import SnlConfig
 from jaxfair.loops import epochs
 from jaxfair.networks import masks
 from jaxfair.networks.network import Network, apply_train, check_images
-from jaxfair.options import check_seed, checked
+from jaxfair.options import Seed, checked
 from jaxfair.training import sharing
 from jaxfair.training.batches import Fixed, answered, batch, check_network, group_balance, run_batches, taught
 
@@ -162,7 +162,7 @@ def snl(
     config: SnlConfig,
     *,
     budgets: Sequence[float],
-    seed: int,
+    seed: Seed,
     balanced: bool = False,
     progress_dir: Path | None = None,
     on_epoch: OnEpoch | None = None,
@@ -205,7 +205,6 @@ def snl(
     check_images(network, data)
     check_config(config, len(data))
     sharing.check(devices, config.batch_size)
-    check_seed(seed)
     counts = masks.resolve_budgets(budgets, masks.unit_count(network.masks), "SNL")
     masks.check_all_kept(network.masks, "SNL")
     folder, weight = None, _group_weight(data, balanced)
@@ -226,7 +225,7 @@ def matched(
     config: SnlConfig,
     *,
     ends: Sequence[int],
-    seed: int,
+    seed: Seed,
     balanced: bool = False,
     progress_dir: Path | None = None,
     on_epoch: Callable[[int], None] | None = None,
@@ -267,7 +266,6 @@ def matched(
     check_images(network, data)
     check_config(config, len(data))
     sharing.check(devices, config.batch_size)
-    check_seed(seed)
     marks = sorted(set(ends))
     if not marks or marks[0] < 1:
         raise JaxfairError(f"The matched training is to end after {list(ends)} epochs; give at least one, from 1 on.")

@@ -17,9 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxfair.errors import JaxfairError, did_you_mean
+from jaxfair.errors import JaxfairError
 from jaxfair.networks import arithmetic
 from jaxfair.networks.arithmetic import Arithmetic
+from jaxfair.options import check_kind
 
 STAGE_SIZES = {9: (1, 1, 1, 1), 18: (2, 2, 2, 2), 22: (3, 3, 3), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 """Blocks in each stage by depth: ``basic`` blocks, but 50 has ``bottleneck`` and 22 (WRN-22) ``preactivation`` ones."""
@@ -275,20 +276,14 @@ class CNN(nn.Module):
 
 Module = ResNet | CNN
 
-SIZES = {
-    **dict.fromkeys(("stage_sizes", "features"), "a tuple of whole numbers, such as (1, 1)"),
-    **dict.fromkeys(("num_classes", "width", "stem_stride"), "a whole number"),
-}
-"""What the fields of a module have to be that no network is made of otherwise."""
-
 
 def check_module(module: Module, image_shape: tuple[int, int, int]) -> None:
     """Raise a JaxfairError if a size is not positive, a name is unknown, or the images are too small."""
     if len(image_shape) != 3 or not all(isinstance(side, int | np.integer) and side > 0 for side in image_shape):
         raise JaxfairError(f"Images have shape {tuple(image_shape)}; give height, width and channels, whole numbers.")
     for field in dataclasses.fields(module):
-        if isinstance(value := getattr(module, field.name), list | float | str) and field.name in SIZES:
-            raise JaxfairError(f"The network's {field.name} is {value!r}; give {SIZES[field.name]}.")
+        if field.name not in ("parent", "name"):  # which are Flax's own
+            check_kind(f"The network's {field.name}", getattr(module, field.name), field.type)
     sizes = {f.name: v for f in dataclasses.fields(module) if isinstance(v := getattr(module, f.name), int | tuple)}
     if () in sizes.values() or min(np.hstack([*sizes.values()])) < 1:
         given = ", ".join(f"{name} {size}" for name, size in sizes.items())
@@ -297,8 +292,6 @@ def check_module(module: Module, image_shape: tuple[int, int, int]) -> None:
         stages = halvings = len(module.features)
     else:
         stages, halvings = len(module.stage_sizes), len(module.stage_sizes) - 1
-        if module.block not in _BLOCKS:
-            raise JaxfairError(f"There is no block '{module.block}'{did_you_mean(module.block, _BLOCKS)}.")
     side = module.stem_stride * 2**halvings
     if min(image_shape[:2]) < side:
         raise JaxfairError(

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxfair.errors import JaxfairError
+from jaxfair.options import checked
 
 Masks = Any  # nested dict of Float[Array, "h w c"]
 
@@ -23,16 +24,19 @@ def unit_count(masks: Masks) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(masks))
 
 
+@checked
 def relu_count(masks: Masks, *, threshold: float = 0.0) -> int:
     """Return the number of units whose value exceeds ``threshold`` (Cho et al. 2022 count alpha > 1e-2)."""
     return int(sum(np.count_nonzero(np.asarray(leaf) > threshold) for leaf in jax.tree.leaves(masks)))
 
 
+@checked
 def full(masks: Masks, value: float) -> Masks:
     """Return masks of the same shapes, every unit set to ``value`` (1: the ReLU network, 0: affine in its input)."""
     return jax.tree.map(lambda leaf: jnp.full_like(leaf, value), masks)
 
 
+@checked
 def keep_largest(masks: Masks, budget: int) -> Masks:
     """Return the 0/1 mask that keeps exactly the ``budget`` largest values.
 
@@ -45,6 +49,7 @@ def keep_largest(masks: Masks, budget: int) -> Masks:
     return _largest(masks, np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(masks)]), budget)
 
 
+@checked
 def keep_random(masks: Masks, budget: int, key: Key[Array, ""]) -> Masks:
     """Return a 0/1 mask with exactly ``budget`` units chosen uniformly at random: the baseline for any method."""
     units = unit_count(masks)
@@ -62,6 +67,7 @@ def _largest(masks: Masks, values: np.ndarray, budget: int) -> Masks:
     return jax.tree.unflatten(structure, found)
 
 
+@checked
 def above(masks: Masks, threshold: float = 1e-2) -> Masks:
     """Return the 0/1 mask of the units above ``threshold``: the authors' rule, which overshoots below the budget."""
     return jax.tree.map(lambda leaf: (leaf > threshold).astype(leaf.dtype), masks)
@@ -89,6 +95,7 @@ def check_all_kept(masks: Masks, method: str) -> None:
         )
 
 
+@checked
 def resolve_budget(budget: float, units: int) -> int:
     """Return a budget as a number of units: below 1 it is a fraction of ``units``, from 1 on a whole count.
 

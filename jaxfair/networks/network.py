@@ -16,7 +16,7 @@ from jaxfair.curvature.chunks import over_chunks
 from jaxfair.data.dataset import Dataset
 from jaxfair.errors import JaxfairError
 from jaxfair.networks.architectures import CNN, EPSILON, Gate, Module, ResNet, check_module
-from jaxfair.options import check_seed, checked
+from jaxfair.options import Seed, checked
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["params", "batch_stats", "masks"], meta_fields=["module"])
@@ -40,7 +40,7 @@ class Network:
     masks: Any
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n classes"]:
-        """Compute logits in evaluation mode."""
+        """Compute logits in evaluation mode; raises a JaxfairError where these are no images for it."""
         return _logits(self, self.params, x)
 
     def replace(self, **changes: Any) -> "Network":
@@ -49,7 +49,7 @@ class Network:
 
 
 @checked
-def init(module: Module, image_shape: Sequence[int], seed: int) -> Network:
+def init(module: Module, image_shape: Sequence[int], seed: Seed) -> Network:
     """Initialise a network with every unit a ReLU.
 
     Args:
@@ -66,7 +66,6 @@ def init(module: Module, image_shape: Sequence[int], seed: int) -> Network:
         >>> network.params["head"]["kernel"].shape
         (8, 3)
     """
-    check_seed(seed)
     shape: Any = tuple(image_shape)  # a list would be no key of a cache
     return jax.tree_util.tree_map_with_path(partial(_initial, seed), shapes(module, shape))
 
@@ -174,6 +173,7 @@ def _logits_of_variables(network: Network, variables: Any, x: Float[Array, "n h 
 
 def _folded_logits(network: Network, params: Any, x: Float[Array, "n h w c"]) -> Float[Array, "n classes"]:
     module = network.module
+    _check_shape(network, params, np.shape(x))
     # Emulated arithmetic rounds the kernels as they are; before a preactivation's norm there is a sum.
     if not isinstance(module, ResNet) or module.block == "preactivation" or module.arithmetic != "native":
         return _logits(network, params, x)
@@ -184,6 +184,7 @@ def _folded_logits(network: Network, params: Any, x: Float[Array, "n h w c"]) ->
 
 
 def _logits(network: Network, params: Any, x: Float[Array, "n h w c"]) -> Float[Array, "n classes"]:
+    _check_shape(network, params, np.shape(x))
     variables = {"params": params, "batch_stats": network.batch_stats, "masks": network.masks}
     logits = network.module.apply(variables, x, train=False)
     assert isinstance(logits, jax.Array)
@@ -217,16 +218,30 @@ def fold(params: Any, batch_stats: Any) -> Any:
 
 def check_images(network: Network, data: Dataset) -> None:
     """Raise a JaxfairError if the network cannot take these images or does not have their classes."""
-    expected = jax.tree.leaves(network.masks)[0].shape[:2]
-    stem = network.params["stem_conv"]["kernel"]
     h, w, c = data.image_shape
-    fits = (-(-h // network.module.stem_stride), -(-w // network.module.stem_stride)) == expected
-    if not fits or stem.shape[-2] != c or network.module.num_classes != len(data.class_names):
-        size = "x".join(str(side * network.module.stem_stride) for side in expected)
+    size, channels, fits = _takes(network, network.params, (h, w, c))
+    if not fits or network.module.num_classes != len(data.class_names):
         raise JaxfairError(
-            f"The network takes {size} images with {stem.shape[-2]} channels and {network.module.num_classes} classes, "
+            f"The network takes {size} images with {channels} channels and {network.module.num_classes} classes, "
             f"but '{data.name}' has {h}x{w} with {c} and {len(data.class_names)}; initialise one for this data."
         )
+
+
+def _check_shape(network: Network, params: Any, shape: tuple[int, ...]) -> None:
+    size, channels, fits = _takes(network, params, shape[1:])
+    if not fits:
+        raise JaxfairError(
+            f"The network takes {size} images with {channels} channels, but its input has shape {shape}; give "
+            "(images, height, width, channels)."
+        )
+
+
+def _takes(network: Network, params: Any, shape: tuple[int, ...]) -> tuple[str, int, bool]:
+    """Return a network's size of images in words, its channels, and whether images of a shape are of them."""
+    stride, expected = network.module.stem_stride, jax.tree.leaves(network.masks)[0].shape[:2]
+    channels = params["stem_conv"]["kernel"].shape[-2]
+    fits = len(shape) == 3 and (*(-(-side // stride) for side in shape[:2]), shape[2]) == (*expected, channels)
+    return "x".join(str(side * stride) for side in expected), channels, fits
 
 
 @jax.jit

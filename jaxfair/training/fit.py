@@ -22,7 +22,7 @@ from jaxfair.data.splits import epoch_order
 from jaxfair.errors import JaxfairError
 from jaxfair.loops import Together, epochs
 from jaxfair.networks.network import Network, apply_train, apply_watched, check_images, predict
-from jaxfair.options import check_seed, checked
+from jaxfair.options import Count, Seed, check_kind, checked
 from jaxfair.training import mitigate, sharing
 from jaxfair.training.batches import Fixed, answered, batch, check_network, run_batches, taught, weighed
 from jaxfair.training.config import TrainConfig
@@ -235,8 +235,8 @@ def fit(
     data: Dataset,
     config: TrainConfig,
     *,
-    seeds: Sequence[int],
-    order_seeds: Sequence[int] | None = None,
+    seeds: Sequence[Seed],
+    order_seeds: Sequence[Seed] | None = None,
     teachers: Sequence[Network] | None = None,
     kept: Sequence[Any] | None = None,
     attention: float = 0.0,
@@ -296,8 +296,6 @@ def fit(
         >>> fitted.seed, fitted.history["loss"].shape
         (0, (2,))
     """
-    for seed in [*seeds, *(order_seeds or [])]:
-        check_seed(seed)
     order_seeds = seeds if order_seeds is None else order_seeds
     sharing.check(devices, config.batch_size)
     at_once = seeds_at_once(seeds, devices) if at_once is None else at_once
@@ -504,8 +502,9 @@ def _check(
         for leaf, param in zip(jax.tree.leaves(tree), jax.tree.leaves(network.params), strict=True):
             if str(getattr(leaf, "dtype", "")) != "bool" or np.shape(leaf) not in ((), np.shape(param)):
                 raise JaxfairError("What is kept is no tree of booleans; give kept_weights of the parameters.")
-    if stopping is not None and stopping.patience < 1:
-        raise JaxfairError(f"The patience is {stopping.patience} epochs; give at least 1, or no stopping.")
+    if stopping is not None:
+        check_kind("Stopping.validation", stopping.validation, Dataset)
+        check_kind("Stopping.patience", stopping.patience, Count)
     for network in [*networks, *(teachers or [])]:
         check_images(network, data)
     check_config(config, len(data))

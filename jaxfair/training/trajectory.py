@@ -16,12 +16,13 @@ from jaxtyping import Float
 from jaxfair.data.dataset import Dataset
 from jaxfair.data.splits import epoch_order
 from jaxfair.errors import JaxfairError
+from jaxfair.inputs import check_parameters, quoted
 from jaxfair.networks.network import Network
-from jaxfair.options import checked
+from jaxfair.options import Seed, checked
 from jaxfair.training import mitigate, sharing
 from jaxfair.training.batches import Fixed, answered, run_batches
 from jaxfair.training.config import TrainConfig
-from jaxfair.training.fit import begin, make_step
+from jaxfair.training.fit import TrainStep, begin, make_step
 
 SKETCH_SIZE = 4096
 
@@ -32,9 +33,9 @@ def first_steps(
     data: Dataset,
     config: TrainConfig,
     *,
-    seed: int,
+    seed: Seed,
     steps: Sequence[int],
-    order_seed: int | None = None,
+    order_seed: Seed | None = None,
     teacher: Network | None = None,
     devices: int = 1,
 ) -> Iterator[tuple[int, Network]]:
@@ -50,24 +51,36 @@ def first_steps(
         teacher: the network to distil from, if there is one.
         devices: how many of ``jax.devices()`` share each batch, as for ``fit``.
 
-    Yields:
-        A step and the network after it.
+    Returns:
+        An iterator over the steps, each with the network after it; it raises a JaxfairError where a loss is not finite.
 
     Raises:
-        JaxfairError: when read, if the steps do not ascend or the training does not have so many, there are fewer
-            devices, or a loss is not finite.
+        JaxfairError: The steps do not ascend or the training does not have so many, or there are fewer devices.
     """
-    step = make_step(config, data)
-    per_epoch = step.steps_per_epoch
-    wanted = list(steps)
-    if wanted != sorted(set(wanted)) or not wanted or not 1 <= wanted[0] <= wanted[-1] <= per_epoch * config.epochs:
+    step, wanted = make_step(config, data), list(steps)
+    last = step.steps_per_epoch * config.epochs
+    if wanted != sorted(set(wanted)) or not wanted or not 1 <= wanted[0] <= wanted[-1] <= last:
         raise JaxfairError(
-            f"The steps to look at are {wanted}; give ascending ones from 1 to {per_epoch * config.epochs}, the length "
-            "of the training."
+            f"The steps to look at are [{quoted(wanted)}]; give ascending ones from 1 to {last}, the length of the "
+            "training."
         )
-    order_seed = seed if order_seed is None else order_seed
     sharing.check(devices, config.batch_size)
-    shared = sharing.mesh(devices, config.batch_size)
+    order = seed if order_seed is None else order_seed
+    return _after_steps(network, data, config, step, wanted, seed, order, teacher, devices)
+
+
+def _after_steps(
+    network: Network,
+    data: Dataset,
+    config: TrainConfig,
+    step: TrainStep,
+    wanted: list[int],
+    seed: int,
+    order_seed: int,
+    teacher: Network | None,
+    devices: int,
+) -> Iterator[tuple[int, Network]]:
+    per_epoch, shared = step.steps_per_epoch, sharing.mesh(devices, config.batch_size)
     carry = begin(network, data, config)
     fixed = answered(Fixed(teacher, data, jnp.asarray(np.int32(seed))), config.augment, [teacher] if teacher else [])
     fixed = sharing.laid_out(fixed, shared)
@@ -105,7 +118,8 @@ def sketch(params: Any, size: int = SKETCH_SIZE) -> Float[np.ndarray, " k"]:
     return total
 
 
-def nudge(params: Any, seed: int) -> Any:
+@checked
+def nudge(params: Any, seed: Seed) -> Any:
     """Change one weight of every array to the next floating-point number: one unit in the last place.
 
     Args:
@@ -114,7 +128,11 @@ def nudge(params: Any, seed: int) -> Any:
 
     Returns:
         The changed pytree.
+
+    Raises:
+        JaxfairError: The parameters are no floating-point arrays.
     """
+    check_parameters(params)
     paths, structure = jax.tree_util.tree_flatten_with_path(params)
     changed = []
     for path, leaf in paths:

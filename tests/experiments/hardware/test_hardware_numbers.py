@@ -64,6 +64,11 @@ def test_the_quantities_of_the_paper_by_hand() -> None:
     assert rows["c"]["tightness"] == pytest.approx(2 / 1.2)
 
 
+def test_a_bound_that_is_far_away_says_nothing(hardware: Hardware) -> None:
+    near, far = (at_reference(hardware, gradient_norm=norm, top_eigenvalue=0.001) for norm in (1.0, 1000.0))
+    assert [claims._bound(made)[0].idle for made in (near, far)] == [False, True]
+
+
 def test_a_bound_needs_gradients_of_the_images_whose_loss_it_bounds(hardware: Hardware) -> None:
     shape = hardware.comparisons[0].reference.by_group["loss"].shape
     other = changed(hardware, "reference", 0, {"curvature_count": np.broadcast_to(hardware.groups.train_count, shape)})
