@@ -4,8 +4,6 @@ Nothing is joined by position and nothing is guessed: an id that one side lacks,
 """
 
 import contextlib
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +12,7 @@ import numpy as np
 
 from jaxfair.data import columns, tables
 from jaxfair.data.columns import MISSING, Column, as_numbers, from_names, from_values, number
+from jaxfair.data.layouts import arrays
 from jaxfair.errors import JaxfairError, did_you_mean
 from jaxfair.inputs import quoted
 
@@ -148,17 +147,8 @@ def _open(path: Path, id_column: str) -> _File:
 
 def _arrays(path: Path) -> dict[str, Sequence[Any]]:
     """Return the arrays of an npz file as columns; one of shape (n, c) has c of them, NAME_0, NAME_1 and so on."""
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            arrays = dict(content)
-        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
-            raise ValueError("something else than arrays is in it")
-    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, TypeError) as error:
-        raise JaxfairError(
-            f"'{path}' is no npz file of plain arrays; write it by np.savez(path, id=..., and columns by their names)."
-        ) from error
     found: dict[str, Sequence[Any]] = {}
-    for name, array in arrays.items():
+    for name, array in arrays.named(path, "id=..., and the columns").items():
         if array.ndim not in (1, 2):
             raise JaxfairError(f"The array '{name}' in '{path}' has shape {array.shape}; give (n,) or (n, classes).")
         columns = {name: array} if array.ndim == 1 else {f"{name}_{i}": column for i, column in enumerate(array.T)}

@@ -22,7 +22,7 @@ def read(path: Path) -> Index:
         JaxfairError: The file is no ``.npz`` file or cut short, holds Python objects or no ``images``, or has arrays of
             another type or shape.
     """
-    arrays = _load(path)
+    arrays = named(path, "images=..., and the columns")
     if "images" not in arrays:
         raise JaxfairError(
             f"'{path}' has no array 'images' but {', '.join(arrays) or 'nothing'}; "
@@ -42,12 +42,21 @@ def read(path: Path) -> Index:
     )
 
 
-def _load(path: Path) -> dict[str, np.ndarray]:
-    advice = "write it by np.savez(path, images=..., and the columns by their names)"
+def named(path: Path, what: str) -> dict[str, np.ndarray]:
+    """Return the arrays of an ``.npz`` file by their names.
+
+    Args:
+        path: The file.
+        what: The arrays that it should have, in an error.
+
+    Raises:
+        JaxfairError: It cannot be read, is no such file or cut short, or holds something else than plain arrays.
+    """
+    advice = f"write it by np.savez(path, {what} by their names)"
     try:
         content = np.load(path, allow_pickle=False)
         arrays: dict[str, Any] = dict(content) if isinstance(content, np.lib.npyio.NpzFile) else {"": None}
-    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, EOFError, TypeError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, OSError) and error.strerror:
             raise JaxfairError(f"'{path}' cannot be read: {error.strerror}; give an .npz file.") from error
         if "Object arrays" in str(error):
