@@ -6,7 +6,7 @@ does not hold is no contradiction: it says that the parameters moved too far for
 """
 
 from functools import partial
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from jaxfair.curvature.programs import LogitsFn, as_pytree
 from jaxfair.curvature.spectrum import check_examples
 from jaxfair.errors import JaxfairError
 from jaxfair.inputs import as_values, tree_difference
-from jaxfair.options import Count, Positive, Seed, Within, checked
+from jaxfair.options import Count, Natural, Positive, Seed, checked
 
 Values = float | Float[np.ndarray, " g"] | Float[Array, " g"]
 Form = Literal["logit", "printed"]
@@ -166,7 +166,7 @@ def binary_hessian_bound(
     weights: Float[Array, "g n"] | Float[np.ndarray, "g n"],
     *,
     form: Form = "logit",
-    dense_size: Annotated[int, Within(0)] = 256,
+    dense_size: Natural = 256,
     tolerance: Positive = 1e-3,
     max_steps: Count = 50,
     seed: Seed = 0,

@@ -27,36 +27,36 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Within(NamedTuple):
-    """What an ``Annotated`` number has to be beside of its type: from ``least`` to ``most``, or between them."""
+class From(NamedTuple):
+    """What an ``Annotated`` number has to be beside of its type: finite and at least, or more than, a number."""
 
     least: float
-    most: float = INF
-    ends: bool = True
+    itself: bool = True
 
     def __call__(self, name: str, value: Any) -> None:
         """Raise a JaxfairError that names the value, unless it is; NaN is not."""
-        if not (self.least <= value <= self.most if self.ends else self.least < value < self.most) or value == INF:
-            raise JaxfairError(f"{name} is {_shown(value)}; give {self._said()}.")
-
-    def _said(self) -> str:
-        if self.most == INF:
-            return f"{'at least' if self.ends else 'more than'} {self.least:g}"
-        words = ("from", "to") if self.ends else ("between", "and")
-        return f"a number {words[0]} {self.least:g} {words[1]} {self.most:g}"
+        if not (self.least <= value < INF if self.itself else self.least < value < INF):
+            said = "at least" if self.itself else "more than"
+            raise JaxfairError(f"{name} is {_shown(value)}; give {said} {self.least:g}.")
 
 
-def check_seed(seed: Any) -> None:
-    """Raise a JaxfairError unless a seed is a whole number that a random generator takes."""
-    if not _fits(seed, int) or not 0 <= seed <= LARGEST_SEED:
+def _check_seed(_: str, seed: int) -> None:
+    if not 0 <= seed <= LARGEST_SEED:
         raise JaxfairError(f"A seed is {_shown(seed)}; give a whole number from 0 to {LARGEST_SEED}.")
 
 
-Seed = Annotated[int, lambda _, seed: check_seed(seed)]
-Count = Annotated[int, Within(1)]
-Level = Annotated[float, Within(0, 1, ends=False)]
-Positive = Annotated[float, Within(0, ends=False)]
-NotNegative = Annotated[float, Within(0)]
+def _check_level(_: str, level: float) -> None:
+    if not 0 < level < 1:
+        raise JaxfairError(f"The level is {level}; give one between 0 and 1.")
+
+
+Seed = Annotated[int, _check_seed]
+Count = Annotated[int, From(1)]
+Level = Annotated[float, _check_level]
+Natural = Annotated[int, From(0)]
+Positive = Annotated[float, From(0, itself=False)]
+NotNegative = Annotated[float, From(0)]
+"""Kinds of numbers that arguments and fields are annotated with."""
 
 
 class Options:
@@ -211,7 +211,8 @@ def _is_plain(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    if not _is_plain(value) and not (isinstance(value, list | tuple) and len(value) < 9 and all(map(_is_plain, value))):
+    of_numbers = isinstance(value, list | tuple) and value and all(isinstance(one, int | float) for one in value)
+    if not (_is_plain(value) or of_numbers):
         return f"of type {type(value).__name__}"
     text = f"'{value}'" if isinstance(value, str) else str(value)
     return text if len(text) <= 40 else f"{text[:39]}…"

@@ -22,7 +22,7 @@ from jaxfair.curvature.spectrum import check_examples
 from jaxfair.errors import JaxfairError
 from jaxfair.groups import Interval, seed_interval
 from jaxfair.inputs import as_array, as_values, quoted, unboxed
-from jaxfair.options import Count, Level, Seed, checked
+from jaxfair.options import Level, Seed, checked
 
 
 class SpreadTest(NamedTuple):
@@ -186,7 +186,7 @@ def losses_on_segment(
     weights: Float[Array, "g n"] | Float[np.ndarray, "g n"],
     points: Float[np.ndarray, " t"],
     *,
-    chunk_size: Count = 256,
+    chunk_size: int = 256,
     precision: str = "highest",
     loss: LossFn = losses.cross_entropy,
 ) -> Float[np.ndarray, "t g"]:

@@ -15,7 +15,7 @@ import numpy as np
 from jaxfair.errors import JaxfairError
 from jaxfair.inputs import check_parameters
 from jaxfair.networks.network import Network
-from jaxfair.options import Count, Options, checked
+from jaxfair.options import Options, checked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +132,7 @@ def kept_count(params: Any) -> int:
 
 
 @checked
-def sparsities(final: float, rounds: Count) -> list[float]:
+def sparsities(final: float, rounds: int) -> list[float]:
     """Return the sparsity of each round of gradual pruning, ``s (1 - (1 - t / n)^3)`` (Zhu and Gupta 2017, Eq. 1).
 
     Much is pruned while much is left, and little at the end. The network is fine-tuned after every round.
@@ -150,4 +150,6 @@ def sparsities(final: float, rounds: Count) -> list[float]:
         [0.633, 0.867, 0.9]
     """
     check_config(PruneConfig(final))
+    if rounds < 1:
+        raise JaxfairError(f"Pruning is to take {rounds} rounds; give at least 1.")
     return [final * (1 - (1 - done / rounds) ** 3) for done in range(1, rounds)] + [final]

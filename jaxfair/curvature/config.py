@@ -4,7 +4,7 @@ import dataclasses
 from typing import Literal
 
 from jaxfair.errors import JaxfairError
-from jaxfair.options import Count, Options, Seed
+from jaxfair.options import Natural, Options, Seed
 
 Start = Literal["random", "gradient", "coarse"]
 Stop = Literal["residual", "error"]
@@ -49,7 +49,7 @@ class CurvatureConfig(Options):
     max_steps: int = 100
     max_basis: int = 100
     chunk_size: int | None = None
-    memory: Count | None = None
+    memory: Natural | None = None
     seed: Seed = 0
     precision: str = "highest"
 

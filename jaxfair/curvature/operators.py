@@ -32,7 +32,7 @@ from jaxfair.curvature.programs import (
 )
 from jaxfair.errors import JaxfairError
 from jaxfair.inputs import as_weights
-from jaxfair.options import Count, checked
+from jaxfair.options import Natural, checked
 
 GIGABYTE = 1024**3
 LEAST_OPERATIONS = 1e8
@@ -64,7 +64,7 @@ def make_plan(
     kind: Kind = "hessian",
     count: int,
     chunk_size: int | None,
-    memory: Count | None = None,
+    memory: Natural | None = None,
     precision: str = "highest",
     loss: LossFn = losses.cross_entropy,
 ) -> Plan:
@@ -199,7 +199,7 @@ class GroupOperator:
         plan: Plan | None = None,
         *,
         kind: Kind = "hessian",
-        memory: Count | None = None,
+        memory: Natural | None = None,
         precision: str = "highest",
         loss: LossFn = losses.cross_entropy,
         shuffled: bool = False,
@@ -328,7 +328,7 @@ def per_example_gradient_norms(
     y: Any,
     *,
     chunk_size: int | None = None,
-    memory: Count | None = None,
+    memory: Natural | None = None,
     precision: str = "highest",
     loss: LossFn = losses.cross_entropy,
 ) -> Float[np.ndarray, " n"]:
