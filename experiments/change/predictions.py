@@ -151,7 +151,9 @@ def _arrays(path: Path) -> dict[str, Sequence[Any]]:
     for name, array in arrays.named(path, "id=..., and the columns").items():
         if array.ndim not in (1, 2):
             raise JaxfairError(f"The array '{name}' in '{path}' has shape {array.shape}; give (n,) or (n, classes).")
-        columns = {name: array} if array.ndim == 1 else {f"{name}_{i}": column for i, column in enumerate(array.T)}
+        columns: dict[str, Any] = (
+            {name: array} if array.ndim == 1 else {f"{name}_{i}": column for i, column in enumerate(array.T)}
+        )
         if twice := sorted(found.keys() & columns.keys()):
             raise JaxfairError(f"'{path}' has two columns '{twice[0]}', one of them in an array; rename one.")
         found |= columns
