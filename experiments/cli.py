@@ -70,6 +70,9 @@ def main(
         return 0
 
     def work(got: list[int]) -> None:
+        if odd := [text for text in given if not _is_text(text)]:
+            shown = odd[0].encode("utf-8", "surrogateescape")
+            raise JaxfairError(f"The argument {shown!r} is not UTF-8; rename the file, or write it so.")
         if word not in commands:
             raise JaxfairError(f"There is no command '{given[0]}'{did_you_mean(given[0], commands)}")
         about = (text or "").split("\n\n")[0]
@@ -86,6 +89,15 @@ def main(
             run(options, [program, *given])
 
     return _guarded(work, commands[word].after if word in commands else KEPT)
+
+
+def _is_text(argument: str) -> bool:
+    """Return whether an argument's bytes are UTF-8: others can be in no record, page or figure."""
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_word(given: Sequence[str], others: Sequence[str]) -> None:

@@ -11,8 +11,9 @@ import numpy as np
 from jaxfair import losses
 from jaxfair.curvature.checks import seem_probabilities, trusted_logits, trusted_losses
 from jaxfair.curvature.programs import LossFn, as_pytree
+from jaxfair.data.columns import number
 from jaxfair.errors import JaxfairError, warn
-from jaxfair.inputs import as_array, as_examples, as_labels, as_values, is_one_hot
+from jaxfair.inputs import as_array, as_examples, as_labels, as_values, is_one_hot, quoted
 
 NO_CLASS = ("id", "index", "unnamed: 0", "group", "label", "predicted")
 """Columns of a table that say something else of an example than the score of a class."""
@@ -69,6 +70,8 @@ def read(given: Any, x: Any, y: np.ndarray, told: Any, kept: np.ndarray, loss: L
         if x is None:
             raise JaxfairError(f"The side {which} is a network, but there are no inputs x; give them, or its logits.")
         answers = _computed(given, x, told, loss)
+    elif callable(given) or (isinstance(given, list | tuple) and given and callable(given[0])):
+        raise JaxfairError(f"The side {which} is a function; give (logits_fn, params), as (frozen(net), net.params).")
     else:
         answers = _given(given, which)
     if answers.ndim not in (1, 2) or len(answers) != len(y):
@@ -93,7 +96,7 @@ def read(given: Any, x: Any, y: np.ndarray, told: Any, kept: np.ndarray, loss: L
     if unknown.any():
         bad = int(np.flatnonzero(kept)[np.argmax(unknown)])
         raise JaxfairError(f"The loss of example {bad} {which} is not a number; check the loss and its label.")
-    return Answers(_predicted(answers, loss), found, max(answers.shape[1], 2))
+    return Answers(_predicted(answers, loss, told[kept]), found, max(answers.shape[1], 2))
 
 
 def _single(answers: np.ndarray, loss: LossFn) -> np.ndarray:
@@ -113,6 +116,9 @@ def _given(given: Any, which: str) -> np.ndarray:
     columns = [str(name) for name in getattr(given, "columns", ())]
     if len(columns) > 1 and (no_class := [name for name in columns if name.strip().lower() in NO_CLASS]):
         raise JaxfairError(f"The side {which} has a column '{no_class[0]}', which is no class; leave it out.")
+    numbers = [value for name in columns if (value := number(name)) is not None]
+    if len(numbers) == len(columns) > 1 and numbers != sorted(numbers):
+        raise JaxfairError(f"The side {which} has columns {quoted(columns)}; give the classes in their order.")
     answers = np.asarray(as_array(given, f"answers {which}"))
     if answers.ndim == 2 and answers.dtype.kind in "biu" and len(answers) and is_one_hot(answers):
         return answers.argmax(axis=1)
@@ -137,13 +143,21 @@ def _classes(answers: np.ndarray, which: str) -> np.ndarray:
     return answers
 
 
-def _predicted(logits: np.ndarray, loss: LossFn) -> np.ndarray:
+def _predicted(logits: np.ndarray, loss: LossFn, told: np.ndarray) -> np.ndarray:
     """Return predicted classes; one logit is that of the second of two classes, if the loss takes it so."""
     if logits.shape[1] > 1:
         return logits.argmax(axis=1)
     if losses.takes_classes(loss):
         raise JaxfairError("The network has one logit, whose cross-entropy is 0; give a loss for two classes.")
-    return (logits[:, 0] > 0).astype(int)
+    return losses.says_second(loss, logits, told).astype(int)
+
+
+def check_columns(sides: list[list[Any]]) -> None:
+    """Refuse tables whose columns have the same names in another order: classes are read by their position."""
+    tables = [[str(name) for name in side.columns] for some in sides for side in some if hasattr(side, "columns")]
+    for other in tables[1:]:
+        if sorted(other) == sorted(tables[0]) and other != tables[0]:
+            raise JaxfairError(f"Tables have the columns {quoted(tables[0])} and {quoted(other)}; give one order.")
 
 
 def check_classes(sides: list[list[Answers]], y: np.ndarray) -> None:

@@ -204,13 +204,15 @@ def binary_hessian_bound(
         seed: Seed of Lanczos' start vector.
 
     Raises:
-        JaxfairError: Shapes do not match, there are not two classes, or a value is not finite.
+        JaxfairError: Shapes do not match, there are not two classes, a weight is negative, or a value is not finite.
     """
     from scipy.special import expit
 
     logits_fn = as_pytree(logits_fn)
     params, x, y, weights = check_examples(logits_fn, params, x, y, weights, losses.cross_entropy)
     y, weights = np.asarray(y), weights.astype(float)
+    if (weights < 0).any():  # of which the term with the lowest eigenvalue would be the bound
+        raise JaxfairError("A weight is below 0, for which there is no upper bound; give weights of at least 0.")
     _check(logits_fn, params, x, y, form)
     flat, unravel = ravel_pytree(params)
     start = np.random.default_rng(seed).standard_normal(flat.size).astype(flat.dtype)

@@ -143,7 +143,7 @@ class ChangeReport:
     def answer(self) -> str:
         """Return who lost more than whom, in one or two sentences."""
         unknown = np.flatnonzero(~np.isfinite(self.relative_drop.value))
-        never = f"{SELDOM} {'; '.join(self._points(int(g)) for g in unknown)}."
+        never = f"{SELDOM} {'; '.join(self._points(int(g)) for g in unknown[:NAMED])}{_more(len(unknown))}."
         if not self.differences:
             return never if len(unknown) else "There is no second group to compare with."
         never = f" {never}" if len(unknown) else ""
@@ -158,8 +158,8 @@ class ChangeReport:
             return f"No group lost more or less of its accuracy than {first.reference} beyond noise.{seen}{never}"
         rest = len(self.differences) - len(apart)
         within = f" {rest} other group{'s are' if rest > 1 else ' is'} within noise." if rest else ""
-        said = [self._said(apart[0], "; 95 % for all groups at once"), *map(self._said, apart[1:])]
-        return f"{'; '.join(said)}.{within}{never}"
+        said = [self._said(apart[0], "; 95 % for all groups at once"), *map(self._said, apart[1:NAMED])]
+        return f"{'; '.join(said)}{_more(len(apart))}.{within}{never}"
 
     def _points(self, g: int) -> str:
         """Say what a group without a relative drop lost."""
@@ -190,9 +190,15 @@ class ChangeReport:
 
 
 SELDOM = "Before the change some were right on too few examples for a loss relative to that:"
+NAMED = 10  # groups that an answer names
 ACCURACIES = ("accuracy_before", "accuracy_after", "relative_drop", "broken", "mended", "changed")
 LOSSES = ("loss_before", "loss_after", "loss_rise")
 TERMS = {"first_term": "first", "second_term": "second", "foretold": "foretold", "bound": "bound"}
+
+
+def _more(count: int) -> str:
+    """Say how many groups an answer does not name."""
+    return f"; and {count - NAMED} more, see the table" if count > NAMED else ""
 
 
 def _ends(name: str, measure: Measure) -> dict[str, np.ndarray]:
@@ -268,7 +274,7 @@ def change_report(
         accuracy_before=paired.shares(right[0], member),
         accuracy_after=paired.shares(right[1], member),
         relative_drop=paired.measured([intervals.over_seeds_and_examples([table]) for table in drops], "percent"),
-        accuracy_drop=paired.measured([intervals.over_seeds_and_examples([table]) for table in points], "real"),
+        accuracy_drop=paired.points([intervals.over_seeds_and_examples([table]) for table in points]),
         loss_before=paired.mean_losses(had, member),
         loss_after=paired.mean_losses(has, member),
         loss_rise=paired.mean_losses(rise, member, "real"),
@@ -336,6 +342,7 @@ def _read(
     if not len(y):
         raise JaxfairError("There are no examples; give at least one.")
     named = (befores, "before"), (afters, "after")
+    answers.check_columns([befores, afters])
     sides = [[answers.read(one, x, y, told, kept, loss, which) for one in some] for some, which in named]
     answers.check_classes(sides, y)
     first, second, befores, afters = (side * (pairs // len(side)) for side in (*sides, befores, afters))

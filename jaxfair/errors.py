@@ -35,8 +35,19 @@ def warn(text: str) -> None:
     warnings.warn(text, stacklevel=level)
 
 
+MOST = 40
+"""Of options that an error lists."""
+
+
 def did_you_mean(name: str, options: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the option nearest to ``name``, or the list of options."""
     options = list(options)
     close = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else f"; choose from {', '.join(options)}"
+    if close:
+        return f"; did you mean '{_short(close[0])}'?"
+    more = f" and {len(options) - MOST} more" if len(options) > MOST else ""
+    return f"; choose from {', '.join(map(_short, options[:MOST]))}{more}"
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 60 else f"{name[:59]}…"

@@ -46,7 +46,8 @@ def group_weights(group: Int[Array, " n"] | Int[np.ndarray, " n"], num_groups: i
         [[0.5 0.5 0. ]
          [0.  0.  1. ]]
     """
-    group = as_numbers(group, np.size(group), num_groups)
+    group = np.asarray(as_array(group, "groups"))
+    group = as_numbers(group, group.size, num_groups)
     counts = np.bincount(group, minlength=num_groups)
     if (counts == 0).any():
         raise JaxfairError(

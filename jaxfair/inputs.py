@@ -4,8 +4,9 @@ Rows are examples and are taken by position, never by an index that a table carr
 silently a number. Every refusal comes before anything is computed, and quotes a few values at most.
 """
 
+import contextlib
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import jax
@@ -66,6 +67,8 @@ def as_array(values: Any, what: str) -> Any:
         array = np.asarray(values)
     except ValueError as error:
         raise JaxfairError(f"The {what} have no regular shape; give an array with one row an example.") from error
+    if array.dtype.names:
+        raise JaxfairError(f"The {what} are records of {quoted(array.dtype.names)}; give an array without names.")
     if array.dtype.kind == "T":  # NumPy's own texts, whose missing ones would be counted as any other
         return array.astype(object)
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:  # NumPy's longest, which JAX has not
@@ -79,7 +82,10 @@ def as_values(values: Any, what: str) -> np.ndarray:
     Raises:
         JaxfairError: They are no numbers, or some are masked.
     """
-    array = unboxed(np.asarray(as_array(values, what)))
+    given = as_array(values, what)
+    if isinstance(given, jax.Array) and jnp.issubdtype(given.dtype, jax.dtypes.extended):
+        raise JaxfairError(f"The {what} are random keys; give an array of numbers.")
+    array = unboxed(np.asarray(given))
     if array.dtype.kind == "c":  # whose imaginary part would be dropped
         raise JaxfairError(f"The {what} are complex; give real numbers.")
     if array.dtype.kind in "mMUS":  # NumPy makes numbers of them: nanoseconds, and what a text says
@@ -240,6 +246,8 @@ def as_groups(
             that has a name has no example.
     """
     masked = np.ma.getmaskarray(group) if isinstance(group, np.ma.MaskedArray) else None
+    if getattr(getattr(group, "dtype", None), "names", None):  # records, of which each is an intersection
+        group = np.asarray(group).tolist()
     if isinstance(group, list | tuple):
         values = _column(group)
     else:
@@ -308,8 +316,8 @@ def absent(values: np.ndarray) -> np.ndarray:
     """Return which values are missing: None, not a number, or not a time; NaN is the one value that is not itself."""
     if values.dtype.kind == "O":
         return np.array([_is_missing(value) for value in values], bool)
-    if values.dtype.kind == "U":  # NumPy writes a NaN among texts so
-        return values == "nan"
+    if values.dtype.kind == "U":  # NumPy writes what is missing among texts so
+        return np.isin(values, ("nan", "None", "NaT", "<NA>"))
     return values != values if values.dtype.kind in "fcmM" else np.zeros(len(values), bool)
 
 
@@ -319,7 +327,7 @@ def _is_missing(value: Any) -> bool:
         return any(_is_missing(part) for part in value)
     try:
         return value is None or bool(value != value)
-    except (TypeError, ValueError):  # pandas.NA has no truth value
+    except (ArithmeticError, TypeError, ValueError):  # pandas.NA has no truth value, Decimal's sNaN no comparison
         return True
 
 
@@ -436,6 +444,8 @@ def check_parameters(params: Any) -> None:
                 f"The parameter '{name}' is traced by JAX; call this outside of jit, grad and vmap: it compiles what "
                 "it needs by itself."
             )
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            raise JaxfairError(f"The parameter '{name}' is a shape without numbers; give the arrays themselves.")
         if not hasattr(leaf, "dtype") or leaf.dtype not in (jnp.float32, jnp.float64):
             kind = leaf.dtype if hasattr(leaf, "dtype") else type(leaf).__name__
             raise JaxfairError(
@@ -444,6 +454,8 @@ def check_parameters(params: Any) -> None:
             )
         if isinstance(leaf, jax.Array) and leaf.is_deleted():
             raise JaxfairError(f"The parameter '{name}' was donated to a jitted function and is gone; keep a copy.")
+    if not any(leaf.size for leaf in jax.tree.leaves(params)):
+        raise JaxfairError("The parameters hold no number; give arrays that are not empty.")
 
 
 def tree_difference(params: Any, other: Any) -> str:
@@ -490,20 +502,9 @@ def as_examples(logits_fn: Any, params: Any, x: Any, y: Any, *, labelled: bool) 
         check_lengths(inputs=count, labels=len(y))
     if not labelled:
         y = as_told(y)
+    with asking("logits_fn(params, x)", LOGITS_FN), jax.default_matmul_precision("highest"):
+        one = outputs.eval_shape(logits_fn, params, jax.tree.map(lambda leaf: leaf[:1], x))
     if labelled:
-        try:
-            with jax.default_matmul_precision("highest"):
-                one = outputs.eval_shape(logits_fn, params, jax.tree.map(lambda leaf: leaf[:1], x))
-        except jax.errors.JAXTypeError as error:
-            raise JaxfairError(LEFT_JAX.format("logits_fn")) from error
-        except JaxfairError:
-            raise
-        except Exception as error:  # of whatever library the function is written with
-            said = " ".join(str(error).split())[:150]
-            raise JaxfairError(
-                f"logits_fn(params, x) fails ({said}); give a function of parameters and inputs and its parameters, "
-                "such as frozen(network), network.params."
-            ) from error
         shape = getattr(one, "shape", None)
         if shape is None or len(shape) != 2 or shape[0] != 1:
             given = f"a {type(one).__name__}" if shape is None else f"shape {shape}"
@@ -517,7 +518,34 @@ def as_examples(logits_fn: Any, params: Any, x: Any, y: Any, *, labelled: bool) 
     return params, x, y
 
 
-LEFT_JAX = "{} cannot be differentiated: it leaves JAX, by NumPy, float() or an 'if' about values; use jax.numpy in it."
+LOGITS_FN = "a function of parameters and inputs and its parameters, such as frozen(network), network.params"
+
+
+@contextlib.contextmanager
+def asking(what: str, wanted: str) -> Iterator[None]:
+    """Raise a JaxfairError for whatever a function of the user's raises, of whatever library it is written with.
+
+    Args:
+        what: The function's call.
+        wanted: What was expected of the user.
+    """
+    name = what.partition("(")[0]
+    try:
+        yield
+    except JaxfairError:
+        raise
+    except jax.errors.UnexpectedTracerError as error:
+        raise JaxfairError(
+            f"{name} keeps a value of one call for the next, such as a random key; bind one value, or leave it out."
+        ) from error
+    except jax.errors.JAXTypeError as error:
+        raise JaxfairError(
+            f"{name} cannot be differentiated: it leaves JAX, by NumPy, float() or an 'if' about values; use jax.numpy "
+            "in it."
+        ) from error
+    except Exception as error:
+        said = " ".join(str(error).split())[:150]
+        raise JaxfairError(f"{what} fails ({said}); give {wanted}.") from error
 
 
 @jax.jit

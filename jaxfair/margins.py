@@ -12,7 +12,7 @@ every device. NaN in logits makes a distance NaN.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int
 from jaxfair.curvature.chunks import over_chunks
 from jaxfair.curvature.programs import as_pytree
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import LEFT_JAX, as_array, as_labels, as_values, check_lengths, quoted, unboxed
+from jaxfair.inputs import as_array, as_labels, as_values, asking, check_lengths, quoted, unboxed
 from jaxfair.loops import run_until
 from jaxfair.options import checked
 
@@ -216,6 +216,8 @@ def deepfool(
 
 def _over_chunks(function: Callable, classifier: Classifier, x: Any, label: Any, chunk_size: int, *options: Any) -> Any:
     """Apply ``function(classifier, x, label, *options)`` to chunks of the examples, whose inputs it checks."""
+    if not hasattr(x, "shape") and isinstance(x, Mapping):
+        raise JaxfairError(f"Inputs are a {type(x).__name__}; distances need one array, in which they are measured.")
     x, label = unboxed(as_array(x, "inputs")), None if label is None else as_labels(label)
     if not x.ndim or not jnp.issubdtype(x.dtype, jnp.floating):
         given = str(x.dtype) if x.ndim else "a single number"
@@ -248,10 +250,8 @@ def _as_logits(logits: Any) -> Array:
 
 def _check_logits(classifier: Classifier, x: Any, label: Any) -> None:
     """Raise a JaxfairError unless the classifier returns logits that have a gradient."""
-    try:
+    with asking("The classifier(x)", "a function of a batch of inputs, in evaluation mode"):
         logits = jax.eval_shape(_logits, classifier, x)
-    except jax.errors.JAXTypeError as error:
-        raise JaxfairError(LEFT_JAX.format("The classifier")) from error
     if not hasattr(logits, "shape"):
         raise JaxfairError(f"The classifier returned a {type(logits).__name__}; expected an array (n, classes).")
     if not jnp.issubdtype(logits.dtype, jnp.floating):

@@ -57,12 +57,12 @@ def locked(paths: Path | Iterable[Path], say: Callable[[str], object]) -> Iterat
             held.callback(os.close, descriptor)
             held.callback(_remove, file)  # before it is freed, so that it is nobody else's
             descriptors.append(descriptor)
-        begun = _holder().encode()
+        begun = _holder().encode("utf-8", "backslashreplace")
 
         def note(line: str) -> None:
             for descriptor in descriptors:
                 with suppress(OSError):  # it is for readers only
-                    written = os.pwrite(descriptor, begun + line.encode() + b"\n", 0)
+                    written = os.pwrite(descriptor, begun + line.encode("utf-8", "backslashreplace") + b"\n", 0)
                     os.truncate(descriptor, written)
 
         yield note
@@ -122,7 +122,7 @@ def _acquire(file: Path, path: Path, say: Callable[[str], object]) -> int:
         try:
             if not _lock(descriptor, path, say) or _is(descriptor, file):
                 os.truncate(descriptor, 0)
-                os.write(descriptor, _holder().encode())
+                os.write(descriptor, _holder().encode("utf-8", "backslashreplace"))
                 return descriptor
         except BaseException:
             os.close(descriptor)

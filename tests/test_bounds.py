@@ -300,3 +300,10 @@ def test_bad_input() -> None:
             bounds.excess_loss_bound(norm, 1.0, distance, 0.0)
     with pytest.raises(JaxfairError, match=r"A sensitivity is -0\.5"):
         bounds.sensitivity_bound(1.0, 1.0, 1.0, np.array([0.5, -0.5]))
+
+
+def test_there_is_no_upper_bound_of_negative_weights() -> None:
+    x, y = np.eye(4, dtype=np.float32), np.array([0, 1, 0, 1])
+    weights = np.array([[0.5, 0.5, -0.5, -0.5]])
+    with pytest.raises(JaxfairError, match="below 0, for which there is no upper bound"):
+        bounds.binary_hessian_bound(lambda w, x: x @ w, np.ones((4, 2), np.float32), x, y, weights)

@@ -384,3 +384,40 @@ def test_one_hot_rows_are_predicted_classes(kind: type) -> None:
     np.testing.assert_array_equal(found.accuracy_before.value, 1)
     np.testing.assert_array_equal(found.accuracy_after.value, 0)
     assert np.isnan(found.loss_before.value).all()
+
+
+def test_tables_of_logits_have_their_classes_in_one_order() -> None:
+    """By the classes' names, which a table has and an array lacks."""
+    pd = pytest.importorskip("pandas")
+    logits, y, group = np.random.default_rng(0).normal(size=(24, 3)), np.arange(24) % 3, np.arange(24) % 2
+    for names in ([0, 1, 2], ["0", "1", "2"]):
+        table = pd.DataFrame(logits, columns=names)
+        change_report(table, table, None, y, group)
+        with pytest.raises(JaxfairError, match="columns"):
+            change_report(table, table[[names[2], names[0], names[1]]], None, y, group)
+    named = pd.DataFrame(logits, columns=list("abc"))
+    with pytest.raises(JaxfairError, match="Tables have the columns a, b, c and c, a, b; give one order"):
+        change_report(named, named[list("cab")], None, y, group)
+
+
+def test_points_of_accuracy_lie_within_a_hundred() -> None:
+    logits = np.eye(3)[:2] * 5
+    found = change_report(logits, logits, None, [1, 1], ["a", "b"])
+    assert np.abs(found.accuracy_drop.low).max() <= 100
+    assert found.accuracy_drop.high.max() <= 100
+
+
+def test_a_network_as_a_side_is_told_how_it_is_given() -> None:
+    network = init(CNN(num_classes=3, features=(2,)), (8, 8, 1), 0)
+    x, y = np.zeros((4, 8, 8, 1), np.float32), np.arange(4) % 3
+    for side in (network, [frozen(network), network.params]):
+        with pytest.raises(JaxfairError, match=r"is a function; give \(logits_fn, params\)"):
+            change_report(side, side, x, y, y)
+
+
+def test_an_answer_names_ten_groups_at_most() -> None:
+    """Of thirty that each lost all of it, and one that lost nothing."""
+    y, group = np.zeros(31 * 60, int), np.repeat(np.arange(31), 60)
+    found = change_report(y, np.where(group == 0, 0, 1), None, y, group, reference="0")
+    assert len(found.differences) == 30
+    assert "; and 20 more, see the table." in found.answer()

@@ -870,3 +870,52 @@ def test_reports_of_equal_labels_in_two_types_can_be_subtracted() -> None:
     np.testing.assert_allclose((first - second).difference["loss"], 0, atol=1e-6)
     with pytest.raises(JaxfairError, match="different examples"):
         report(1 - Y, loss=squares) - first
+
+
+def test_groups_in_a_tensor_are_counted() -> None:
+    """Its ``size`` is a method, as PyTorch's is."""
+    found = jaxfair.group_weights(Tensor(np.array([0, 0, 1])), 2)
+    np.testing.assert_allclose(found, [[0.5, 0.5, 0], [0, 0, 1]])
+
+
+def test_a_part_of_a_record_that_is_missing_is_missing() -> None:
+    table = pd.DataFrame({"sex": list("abab"), "age": [1.0, 2.0, 1.0, np.nan]})
+    records = table.to_records(index=False)
+    with pytest.raises(JaxfairError, match="1 of 4 examples have no group"):
+        inputs.as_groups(records)
+    assert inputs.as_groups(records, missing="drop")[2].tolist() == [True, True, True, False]
+    with pytest.raises(JaxfairError, match="The inputs are records of sex, age; give an array without names"):
+        inputs.as_array(records, "inputs")
+
+
+@pytest.mark.parametrize("missing", [None, np.nan, np.datetime64("NaT"), pd.NA])
+def test_what_numpy_writes_of_a_missing_value_is_missing(missing: Any) -> None:
+    with pytest.raises(JaxfairError, match="1 of 3 examples have no group"):
+        inputs.as_groups(np.array(["a", "b", str(missing)]))
+
+
+def test_operators_take_real_vectors_outside_of_jit() -> None:
+    operator = GroupOperator(lambda w, x: x @ w, np.eye(3, dtype=np.float32), np.eye(3), np.arange(3), np.ones(3) / 3)
+    vector = np.ones(9, np.float32)
+    for odd, said in (
+        (vector + 1j, "complex; give real numbers"),
+        (np.ma.masked_array(vector, vector > 0), "masked"),
+        (["a"] * 9, "no numbers"),
+    ):
+        with pytest.raises(JaxfairError, match=said):
+            operator(odd)
+    for chunks in (0, 9):
+        with pytest.raises(JaxfairError, match="chunks were asked for"):
+            operator(vector, chunks)
+    with pytest.raises(JaxfairError, match="traced by JAX; call the operator outside of jit"):
+        jax.jit(operator)(vector)
+
+
+def test_parameters_that_are_no_numbers_are_refused() -> None:
+    shapes = {"w": jax.ShapeDtypeStruct((3, 3), jnp.float32)}
+    for params, said in (
+        (shapes, "'w' is a shape without numbers"),
+        ({"w": np.zeros((0, 3), np.float32)}, "no number"),
+    ):
+        with pytest.raises(JaxfairError, match=said):
+            jaxfair.group_report(lambda p, x: x @ p["w"], params, np.eye(3), np.arange(3), np.arange(3))

@@ -220,3 +220,14 @@ def test_bad_options() -> None:
             margins.signed_softmax_gap(z, np.zeros(3, int))
     with pytest.raises(JaxfairError, match=r"Labels \[2\]"):
         margins.signed_softmax_gap(jnp.zeros((1, 2)), np.array([2]))
+
+
+def test_a_classifier_that_fails_is_one_sentence() -> None:
+    x, label = np.ones((3, 4), np.float32), np.zeros(3, int)
+    tree: Any = {"a": x}
+    with pytest.raises(JaxfairError, match=r"The classifier\(x\) fails \(.*\); give a function of a batch of inputs"):
+        margins.deepfool(lambda x: x @ jnp.ones((5, 2)), x, label)
+    with pytest.raises(JaxfairError, match="Inputs are a dict; distances need one array"):
+        margins.linearized_distance(lambda x: x["a"], tree, label)
+    with pytest.raises(JaxfairError, match="label is None; give an array"):
+        margins.linearized_distance(lambda x: x, x, None)  # pyright: ignore[reportArgumentType]

@@ -90,6 +90,9 @@ def join(before: Sequence[Path], after: Sequence[Path], groups: Path, names: Nam
         JaxfairError: a file or column is not there; an id, label or prediction is missing; an id occurs twice, or on
             one side only; probabilities do not add up to 1; or the classes do not fit each other.
     """
+    for side in (before, after):
+        if twice := [path for i, path in enumerate(side) if path.resolve() in {one.resolve() for one in side[:i]}]:
+            raise JaxfairError(f"'{twice[0]}' is given twice for one side, and is one run; give every file once.")
     people = _open(groups, names.id)
     sides = [_open(path, names.id) for path in (*before, *after)]
     ids = sorted(sides[0].row)
@@ -99,8 +102,12 @@ def join(before: Sequence[Path], after: Sequence[Path], groups: Path, names: Nam
         raise JaxfairError(f"'{groups}' has no row for {len(lacking)} of {len(ids)} ids: {quoted(lacking)}; add them.")
     label = _labels([people, *sides], ids, names)
     answers = [_answers(one, ids, names) for one in sides]
-    known = {name: from_values(cells) for name, cells in people.cells.items() if name != names.id}
-    group = columns.choose(known, names.group, "group")
+    wanted = [columns.nfc(name) for name in names.group]
+    if twice := [name for i, name in enumerate(wanted) if name in wanted[:i]]:
+        raise JaxfairError(f"The group column '{twice[0]}' is named twice; name it once.")
+    # What nobody asks for is not read: it may be images.
+    known = {name: from_values(cells if name in wanted else []) for name, cells in people.cells.items()}
+    group = columns.choose({name: column for name, column in known.items() if name != names.id}, wanted, "group")
     rows = [people.row[name] for name in ids]
     named = np.array([None if group.codes[i] == MISSING else group.names[group.codes[i]] for i in rows], object)
     y, classes, found, strange = _encoded(label, answers)
@@ -135,7 +142,9 @@ def _open(path: Path, id_column: str) -> _File:
     ids = _texts(cells, id_column, path)
     for i, name in enumerate(ids, 1):
         if name is None:
-            raise JaxfairError(f"Row {i} of '{path}' has no '{id_column}'; give every row its id.")
+            raise JaxfairError(
+                f"Row {i} of '{path}' has no '{id_column}'; give every row its id (NA, None and the like are none)."
+            )
     row = {str(name): i for i, name in enumerate(ids)}
     if len(row) < len(ids):
         twice = sorted({str(name) for i, name in enumerate(ids) if row[str(name)] != i})
@@ -148,15 +157,16 @@ def _open(path: Path, id_column: str) -> _File:
 def _arrays(path: Path) -> dict[str, Sequence[Any]]:
     """Return the arrays of an npz file as columns; one of shape (n, c) has c of them, NAME_0, NAME_1 and so on."""
     found: dict[str, Sequence[Any]] = {}
-    for name, array in arrays.named(path, "id=..., and the columns").items():
+    for given, array in arrays.named(path, "id=..., and the columns").items():
+        name = columns.nfc(given)
         if array.ndim not in (1, 2):
             raise JaxfairError(f"The array '{name}' in '{path}' has shape {array.shape}; give (n,) or (n, classes).")
-        columns: dict[str, Any] = (
+        parts: dict[str, Any] = (
             {name: array} if array.ndim == 1 else {f"{name}_{i}": column for i, column in enumerate(array.T)}
         )
-        if twice := sorted(found.keys() & columns.keys()):
+        if twice := sorted(found.keys() & parts.keys()):
             raise JaxfairError(f"'{path}' has two columns '{twice[0]}', one of them in an array; rename one.")
-        found |= columns
+        found |= parts
     if len({len(column) for column in found.values()}) > 1:
         raise JaxfairError(f"The arrays in '{path}' differ in length; give one row for each example.")
     return found
@@ -213,7 +223,17 @@ def _labels(files: Sequence[_File], ids: Sequence[str], names: Names) -> list[st
 
 def _answers(file: _File, ids: Sequence[str], names: Names) -> _Answers:
     """Return a file's logits if it has them, else its probabilities as logits, else its predicted classes."""
-    for kind in (names.logits, names.probabilities):
+    kinds, default = (names.logits, names.probabilities), Names()
+    there = [kind for kind in kinds if any(name.startswith(f"{kind}_") for name in file.cells)]
+    if len(there) > 1:
+        if names.probabilities != default.probabilities and names.logits == default.logits:
+            kinds = (names.probabilities,)  # which the user has named
+        elif names.logits == default.logits:
+            raise JaxfairError(
+                f"'{file.path}' has both {names.logits}_CLASS and {names.probabilities}_CLASS; leave one out, or "
+                "rename those that count and name them by --logits or --probabilities."
+            )
+    for kind in kinds:
         if found := [name for name in file.cells if name.startswith(f"{kind}_")]:
             if len(found) < 2:
                 raise JaxfairError(f"'{file.path}' has '{found[0]}' alone; give a column {kind}_CLASS for each class.")
@@ -256,11 +276,7 @@ def _as_predicted(said: Sequence[str], scores: np.ndarray, classes: Sequence[str
 
 def _alike(one: str, other: str) -> bool:
     """Whether two names are one class: the same text, or the same number as 1 and 1.0 are."""
-    if one == other:
-        return True
-    with contextlib.suppress(ValueError):
-        return float(one) == float(other)
-    return False
+    return one == other or (number(one) is not None and number(one) == number(other))
 
 
 def _numbers(file: _File, name: str, ids: Sequence[str]) -> np.ndarray:
@@ -288,12 +304,18 @@ def _decimals(cells: Sequence[Any]) -> int:
 def _as_logits(probabilities: np.ndarray, decimals: int, path: Path, ids: Sequence[str]) -> np.ndarray:
     """Return the logarithms of probabilities, which are logits of them; they add up to 1 but for their rounding."""
     rounding = np.clip(probabilities.shape[1] * 0.5 * 10.0**-decimals * (1 + 1e-9), SUM, FEW_DIGITS)
-    wrong = (probabilities < 0).any(axis=1) | (np.abs(probabilities.sum(axis=1) - 1) > rounding)
+    wrong = np.abs(probabilities.sum(axis=1) - 1) > rounding
     if wrong.any():
         i = int(np.argmax(wrong))
         raise JaxfairError(
             f"The probabilities of id {ids[i]} in '{path}' are {quoted(probabilities[i].round(4))}, which do not add "
             "up to 1; if they are logits, name their columns logits_CLASS, or say so by --logits."
+        )
+    if (below := (probabilities < 0).any(axis=1)).any():
+        i = int(np.argmax(below))
+        raise JaxfairError(
+            f"A probability of id {ids[i]} in '{path}' is {probabilities[i].min():.3g}, below 0; clip what is left of "
+            "rounding at 0."
         )
     with np.errstate(divide="ignore"):
         return np.log(probabilities)

@@ -7,6 +7,7 @@ import platform
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,7 @@ def compare(config: Change, command: Sequence[str]) -> ChangeReport:
         if report.differences:
             tables.write_csv(made / "differences.csv", page.difference_rows(report))
         (made / reports.CHANGE).write_text(json.dumps(_strict(report.to_dict()), indent=1) + "\n", encoding="utf-8")
+        (made / reports.RECORD).write_text(json.dumps(_record(config, names), indent=1) + "\n", encoding="utf-8")
         text = page.page(report, title, _about(config, joined, report), told, drawn, _facts(config, command))
         (made / reports.PAGE).write_text(text, encoding="utf-8")
     for warning in told:
@@ -75,13 +77,24 @@ def _about(config: Change, joined: Joined, report: ChangeReport) -> str:
     )
 
 
+def _record(config: Change, names: Names) -> dict[str, Any]:
+    """Return of which files a report is, by which one of others is not replaced by it (``reports.replacing``)."""
+    sides = {"before": config.before, "after": config.after, "groups": (config.groups,)}
+    runs = [f"{side} {_digest(path)}" for side, paths in sides.items() for path in paths]
+    return {"study": "change", "runs": [*runs, f"columns {' '.join(map(str, names))}"]}
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def _facts(config: Change, command: Sequence[str]) -> dict[str, Any]:
     """Return how a page was made: the command, the files' digests, and versions."""
     files = dict.fromkeys((*config.before, *config.after, config.groups))
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {
         "made by": reports.typed(command),
-        "files (sha256)": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
+        "files (sha256)": {path.name: _digest(path) for path in files},
         "versions": {"python": platform.python_version(), **versions},
     }
 

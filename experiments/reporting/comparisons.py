@@ -106,11 +106,12 @@ def answer(found: Sequence[Difference], names: Sequence[str], reference: int, se
         parts += [f"{len(more) - NAMED + 1} more differ{'s' * (len(more) == NAMED)}"] if len(more) >= NAMED else []
         return f"{at}, {'; '.join(parts)}. {_rest(len(found) - len(differing))}"
     largest = max(found, key=lambda d: abs(d.points.mean))
-    seen = f"The largest difference seen: {_said(names, largest, names[reference], corrected)}."
+    seen = f" The largest difference seen: {_said(names, largest, names[reference], corrected)}."
+    seen = seen if largest.points.mean else ""
     if found[0].verdict == "too few seeds":
         few = f"{seeds} seed{'s' * (seeds > 1)}, at least {SEEDS} are needed"
-        return f"{at}, no difference between groups can be told from noise ({few}). {seen}"
-    return f"{at}, no group lost more or less accuracy than {names[reference]} beyond noise. {seen}"
+        return f"{at}, no difference between groups can be told from noise ({few}).{seen}"
+    return f"{at}, no group lost more or less accuracy than {names[reference]} beyond noise.{seen}"
 
 
 def _said(names: Sequence[str], of: Difference, reference: str = "", also: str = "") -> str:

@@ -2,7 +2,9 @@
 
 import math
 import textwrap
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -12,6 +14,7 @@ import numpy as np
 from experiments.reporting.groups import LARGE, SMALL, Groups
 from experiments.reporting.series import Estimate
 from experiments.reporting.verdicts import Missing
+from jaxfair.errors import warn
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 COLORS = ("#222222", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 LOOKS = tuple(islice(zip(cycle(COLORS), cycle("soD^vP"), strict=False), 42))
 GREY, PALE = "#888888", "#d6d6d6"
+OTHER_SCRIPTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans Devanagari", "Noto Sans Arabic", "Noto Sans Hebrew")
 STYLE: dict[Any, Any] = {
     "figure.dpi": 100,
     "savefig.dpi": 160,
@@ -98,7 +102,7 @@ def draw_all(drawings: Mapping[str, Drawing], results: Any, folder: Path) -> lis
 
     folder.mkdir(parents=True, exist_ok=True)
     found = []
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context({**STYLE, "font.family": _fonts()}), _glyphs_said_once():
         for name, drawing in drawings.items():
             try:
                 figure = drawing.draw(results)
@@ -108,6 +112,28 @@ def draw_all(drawings: Mapping[str, Drawing], results: Any, folder: Path) -> lis
                 file, reason = None, str(missing)
             found.append(Drawn(name, drawing.title, drawing.caption, file, reason))
     return found
+
+
+def _fonts() -> list[str]:
+    """Return the figures' font, and those for other scripts that this machine has."""
+    from matplotlib import font_manager
+
+    there = set(font_manager.get_font_names())
+    return ["DejaVu Sans", *(name for name in OTHER_SCRIPTS if name in there)]
+
+
+@contextmanager
+def _glyphs_said_once() -> Iterator[None]:
+    """Say in one line that the fonts lack letters of some names, which Matplotlib says for each letter and file."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        yield
+    lacking = [one for one in said if "missing from font" in str(one.message)]
+    for one in said:
+        if one not in lacking:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+    if lacking:
+        warn("Names have letters that no font for figures on this machine has; tables show them, figures do not.")
 
 
 def subplots(

@@ -50,8 +50,9 @@ def write(study: Path, page: Path) -> None:
     if not record.get("made") or "figures" not in record:
         lacking = "which figures it has" if record.get("made") else "how its runs were made"
         raise JaxfairError(f"The report of '{study}' does not say {lacking}; run the same study again.")
-    parts = [f"# {record['title']}", *filter(None, [record.get("answer")])]
-    parts += ["\n".join(f"- {said}" for said in record["warnings"])] if record.get("warnings") else []
+    parts = [f"# {tables.escaped(record['title'])}", tables.escaped(record.get("answer") or "")]
+    parts = [part for part in parts if part]
+    parts += ["\n".join(f"- {tables.escaped(said)}" for said in record["warnings"])] if record.get("warnings") else []
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
         shown = [(figure["file"], _figure(report, figure, page)) for figure in record["figures"]]

@@ -68,9 +68,14 @@ def texts(table: Table) -> list[list[str]]:
 
 def markdown(table: Table) -> str:
     """Return the table as Markdown."""
-    heads, *rows = ([" ".join(cell.split()).replace("|", "\\|") for cell in line] for line in texts(table))
+    heads, *rows = ([escaped(" ".join(cell.split())).replace("|", "\\|") for cell in line] for line in texts(table))
     lines = ["| " + " | ".join(line) + " |" for line in (heads, *rows)]
     return "\n".join([lines[0], "|---" * len(heads) + "|", *lines[1:]])
+
+
+def escaped(text: str) -> str:
+    """Return a text in which Markdown finds no tag and no emphasis, as names of groups may seem to have."""
+    return text.replace("<", "&lt;").replace("*", "\\*")
 
 
 def show(table: Table, title: str, caption: str = "", warnings: Iterable[str] = ()) -> None:

@@ -14,6 +14,7 @@ from jaxfair.curvature.programs import LossFn, at_precision
 from jaxfair.errors import JaxfairError, warn
 from jaxfair.inputs import quoted
 
+EPSILON = float(np.finfo(np.float32).eps)
 FEW = 8  # examples of which a loss of the user's is asked, together and apart
 
 
@@ -26,7 +27,7 @@ def trusted_logits(logits_fn: Partial, params: Any, x: Any, y: Any, precision: s
             index = (index + start) % count
             return jax.tree.map(lambda leaf: leaf[index], x)
 
-        with at_precision(precision):
+        with at_precision(precision), inputs.asking("logits_fn(params, x)", inputs.LOGITS_FN):
             found = over_chunks(
                 lambda fixed, some: inputs.outputs(*fixed, some), (logits_fn, params), gather, count, size
             )
@@ -60,13 +61,12 @@ def _change(first: np.ndarray, other: np.ndarray, rounding: float) -> float:
 
     The size of a logit is its own and its column's usual distance from the column's middle: columns of other units, or
     one example of huge logits, would hide any change from the largest of all. What rounding moves, relative to an
-    example's largest logit, is no change. A class that is switched off by a huge logit hides changes from that, but not
-    from the probabilities.
+    example's largest logit that is none of a class switched off, is no change.
     """
     finite = np.isfinite(first) & np.isfinite(other)  # a class may be switched off by minus infinity
     one, two = (np.where(finite, logits, 0) for logits in (first, other))
     sizes, usual = np.abs(one), np.median(np.abs(one - np.median(one, axis=0)), axis=0)
-    noise = rounding * sizes.max(axis=1, initial=0.0, keepdims=True)
+    noise = rounding * np.where(_switched_off(one, two), 0, sizes).max(axis=1, initial=0.0, keepdims=True)
     relative = ((np.abs(one - two) - noise) / (sizes + usual + 1e-30)).max(initial=0.0)
     scores = [np.asarray(jax.nn.softmax(jnp.asarray(logits))) for logits in (first, other)]
     counts = np.abs(np.where(scores[0] > 1e-6, first, 0)).max(axis=1)
@@ -74,13 +74,31 @@ def _change(first: np.ndarray, other: np.ndarray, rounding: float) -> float:
     return float(max(relative, np.nanmax(moved, initial=0.0)))
 
 
+def _switched_off(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+    """Return which logits are of a class that is switched off by a number: the farthest from 0, twice and the same."""
+    farthest = np.abs(one).max(initial=0.0)
+    off = (np.abs(one) == farthest) & (one == two)
+    return off if off.sum() > 1 else np.zeros(off.shape, bool)
+
+
+def rounding_of(loss: LossFn, logits: np.ndarray, y: Any, whole: np.ndarray) -> np.ndarray:
+    """Return by how much rounding may move each example's loss: several times what its logits' last bits do.
+
+    So it has the loss's own scale, and a class that is switched off by a huge logit adds nothing.
+    """
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], logits.shape)
+    nudged = [(logits * (1 + 16 * EPSILON * sign * signs)).astype(logits.dtype) for sign in (-1, 1)]
+    found = [np.asarray(loss(jnp.asarray(near), y), np.float64) for near in nudged]
+    with np.errstate(invalid="ignore"):
+        moved = np.max([np.abs(near - whole) if near.shape == whole.shape else 0 * whole for near in found], axis=0)
+    return 4 * np.nan_to_num(moved, nan=0.0, posinf=0.0)
+
+
 def trusted_losses(loss: LossFn, logits: np.ndarray, y: Any) -> np.ndarray:
     """Return the loss of each example, the same whatever other examples it is computed with."""
     y, count = jnp.asarray(y), len(logits)
-    try:
+    with inputs.asking("The loss(logits, y)", "one that takes the outputs of logits_fn and the labels, as given"):
         kind = getattr(jax.eval_shape(loss, jnp.asarray(logits), y), "dtype", None)
-    except jax.errors.JAXTypeError as error:
-        raise JaxfairError(inputs.LEFT_JAX.format("The loss")) from error
     if kind is not None and not jnp.issubdtype(kind, jnp.floating):
         raise JaxfairError(f"The loss has type {kind}, which has no derivative; give one of floating-point numbers.")
     whole = np.asarray(loss(jnp.asarray(logits), y), np.float64)
@@ -88,15 +106,12 @@ def trusted_losses(loss: LossFn, logits: np.ndarray, y: Any) -> np.ndarray:
         raise JaxfairError(f"The loss returned shape {whole.shape} for {count} examples; expected one number for each.")
     if losses.takes_classes(loss):  # of which it is known
         return whole
+    allowed = 1e-3 * np.abs(whole) + rounding_of(loss, logits, y, whole)
     for part in _parts(whole, np.asarray(y)):
         found = np.asarray(loss(jnp.asarray(logits[part]), y[part]), np.float64)
-        # The same numbers, but for the order of the arithmetic on logits of this size.
-        sizes = np.abs(np.where(np.isfinite(logits[part]), logits[part], 0)).reshape(len(part), -1)
-        largest = sizes.max(axis=1, initial=1.0)
-        allowed = 1e-3 * np.abs(whole[part]) + 1e-5 * largest
         with np.errstate(invalid="ignore"):
             same = found.shape == whole[part].shape and (
-                (found == whole[part]) | (np.abs(found - whole[part]) <= allowed) | np.isnan(whole[part])
+                (found == whole[part]) | (np.abs(found - whole[part]) <= allowed[part]) | np.isnan(whole[part])
             )
         if not np.all(same):
             raise JaxfairError(

@@ -191,7 +191,9 @@ def _krylov(
         betas.append(beta)
         typical = float(np.mean(alphas[1:] or 0)) if stop == "error" else None
         ritz = _ritz(projected[:m, :m], beta, basis, largest, smallest, tolerance, typical)
-        converged = ritz.met and m >= min(largest + smallest, start.size)
+        # Where nothing is left, the largest may be the smallest as well: all are one.
+        wanted = max(largest, smallest) if ritz.exhausted else largest + smallest
+        converged = ritz.met and m >= min(wanted, start.size)
         if ritz.exhausted or converged or len(alphas) == max_steps:
             relative = float(asymmetry / max(np.abs(ritz.spectrum).max(), basis.tiny))
             kept = basis.combine(ritz.rotation[:, ritz.index]) if vectors else None

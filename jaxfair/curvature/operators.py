@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
@@ -31,7 +32,7 @@ from jaxfair.curvature.programs import (
     programs,
 )
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import as_weights
+from jaxfair.inputs import as_values, as_weights
 from jaxfair.options import Natural, checked
 
 GIGABYTE = 1024**3
@@ -258,6 +259,13 @@ class GroupOperator:
 
     def __call__(self, vector: Any, chunks: int | None = None) -> Float[Array, "*b p"]:
         """Return the product with a vector, or with each row of a block; over the first ``chunks`` alone if given."""
+        if isinstance(vector, Tracer):
+            raise JaxfairError("The vector is traced by JAX; call the operator outside of jit and of JAX's solvers.")
+        plain = isinstance(vector, jax.Array | np.ndarray) and not isinstance(vector, np.ma.MaskedArray)
+        if not plain or not jnp.issubdtype(vector.dtype, jnp.floating):
+            vector = as_values(vector, "numbers of the vector")
+        if chunks is not None and not 1 <= chunks <= self.chunks:
+            raise JaxfairError(f"The first {chunks} chunks were asked for; there are {self.chunks}: give 1 to as many.")
         vector = jnp.asarray(vector, self._dtype)
         if vector.shape[-1:] != (self.size,) or vector.ndim > 2 or not vector.size:
             raise JaxfairError(f"The vector has shape {vector.shape}; expected ({self.size},) or (b, {self.size}).")

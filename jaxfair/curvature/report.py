@@ -35,6 +35,7 @@ class Examples(NamedTuple):
         loss: Its loss.
         softmax_gap: Largest minus second largest softmax score; NaN where that has no meaning.
         digest: Of all labels, groups and group names, which says whether two reports are of the same examples.
+        inputs: A number for each example by its inputs, which says whether they are in the same order.
     """
 
     group: np.ndarray
@@ -42,6 +43,7 @@ class Examples(NamedTuple):
     loss: np.ndarray
     softmax_gap: np.ndarray
     digest: str
+    inputs: np.ndarray
 
 
 class ReportIntervals(NamedTuple):
@@ -173,8 +175,8 @@ class GroupReport:
         """Compare with the report of another network on the same examples.
 
         Raises:
-            JaxfairError: Labels or groups are others, or one loss is cross-entropy and the other is not. Inputs may be
-                others, as another format or corrupted images are.
+            JaxfairError: Labels or groups are others, the examples are in another order, or one loss is cross-entropy
+                and the other is not. Inputs may be others, as another format or corrupted images are.
         """
         if not isinstance(before, GroupReport):
             return NotImplemented
@@ -184,6 +186,8 @@ class GroupReport:
                 f"{len(self.names)} groups and {before.count.sum()} in {len(before.names)}); compare networks on the "
                 "same ones."
             )
+        if _is_reordered(self.examples.inputs, before.examples.inputs):
+            raise JaxfairError("The reports are of the same examples in another order; give both in one order.")
         found = {name: _paired(self.examples, before.examples, name, len(self.names)) for name in SCALES}
         if self.intervals and before.intervals:
             found["gradient_norm"] = _of_parts(self.intervals.gradient.parts, before.intervals.gradient.parts)
@@ -252,8 +256,8 @@ def group_report(
         x, y, group = jax.tree.map(lambda leaf: leaf[kept], (x, y, group))
     weights = groups.group_weights(group, len(names))
     logits = trusted_logits(logits_fn, params, x, y, config.precision, config.chunk_size or 256)
-    right, gap = _predictions(logits, np.asarray(y), labelled=labelled)
     per_example = trusted_losses(loss, logits, y)
+    right, gap = _predictions(logits, np.asarray(y), loss)
     if not np.isfinite(per_example).all():
         bad = int(np.argmin(np.isfinite(per_example)))
         raise JaxfairError(
@@ -262,7 +266,7 @@ def group_report(
         )
     warn_of_suspects(params, logits, y)
     curvature = group_curvature(logits_fn, params, x, y, weights, config, loss=loss, vectors=intervals)
-    examples = Examples(group, right, per_example, gap, _digest(y, group, names, loss))
+    examples = Examples(group, right, per_example, gap, _digest(y, group, names, loss), _identities(x))
     return GroupReport(
         names=names,
         count=np.bincount(group, minlength=len(names)),
@@ -285,6 +289,21 @@ def _digest(y: Any, group: np.ndarray, names: tuple[str, ...], loss: LossFn) -> 
     kind = "" if losses.takes_classes(loss) else "another loss than cross-entropy"
     parts = f"{(labels.shape, names)}{kind}".encode(), told.tobytes(), group.tobytes()
     return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def _identities(x: Any) -> np.ndarray:
+    """Return a number for each example by the bytes of its inputs."""
+    leaves, found = jax.tree.leaves(x), []
+    for start in range(0, len(leaves[0]), 1024):
+        parts = [np.ascontiguousarray(leaf[start : start + 1024]) for leaf in leaves]
+        for row in zip(*parts, strict=True):
+            digest = hashlib.blake2b(b"".join(part.tobytes() for part in row), digest_size=8).digest()
+            found.append(int.from_bytes(digest, "big"))
+    return np.array(found, np.uint64)
+
+
+def _is_reordered(one: np.ndarray, other: np.ndarray) -> bool:
+    return not np.array_equal(one, other) and np.array_equal(np.sort(one), np.sort(other))
 
 
 def _intervals(
@@ -360,12 +379,14 @@ def _of_parts(after: Sequence[np.ndarray], before: Sequence[np.ndarray]) -> tupl
     return np.array([one.value for one in found]), _joined([one.interval() for one in found])
 
 
-def _predictions(logits: np.ndarray, y: np.ndarray, *, labelled: bool) -> tuple[np.ndarray, np.ndarray]:
+def _predictions(logits: np.ndarray, y: np.ndarray, loss: LossFn) -> tuple[np.ndarray, np.ndarray]:
     """Return whether each example is classified correctly, and its softmax gap; NaN where neither has a meaning.
 
-    One logit is that of the second of two classes: the boundary is at 0 and the gap is that of the two sigmoids. Labels
-    of a user's own loss count where they are classes or one-hot rows; several labels or a regression have none.
+    One logit is that of the second of two classes: the boundary is where both have one loss, at 0 as a rule, for which
+    the gap is that of the two sigmoids. Labels of a user's own loss count where they are classes or one-hot rows;
+    several labels or a regression have none.
     """
+    labelled = losses.takes_classes(loss)
     nothing, classes = np.full(len(logits), np.nan), max(logits.shape[1], 2)
     try:
         label = np.asarray(as_labels(y, classes))
@@ -376,6 +397,9 @@ def _predictions(logits: np.ndarray, y: np.ndarray, *, labelled: bool) -> tuple[
     if logits.shape[1] == 1:
         if labelled:
             raise JaxfairError("The network has one logit, whose cross-entropy is 0; give a loss for two classes.")
+        second = losses.says_second(loss, logits, y)
+        if (second != (logits[:, 0] > 0)).any():
+            return second == label, nothing
         logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
     return logits.argmax(axis=1) == label, np.asarray(margins.softmax_gap(jnp.asarray(logits)))
 

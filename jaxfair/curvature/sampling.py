@@ -28,6 +28,8 @@ BLOCKS, LEAST = 30, 4
 """Blocks of a group, at most, and at least for an interval; a group of 31 examples has 16, of 61 21."""
 FEW_FOR_NORM = 20
 """Examples of a group without which there is no interval of its norm, since none would cover; see ``FEW``, too."""
+ALIKE = 0.85
+"""Of the examples, the least effective number ``(sum w)^2 / sum w^2`` for an interval: of fewer ones it covers less."""
 SLICE = 2**20  # parameters whose products are summed in float64 at once
 
 
@@ -40,7 +42,8 @@ class GradientSampling(NamedTuple):
             product of two blocks' gradients. It may come out negative. ``norm**2 - squared`` is the sampling part,
             which estimates ``tr(Cov) / n``. NaN for a group of one example.
         corrected: Square root of it, and 0 where it is negative.
-        interval: 95 % interval of that norm, from 0 on; NaN for a group of less than ``FEW_FOR_NORM`` examples.
+        interval: 95 % interval of that norm, from 0 on; NaN for a group of less than ``FEW_FOR_NORM`` examples, or one
+            whose examples have unlike weights (``ALIKE``).
         parts: For each group a value of each block, shape (blocks,), whose mean is ``corrected`` and whose spread is
             its noise to first order, by the jackknife: for differences and means of several norms; NaN where there is
             no interval.
@@ -60,7 +63,8 @@ class EigenvalueSampling(NamedTuple):
 
     Attributes:
         interval: 95 % interval of the eigenvalue that the mean over all possible examples has; NaN for a group of less
-            than ``intervals.FEW`` examples. It does not contain the residual of the eigenvalue.
+            than ``intervals.FEW`` examples, or one whose examples have unlike weights (``ALIKE``). It does not contain
+            the residual of the eigenvalue.
         standard_error: Of the eigenvalue, its eigenvector held fixed.
         bias: About by how much the eigenvalue is expected to be too large: ``tr Cov(H_b v) / (blocks * value)`` across
             the eigenvector, which is what second-order perturbation gives if all other eigenvalues are near 0, and too
@@ -155,12 +159,12 @@ def gradient_sampling(
     problem = _problem(logits_fn, params, x, y, precision, loss)
     size = _chunk_size(cut, chunk_size)
     found = []
-    for group, (share, own) in enumerate(cut):
+    for group, ((share, own), row) in enumerate(zip(cut, rows, strict=True)):
         gram = _gram(_of_each_block(problem, own, size, _gradient))
         if not np.isfinite(gram).all():
             raise JaxfairError(f"A gradient of group {group} is not finite; check the inputs and the parameters.")
         numbers, parts = _norms(gram, share), np.full(len(gram), np.nan)
-        if np.count_nonzero(own) >= FEW_FOR_NORM:
+        if _effective(row) >= FEW_FOR_NORM:
             parts = _parts(gram, numbers[1])
         else:
             numbers = (*numbers[:2], np.nan, np.nan)
@@ -229,9 +233,15 @@ def eigenvalue_sampling(
             "returns for them with vectors=True."
         )
     size, known, ends = _chunk_size(cut, chunk_size), [], []
-    for value, vector, (share, own) in zip(found.top_eigenvalue, found.vectors, cut, strict=True):
+    scale, residuals = np.abs(found.top_eigenvalue).max(), found.top_eigenvalue_residual
+    for group, (value, vector, (share, own)) in enumerate(zip(found.top_eigenvalue, found.vectors, cut, strict=True)):
         known.append(_quotients(_products(problem, own, size, vector), vector, float(value), share))
-        ends.append(_eigenvalue_interval(float(value), known[-1][-1], 1, int(np.count_nonzero(own))))
+        if not abs(share @ known[-1][-1] - value) <= 2 * residuals[group] + 1e-3 * scale:
+            raise JaxfairError(
+                f"The eigenvector of group {group} has the quotient {share @ known[-1][-1]:.4g} on its examples, not "
+                f"{value:.4g}; give what group_curvature found for these very groups and parameters."
+            )
+        ends.append(_eigenvalue_interval(float(value), known[-1][-1], 1, _effective(rows[group])))
     error, bias = np.array([numbers[:-1] for numbers in known]).T
     return EigenvalueSampling(Interval(*np.array(ends).T), error, bias, tuple(parts for *_, parts in known))
 
@@ -306,7 +316,8 @@ def equal_count_eigenvalues(
         ]
         centred = [own - own.mean() + value for own, value in zip(quotients, values[group], strict=False)]
         parts.append(np.concatenate(centred))
-        ends.append(_eigenvalue_interval(mean[group], parts[-1], len(found), count * len(found)))
+        examples = sum(_effective(row) for row in drawn[group])
+        ends.append(_eigenvalue_interval(mean[group], parts[-1], len(found), examples))
     return EqualCount(count, values, residuals, mean, Interval(*np.array(ends).T), tuple(parts))
 
 
@@ -321,6 +332,12 @@ def _checked(logits_fn: Any, params: Any, x: Any, y: Any, weights: Any, loss: An
             "give weights that sum to 1, as group_weights does."
         )
     return params, x, y, rows
+
+
+def _effective(row: np.ndarray) -> int:
+    """Return how many examples a group has for an interval: none, if their weights are unlike."""
+    count = int(np.count_nonzero(row))
+    return count if row.sum() ** 2 >= ALIKE * count * (row**2).sum() else 0
 
 
 def _draws(row: np.ndarray, count: int, draws: int, seed: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -243,13 +244,17 @@ def _decoded(value: bytes) -> str:
 
 
 def number(text: str) -> int | float | None:
-    """Return the number that a text is: without a point it is exact; None for all else."""
+    """Return the number that a text is: a whole one is exact, also with a point; None for all else."""
     if not _NUMBER.fullmatch(text):
         return None
     try:
         return int(text)
     except ValueError:  # with a point or an exponent, or of more digits than Python reads
-        return float(text) if np.isfinite(float(text)) else None
+        found = float(text)
+        if not np.isfinite(found):
+            return None
+        exact = "e" not in text.lower() and 2**53 <= abs(found) < 1e25  # as others write whole codes
+        return int(Decimal(text)) if exact else found
 
 
 def _by_number(text: str) -> tuple[int, float, str]:

@@ -105,9 +105,24 @@ def _parquet(data: bytes, table: Path) -> Cells:
         with parquet.ParquetFile(io.BytesIO(data)) as file:
             content = file.read()
         names = [nfc(name) for name in content.column_names]
-        return Cells(names, [c.to_pylist() for c in content.columns], range(1, content.num_rows + 1))
+        return Cells(
+            names,
+            [_cells(c, name, table) for name, c in zip(names, content.columns, strict=True)],
+            range(1, content.num_rows + 1),
+        )
+    except JaxfairError:
+        raise
     except (OSError, pyarrow.ArrowException, ValueError) as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise JaxfairError(
             f"The table '{table}' cannot be read as Parquet: {reason}; write it again, or as CSV."
+        ) from error
+
+
+def _cells(column: Any, name: str, table: Path) -> Sequence[Any]:
+    try:
+        return column.to_pylist()
+    except (OverflowError, ValueError) as error:  # as of dates beyond Python's years
+        raise JaxfairError(
+            f"The column '{name}' of '{table}' has values that Python cannot hold; leave it out."
         ) from error

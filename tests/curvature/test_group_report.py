@@ -297,3 +297,52 @@ def test_one_example_a_group_and_a_zero_network(problem: dict[str, Any]) -> None
     slope = np.sqrt((1 - 1 / CLASSES) ** 2 + (CLASSES - 1) / CLASSES**2)
     expected = np.linalg.norm(problem["x"], axis=1) * slope
     np.testing.assert_allclose(report.curvature.top_eigenvalue, expected, rtol=1e-4)
+
+
+def test_batch_norm_is_seen_beside_a_class_that_is_switched_off() -> None:
+    """Where the network is so sure that no probability moves."""
+    rng = np.random.default_rng(0)
+    params = {"in": rng.normal(size=(4, 5)).astype(np.float32), "out": rng.normal(size=(5, 3)).astype(np.float32)}
+
+    def masked(params: Any, x: Any) -> jax.Array:
+        hidden = x @ params["in"]
+        logits = 8 * jnp.tanh((hidden - hidden.mean(0)) / (hidden.std(0) + 1e-3)) @ params["out"]
+        return jnp.where(jnp.array([True, True, False]), logits, -1e9)
+
+    x = rng.normal(size=(400, 4)).astype(np.float32)
+    first = np.asarray(masked(params, x))
+    x = np.tile(x[np.abs(first[:, 0] - first[:, 1]) > 14], (3, 1))
+    label = np.asarray(masked(params, x)).argmax(axis=1)
+    with pytest.raises(JaxfairError, match=r"changed by .* with the rest of its batch"):
+        jaxfair.group_report(masked, params, x, label, np.arange(len(x)) % 2, CurvatureConfig(chunk_size=16))
+
+
+def test_reports_of_the_same_examples_in_another_order_are_not_subtracted(problem: dict[str, Any]) -> None:
+    """Of one class and group each, so that neither labels nor groups tell."""
+    same = {**problem, "y": np.zeros(len(problem["x"]), int), "group": np.zeros(len(problem["x"]), int)}
+    one, other = (jaxfair.group_report(model, **{**same, "x": x}) for x in (same["x"], same["x"][::-1]))
+    with pytest.raises(JaxfairError, match="in another order"):
+        one - other
+    coarser = jaxfair.group_report(model, **{**same, "x": np.round(same["x"], 2)})
+    assert (coarser - one).count[0] == len(same["x"])
+
+
+def test_one_output_says_the_class_of_the_smaller_loss() -> None:
+    """Least squares of 0 and 1 has its boundary at one half, a logistic loss at 0."""
+    x = np.array([[0.2], [0.4], [0.6], [0.9]], np.float32)
+    label, one = np.array([0, 0, 1, 1]), np.ones((1, 1), np.float32)
+
+    def squared(outputs: Any, y: Any) -> Any:
+        return (outputs[:, 0] - y) ** 2
+
+    def logistic(outputs: Any, y: Any) -> Any:
+        return jnp.logaddexp(0, jnp.where(y == 1, -1, 1) * outputs[:, 0])
+
+    options = {"x": x, "y": label, "group": np.zeros(4, int)}
+    with pytest.warns(UserWarning, match="sigmoid"):
+        report = jaxfair.group_report(lambda w, x: x @ w, one, loss=squared, **options)
+    assert report.accuracy[0] == 1
+    assert np.isnan(report.softmax_gap[0])
+    found = jaxfair.group_report(lambda w, x: 40 * (x @ w - 0.5), one, loss=logistic, **options)
+    assert found.accuracy[0] == 1
+    assert found.softmax_gap[0] > 0.9

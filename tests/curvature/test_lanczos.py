@@ -232,3 +232,10 @@ def test_the_norm_on_a_device_is_that_of_nothing_and_of_what_is_not_finite():
     assert float(lanczos._device_norm(np.zeros(3, np.float32))) == 0
     assert not np.isfinite(float(lanczos._device_norm(np.array([1, np.inf], np.float32))))
     assert np.isnan(float(lanczos._device_norm(np.array([1, np.nan], np.float32))))
+
+
+@pytest.mark.parametrize("value", [0.0, 2.0])
+def test_a_multiple_of_the_identity_has_one_eigenvalue_at_both_ends(value: float) -> None:
+    found = extreme_eigenvalues(lambda v: value * v, np.arange(1.0, 6.0), largest=1, smallest=1)
+    assert found.converged
+    np.testing.assert_allclose(found.values, [value, value], atol=1e-12)

@@ -141,3 +141,39 @@ def test_the_report_takes_a_loss() -> None:
 def test_a_configuration_that_means_nothing_is_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(JaxfairError, match=words):
         CurvatureConfig(**options)
+
+
+def by_class_weights_of_the_batch(outputs: jax.Array, y: jax.Array) -> jax.Array:
+    weight = jnp.asarray([1.0, 10.0, 1.0])[y]
+    return losses.cross_entropy(outputs, y) * weight / weight.mean()
+
+
+def squared_of_columns(outputs: jax.Array, y: jax.Array) -> jax.Array:
+    return ((outputs - y) ** 2).mean(-1)  # (n, 1) against (n,): every example with every label
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_a_loss_of_the_batch_is_seen_at_every_scale(scale: float) -> None:
+    """Also where a class is switched off by a huge logit, against which nothing else is large."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(40, 4)).astype(np.float32), rng.integers(0, 2, 40)
+    weights = np.full((1, 40), 1 / 40, np.float32)
+    params, said = rng.normal(size=(4, 3)).astype(np.float32), "depends on which others it is computed with"
+
+    def masked(params: Any, x: Any) -> jax.Array:
+        return jnp.where(jnp.array([True, True, False]), x @ params, -1e9)
+
+    with pytest.raises(JaxfairError, match=said):
+        group_curvature(masked, params, x, y, weights, loss=by_class_weights_of_the_batch)
+    group_curvature(masked, params, x, y, weights, loss=lambda o, y: 2 * losses.cross_entropy(o, y))
+    wanted = (scale * rng.normal(size=40)).astype(np.float32)
+    with pytest.raises(JaxfairError, match=said):
+        group_curvature(linear, scale * params[:, :1], x, wanted, weights, loss=squared_of_columns)
+    group_curvature(linear, scale * params[:, :1], x, wanted, weights, loss=lambda o, y: (o[:, 0] - y) ** 2)
+
+
+def test_a_loss_that_fails_is_one_sentence() -> None:
+    x, weights = np.ones((4, 4), np.float32), np.full((1, 4), 0.25, np.float32)
+    one: Any = lambda outputs: outputs  # noqa: E731
+    with pytest.raises(JaxfairError, match=r"The loss\(logits, y\) fails \(.*\); give one that takes the outputs"):
+        group_curvature(linear, np.ones((4, 3), np.float32), x, np.ones(4), weights, loss=one)

@@ -359,3 +359,19 @@ def test_sampling_is_of_means(function: Any, factor: float) -> None:
     weights = factor * np.asarray(group_weights(np.arange(60) % 2, 2))
     with pytest.raises(JaxfairError, match=f"group 0 sum to {factor:.3g}, .* give weights that sum to 1"):
         function(lambda w, x: x @ w, np.zeros((4, 3), np.float32), x, y, weights)
+
+
+def test_unlike_weights_have_no_interval_and_other_groups_vectors_are_refused() -> None:
+    rng = np.random.default_rng(0)
+    x, weight = rng.normal(size=(70, 5)) + 1, np.exp(rng.normal(size=(1, 70)))
+    weight /= weight.sum()
+    logits_fn, params, x, y, _ = of_examples(x)
+    found = gradient_sampling(logits_fn, params, x, y, weight, loss=itself)
+    assert np.isnan(found.interval).all()
+    assert np.isfinite(found.corrected).all()
+    network = (lambda w, x: jnp.tanh(x @ w)), jnp.asarray(rng.normal(size=(5, 3)), jnp.float32)
+    label, rows = rng.integers(0, 3, 70), np.repeat(np.eye(2), 35, axis=1) / 35
+    vectors = group_curvature(*network, x, label, rows, vectors=True)
+    eigenvalue_sampling(*network, x, label, rows, vectors)
+    with pytest.raises(JaxfairError, match="give what group_curvature found for these very groups"):
+        eigenvalue_sampling(*network, x, label, rows[::-1], vectors)

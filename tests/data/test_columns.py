@@ -198,3 +198,11 @@ def test_choose_names_the_nearest_column() -> None:
         choose(table, ["race", "gendr"], "group")
     with pytest.raises(JaxfairError, match="no class column 'xyz'; choose from gender, race"):
         choose(table, ["xyz"], "class")
+
+
+def test_long_codes_are_numbers_digit_by_digit() -> None:
+    """With a point too, as a program writes a column once a cell of it was missing."""
+    codes = ["900000000000207008", "900000000000207009.0", "900000000000207008.0"]
+    column = as_numbers(from_values(codes), "code")
+    assert column.names == ("900000000000207008", "900000000000207009")
+    assert column.codes.tolist() == [0, 1, 0]

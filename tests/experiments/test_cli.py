@@ -246,3 +246,12 @@ def test_other_commands_are_named_and_misspelt_ones_found(capsys: pytest.Capture
         assert f"Other commands, each with its --help: {words}." in capsys.readouterr().out
         assert program([near, "study"]) == 1
         assert f"There is no command or folder '{near}'; did you mean '{near[:4]}" in capsys.readouterr().err
+
+
+def test_an_argument_that_is_no_text_is_refused_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a name of an old archive, which could be in no record and on no page."""
+    assert call(tmp_path, "--title", "caf\udce9") == 1
+    assert r"The argument b'caf\xe9' is not UTF-8; rename the file" in sentence(capsys.readouterr().err)
+    assert not list(tmp_path.iterdir())

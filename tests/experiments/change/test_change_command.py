@@ -178,6 +178,48 @@ def test_classes_that_are_never_a_label_are_said(tmp_path: Path) -> None:
     assert joined.notes == ("'after.csv' knows classes that are never a label: unsure.",)
 
 
+def test_of_logits_and_probabilities_those_count_that_are_named(tmp_path: Path) -> None:
+    wrong = {f"calib_{name}": (PREDICTED[0] != name).astype(float) for name in ("no", "yes")}
+    found = files(tmp_path, after={**scores("logits", LOGITS[0]), **wrong})
+    joined = join([found["before"]], [found["after"]], found["people"], Names(probabilities="calib"))
+    assert (joined.after[0] == 1 - joined.before[0]).all()  # classes, since probabilities of 0 have no loss
+
+
+def test_one_file_is_one_run(tmp_path: Path) -> None:
+    found = files(tmp_path)
+    again = tmp_path / ".." / tmp_path.name / "after.csv"
+    with pytest.raises(JaxfairError, match=r"after\.csv' is given twice for one side"):
+        join([found["before"]], [found["after"], again], found["people"], Names())
+    join([found["before"]], [found["before"]], found["people"], Names())
+
+
+def test_long_codes_are_compared_digit_by_digit(tmp_path: Path) -> None:
+    """As those of medicine: two that differ beyond 2**53 are one number of floating point."""
+    codes = np.array(["900000000000207008", "900000000000207009"])
+    people = {"id": IDS, "label": codes[(LABEL == "yes").astype(int)], "group": GROUP}
+    before = {"id": IDS, "predicted": people["label"], "label": codes[[0] * N]}
+    found = files(tmp_path, people=people, before=before)
+    with pytest.raises(JaxfairError, match="have other labels for"):
+        join([found["before"]], [found["before"]], found["people"], Names())
+
+
+def test_what_is_not_asked_for_is_not_read(tmp_path: Path) -> None:
+    people = {"id": IDS, "label": LABEL, "group": GROUP, "image": [b"\xff\xd8"] * N}
+    found = files(tmp_path, ".parquet", people=people)
+    join([found["before"]], [found["after"]], found["people"], Names())
+    with pytest.raises(JaxfairError, match="The group column 'group' is named twice"):
+        join([found["before"]], [found["after"]], found["people"], Names(group=("group", "group")))
+
+
+def test_an_earlier_report_of_other_files_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found, out = files(tmp_path), tmp_path / "out"
+    other = {**found, "before": found["after"], "after": found["before"]}
+    for given, kept in ((found, 0), (found, 0), (other, 1)):
+        assert run(given, out) == 0
+        assert ("is kept as" in capsys.readouterr().err) == bool(kept)
+        assert len(list(out.glob("report-*"))) == kept
+
+
 def test_labels_of_two_files_are_the_same_where_their_numbers_are(tmp_path: Path) -> None:
     label = (LABEL == "yes").astype(int)
     people = {"id": IDS, "label": label, "group": GROUP}
@@ -202,6 +244,8 @@ SHORT = {"id": IDS[1:], "predicted": PREDICTED[0][1:]}
 TWICE = {"id": [IDS[1], *IDS[1:]], "predicted": PREDICTED[0]}
 
 
+SIGNED = {"id": IDS, "probabilities_no": [1 + 1e-9] * N, "probabilities_yes": [-1e-9] * N}
+BOTH = {"id": IDS, **{f"{kind}_{name}": [0.5] * N for kind in ("logits", "probabilities") for name in ("no", "yes")}}
 SATURATED = {"id": IDS, "predicted": np.where(np.arange(N) % 3, np.arange(N) % 2, 0.93)}
 
 
@@ -217,6 +261,8 @@ SATURATED = {"id": IDS, "predicted": np.where(np.arange(N) % 3, np.arange(N) % 2
         ({"people": {"id": IDS, "label": ["NA", *LABEL[1:]], "group": GROUP}}, "no 'label' for 1 ids: p000; fill"),
         ({"people": {"id": IDS, "label": LABEL, "race": GROUP}}, "no group column 'group'; "),
         ({"before": {"id": IDS, "predicted": PREDICTED[0], "label": LABEL[::-1]}}, "have other labels for"),
+        ({"before": SIGNED}, "is -1e-09, below 0; clip what is left of rounding at 0"),
+        ({"before": BOTH}, "has both logits_CLASS and probabilities_CLASS; leave one out"),
         ({"before": {"id": IDS, "answer": PREDICTED[0]}}, "no column 'predicted', .* but id, answer; say by"),
         ({"before": {"id": IDS, "predicted": ["maybe"] * N}}, r"predicts \(maybe\) is a label \(no, yes\)"),
         ({"before": scores("probabilities", LOGITS[0])}, "which do not add up to 1; if they are logits"),

@@ -73,7 +73,7 @@ def test_every_writer_says_the_same(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert tables.markdown(TABLE).splitlines() == [
         "| network | note | ReLUs | x | shorter |",
         "|---|---|---|---|---|",
-        "| a\\|b | <i> line | 1,792 | 0.5 (0.25 to 0.75) | 0.5 (0.2 to 0.8) |",
+        "| a\\|b | &lt;i> line | 1,792 | 0.5 (0.25 to 0.75) | 0.5 (0.2 to 0.8) |",
         "| c |  | 3 |  |  |",
     ]
     page = html.table(TABLE)
