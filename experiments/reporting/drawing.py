@@ -14,7 +14,7 @@ import numpy as np
 from experiments.reporting.groups import LARGE, SMALL, Groups
 from experiments.reporting.series import Estimate
 from experiments.reporting.verdicts import Missing
-from jaxfair.errors import warn
+from experiments.running.progress import say
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -133,7 +133,7 @@ def _glyphs_said_once() -> Iterator[None]:
         if one not in lacking:
             warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
     if lacking:
-        warn("Names have letters that no font for figures on this machine has; tables show them, figures do not.")
+        say("Names have letters that no font for figures on this machine has; tables show them, figures do not.")
 
 
 def subplots(

@@ -309,3 +309,13 @@ def test_a_mistake_is_one_sentence_and_leaves_an_earlier_report(
     for name, said in damaged.items():
         with pytest.raises(JaxfairError, match=rf"{said}.*np.savez\(path, id="):
             join([tmp_path / f"{name}.npz"], [found["after"]], found["people"], Names())
+
+
+def test_letters_that_no_font_has_are_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a script that no font knows (Linear A), whatever fonts a machine has."""
+    people = {"id": IDS, "label": LABEL, "group": np.where(GROUP == "small", "\U00010600\U00010601", "large")}
+    assert run(files(tmp_path, people=people), tmp_path / "out") == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "font" in line]
+    assert said == [
+        "Names have letters that no font for figures on this machine has; tables show them, figures do not."
+    ]
