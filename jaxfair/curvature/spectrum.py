@@ -208,7 +208,7 @@ def eigenvalues(
     return lanczos.extreme_eigenvalues(
         product,
         start,
-        smallest=int(config.bottom and start.size > 1),  # of one parameter both ends are one value
+        smallest=int(config.bottom),
         tolerance=config.tolerance,
         stop=config.stop,
         max_steps=config.max_steps,

@@ -177,16 +177,3 @@ def test_a_loss_that_fails_is_one_sentence() -> None:
     one: Any = lambda outputs: outputs  # noqa: E731
     with pytest.raises(JaxfairError, match=r"The loss\(logits, y\) fails \(.*\); give one that takes the outputs"):
         group_curvature(linear, np.ones((4, 3), np.float32), x, np.ones(4), weights, loss=one)
-
-
-def test_one_parameter_has_one_eigenvalue_at_both_ends() -> None:
-    x, weights = np.full((4, 1), 3.0, np.float32), np.full((1, 4), 0.25, np.float32)
-    found = group_curvature(
-        linear, np.ones((1, 1), np.float32), x, np.zeros(4), weights, CurvatureConfig(bottom=True), loss=squared_of_one
-    )
-    assert found.converged.all()
-    np.testing.assert_allclose([found.top_eigenvalue[0], found.bottom_eigenvalue[0]], 2 * 9)
-
-
-def squared_of_one(outputs: jax.Array, y: jax.Array) -> jax.Array:
-    return (outputs[:, 0] - y) ** 2
