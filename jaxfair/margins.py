@@ -216,7 +216,7 @@ def deepfool(
 
 def _over_chunks(function: Callable, classifier: Classifier, x: Any, label: Any, chunk_size: int, *options: Any) -> Any:
     """Apply ``function(classifier, x, label, *options)`` to chunks of the examples, whose inputs it checks."""
-    if not hasattr(x, "shape") and isinstance(x, Mapping):
+    if isinstance(x, Mapping):
         raise JaxfairError(f"Inputs are a {type(x).__name__}; distances need one array, in which they are measured.")
     x, label = unboxed(as_array(x, "inputs")), None if label is None else as_labels(label)
     if not x.ndim or not jnp.issubdtype(x.dtype, jnp.floating):

@@ -106,8 +106,8 @@ def join(before: Sequence[Path], after: Sequence[Path], groups: Path, names: Nam
     if twice := [name for i, name in enumerate(wanted) if name in wanted[:i]]:
         raise JaxfairError(f"The group column '{twice[0]}' is named twice; name it once.")
     # What nobody asks for is not read: it may be images.
-    known = {name: from_values(cells if name in wanted else []) for name, cells in people.cells.items()}
-    group = columns.choose({name: column for name, column in known.items() if name != names.id}, wanted, "group")
+    cells = {name: cells if name in wanted else [] for name, cells in people.cells.items() if name != names.id}
+    group = columns.choose({name: from_values(of) for name, of in cells.items()}, wanted, "group")
     rows = [people.row[name] for name in ids]
     named = np.array([None if group.codes[i] == MISSING else group.names[group.codes[i]] for i in rows], object)
     y, classes, found, strange = _encoded(label, answers)

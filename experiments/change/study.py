@@ -6,7 +6,7 @@ import json
 import platform
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +49,17 @@ def compare(config: Change, command: Sequence[str]) -> ChangeReport:
     few = [name for name, count in zip(report.names, report.count, strict=True) if count < FEW]
     told += [f"Fewer than {FEW} examples in group {quoted(few, 10)}: their intervals are very wide."] if few else []
     title = config.title or f"Who lost accuracy: {config.before[0].name} and {config.after[0].name}"
+    digests = {path: _digest(path) for path in (*config.before, *config.after, config.groups)}
     with reports.replacing(config.out / "report") as made:
         drawn = drawing.draw_all(page.DRAWINGS, report, made)
         tables.write_csv(made / "groups.csv", page.group_rows(report))
         if report.differences:
             tables.write_csv(made / "differences.csv", page.difference_rows(report))
         (made / reports.CHANGE).write_text(json.dumps(_strict(report.to_dict()), indent=1) + "\n", encoding="utf-8")
-        (made / reports.RECORD).write_text(json.dumps(_record(config, names), indent=1) + "\n", encoding="utf-8")
-        text = page.page(report, title, _about(config, joined, report), told, drawn, _facts(config, command))
+        (made / reports.RECORD).write_text(
+            json.dumps(_record(config, names, digests), indent=1) + "\n", encoding="utf-8"
+        )
+        text = page.page(report, title, _about(config, joined, report), told, drawn, _facts(digests, command))
         (made / reports.PAGE).write_text(text, encoding="utf-8")
     for warning in told:
         print(f"warning: {warning}", file=sys.stderr)
@@ -77,10 +80,10 @@ def _about(config: Change, joined: Joined, report: ChangeReport) -> str:
     )
 
 
-def _record(config: Change, names: Names) -> dict[str, Any]:
+def _record(config: Change, names: Names, digests: Mapping[Path, str]) -> dict[str, Any]:
     """Return of which files a report is, by which one of others is not replaced by it (``reports.replacing``)."""
     sides = {"before": config.before, "after": config.after, "groups": (config.groups,)}
-    runs = [f"{side} {_digest(path)}" for side, paths in sides.items() for path in paths]
+    runs = [f"{side} {digests[path]}" for side, paths in sides.items() for path in paths]
     return {"study": "change", "runs": [*runs, f"columns {' '.join(map(str, names))}"]}
 
 
@@ -88,13 +91,12 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _facts(config: Change, command: Sequence[str]) -> dict[str, Any]:
+def _facts(digests: Mapping[Path, str], command: Sequence[str]) -> dict[str, Any]:
     """Return how a page was made: the command, the files' digests, and versions."""
-    files = dict.fromkeys((*config.before, *config.after, config.groups))
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {
         "made by": reports.typed(command),
-        "files (sha256)": {path.name: _digest(path) for path in files},
+        "files (sha256)": {path.name: digest for path, digest in digests.items()},
         "versions": {"python": platform.python_version(), **versions},
     }
 

@@ -50,8 +50,7 @@ def write(study: Path, page: Path) -> None:
     if not record.get("made") or "figures" not in record:
         lacking = "which figures it has" if record.get("made") else "how its runs were made"
         raise JaxfairError(f"The report of '{study}' does not say {lacking}; run the same study again.")
-    parts = [f"# {tables.escaped(record['title'])}", tables.escaped(record.get("answer") or "")]
-    parts = [part for part in parts if part]
+    parts = [f"# {tables.escaped(record['title'])}", *filter(None, [tables.escaped(record.get("answer") or "")])]
     parts += ["\n".join(f"- {tables.escaped(said)}" for said in record["warnings"])] if record.get("warnings") else []
     try:
         page.parent.mkdir(parents=True, exist_ok=True)

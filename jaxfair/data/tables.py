@@ -104,19 +104,14 @@ def _parquet(data: bytes, table: Path) -> Cells:
     try:
         with parquet.ParquetFile(io.BytesIO(data)) as file:
             content = file.read()
-        names = [nfc(name) for name in content.column_names]
-        return Cells(
-            names,
-            [_cells(c, name, table) for name, c in zip(names, content.columns, strict=True)],
-            range(1, content.num_rows + 1),
-        )
-    except JaxfairError:
-        raise
     except (OSError, pyarrow.ArrowException, ValueError) as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise JaxfairError(
             f"The table '{table}' cannot be read as Parquet: {reason}; write it again, or as CSV."
         ) from error
+    names = [nfc(name) for name in content.column_names]
+    cells = [_cells(column, name, table) for name, column in zip(names, content.columns, strict=True)]
+    return Cells(names, cells, range(1, content.num_rows + 1))
 
 
 def _cells(column: Any, name: str, table: Path) -> Sequence[Any]:

@@ -173,10 +173,10 @@ def _logits_of_variables(network: Network, variables: Any, x: Float[Array, "n h 
 
 def _folded_logits(network: Network, params: Any, x: Float[Array, "n h w c"]) -> Float[Array, "n classes"]:
     module = network.module
-    _check_shape(network, params, np.shape(x))
     # Emulated arithmetic rounds the kernels as they are; before a preactivation's norm there is a sum.
     if not isinstance(module, ResNet) or module.block == "preactivation" or module.arithmetic != "native":
         return _logits(network, params, x)
+    _check_shape(network, params, np.shape(x))
     variables = {"params": fold(params, network.batch_stats), "masks": network.masks}
     logits = module.apply(variables, x, train=False, folded=True)
     assert isinstance(logits, jax.Array)
