@@ -59,6 +59,13 @@ def test_the_ladder_picks_the_loosest_setting_that_is_accurate_enough():
     assert reached.error == pytest.approx(5e-4)
 
 
+def test_the_ladder_begins_at_the_tolerance_that_it_is_given():
+    """Looser ones are left out; a number of products is no tolerance."""
+    method, asked = ladder({3.0: 1e-9, 2.0: 5e-4, 1.0: 1e-9})
+    assert (loosest(method, TRUTH, 1e-3, first=2.0).setting, asked) == (2.0, [2.0])
+    assert loosest(method._replace(setting_is="products"), TRUTH, 1e-3, first=2.0).setting == 3.0
+
+
 def test_a_ladder_that_never_gets_there_says_how_near_it_came():
     """No setting, the smallest error; NaN is no success."""
     reached = loosest(ladder({3.0: 1e-1, 2.0: 2e-3, 1.0: math.nan})[0], TRUTH, 1e-3)
