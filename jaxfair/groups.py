@@ -186,15 +186,18 @@ def drop_interval(
         level: Confidence level.
 
     Raises:
-        JaxfairError: Shapes do not match, a value is no number, or the level is not between 0 and 1.
+        JaxfairError: Shapes do not match, a value is no number, an example has no group, or the level is not between 0
+            and 1.
     """
     correct_before, correct_after = (as_values(correct, "predictions") for correct in (correct_before, correct_after))
     shapes = correct_before.shape, correct_after.shape
     if len(shapes[0]) != 2 or shapes[0] != shapes[1] or not correct_before.size:
         raise JaxfairError(f"Predictions have shapes {shapes[0]} and {shapes[1]}; give (seeds, examples) for both.")
     num_seeds, num_examples = shapes[0]
-    group = np.zeros(num_examples, int) if group is None else as_groups(group)[0]
+    group, _, kept = as_groups(np.zeros(num_examples, int) if group is None else group, missing="drop")
     check_lengths(predictions=num_examples, groups=len(group))
+    if not kept.all():
+        raise JaxfairError(f"{(~kept).sum()} of {num_examples} examples have no group; leave them out of all three.")
     rng = np.random.default_rng(seed)
     chosen_seeds = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=resamples) / num_seeds
     per_group = []

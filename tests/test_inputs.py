@@ -567,6 +567,7 @@ def called_back(w: Any, x: Any) -> jax.Array:
         (lambda: report(x=list(X)), "taken for as many inputs of a model; stack the examples"),
         (lambda: jaxfair.groups.drop_interval([[1.0, 0.0]], [[1.0]]), r"shapes \(1, 2\) and \(1, 1\)"),
         (lambda: jaxfair.groups.drop_interval([[1.0, 0.0]], [[1.0, 0.0]], level=95), "The level is 95"),
+        (lambda: jaxfair.groups.drop_interval([[1, 0]], [[1, 0]], ["a", None]), "1 of 2 examples have no group; leave"),
         (lambda: jaxfair.group_curvature(net, W, X, Y, WEIGHTS + 0j), "weights have type complex"),
         (lambda: jaxfair.group_curvature(net, W, X, Y, WEIGHTS * np.nan), "A weight is not a finite number"),
         (lambda: jaxfair.change_report(X.astype(complex), X, None, Y, GROUP), "answers before are complex"),

@@ -24,7 +24,7 @@ from experiments.running.records import Job, Workspace
 from experiments.running.settings import Execution
 from experiments.running.workers import Place, Pool
 from jaxfair import processes, runs
-from jaxfair.errors import JaxfairError
+from jaxfair.errors import JaxfairError, did_you_mean
 from jaxfair.training import sharing
 
 TASKS, MOST_CPUS = 16, 8
@@ -176,7 +176,7 @@ def _only(space: Workspace, names: Sequence[str]) -> None:
         _serve(space, by_name)
         return
     if unknown := [name for name in names if name not in by_name]:
-        raise JaxfairError(f"The study has no run '{unknown[0]}'; --dry-run lists its runs.")
+        raise JaxfairError(f"The study has no run '{unknown[0]}'{did_you_mean(unknown[0], by_name)}")
     parents, wanted = parents_of_jobs(space.jobs), {run.path.name for name in names for run in by_name[name].runs}
     numbers = {number for number, job in enumerate(space.jobs) if job.runs[0].path.name in wanted}
     for number in reversed(range(len(space.jobs))):

@@ -190,7 +190,7 @@ def make_dataset(
 
     Raises:
         JaxfairError: The shape or type is wrong, labels or groups are out of range, a group has no image, or the
-            statistics are not one mean and one positive deviation of each channel.
+            statistics are not one mean and one positive deviation of each channel, none above 1.
 
     Example:
         >>> import numpy as np
@@ -232,6 +232,11 @@ def _checked_statistics(statistics: Any, channels: int) -> tuple[np.ndarray, np.
         raise JaxfairError(
             f"The channels' statistics have shapes {mean.shape} and {std.shape}; give a mean and a deviation above 0 "
             f"of each of the {channels} channels."
+        )
+    if (mean > 1).any() or (std > 1).any():
+        raise JaxfairError(
+            f"The channels' means go up to {mean.max():g} and their deviations to {std.max():g}; give them on the "
+            "scale of 0 to 1: divide those of bytes by 255."
         )
     return mean.astype(np.float32), std.astype(np.float32)
 

@@ -94,6 +94,7 @@ def test_make_dataset_refuses(changes: dict[str, Any], words: str) -> None:
         ((np.zeros(1), np.zeros(1)), "a deviation above 0"),
         ((np.zeros(1),), "There are 1 statistics"),
         (("a", "b"), "The statistics of the channels are no numbers"),
+        ((np.full(1, 125.3), np.full(1, 63.0)), "means go up to 125.3 and their deviations to 63; .* divide"),
     ],
 )
 def test_make_dataset_refuses_statistics_that_are_none_of_its_channels(statistics: Any, words: str) -> None:

@@ -150,11 +150,14 @@ def test_a_signal_during_the_imports_is_one_sentence(tmp_path: Path, seconds: fl
     assert "Traceback" not in said
 
 
-def test_only_some_runs_are_made_with_what_they_need(here: Path, tmp_path: Path) -> None:
+def test_only_some_runs_are_made_with_what_they_need(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     name = folder(here, "d").name
     assert cases.main([str(tmp_path), "--only", name]) == 0
     assert made(tmp_path) == "abcd"  # c is of one job with b
     assert cases.main([str(tmp_path), "--only", "s-d-000000000000"]) == 1
+    assert "has no run 's-d-000000000000'; did you mean 's-" in capsys.readouterr().err
 
 
 def test_no_process_is_started_where_all_is_finished(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
