@@ -32,6 +32,11 @@ OPERATIONS = ("products", "eigenvalues", "report", "density", "margins", "memory
 TIMED = ("products", "report", "density", "margins")
 LIMITS = {"products": 1e-3, "report": 3e-2, "density": 1e-2, "margins": 2e-2}
 """Relative L2 distance between answers at which nothing is timed. DeepFool's paths part on a few examples."""
+KINKED = 1e-2
+"""The same for derivatives of networks with ReLUs. A few of a batch's millions of units are within rounding of their
+kink, where two libraries, or one in float32 and in float64, may take either side. Where logits agree to 4e-7, PyTorch's
+gradients of single images of ResNet-18 differ between the two types by 2e-5 in the median and by up to 1.1e-2, those of
+a batch of 128 by 4e-4, and its product from ours by 1.1e-3."""
 OUR_GRADIENT = "jaxfair: gradient"
 TARGET = 1e-3
 """Relative error of every group's eigenvalue at which the methods are compared."""
@@ -53,10 +58,12 @@ def check(problem: Problem, jobs: dict[str, dict[str, Job]], missing: dict[str, 
     agreement = {}
     for operation, found in jobs.items():
         for quantity, distance in disagreement(_answers(found, {} if missing is None else missing)).items():
-            if distance > LIMITS[operation]:
+            kinked = operation == "products" and quantity != "logits" and problem.spec.kind != "gpt"
+            limit = KINKED if kinked else LIMITS[operation]
+            if distance > limit:
                 raise JaxfairError(
                     f"The libraries' answers for '{quantity}' of {problem.name} differ by {distance:.1e}, more than "
-                    f"{LIMITS[operation]:.0e}; nothing is timed."
+                    f"{limit:.0e}; nothing is timed."
                 )
             agreement[quantity] = distance
     return agreement

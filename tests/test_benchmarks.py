@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import nullcontext
 from types import ModuleType
 
 import jax
@@ -90,6 +91,17 @@ def test_wrong_answers_are_refused_before_timing(tiny):
         with pytest.raises(JaxfairError, match=r"'product' of tiny differ by .*; nothing is timed"):
             measure.check(tiny, {"products": jobs})
     assert disagreement([("product", np.ones(3))] * 2) == {"product": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("quantity", "kind", "refused"), [("p", "basic", False), ("logits", "basic", True), ("p", "gpt", True)]
+)
+def test_only_derivatives_at_kinks_may_differ_by_half_a_percent(tiny, quantity, kind, refused):
+    problem = tiny._replace(spec=tiny.spec._replace(kind=kind))
+    right = Job(quantity, lambda: np.ones(3), np.asarray)
+    jobs = {"products": {"a": right, "b": right._replace(run=lambda: np.full(3, 1.005))}}
+    with pytest.raises(JaxfairError, match="nothing is timed") if refused else nullcontext():
+        measure.check(problem, jobs)
 
 
 def test_every_job_is_run_once_before_timing(tiny):
