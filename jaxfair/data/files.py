@@ -234,7 +234,7 @@ def _open_zip(path: Path) -> Files:
     try:
         archive = zipfile.ZipFile(path)
         for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
-            name = _member_name(path, info.filename)
+            name = _member_name(path, _zip_name(path, info))
             if name is None or info.filename.endswith(("/", "\\")):
                 continue
             if info.flag_bits & 1:
@@ -249,6 +249,23 @@ def _open_zip(path: Path) -> Files:
             "(the list of them is at its end); download it again."
         ) from error
     return Files(path, places, lambda name: archive.read(places[name]), archive.close)
+
+
+def _zip_name(path: Path, info: zipfile.ZipInfo) -> str:
+    """Return the name of a member, which Python takes for code page 437 where the archive does not say UTF-8.
+
+    macOS writes UTF-8 without saying so. What is neither, as of a Chinese Windows, would come out as other letters.
+    """
+    name = info.filename
+    if info.flag_bits & 0x800 or name.isascii() or name != info.orig_filename:  # the last is of a field in Unicode
+        return name
+    try:
+        return name.encode("cp437").decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise JaxfairError(
+            f"{path} has a name that is not UTF-8, perhaps '{name}', so that its letters are a guess; unpack it and "
+            "give the folder, or pack it again with names in UTF-8."
+        ) from error
 
 
 def _open_tar(path: Path) -> Files:

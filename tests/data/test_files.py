@@ -1,6 +1,7 @@
 """Folder, archive and file as one view: equal contents, sentences for what is not there, identity."""
 
 import os
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -145,3 +146,20 @@ def test_real_archives_open(name: str, count: int, first: str) -> None:
         assert view.names[0].startswith(first)
         chosen = images[:: len(images) // 50]
         assert [name for name, data in view.stream(chosen) if data.startswith(b"\xff\xd8")] == chosen
+
+
+@pytest.mark.parametrize(("encoding", "flags"), [("utf-8", 0x800), ("utf-8", 0), ("gbk", 0), ("cp437", 0)])
+def test_names_in_a_zip_are_utf_8_whether_it_says_so_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str, flags: int
+) -> None:
+    """Other letters than those that were packed would be other classes."""
+    name = "é/1.png" if encoding == "cp437" else "亚洲/1.png"
+    encode = zipfile.ZipInfo, "_encodeFilenameFlags", lambda info: (info.filename.encode(encoding), flags)
+    with monkeypatch.context() as patched:
+        patched.setattr(*encode)
+        archive = zipped(tmp_path / "a.zip", {name: b"1", "b/2.png": b"2"})
+    if encoding == "utf-8":
+        assert everything(archive) == {name: b"1", "b/2.png": b"2"}
+    else:
+        with pytest.raises(JaxfairError, match=r"a\.zip has a name that is not UTF-8, perhaps '.*1\.png'"):
+            open_files(archive)
