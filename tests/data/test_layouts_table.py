@@ -349,6 +349,7 @@ def test_parquet_types(tmp_path: Path) -> None:
         "a.b": categories,
         "a": days,
         "c": [{"bytes": b"1"}, {"bytes": b"2"}, {"bytes": b"3"}],
+        "image": [b"\xff\xd8", b"\xff\xd8", None],
     }
     parquet.write_table(pyarrow.table(columns), tmp_path / "labels.parquet")
     with open_files(write(tmp_path / "images", IMAGES)) as files:
@@ -357,6 +358,8 @@ def test_parquet_types(tmp_path: Path) -> None:
     assert values(index.columns["a.b"]) == ["x", None]
     assert values(index.columns["a"]) == ["2020-01-02", None]
     assert len(index.columns["c"].names) == 2
+    assert "image" not in index.columns
+    assert index.left_out[0] == ("the column 'image'", "holds bytes that are no text in UTF-8: it is passed over")
     assert index.rejected == (("data row 3 of labels.parquet", "has no path"),)
 
 

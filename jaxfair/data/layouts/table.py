@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxfair.data import tables
-from jaxfair.data.columns import Index, Rejected, from_values, nfc, no_split, official_split
+from jaxfair.data.columns import Column, Index, Rejected, from_values, nfc, no_split, official_split
 from jaxfair.data.files import Files, holds_files, is_junk, open_files
 from jaxfair.data.layouts.find import several
 from jaxfair.errors import JaxfairError, did_you_mean
@@ -33,7 +33,7 @@ def read(table: Path, files: Files, path_column: str) -> Index:
         The index. Missing cells have the code ``MISSING``. A column ``split`` of ``train``, ``test``, ``val``,
         ``valid`` and ``validation`` is the split as well. ``rejected`` are rows, counted from 1 below the header,
         without a path or with too few or too many cells; paths that do not exist; and paths that several rows name,
-        since these may disagree. ``left_out`` are the files that no row names.
+        since these may disagree. ``left_out`` are the files that no row names, and columns of bytes that are no text.
 
     Raises:
         JaxfairError: The table cannot be read, has two columns of one name, no column of paths, no row, or none that
@@ -63,7 +63,7 @@ def read(table: Path, files: Files, path_column: str) -> Index:
         )
     if spelled := [name for name in cells if name.strip().lower() == "split" != name]:
         raise JaxfairError(f"The table '{table}' has a column '{spelled[0]}'; call it 'split', or otherwise.")
-    columns = {name: from_values([column[i] for i in kept.values()]) for name, column in cells.items()}
+    columns, no_texts = _columns(cells, list(kept.values()))
     unnamed = sorted(name for name in present - named.keys() if name != inside)
     beside = [Rejected(several(unnamed), f"named by no row of {table.name}")] if unnamed else []
     return Index(
@@ -72,7 +72,7 @@ def read(table: Path, files: Files, path_column: str) -> Index:
         stream=lambda: files.rows(list(kept)),
         columns=columns,
         split=official_split(columns.get("split")),
-        left_out=(*no_split(columns.get("split")), *beside),
+        left_out=(*no_split(columns.get("split")), *no_texts, *beside),
         rejected=rejected,
     )
 
@@ -138,6 +138,23 @@ def _finder(files: Files, inside: str) -> Callable[[str, str], str]:
         return next(filter(None, known), spelled[0])
 
     return find
+
+
+def _columns(cells: Mapping[str, Sequence[Any]], rows: Sequence[int]) -> tuple[dict[str, Column], list[Rejected]]:
+    """Return the columns of some rows, and those whose bytes are no texts, such as encoded images of Parquet."""
+    of_rows = {name: [column[i] for i in rows] for name, column in cells.items()}
+    columns = {name: from_values(values) for name, values in of_rows.items() if all(map(_is_cell, values))}
+    others = [f"the column '{name}'" for name in cells if name not in columns]
+    return columns, [Rejected(name, "holds bytes that are no text in UTF-8: it is passed over") for name in others]
+
+
+def _is_cell(value: Any) -> bool:
+    if isinstance(value, bytes):
+        try:
+            value.decode("utf-8")
+        except UnicodeDecodeError:
+            return False
+    return True
 
 
 def _misfits(
