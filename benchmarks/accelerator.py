@@ -3,8 +3,8 @@
     python -m benchmarks.accelerator --out results/accelerator --minutes 8
 
 Stages run in the order of their worth, each in a process of its own, and each is saved as soon as it ends: what stands
-in ``--out`` is kept when the command is given again, and a stage that does not fit into the minutes is left out by
-name. What a machine lacks (other libraries, tyro) is left out by name too. A CPU runs it as well, on smaller problems.
+in ``--out`` is kept when the command is given again, which makes what did not fit into the minutes or was stopped
+midway. What a machine lacks (other libraries, tyro) is left out by name. A CPU runs it as well, on smaller problems.
 """
 
 import argparse
@@ -40,6 +40,8 @@ from jaxfair.training.fit import fit
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "tests" / "references" / "curvature.npz"
+STOPPED = "stopped after"
+"""What is said of a part for which no time was left: the same command makes it."""
 ROUNDING = 3e-5  # of float32, of a Hessian product through that network; tests/curvature/test_curvature_reference.py
 VARIANTS = {
     "as it is": ("highest", ""),
@@ -149,13 +151,14 @@ def layouts(out: Path, small: bool, end: float) -> dict[str, Any]:
     """Time one Hessian product in every layout, precision and tuning, each in a process of its own."""
     problem = "tiny" if small else "digits" if jax.default_backend() == "cpu" else "resnet18-w64"
     names = list(VARIANTS) if jax.default_backend() == "gpu" else ["as it is"]
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = _earlier(out, "layouts").get("seconds", {})
     missing: dict[str, str] = {}
-    for name in [*names, names[0]]:  # once more at the end, in a process whose kernels are chosen anew
-        precision, flags = VARIANTS[name]
+    for label in [*names, f"{names[0]}, again"]:  # at the end in a process whose kernels are chosen anew
+        if label in found:
+            continue
+        precision, flags = VARIANTS[label.removesuffix(", again")]
         words = ["-m", "benchmarks.accelerator", "--stage", "product", "--problem", problem, "--out", str(out)]
         given = {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()}
-        label = f"{name}, again" if name in found else name
         try:
             text = _child([*words, "--precision", precision], given, _left(end))
             found[label] = json.loads(text.strip().splitlines()[-1])
@@ -182,6 +185,7 @@ def job(out: Path, small: bool, end: float) -> dict[str, Any]:
     exact = None
     for precision in ("highest", "default"):
         if precision != "highest" and time.monotonic() + found["highest"]["first"] > end:
+            found["missing"] = {precision: f"it would have been {STOPPED} its minutes"}
             break  # what is known is kept
         run, reports = ours.report(problem, precision)["group_report, coarse start"].run, []
         seconds = [timing.clock(lambda run=run, reports=reports: reports.append(run())) for _ in range(2)]
@@ -248,6 +252,12 @@ WORK: dict[str, Callable[[Path, bool, float], dict[str, Any]]] = {
 }
 
 
+def _earlier(out: Path, stage: str) -> dict[str, Any]:
+    """Return what a stage has saved; nothing where it has not."""
+    path = out / f"{stage}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
 def _left(end: float) -> float:
     """Return the seconds that a child may take, of a stage that ends at ``end``: enough is left to save its record."""
     return max(1.0, end - time.monotonic() - 5)
@@ -255,13 +265,14 @@ def _left(end: float) -> float:
 
 def _child(words: Sequence[str], environment: dict[str, str] | None = None, seconds: float | None = None) -> str:
     """Run Python and return what it prints."""
-    given = {**os.environ, **(environment or {})}
+    # As every command of the studies has it, and what one of them is called by here would not.
+    given = {"JAX_DEFAULT_MATMUL_PRECISION": "highest", **os.environ, **(environment or {})}
     try:
         ended = subprocess.run(
             [sys.executable, *words], cwd=ROOT, env=given, capture_output=True, text=True, timeout=seconds
         )
     except subprocess.TimeoutExpired:
-        raise JaxfairError(f"'{shlex.join(words)[:80]}' was stopped after {seconds:.0f} seconds") from None
+        raise JaxfairError(f"'{shlex.join(words)[:80]}' was {STOPPED} {seconds:.0f} seconds") from None
     if ended.returncode:
         lines = ended.stderr.strip().splitlines() or [f"status {ended.returncode}"]
         raise JaxfairError(f"'{shlex.join(words)[:80]}' failed: {lines[-1][:200]}")
@@ -283,7 +294,8 @@ def run_all(out: Path, minutes: float, small: bool) -> dict[str, str]:
     out.mkdir(parents=True, exist_ok=True)
     for stage in STAGES:
         left = end - time.monotonic()
-        if (out / f"{stage.name}.json").is_file():
+        parts = _earlier(out, stage.name).get("missing", {})
+        if (out / f"{stage.name}.json").is_file() and not any(STOPPED in reason for reason in parts.values()):
             print(f"{stage.name}: is there already, and kept")
             continue
         if left < 15:

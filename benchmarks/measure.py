@@ -76,11 +76,16 @@ def _answers(jobs: dict[str, Job], missing: dict[str, str]) -> list[tuple[str, n
         try:
             found.append((job.quantity, np.asarray(job.answer(job.run()), np.float64)))
         except Exception as error:  # what other libraries raise may be anything
-            if name.startswith(f"{ours.DISTRIBUTION}:"):
-                raise
-            missing[name] = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-            del jobs[name]
+            _take_away(name, error, jobs, missing)
     return found
+
+
+def _take_away(name: str, error: Exception, jobs: dict[str, Any], missing: dict[str, str]) -> None:
+    """Take another library's job that failed away, with the reason; raise what one of ours raised."""
+    if name.startswith(f"{ours.DISTRIBUTION}:"):
+        raise error
+    missing[name] = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    del jobs[name]
 
 
 def timed(jobs: dict[str, Job], repeats: int, forward_gflop: float, peak: float) -> dict[str, Any]:
@@ -99,7 +104,13 @@ def timed(jobs: dict[str, Job], repeats: int, forward_gflop: float, peak: float)
     return rows
 
 
-def eigenvalues(problem: Problem, methods: dict[str, Method], repeats: int, first: float = np.inf) -> dict[str, Any]:
+def eigenvalues(
+    problem: Problem,
+    methods: dict[str, Method],
+    repeats: int,
+    first: float = np.inf,
+    missing: dict[str, str] | None = None,
+) -> dict[str, Any]:
     """Time the largest eigenvalue of all groups by every method, at the loosest setting that reaches ``TARGET``.
 
     Args:
@@ -107,13 +118,18 @@ def eigenvalues(problem: Problem, methods: dict[str, Method], repeats: int, firs
         methods: by name.
         repeats: timed rounds.
         first: the tolerance at which the search for that setting begins.
+        missing: to which other libraries' methods that fail are added, with the reason.
 
     Raises:
         JaxfairError: a method's best answer is not the true one.
     """
     truth, rows = ours.truth(problem), {}
-    for name, method in methods.items():
-        reached = loosest(method, truth, TARGET, first)
+    for name, method in list(methods.items()):
+        try:
+            reached = loosest(method, truth, TARGET, first)
+        except Exception as error:  # what other libraries raise may be anything
+            _take_away(name, error, methods, {} if missing is None else missing)
+            continue
         if not reached.error <= APART:
             raise JaxfairError(
                 f"'{name}' differs from the true eigenvalues of {problem.name} by {reached.error:.1e} at its tightest "
@@ -174,14 +190,16 @@ def profile(problem: Problem) -> dict[str, Any]:
 def describe(found: dict[str, ModuleType], missing: dict[str, str]) -> dict[str, Any]:
     """Return what the numbers depend on besides the code."""
     torch: Any = sys.modules.get("torch")
+    peers: Any = sys.modules.get("benchmarks.libraries.pytorch_jobs")  # which all that are built on PyTorch import
     versions = {module.DISTRIBUTION: _version(module.DISTRIBUTION) for module in found.values()}
+    versions |= {"torch": _version("torch")} if torch else {}
     return {
         **runs.environment(),
         **hardware.describe(),
         "processor": _processor(),
         "libraries": versions,
         "missing": missing,
-        "torch_device": str(found["pytorch"].device()) if "pytorch" in found else None,
+        "torch_device": str(peers.device()) if peers else None,
         "threads": {
             "cores": os.cpu_count(),
             "torch": torch.get_num_threads() if torch else None,
@@ -255,7 +273,7 @@ def measure(
         chosen = {name: method for name, method in every.items() if any(part in f"{name}$" for part in methods)}
         if not chosen:
             raise JaxfairError(f"No method's name has {' or '.join(methods)} in it; there are {', '.join(every)}.")
-        result["eigenvalues"] = eigenvalues(problem, chosen, repeats, first)
+        result["eigenvalues"] = eigenvalues(problem, chosen, repeats, first, missing)
         in_gradients(result, problem, repeats)
         save(result)
     if "memory" in operations:

@@ -36,11 +36,10 @@ loosest setting of one ladder (3e-1, 1e-1, 3e-2, 1e-2, ...; of steps where a lib
 which its worst group is within 1e-3 of the truth, by one start vector. What it does at its own default setting stands
 beside it, from one run. PyHessian and power iteration find the eigenvalue of largest magnitude, which is the largest
 one here. matfree multiplies with a Hessian product of jaxfair's making inside its own compiled loop; convolutions in
-loops are some fifty times slower on XLA's CPU backend, so it is left out of the 32x32 problems there.
+loops are tens of times slower on XLA's CPU backend, so it is left out of the 32x32 problems there.
 
 **The images** are scikit-learn's handwritten digits, five groups of two digits each; where a group needs more than
-there are, copies shifted by one to three pixels follow. A GPT's tokens are the grey levels of their 64 pixels, each of
-which it tells from those before; the loss of an image is the mean over its tokens.
+there are, copies shifted by one to three pixels follow.
 
 ![Time relative to jaxfair](benchmarks.png)
 
@@ -85,7 +84,10 @@ def in_short(results: Sequence[dict[str, Any]]) -> str:
         return ""
     head = ["job", "jaxfair", "other", "other / jaxfair", "aimed at", "which other"]
     aimed = AIMS[EIGENVALUES]
-    limits = [_limits(each) for each in results if "profile" in each and each["problem"]["name"] in aimed]
+    traced = (each for each in results if "profile" in each and each["problem"]["name"] in aimed)
+    limits = [
+        _limits(each) for each in traced if each["profile"]["job"] in each.get("eigenvalues", {}).get("methods", {})
+    ]
     return "\n".join(["**In short.** Below 1 the other library is faster.\n", table(head, lines), *limits])
 
 
@@ -189,12 +191,13 @@ def section(result: dict[str, Any]) -> str:
     """Return one problem's part of the page."""
     environment, problem = result["environment"], result["problem"]
     versions = ", ".join(f"{name} {version}" for name, version in environment["libraries"].items())
-    load = environment["load_average_before"]
+    load, device = environment["load_average_before"], environment["torch_device"]
+    torch = f"; PyTorch on {device}, {environment['threads']['torch']} threads" if device else ""
     parts = [
         f"## {result['title']}\n",
         f"{environment['processor']}, {environment['host_cores']} cores, {environment['device_kind']}; "
-        f"jax {environment['versions']['jax']}, {versions}; PyTorch on {environment['torch_device'] or 'nothing'}, "
-        f"{environment['threads']['torch'] or 0} threads. Load before: {load[0] if load else float('nan'):.1f}. "
+        f"jax {environment['versions']['jax']}, {versions}{torch}. "
+        f"Load before: {load[0] if load else float('nan'):.1f}. "
         f"Peak: {result['matmul_gflops']:.0f} GFLOP/s. "
         f"Timed rounds: {result['repeats']}. {KERNELS[environment.get('kernels', 'xla')]} "
         f"Commit {(environment['commit'] or 'unknown')[:12]}.\n",

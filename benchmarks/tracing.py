@@ -18,7 +18,8 @@ KINDS = {
 }
 """Of each kind, what the names of XLA's operations have in them; the first kind that fits counts."""
 OTHER = "elementwise operations and sums"
-PROGRAMS = {"jit_apply": "products", "jit__keep": "gradients and kept passes"}
+PROGRAMS = {"jit_apply": "products", "jit_product": "products"}
+PROGRAMS |= dict.fromkeys(("jit__keep", "jit__loss_and_gradient"), "gradients and kept passes")
 """What compiled functions of ``jaxfair.curvature.programs`` do, by the names that XLA gives them."""
 
 

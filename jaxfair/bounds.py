@@ -20,7 +20,7 @@ from jaxfair.curvature import lanczos
 from jaxfair.curvature.programs import LogitsFn, as_pytree
 from jaxfair.curvature.spectrum import check_examples
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import as_values, tree_difference
+from jaxfair.inputs import as_values, differentiating, tree_difference
 from jaxfair.options import Count, Natural, Positive, Seed, checked
 
 Values = float | Float[np.ndarray, " g"] | Float[Array, " g"]
@@ -217,7 +217,7 @@ def binary_hessian_bound(
     flat, unravel = ravel_pytree(params)
     start = np.random.default_rng(seed).standard_normal(flat.size).astype(flat.dtype)
     terms, converged = np.zeros((2, len(y))), np.ones(len(y), bool)
-    with jax.default_matmul_precision("highest"):
+    with jax.default_matmul_precision("highest"), differentiating():
         for i in np.flatnonzero((weights != 0).any(axis=0)):
             score = Partial(_score, logits_fn, jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], x))
             z, squared_norm = map(float, _logit_and_squared_norm(score, params, form))

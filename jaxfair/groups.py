@@ -186,13 +186,16 @@ def drop_interval(
         level: Confidence level.
 
     Raises:
-        JaxfairError: Shapes do not match, a value is no number, an example has no group, or the level is not between 0
-            and 1.
+        JaxfairError: Shapes do not match, a value is not between 0 and 1, an example has no group, or the level is not
+            between 0 and 1.
     """
     correct_before, correct_after = (as_values(correct, "predictions") for correct in (correct_before, correct_after))
     shapes = correct_before.shape, correct_after.shape
     if len(shapes[0]) != 2 or shapes[0] != shapes[1] or not correct_before.size:
         raise JaxfairError(f"Predictions have shapes {shapes[0]} and {shapes[1]}; give (seeds, examples) for both.")
+    for correct in (correct_before, correct_after):
+        if (odd := correct[np.abs(correct - 0.5) > 0.5]).size:
+            raise JaxfairError(f"A prediction is {odd[0]:g}; give 1 where one is right and 0 where it is wrong.")
     num_seeds, num_examples = shapes[0]
     group, _, kept = as_groups(np.zeros(num_examples, int) if group is None else group, missing="drop")
     check_lengths(predictions=num_examples, groups=len(group))

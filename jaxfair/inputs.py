@@ -6,7 +6,7 @@ silently a number. Every refusal comes before anything is computed, and quotes a
 
 import contextlib
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import jax
@@ -161,6 +161,7 @@ def as_labels(y: Any, num_classes: int | None = None, what: str = "label") -> np
         if num_classes is not None and label.shape[1] != max(num_classes, 2):
             raise JaxfairError(f"Labels are one-hot rows of {label.shape[1]} classes; the network has {num_classes}.")
         label = np.asarray(label).argmax(axis=1)
+    check_not_missing(label)
     if label.ndim != 1 or not numeric:
         code = "np.unique(y, return_inverse=True)[1] makes"
         if what != "label":  # two sides may have other classes, and need one code
@@ -191,12 +192,20 @@ def as_told(y: Any) -> Any:
         JaxfairError: It is no array of numbers.
     """
     told = unboxed(as_array(y, "labels"))
+    check_not_missing(told)
     if not (told.dtype == bool or jnp.issubdtype(told.dtype, jnp.number)) or told.dtype.kind == "m":
         raise JaxfairError(
             f"Labels have type {told.dtype}; a loss takes numbers, which np.unique(y, return_inverse=True)[1] makes of "
             "other values."
         )
     return _signed(_within_int32(told, "labels"))
+
+
+def check_not_missing(label: Any) -> None:
+    """Raise a JaxfairError if labels that are texts or objects are missing: codes of them would make that a class."""
+    if label.ndim == 1 and label.dtype.kind in "OU" and (unknown := absent(np.asarray(label))).any():
+        first = f"the first of example {np.argmax(unknown)}"
+        raise JaxfairError(f"{unknown.sum()} of {len(label)} labels are missing, {first}; leave these examples out.")
 
 
 def _signed(label: Any) -> Any:
@@ -548,10 +557,35 @@ def asking(what: str, wanted: str) -> Iterator[None]:
         raise JaxfairError(f"{what} fails ({said}); give {wanted}.") from error
 
 
+@contextlib.contextmanager
+def differentiating() -> Iterator[None]:
+    """Raise a JaxfairError where JAX cannot differentiate a function of the user's, once or a second time."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if any(words in str(error) for words in ("differentiation does not work", "do not support JVP")):
+            raise JaxfairError(
+                "The model has a loop of unknown length or a callback, which JAX cannot differentiate; give a loop of "
+                "fixed length, or what it computes in jax.numpy."
+            ) from error
+        if "custom_vjp" in str(error):
+            raise JaxfairError(
+                "The model has a derivative of its own (jax.custom_vjp) that cannot be differentiated again, as a "
+                "Hessian needs; give it a jax.custom_jvp."
+            ) from error
+        raise
+
+
 @jax.jit
 def outputs(logits_fn: Any, params: Any, x: Any) -> Any:
     """Return ``logits_fn(params, x)``; for a function that is a pytree (``as_pytree``) compiled once a shape."""
     return logits_fn(params, x)
+
+
+def check_there(values: Iterable[Any]) -> None:
+    """Raise a JaxfairError if an array of JAX among these is no longer there."""
+    if any(isinstance(value, jax.Array) and not isinstance(value, Tracer) and value.is_deleted() for value in values):
+        raise JaxfairError("An array that a function binds was donated to a jitted function and is gone; keep a copy.")
 
 
 def on_one_device(tree: Any) -> Any:
@@ -560,6 +594,7 @@ def on_one_device(tree: Any) -> Any:
     Otherwise they stay as they are, so that whoever chose a device for all of them computes there.
     """
     arrays = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer)]
+    check_there(arrays)
     bound = {device for array in arrays if array.committed for device in array.devices()}
     if len(bound) < 2 and all(len(array.devices()) == 1 for array in arrays):
         return tree

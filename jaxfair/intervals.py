@@ -337,11 +337,21 @@ def paired_shares(differences: np.ndarray, level: float = 0.95) -> Interval:
 
 
 def wilson(proportion: np.ndarray, count: np.ndarray, level: float = 0.95) -> Interval:
-    """Return Wilson's score interval of a proportion seen on ``count`` samples (Wilson 1927)."""
+    """Return Wilson's score interval of a proportion seen on ``count`` samples (Wilson 1927); NaN for no samples.
+
+    Raises:
+        JaxfairError: These are no numbers, or a proportion is not between 0 and 1.
+    """
     from scipy.stats import norm
 
     z2 = norm.ppf((1 + level) / 2) ** 2
-    p, n = np.asarray(proportion, float), np.asarray(count, float)
+    try:
+        p, n = np.asarray(proportion, float), np.asarray(count, float)
+    except (TypeError, ValueError) as error:
+        raise JaxfairError("The proportion or its count is no number; give numbers.") from error
+    if (wrong := p[np.abs(p - 0.5) > 0.5 + 1e-9]).size:  # a mean of ones may round to more
+        raise JaxfairError(f"A proportion is {wrong.flat[0]:g}; give one from 0 to 1, not in percent.")
+    n = np.where(n > 0, n, np.nan)
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = np.sqrt(z2 * (p * (1 - p) / n + z2 / (4 * n**2))) / (1 + z2 / n)
     # Of none and of all one end is exact, where the formula rounds.

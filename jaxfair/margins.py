@@ -24,7 +24,17 @@ from jaxtyping import Array, Float, Int
 from jaxfair.curvature.chunks import over_chunks
 from jaxfair.curvature.programs import as_pytree
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import as_array, as_labels, as_values, asking, check_lengths, quoted, unboxed
+from jaxfair.inputs import (
+    as_array,
+    as_labels,
+    as_values,
+    asking,
+    check_lengths,
+    differentiating,
+    on_one_device,
+    quoted,
+    unboxed,
+)
 from jaxfair.loops import run_until
 from jaxfair.options import checked
 
@@ -224,7 +234,7 @@ def _over_chunks(function: Callable, classifier: Classifier, x: Any, label: Any,
         raise JaxfairError(f"Inputs are {given}; distances need the floating-point inputs that the network is given.")
     if label is not None:
         check_lengths(inputs=len(x), labels=len(label))
-    classifier = as_pytree(classifier)
+    classifier, x = on_one_device((as_pytree(classifier), x))
 
     def gather(index: np.ndarray) -> tuple[Array, Array | None]:
         return jnp.asarray(x[index]), None if label is None else jnp.asarray(label[index])
@@ -234,7 +244,7 @@ def _over_chunks(function: Callable, classifier: Classifier, x: Any, label: Any,
         own = _logits(classifier, points).argmax(axis=1) if own is None else own
         return function(classifier, points, own, *options)
 
-    with jax.default_matmul_precision("highest"):
+    with jax.default_matmul_precision("highest"), differentiating():
         if len(first := x[:chunk_size]):
             _check_logits(classifier, first, label)
         return jax.tree.map(jnp.asarray, over_chunks(of_chunk, classifier, gather, len(x), chunk_size))

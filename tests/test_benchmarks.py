@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from benchmarks import libraries, measure, problems, report, timing, tracing
+from benchmarks import accelerator, libraries, measure, problems, report, timing, tracing
 from benchmarks.jobs import Found, Job, Method, disagreement, loosest
 from benchmarks.libraries import jaxfair_jobs as ours
 from jaxfair.errors import JaxfairError
@@ -212,6 +212,27 @@ def test_in_short_our_fastest_is_compared_with_the_fastest_layout_of_others():
     assert "than the 3.7 that" in found
 
 
+def test_a_profile_of_a_job_that_was_not_timed_says_nothing_of_it():
+    result = {"title": "tiny", "problem": {"name": "resnet18-w16"}, "products": {}}
+    result["products"] = {"jaxfair: gradient": {"median": 2.0}, "pytorch: gradient": {"median": 1.0}}
+    assert "holds it back" not in report.in_short([{**result, "profile": {"job": "jaxfair: gradient start"}}])
+
+
+def test_a_peer_whose_eigenvalues_fail_is_left_out_by_name(tiny):
+    """One of ours stops everything."""
+
+    def fail(setting):
+        raise RuntimeError("no eigenvalues\nat all")
+
+    broken, missing = Method(fail, [1.0], None), {}
+    methods = libraries.jobs({"jaxfair": ours}, "eigenvalues", tiny)
+    name = "jaxfair: gradient start, residual stop"
+    found = measure.eigenvalues(tiny, {name: methods[name], "peer: x": broken}, 1, missing=missing)
+    assert ([*found["methods"]], missing) == ([name], {"peer: x": "no eigenvalues"})
+    with pytest.raises(RuntimeError, match="no eigenvalues"):
+        measure.eigenvalues(tiny, {"jaxfair: x": broken}, 1)
+
+
 def test_a_profile_finds_the_programs_of_curvature(written):
     """Products and first passes under the names that XLA has for them; shares of all operations sum to 1."""
     found = json.loads(written.read_text())["profile"]
@@ -374,3 +395,38 @@ def test_products_of_a_gpt_are_those_of_its_derivatives(cache):
             answer = job.answer(job.run())
             assert np.linalg.norm(answer - expected[job.quantity]) < 1e-5 * np.linalg.norm(answer), job.quantity
     assert ours.report(problem) == ours.margins(problem) == {}  # of classes and of images
+
+
+def test_a_stage_that_was_stopped_midway_is_made_again(tmp_path, monkeypatch):
+    """What is whole is kept, and what a machine lacks does not come by asking again."""
+    asked = []
+
+    class Ended:
+        returncode = 0
+
+        def __init__(self, words, **_):
+            asked.append(words[words.index("--stage") + 1])
+
+        def communicate(self, timeout):
+            return "", ""
+
+    monkeypatch.setattr(accelerator.subprocess, "Popen", Ended)
+    missing = {
+        "right": {},
+        "benchmark": {"foolbox": "is not installed"},
+        "layouts": {"NCHW": "was stopped after 9 seconds"},
+    }
+    for stage in accelerator.STAGES:
+        (tmp_path / f"{stage.name}.json").write_text(json.dumps({"missing": missing.get(stage.name, {})}))
+    assert accelerator.run_all(tmp_path, 8, small=True) == {}
+    assert asked == ["layouts"]
+
+
+@pytest.mark.slow
+def test_a_cpu_runs_what_an_accelerator_is_asked(tmp_path):
+    """All stages on tiny problems; what is right is said to be, and given again the command does nothing."""
+    accelerator.main(["--out", str(tmp_path), "--minutes", "20", "--small"])
+    page = (tmp_path / "page.md").read_text()
+    assert "**Is this device right?** Yes" in page
+    assert all((tmp_path / f"{stage.name}.json").is_file() for stage in accelerator.STAGES), page
+    assert len(page.splitlines()) < 25

@@ -419,6 +419,8 @@ def test_a_derivative_that_is_only_first_order_is_named() -> None:
     act.defvjp(lambda z: (act(z), z), lambda z, c: (c * (1 - jnp.tanh(z) ** 2),))
     with pytest.raises(JaxfairError, match="custom_vjp"):
         jaxfair.group_report(lambda w, x: act(x @ w), W, X, Y, GROUP)
+    with pytest.raises(JaxfairError, match="custom_vjp"):
+        bounds.binary_hessian_bound(lambda w, x: act(x @ w)[:, :2], W, X, Y % 2, WEIGHTS)
 
 
 def test_donated_parameters_are_named() -> None:
@@ -426,6 +428,19 @@ def test_donated_parameters_are_named() -> None:
     gone.delete()
     with pytest.raises(JaxfairError, match="donated"):
         jaxfair.group_report(net, gone, X, Y, GROUP)
+
+
+def test_donated_arrays_that_a_function_binds_are_named() -> None:
+    gone = jnp.asarray(W)
+    gone.delete()
+    for call in (
+        lambda: jaxfair.group_report(Partial(lambda g, w, x: net(w + g, x), gone), W, X, Y, GROUP),
+        lambda: jaxfair.group_curvature(lambda w, x: net(w + gone, x), W, X, Y, WEIGHTS),
+        lambda: linearized_distance(bind(net, gone), X, Y),
+        lambda: jaxfair.deepfool(lambda x: x @ gone, X),
+    ):
+        with pytest.raises(JaxfairError, match="donated to a jitted function and is gone"):
+            call()
 
 
 @pytest.mark.parametrize("scale", [1e-20, 1e20])
@@ -544,9 +559,27 @@ def called_back(w: Any, x: Any) -> jax.Array:
     return jax.pure_callback(lambda z: z, jax.ShapeDtypeStruct((len(x), CLASSES), jnp.float32), x @ w)
 
 
+@pytest.mark.parametrize("model", [endless, called_back])
+def test_what_has_no_derivative_is_named_wherever_one_is_taken(model: Any) -> None:
+    for call in (
+        lambda: jaxfair.per_example_gradient_norms(model, W, X, Y),
+        lambda: jaxfair.gradient_sampling(model, W, X, Y, WEIGHTS),
+        lambda: linearized_distance(bind(model, W), X, Y),
+        lambda: jaxfair.deepfool(bind(model, W), X),
+        lambda: bounds.binary_hessian_bound(lambda w, x: model(w, x)[:, :2], W, X, Y % 2, WEIGHTS),
+    ):
+        with pytest.raises(JaxfairError, match="a loop of unknown length or a callback"):
+            call()
+
+
 @pytest.mark.parametrize(
     ("call", "said"),
     [
+        (lambda: jaxfair.groups.wilson(80, 100), "A proportion is 80; give one from 0 to 1, not in percent"),
+        (lambda: jaxfair.groups.wilson("abc", 10), "The proportion or its count is no number"),
+        (lambda: jaxfair.groups.drop_interval([[3, 1]], [[1, 1]]), "A prediction is 3; give 1 where one is right"),
+        (lambda: report(y=np.array(["a", np.nan] * (N // 2))), "10 of 20 labels are missing, the first of example 1"),
+        (lambda: report(y=["a", None] * (N // 2), loss=lambda z, t: z[:, 0] - t), "10 of 20 labels are missing"),
         (lambda: report(x=np.c_[TOO_LARGE, GROUP]), "whole numbers from 0 to 19000000000, which JAX cannot hold"),
         (lambda: report(y=TOO_LARGE, loss=lambda z, t: z[:, 0] - t), "give floating-point numbers"),
         (lambda: jaxfair.group_curvature(net, W, X, Y, np.ma.array(WEIGHTS, mask=WEIGHTS > 0)), "weights are masked"),

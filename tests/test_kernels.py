@@ -60,9 +60,13 @@ def test_what_is_asked_for_engages_and_logs_nothing() -> None:
     assert not child.stderr
 
 
+STUDIES = [f"experiments/{study}/__main__.py" for study in ("linearization", "compression", "toy")]
+ENTRY_POINTS = [*STUDIES, "benchmarks/__init__.py"]
+
+
 def test_entry_points_ask_before_jax_is_imported() -> None:
     root = Path(__file__).parents[1]
-    for name in ("experiments/linearization/__main__.py", "experiments/toy/__main__.py", "benchmarks/__init__.py"):
+    for name in ENTRY_POINTS:
         text = (root / name).read_text(encoding="utf-8")
         assert "prefer_onednn(os.environ)" in text
         code = (

@@ -36,7 +36,7 @@ def _lanczos(steps: int) -> Any:
 
 
 def _affordable(problem: Problem) -> bool:
-    """Whether its compiled loop can be waited for: XLA:CPU's convolutions are some fifty times slower inside of one."""
+    """Whether its compiled loop can be waited for: XLA:CPU's convolutions are tens of times slower inside of one."""
     return jax.default_backend() != "cpu" or problem.spec.enlarge == 1 or not problem.spec.resnet
 
 

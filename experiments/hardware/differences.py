@@ -103,7 +103,7 @@ def rounding(hardware: Hardware) -> str:
         beyond = numbers.beyond_rounding(plain, plain.profiles)
     except Missing:
         return ""
-    if beyond is None:
+    if beyond is None or len(plain.reference.accuracy) < intervals.SEEDS:
         return "There are too few seeds and controls to tell hardware from one rounding error."
     said, p_values = [], numbers.corrected_p_values(numbers.spread_test(plain, "loss"))
     for series, moved, p_value in zip(plain.profiles, beyond, p_values, strict=True):

@@ -39,6 +39,8 @@ SPREADS = (
     "Spread is the mean over seeds of |profile - reference|, excess the same less the controls'; p is the share of "
     "arrangements of labels among runs that give at least this excess."
 )
+OF_TABLES = {"profiles": PROFILED, "trainings": VIOLATION}
+"""What is said of tables that are published by themselves."""
 FEW_ULPS = 2
 BY_TRAINING = ("groups", "spread")
 

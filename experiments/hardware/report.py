@@ -87,7 +87,8 @@ def publish(
         }
         tables.write_all(made, rows)
         answer = " ".join(filter(None, [differences.answer(hardware), differences.rounding(hardware)]))
-        reports.write_record(made, "hardware", title, answer, page.warnings(hardware), command, runs, found, drawn)
+        said = title, answer, page.warnings(hardware), command
+        reports.write_record(made, "hardware", *said, runs, found, drawn, page.OF_TABLES)
         text = page.page(hardware, drawn, rows, found, title, command)
         (made / reports.PAGE).write_text(text, encoding="utf-8")
 

@@ -31,6 +31,7 @@ from experiments.analyses.statistics import (
     quantity,
     spread_weights,
 )
+from experiments.reporting import sampling
 from experiments.reporting.verdicts import (
     CHEAP,
     DISTANCE,
@@ -304,7 +305,8 @@ def _with_accuracy(results: Results, name: str) -> tuple[Measured, str, str]:
     network = _networks(results, "snl")[0]
     accuracy = network.by_group["accuracy"]
     found, note = rank_correlations(quantity(network, name), accuracy, "groups")
-    return found._replace(small=too_small(np.ptp(accuracy, axis=1), RIGHT, "")), note, _named(results, network)
+    found = found._replace(small=too_small(np.ptp(accuracy, axis=1), RIGHT, ""))
+    return found, _with_sampling(note, name), _named(results, network)
 
 
 def _as_relus_go(results: Results, name: str, method: str) -> tuple[Measured, str, str]:
@@ -323,7 +325,12 @@ def _as_relus_go(results: Results, name: str, method: str) -> tuple[Measured, st
     else:
         floor, unit = (POINTS, "points") if name == DROP else (DISTANCE, "")
         found = found._replace(small=too_small(few - many, floor, unit))
-    return found, note, _named(results, *networks)
+    return found, _with_sampling(note, name), _named(results, *networks)
+
+
+def _with_sampling(note: str, name: str) -> str:
+    """Add to a note that what few images add to a quantity is in it: without that it is known of the full network."""
+    return f"{note}; {sampling.PLAIN}" if name in ("gradient_norm", "top_eigenvalue") else note
 
 
 def _foretells_drop(results: Results, name: str) -> tuple[Measured, str, str, str]:
@@ -444,7 +451,7 @@ def _mitigated(
             return after - before, _named(results, network, other)
         if np.minimum(after, before).min() <= 0:
             raise Missing("a mean of 'gradient_norm' is not positive for some seed, so there is no ratio")
-        return np.log2(after / before), _named(results, network, other)
+        return np.log2(after / before), f"{_named(results, network, other)}; {sampling.PLAIN}"
     members, sign = (small, 1) if what == "drop" else (results.groups.large, -1)
     weights = mean_weights(network, members)
     return contrast(results, (other, sign * weights), (network, -sign * weights)), _named(results, network, other)

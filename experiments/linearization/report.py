@@ -49,9 +49,9 @@ def write(
         on_others = {"imbalance": imbalance.rows(results), "imbalance_groups": imbalance.group_rows(results)}
         tables.write_all(made, {"summary": summary, "groups": rows, **compared, **on_others})
         answer = page.answer(results)
-        reports.write_record(
-            made, STUDY, title, answer, pages.warnings(results), command, analysed, found, [*drawn, *of_paper]
-        )
+        meanings = {"summary": page.NETWORKS["mitigated"]} if any(network.base for network in results.variants) else {}
+        of_runs = command, analysed, found, [*drawn, *of_paper], meanings
+        reports.write_record(made, STUDY, title, answer, pages.warnings(results), *of_runs)
         analyses = [run for run in analysed if run.config["stage"] == "analyse"]
         of_study = page.WORDS, answer, results
         more = imbalance.section(*on_others.values())

@@ -59,7 +59,8 @@ def write(study: Path, page: Path) -> None:
         for name, head in TABLES.items():
             if (file := report / f"{name}.csv").is_file():
                 also = f"\n\n{PICKED}" if name == "extremes" else ""
-                parts.append(f"## {head}\n\n{tables.markdown(tables.read_csv(file))}{also}")
+                first = f"{said}\n\n" if (said := record.get("meanings", {}).get(name)) else ""
+                parts.append(f"## {head}\n\n{first}{tables.markdown(tables.read_csv(file))}{also}")
         if (file := report / "groups.csv").is_file():
             shutil.copyfile(file, page.with_name(f"{page.stem}-groups.csv"))
             parts.append(_groups(tables.read_csv(file), f"{page.stem}-groups.csv"))

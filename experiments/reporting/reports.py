@@ -129,6 +129,7 @@ def write_record(
     shown: Sequence[Run],
     found: Sequence[Claim],
     drawn: Sequence[Drawn],
+    meanings: Mapping[str, str] | None = None,
 ) -> None:
     """Write the findings, and what the report was made of.
 
@@ -142,11 +143,12 @@ def write_record(
         shown: the runs whose numbers the report shows.
         found: the findings.
         drawn: the figures, in the order of a page.
+        meanings: what is to be known of tables, by their names.
     """
     tables.write_csv(made / "claims.csv", verdicts.rows(found))
     (made / "claims.md").write_text(verdicts.markdown(found), encoding="utf-8")
     record: dict[str, Any] = {"study": study, "title": title, "answer": answer, "warnings": list(warnings)}
-    record["command"] = without_places(command)
+    record |= {"command": without_places(command), "meanings": dict(meanings or {})}
     record["figures"] = [
         {"file": of.file.with_suffix(".png").relative_to(made).as_posix(), "title": of.title, "caption": of.caption}
         for of in drawn

@@ -21,6 +21,7 @@ import numpy as np
 from jax.sharding import AxisType
 
 from jaxfair.errors import JaxfairError
+from jaxfair.inputs import check_there
 
 MOST = 100_000
 """Things that are looked at: enough for any network. A function that reads more is never the same as another."""
@@ -42,6 +43,7 @@ class Captured:
         """
         self.function = function
         self._read = tuple(_read(function))
+        check_there(self._read)
         if any(isinstance(value, jax.Array) and _is_bound_to_mesh(value) for value in self._read):
             raise JaxfairError(
                 "The function reads an array that lies on a mesh of several devices; bind it by a "

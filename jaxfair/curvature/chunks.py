@@ -18,6 +18,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxfair.errors import JaxfairError
+from jaxfair.inputs import differentiating
 
 
 def over_chunks(
@@ -190,7 +191,8 @@ def accumulate(function: Callable[[Any, int], Any], zero: Callable[[], Any], cou
             return total if stripes == 1 else jax.block_until_ready(total)
 
     if stripes == 1:
-        return devices.gathered([run(0)])
+        with differentiating():
+            return devices.gathered([run(0)])
     # JAX compiles once: the other threads wait for it.
     running = [_pool(devices.workers).submit(run, stripe) for stripe in range(stripes)]
     try:
@@ -198,7 +200,8 @@ def accumulate(function: Callable[[Any, int], Any], zero: Callable[[], Any], cou
     finally:
         stopped.set()
         wait(running)
-    return devices.gathered([each.result() for each in running])
+    with differentiating():
+        return devices.gathered([each.result() for each in running])
 
 
 @functools.cache

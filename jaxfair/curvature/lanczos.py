@@ -139,7 +139,8 @@ def _with_missed(
         return found, False
 
     def apart(vector: Vector) -> Vector:
-        return vector - (known @ vector) @ known
+        with jax.default_matmul_precision("highest"):
+            return vector - (known @ vector) @ known
 
     fresh = apart(apart(np.random.default_rng(len(known)).standard_normal(start.size).astype(start.dtype)))
     fresh = jnp.asarray(fresh) if isinstance(start, jax.Array) else np.asarray(fresh)

@@ -32,7 +32,7 @@ from jaxfair.curvature.programs import (
     programs,
 )
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import as_values, as_weights
+from jaxfair.inputs import as_values, as_weights, differentiating
 from jaxfair.options import Natural, checked
 
 GIGABYTE = 1024**3
@@ -128,15 +128,8 @@ def _traced_once(settings: tuple[str, str, bool], kind: Kind, tree: Any, shapes:
     dtype, count = jnp.result_type(*leaves), sum(leaf.size for leaf in leaves)
     total = jax.ShapeDtypeStruct((), dtype), jax.ShapeDtypeStruct((count,), dtype)
     # Traced as the program that will run, so that it is traced once.
-    try:
+    with differentiating():
         traced = programs(backend, precision).keep.trace(kind, total, model, params, chunk)
-    except ValueError as error:
-        if not any(words in str(error) for words in ("differentiation does not work", "do not support JVP")):
-            raise
-        raise JaxfairError(
-            "The model has a loop of unknown length or a callback, which JAX cannot differentiate; give a loop of "
-            "fixed length, or what it computes in jax.numpy."
-        ) from error
     if backend == "cpu" and kernels.asked(os.environ) and multiplies_batches(traced.jaxpr.jaxpr):
         raise JaxfairError(
             "The model multiplies batches of matrices, as attention does, and XLA_FLAGS ask for oneDNN, by which "
@@ -273,15 +266,12 @@ class GroupOperator:
             return jnp.stack([self(row, chunks) for row in vector])
         zero = functools.partial(jnp.zeros, vector.shape, self._dtype)
         add = functools.partial(self._add_product, self._devices.copies(vector))
-        try:
-            return accumulate(add, zero, chunks or self.chunks, self._devices)
-        except TypeError as error:
-            if "custom_vjp" not in str(error):
-                raise
-            raise JaxfairError(
-                "The model has a derivative of its own (jax.custom_vjp) that cannot be differentiated again, as a "
-                "Hessian needs; give it a jax.custom_jvp."
-            ) from error
+        return accumulate(add, zero, chunks or self.chunks, self._devices)
+
+    def release(self) -> None:
+        """Forget the passes that are kept; what is asked for later keeps them anew."""
+        self._passes.clear()
+        self._shared.clear()
 
     def not_finite(self) -> str | None:
         """Name the first chunk whose loss or gradient is not finite; None if there is none."""

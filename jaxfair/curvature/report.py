@@ -17,7 +17,7 @@ from jaxfair.curvature.programs import LogitsFn, LossFn, as_pytree
 from jaxfair.curvature.sampling import EigenvalueSampling, GradientSampling, eigenvalue_sampling, gradient_sampling
 from jaxfair.curvature.spectrum import GroupCurvature, group_curvature
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import Missing, as_examples, as_groups, as_labels, check_lengths
+from jaxfair.inputs import Missing, as_examples, as_groups, as_labels, check_lengths, quoted
 from jaxfair.intervals import Interval
 from jaxfair.options import checked
 
@@ -168,8 +168,15 @@ class GroupReport:
         return as_frame(self.columns())
 
     def __str__(self) -> str:
-        """Return a table of text, without the columns that were not asked for."""
-        return as_text(self.columns()) + (f"\n{FOOT}" if self.intervals else "")
+        """Return a table of text, without the columns that were not asked for, and what to know of it."""
+        return "\n".join([as_text(self.columns()), *self._unsure_signs(), *([FOOT] if self.intervals else [])])
+
+    def _unsure_signs(self) -> list[str]:
+        """Say of which groups the bottom eigenvalue is as near to 0 as its residual, if of any."""
+        bottom, residual = self.curvature.bottom_eigenvalue, self.curvature.bottom_eigenvalue_residual
+        unsure = np.flatnonzero(np.abs(bottom) <= residual)
+        near = [f"{self.names[g]} ({residual[g]:.2g} at {bottom[g]:.2g})" for g in unsure]
+        return [f"Whether the bottom eigenvalue is below 0 its residual leaves open: {quoted(near)}."] if near else []
 
     def __sub__(self, before: "GroupReport") -> GroupComparison:
         """Compare with the report of another network on the same examples.

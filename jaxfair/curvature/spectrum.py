@@ -154,6 +154,7 @@ def group_losses(
                 f"The loss or gradient of group {group} is not finite in {where}; check the inputs and the parameters."
             )
         yield GroupLoss(value, gradient, operator, plan.chunk_size)
+        operator.release()  # or a caller's loop variable keeps these passes beside the next group's
 
 
 def start_vector(params: Any, seed: int) -> Any:

@@ -164,6 +164,15 @@ def test_predictions(on_device: bool) -> None:
     np.testing.assert_array_equal(predict(network, dataset, batch_size=2), alone)
 
 
+def test_inputs_and_classifier_may_lie_on_different_devices(network: Network) -> None:
+    first, second, _ = jax.devices()
+    params, x = jax.device_put(network.params, first), jax.device_put(X, second)
+    classifier = margins.bind(network.logits_fn, params)
+    for distance in (margins.deepfool, margins.linearized_distance):
+        apart, together = (distance(classifier, of, LABEL).distance for of in (x, X))
+        np.testing.assert_allclose(apart, together, **SAME)
+
+
 def test_distances(network: Network) -> None:
     """Of examples wherever they are; a caller who traces has all on one device."""
     classifier = as_pytree(network.logits_fn, network.params)

@@ -1,5 +1,6 @@
 """One call on a user's own model: numbers, table, and what it refuses."""
 
+import dataclasses
 import json
 from typing import Any
 
@@ -51,6 +52,19 @@ def dense(problem: dict[str, Any], index: np.ndarray) -> tuple[float, np.ndarray
         return losses.cross_entropy(model(unravel(p), problem["x"][index]), problem["y"][index]).mean()
 
     return float(loss(flat)), np.asarray(jax.grad(loss)(flat)), np.asarray(jax.hessian(loss)(flat))
+
+
+def test_a_bottom_eigenvalue_within_its_residual_of_0_is_said(problem: dict[str, Any]) -> None:
+    """It may be converged, relative to the largest magnitude, and still have either sign."""
+    report = jaxfair.group_report(model, **problem)
+    assert "leaves open" not in str(report)
+    ends = {
+        "bottom_eigenvalue": np.array([-1e-3, -2, 1e-9]),
+        "bottom_eigenvalue_residual": np.array([2e-3, 1e-3, 1e-3]),
+    }
+    near = dataclasses.replace(report, curvature=report.curvature._replace(**ends))
+    a, _, c = report.names
+    assert f"below 0 its residual leaves open: {a} (0.002 at -0.001), {c} (0.001 at 1e-09)." in str(near)
 
 
 def test_every_number_equals_dense_autodiff(problem: dict[str, Any]) -> None:

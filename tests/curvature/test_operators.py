@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from jaxfair import networks
+from jaxfair import losses, networks
 from jaxfair.curvature import chunks, operators, programs
+from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.operators import GIGABYTE, GroupOperator, Kind, as_pytree, make_plan
+from jaxfair.curvature.spectrum import group_losses
 from tests.curvature.cases import GROUP_WEIGHTS, SAME, operator_of, vectors
 from tests.examples import CLASSES, FEATURES, GROUP, IMAGES, INPUTS, LABEL, WEIGHTS, N, linear
 
@@ -173,6 +175,19 @@ def test_kept_bytes_are_those_of_the_arrays(network: networks.Network, kind: Kin
     shared = set.intersection(*map(set, passes))
     assert sum(passes[0][leaf] for leaf in shared) == plan.shared_bytes > 0
     assert [sum(kept.values()) for kept in passes] == [plan.kept_bytes + plan.shared_bytes] * 3
+
+
+@pytest.mark.usefixtures("float64")
+def test_one_group_at_a_time_keeps_passes(network: networks.Network) -> None:
+    """Whoever still holds the group before: memory is bounded for all of a call; its operator is as it was."""
+    arguments = networks.frozen(network), network.params, jnp.asarray(IMAGES), LABEL, GROUP_WEIGHTS
+    vector, held = vectors(len(ravel_pytree(network.params)[0]), 1)[0], []
+    for group in group_losses(*arguments, CurvatureConfig(chunk_size=2), loss=losses.cross_entropy):
+        assert not any(operator._passes for operator, _ in held)
+        held.append((group.operator, np.asarray(group.operator(vector))))
+        assert group.operator._passes
+    for operator, product in held:
+        np.testing.assert_array_equal(operator(vector), product)
 
 
 @pytest.mark.usefixtures("float64")

@@ -80,7 +80,7 @@ def test_gradients_against_finite_differences(config: MitigationConfig) -> None:
 
 
 def test_detached_is_the_lagrangian_in_value_and_plain_training_in_gradient() -> None:
-    """To the last bit, as the code published with the paper."""
+    """To the last bit; the code published with the paper weakens the distillation besides."""
     found = {}
     for method in ("none", "lagrangian", "lagrangian-detached"):
         config = MitigationConfig(method)
