@@ -294,8 +294,8 @@ def run_all(out: Path, minutes: float, small: bool) -> dict[str, str]:
     out.mkdir(parents=True, exist_ok=True)
     for stage in STAGES:
         left = end - time.monotonic()
-        parts = _earlier(out, stage.name).get("missing", {})
-        if (out / f"{stage.name}.json").is_file() and not any(STOPPED in reason for reason in parts.values()):
+        earlier = _earlier(out, stage.name)
+        if earlier and not any(STOPPED in reason for reason in earlier.get("missing", {}).values()):
             print(f"{stage.name}: is there already, and kept")
             continue
         if left < 15:
@@ -328,7 +328,7 @@ def run_all(out: Path, minutes: float, small: bool) -> dict[str, str]:
 
 def page(out: Path, missing: dict[str, str]) -> str:
     """Return what was found as Markdown of one screen."""
-    found = {s.name: json.loads(path.read_text()) for s in STAGES if (path := out / f"{s.name}.json").is_file()}
+    found = {stage.name: earlier for stage in STAGES if (earlier := _earlier(out, stage.name))}
     if not found:
         return "Nothing was found: " + "; ".join(f"{name}: {reason}" for name, reason in missing.items()) + "\n"
     about = next(iter(found.values()))["environment"]

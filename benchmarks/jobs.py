@@ -83,8 +83,8 @@ def loosest(method: Method, truth: np.ndarray, target: float, first: float = np.
         first: the tolerance at which to begin; looser ones are known to be too loose. A number of products has none.
     """
     best = Reached(None, np.inf, np.nan)
-    skipped = method.setting_is == "tolerance"
-    for setting in (found for found in method.settings if not skipped or found <= first):
+    loose = first if method.setting_is == "tolerance" else np.inf
+    for setting in (setting for setting in method.settings if setting <= loose):
         found = method.find(setting)
         error = worst_error(found.values, truth)
         if error <= target:

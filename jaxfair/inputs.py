@@ -161,7 +161,7 @@ def as_labels(y: Any, num_classes: int | None = None, what: str = "label") -> np
         if num_classes is not None and label.shape[1] != max(num_classes, 2):
             raise JaxfairError(f"Labels are one-hot rows of {label.shape[1]} classes; the network has {num_classes}.")
         label = np.asarray(label).argmax(axis=1)
-    check_not_missing(label)
+    _check_not_missing(label)
     if label.ndim != 1 or not numeric:
         code = "np.unique(y, return_inverse=True)[1] makes"
         if what != "label":  # two sides may have other classes, and need one code
@@ -192,7 +192,7 @@ def as_told(y: Any) -> Any:
         JaxfairError: It is no array of numbers.
     """
     told = unboxed(as_array(y, "labels"))
-    check_not_missing(told)
+    _check_not_missing(told)
     if not (told.dtype == bool or jnp.issubdtype(told.dtype, jnp.number)) or told.dtype.kind == "m":
         raise JaxfairError(
             f"Labels have type {told.dtype}; a loss takes numbers, which np.unique(y, return_inverse=True)[1] makes of "
@@ -201,7 +201,7 @@ def as_told(y: Any) -> Any:
     return _signed(_within_int32(told, "labels"))
 
 
-def check_not_missing(label: Any) -> None:
+def _check_not_missing(label: Any) -> None:
     """Raise a JaxfairError if labels that are texts or objects are missing: codes of them would make that a class."""
     if label.ndim == 1 and label.dtype.kind in "OU" and (unknown := absent(np.asarray(label))).any():
         first = f"the first of example {np.argmax(unknown)}"

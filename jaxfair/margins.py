@@ -30,7 +30,6 @@ from jaxfair.inputs import (
     as_values,
     asking,
     check_lengths,
-    differentiating,
     on_one_device,
     quoted,
     unboxed,
@@ -244,7 +243,7 @@ def _over_chunks(function: Callable, classifier: Classifier, x: Any, label: Any,
         own = _logits(classifier, points).argmax(axis=1) if own is None else own
         return function(classifier, points, own, *options)
 
-    with jax.default_matmul_precision("highest"), differentiating():
+    with jax.default_matmul_precision("highest"):
         if len(first := x[:chunk_size]):
             _check_logits(classifier, first, label)
         return jax.tree.map(jnp.asarray, over_chunks(of_chunk, classifier, gather, len(x), chunk_size))

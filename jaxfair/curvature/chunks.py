@@ -21,6 +21,7 @@ from jaxfair.errors import JaxfairError
 from jaxfair.inputs import differentiating
 
 
+@differentiating()
 def over_chunks(
     function: Callable[[Any, Any], Any], fixed: Any, gather: Callable[[np.ndarray], Any], count: int, size: int
 ) -> Any:
@@ -167,6 +168,7 @@ class Devices:
         return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *(self.place(tree, 0) for tree in trees))
 
 
+@differentiating()
 def accumulate(function: Callable[[Any, int], Any], zero: Callable[[], Any], count: int, devices: Devices) -> Any:
     """Return the sum over chunks, ``total = function(total, i)`` for i < count from ``zero()``.
 
@@ -191,8 +193,7 @@ def accumulate(function: Callable[[Any, int], Any], zero: Callable[[], Any], cou
             return total if stripes == 1 else jax.block_until_ready(total)
 
     if stripes == 1:
-        with differentiating():
-            return devices.gathered([run(0)])
+        return devices.gathered([run(0)])
     # JAX compiles once: the other threads wait for it.
     running = [_pool(devices.workers).submit(run, stripe) for stripe in range(stripes)]
     try:
@@ -200,8 +201,7 @@ def accumulate(function: Callable[[Any, int], Any], zero: Callable[[], Any], cou
     finally:
         stopped.set()
         wait(running)
-    with differentiating():
-        return devices.gathered([each.result() for each in running])
+    return devices.gathered([each.result() for each in running])
 
 
 @functools.cache
