@@ -1,5 +1,6 @@
 """Problems to time: a trained network and images in five groups, the same for every library. Embedded digits only."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -96,6 +97,7 @@ class Problem(NamedTuple):
         x: normalized images, NHWC, or tokens.
         y: labels, 0..9, or the next tokens.
         group: of each image, 0..GROUPS-1, the same number in each; a group is a pair of digits.
+        data: the images of ``x`` as they are stored, with the same labels and groups, to train on.
     """
 
     name: str
@@ -106,6 +108,7 @@ class Problem(NamedTuple):
     x: jax.Array
     y: jax.Array
     group: np.ndarray
+    data: Dataset
 
     @property
     def loss(self) -> Any:
@@ -115,8 +118,12 @@ class Problem(NamedTuple):
     @property
     def batch(self) -> tuple[jax.Array, jax.Array]:
         """Images and labels of single products, from all groups alike."""
-        index = np.linspace(0, len(self.group) - 1, min(self.spec.batch, len(self.group))).round().astype(int)
-        return self.x[index], self.y[index]
+        return self.x[self.drawn], self.y[self.drawn]
+
+    @property
+    def drawn(self) -> np.ndarray:
+        """Positions of the images of ``batch``."""
+        return np.linspace(0, len(self.group) - 1, min(self.spec.batch, len(self.group))).round().astype(int)
 
     def members(self, group: int) -> tuple[jax.Array, jax.Array]:
         """Images and labels of one group."""
@@ -149,9 +156,11 @@ def load(name: str, cache: Path | None = None, factor: int = 1) -> Problem:
     network = _cached(spec, whole, cache or default_cache())
     images, label = _examples(whole, spec.per_group * factor)
     x, y = _inputs(spec, whole, images, label)
-    if isinstance(network, Network):
-        return Problem(name, spec, network, networks.frozen(network), network.params, x, y, label // 2)
-    return Problem(name, spec, network, _plain(spec)[0], network, x, y, label // 2)
+    group = label // 2
+    data = dataclasses.replace(whole, images=jnp.asarray(images), label=jnp.asarray(label), group=jnp.asarray(group))
+    resnet = isinstance(network, Network)
+    logits_fn, params = (networks.frozen(network), network.params) if resnet else (_plain(spec)[0], network)
+    return Problem(name, spec, network, logits_fn, params, x, y, group, data)
 
 
 def _plain(spec: Spec) -> tuple[Any, Any]:

@@ -11,6 +11,7 @@ from jaxfair.errors import JaxfairError
 ROOT = Path(__file__).resolve().parents[1]
 BASES = {
     "products": ("One Hessian-vector product", "jaxfair: Hessian product, pass kept"),
+    "training": ("One step of training", "jaxfair: SGD step"),
     "eigenvalues": ("Largest eigenvalue of five groups, equal error", "jaxfair: random start, residual stop"),
     "density": ("Spectral density", "jaxfair: quadrature"),
     "margins": ("DeepFool distances", "jaxfair: DeepFool"),
@@ -27,8 +28,9 @@ checked against each other before anything is timed, and jobs run in turn (A B C
 machine meets all of them. Times are medians, with the smallest and largest in brackets. The first round is not counted;
 *first run* is the job alone in a new process, compilation included, and *memory* is that process's peak beyond what it
 had before the job was set up. *Gradients* is the time in multiples of one gradient of jaxfair over as many images.
-GFLOP/s count the convolutions and matrix products that a job needs (forward 1, gradient 3, Hessian product 6 with its
-pass kept and 9 without, Gauss-Newton product 4 and 5); *peak* is a 2048 x 2048 float32 matrix product in JAX, measured
+GFLOP/s count the convolutions and matrix products that a job needs (forward 1, gradient and training step 3, Hessian
+product 6 with its pass kept and 9 without, Gauss-Newton product 4 and 5; an MLP's first layer needs less, so that it
+may come out above the peak); *peak* is a 2048 x 2048 float32 matrix product in JAX, measured
 in the same run.
 
 **Eigenvalues are compared at equal error.** The truth is a Lanczos run to a residual of 1e-5. Every method gets the
@@ -47,10 +49,32 @@ there are, copies shifted by one to three pixels follow.
 """
 
 
-PRODUCT, GRADIENT, EIGENVALUES = "Hessian product", "gradient", "largest eigenvalues, equal error"
+STARTS = """## Start vectors
+
+Products until the largest Hessian eigenvalue is within {target:g} of the true one, a mean over the five groups of
+{title}; what a start takes itself is counted in. Load on a machine changes nothing here, and no stopping rule has a
+part in it. Counted by `{command}`.
+
+{table}
+A Gauss-Newton eigenvector takes more than it saves. The vector of a network nearby saves products, that of one far away
+wastes them: the directions of a network before its ReLUs are taken away are not those after. Studies therefore keep
+their start, by which also no run depends on another's; who follows one network over its epochs gives
+`group_curvature(..., starts=)` the vectors of the epoch before.
+"""
+
+TRIED = """## Tried and left out
+
+The input gradient of convolutions of stride 2 by explicit padding, which oneDNN then takes: nothing gained with oneDNN,
+and slower without (`jaxfair/networks/strided.py` up to commit 07e0874). Several seeds on virtual CPU devices, one
+thread each: slower on two cores that are threads of one; `fit(..., devices=)` has it for others.
+"""
+
+PRODUCT, GRADIENT, STEP = "Hessian product", "gradient", "training step"
+EIGENVALUES = "largest eigenvalues, equal error"
 AIMS = {
     PRODUCT: {"resnet18-w16": 1.5, "resnet18-w64": 1.0},
     GRADIENT: {"resnet18-w16": 1.0, "resnet18-w64": 1.0},
+    STEP: {"digits": 1.0, "resnet18-w16": 1.0, "resnet18-w64": 1.0},
     EIGENVALUES: {"resnet18-w16": 5.0, "resnet18-w16-1000": 6.0},
 }
 """Of rows of the summary, the ratio that was aimed at, by problem."""
@@ -60,6 +84,7 @@ KERNELS = {"onednn": "Convolutions by oneDNN.", "xla": "Convolutions by XLA."}
 COMPARED = {
     PRODUCT: ("products", "jaxfair: Hessian product, pass kept", ("pyhessian: ", "Hessian product")),
     GRADIENT: ("products", "jaxfair: gradient", ("pytorch: ", "gradient")),
+    STEP: ("training", "jaxfair: SGD step", ("pytorch: ", "SGD step")),
     EIGENVALUES: ("eigenvalues", "jaxfair: ", ("pyhessian: ", "")),
 }
 """Of each row of the summary: its table, how our jobs' names begin, and how those compared begin and what they have."""
@@ -121,6 +146,25 @@ def read(folder: Path) -> list[dict[str, Any]]:
     if not results:
         raise JaxfairError(f"There is no result in '{folder}'; write one with python -m benchmarks.measure --out FILE.")
     return results
+
+
+def starts(folder: Path) -> list[str]:
+    """Return the part on start vectors for each result of ``benchmarks.starts`` in a folder.
+
+    Raises:
+        JaxfairError: one is no result.
+    """
+    parts = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            counts, fields = found["starts"], {name: found[name] for name in ("title", "target", "command")}
+        except (ValueError, KeyError, TypeError) as error:
+            raise JaxfairError(f"'{path}' is no result of benchmarks.starts; delete it or count again.") from error
+        names = dict.fromkeys(name for of_network in counts.values() for name in of_network)
+        rows = [[name, *(f"{each[name]:.1f}" if name in each else "-" for each in counts.values())] for name in names]
+        parts.append(STARTS.format(**fields, table=table(["start", *counts], rows)))
+    return parts
 
 
 def heading(result: dict[str, Any]) -> str:
@@ -213,7 +257,7 @@ def section(result: dict[str, Any]) -> str:
     if "report" in result:
         whole = f"{problem['groups'] * problem['per_group']:,}"
         parts += [f"One call of `group_report` on {whole} images, at its defaults:\n", job_table(result["report"])]
-    for operation in ("density", "margins"):
+    for operation in ("training", "density", "margins"):
         if operation in result:
             parts += [f"{BASES[operation][0]}, {problem['batch']} images:\n", job_table(result[operation])]
     return "\n".join(parts + _extras(result))
@@ -320,7 +364,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         results = read(chosen.results)
         chosen.out.parent.mkdir(parents=True, exist_ok=True)
         plot(results, chosen.out.with_name("benchmarks.png"))
-        page = "\n".join([INTRODUCTION, in_short(results), *(section(result) for result in results)])
+        parts = [section(result) for result in results] + starts(chosen.results / "starts")
+        page = "\n".join([INTRODUCTION, in_short(results), *parts, TRIED])
         chosen.out.write_text(page, encoding="utf-8")
     except (JaxfairError, OSError) as error:
         raise SystemExit(str(error)) from error

@@ -416,10 +416,32 @@ def as_weights(weights: Any) -> np.ndarray:
     found = unboxed(np.asarray(as_array(weights, "weights")))
     if found.dtype == bool:
         raise JaxfairError("The weights are booleans, whose losses would add up; give jaxfair.group_weights(group, G).")
-    if found.dtype == object or not jnp.issubdtype(found.dtype, jnp.number) or found.dtype.kind == "c":
-        raise JaxfairError(f"The weights have type {found.dtype}; give real numbers.")
-    if not np.isfinite(found).all():
+    if not np.isfinite(found := _real(found, "weights")).all():
         raise JaxfairError("A weight is not a finite number; an example of no weight has 0.")
+    return found
+
+
+def as_directions(vectors: Any, shape: tuple[int, int], what: str) -> np.ndarray:
+    """Return vectors as the rows of an array of this shape, each of length 1.
+
+    Raises:
+        JaxfairError: They have another shape, are no real numbers, or one is 0 or not finite.
+    """
+    found = _real(unboxed(np.asarray(as_array(vectors, what))), what)
+    if found.shape != shape:
+        raise JaxfairError(
+            f"The {what} have shape {found.shape}; give {shape}, a vector of all parameters for each group."
+        )
+    norms = np.linalg.norm(found.astype(np.float64), axis=1, keepdims=True)
+    if wrong := np.flatnonzero(~(np.isfinite(norms) & (norms > 0))).tolist():
+        raise JaxfairError(f"Row [{quoted(wrong)}] of the {what} is 0 or not finite; give each a direction.")
+    return found / norms
+
+
+def _real(found: np.ndarray, what: str) -> np.ndarray:
+    """Return the array, or raise a JaxfairError unless it is of real numbers."""
+    if found.dtype == object or not jnp.issubdtype(found.dtype, jnp.number) or found.dtype.kind == "c":
+        raise JaxfairError(f"The {what} have type {found.dtype}; give real numbers.")
     return found
 
 

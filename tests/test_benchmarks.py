@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from benchmarks import accelerator, libraries, measure, problems, report, timing, tracing
+from benchmarks import accelerator, libraries, measure, problems, report, starts, timing, tracing
 from benchmarks.jobs import Found, Job, Method, disagreement, loosest
 from benchmarks.libraries import jaxfair_jobs as ours
+from jaxfair import losses
 from jaxfair.errors import JaxfairError
+from jaxfair.networks.network import apply_train
 
 TRUTH = np.array([2.0, 4.0])
-OPERATIONS = ["products", "eigenvalues", "report", "density", "margins", "profile"]
+OPERATIONS = ["products", "training", "eigenvalues", "report", "density", "margins", "profile"]
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +214,46 @@ def test_in_short_our_fastest_is_compared_with_the_fastest_layout_of_others():
     assert "than the 3.7 that" in found
 
 
+def test_a_training_step_is_that_of_sgd(tiny):
+    """From its definition, with the batch's own statistics; the second call is a step further, with its momentum."""
+    (job,) = ours.training(tiny).values()
+    flat, unravel = ravel_pytree(tiny.params)
+    x, y = tiny.batch
+
+    def gradient(p):
+        def loss(p):
+            logits, _ = apply_train(tiny.network, unravel(p), tiny.network.masks, x)
+            return losses.cross_entropy(logits, y).mean()
+
+        return jax.grad(loss)(p) + ours.SGD["weight_decay"] * p
+
+    moved = gradient(flat)
+    first = -ours.SGD["learning_rate"] * moved
+    np.testing.assert_allclose(job.answer(job.run()), first, rtol=1e-3, atol=1e-7)
+    moved = ours.SGD["momentum"] * moved + gradient(flat + first)
+    np.testing.assert_allclose(job.answer(job.run()), first - ours.SGD["learning_rate"] * moved, rtol=1e-3, atol=1e-7)
+
+
+def test_starts_are_counted_and_shown(cache, tmp_path, written):
+    """A start along the eigenvector takes one product; the page has a row a start and a column a network."""
+    matrix = np.diag([3.0, 2.0, 1.0, 0.5])
+    assert starts.needed(lambda v: matrix @ v, np.eye(4)[0], 3.0) == 1
+    assert starts.needed(lambda v: matrix @ v, np.ones(4), 3.0) > 1
+    out = tmp_path / "starts" / "tiny.json"
+    starts.main(["--problem", "tiny", "--cache", str(cache), "--out", str(out)])
+    found = json.loads(out.read_text())["starts"]
+    assert [*found] == ["trained", "two more epochs", "a fifth of the ReLUs", "a tenth of the ReLUs"]
+    assert {"random", "gradient", "of trained"} <= set(found["two more epochs"])
+    (tmp_path / "tiny.json").write_text(written.read_text())
+    report.main(["--results", str(tmp_path), "--out", str(tmp_path / "page.md")])
+    page = (tmp_path / "page.md").read_text()
+    assert "| start | trained | two more epochs |" in page
+    assert f"| random | {found['trained']['random']:.1f} |" in page
+    out.write_text("{}")
+    with pytest.raises(SystemExit, match=r"is no result of benchmarks\.starts"):
+        report.main(["--results", str(tmp_path), "--out", str(tmp_path / "page.md")])
+
+
 def test_a_profile_of_a_job_that_was_not_timed_says_nothing_of_it():
     result = {"title": "tiny", "problem": {"name": "resnet18-w16"}, "products": {}}
     result["products"] = {"jaxfair: gradient": {"median": 2.0}, "pytorch: gradient": {"median": 1.0}}
@@ -353,6 +395,8 @@ def test_pytorch_has_the_same_network(name, cache):
     problem = problems.load(name, cache)
     found, _ = libraries.load(["jaxfair", "pytorch"])
     assert max(measure.check(problem, {"products": libraries.jobs(found, "products", problem)}).values()) < 1e-4
+    # A parameter whose step is nearly nothing beside it is rounded to float32.
+    assert measure.check(problem, {"training": libraries.jobs(found, "training", problem)}).get("step", 0) < 1e-3
 
 
 @pytest.mark.slow  # its products, which are timed, are tested below

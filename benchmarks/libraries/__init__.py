@@ -1,7 +1,8 @@
 """The libraries that are timed, a file ``<name>_jobs.py`` each.
 
-A file has a function for each of ``products``, ``eigenvalues``, ``density`` and ``margins`` that its library can do,
-and ``DISTRIBUTION``, what pip calls it. Importing the file imports the library, so a missing one is missed by name.
+A file has a function for each of ``products``, ``training``, ``eigenvalues``, ``density`` and ``margins`` that its
+library can do, and ``DISTRIBUTION``, what pip calls it. Importing the file imports the library, so a missing one is
+missed by name.
 """
 
 import importlib

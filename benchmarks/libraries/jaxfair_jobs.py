@@ -16,11 +16,17 @@ from jaxfair.curvature.operators import GIGABYTE, GroupOperator, Kind, as_pytree
 from jaxfair.curvature.report import GroupReport, group_report
 from jaxfair.curvature.spectrum import LEAST, group_curvature
 from jaxfair.groups import group_weights
+from jaxfair.networks.network import Network
+from jaxfair.training.batches import Fixed, run_batches
+from jaxfair.training.config import TrainConfig
+from jaxfair.training.fit import begin, make_step
 
 DISTRIBUTION = "jaxfair"
 MEMORY = 4 * GIGABYTE
 BOUND = GIGABYTE // 8
 DENSITY_STEPS, DENSITY_VECTORS = 20, 2
+SGD: dict[str, Any] = {"learning_rate": 0.01, "momentum": 0.9, "weight_decay": 5e-4}
+"""Of the training steps that are timed, in every library."""
 STARTS: tuple[Start, ...] = ("random", "coarse")
 
 
@@ -55,6 +61,27 @@ def products(problem: Problem) -> dict[str, Job]:
         "Hessian product, recomputed": Job("Hessian product", lambda: again(v), np.asarray, 9),
         "Gauss-Newton product, pass kept": Job("Gauss-Newton product", lambda: gauss_newton(v), np.asarray, 4),
     }
+
+
+def training(problem: Problem) -> dict[str, Job]:
+    """One step of a ResNet's training on the batch, by ``fit``'s own program; each call is a step after the last."""
+    if not isinstance(problem.network, Network):
+        return {}
+    config = TrainConfig(epochs=1, batch_size=len(problem.drawn), schedule="constant", **SGD)
+    step, fixed = make_step(config, problem.data), Fixed(None, problem.data, jnp.int32(0))
+    carry, before = begin(problem.network, problem.data, config), flat(problem.params)
+
+    def run() -> Any:
+        nonlocal carry
+        carry, _ = run_batches(step, carry, fixed, problem.drawn[None], 0, ["the step"])
+        return carry.network.params
+
+    return {"SGD step": Job("step", run, lambda params: flat(params) - before, 3)}
+
+
+def flat(params: Any) -> np.ndarray:
+    """Return parameters as one vector, in float64: a step is small beside them."""
+    return np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(params)])
 
 
 def eigenvalues(problem: Problem) -> dict[str, Method]:

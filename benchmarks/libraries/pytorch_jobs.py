@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from benchmarks.jobs import Job
+from benchmarks.libraries.jaxfair_jobs import SGD
 from benchmarks.libraries.jaxfair_jobs import vector as our_vector
 from benchmarks.problems import GREYS, Problem, Spec
 from benchmarks.transformer import HEAD
@@ -243,6 +244,35 @@ def _products(problem: Problem, layout: str) -> dict[str, Job]:
         "Hessian product, torch.func": hessian_product(problem, module, (x, y), compiled=False),
         "Hessian product, torch.func compiled": hessian_product(problem, module, (x, y), compiled=True),
     }
+
+
+def training(problem: Problem) -> dict[str, Job]:
+    """One step of a ResNet's training on the batch, in both layouts; each call is a step after the last."""
+    if not isinstance(problem.network, Network):
+        return {}
+    jobs = {}
+    for layout in LAYOUTS:
+        jobs[f"SGD step{layout}"] = _step(problem, layout, compiled=False)
+        jobs[f"SGD step compiled{layout}"] = _step(problem, layout, compiled=True)
+    return jobs
+
+
+def _step(problem: Problem, layout: str, compiled: bool) -> Job:
+    module, (x, y) = to_torch(problem, layout).train(), batch_of(problem, layout=layout)
+    before = flat(problem, module, module.parameters())
+    optimizer = torch.optim.SGD(module.parameters(), SGD["learning_rate"], SGD["momentum"], 0, SGD["weight_decay"])
+    forward = torch.compile(module, fullgraph=True) if compiled else module
+
+    def run() -> nn.Module:
+        optimizer.zero_grad()
+        functional.cross_entropy(forward(x), y).backward()
+        optimizer.step()
+        return module
+
+    def answer(trained: nn.Module) -> np.ndarray:
+        return np.asarray(flat(problem, trained, trained.parameters()), np.float64) - before
+
+    return Job("step", run, answer, 3)
 
 
 def hessian_product(problem: Problem, module: nn.Module, batch: Batch, compiled: bool) -> Job:

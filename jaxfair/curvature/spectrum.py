@@ -20,10 +20,11 @@ from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.operators import GroupOperator, make_plan
 from jaxfair.curvature.programs import LogitsFn, LossFn, as_pytree
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import as_weights, check_lengths, quoted
+from jaxfair.inputs import as_directions, as_weights, check_lengths, quoted
 from jaxfair.options import checked
 
 SHARE, LEAST, COARSE = 8, 100, 3e-3  # a coarse start: one of so many chunks, examples at least, tolerance
+ASIDE = 0.3  # of the random start, relative to a start vector of the user's: it may lack the eigenvector
 
 
 class GroupCurvature(NamedTuple):
@@ -79,6 +80,7 @@ def group_curvature(
     *,
     loss: LossFn = losses.cross_entropy,
     vectors: bool = False,
+    starts: Any = None,
 ) -> GroupCurvature:
     """Compute loss, gradient norm and extreme Hessian eigenvalues of every group.
 
@@ -93,6 +95,9 @@ def group_curvature(
         loss: ``(outputs of logits_fn, y) -> losses`` of shape (n,), one for each example. For a loss that is not a
             function of outputs, let ``logits_fn`` compute it from ``x = (inputs, labels)`` and return it here.
         vectors: Whether to return the eigenvectors of the largest eigenvalues, each as large as the parameters.
+        starts: A vector for each group to start from instead of the configuration's start, shape (groups, p), such as
+            ``vectors`` of the same groups of this network an epoch before: products are saved then. A share of the
+            random start is added. As with a gradient start, a lesser eigenvalue may be found.
 
     Raises:
         JaxfairError: Shapes or types do not match, a group has no weight, or a value is not finite.
@@ -108,8 +113,11 @@ def group_curvature(
     """
     params, x, y, group_rows = check_examples(logits_fn, params, x, y, weights, loss)
     noise, rows = start_vector(params, config.seed), []
-    for group in group_losses(logits_fn, params, x, y, group_rows, config, loss=loss):
-        start, spent = _start(group, noise, config)
+    given = [None] * len(group_rows)
+    if starts is not None:
+        given = as_directions(starts, (len(group_rows), noise.size), "start vectors").astype(noise.dtype)
+    for group, near in zip(group_losses(logits_fn, params, x, y, group_rows, config, loss=loss), given, strict=True):
+        start, spent = _start(group, noise, config, near)
         found = eigenvalues(group.operator, start, config, vectors=vectors)
         rows.append((group.loss, lanczos.norm(group.gradient), spent, found))
     return _collect(rows, bottom=config.bottom)
@@ -186,10 +194,20 @@ def check_examples(
     return params, x, y, group_rows
 
 
-def _start(group: GroupLoss, noise: Any, config: CurvatureConfig) -> tuple[Any, float]:
-    """Return the start vector that the configuration names, and what it took in products with the whole group."""
+def _start(group: GroupLoss, noise: Any, config: CurvatureConfig, near: Any) -> tuple[Any, float]:
+    """Return the start vector that is given or that the configuration names, and what it took in the group's products.
+
+    Args:
+        group: whose operator it is for.
+        noise: the random start.
+        config: names another.
+        near: a unit vector of the user's; None is none.
+    """
     _, gradient, operator, chunk_size = group
     start, norm = noise, lanczos.norm(gradient)
+    if near is not None:
+        along = near if isinstance(noise, np.ndarray) else jnp.asarray(near)
+        return along + ASIDE * noise / lanczos.norm(noise), 0.0
     if config.start != "random" and norm > 0:
         along = np.asarray(gradient) if isinstance(noise, np.ndarray) else gradient
         start = along / norm + noise / lanczos.norm(noise)

@@ -226,3 +226,41 @@ def test_a_bad_example_is_blamed_on_its_own_group() -> None:
     x[-1] = np.nan
     with pytest.raises(JaxfairError, match="group 2 is not finite"):
         run_with(x=jnp.asarray(x))
+
+
+@pytest.mark.usefixtures("float64")
+def test_starts_of_the_same_groups_save_products_and_find_the_same() -> None:
+    """From the eigenvectors of parameters nearby, with the residual kept; nothing else changes."""
+    x, y, weights = jnp.asarray(INPUTS), jnp.asarray(LABEL), weights_of(GROUP)
+    config = CurvatureConfig(tolerance=1e-3, max_steps=400)
+    before = group_curvature(linear, jnp.asarray(WEIGHTS), x, y, weights, config, vectors=True)
+    near = jnp.asarray(WEIGHTS * 1.01)
+    cold = group_curvature(linear, near, x, y, weights, config)
+    warm = group_curvature(linear, near, x, y, weights, config, starts=before.vectors)
+    assert (warm.products < cold.products).all()
+    assert warm.converged.all()
+    np.testing.assert_allclose(warm.top_eigenvalue, cold.top_eigenvalue, rtol=1e-3)
+    np.testing.assert_array_equal(warm.loss, cold.loss)
+    # Vectors that have nothing of the eigenvector: the random share has.
+    aside = np.eye(before.vectors.shape[1])[: len(before.vectors)]
+    aside -= (aside * before.vectors).sum(1, keepdims=True) * before.vectors
+    slow = group_curvature(linear, jnp.asarray(WEIGHTS), x, y, weights, config, starts=aside)
+    np.testing.assert_allclose(slow.top_eigenvalue, before.top_eigenvalue, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v: v[:1], "start vectors have shape"),
+        (lambda v: v[:, :2], "start vectors have shape"),
+        (lambda v: v * 0, "of the start vectors is 0 or not finite"),
+        (lambda v: v + np.nan, "of the start vectors is 0 or not finite"),
+        (lambda v: v.astype(str), "start vectors have type"),
+        (lambda v: v * 1j, "start vectors have type"),
+    ],
+)
+def test_starts_are_checked_before_anything_is_computed(change: Any, message: str) -> None:
+    x, y, weights = jnp.asarray(INPUTS), jnp.asarray(LABEL), weights_of(GROUP)
+    starts = change(np.ones((GROUPS, WEIGHTS.size)))
+    with pytest.raises(JaxfairError, match=message):
+        group_curvature(linear, jnp.asarray(WEIGHTS), x, y, weights, starts=starts)
