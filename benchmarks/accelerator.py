@@ -19,30 +19,22 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import unflatten_dict
-from jax.flatten_util import ravel_pytree
 
-from benchmarks import problems, timing
+from benchmarks import problems, right, timing
 from benchmarks.libraries import jaxfair_jobs as ours
 from jaxfair import hardware, networks, runs
-from jaxfair.curvature.config import CurvatureConfig
-from jaxfair.curvature.operators import GroupOperator, Kind
-from jaxfair.curvature.spectrum import group_curvature
 from jaxfair.data.sources import load
 from jaxfair.errors import JaxfairError
 from jaxfair.training.config import TrainConfig
 from jaxfair.training.fit import fit
 
 ROOT = Path(__file__).resolve().parents[1]
-REFERENCE = ROOT / "tests" / "references" / "curvature.npz"
 STOPPED = "stopped after"
 """What is said of a part for which no time was left: the same command makes it."""
-ROUNDING = 3e-5  # of float32, of a Hessian product through that network; tests/curvature/test_curvature_reference.py
 VARIANTS = {
     "as it is": ("highest", ""),
     "NCHW": ("highest", "--xla_gpu_force_conv_nchw=true"),
@@ -80,54 +72,13 @@ STAGES = (
 )
 
 
-def is_right() -> dict[str, Any]:
-    """Compare operators and eigenvalues with PyTorch's in float64, and look at the rounding of products."""
-    with np.load(REFERENCE) as stored:
-        reference = dict(stored)
-
-    def tree(prefix: str, pick: Any = ...) -> Any:
-        found = {name.removeprefix(prefix): value[pick] for name, value in reference.items() if name.startswith(prefix)}
-        return unflatten_dict({name: jnp.asarray(value, jnp.float32) for name, value in found.items()}, sep="/")
-
-    module = networks.ResNet(stage_sizes=(1, 1), num_classes=10, width=6)
-    network = networks.Network(module, *(tree(f"{name}/") for name in ("params", "batch_stats", "masks")))
-    x, y = jnp.asarray(reference["images"], jnp.float32), reference["label"]
-    member = (reference["group"] == np.arange(3)[:, None]).astype(np.float32)
-    weights = member / member.sum(axis=1, keepdims=True)
-    config = CurvatureConfig(bottom=True, max_steps=500, tolerance=1e-5)
-    measured = [group_curvature(networks.frozen(network), network.params, x, y, weights, config) for _ in range(2)]
-    names = ("loss", "gradient_norm", "top_eigenvalue")
-    errors = {name: float(np.abs(getattr(measured[0], name) / reference[name] - 1).max()) for name in names}
-    vector = ravel_pytree(tree("vector/"))[0]
-    kinds: tuple[Kind, ...] = get_args(Kind)
-    for kind in kinds:
-        worst = 0.0
-        for group in range(3):
-            product = GroupOperator(networks.frozen(network), network.params, x, y, weights[group], kind=kind)
-            wanted = np.asarray(ravel_pytree(tree(f"{kind}_product/", group))[0], float)
-            worst = max(
-                worst, float(np.linalg.norm(np.asarray(product(vector), float) - wanted) / np.linalg.norm(wanted))
-            )
-        errors[f"{kind} product"] = worst
-    same = all(np.array_equal(a, b, equal_nan=True) for a, b in zip(*measured, strict=True))
-    probe = hardware.probe()
-    rounding = {name: probe[name] for name in ("product", "convolution", "fused", "kernels")}
-    return {
-        "errors": errors,
-        "allowed": ROUNDING,
-        "right": max(errors.values()) < ROUNDING,
-        "same_bits": same,
-        **rounding,
-    }
-
-
 def benchmark(out: Path, small: bool, end: float) -> dict[str, Any]:
     """Time products and eigenvalues beside the peers that are installed; what was measured in time is kept."""
     problem = "tiny" if small else "resnet18-w16" if jax.default_backend() == "cpu" else "resnet18-w64"
     file = out / f"measured-{problem}.json"
-    command = ["-m", "benchmarks.measure", "--problem", problem, "--operations", "products", "report", "eigenvalues"]
+    command = ["-m", "benchmarks.measure", "--problem", problem, "--operations", "products", "training", "report"]
     # The others' eigenvalues take minutes: their products say why.
-    command += ["--methods", "jaxfair", "pyhessian", "matfree"]
+    command += ["eigenvalues", "--methods", "jaxfair", "pyhessian", "matfree"]
     command += ["--repeats", "1" if small else "3", "--out", str(file), "--cache", str(out / "networks")]
     rest: dict[str, str] = {}
     try:
@@ -242,7 +193,7 @@ def bundle(out: Path, small: bool, end: float) -> dict[str, Any]:
 
 
 WORK: dict[str, Callable[[Path, bool, float], dict[str, Any]]] = {
-    "right": lambda *_: is_right(),
+    "right": lambda *_: right.is_right(),
     "benchmark": benchmark,
     "layouts": layouts,
     "job": job,
