@@ -15,11 +15,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float
 
 from jaxfair.errors import JaxfairError
 from jaxfair.networks import arithmetic
 from jaxfair.networks.arithmetic import Arithmetic
+from jaxfair.networks.channels import spread, total
 from jaxfair.options import check_kind
 
 STAGE_SIZES = {9: (1, 1, 1, 1), 18: (2, 2, 2, 2), 22: (3, 3, 3), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
@@ -27,7 +29,44 @@ STAGE_SIZES = {9: (1, 1, 1, 1), 18: (2, 2, 2, 2), 22: (3, 3, 3), 34: (3, 4, 6, 3
 
 # PyTorch's defaults, in Linen's convention: momentum 0.9 here is momentum 0.1 there.
 EPSILON = 1e-5
-_norm = partial(nn.BatchNorm, momentum=0.9, epsilon=EPSILON)
+
+
+class BatchNorm(nn.Module):
+    """Batch norm over all axes but the last, with the parameters and statistics of ``flax.linen.BatchNorm``.
+
+    Attributes:
+        use_running_average: Whether the stored statistics are used, or the batch's, which then update them.
+        momentum: Share of the stored statistics that an update keeps.
+        epsilon: Added to the variance.
+    """
+
+    use_running_average: bool
+    momentum: float
+    epsilon: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*n c"]) -> Float[Array, "*n c"]:
+        """Normalize, scale and shift."""
+        size = x.shape[-1:]
+        mean = self.variable("batch_stats", "mean", jnp.zeros, size, jnp.float32)
+        var = self.variable("batch_stats", "var", jnp.ones, size, jnp.float32)
+        scale = self.param("scale", nn.initializers.ones, size, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, size, jnp.float32)
+        if self.use_running_average:  # as Flax has it: curvature looks for what parameters are multiplied with
+            one = (1,) * (x.ndim - 1)
+            slope = lax.rsqrt(var.value + self.epsilon) * scale
+            return (x - mean.value.reshape(*one, -1)) * slope.reshape(*one, -1) + bias.reshape(*one, -1)
+        count = x.size // x.shape[-1]
+        centre = total(x) / count
+        variance = jnp.maximum(total(x * x) / count - centre * centre, 0)
+        if not self.is_initializing():
+            mean.value = self.momentum * mean.value + (1 - self.momentum) * centre
+            var.value = self.momentum * var.value + (1 - self.momentum) * variance
+        slope = lax.rsqrt(variance + self.epsilon) * scale
+        return x * spread(slope, x.shape) + spread(bias - centre * slope, x.shape)
+
+
+_norm = partial(BatchNorm, momentum=0.9, epsilon=EPSILON)
 
 
 def _no_norm(name: str) -> Callable[[Array], Array]:
@@ -55,7 +94,7 @@ def _head(kind: Arithmetic, num_classes: int) -> nn.Dense:
 def gated_relu(x: Float[Array, "n *u"], alpha: Float[Array, " *u"]) -> Float[Array, "n *u"]:
     """Compute ``alpha relu(x) + (1 - alpha) x``; at x = 0 the slope is 1 - alpha, as PyTorch has it."""
     # As a product, whose derivative keeps the slope alone; that of a choice between two results keeps zeros as well.
-    return x * jnp.where(x > 0, 1, 1 - alpha)
+    return x * jnp.where(x > 0, 1, jnp.broadcast_to(1 - alpha, jnp.shape(x)))
 
 
 def with_layer_inputs(change: Callable[[str, Array], Array], compute: Callable[..., Array], *arguments: Any) -> Array:
