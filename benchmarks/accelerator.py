@@ -68,6 +68,7 @@ STAGES = (
     Stage("job", "Five groups of a data set's size", 3.0),
     Stage("seeds", "Seeds together", 2.0),
     Stage("quickstart", "The quickstart", 4.0),
+    Stage("forecast", "How long a whole study would take", 1.5),
     Stage("bundle", "This device in the hardware study", 4.0),
 )
 
@@ -180,6 +181,24 @@ def quickstart(out: Path, small: bool, end: float) -> dict[str, Any]:
     return {"seconds": time.perf_counter() - begin, "report": "quickstart/report/report.html"}
 
 
+def forecast(out: Path, small: bool, end: float) -> dict[str, Any]:
+    """Plan a preset for data of UTKFace's size by race, of random pixels: from a few steps of its training, timed."""
+    preset = "quickstart" if small else "gpu" if jax.default_backend() != "cpu" else "cpu"
+    rng, count, side = np.random.default_rng(0), 200 if small else 23_705, 8 if small else 32
+    data = out / "random.npz"
+    images = rng.integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+    np.savez(data, images=images, label=rng.choice(5, count, p=[0.43, 0.19, 0.14, 0.17, 0.07]))
+    words = ["-m", "experiments.linearization", "--preset", preset, "--data.name", "npz", "--data.path", str(data)]
+    try:
+        said = _child([*words, "--out", str(out / "forecast"), "--dry-run"], seconds=_left(end))
+    finally:
+        data.unlink()
+    lines = [line for line in said.splitlines() if "others take about" in line]
+    if not lines:
+        raise JaxfairError(f"The plan of preset '{preset}' says no time: {said.strip()[-200:]}")
+    return {"preset": preset, "said": lines[0]}
+
+
 def bundle(out: Path, small: bool, end: float) -> dict[str, Any]:
     """Train the hardware study's networks on this device and pack them, to be merged with other machines' bundles."""
     profile = {"cpu": "cpu", "gpu": "gpu", "tpu": "tpu"}[jax.default_backend()]
@@ -199,6 +218,7 @@ WORK: dict[str, Callable[[Path, bool, float], dict[str, Any]]] = {
     "job": job,
     "seeds": lambda _, small, __: seeds(small),
     "quickstart": quickstart,
+    "forecast": forecast,
     "bundle": bundle,
 }
 
@@ -324,6 +344,7 @@ _said: dict[str, Callable[[dict[str, Any]], str]] = {
     ),
     "seeds": lambda f: f"Three of {f['network']}, one epoch: {_seconds(f['seconds'])}.",
     "quickstart": lambda f: f"{f['seconds']:.3g} s in all.",
+    "forecast": lambda f: f"Preset `{f['preset']}`, of images as many and as large as UTKFace's: {f['said']}",
     "bundle": lambda f: f"`{f['file']}`, {f['bytes'] / 1e6:.1f} MB, for `experiments.hardware merge`.",
 }
 

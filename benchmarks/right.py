@@ -1,5 +1,6 @@
 """Is this device right? Everything that is measured, and one step of training, against PyTorch's stored float64."""
 
+import dataclasses
 from functools import partial
 from typing import Any, get_args
 
@@ -115,6 +116,20 @@ def _convolutional(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
     return x @ params["dense4"] + params["bias4"]
 
 
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["images", "label", "group", "mean", "std"],
+    meta_fields=["name", "class_names", "group_names"],
+)
+@dataclasses.dataclass(frozen=True)
+class Normalized(Dataset):
+    """Images that are normalized already, as those of the reference are."""
+
+    def normalize(self, images: jax.Array) -> jax.Array:
+        """Return them as they are."""
+        return images
+
+
 def _step() -> float:
     """Return the error of one step of training two seeds in one program, by labels and a teacher.
 
@@ -122,11 +137,10 @@ def _step() -> float:
     """
     reference = _read("snl")
     network, count = _network(reference, (1, 1, 1, 1), 5, 4), len(reference["labels"])
-    zeros, statistics = jnp.zeros(count, jnp.int32), jnp.full(3, 1 / 255, jnp.float32)
+    zeros, statistics = jnp.zeros(count, jnp.int32), jnp.ones(3)
     names = tuple(f"{label}" for label in range(5))
-    # Images are what normalizing makes of them: here nothing.
     images, labels = jnp.asarray(reference["images"]), jnp.asarray(reference["labels"])
-    data = Dataset(images, labels, zeros, 0 * statistics, statistics, "reference", names, ("all",))
+    data = Normalized(images, labels, zeros, statistics, statistics, "reference", names, ("all",))
     config = TrainConfig(
         epochs=1,
         batch_size=count,

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from jaxfair import losses
-from jaxfair.curvature.checks import seem_probabilities, trusted_logits, trusted_losses
+from jaxfair.curvature.checks import trusted_logits, trusted_losses
 from jaxfair.curvature.programs import LossFn, as_pytree
 from jaxfair.data.columns import number
 from jaxfair.errors import JaxfairError, warn
@@ -88,7 +88,7 @@ def read(given: Any, x: Any, y: np.ndarray, told: Any, kept: np.ndarray, loss: L
     if not fine.all():
         bad = int(np.flatnonzero(kept)[np.argmin(fine)])
         raise JaxfairError(f"A logit of example {bad} {which} is not a finite number; check its input and the network.")
-    if before := seem_probabilities(answers):
+    if before := losses.seem_probabilities(answers):
         said = f"The side {which} seems to hold probabilities; give the logits before the {before}."
         warn(said)
     found = trusted_losses(loss, logits, told[kept])
@@ -170,6 +170,9 @@ def check_classes(sides: list[list[Answers]], y: np.ndarray) -> None:
     for width in classes:
         if most >= width:
             raise JaxfairError(f"There are classes up to {most} and {width} logits; give a logit for each class.")
+    said = [side.predicted for some in sides for side in some]
+    if len(y) and y.min() == 1 and min(of.min() for of in said) == 0 and max(of.max() for of in said) < y.max():
+        warn(f"The labels run from 1 to {y.max()} and the predicted classes from 0; count both from 0.")
     for some, which in zip(sides, ("before", "after"), strict=True):
         if len(y) > 1 and any(len(np.unique(side.predicted)) == 1 for side in some):
             warn(f"A network {which} predicts one class for all examples.")

@@ -254,7 +254,7 @@ def change_report(
         >>> print(report.relative_drop.value, report.gap.group, report.gap.verdict)
         [ 0. 45.] b more
     """
-    given = _read(before, after, x, y, group, group_names, missing, loss)
+    given = _read(before, after, x, y, group, group_names, reference, missing, loss)
     names, pairs = given.names, len(given.first)
     first, second, y = given.first, given.second, given.y
     member = [given.group == g for g in range(len(names))]
@@ -263,7 +263,8 @@ def change_report(
     broken, mended = right[0] * (1 - right[1]), right[1] * (1 - right[0])
     drops = [paired.drops(right[0][:, of], right[1][:, of]) for of in member]
     points = [intervals.drop_parts(right[0][:, of], right[1][:, of], relative=False) for of in member]
-    differences, gap = paired.differences_of(drops, names, paired.reference_of(reference, names, member), pairs)
+    before = [float(right[0][:, of].mean()) for of in member]
+    differences, gap = paired.differences_of(drops, names, given.reference, pairs, before)
     had, has = paired.table_of_losses(first), paired.table_of_losses(second)
     rise = None if had is None or has is None else has - had
     expansion, why = _expansion(given, rise, config, loss)
@@ -304,6 +305,7 @@ class _Read(NamedTuple):
         told: What the loss is told of the labels.
         group: Number of each example's group.
         names: Names of the groups.
+        reference: Number of the group that the others are compared with.
     """
 
     befores: list[Any]
@@ -315,6 +317,7 @@ class _Read(NamedTuple):
     told: np.ndarray
     group: np.ndarray
     names: tuple[str, ...]
+    reference: int
 
 
 def _read(
@@ -324,6 +327,7 @@ def _read(
     y: Any,
     group: Any,
     group_names: Sequence[Any] | None,
+    reference: Any,
     missing: Missing,
     loss: LossFn,
 ) -> _Read:
@@ -341,13 +345,14 @@ def _read(
     check_lengths(labels=len(y), groups=len(group), **({"inputs": len(leaves[0])} if leaves else {}))
     if not len(y):
         raise JaxfairError("There are no examples; give at least one.")
+    compared = paired.reference_of(reference, names, [group == g for g in range(len(names))])
     named = (befores, "before"), (afters, "after")
     answers.check_columns([befores, afters])
     sides = [[answers.read(one, x, y, told, kept, loss, which) for one in some] for some, which in named]
     answers.check_classes(sides, y)
     first, second, befores, afters = (side * (pairs // len(side)) for side in (*sides, befores, afters))
     x = jax.tree.map(lambda leaf: leaf[kept], x)
-    return _Read(befores, afters, first, second, x, y[kept], told[kept], group[kept], names)
+    return _Read(befores, afters, first, second, x, y[kept], told[kept], group[kept], names, compared)
 
 
 def _are_other_functions(given: _Read, loss: LossFn) -> bool:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxfair.errors import JaxfairError, StorageError, warn
+from jaxfair.options import Natural, checked
 
 Tree = TypeVar("Tree")
 
@@ -24,7 +25,8 @@ _orbax = threading.Lock()
 """Held while Orbax works: it numbers operations by the process, and takes two threads' for one."""
 
 
-def save(directory: Path, step: int, tree: object) -> None:
+@checked
+def save(directory: Path, step: Natural, tree: object) -> None:
     """Write ``tree`` as the checkpoint of ``step`` and remove the other ones.
 
     Of several processes (``jax.distributed``) each that calls this writes alone, and so only one should.
@@ -35,17 +37,22 @@ def save(directory: Path, step: int, tree: object) -> None:
         tree: a pytree of JAX or NumPy arrays and numbers.
 
     Raises:
+        JaxfairError: the step is no whole number from 0 on, or a leaf of the tree is no array.
         StorageError: the folder cannot be written or the disk is full; the previous checkpoint is kept.
     """
     directory = Path(directory).absolute()
+    # Of several processes, Orbax takes an array for a part of one that all of them save; NumPy's are whole.
+    whole = np.asarray if jax.process_count() > 1 else jnp.asarray
+    try:
+        arrays = {name: whole(leaf) for name, leaf in _flat(tree).items()}
+    except TypeError as error:
+        raise JaxfairError(f"A checkpoint holds arrays and numbers alone ({error}); leave other leaves out.") from error
     # Orbax would delete a checkpoint of the same step before it writes the new one.
     written, final = directory / f"{step}.new", directory / str(step)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        # Of several processes, Orbax takes an array for a part of one that all of them save; NumPy's are whole.
-        whole = np.asarray if jax.process_count() > 1 else jnp.asarray
         with _orbax, _checkpointer() as checkpointer:
-            checkpointer.save(written, {k: whole(v) for k, v in _flat(tree).items()}, force=True)
+            checkpointer.save(written, arrays, force=True)
         if final.exists():
             shutil.rmtree(final)
         written.rename(final)

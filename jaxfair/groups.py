@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxfair import intervals
 from jaxfair.errors import JaxfairError
 from jaxfair.inputs import absent, are_whole, as_array, as_groups, as_values, check_lengths, quoted
-from jaxfair.intervals import Interval, wilson
+from jaxfair.intervals import Interval
 from jaxfair.options import Count, Level, Seed, checked
 
 __all__ = [
@@ -25,6 +26,38 @@ __all__ = [
 
 MOST_GROUPS = 10**6
 """More are ids of something else, for which there is no memory."""
+MOST_WEIGHTS = 2**29
+"""Of all groups and examples together: 2 GiB."""
+
+
+@checked
+def wilson(proportion: Any, count: Any, level: Level = 0.95) -> Interval:
+    """Return Wilson's score interval of a proportion seen on ``count`` samples (Wilson 1927); NaN for no samples.
+
+    Args:
+        proportion: Proportions from 0 to 1, of any shape.
+        count: Their numbers of samples, one for all or of the same shape.
+        level: Of the interval.
+
+    Raises:
+        JaxfairError: These are no numbers, are masked, or do not fit each other; a proportion is not between 0 and 1,
+            or a count is below 0.
+
+    Example:
+        >>> from jaxfair.groups import wilson
+        >>> print(*(end.round(3) for end in wilson(0.8, 100)))
+        0.711 0.867
+    """
+    try:
+        np.asarray(proportion, float), np.asarray(count, float)
+    except (TypeError, ValueError) as error:
+        raise JaxfairError("The proportion or its count is no number; give numbers.") from error
+    shares, counts = as_values(proportion, "proportions"), as_values(count, "counts")
+    if counts.shape not in ((), shares.shape):
+        raise JaxfairError(f"Proportions have shape {shares.shape} and counts {counts.shape}; give as many.")
+    if (counts < 0).any():
+        raise JaxfairError(f"A count is {counts.min():g}; give numbers of samples, from 0 on.")
+    return intervals.wilson(shares, counts, level)
 
 
 @checked
@@ -48,6 +81,11 @@ def group_weights(group: Int[Array, " n"] | Int[np.ndarray, " n"], num_groups: i
     """
     group = np.asarray(as_array(group, "groups"))
     group = as_numbers(group, group.size, num_groups)
+    if num_groups * group.size > MOST_WEIGHTS:
+        raise JaxfairError(
+            f"{num_groups:,} groups of {group.size:,} examples have more weights than memory; merge groups: a number "
+            "for each example is no group."
+        )
     counts = np.bincount(group, minlength=num_groups)
     if (counts == 0).any():
         raise JaxfairError(
@@ -86,9 +124,9 @@ def as_numbers(group: Any, count: int, num_groups: int | None = None) -> Int[np.
                 "group_names, group = numpy.unique(group, return_inverse=True)."
             )
         group = group.astype(int)
-    most = np.inf if num_groups is None else num_groups - 1
+    most = MOST_GROUPS - 1 if num_groups is None else num_groups - 1
     if group.size and not 0 <= group.min() <= group.max() <= most:
-        wanted = "numbers from 0 on" if num_groups is None else f"0 to {most}"
+        wanted = f"numbers from 0 on, at most {most}" if num_groups is None else f"0 to {most}"
         raise JaxfairError(f"The groups run from {group.min()} to {group.max()}; expected {wanted}.")
     return group
 

@@ -108,6 +108,7 @@ def named(name: str) -> Profile:
     return PROFILES[name]
 
 
+@checked
 def environment_of(profile: Profile, base: Mapping[str, str], plain: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the environment that gives a new process the profile's arithmetic.
 
@@ -150,6 +151,7 @@ def plain_digests(base: Mapping[str, str]) -> dict[str, str]:
     return json.loads(child.stdout.splitlines()[-1])
 
 
+@checked
 def verify(profile: Profile) -> dict[str, Any]:
     """Prove that this process has the profile's arithmetic; call it in the child, before anything is computed.
 
@@ -325,6 +327,7 @@ def _usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@checked
 def describe(profile: Profile | None = None) -> dict[str, Any]:
     """Return the backend, its devices, the settings that decide how numbers are rounded, and the profile, if any.
 

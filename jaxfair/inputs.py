@@ -21,6 +21,8 @@ Missing = Literal["refuse", "drop", "group"]
 
 MISSING = "missing"
 """Name of the group of the examples whose group is missing."""
+MOST_GROUPS = 1000
+"""More values are ids of something else, and each would be measured."""
 
 
 def quoted(values: Any, most: int = 5) -> str:
@@ -53,19 +55,23 @@ def as_array(values: Any, what: str) -> Any:
     if isinstance(values, np.ma.MaskedArray):
         if np.ma.getmaskarray(values).any():
             raise JaxfairError(f"{np.ma.count_masked(values)} of the {what} are masked; fill them or leave them out.")
-        return values.data
+        values = values.data
     if callable(getattr(values, "to_pylist", None)):  # of Arrow, whose nulls are None then
         values = values.to_pylist()
     for method in ("detach", "cpu", "to_numpy", "numpy"):  # a tensor leaves its tape and device first
         if not isinstance(values, np.ndarray) and callable(call := getattr(values, method, None)):
-            values = call()
+            with _reading(what):
+                values = call()
     if callable(getattr(values, "toarray", None)):
         raise JaxfairError(f"The {what} are sparse; give them as an array that holds the zeros too: .toarray().")
     if hasattr(values, "shape") and hasattr(values, "dtype") and not isinstance(values, np.ndarray | np.generic):
         return values  # rows that are read when they are asked for
     try:
-        array = np.asarray(values)
+        with _reading(what):
+            array = np.asarray(values)
     except ValueError as error:
+        if isinstance(error, JaxfairError):
+            raise
         raise JaxfairError(f"The {what} have no regular shape; give an array with one row an example.") from error
     if array.dtype.names:
         raise JaxfairError(f"The {what} are records of {quoted(array.dtype.names)}; give an array without names.")
@@ -74,6 +80,16 @@ def as_array(values: Any, what: str) -> Any:
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:  # NumPy's longest, which JAX has not
         return array.astype(np.float64)
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))  # as some files have them
+
+
+@contextlib.contextmanager
+def _reading(what: str) -> Iterator[None]:
+    """Raise a JaxfairError where another library cannot give its values to NumPy, such as bfloat16 or sparse ones."""
+    try:
+        yield
+    except (TypeError, RuntimeError) as error:
+        said = " ".join(str(error).split())[:100]
+        raise JaxfairError(f"NumPy cannot read the {what} ({said}); give dense float32, such as .float().") from error
 
 
 def as_values(values: Any, what: str) -> np.ndarray:
@@ -292,6 +308,11 @@ def as_groups(
         found = tuple(_name(kind) for kind in kinds)
     if missing == "group" and unknown.any():
         codes[unknown], found = len(found), (*found, MISSING)
+    if len(found) > MOST_GROUPS:
+        raise JaxfairError(
+            f"There are {len(found):,} groups of {len(values):,} examples, as a column of ids has; give at most "
+            f"{MOST_GROUPS:,}, such as by merging rare ones."
+        )
     if len(set(found)) < len(found):
         raise JaxfairError(f"Two groups have one name among {quoted(found)}; give every group a name of its own.")
     return codes, found, codes >= 0

@@ -163,7 +163,9 @@ def over_seeds(values: np.ndarray) -> Estimate:
     return Estimate(mean, values.var(axis=0, ddof=1) / count, np.full_like(mean, count - 1))
 
 
-def over_seeds_and_examples(values: Sequence[np.ndarray], weights: Sequence[float] = (1.0,)) -> Estimate:
+def over_seeds_and_examples(
+    values: Sequence[np.ndarray], weights: Sequence[float] = (1.0,), overlap: Sequence[float] | None = None
+) -> Estimate:
     """Return ``sum_g weights[g] * mean(values[g])`` with the noise of the seeds and of the test examples together.
 
     Every seed is measured on the same examples: a table of two crossed random factors with one value a cell. Its mean
@@ -179,12 +181,14 @@ def over_seeds_and_examples(values: Sequence[np.ndarray], weights: Sequence[floa
     Args:
         values: for each group an array of shape (seeds, examples of the group), at least 2 examples of each seed.
         weights: of the groups' means; (1, -1) is a difference, (1/2, 1/2) a mean over two groups.
+        overlap: for each group which share of a seed's examples another seed tests too, on average: where columns are
+            blocks of examples, of each seed by itself (NaN for the others), this says what they have in common.
     """
     seeds = len(values[0])
     if any(np.isnan(table).all() for table in values):  # nothing is known of a group
         return Estimate(*(np.asarray(np.nan) for _ in range(3)))
     if any(np.isnan(table).any() for table in values):
-        return _over_splits([table[:, ~np.isnan(table).all(axis=0)] for table in values], weights)
+        return _over_splits([table[:, ~np.isnan(table).all(axis=0)] for table in values], weights, overlap)
     by_seed = sum(w * v.mean(axis=1) for w, v in zip(weights, values, strict=True))
     own, terms, cells = float(np.var(by_seed, ddof=1) / seeds) if seeds > 1 else 0.0, [], 0.0
     for weight, table in zip(weights, values, strict=True):
@@ -207,18 +211,22 @@ def _of_parts(value: float, variance: float, own: float, seeds: int, terms: Sequ
     return Estimate(*map(np.asarray, (value, variance, seeds - 1.0, own / variance if variance > 0 else 1.0, rest)))
 
 
-def _over_splits(values: Sequence[np.ndarray], weights: Sequence[float]) -> Estimate:
+def _over_splits(
+    values: Sequence[np.ndarray], weights: Sequence[float], overlap: Sequence[float] | None = None
+) -> Estimate:
     """Do what ``over_seeds_and_examples`` says of examples that not every seed tests; none is without any seed."""
     if not any(np.isnan(table).any() for table in values):
         return over_seeds_and_examples(values, weights)
     by_seed = sum(w * np.nanmean(v, axis=1) for w, v in zip(weights, values, strict=True))
     seeds, shared, count = len(np.asarray(by_seed)), 0.0, 0
-    for weight, table in zip(weights, values, strict=True):
+    for weight, table, common in zip(weights, values, overlap or [0.0] * len(values), strict=True):
         tested = ~np.isnan(table)
         apart = np.where(tested, table - np.nanmean(table, axis=1, keepdims=True), 0.0) / tested.sum(axis=1)[:, None]
         products = (apart @ apart.T)[np.triu_indices(seeds, 1)]
         pairs = (tested.astype(int) @ tested.T.astype(int))[np.triu_indices(seeds, 1)] > 0
-        shared += weight**2 * products[pairs].mean() if pairs.any() else 0.0
+        # Of blocks none is shared, but their examples are: two means over n of which so many are common covary by that.
+        by_own = (apart**2).sum(axis=1) * (tested.sum(axis=1) / np.maximum(tested.sum(axis=1) - 1, 1))
+        shared += weight**2 * (products[pairs].mean() if pairs.any() else common * by_own.mean())
         count += int(tested.sum(axis=1).min()) - 1
     own, shared = float(np.var(by_seed, ddof=1) / seeds), max(float(shared), 0.0)
     return _of_parts(float(np.mean(by_seed)), own + shared, own, seeds, [(shared, max(count, 1))])
@@ -333,22 +341,20 @@ def paired_shares(differences: np.ndarray, level: float = 0.95) -> Interval:
         level: of the interval.
     """
     parts = np.append(differences, [1.0, -1.0])
-    return Estimate(parts.mean(), parts.var(ddof=1) / len(parts), np.asarray(len(parts) - 1.0)).interval(level)
+    found = Estimate(parts.mean(), parts.var(ddof=1) / len(parts), np.asarray(len(parts) - 1.0)).interval(level)
+    return Interval(*(np.clip(end, -1.0, 1.0) for end in found))
 
 
 def wilson(proportion: np.ndarray, count: np.ndarray, level: float = 0.95) -> Interval:
     """Return Wilson's score interval of a proportion seen on ``count`` samples (Wilson 1927); NaN for no samples.
 
     Raises:
-        JaxfairError: These are no numbers, or a proportion is not between 0 and 1.
+        JaxfairError: A proportion is not between 0 and 1.
     """
     from scipy.stats import norm
 
     z2 = norm.ppf((1 + level) / 2) ** 2
-    try:
-        p, n = np.asarray(proportion, float), np.asarray(count, float)
-    except (TypeError, ValueError) as error:
-        raise JaxfairError("The proportion or its count is no number; give numbers.") from error
+    p, n = np.asarray(proportion, float), np.asarray(count, float)
     if (wrong := p[np.abs(p - 0.5) > 0.5 + 1e-9]).size:  # a mean of ones may round to more
         raise JaxfairError(f"A proportion is {wrong.flat[0]:g}; give one from 0 to 1, not in percent.")
     n = np.where(n > 0, n, np.nan)
@@ -397,7 +403,25 @@ class Judged(NamedTuple):
     verdict: Verdict
 
 
-def judge_together(found: Sequence[Estimate], seeds: int, among: int | None = None) -> list[Judged]:
+def possible_difference(group: float, other: float) -> tuple[float, float]:
+    """Return the least and the largest difference of two groups' relative drops, in points.
+
+    A group loses at most all that it had right, and gains at most until it is always right.
+
+    Args:
+        group: accuracy before of the group.
+        other: the same of the one whose drop is subtracted.
+    """
+    gains = [100 * (1 - share) / share for share in (group, other)]
+    return -gains[0] - 100, 100 + gains[1]
+
+
+def judge_together(
+    found: Sequence[Estimate],
+    seeds: int,
+    among: int | None = None,
+    possible: Sequence[tuple[float, float]] | None = None,
+) -> list[Judged]:
     """Judge differences at the level 5 % for all of them together.
 
     Args:
@@ -405,11 +429,14 @@ def judge_together(found: Sequence[Estimate], seeds: int, among: int | None = No
         seeds: how many there are; two to four are too few to judge by, of one the noise is that of the examples.
         among: number of comparisons that they were picked from, for which they are corrected by Bonferroni; None for
             all that there are, whose p-values are corrected by Holm (1979).
+        possible: the least and the largest that each can be, where its interval is cut off; None for any number.
     """
+    possible = possible or [(-np.inf, np.inf)] * len(found)
     p_values = np.array([float(estimate.p_value()) for estimate in found])
     corrected, judged = holm(p_values) if among is None else np.minimum(p_values * among, 1.0), []
-    for estimate, p_value, together in zip(found, p_values, corrected, strict=True):
-        low, high = (float(end) for end in estimate.interval(1 - LEVEL / (among or len(found))))
+    for estimate, p_value, together, limits in zip(found, p_values, corrected, possible, strict=True):
+        ends = estimate.interval(1 - LEVEL / (among or len(found)))
+        low, high = (float(np.clip(end, *limits)) for end in ends)
         verdict: Verdict = "within noise"
         if 1 < seeds < SEEDS:
             verdict = "too few"
@@ -421,6 +448,19 @@ def judge_together(found: Sequence[Estimate], seeds: int, among: int | None = No
 
 EXACT = 8
 """Rankings of at most so many items are enumerated (40,320 permutations); of more, so many random ones are drawn."""
+
+
+def over_seeds_of_ranks(values: np.ndarray, items: int) -> Estimate:
+    """Return the mean over seeds of rank correlations of so many items, shape (seeds,).
+
+    Where all seeds have the same one, as easily happens with few items, the interval would have no width. Then two
+    seeds are added for its width (as Bonett and Price 2012 do for proportions): in one two pairs of neighbours rank the
+    other way, in the other as many rank as they should. Each moves a correlation of n items by 12 / (n^3 - n).
+    """
+    seen, two = np.asarray(values, float), 24 / (items**3 - items)
+    if len(seen) > 1 and not np.ptp(seen):
+        seen = np.append(seen, np.clip(seen[0] + np.array([two, -two]), -1, 1))
+    return over_seeds(seen)._replace(value=np.asarray(np.mean(values)))
 
 
 @functools.lru_cache(8)  # a report asks for them dozens of times

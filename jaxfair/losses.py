@@ -69,3 +69,16 @@ def says_second(loss: Any, logits: np.ndarray, y: Any) -> np.ndarray:
 def takes_classes(loss: Any) -> bool:
     """Return whether a loss is cross-entropy with class numbers, ours or Optax's, which read others without a word."""
     return loss in (cross_entropy, optax.softmax_cross_entropy_with_integer_labels)
+
+
+def seem_probabilities(logits: np.ndarray) -> str:
+    """Return after what come numbers of shape (n, classes) that should be logits and look like probabilities, or "".
+
+    After a softmax they sum to 1 for every example, but for rounding to three digits; of one column, after a sigmoid,
+    all are between 0 and 1.
+    """
+    if logits.shape[1] == 1:
+        between = len(logits) > 1 and (logits >= 0).all() and (logits <= 1).all()
+        return "sigmoid; one logit is compared with 0" if between else ""
+    rounding = min(1e-3 * logits.shape[1], 0.02)
+    return "softmax" if (logits >= 0).all() and np.abs(logits.sum(axis=1) - 1).max() < rounding else ""

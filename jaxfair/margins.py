@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxfair.curvature.chunks import over_chunks
 from jaxfair.curvature.programs import as_pytree
-from jaxfair.errors import JaxfairError
+from jaxfair.errors import JaxfairError, warn
 from jaxfair.inputs import (
     as_array,
     as_labels,
@@ -35,6 +35,7 @@ from jaxfair.inputs import (
     unboxed,
 )
 from jaxfair.loops import run_until
+from jaxfair.losses import seem_probabilities
 from jaxfair.options import checked
 
 Classifier = Callable[[Any], Float[Array, "n c"]]
@@ -95,8 +96,19 @@ def softmax_gap(logits: Float[Array, "n c"] | Float[np.ndarray, "n c"]) -> Float
     """
     logits = _as_logits(logits)
     _check_classes(logits.shape)
+    _warn_of_probabilities(logits)
+    return gap(logits)
+
+
+def gap(logits: Float[Array, "n c"]) -> Float[Array, " n"]:
+    """Return what ``softmax_gap`` does, of logits of which it is known that they are."""
     top = jax.lax.top_k(jax.nn.softmax(logits), 2)[0]
     return jnp.asarray(top[:, 0] - top[:, 1])
+
+
+def _warn_of_probabilities(logits: Array) -> None:
+    if not isinstance(logits, Tracer) and len(logits) and (before := seem_probabilities(np.asarray(logits))):
+        warn(f"The logits seem to be probabilities; give those before the {before}.")
 
 
 @checked
@@ -112,6 +124,7 @@ def signed_softmax_gap(logits: Float[Array, "n c"], label: Labels) -> Float[Arra
     label = as_labels(label)
     _check_classes(logits.shape, label)
     check_lengths(logits=len(logits), labels=len(label))
+    _warn_of_probabilities(logits)
     return _margin(jax.nn.softmax(logits), jnp.asarray(label))
 
 

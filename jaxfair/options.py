@@ -185,15 +185,19 @@ def _said(kind: Any) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(_said(one) for one in of))
     if origin is tuple:
-        return f"a tuple of {_said(of[0]).removeprefix('a ')}s"
+        return f"a tuple of {_several(of[0])}"
     if origin is collections.abc.Callable:
         return "a function"
     if _is_of_lists(kind):
-        members = "" if of[0] is Any else f" of {_said(of[0]).removeprefix('a ')}s"
+        members = "" if of[0] is Any else f" of {_several(of[0])}"
         return f"a list{members}"
     plain = {int: "a whole number", float: "a number", bool: "True or False", str: "a text", Path: "a path"}
     plain[types.NoneType] = "None"
     return plain.get(kind) or f"a {getattr(kind, '__name__', kind)}"
+
+
+def _several(kind: Any) -> str:
+    return f"{_said(kind).removeprefix('an ').removeprefix('a ')}s"
 
 
 def _near(value: Any, kind: Any) -> str:

@@ -82,7 +82,7 @@ def mean_losses(table: np.ndarray | None, member: Sequence[np.ndarray], scale: i
     """Return the mean loss of each group, from losses or their paired differences of shape (runs, examples).
 
     Of one run by the studentised bootstrap, since losses are skewed; of several by Student's t over runs and examples.
-    NaN where there are no losses; of a single example nothing is known but its value.
+    NaN where there are no losses, and without an interval for less than ``intervals.FEW`` examples.
     """
     nothing = np.full(len(member), np.nan)
     if table is None:
@@ -90,10 +90,10 @@ def mean_losses(table: np.ndarray | None, member: Sequence[np.ndarray], scale: i
     if len(table) == 1:
         ends = [intervals.of_mean(table[0, of], scale) for of in member]
     else:
-        several = [of.sum() > 1 for of in member]
+        enough = [of.sum() >= intervals.FEW for of in member]
         ends = [
-            intervals.over_seeds_and_examples([table[:, of]]).interval(scale=scale) if more else (np.nan, np.nan)
-            for of, more in zip(member, several, strict=True)
+            intervals.over_seeds_and_examples([table[:, of]]).interval(scale=scale) if known else (np.nan, np.nan)
+            for of, known in zip(member, enough, strict=True)
         ]
     low, high = np.array(ends, float).T
     return Measure(np.array([table[:, of].mean() for of in member]), low, high)
@@ -138,9 +138,21 @@ def drops(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
 
 def differences_of(
-    drops: Sequence[np.ndarray], names: tuple[str, ...], reference: int, runs: int
+    drops: Sequence[np.ndarray],
+    names: tuple[str, ...],
+    reference: int,
+    runs: int,
+    before: Sequence[float] | None = None,
 ) -> tuple[tuple[Difference, ...], Difference | None]:
-    """Compare the groups' drops with the reference's, and the two that are farthest apart."""
+    """Compare the groups' drops with the reference's, and the two that are farthest apart.
+
+    Args:
+        drops: each group's ``drops``.
+        names: of the groups.
+        reference: number of the group that the others are compared with.
+        runs: how many there are.
+        before: accuracy of each group before, by which intervals are cut off at what is possible; None does not.
+    """
     known = [g for g, table in enumerate(drops) if np.isfinite(table).all()]
     if reference not in known or len(known) < 2:
         return (), None
@@ -152,11 +164,16 @@ def differences_of(
         verdict: Verdict = "too few runs" if of.verdict == "too few" else of.verdict
         return Difference(names[g], names[other], of.value, of.low, of.high, of.corrected, verdict)
 
+    def limits(g: int, other: int) -> tuple[float, float]:
+        return (-np.inf, np.inf) if before is None else intervals.possible_difference(before[g], before[other])
+
     others = [g for g in known if g != reference]
-    judged = intervals.judge_together([contrast(g, reference) for g in others], runs)
+    possible = [limits(g, reference) for g in others]
+    judged = intervals.judge_together([contrast(g, reference) for g in others], runs, possible=possible)
     found = [said(g, reference, of) for g, of in zip(others, judged, strict=True)]
     order = sorted(known, key=lambda g: np.nanmean(drops[g]))
     pairs = len(known) * (len(known) - 1) // 2
-    (widest,) = intervals.judge_together([contrast(order[-1], order[0])], runs, among=pairs)
-    gap = said(order[-1], order[0], widest)
+    ends = order[-1], order[0]
+    (widest,) = intervals.judge_together([contrast(*ends)], runs, among=pairs, possible=[limits(*ends)])
+    gap = said(*ends, widest)
     return tuple(sorted(found, key=lambda difference: -difference.points)), gap

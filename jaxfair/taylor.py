@@ -284,7 +284,8 @@ def agreement(foretold: np.ndarray, actual: np.ndarray) -> Agreement:
     spread = ((seen - seen.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         r2 = intervals.over_seeds(1 - ((seen - told) ** 2).sum(axis=1) / spread)
-    rank = intervals.over_seeds(np.array([_spearman(a, b) for a, b in zip(told, seen, strict=True)]))
+    ranks = np.round([_spearman(a, b) for a, b in zip(told, seen, strict=True)], 12)  # 1 by another path of sums
+    rank = intervals.over_seeds_of_ranks(ranks, told.shape[1])
     ends = r2._replace(value=100 * r2.value, variance=1e4 * r2.variance).interval(scale="percent")
     return Agreement(
         *told.shape,

@@ -3,6 +3,7 @@
 # pyright: reportArgumentType=false, reportCallIssue=false
 # Mistakes are made on purpose here.
 
+import dataclasses
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -19,16 +20,23 @@ import scipy.sparse
 from jax.tree_util import Partial
 
 import jaxfair
-from jaxfair import bounds, inputs, losses, sensitivity, taylor
+from jaxfair import bounds, checkpoints, hardware, inputs, losses, margins, sensitivity, taylor
 from jaxfair.curvature.checks import trusted_losses
 from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.lanczos import extreme_eigenvalues
+from jaxfair.curvature.minibatch import minibatch_curvature
 from jaxfair.curvature.operators import GroupOperator
 from jaxfair.data.config import SourceConfig
+from jaxfair.data.dataset import Rows
 from jaxfair.errors import JaxfairError
+from jaxfair.linearize import senet
+from jaxfair.linearize.config import SenetConfig
 from jaxfair.margins import bind, linearized_distance
+from jaxfair.networks import masks
 from jaxfair.networks.architectures import CNN
 from jaxfair.networks.network import frozen, init
+from jaxfair.training import trajectory
+from jaxfair.training.fit import Stopping
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 RNG = np.random.default_rng(0)
@@ -953,3 +961,187 @@ def test_parameters_that_are_no_numbers_are_refused() -> None:
     ):
         with pytest.raises(JaxfairError, match=said):
             jaxfair.group_report(lambda p, x: x @ p["w"], params, np.eye(3), np.arange(3), np.arange(3))
+
+
+def test_what_is_seldom_meant_is_said_wherever_parameters_are_differentiated() -> None:
+    """Not by the report alone: it is of the parameters and labels, whatever is asked of them."""
+    params = {"w": jnp.asarray(W), "batch_stats": jnp.ones(1)}
+
+    def model(p: Any, x: Any) -> jax.Array:
+        return net(p["w"], x) * p["batch_stats"]
+
+    weights = jaxfair.group_weights(GROUP, len(np.unique(GROUP)))
+    for ask in (
+        lambda: jaxfair.group_curvature(model, params, X, Y, weights),
+        lambda: jaxfair.per_example_gradient_norms(model, params, X, Y),
+        lambda: jaxfair.gradient_sampling(model, params, X, Y, weights),
+    ):
+        with pytest.warns(UserWarning, match="batch statistics") as raised:
+            ask()
+        assert raised[0].filename == __file__
+    below = np.where(np.arange(N) == 5, -1, Y)
+    with pytest.warns(UserWarning, match="1 of 20 labels are below 0"):
+        jaxfair.group_curvature(
+            net, W, X, below, weights, loss=lambda z, y: optax.softmax_cross_entropy_with_integer_labels(z, y)
+        )
+
+
+def test_a_mesh_that_is_set_is_refused() -> None:
+    with jax.set_mesh(jax.make_mesh((1,), ("d",))), pytest.raises(JaxfairError, match=r"A mesh is set by jax.set_mesh"):
+        report()
+
+
+class HalfTensor(Tensor):
+    """One of a type that NumPy has not, or a sparse one."""
+
+    def numpy(self) -> np.ndarray:
+        raise TypeError("Got unsupported ScalarType BFloat16")
+
+
+def small(**changes: Any) -> Any:
+    """Some images of two classes and groups, with other fields than theirs."""
+    images, number = np.arange(8 * 64, dtype=np.uint8).reshape(8, 8, 8, 1), np.arange(8)
+    names = {"class_names": ["a", "b"], "group_names": ["c", "d"]}
+    made = jaxfair.make_dataset(images, number % 2, number // 2 % 2, name="small", **names)
+    return dataclasses.replace(made, **changes)
+
+
+NETWORK = init(CNN(num_classes=2, features=(2,)), (8, 8, 1), seed=0)
+ONE_STEP = jaxfair.TrainConfig(epochs=1, batch_size=4, learning_rate=0.1)
+BYTES = np.zeros((2, 8, 8, 1), np.uint8)
+SENET = SenetConfig(sparse_train=ONE_STEP)
+
+
+def first_steps(**options: Any) -> Any:
+    config = dataclasses.replace(ONE_STEP, **options)
+    return trajectory.first_steps(NETWORK, small(), config, seed=0, steps=[1])
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: NETWORK(BYTES), r"input has type uint8; give normalized images, data\.normalize\(images\)"),
+        (lambda: report_of_bytes(), r"input has type uint8; give normalized images"),
+        (lambda: jaxfair.gathered(NETWORK)(BYTES), "input has type uint8; give normalized images"),
+        (lambda: jaxfair.gathered(NETWORK)(np.zeros((2, 16, 16, 1))), r"takes 8x8 images .* shape \(2, 16, 16, 1\)"),
+        (lambda: jaxfair.predict(NETWORK, small(mean=jnp.full(1, jnp.nan))), "no channel statistics yet; give"),
+        (lambda: small().normalize(np.zeros((2, 8, 8, 1))), "Images to normalize have type float32 .* uint8 with 1"),
+        (lambda: small().normalize(np.zeros((2, 8, 8, 3), np.uint8)), "uint8 with 1 channels"),
+        (lambda: report(y=HalfTensor(Y)), r"NumPy cannot read the labels \(Got unsupported ScalarType BFloat16\)"),
+        (lambda: report_by(pytest.fail, chunk_size=0), "chunk size is 0; give at least 1"),
+        (lambda: report_by(pytest.fail, chunk_size=-8), "chunk size is -8; give at least 1"),
+        (lambda: report_by(pytest.fail, max_steps=0), "At most 0 Lanczos steps were allowed; allow at least 1"),
+        (lambda: report_by(pytest.fail, max_basis=0), "A basis of 0 vectors is too small; allow at least 4"),
+        (
+            lambda: jaxfair.change_report((pytest.fail, W), (pytest.fail, W), X, Y, GROUP, reference="typo"),
+            "There is no group 'typo'",
+        ),
+        (
+            lambda: jaxfair.change_report(np.zeros(2000), np.zeros(2000), None, np.zeros(2000, int), np.arange(2000)),
+            "2,000 groups of 2,000 examples, as a column of ids has; give at most 1,000",
+        ),
+        (lambda: jaxfair.group_weights(np.arange(50_000), 50_000), "more weights than memory; merge groups"),
+        (lambda: jaxfair.group_means([0.0, 1.0], [0, 10**9], 2), "groups run from 0 to 1000000000"),
+        (lambda: minibatch_curvature(net, W, X, Y, np.where(GROUP, 10**9, 0)), "numbers from 0 on, at most 999999"),
+        (lambda: jaxfair.groups.wilson(0.8, 100, level=95), "The level is 95"),
+        (lambda: jaxfair.groups.wilson([0.8, 0.9], [1, 2, 3]), "give as many"),
+        (lambda: jaxfair.groups.wilson(0.8, -1), "A count is -1"),
+        (lambda: jaxfair.groups.wilson(np.ma.array([0.5, 0.9], mask=[0, 1]), 3), "proportions are masked"),
+        (lambda: masks.relu_count(NETWORK), "A Network was given for its masks; give network.masks"),
+        (lambda: masks.unit_count(NETWORK), "A Network was given for its masks"),
+        (lambda: masks.full(NETWORK, 1.0), "A Network was given for its masks"),
+        (lambda: masks.above(NETWORK), "A Network was given for its masks"),
+        (lambda: masks.keep_random(NETWORK.masks, 10, 0), r"give jax\.random\.key\(seed\)"),
+        (lambda: senet.allocate([0.5, np.nan], [4, 4], 4), r"sensitivities are \[0.5, nan\]"),
+        (lambda: senet.allocate([0.5], [4, 4], 4), r"sensitivities are \[0.5\]; give one"),
+        (lambda: senet.allocate([0.5, -1], [4, 4], 4), r"give one, from 0 on, for each layer"),
+        (lambda: senet.sensitivity(CNN(3, (2,)), small(), SENET, seed=0), "3 classes, but 'small' has"),
+        (
+            lambda: senet.sensitivity(
+                CNN(2, (2,)),
+                small(),
+                SenetConfig(sparse_train=dataclasses.replace(ONE_STEP, distillation_weight=1.0)),
+                seed=0,
+            ),
+            "The sparse training has no teacher",
+        ),
+        (lambda: first_steps(distillation_weight=1.0), "distillation weight is 1.0, but there are no teachers"),
+        (lambda: first_steps(learning_rate=-1.0), "at learning rate -1.0"),
+        (
+            lambda: jaxfair.fit([NETWORK], small(), ONE_STEP, seeds=[0], stopping=Stopping(small().take([]), 1)),
+            "There are no validation images",
+        ),
+        (lambda: hardware.verify("cpu"), "profile is 'cpu'; give a Profile"),
+        (lambda: hardware.describe("cpu"), "profile is 'cpu'; give a Profile"),
+        (lambda: hardware.environment_of("bf16", {}), "profile is 'bf16'; give a Profile"),
+        (lambda: jaxfair.make_dataset(BYTES, [0, 1], [0, 1], name="x", class_names=["a", "b"], group_names=["a", "b"],
+                                      statistics=[0.5, 0.5]), "give a tuple of arrays"),
+    ],
+)  # fmt: skip
+def test_images_networks_and_counts_that_would_be_misread_are_refused(call: Callable[[], Any], said: str) -> None:
+    with pytest.raises(JaxfairError, match=said) as refused:
+        call()
+    assert len(str(refused.value)) < LONGEST
+    assert "\n" not in str(refused.value)
+
+
+def report_by(logits_fn: Any, **options: Any) -> Any:
+    return jaxfair.group_report(logits_fn, W, X, Y, GROUP, CurvatureConfig(**options))
+
+
+def test_validation_images_of_other_statistics_are_said() -> None:
+    with pytest.warns(UserWarning, match="validation images 'small' have other channel statistics"):
+        jaxfair.fit([NETWORK], small(), ONE_STEP, seeds=[0], stopping=Stopping(small(mean=jnp.ones(1)), 1))
+
+
+def report_of_bytes() -> Any:
+    data = small()
+    return jaxfair.group_report(frozen(NETWORK), NETWORK.params, data.images, data.label, data.group)
+
+
+def test_a_checkpoint_is_not_lost_to_an_odd_step(tmp_path: Any) -> None:
+    checkpoints.save(tmp_path, 5, {"w": W})
+    for odd in ("best", -1, 2.5):
+        with pytest.raises(JaxfairError, match="step is"):
+            checkpoints.save(tmp_path, odd, {"w": W})
+    with pytest.raises(JaxfairError, match="arrays and numbers alone"):
+        checkpoints.save(tmp_path, 6, {"w": "text"})
+    np.testing.assert_array_equal(checkpoints.restore(tmp_path, {"w": W})["w"], W)
+
+
+def test_images_on_the_host_are_read_to_be_normalized() -> None:
+    data = small()
+    rows = Rows(np.asarray(data.images), np.arange(8))
+    np.testing.assert_array_equal(data.normalize(rows), data.normalize(data.images))
+
+
+def test_probabilities_have_no_softmax_gap_without_a_word() -> None:
+    scores = np.asarray(jax.nn.softmax(net(W, X)))
+    for ask in (lambda: jaxfair.softmax_gap(scores), lambda: margins.signed_softmax_gap(scores, Y)):
+        with pytest.warns(UserWarning, match="seem to be probabilities; give those before the softmax"):
+            ask()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        jax.jit(jaxfair.softmax_gap)(scores)
+        report()
+
+
+def test_labels_that_count_from_one_beside_classes_that_count_from_zero_are_said() -> None:
+    predicted = np.arange(N) % 3
+    with pytest.warns(UserWarning, match="labels run from 1 to 3 and the predicted classes from 0"):
+        jaxfair.change_report(predicted, predicted[::-1], None, predicted + 1, GROUP)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        jaxfair.change_report(predicted, predicted[::-1], None, predicted, GROUP)
+
+
+def test_a_training_under_strict_rank_promotion() -> None:
+    """Statistics of channels and masks have fewer axes than the images that they go with."""
+    with jax.numpy_rank_promotion("raise"):
+        (fitted,) = jaxfair.fit([NETWORK], small(), ONE_STEP, seeds=[0])
+        assert np.isfinite(jaxfair.predict(fitted.network, small())).all()
+        resnet = init(jaxfair.ResNet((1,), 2, width=2), (8, 8, 1), seed=0)
+        data = small()
+        x = data.normalize(data.images)
+        found = jaxfair.group_report(frozen(resnet), resnet.params, x, data.label, data.group)
+    assert np.isfinite(found.curvature.top_eigenvalue).all()

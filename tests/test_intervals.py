@@ -21,7 +21,9 @@ from jaxfair.intervals import (
     of_mean,
     over_seeds,
     over_seeds_and_examples,
+    over_seeds_of_ranks,
     paired_shares,
+    possible_difference,
     rank_p_value,
     wilson,
 )
@@ -393,3 +395,48 @@ def test_an_interval_over_seeds_covers(kind: Scale, seeds: int) -> None:
 )
 def test_only_what_is_0_is_written_as_0(number: float, form: str, said: str) -> None:
     assert written(number, form) == said
+
+
+def test_what_splits_have_in_common_is_noise_of_the_mean() -> None:
+    """Seeds with test sets of their own, drawn from one pool: the mean's spread is that of simulation, told by blocks.
+
+    Of images alone, f of which two seeds share, it is sigma^2 / n (1 / S + (1 - 1 / S) f); seeds taken for independent
+    would say (1 - f) / S of it.
+    """
+    rng, seeds, pool, share, times = np.random.default_rng(0), 5, 400, 0.4, 600
+    count = int(share * pool)
+    means, told, plain = [], [], []
+    for _ in range(times):
+        values = rng.normal(size=pool)
+        blocks = np.full((seeds, 20 * seeds), np.nan)
+        for seed in range(seeds):
+            drawn = values[rng.permutation(pool)[:count]].reshape(20, -1).mean(axis=1)
+            blocks[seed, 20 * seed : 20 * seed + 20] = drawn
+        means.append(np.nanmean(blocks))
+        told.append(float(over_seeds_and_examples([blocks], overlap=[share]).variance))
+        plain.append(float(over_seeds_and_examples([blocks]).variance))
+    true = 1 / count * (1 / seeds + (1 - 1 / seeds) * share)
+    assert np.var(means) == pytest.approx(true, rel=0.15)
+    assert np.mean(told) == pytest.approx(true, rel=0.05)
+    assert np.mean(plain) == pytest.approx((1 - share) / count / seeds, rel=0.05)
+
+
+def test_intervals_of_differences_are_of_what_is_possible() -> None:
+    low, high = paired_shares(np.ones(4))
+    assert -1 <= low < high == 1
+    assert possible_difference(1.0, 1.0) == (-100, 100)
+    assert possible_difference(0.5, 0.8) == pytest.approx((-200, 125))
+    wide = Estimate(np.asarray(60.0), np.asarray(900.0), np.asarray(4.0))
+    (cut,) = judge_together([wide], 5, possible=[possible_difference(0.9, 1.0)])
+    (free,) = judge_together([wide], 5)
+    assert (cut.high, cut.low) == (100, free.low)
+    assert free.high > 140
+
+
+def test_ranks_that_all_seeds_agree_in_have_an_interval_of_some_width() -> None:
+    found = over_seeds_of_ranks(np.ones(5), 5)
+    low, high = found.interval(scale="correlation")
+    assert (found.value, high) == (1, 1)
+    assert 0.8 < low < 1
+    unlike = np.array([0.5, 1.0])
+    np.testing.assert_array_equal(over_seeds_of_ranks(unlike, 5).variance, over_seeds(unlike).variance)

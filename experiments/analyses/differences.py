@@ -16,7 +16,7 @@ from experiments.reporting import comparisons, series
 from experiments.reporting.comparisons import SELDOM, Difference, compare
 from experiments.reporting.series import UNKNOWN, Estimate
 from experiments.reporting.verdicts import Missing
-from jaxfair.intervals import LEVEL, SEEDS, judge_together
+from jaxfair.intervals import LEVEL, SEEDS, judge_together, possible_difference
 
 
 @functools.lru_cache(maxsize=256)
@@ -34,7 +34,15 @@ def differences(results: Results, network: Variant) -> tuple[Difference, ...]:
     if not others:
         raise Missing("there is no second group to compare with")
     estimates = [drop_contrast(results, (network, _unit(results, g) - _unit(results, reference))) for g in others]
-    return compare(others, estimates, _lost(network, others, results.reference), len(network.seeds))
+    limits = [_possible(results, network, g, reference) for g in others]
+    lost = _lost(network, others, results.reference)
+    return compare(others, estimates, lost, len(network.seeds), possible=limits)
+
+
+def _possible(results: Results, network: Variant, group: int, other: int) -> tuple[float, float]:
+    """Return between what the difference of two groups' drops can be."""
+    before = (network.control or results.variants[0]).by_group["accuracy"].mean(axis=0)
+    return possible_difference(float(before[group]), float(before[other]))
 
 
 def worst(results: Results, network: Variant) -> tuple[int, Estimate]:
@@ -55,7 +63,9 @@ def largest_gap(results: Results, network: Variant) -> tuple[int, int, Estimate]
     order = known[np.argsort(drop_values(network, controlled=True)[:, known].mean(axis=0), kind="stable")]
     most, least = int(order[-1]), int(order[0])
     gap = drop_contrast(results, (network, _unit(results, most) - _unit(results, least)))
-    return most, least, series.of(gap, level=1 - LEVEL / (len(known) * (len(known) - 1) / 2))
+    found = series.of(gap, level=1 - LEVEL / (len(known) * (len(known) - 1) / 2))
+    limits = _possible(results, network, most, least)
+    return most, least, Estimate(found.mean, *(np.clip(end, *limits) for end in found[1:]))
 
 
 def nothing_to_explain(results: Results, network: Variant) -> str:

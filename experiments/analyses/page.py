@@ -89,7 +89,8 @@ MEANINGS = {
     "Linearised distance": "for each test image the smallest (score of its class - score of another) / norm of that "
     "difference's gradient in the image, in pixel values from 0 to 1; negative where the image is misclassified.",
     "Intervals over seeds": "Student's t, 95 %, of the mean over seeds; of what cannot be negative in its logarithm. "
-    "Where each seed has a split of its own they are over splits too, and images that several seeds test count once.",
+    "Where each seed has a split of its own they are over splits too, and what the test images of two seeds have in "
+    "common counts as such.",
 }
 
 
@@ -117,9 +118,12 @@ def seeds_sentence(results: Results) -> str:
     """Say what the intervals of a study's tables are."""
     seeds = len(results.variants[0].seeds)
     if seeds == 1:
-        return "One seed: 95 % intervals are over test images alone, and there are none of what else is measured."
+        return "One seed: 95 % intervals are over test images alone; what is no mean over these has none."
     splits = "seeds, each with a split of its own," if results.splits == seeds else "seeds on one split"
-    return f"95 % intervals: of accuracies and drops over {seeds} {splits} and the test images, of all else over seeds."
+    return (
+        f"95 % intervals: of accuracies, drops, losses and distances over {seeds} {splits} and the test images, and so "
+        "of what is free of sampling; of all else over seeds."
+    )
 
 
 def summary_table(words: Words, rows: Sequence[Row]) -> Table:

@@ -12,15 +12,65 @@ from experiments.reporting.sampling import FREE, free_of_sampling
 from experiments.reporting.series import UNKNOWN, Estimate, over_seeds, shares
 from jaxfair import intervals
 from jaxfair.groups import relative_drop
-from jaxfair.intervals import drop_parts, over_seeds_and_examples, wilson
+from jaxfair.intervals import Scale, drop_parts, over_seeds_and_examples, wilson
 from jaxfair.intervals import has_drop as has_ratio
 
 
-def measured(variant: Variant, name: str) -> Estimate:
-    """Return a quantity of each group other than accuracies and drops, with its interval over seeds."""
+def measured(variant: Variant, name: str, results: Results | None = None) -> Estimate:
+    """Return a quantity of each group other than accuracies and drops, with its interval.
+
+    That is over seeds and test images of what is a mean over these; of norms and eigenvalues over seeds, with what
+    their splits have in common: exactly where blocks of images were measured, and else as if images were all that seeds
+    differ by, which is the most that it can be. Without ``results`` it is over seeds alone.
+    """
     values = variant.by_group[name]
     positive = name != "linearized_distance" and (values >= 0).all()  # the largest eigenvalue may be negative, too
-    return over_seeds(values, "positive" if positive else "real")
+    scale: Scale = "positive" if positive else "real"
+    if results is None:
+        return over_seeds(values, scale)
+    if name in variant.examples:
+        tables = [variant.examples[name][:, results.group == g] for g in range(values.shape[1])]
+        if all((np.isfinite(table).sum(axis=1) > 1).all() for table in tables):
+            found = [over_seeds_and_examples([table]) for table in tables]
+            means = values.mean(axis=0)
+            return series.stack([series.of(e._replace(value=v), scale) for e, v in zip(found, means, strict=True)])
+    common, found = overlap(results, variant), intervals.over_seeds(values)
+    if name in CURVATURE and common.any():
+        most = len(values) * common / np.maximum(1 - common, 1 / len(values))
+        parts = [b for g in range(values.shape[1]) if (b := in_blocks(variant, name, g)) is not None]
+        if len(parts) == values.shape[1]:
+            own = [np.nanvar(blocks, axis=1, ddof=1) / np.isfinite(blocks).sum(axis=1) for blocks in parts]
+            most = common * np.array([of.mean() for of in own]) / np.maximum(found.variance, 1e-300)
+        found = found._replace(variance=found.variance * (1 + most))
+    return series.of(found, scale)
+
+
+def in_blocks(variant: Variant, name: str, group: int) -> np.ndarray | None:
+    """Return a group's blocks of images, shape (seeds, blocks), whose spread is the noise of a norm or an eigenvalue.
+
+    None where these were not measured, or are too few.
+    """
+    if name not in variant.parts:
+        return None
+    blocks = variant.parts[name][:, group]
+    blocks = blocks[:, np.isfinite(blocks).any(axis=0)]
+    return blocks if (np.isfinite(blocks).sum(axis=1) > 1).all() else None
+
+
+def overlap(results: Results, variant: Variant) -> np.ndarray:
+    """Return which share of a seed's test images of each group another seed tests too, on average; 0 on one split.
+
+    There all images are the same, and what is said is said of these images.
+    """
+    if results.splits == 1:
+        return np.zeros(len(results.groups.names))
+    tested = np.isfinite(variant.correct).astype(float)
+    found = []
+    for g in range(len(results.groups.names)):
+        both = tested[:, results.group == g] @ tested[:, results.group == g].T
+        pairs = np.triu_indices(len(both), 1)
+        found.append(float((both[pairs] / np.sqrt(np.outer(np.diag(both), np.diag(both))[pairs])).mean()))
+    return np.array(found)
 
 
 def accuracy(results: Results, variant: Variant, members: np.ndarray) -> Estimate:
@@ -63,7 +113,13 @@ def _share(tables: Sequence[np.ndarray], weights: Sequence[float]) -> Estimate:
     mean = sum(w * np.nanmean(table) for w, table in zip(weights, tables, strict=True))
     if not 0 < mean < 1 or counts.min() < 2:  # nothing varies; what so many images might have shown is known still
         return Estimate(mean, *wilson(np.asarray(mean), np.asarray(1 / np.sum(np.square(weights) / counts))))
-    return series.of(over_seeds_and_examples(tables, weights), "share")
+    found = series.of(over_seeds_and_examples(tables, weights), "share")
+    same = [not 0 < np.nanmean(table) < 1 for table in tables]
+    if not any(same):
+        return found
+    # A group that all seeds have all right, or all wrong, shows no noise; so many images might have shown some.
+    least = wilson(np.asarray(mean), np.asarray(1 / np.sum(np.square(weights) / counts)))
+    return Estimate(mean, np.minimum(found.low, least.low), np.maximum(found.high, least.high))
 
 
 def drop_values(variant: Variant, *, controlled: bool = False) -> np.ndarray:
@@ -183,8 +239,10 @@ def group_rows(results: Results) -> list[dict[str, Any]]:
         drop, right = drops(results, variant), accuracies(results, variant)
         own, splits = variant.by_group, (s for s in ("train", "validation") if f"{s}_accuracy" in variant.by_group)
         known = {f"{s}_accuracy": shares(own[f"{s}_accuracy"], own[f"{s}_count"].min(axis=0)) for s in splits}
-        known |= {name: measured(variant, name) for name in ("loss", *CURVATURE) if name in own}
-        known |= {FREE[name]: free_of_sampling(own, variant.parts, name) for name in variant.parts}
+        known |= {name: measured(variant, name, results) for name in ("loss", *CURVATURE) if name in own}
+        known |= {
+            FREE[name]: free_of_sampling(own, variant.parts, name, overlap(results, variant)) for name in variant.parts
+        }
         for g in groups.order:
             row: dict[str, Any] = {"network": variant.label, "relus": variant.relu_count, "group": groups.names[g]}
             row |= {"train_count": groups.train_count[g], "test_count": groups.test_count[g]}

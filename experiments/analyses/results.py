@@ -31,6 +31,8 @@ OF_SPLIT = ("seed", "fingerprint", "train_count", "test_count", "validation_coun
 MANY = 10**9
 EXPANSION = ("loss_rise", "first_term", "second_term")
 """Of a group's loss in the change of the weights, in nats."""
+OF_IMAGES = ("loss", "softmax_gap", "linearized_distance")
+"""Quantities of a group that are means over its test images."""
 HESSIAN_BOUND = ("bound", "gradient_term", "top_eigenvalue")
 """Of some images of each group: Prop. 4.5 of Das et al. 2024, and the largest Hessian eigenvalue."""
 
@@ -50,6 +52,7 @@ class Variant(NamedTuple):
         by_group: each quantity of ``result.json``, shape (seeds, groups).
         correct: 1.0 where the prediction is right, shape (seeds, test images of any seed); NaN where a seed does not
             test an image.
+        examples: of quantities that are means over test images (``OF_IMAGES``), each image's, as ``correct``.
         parts: of the quantities of ``sampling.FREE``, as ``sampling.free_of_sampling`` takes them; empty where sampling
             was not measured.
         gradients: inner products of the groups' gradients of the training loss, times their numbers of images, shape
@@ -72,6 +75,7 @@ class Variant(NamedTuple):
     correct: np.ndarray
     base: str | None = None
     mitigation: Mapping[str, Any] | None = None
+    examples: Mapping[str, np.ndarray] = {}
     parts: Mapping[str, np.ndarray] = {}
     about: Mapping[str, Any] = {}
     passes: np.ndarray = np.array([np.nan])
@@ -337,6 +341,11 @@ def _variant(analysed: Sequence[Run], beside: Mapping[str, Mapping[str, Run]], p
         parameter_distance=np.array([result["parameter_distance"] for result in results], float),
         by_group=by_group,
         correct=_spread([e["logits"].argmax(-1) == e["label"] for e in examples], places),
+        examples={
+            name: _spread([e[name].astype(float) for e in examples], places)
+            for name in OF_IMAGES
+            if name in by_group and all(name in e for e in examples)
+        },
         base=variant.get("base"),
         mitigation=variant.get("mitigation"),
         parts=parts,

@@ -14,6 +14,7 @@ from experiments.reporting.comparisons import SELDOM
 from experiments.reporting.sampling import FREE, PLAIN, SAID
 from experiments.reporting.verdicts import (
     DISTANCE,
+    POINTS,
     RATIO,
     Claim,
     Measured,
@@ -23,6 +24,7 @@ from experiments.reporting.verdicts import (
     rank_correlations,
     small_groups,
     stored,
+    too_small,
 )
 from jaxfair import intervals
 from jaxfair.intervals import SEEDS, Scale
@@ -84,8 +86,23 @@ def lost_by(results: Results, network: Variant, who: Literal["large", "small"]) 
     return contrast(results, (network, mean_weights(network, small_groups(results.groups)) - large))
 
 
-def together(results: Results, network: Variant) -> str:
-    """Say how much more the small groups lost than the large ones, as one number; empty where there is none to say."""
+BY_VERDICT = {
+    "supported": "",
+    "not supported: contradicted": "",
+    "not supported: not after correction": ", within noise if corrected with the findings below",
+    "too small to matter": ", too little to matter",
+}
+"""What is added to a difference of small and large groups by the verdict on the finding that it is."""
+
+
+def together(results: Results, network: Variant, claim: Claim | None = None) -> str:
+    """Say how much more the small groups lost than the large ones, as one number; empty where there is none to say.
+
+    Args:
+        results: of the study.
+        network: that is compared with its control.
+        claim: the finding that small groups lose more there, as it was judged with the others; None if there is none.
+    """
     if len(results.groups.large) < 3 or len(network.seeds) < SEEDS:  # two groups are compared already
         return ""
     try:
@@ -93,7 +110,10 @@ def together(results: Results, network: Variant) -> str:
     except Missing:
         return ""
     mean, low, high = map(float, points)
-    size, interval = more_or_less((mean, low, high), "" if low > 0 or high < 0 else ", within noise")
+    also = "" if low > 0 or high < 0 else ", within noise"
+    if claim is not None and claim.verdict != "not enough data":
+        also = BY_VERDICT.get(claim.verdict, ", within noise")
+    size, interval = more_or_less((mean, low, high), also)
     few = "Together, the groups with fewer training images than the average"
     return f" {few} lost {size} than the others {interval}."
 
@@ -113,32 +133,48 @@ def small_against_large(results: Results, name: str, ratio: bool) -> tuple[Measu
         raise Missing(f"a mean of '{name}' is not positive for some seed, so there is no ratio")
     means = f"small {small.mean():.3g}, large {large.mean():.3g}"
     if not ratio:
-        return small - large, means, how
+        return _difference(results, full, name, small - large), means, how
     if not full.parts:
         return np.log2(small / large), means, how
     plain = [quantity(full, name)[:, who].mean() for who in sides]
     how = f"{how}; {'on all images' if 'count' in how else 'plain'}: small {plain[0]:.3g}, large {plain[1]:.3g}"
-    return _log_ratio(full, name, values, sides), means, how
+    return _log_ratio(results, full, name, values, sides), means, how
 
 
-def _log_ratio(network: Variant, name: str, values: np.ndarray, sides: tuple[np.ndarray, np.ndarray]) -> Measured:
+def _difference(results: Results, network: Variant, name: str, by_seed: np.ndarray) -> Measured | np.ndarray:
+    """Return small less large groups' mean of a quantity, over seeds and test images where each image's is known."""
+    if name not in network.examples:
+        return by_seed
+    tables, weights = [], []
+    for who, sign in ((small_groups(results.groups), 1), (results.groups.large, -1)):
+        tables += [network.examples[name][:, results.group == g] for g in _at(who)]
+        weights += [sign / who.sum()] * int(who.sum())
+    if not all((np.isfinite(table).sum(axis=1) > 1).all() for table in tables):
+        return by_seed
+    found = intervals.over_seeds_and_examples(tables, weights)
+    return Measured(found._replace(value=np.asarray(by_seed.mean())), len(by_seed))
+
+
+def _log_ratio(
+    results: Results, network: Variant, name: str, values: np.ndarray, sides: tuple[np.ndarray, np.ndarray]
+) -> Measured:
     """Return ``log2`` of one side's mean over another's, over seeds and test images, to first order in the images."""
     means = [values[:, who].mean(axis=1) for who in sides]
     groups = [
         (g, sign, mean, who.sum()) for who, mean, sign in zip(sides, means, (1, -1), strict=True) for g in _at(who)
     ]
     whole = np.log2(means[0] / means[1])[:, None] / len(groups)
-    found = []
+    found, common = [], quantities.overlap(results, network)
     for g, sign, mean, count in groups:
-        blocks = network.parts[name][:, g]
-        blocks = blocks[:, np.isfinite(blocks).any(axis=0)]
-        if (np.isfinite(blocks).sum(axis=1) < 2).any():
+        blocks = quantities.in_blocks(network, name, g)
+        if blocks is None:
             raise Missing(
                 f"a group has too few test images to know its {name.replace('_', ' ')} without sampling noise"
             )
         apart = blocks - np.nanmean(blocks, axis=1, keepdims=True)
         found.append(whole + sign * apart / (mean[:, None] * count * np.log(2)))
-    return Measured(intervals.over_seeds_and_examples(found, [1.0] * len(found)), len(values))
+    shares = [float(common[g]) for g, *_ in groups]
+    return Measured(intervals.over_seeds_and_examples(found, [1.0] * len(found), shares), len(values))
 
 
 def _at(members: np.ndarray) -> list[int]:
@@ -159,7 +195,8 @@ def foretells_drop(results: Results, name: str, network: Variant) -> tuple[Measu
     values, how = free_of_sampling(full_network(results), name)
     x, y = values[:, has_drop(network)], group_drops(network, has_drop(network))
     found, note = rank_correlations(x, y, "groups")
-    return found._replace(nothing=nothing_to_explain(results, network)), note, how
+    small = too_small(np.ptp(y, axis=1), POINTS, "points")
+    return found._replace(nothing=nothing_to_explain(results, network), small=small), note, how
 
 
 # fmt: off

@@ -1,5 +1,6 @@
 """What is said on the page of a compression study: its networks, what its numbers mean, and its answer."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from experiments.analyses import differences, quantities, statistics
@@ -9,7 +10,7 @@ from experiments.compression.claims import FAMILIES, networks
 from experiments.compression.figures import CHANGES, saving
 from experiments.reporting.series import Estimate, over_seeds
 from experiments.reporting.tables import Column
-from experiments.reporting.verdicts import Missing
+from experiments.reporting.verdicts import Claim, Missing
 from jaxfair.taylor import KINKS, agreement
 
 SUMMARY = (
@@ -56,13 +57,19 @@ MEANINGS = {
 WORDS = Words(SUMMARY, LOST, NETWORKS, MEANINGS)
 
 
-def answer(results: Results) -> str:
-    """Say who lost more than whom at the strongest change of each family."""
-    said = []
-    for family in FAMILIES.values():
+def answer(results: Results, found: Sequence[Claim] = ()) -> str:
+    """Say who lost more than whom at the strongest change of each family.
+
+    Args:
+        results: of the study.
+        found: its findings, whose verdicts count here too.
+    """
+    said, by_name = [], {claim.name: claim for claim in found}
+    for key, family in FAMILIES.items():
         try:
             strongest = networks(results, family.method)[0]
-            said.append(differences.answer(results, strongest) + statistics.together(results, strongest))
+            claim = by_name.get(f"small_lose_more ({key})")
+            said.append(differences.answer(results, strongest) + statistics.together(results, strongest, claim))
         except Missing:
             continue
     return " ".join(said) or "No network of the study is compressed. There is nothing to compare."

@@ -55,7 +55,7 @@ def write(
         named["extremes"] = differences.extreme_rows(figures.strongest(results))
         own = {name: [{k: v for k, v in row.items() if k != "relus"} for row in table] for name, table in named.items()}
         tables.write_all(made, own)
-        answer = page.answer(results)
+        answer = page.answer(results, found)
         reports.write_record(made, STUDY, title, answer, pages.warnings(results), command, analysed, found, drawn)
         analyses = [run for run in analysed if run.config["stage"] == "analyse"]
         foretold = [html.heading("What the weights' change foretells"), html.table(Table(page.EXPANSION, expansion))]
@@ -96,4 +96,4 @@ def title(analysed: Sequence[Run], data: str) -> str:
 def print_summary(results: Results, title: str) -> None:
     """Print the table of results, and who lost more than whom."""
     tables.show(pages.summary_table(page.WORDS, page.summary_rows(results)), title, pages.seeds_sentence(results))
-    print(f"\n{page.answer(results)}")
+    print(f"\n{page.answer(results, claims.claims(results))}")

@@ -15,9 +15,12 @@ import numpy as np
 
 from experiments.hardware import tables as numbers
 from experiments.hardware.results import Comparison, Hardware, Series
+from experiments.reporting.sampling import FREE
 from experiments.reporting.verdicts import (
     CHEAP,
+    DISTANCE,
     NATS,
+    RATIO,
     RIGHT,
     Claim,
     Measured,
@@ -135,7 +138,8 @@ def _ranks(hardware: Hardware, x: str, y: str) -> tuple[Measured, str, str]:
         first, note = numbers.over_devices(plain, x)
     if y not in numbers.KINDS:
         second, how = numbers.over_devices(plain, y)
-        return *rank_correlations(first, second, "groups"), how or note
+        found, tied = rank_correlations(first, second, "groups")
+        return found._replace(small=_too_alike(second, y)), tied, how or note
     delta = numbers.delta(plain, numbers.of_kind(plain, y))
     if not np.isfinite(delta).all():
         raise Missing("a loss is not finite")
@@ -145,12 +149,23 @@ def _ranks(hardware: Hardware, x: str, y: str) -> tuple[Measured, str, str]:
     return found._replace(nothing=_nothing(numbers.of_kind(plain, y), plain), small=small), tied, said
 
 
+def _too_alike(values: np.ndarray, name: str) -> str:
+    """Return why groups differ too little in a quantity for their order to matter; empty if they do not."""
+    if name not in FREE:
+        return too_small(np.ptp(values, axis=1), DISTANCE, "")
+    least = values.min(axis=1)
+    return too_small(np.log2(values.max(axis=1) / least), RATIO, "in log2") if least.min() > 0 else ""
+
+
 def _bound(hardware: Hardware) -> tuple[Measured, str]:
     found = numbers.bounds(hardware, hardware.comparisons[0])
+    if not all(np.isfinite(one.actual).all() for one in found):
+        raise Missing("a loss is not finite")
     bound, delta = (np.median([getattr(one, name) for one in found]) for name in ("bound", "actual"))
     holds = intervals.over_seeds(np.array([one.holds.mean() for one in found]))
     note = f"medians: bound {bound:.3g}, Delta {delta:.3g} nats"
-    return Measured(holds, len(found), "share", idle=is_idle(bound, delta)), note
+    idle, items = is_idle(bound, delta), len(hardware.groups.names)
+    return Measured(holds, len(found), "share", idle=idle, items=items), note
 
 
 def _beyond_rounding(hardware: Hardware, name: str, kind: str) -> tuple[np.ndarray, str]:
@@ -179,7 +194,8 @@ def _alignment(hardware: Hardware, what: str) -> tuple[np.ndarray | Measured, st
         raise Missing("no network was trained with alignment; use --mitigation")
     if what == "accuracy":
         return plain.reference.accuracy - aligned[0].reference.accuracy, ""
-    before, after = (numbers.xi(c, c.profiles if what == "profiles" else _ulps(c)) for c in (plain, aligned[0]))
+    both = [c.profiles if what == "profiles" else _ulps(c) for c in (plain, aligned[0])]
+    before, after = (numbers.xi(*one) for one in zip((plain, aligned[0]), _in_both(*both), strict=True))
     found = Measured(intervals.over_seeds(before - after), len(before))
     if what == "profiles":
         found = found._replace(nothing=_nothing(plain.profiles, plain))
@@ -192,9 +208,18 @@ def _linearized(hardware: Hardware) -> tuple[Measured, str]:
     if not found:
         raise Missing("no network was linearized; use --budgets")
     tightest = min(found, key=lambda comparison: comparison.budget or 0)
-    full, less = (numbers.delta(comparison, comparison.profiles).mean(axis=1) for comparison in (plain, tightest))
+    pairs = zip((plain, tightest), _in_both(plain.profiles, tightest.profiles), strict=True)
+    full, less = (numbers.delta(*one).mean(axis=1) for one in pairs)
     found = Measured(intervals.over_seeds(less - full), len(full), nothing=_nothing(None, plain, tightest))
     return found, f"{tightest.title}: {less.mean():.3g} against {full.mean():.3g}"
+
+
+def _in_both(some: Sequence[Series], other: Sequence[Series]) -> tuple[list[Series], list[Series]]:
+    """Return the trainings that both have: a largest difference over more of them would be larger by itself."""
+    both = {one.label for one in some} & {one.label for one in other}
+    if not both:
+        raise Missing("the two have no training on the same hardware")
+    return [one for one in some if one.label in both], [one for one in other if one.label in both]
 
 
 def _nothing(others: Sequence[Series] | None, *comparisons: Comparison) -> str:

@@ -62,6 +62,7 @@ CHOICES = {
     "bcd-worst-group": "BCD that accepts by the worst group's loss",
     "bcd-cvar": "BCD that accepts by the worst images' loss",
 }
+LENGTHS = ("gradient_norm", "top_eigenvalue")  # which have ratios
 COMPARABLE = 2  # ReLU counts that differ by a larger factor are not compared
 TERMS = (("first", "gradient"), ("second", "eigenvalue"))
 FEWER = "Spearman correlation over budgets of fewer ReLUs with"
@@ -114,6 +115,8 @@ def _of_harm(results: Results) -> list[Claim]:
         *(judge(f"distance_grows{suffix}", f"The parameters move further the fewer ReLUs are left ({name})",
                 f"{FEWER} the parameter distance from the full network", _distance, method)
           for method, name, suffix in (("snl", "SNL", ""), ("random-matched", "random masks", "_random"))),
+        judge("distance_beyond_control", "They move further than training alone moves them (SNL, tightest budget)",
+              "log2 of the parameter distance from the full network with SNL / of its control", _moved, floor=RATIO),
         judge("bound_holds", "The bound of Theorem 4.4 holds for most groups at the tightest SNL budget",
               "share of groups whose loss rises by no more than the bound", _bound, "bound", threshold=0.5),
         judge("gradients_opposed", "At the trained network the gradients of large and small groups cancel (A.1)",
@@ -155,6 +158,10 @@ def _of_mitigation(results: Results) -> list[Claim]:
         found.append(judge(f"mitigation_helps ({kind})", f"Mitigation ({kind}) helps small groups",
                            "relative drop of small groups without - with it, points", _mitigated, kind, "drop",
                            floor=POINTS))
+        found.append(judge(f"mitigation_helps_everywhere ({kind})",
+                           f"Mitigation ({kind}) helps small groups, meaned over all budgets and methods",
+                           "relative drop of small groups without - with it, mean over networks, points",
+                           _mitigated_everywhere, kind, floor=POINTS))
         found.append(judge(f"mitigation_narrows ({kind})", f"Mitigation ({kind}) brings the groups' losses together",
                            "largest distance of a group's loss from their mean, without - with it, nats", _mitigated,
                            kind, "gap", floor=NATS))
@@ -301,6 +308,17 @@ def _distance(results: Results, method: str) -> tuple[Measured, str, str]:
     return found, note, f"{_named(results, *networks[::-1])}: {lengths}"
 
 
+def _moved(results: Results) -> tuple[np.ndarray, str]:
+    network = _networks(results, "snl")[0]
+    if network.control is None:
+        raise Missing(f"{network.label} has no control that was trained as long")
+    distances = network.parameter_distance, network.control.parameter_distance
+    if not all((np.isfinite(of) & (of > 0)).all() for of in distances):
+        raise Missing("the parameter distance of some network is not known, or 0")
+    lengths = ", ".join(f"{of.mean():.3g}" for of in distances)
+    return np.log2(distances[0] / distances[1]), f"{_named(results, network, network.control)}: {lengths}"
+
+
 def _with_accuracy(results: Results, name: str) -> tuple[Measured, str, str]:
     network = _networks(results, "snl")[0]
     accuracy = network.by_group["accuracy"]
@@ -310,27 +328,42 @@ def _with_accuracy(results: Results, name: str) -> tuple[Measured, str, str]:
 
 
 def _as_relus_go(results: Results, name: str, method: str) -> tuple[Measured, str, str]:
-    networks = _networks(results, method)
+    networks, against = _networks(results, method), ""
     if name == DROP:  # of the full network it is 0 by definition
         values = [group_drops(network, _small(results)).mean(axis=1) for network in networks]
+    elif all(network.control is not None for network in networks):  # training on alone changes it, too
+        values = [_beside_control(network, name) for network in networks]
+        against = "each against its control"
     else:
         networks += _networks(results, "full")
         values = [quantity(network, name).mean(axis=1) for network in networks]
     fewer = np.array([[-network.relu_count for network in networks]] * len(values[0]))  # ranks as -log r does, 0 too
     found, note = rank_correlations(fewer, np.stack(values, axis=1), "budgets")
-    few, many = values[0], values[-1] if name != DROP else np.zeros_like(values[0])
-    if name in ("gradient_norm", "top_eigenvalue"):
-        if np.minimum(few, many).min() > 0:
-            found = found._replace(small=too_small(np.log2(few / many), RATIO, "in log2"))
+    few, many = values[0], values[-1]
+    if name in LENGTHS:
+        change = few - many if against else np.log2(few / many) if np.minimum(few, many).min() > 0 else None
+        if change is not None:
+            found = found._replace(small=too_small(change, RATIO, "in log2"))
     else:
         floor, unit = (POINTS, "points") if name == DROP else (DISTANCE, "")
         found = found._replace(small=too_small(few - many, floor, unit))
-    return found, _with_sampling(note, name), _named(results, *networks)
+    return found, "; ".join(filter(None, [_with_sampling(note, name), against])), _named(results, *networks)
+
+
+def _beside_control(network: Variant, name: str) -> np.ndarray:
+    """Return a quantity's mean over groups beside that of the control: ``log2`` of a ratio, or the difference."""
+    assert network.control is not None
+    own, other = (quantity(one, name).mean(axis=1) for one in (network, network.control))
+    if name not in LENGTHS:
+        return own - other
+    if np.minimum(own, other).min() <= 0:
+        raise Missing(f"a mean of '{name}' is not positive for some seed, so there is no ratio")
+    return np.log2(own / other)
 
 
 def _with_sampling(note: str, name: str) -> str:
     """Add to a note that what few images add to a quantity is in it: without that it is known of the full network."""
-    return f"{note}; {sampling.PLAIN}" if name in ("gradient_norm", "top_eigenvalue") else note
+    return f"{note}; {sampling.PLAIN}" if name in LENGTHS else note
 
 
 def _foretells_drop(results: Results, name: str) -> tuple[Measured, str, str, str]:
@@ -375,7 +408,8 @@ def _bound(results: Results, term: str) -> tuple[Measured, str, str]:
         middle, risen = np.median([b.bound for b in found]), np.median(rise)
         holds = intervals.over_seeds(np.array([bound.holds.mean() for bound in found]))
         medians = f"medians: bound {middle:.3g}, rise {risen:.3g} nats"
-        return Measured(holds, len(found), "share", idle=is_idle(middle, risen)), note, medians
+        shares = {"scale": "share", "idle": is_idle(middle, risen), "items": rise.shape[1]}
+        return Measured(holds, len(found), **shares), note, medians
     ranked, tied = rank_correlations(np.array([getattr(bound, term) for bound in found]), rise, "groups")
     return ranked._replace(small=too_small(np.ptp(rise, axis=1), NATS, "nats")), tied, note
 
@@ -408,6 +442,7 @@ def _hessian_bound(results: Results, what: Literal["holds", "ranks"]) -> tuple[M
     note = f"medians: bound {np.median(bound):.3g}, eigenvalue {np.median(top):.3g}"
     if what == "ranks":
         found, tied = rank_correlations(term, top, "groups")
+        found = found._replace(small=too_small(np.log2(top.max(axis=1) / top.min(axis=1)), RATIO, "in log2"))
         return found, "; ".join(filter(None, [note, tied]))
     idle = is_idle(np.median(bound), np.median(top))
     note += f"; {(top <= bound).sum()} of {top.size} groups of all seeds within it"
@@ -431,12 +466,28 @@ def _against_random(results: Results) -> tuple[Measured, str]:
     return accuracy_lost(snl, other), _named(results, snl, other)
 
 
+def _mitigations(results: Results, kind: str) -> list[tuple[Variant, Variant]]:
+    """Return the networks that were mitigated in one way, each with the same one without."""
+    plain = {network.label: network for network in results.variants if not network.base}
+    return [(v, plain[v.base]) for v in results.variants if v.base in plain and _kind(v) == kind]
+
+
+def _mitigated_everywhere(results: Results, kind: str) -> tuple[Measured, str]:
+    pairs, terms = _mitigations(results, kind), []
+    if len(pairs) < 2:
+        raise Missing(f"{len(pairs)} networks were made with mitigation beside the same ones without it")
+    small = _small(results)
+    for network, other in pairs:
+        weights = mean_weights(other, small) / len(pairs)
+        terms += [(other, weights), (network, -weights)]
+    return contrast(results, *terms), _named(results, *(other for _, other in pairs))
+
+
 def _mitigated(
     results: Results, kind: str, what: Literal["drop", "gap", "all", "large", "gradient_norm", "softmax_gap"]
 ) -> tuple[Measured | np.ndarray, str]:
     """Compare the tightest network with a mitigation, SNL before others, with the same one without it."""
-    plain = {network.label: network for network in results.variants if not network.base}
-    pairs = [(v, plain[v.base]) for v in results.variants if v.base in plain and _kind(v) == kind]
+    pairs = _mitigations(results, kind)
     if not pairs:
         raise Missing("no network was made with mitigation beside the same one without it")
     network, other = min(pairs, key=lambda pair: (pair[1].method != "snl", pair[1].relu_count))

@@ -135,7 +135,7 @@ def curvature_by_group(results: Results) -> "Figure":
     variants = [variant for variant in results.variants if variant.method not in apart]
     for axes, (name, label) in zip(grid[:, 0], labels.items(), strict=True):
         looks = [(variant.title, *_look(results, variant)) for variant in variants]
-        values = [quantities.measured(variant, name) for variant in variants]
+        values = [quantities.measured(variant, name, results) for variant in variants]
         drawing.by_group(axes, results.groups, [Points(*look, v) for look, v in zip(looks, values, strict=True)])
         axes.set_ylabel(label)
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
@@ -299,7 +299,7 @@ def _of_groups(results: Results, variants: Collection[Variant], quantity: str) -
         return series.stack([quantities.drops(results, variant) for variant in variants])
     if quantity == "accuracy":
         return series.stack([quantities.accuracies(results, variant) for variant in variants])
-    return series.stack([quantities.measured(variant, quantity) for variant in variants])
+    return series.stack([quantities.measured(variant, quantity, results) for variant in variants])
 
 
 def _by_relus(axes: "Axes", variants: Sequence[Variant], value: Estimate, others: Any = None) -> np.ndarray:

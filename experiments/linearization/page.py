@@ -1,9 +1,12 @@
 """What is said on the page of a linearization study: its networks, what its numbers mean, and its answer."""
 
+from collections.abc import Sequence
+
 from experiments.analyses import differences, statistics
 from experiments.analyses.page import ACCURACIES, LINEARIZED, Words
 from experiments.analyses.results import CONTROLS, RANDOM, Results
 from experiments.reporting.tables import Column
+from experiments.reporting.verdicts import Claim
 
 WORK = Column("million_passes", "work after the full network (million passes)", ".3g")
 SUMMARY = (Column("network"), Column("relus", "ReLUs"), *ACCURACIES, WORK)
@@ -46,11 +49,17 @@ MEANINGS = {
 WORDS = Words(SUMMARY, LOST, NETWORKS, MEANINGS)
 
 
-def answer(results: Results) -> str:
-    """Say who lost more than whom at the tightest budget, of SNL's if there are any, and small groups than large."""
+def answer(results: Results, found: Sequence[Claim] = ()) -> str:
+    """Say who lost more than whom at the tightest budget, of SNL's if there are any, and small groups than large.
+
+    Args:
+        results: of the study.
+        found: its findings, whose verdicts count here too.
+    """
     linearized = [v for v in results.variants[1:] if not v.base and v.method not in (*CONTROLS, *RANDOM)]
     linearized = [v for v in linearized if v.method == "snl"] or linearized
     if not linearized:
         return "No network of the study is linearized. There is nothing to compare."
     tightest = min(linearized, key=lambda v: v.relu_count)
-    return differences.answer(results, tightest) + statistics.together(results, tightest)
+    claim = next((one for one in found if one.name == "small_lose_more"), None)
+    return differences.answer(results, tightest) + statistics.together(results, tightest, claim)

@@ -48,7 +48,7 @@ def write(
         compared = {"differences": differences.rows(results), "extremes": differences.extreme_rows(results)}
         on_others = {"imbalance": imbalance.rows(results), "imbalance_groups": imbalance.group_rows(results)}
         tables.write_all(made, {"summary": summary, "groups": rows, **compared, **on_others})
-        answer = page.answer(results)
+        answer = page.answer(results, found)
         meanings = {"summary": page.NETWORKS["mitigated"]} if any(network.base for network in results.variants) else {}
         of_runs = command, analysed, found, [*drawn, *of_paper], meanings
         reports.write_record(made, STUDY, title, answer, pages.warnings(results), *of_runs)
@@ -73,4 +73,4 @@ def print_summary(results: Results, title: str) -> None:
     """Print the table of results, and who lost more than whom."""
     table = pages.summary_table(page.WORDS, quantities.summary_rows(results))
     tables.show(table, title, pages.seeds_sentence(results))
-    print(f"\n{page.answer(results)}")
+    print(f"\n{page.answer(results, claims.claims(results))}")

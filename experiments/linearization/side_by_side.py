@@ -172,7 +172,7 @@ def markdown(studies: Sequence[Study], networks: Sequence[dict[str, Any]]) -> st
         for name, statement in statements.items()
     ]
     findings = Table([Column("", "finding"), *(Column(title, title) for title in by_title)], rows)
-    answers = [f"- {study.title}: {page.answer(study.results)}" for study in studies]
+    answers = [f"- {study.title}: {page.answer(study.results, study.found)}" for study in studies]
     parts = [
         "# Studies side by side",
         "\n".join(answers),

@@ -66,6 +66,7 @@ def compare(
     lost: Sequence[tuple[float, float]],
     seeds: int,
     where: Sequence[str] = (),
+    possible: Sequence[tuple[float, float]] | None = None,
 ) -> tuple[Difference, ...]:
     """Judge differences from the reference group together.
 
@@ -75,12 +76,14 @@ def compare(
         lost: by each group and by the reference group.
         seeds: how many there are.
         where: see ``Difference``.
+        possible: as ``intervals.judge_together`` takes it.
 
     Returns:
         From the group that lost most.
     """
     places, made = where or [""] * len(members), []
-    for g, both, place, one in zip(members, lost, places, intervals.judge_together(found, seeds), strict=True):
+    judged = intervals.judge_together(found, seeds, possible=possible)
+    for g, both, place, one in zip(members, lost, places, judged, strict=True):
         verdict: Verdict = "too few seeds" if seeds < SEEDS or one.verdict == "too few" else one.verdict
         points = Estimate(one.value, one.low, one.high)
         made.append(Difference(g, points, both, one.p_value, one.corrected, verdict, place))
@@ -122,7 +125,8 @@ def _said(names: Sequence[str], of: Difference, reference: str = "", also: str =
 
 def points_lost(before: np.ndarray, after: np.ndarray) -> Estimate:
     """Return what a group lost in points of accuracy; the arguments are those of ``intervals.drop_parts``."""
-    return series.of(intervals.over_seeds_and_examples([intervals.drop_parts(before, after, relative=False)]))
+    found = series.of(intervals.over_seeds_and_examples([intervals.drop_parts(before, after, relative=False)]))
+    return Estimate(found.mean, *(np.clip(end, -100.0, 100.0) for end in found[1:]))
 
 
 def in_points(lost: Mapping[str, Estimate], which: str) -> str:

@@ -26,7 +26,9 @@ MEANINGS = {
 }
 
 
-def free_of_sampling(by_group: Mapping[str, np.ndarray], parts: Mapping[str, np.ndarray], name: str) -> Estimate:
+def free_of_sampling(
+    by_group: Mapping[str, np.ndarray], parts: Mapping[str, np.ndarray], name: str, overlap: np.ndarray | None = None
+) -> Estimate:
     """Return a quantity of each group without its sampling part, with its interval over seeds and test images.
 
     Args:
@@ -34,13 +36,17 @@ def free_of_sampling(by_group: Mapping[str, np.ndarray], parts: Mapping[str, np.
         parts: of the quantities of ``FREE``, shape (seeds, groups, blocks of images), whose means over blocks they are
             and whose spread is their noise; NaN beyond a group's blocks, and where a block is of another seed's images.
         name: of the plain quantity, one of ``parts``.
+        overlap: for each group the share of a seed's test images that another seed has too; None where all seeds have
+            the same blocks.
 
     Returns:
         Nothing known but the seeds for a group of too few images.
     """
-    found = []
-    for values, column in zip(np.moveaxis(parts[name], 1, 0), by_group[FREE[name]].T, strict=True):
+    found, common = [], [None] * parts[name].shape[1] if overlap is None else [[share] for share in overlap]
+    for values, column, of in zip(np.moveaxis(parts[name], 1, 0), by_group[FREE[name]].T, common, strict=True):
         blocks = values[:, np.isfinite(values).any(axis=0)]
         known = (np.isfinite(blocks).sum(axis=1) > 1).all()
-        found.append(series.of(over_seeds_and_examples([blocks]), "positive") if known else over_seeds(column))
+        found.append(
+            series.of(over_seeds_and_examples([blocks], overlap=of), "positive") if known else over_seeds(column)
+        )
     return series.stack(found)

@@ -80,6 +80,7 @@ class Measured(NamedTuple):
         idle: whether a bound that holds is so far away that this says nothing.
         small: why an effect that the statistic ranks, without a size of its own, is too small to matter; empty where it
             is not.
+        items: of how many a share is, where seeds that do not differ have Wilson's interval of so many; 0 is unknown.
         nothing: why the differences that the finding is about are no more than noise; empty where they are.
     """
 
@@ -90,6 +91,7 @@ class Measured(NamedTuple):
     idle: bool = False
     nothing: str = ""
     small: str = ""
+    items: int = 0
 
 
 class Missing(JaxfairError):
@@ -106,7 +108,8 @@ COLUMNS = (
     Column("note"),
 )
 FOOT = (
-    "In brackets: 95 % intervals over seeds, and for drops and accuracies of changed networks over test images too; "
+    "In brackets: 95 % intervals over seeds, and over test images too for drops, for what accuracy is kept or gained, "
+    "and where groups' norms, eigenvalues and distances are compared; "
     "p: two-sided, by Student's t or, for rank correlations, exact permutations, then with Holm's correction for all "
     "findings of the table. What is claimed to be within a margin of 0 is tested by two one-sided t tests: the 90 % "
     f"interval has to lie within it. Too small to matter are effects below {POINTS:g} points of a drop, {RIGHT:g} of "
@@ -157,12 +160,15 @@ def decide(results: Any, name: str, statement: str, statistic: str, measure: Cal
     if not isinstance(found, Measured):
         found = Measured(intervals.over_seeds(np.asarray(found, float)), len(found))
     value, low, high = (round(float(x), DIGITS) for x in series.of(found.mean, found.scale))
+    spread = low < high
+    if not spread and found.items:
+        low, high = (round(float(x), DIGITS) for x in intervals.wilson(np.asarray(value), np.asarray(found.items)))
     if side == "within":
         found, said = _equivalence(found, threshold)
         notes.append(said)
     p_value = found.p_value
     if p_value is None:  # without a spread there is no test
-        p_value = float(found.mean.p_value(threshold)) if low < high else np.nan
+        p_value = float(found.mean.p_value(threshold)) if spread else np.nan
         notes += ["all seeds agree exactly, so the interval has no width and decides nothing"] * (low == high)
     near = abs(value) if side == "within" else value
     ahead = (near - threshold) * (1 if side == "above" else -1)
@@ -171,7 +177,7 @@ def decide(results: Any, name: str, statement: str, statistic: str, measure: Cal
         verdict, notes = "too few seeds", [f"a verdict needs at least {SEEDS} seeds", *notes]
     elif found.nothing:
         verdict, notes = "nothing to explain", [found.nothing, *notes]
-    elif found.idle and ahead > 0:
+    elif found.idle and (low > threshold or value == 1.0):
         verdict = "holds, says nothing"
     elif not (p_value < LEVEL and (side == "within" or low > threshold or high < threshold)):
         verdict = "not supported: not shown"
@@ -241,9 +247,7 @@ def corrected(found: Sequence[Claim]) -> list[Claim]:
 def rank_correlations(x: np.ndarray, y: np.ndarray, of: Literal["groups", "budgets"]) -> tuple[Measured, str]:
     """Return the mean over seeds of Spearman's correlation, tested by permutations, and a note on ties.
 
-    Where all seeds have the same correlation, as easily happens with few items, the interval would have no width. Then
-    two seeds are added for its width (as Bonett and Price 2012 do for proportions): in one two pairs of neighbours rank
-    the other way, in the other as many rank as they should. Each moves a correlation of n items by 12 / (n^3 - n).
+    The interval is that of ``intervals.over_seeds_of_ranks``.
 
     Args:
         x: what is said to rank, shape (seeds, items).
@@ -261,8 +265,5 @@ def rank_correlations(x: np.ndarray, y: np.ndarray, of: Literal["groups", "budge
     sides = [intervals.rank_p_value(x, y * sign, shared=of == "groups")[1] for sign in (1, -1)]
     note = f"{of} all tie for {tied.sum()} seeds, which count as 0" if tied.any() else ""
     values = np.round(values, DIGITS)  # 1 by another path of sums
-    seen, two = values, 24 / (x.shape[1] ** 3 - x.shape[1])
-    if len(values) > 1 and not np.ptp(values):
-        seen = np.append(values, np.clip(values[0] + np.array([two, -two]), -1, 1))
-    mean = intervals.over_seeds(seen)._replace(value=values.mean())
+    mean = intervals.over_seeds_of_ranks(values, x.shape[1])
     return Measured(mean, len(x), "correlation", min(1.0, 2 * min(sides))), note

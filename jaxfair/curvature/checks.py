@@ -145,42 +145,32 @@ def spread(y: np.ndarray) -> np.ndarray:
 def checked_examples(logits_fn: Partial, params: Any, x: Any, y: Any, loss: LossFn) -> tuple[Any, Any, Any]:
     """Return what ``as_examples`` does, once a loss of the user's was that of each example by itself.
 
-    It is asked of a few: all would take a pass over the data.
+    It is asked of a few: all would take a pass over the data. Of parameters and labels that are seldom meant it warns.
     """
     labelled = losses.takes_classes(loss)
     params, x, y = inputs.as_examples(logits_fn, params, x, y, labelled=labelled)
+    warn_of_parameters(params)
     if not labelled and len(y):
         few = spread(np.asarray(y))
         found = inputs.outputs(logits_fn, params, jax.tree.map(lambda leaf: leaf[few], x))
         if isinstance(found, jax.Array):  # a loss may take a tree as well, of which nothing is known
             trusted_losses(loss, np.asarray(found), y[few])
+            warn_of_labels(found.shape, np.asarray(y))
     return params, x, y
 
 
 STATISTICS = ("batch_stats", "running_mean", "running_var", "moving_mean", "moving_variance", "num_batches_tracked")
 
 
-def seem_probabilities(logits: np.ndarray) -> str:
-    """Return after what come numbers of shape (n, classes) that should be logits and look like probabilities, or "".
-
-    After a softmax they sum to 1 for every example, but for rounding to three digits; of one column, after a sigmoid,
-    all are between 0 and 1.
-    """
-    if logits.shape[1] == 1:
-        between = len(logits) > 1 and (logits >= 0).all() and (logits <= 1).all()
-        return "sigmoid; one logit is compared with 0" if between else ""
-    rounding = min(1e-3 * logits.shape[1], 0.02)
-    return "softmax" if (logits >= 0).all() and np.abs(logits.sum(axis=1) - 1).max() < rounding else ""
-
-
-def warn_of_suspects(params: Any, logits: np.ndarray, y: Any) -> None:
-    """Warn of what is no mistake for certain, but seldom meant."""
-    y = np.asarray(y)
-    if logits.shape[1] > 1 and y.ndim == 1 and y.dtype.kind in "iu" and (y < 0).any():
+def warn_of_labels(outputs: tuple[int, ...], y: np.ndarray) -> None:
+    """Warn of labels below 0 that a loss of the user's takes beside outputs of a column a class."""
+    if len(outputs) == 2 and outputs[1] > 1 and y.ndim == 1 and y.dtype.kind in "iu" and (y < 0).any():
         few = f"{(y < 0).sum()} of {len(y)} labels are below 0"
         warn(f"{few}, and the loss may read them as other classes; leave examples without a label out.")
-    if before := seem_probabilities(logits):
-        warn(f"logits_fn seems to return probabilities; return the logits before the {before}.")
+
+
+def warn_of_parameters(params: Any) -> None:
+    """Warn of batch statistics among the parameters, and of one array that is there under two names."""
     paths = jax.tree_util.tree_flatten_with_path(params)[0]
     named = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]
     if statistics := [name for name in named if any(word in name.lower() for word in STATISTICS)]:

@@ -11,12 +11,12 @@ import numpy as np
 from jax.tree_util import Partial
 
 from jaxfair import groups, intervals, losses, margins
-from jaxfair.curvature.checks import checked_asymmetry, trusted_logits, trusted_losses, warn_of_suspects
+from jaxfair.curvature.checks import checked_asymmetry, trusted_logits, trusted_losses
 from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.programs import LogitsFn, LossFn, as_pytree
 from jaxfair.curvature.sampling import EigenvalueSampling, GradientSampling, eigenvalue_sampling, gradient_sampling
-from jaxfair.curvature.spectrum import GroupCurvature, group_curvature
-from jaxfair.errors import JaxfairError
+from jaxfair.curvature.spectrum import GroupCurvature, check_counts, group_curvature
+from jaxfair.errors import JaxfairError, warn
 from jaxfair.inputs import Missing, as_examples, as_groups, as_labels, check_lengths, quoted
 from jaxfair.intervals import Interval
 from jaxfair.options import checked
@@ -200,6 +200,8 @@ class GroupReport:
             found["gradient_norm"] = _of_parts(self.intervals.gradient.parts, before.intervals.gradient.parts)
             value, ends = _of_parts(self.intervals.eigenvalue.parts, before.intervals.eigenvalue.parts)
             few = self.count < intervals.FEW
+            residual = self.curvature.top_eigenvalue_residual + before.curvature.top_eigenvalue_residual
+            ends = ends.low - residual, ends.high + residual
             found["top_eigenvalue"] = value, Interval(*(np.where(few, np.nan, end) for end in ends))
         differences = {name: value for name, (value, _) in found.items()}
         if "top_eigenvalue" in found:  # the quotients' mean is the eigenvalue only up to the residual
@@ -255,6 +257,7 @@ def group_report(
         >>> print(report.accuracy, report.loss.round(3))
         [1. 1.] [0.551 0.825]
     """
+    check_counts(config)
     labelled, logits_fn = losses.takes_classes(loss), as_pytree(logits_fn)
     params, x, y = as_examples(logits_fn, params, x, y, labelled=labelled)
     group, names, kept = as_groups(group, group_names, missing)
@@ -271,7 +274,8 @@ def group_report(
             f"The loss of example {bad}, in group '{names[group[bad]]}', is {per_example[bad]}; check its input and "
             "the parameters."
         )
-    warn_of_suspects(params, logits, y)
+    if before := losses.seem_probabilities(logits):
+        warn(f"logits_fn seems to return probabilities; return the logits before the {before}.")
     curvature = group_curvature(logits_fn, params, x, y, weights, config, loss=loss, vectors=intervals)
     examples = Examples(group, right, per_example, gap, _digest(y, group, names, loss), _identities(x))
     return GroupReport(
@@ -408,7 +412,7 @@ def _predictions(logits: np.ndarray, y: np.ndarray, loss: LossFn) -> tuple[np.nd
         if (second != (logits[:, 0] > 0)).any():
             return second == label, nothing
         logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
-    return logits.argmax(axis=1) == label, np.asarray(margins.softmax_gap(jnp.asarray(logits)))
+    return logits.argmax(axis=1) == label, np.asarray(margins.gap(jnp.asarray(logits)))
 
 
 def as_frame(columns: Mapping[str, Any]) -> Any:

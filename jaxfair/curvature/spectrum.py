@@ -17,7 +17,7 @@ from jaxfair import losses
 from jaxfair.curvature import lanczos
 from jaxfair.curvature.checks import checked_examples
 from jaxfair.curvature.config import CurvatureConfig
-from jaxfair.curvature.operators import GroupOperator, make_plan
+from jaxfair.curvature.operators import GroupOperator, check_chunk_size, make_plan
 from jaxfair.curvature.programs import LogitsFn, LossFn, as_pytree
 from jaxfair.errors import JaxfairError
 from jaxfair.inputs import as_directions, as_weights, check_lengths, quoted
@@ -111,6 +111,7 @@ def group_curvature(
         >>> print(found.gradient_norm.round(3), found.top_eigenvalue.round(3))
         [0.367 0.26 ] [0.183 0.183]
     """
+    check_counts(config)
     params, x, y, group_rows = check_examples(logits_fn, params, x, y, weights, loss)
     noise, rows = start_vector(params, config.seed), []
     given = [None] * len(group_rows)
@@ -163,6 +164,15 @@ def group_losses(
             )
         yield GroupLoss(value, gradient, operator, plan.chunk_size)
         operator.release()  # or a caller's loop variable keeps these passes beside the next group's
+
+
+def check_counts(config: CurvatureConfig) -> None:
+    """Raise a JaxfairError for what Lanczos would refuse later, when a pass over the data was made."""
+    check_chunk_size(config.chunk_size)
+    if config.max_steps < 1:
+        raise JaxfairError(f"At most {config.max_steps} Lanczos steps were allowed; allow at least 1.")
+    if config.max_basis < 1:
+        raise JaxfairError(f"A basis of {config.max_basis} vectors is too small; allow at least 4.")
 
 
 def start_vector(params: Any, seed: int) -> Any:

@@ -143,7 +143,7 @@ class Dataset:
         return dataclasses.replace(some, images=np.asarray(some.images)), positions
 
     def normalize(self, images: UInt8[Array, "n h w c"]) -> Float[Array, "n h w c"]:
-        """Normalize images as the function ``normalize`` does, by this set's statistics."""
+        """Normalize images as the function ``normalize`` does, by this set's statistics; ``Rows`` are read."""
         return normalize(images, self.mean, self.std)
 
     def fingerprint(self) -> str:
@@ -159,8 +159,20 @@ class Dataset:
 def normalize(
     images: UInt8[Array, "n h w c"], mean: Float[Array, " c"], std: Float[Array, " c"]
 ) -> Float[Array, "n h w c"]:
-    """Scale to [0, 1], subtract the mean and divide by the deviation of each channel; the result is float32."""
-    return (images.astype(jnp.float32) / 255.0 - mean) / std
+    """Scale to [0, 1], subtract the mean and divide by the deviation of each channel; the result is float32.
+
+    Raises:
+        JaxfairError: The images are no bytes, which were normalized before, or have other channels.
+    """
+    if not isinstance(images, Array):
+        images = jnp.asarray(np.asarray(images) if isinstance(images, Rows) else as_array(images, "images"))
+    if images.dtype != jnp.uint8 or images.shape[-1:] != mean.shape:
+        raise JaxfairError(
+            f"Images to normalize have type {images.dtype} and shape {images.shape}; give them as a data set holds "
+            f"them, uint8 with {mean.shape[0]} channels."
+        )
+    channels = (1,) * (images.ndim - 1) + (-1,)
+    return (images.astype(jnp.float32) / 255.0 - mean.reshape(channels)) / std.reshape(channels)
 
 
 @checked
@@ -186,7 +198,8 @@ def make_dataset(
         group_names: One name for each group; every group must have an image.
         on_device: Whether the images go to the device too. None puts them there if it has room for them; otherwise
             they stay on the host, and each batch is sent when it is needed.
-        statistics: Mean and deviation of each channel on the scale of [0, 1]; None computes those of these images.
+        statistics: Mean and deviation of each channel on the scale of [0, 1]; None computes those of these images. Give
+            test images those of the training images, ``(train.mean, train.std)``.
 
     Raises:
         JaxfairError: The shape or type is wrong, labels or groups are out of range, a group has no image, or the

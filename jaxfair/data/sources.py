@@ -135,13 +135,13 @@ class Loaded:
         Args:
             test_fraction: The share held out, stratified by class and group, where there is no official split.
             seed: The seed of the split and of what is kept.
-            keep: The share of each class or group that is kept in training, see ``data.thin``; empty keeps all. None is
-                what the named set's protocol keeps of each class, as that of ``digits-imbalanced`` does.
+            keep: The share of each class or group that is kept in training, see ``splits.thin``; empty keeps all. None
+                is what the named set's protocol keeps of each class, as that of ``digits-imbalanced`` does.
             keep_by: Whether ``keep`` lists classes or groups.
             keep_in_test: Whether the test set is thinned too.
 
         Raises:
-            JaxfairError: As ``data.split`` and ``data.thin`` do.
+            JaxfairError: As ``splits.split`` and ``splits.thin`` do.
         """
         if keep is None:
             keep, keep_by = self.keep, "label"

@@ -44,17 +44,17 @@ def divide(
     parts = dataset.take(np.sort(train)), dataset.take(np.sort(test))
     for part, name in zip(parts, ("training", held_out), strict=True):
         check_groups(part, f"{name} split of")
-    check_classes(*parts)
+    check_classes(*parts, held_out)
     return parts
 
 
-def check_classes(train: Dataset, test: Dataset) -> None:
+def check_classes(train: Dataset, test: Dataset, held_out: str = "test") -> None:
     """Raise a JaxfairError that names the classes of which one of two parts has images and the other has none.
 
     Nothing is learnt of a class that training never sees, and nothing known of one that the test set lacks.
     """
     counts = [np.bincount(np.asarray(part.label), minlength=len(part.class_names)) for part in (train, test)]
-    for what, here, there in (("training", *counts), ("test", *counts[::-1])):
+    for what, here, there in (("training", *counts), (held_out, *counts[::-1])):
         absent = np.flatnonzero((here == 0) & (there > 0))
         if len(absent):
             names = ", ".join(train.class_names[i] for i in absent[:SHOWN]) + (", ..." if len(absent) > SHOWN else "")

@@ -250,7 +250,7 @@ def _parts(
         raise JaxfairError(
             f"BCD acts on what it measures, and {jax.process_count()} processes may round it otherwise; give 1 device."
         )
-    return divide(data, config.validation, seed) if config.validation else (data, data)
+    return divide(data, config.validation, seed, held_out="validation") if config.validation else (data, data)
 
 
 def _folder(

@@ -21,6 +21,7 @@ from jaxfair.compress import pruning
 from jaxfair.data.dataset import Dataset
 from jaxfair.data.splits import epoch_order
 from jaxfair.errors import JaxfairError
+from jaxfair.inputs import as_values, quoted
 from jaxfair.linearize.config import SenetConfig
 from jaxfair.loops import epochs
 from jaxfair.networks import masks
@@ -108,7 +109,8 @@ def allocate(sensitivity: Sequence[float], units: Sequence[int], budget: int) ->
         The ReLUs of each layer; their sum is the budget, and none exceeds its layer.
 
     Raises:
-        JaxfairError: the budget is negative or larger than all layers together.
+        JaxfairError: the budget is negative or larger than all layers together, or the sensitivities are not as many
+            numbers from 0 on as there are layers.
 
     Example:
         >>> from jaxfair.linearize.senet import allocate
@@ -116,8 +118,12 @@ def allocate(sensitivity: Sequence[float], units: Sequence[int], budget: int) ->
         [36, 72, 82]
     """
     masks.check_budget(budget, sum(units))
+    known = np.atleast_1d(as_values(sensitivity, "sensitivities"))
+    if known.shape != (len(units),) or not (np.isfinite(known) & (known >= 0)).all():
+        raise JaxfairError(f"The sensitivities are [{quoted(known.tolist())}]; give one, from 0 on, for each layer.")
     share = [Fraction(0)] * len(units)
-    for eta in ([Fraction(value) for value in sensitivity], [Fraction(1)] * len(units)):  # exact: no sum is off by one
+    exact = [Fraction(value) for value in known.tolist()]  # so that no sum is off by one
+    for eta in (exact, [Fraction(1)] * len(units)):
         share = _filled(share, eta, units, budget)
     found = [int(part) for part in share]
     by_remainder = sorted(range(len(units)), key=lambda layer: found[layer] - share[layer])
@@ -170,11 +176,16 @@ def sensitivity(
         The sensitivity in [0, 1] by the path of the layer's gate, in the order of the masks.
 
     Raises:
-        JaxfairError: a loss or a weight is not finite, or there are fewer devices.
+        JaxfairError: a loss or a weight is not finite, there are fewer devices, the module has other classes than the
+            data, or the training is impossible or has a teacher's weight.
     """
     sharing.check(devices, config.sparse_train.batch_size)
+    fit.check_config(config.sparse_train, len(data))
+    if config.sparse_train.distillation_weight:
+        raise JaxfairError("The sparse training has no teacher; give a distillation weight of 0.")
     # Another stream than the full network's seed, which would give these weights its own initial ones.
     network = init(module, data.image_shape, int(np.random.SeedSequence([seed, 3]).generate_state(1)[0] % 2**31))
+    check_images(network, data)
     rising = pruning.sparsities(config.sparsity, config.sparse_train.epochs)
 
     def pruned(epoch: int, carry: fit.Carry) -> fit.Carry:

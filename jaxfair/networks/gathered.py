@@ -18,7 +18,7 @@ from jaxfair.errors import JaxfairError
 from jaxfair.networks import layers
 from jaxfair.networks.architectures import CNN, EPSILON, ResNet
 from jaxfair.networks.layers import Layer
-from jaxfair.networks.network import Network, fold
+from jaxfair.networks.network import Network, Takes, fold, takes_of
 from jaxfair.options import checked
 
 
@@ -32,15 +32,22 @@ class Gathered:
         kept: Positions of the units that are compared, by the number of their gate; a gate that keeps every unit is
             in ``layers`` alone, and one that keeps none is nowhere.
         comparisons: Number of ReLUs for one image.
+        takes: Images that it is a function of.
     """
 
     layers: tuple[Layer, ...]
     weights: Mapping[str, np.ndarray]
     kept: Mapping[str, np.ndarray]
     comparisons: int
+    takes: Takes
 
     def __call__(self, x: Float[Array | np.ndarray, "n h w c"]) -> Float[Array, "n classes"]:
-        """Compute logits in evaluation mode."""
+        """Compute logits in evaluation mode.
+
+        Raises:
+            JaxfairError: These are no normalized images of the size that the network takes.
+        """
+        self.takes.check(x)
         weights = {name: jnp.asarray(array) for name, array in self.weights.items()}
         return layers.run(self.layers, weights, self.kept, jnp.asarray(x))[-1]
 
@@ -74,7 +81,8 @@ def gathered(network: Network) -> Gathered:
     graph = _Graph([], {}, {}, [], params, network.batch_stats, network.masks)
     last = _cnn(graph, module) if isinstance(module, CNN) else _resnet(graph, module)
     graph.linear("dense", ("head",), last)
-    return Gathered(tuple(graph.layers), graph.weights, graph.kept, sum(graph.compared))
+    takes = takes_of(network, network.params)
+    return Gathered(tuple(graph.layers), graph.weights, graph.kept, sum(graph.compared), takes)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,18 +21,26 @@ Masks = Any  # nested dict of Float[Array, "h w c"]
 
 def unit_count(masks: Masks) -> int:
     """Return the number of units, ReLU or not."""
-    return sum(leaf.size for leaf in jax.tree.leaves(masks))
+    return sum(leaf.size for leaf in _gates(masks))
+
+
+def _gates(masks: Masks) -> list[Any]:
+    """Return the gates' arrays, or raise a JaxfairError for a network, whose weights would be counted too."""
+    if hasattr(masks, "masks"):
+        raise JaxfairError(f"A {type(masks).__name__} was given for its masks; give network.masks.")
+    return jax.tree.leaves(masks)
 
 
 @checked
 def relu_count(masks: Masks, *, threshold: float = 0.0) -> int:
     """Return the number of units whose value exceeds ``threshold`` (Cho et al. 2022 count alpha > 1e-2)."""
-    return int(sum(np.count_nonzero(np.asarray(leaf) > threshold) for leaf in jax.tree.leaves(masks)))
+    return int(sum(np.count_nonzero(np.asarray(leaf) > threshold) for leaf in _gates(masks)))
 
 
 @checked
 def full(masks: Masks, value: float) -> Masks:
     """Return masks of the same shapes, every unit set to ``value`` (1: the ReLU network, 0: affine in its input)."""
+    _gates(masks)
     return jax.tree.map(lambda leaf: jnp.full_like(leaf, value), masks)
 
 
@@ -51,8 +59,15 @@ def keep_largest(masks: Masks, budget: int) -> Masks:
 
 @checked
 def keep_random(masks: Masks, budget: int, key: Key[Array, ""]) -> Masks:
-    """Return a 0/1 mask with exactly ``budget`` units chosen uniformly at random: the baseline for any method."""
+    """Return a 0/1 mask with exactly ``budget`` units chosen uniformly at random: the baseline for any method.
+
+    Raises:
+        JaxfairError: ``budget`` is not between 0 and the number of units, or the key is none of ``jax.random``.
+    """
     units = unit_count(masks)
+    kind = getattr(key, "dtype", None)
+    if kind is None or not (jnp.issubdtype(kind, jax.dtypes.prng_key) or (kind == jnp.uint32 and key.shape == (2,))):
+        raise JaxfairError("The random key is none; give jax.random.key(seed).")
     check_budget(budget, units)
     return _largest(masks, np.asarray(jax.random.uniform(key, (units,))), budget)
 
@@ -70,6 +85,7 @@ def _largest(masks: Masks, values: np.ndarray, budget: int) -> Masks:
 @checked
 def above(masks: Masks, threshold: float = 1e-2) -> Masks:
     """Return the 0/1 mask of the units above ``threshold``: the authors' rule, which overshoots below the budget."""
+    _gates(masks)
     return jax.tree.map(lambda leaf: (leaf > threshold).astype(leaf.dtype), masks)
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import zlib
 from collections.abc import Callable, Sequence
 from functools import cache, partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -176,7 +176,7 @@ def _folded_logits(network: Network, params: Any, x: Float[Array, "n h w c"]) ->
     # Emulated arithmetic rounds the kernels as they are; before a preactivation's norm there is a sum.
     if not isinstance(module, ResNet) or module.block == "preactivation" or module.arithmetic != "native":
         return _logits(network, params, x)
-    _check_shape(network, params, np.shape(x))
+    takes_of(network, params).check(x)
     variables = {"params": fold(params, network.batch_stats), "masks": network.masks}
     logits = module.apply(variables, x, train=False, folded=True)
     assert isinstance(logits, jax.Array)
@@ -184,7 +184,7 @@ def _folded_logits(network: Network, params: Any, x: Float[Array, "n h w c"]) ->
 
 
 def _logits(network: Network, params: Any, x: Float[Array, "n h w c"]) -> Float[Array, "n classes"]:
-    _check_shape(network, params, np.shape(x))
+    takes_of(network, params).check(x)
     variables = {"params": params, "batch_stats": network.batch_stats, "masks": network.masks}
     logits = network.module.apply(variables, x, train=False)
     assert isinstance(logits, jax.Array)
@@ -210,7 +210,7 @@ def fold(params: Any, batch_stats: Any) -> Any:
             norm = name.replace("conv", "norm")
             slope = params[norm]["scale"] / jnp.sqrt(batch_stats[norm]["var"] + EPSILON)
             bias = params[norm]["bias"] - batch_stats[norm]["mean"] * slope
-            folded[name] = {"kernel": entry["kernel"] * slope, "bias": bias}
+            folded[name] = {"kernel": entry["kernel"] * jnp.broadcast_to(slope, entry["kernel"].shape), "bias": bias}
         elif "norm" not in name:
             folded[name] = fold(entry, batch_stats[name]) if name in batch_stats else entry
     return folded
@@ -218,30 +218,53 @@ def fold(params: Any, batch_stats: Any) -> Any:
 
 def check_images(network: Network, data: Dataset) -> None:
     """Raise a JaxfairError if the network cannot take these images or does not have their classes."""
-    h, w, c = data.image_shape
-    size, channels, fits = _takes(network, network.params, (h, w, c))
-    if not fits or network.module.num_classes != len(data.class_names):
+    (h, w, c), takes = data.image_shape, takes_of(network, network.params)
+    if not takes.fits((h, w, c)) or network.module.num_classes != len(data.class_names):
         raise JaxfairError(
-            f"The network takes {size} images with {channels} channels and {network.module.num_classes} classes, "
-            f"but '{data.name}' has {h}x{w} with {c} and {len(data.class_names)}; initialise one for this data."
+            f"The network takes {takes.size} images with {takes.channels} channels and {network.module.num_classes} "
+            f"classes, but '{data.name}' has {h}x{w} with {c} and {len(data.class_names)}; initialise one for this "
+            "data."
+        )
+    if not (np.isfinite(data.mean).all() and np.isfinite(data.std).all()):
+        raise JaxfairError(
+            f"The images of '{data.name}' have no channel statistics yet; give loaded.split() or loaded.train instead "
+            "of loaded.parts."
         )
 
 
-def _check_shape(network: Network, params: Any, shape: tuple[int, ...]) -> None:
-    size, channels, fits = _takes(network, params, shape[1:])
-    if not fits:
-        raise JaxfairError(
-            f"The network takes {size} images with {channels} channels, but its input has shape {shape}; give "
-            "(images, height, width, channels)."
-        )
+class Takes(NamedTuple):
+    """What images a network takes: as high and wide as its first gate, before a stride, and of so many channels."""
+
+    height: int
+    width: int
+    stride: int
+    channels: int
+
+    @property
+    def size(self) -> str:
+        """Height and width in words."""
+        return f"{self.height * self.stride}x{self.width * self.stride}"
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Return whether these are height, width and channels of such images."""
+        sides = tuple(-(-side // self.stride) for side in shape[:2])
+        return len(shape) == 3 and (*sides, shape[2]) == (self.height, self.width, self.channels)
+
+    def check(self, x: Any) -> None:
+        """Raise a JaxfairError unless ``x`` is a batch of such images, normalized."""
+        if not self.fits(np.shape(x)[1:]):
+            raise JaxfairError(
+                f"The network takes {self.size} images with {self.channels} channels, but its input has shape "
+                f"{np.shape(x)}; give (images, height, width, channels)."
+            )
+        if not jnp.issubdtype(kind := jnp.result_type(x), jnp.floating):
+            raise JaxfairError(f"The network's input has type {kind}; give normalized images, data.normalize(images).")
 
 
-def _takes(network: Network, params: Any, shape: tuple[int, ...]) -> tuple[str, int, bool]:
-    """Return a network's size of images in words, its channels, and whether images of a shape are of them."""
-    stride, expected = network.module.stem_stride, jax.tree.leaves(network.masks)[0].shape[:2]
-    channels = params["stem_conv"]["kernel"].shape[-2]
-    fits = len(shape) == 3 and (*(-(-side // stride) for side in shape[:2]), shape[2]) == (*expected, channels)
-    return "x".join(str(side * stride) for side in expected), channels, fits
+def takes_of(network: Network, params: Any) -> Takes:
+    """Return what images a network with these parameters takes."""
+    height, width = jax.tree.leaves(network.masks)[0].shape[:2]
+    return Takes(height, width, network.module.stem_stride, params["stem_conv"]["kernel"].shape[-2])
 
 
 @jax.jit

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 from jaxfair import checkpoints, losses
 from jaxfair.data.dataset import Dataset
 from jaxfair.data.splits import epoch_order
-from jaxfair.errors import JaxfairError
+from jaxfair.errors import JaxfairError, warn
 from jaxfair.loops import Together, epochs
 from jaxfair.networks.network import Network, apply_train, apply_watched, check_images, predict
 from jaxfair.options import Count, Seed, check_kind, checked
@@ -301,7 +301,7 @@ def fit(
     at_once = seeds_at_once(seeds, devices) if at_once is None else at_once
     if at_once > 1 and devices > 1 and jax.process_count() > 1:
         raise JaxfairError(f"{at_once} seeds at once cannot be shared by several processes; leave at_once out.")
-    _check(networks, data, config, seeds, order_seeds, teachers, kept, attention, progress_dirs, at_once, stopping)
+    check(networks, data, config, seeds, order_seeds, teachers, kept, attention, progress_dirs, at_once, stopping)
     given = networks, data, config, seeds, order_seeds, teachers, kept, attention, progress_dirs, on_epoch, at_once
     return _fit_chunks(*given, devices, stopping)
 
@@ -468,7 +468,19 @@ def _watch(
     return Best(kept, loss, epochs_of), found
 
 
-def _check(
+def _check_held_out(validation: Dataset, data: Dataset) -> None:
+    """Raise a JaxfairError unless there are validation images; warn if those to train on are normalized otherwise."""
+    if not len(validation):
+        raise JaxfairError("There are no validation images, which decide when training stops; give some.")
+    pairs = (validation.mean, data.mean), (validation.std, data.std)
+    if not all(np.array_equal(one, other) for one, other in pairs):
+        warn(
+            f"The validation images '{validation.name}' have other channel statistics than those to train on; give "
+            "them the same: make_dataset(..., statistics=(train.mean, train.std))."
+        )
+
+
+def check(
     networks: Sequence[Network],
     data: Dataset,
     config: TrainConfig,
@@ -481,6 +493,7 @@ def _check(
     at_once: int,
     stopping: Stopping | None,
 ) -> None:
+    """Raise a JaxfairError unless ``fit`` can take these arguments."""
     given = {"seeds": seeds, "order_seeds": order_seeds, "teachers": teachers, "kept": kept}
     given["progress_dirs"] = progress_dirs
     for name, values in given.items():
@@ -505,7 +518,10 @@ def _check(
     if stopping is not None:
         check_kind("Stopping.validation", stopping.validation, Dataset)
         check_kind("Stopping.patience", stopping.patience, Count)
+        _check_held_out(stopping.validation, data)
     for network in [*networks, *(teachers or [])]:
         check_images(network, data)
+        if stopping is not None:
+            check_images(network, stopping.validation)
     check_config(config, len(data))
     mitigate.check_config(config.mitigation, len(data.group_names))

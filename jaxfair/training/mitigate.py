@@ -14,7 +14,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from jaxfair.errors import JaxfairError
-from jaxfair.margins import softmax_gap
+from jaxfair.margins import gap
 from jaxfair.training.config import Distance, Method, MitigationConfig
 
 LAGRANGIAN: tuple[Method, ...] = ("lagrangian", "lagrangian-detached", "lagrangian-published")
@@ -181,7 +181,7 @@ def boundary_distance(logits: Float[Array, "b c"] | None, distance: Distance) ->
         raise JaxfairError("Mitigation 'alignment' compares distances to the decision boundary; pass logits=.")
     if distance == "impurity":
         return 1 - jnp.sum(jax.nn.softmax(logits) ** 2, axis=1)
-    return softmax_gap(logits)
+    return gap(logits)
 
 
 def cvar(loss: Float[Array, " b"], level: float) -> Float[Array, ""]:

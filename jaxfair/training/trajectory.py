@@ -22,7 +22,7 @@ from jaxfair.options import Seed, checked
 from jaxfair.training import mitigate, sharing
 from jaxfair.training.batches import Fixed, answered, run_batches
 from jaxfair.training.config import TrainConfig
-from jaxfair.training.fit import TrainStep, begin, make_step
+from jaxfair.training.fit import TrainStep, begin, check, make_step
 
 SKETCH_SIZE = 4096
 
@@ -55,8 +55,12 @@ def first_steps(
         An iterator over the steps, each with the network after it; it raises a JaxfairError where a loss is not finite.
 
     Raises:
-        JaxfairError: The steps do not ascend or the training does not have so many, or there are fewer devices.
+        JaxfairError: The steps do not ascend or the training does not have so many, there are fewer devices, or ``fit``
+            would refuse network, images, configuration or teacher.
     """
+    order = seed if order_seed is None else order_seed
+    teachers = None if teacher is None else [teacher]
+    check([network], data, config, [seed], [order], teachers, None, 0.0, None, 1, None)
     step, wanted = make_step(config, data), list(steps)
     last = step.steps_per_epoch * config.epochs
     if wanted != sorted(set(wanted)) or not wanted or not 1 <= wanted[0] <= wanted[-1] <= last:
@@ -65,7 +69,6 @@ def first_steps(
             "training."
         )
     sharing.check(devices, config.batch_size)
-    order = seed if order_seed is None else order_seed
     return _after_steps(network, data, config, step, wanted, seed, order, teacher, devices)
 
 

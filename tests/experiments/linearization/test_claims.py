@@ -14,6 +14,7 @@ from experiments.analyses import quantities
 from experiments.analyses import results as arrays
 from experiments.analyses.results import Results
 from experiments.linearization.claims import claims
+from experiments.linearization.page import answer
 from experiments.reporting.sampling import FREE
 from experiments.reporting.tables import write_csv
 from experiments.reporting.verdicts import Claim, markdown, rows
@@ -161,6 +162,13 @@ def mitigation_helps(results: Results, effect: np.ndarray) -> Made:
     return split(without, 16.0 - 10 * effect, np.ones(SEEDS), MITIGATED, DROP), 10 * effect
 
 
+def mitigation_helps_everywhere(results: Results, effect: np.ndarray) -> Made:
+    for base, helped in (("SNL 50", 15 * effect), ("SNL 200", 5 * effect)):
+        results = split(results, np.full(SEEDS, 16.0), np.ones(SEEDS), base, DROP)
+        results = split(results, 16.0 - helped, np.ones(SEEDS), MITIGATED.replace("SNL 50", base), DROP)
+    return results, 10 * effect
+
+
 def accurate(results: Results, label: str, accuracy: np.ndarray) -> Results:
     """Let a network be right on so large a share of the test images."""
     correct = (np.arange(5 * IMAGES) < np.round(5 * IMAGES * accuracy)[:, None]).astype(float)
@@ -211,6 +219,13 @@ def distance_grows(labels: Sequence[str], results: Results, effect: np.ndarray) 
     far = {label: 10.0 + rank for label, rank in zip(labels, ranks.T, strict=True)}
     moved = (v._replace(parameter_distance=far.get(v.label, v.parameter_distance)) for v in results.variants)
     return results._replace(variants=tuple(moved)), expected
+
+
+def distance_beyond_control(results: Results, effect: np.ndarray) -> Made:
+    control = results.variants[0]._replace(label="Control", parameter_distance=np.full(SEEDS, 8.0))
+    moved = {"control": control, "parameter_distance": 8.0 * 2**effect}
+    variants = (v._replace(**moved) if v.label == "SNL 50" else v for v in results.variants)
+    return results._replace(variants=tuple(variants)), effect
 
 
 def accuracy_by(name: str, sign: int, results: Results, effect: np.ndarray) -> Made:
@@ -296,6 +311,7 @@ CASES: dict[str, Callable[[Results, np.ndarray], Made]] = {
     "accuracy_kept": accuracy_kept,
     "distance_grows": partial(distance_grows, FEWER),
     "distance_grows_random": partial(distance_grows, RANDOM),
+    "distance_beyond_control": distance_beyond_control,
     "gradient_norm_rises": partial(over_budgets, ("Full network", *FEWER), "gradient_norm", 1),
     "top_eigenvalue_rises": partial(over_budgets, ("Full network", *FEWER), "top_eigenvalue", 1),
     "accuracy_by_gradient_norm": partial(accuracy_by, "gradient_norm", -1),
@@ -323,6 +339,7 @@ CASES: dict[str, Callable[[Results, np.ndarray], Made]] = {
     "bound_first_foretells_loss": partial(term, "gradient_norm"),
     "bound_second_foretells_loss": partial(term, "top_eigenvalue"),
     "mitigation_helps (lagrangian (mu 0.01))": mitigation_helps,
+    "mitigation_helps_everywhere (lagrangian (mu 0.01))": mitigation_helps_everywhere,
     "mitigation_narrows (lagrangian (mu 0.01))": mitigation_narrows,
     "mitigation_cheap (lagrangian (mu 0.01))": mitigation_cheap,
     "mitigation_spares (lagrangian (mu 0.01))": mitigation_spares,
@@ -334,6 +351,7 @@ CASES: dict[str, Callable[[Results, np.ndarray], Made]] = {
 
 OF_IMAGES = {"small_lose_more", "smallest_several_times", "large_unharmed", "snl_milder", "snl_steadier"}
 OF_IMAGES |= {"mitigation_helps (lagrangian (mu 0.01))", "mitigation_cheap (lagrangian (mu 0.01))", "snl_beats_random"}
+OF_IMAGES |= {"mitigation_helps_everywhere (lagrangian (mu 0.01))"}
 OF_IMAGES |= {"mitigation_spares (lagrangian (mu 0.01))", "accuracy_kept"}
 OF_IMAGES |= {"balanced_lose_alike", "imbalance_matters", "harm_reverses"}
 
@@ -630,3 +648,40 @@ def test_tables_of_claims(tmp_path: Path, results: Results) -> None:
     assert {row["value"] for row in made if row["seeds"] == 0} == {None}
     write_csv(tmp_path / "claims.csv", made)
     assert (tmp_path / "claims.csv").read_text().startswith("name,statement,statistic,value,low,high,seeds,verdict")
+
+
+def test_a_trend_is_counted_from_the_controls(results: Results) -> None:
+    """Norms that grow as ReLUs go, in networks and in controls that were trained as long: that is training."""
+    alone, _ = over_budgets(("Full network", *FEWER), "gradient_norm", 1, results, np.ones(SEEDS))
+    assert by_name(claims(alone))["gradient_norm_rises"].value > 0.9
+    grown = {v.label: v._replace(control=v._replace(label=f"Control of {v.label}")) for v in alone.variants}
+    same = alone._replace(variants=tuple(grown[v.label] if v.label in FEWER else v for v in alone.variants))
+    claim = by_name(claims(same))["gradient_norm_rises"]
+    assert (claim.value, claim.verdict) == (0, NOT_SHOWN)
+    assert "each against its control" in claim.note
+
+
+def test_drops_that_hardly_grow_are_too_small_to_matter(results: Results) -> None:
+    for step, verdict in ((0.1, "too small to matter"), (2.0, "supported")):
+        made = results
+        for rank, label in enumerate(FEWER):
+            drops = np.full(SEEDS, 10.0 + step * rank)
+            made = split(made, drops, np.zeros(SEEDS), label, DROP)
+        claim = by_name(claims(made))["harm_grows"]
+        assert (claim.value, claim.verdict) == (1, verdict)
+
+
+def test_the_answer_says_no_more_than_the_finding(results: Results) -> None:
+    made, _ = small_lose_more(results, np.array(EFFECTS["supported"]))
+    found = claims(made)
+    claim = by_name(found)["small_lose_more"]
+    for verdict, said in (
+        ("supported", "than the others ("),
+        (UNCORRECTED, "within noise if corrected with the findings below"),
+        (NOT_SHOWN, "within noise"),
+        ("too small to matter", "too little to matter"),
+    ):
+        judged = [claim._replace(verdict=verdict) if one is claim else one for one in found]
+        together = answer(made, judged).rpartition("Together, ")[2]
+        assert said in together
+        assert ("within noise" in together) == ("noise" in said)
