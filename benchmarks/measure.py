@@ -30,7 +30,11 @@ from jaxfair.errors import JaxfairError
 
 TIMED = ("products", "training", "report", "density", "margins")
 OPERATIONS = (*TIMED, "eigenvalues", "memory", "scaling", "cache", "profile")
-LIMITS = {"products": 1e-3, "training": 1e-3, "report": 3e-2, "density": 1e-2, "margins": 2e-2}
+STEPPED = 3e-2
+"""Relative L2 distance between training steps at which nothing is timed. Batch norm moves every unit, some across a
+kink: of ResNet-18 of width 16 PyTorch's own steps in float32 differ from its step in float64 by 1.4e-3 and 7.3e-3 in
+its two layouts, and ours by 1.0e-2."""
+LIMITS = {"products": 1e-3, "training": STEPPED, "report": 3e-2, "density": 1e-2, "margins": 2e-2}
 """Relative L2 distance between answers at which nothing is timed. DeepFool's paths part on a few examples."""
 KINKED = 1e-2
 """The same for derivatives of networks with ReLUs. A few of a batch's millions of units are within rounding of their
@@ -58,7 +62,7 @@ def check(problem: Problem, jobs: dict[str, dict[str, Job]], missing: dict[str, 
     agreement = {}
     for operation, found in jobs.items():
         for quantity, distance in disagreement(_answers(found, {} if missing is None else missing)).items():
-            kinked = operation in ("products", "training") and quantity != "logits" and problem.spec.kind != "gpt"
+            kinked = operation == "products" and quantity != "logits" and problem.spec.kind != "gpt"
             limit = KINKED if kinked else LIMITS[operation]
             if distance > limit:
                 raise JaxfairError(

@@ -51,15 +51,15 @@ there are, copies shifted by one to three pixels follow.
 
 STARTS = """## Start vectors
 
-Products until the largest Hessian eigenvalue is within {target:g} of the true one, a mean over the five groups of
-{title}; what a start takes itself is counted in. Load on a machine changes nothing here, and no stopping rule has a
-part in it. Counted by `{command}`.
+Products until the largest Hessian eigenvalue is within {target:g} of the true one, a mean over five groups, what a start
+takes itself counted in: {title}. Load on a machine changes nothing here, and no stopping rule has a part in it.
+Counted by `{command}`.
 
 {table}
-A Gauss-Newton eigenvector takes more than it saves. The vector of a network nearby saves products, that of one far away
-wastes them: the directions of a network before its ReLUs are taken away are not those after. Studies therefore keep
-their start, by which also no run depends on another's; who follows one network over its epochs gives
-`group_curvature(..., starts=)` the vectors of the epoch before.
+A Gauss-Newton eigenvector takes more than it saves, and the vector of another group now this, now that. The vector of a
+network nearby saves products, that of one far away wastes them: the directions of a network before its ReLUs are taken
+away are not those after. Studies therefore keep their start, by which also no run depends on another's; who follows one
+network over its epochs gives `group_curvature(..., starts=)` the vectors of the epoch before.
 """
 
 TRIED = """## Tried and left out

@@ -133,8 +133,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     jax.config.update("jax_default_matmul_precision", "highest")
     try:
         words = ["python", "-m", "benchmarks.starts", *(sys.argv[1:] if arguments is None else arguments)]
-        found = {"command": shlex.join(words), **measure(problems.load(chosen.problem, chosen.cache))}
-        found |= {**hardware.describe(), **runs.environment()}
+        found = measure(problems.load(chosen.problem, chosen.cache))
+        found |= {**hardware.describe(), **runs.environment(), "command": shlex.join(words)}
         if chosen.out is not None:
             chosen.out.parent.mkdir(parents=True, exist_ok=True)
             runs.write_json(chosen.out, found)
