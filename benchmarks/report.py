@@ -51,8 +51,8 @@ there are, copies shifted by one to three pixels follow.
 
 STARTS = """## Start vectors
 
-Products until the largest Hessian eigenvalue is within {target:g} of the true one, a mean over five groups, what a start
-takes itself counted in: {title}. Load on a machine changes nothing here, and no stopping rule has a part in it.
+Products until the largest Hessian eigenvalue is within {target:g} of the true one, a mean over five groups, what a
+start takes itself counted in: {title}. Load on a machine changes nothing here, and no stopping rule has a part in it.
 Counted by `{command}`.
 
 {table}
