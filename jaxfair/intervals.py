@@ -284,6 +284,10 @@ def drop_estimate(before: np.ndarray, after: np.ndarray, group: np.ndarray | Non
     return over_seeds_and_examples(tables, [1 / len(tables)] * len(tables))
 
 
+POSSIBLE = {"positive": (0.0, np.inf), "share": (0.0, 1.0), "correlation": (-1.0, 1.0), "percent": (-np.inf, 100)}
+"""Between what a quantity of each scale lies; a real one may be anything."""
+
+
 def students_t(freedom: float, level: float = 0.95) -> float:
     """Return how many standard errors an interval by Student's t reaches to either side."""
     from scipy.stats import t
@@ -319,8 +323,32 @@ def of_mean(values: np.ndarray, scale: Scale = "real", level: float = 0.95, resa
     studentised = np.concatenate(found)
     studentised = studentised[np.isfinite(studentised)]  # a sample of one example drawn again and again has no spread
     ends = np.quantile(studentised, [(1 + level) / 2, (1 - level) / 2]) * _unknown_spread(apart, level)
-    possible = {"positive": (0.0, np.inf), "share": (0.0, 1.0), "correlation": (-1.0, 1.0), "percent": (-np.inf, 100.0)}
-    return Interval(*np.clip(mean - ends * values.std(ddof=1), *possible.get(scale, (-np.inf, np.inf))))
+    return Interval(*np.clip(mean - ends * values.std(ddof=1), *POSSIBLE.get(scale, (-np.inf, np.inf))))
+
+
+def of_mean_over_runs(table: np.ndarray, scale: Scale = "real", level: float = 0.95) -> Interval:
+    """Return the interval of a mean of skewed numbers, such as losses, over runs and the examples that all of them have.
+
+    The ends are those of ``of_mean`` for the examples' means over runs, and what the runs add lies at right angles to
+    them: ``sqrt(e^2 + t^2 V)``, with ``V`` the runs' own part of the mean's variance. Student's t for both together
+    misses the skewness, and covers 89 to 90 % of 60 examples that networks are mostly right for
+    (``tests/test_intervals.py``).
+
+    Args:
+        table: one number for each run and example, shape (runs, examples).
+        scale: where the mean can lie; the ends are cut off there.
+        level: of the interval.
+    """
+    by_example, runs = table.mean(axis=0), len(table)
+    ends = of_mean(by_example, scale, level)
+    if runs == 1:
+        return ends
+    both = over_seeds_and_examples([table])
+    own = max(float(both.variance) - by_example.var(ddof=1) / len(by_example), 0.0)
+    reach, value = students_t(runs - 1, level) * np.sqrt(own), by_example.mean()
+    least, most = POSSIBLE.get(scale, (-np.inf, np.inf))
+    low = value - np.hypot(value - ends.low, reach)
+    return Interval(*(np.clip(end, least, most) for end in (low, value + np.hypot(ends.high - value, reach))))
 
 
 def _unknown_spread(apart: np.ndarray, level: float) -> float:

@@ -81,21 +81,13 @@ def table_of_losses(some: Sequence[Answers]) -> np.ndarray | None:
 def mean_losses(table: np.ndarray | None, member: Sequence[np.ndarray], scale: intervals.Scale = "positive") -> Measure:
     """Return the mean loss of each group, from losses or their paired differences of shape (runs, examples).
 
-    Of one run by the studentised bootstrap, since losses are skewed; of several by Student's t over runs and examples.
-    NaN where there are no losses, and without an interval for less than ``intervals.FEW`` examples.
+    By the studentised bootstrap, since losses are skewed, and over the runs, where there are several. NaN where there
+    are no losses, and without an interval for less than ``intervals.FEW`` examples.
     """
     nothing = np.full(len(member), np.nan)
     if table is None:
         return Measure(nothing, nothing, nothing)
-    if len(table) == 1:
-        ends = [intervals.of_mean(table[0, of], scale) for of in member]
-    else:
-        enough = [of.sum() >= intervals.FEW for of in member]
-        ends = [
-            intervals.over_seeds_and_examples([table[:, of]]).interval(scale=scale) if known else (np.nan, np.nan)
-            for of, known in zip(member, enough, strict=True)
-        ]
-    low, high = np.array(ends, float).T
+    low, high = np.array([intervals.of_mean_over_runs(table[:, of], scale) for of in member], float).T
     return Measure(np.array([table[:, of].mean() for of in member]), low, high)
 
 

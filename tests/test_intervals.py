@@ -19,6 +19,7 @@ from jaxfair.intervals import (
     holm,
     judge_together,
     of_mean,
+    of_mean_over_runs,
     over_seeds,
     over_seeds_and_examples,
     over_seeds_of_ranks,
@@ -317,6 +318,62 @@ def test_a_means_interval_covers(what: str, margin: float, count: int) -> None:
     covered = mean_covered(what, margin, count, 2000)
     print(f"{what}, margin {margin}, {count} examples: {100 * covered:.1f} %")
     assert 0.925 <= covered <= 0.97
+
+
+def losses_of_runs(rng: np.random.Generator, runs: int, count: int, margin: float) -> np.ndarray:
+    """Return losses, shape (runs, examples), of examples that are hard, runs that are good, and chance."""
+    own, run = 1.5 * rng.normal(size=(1, count)), 0.3 * rng.normal(size=(runs, 1))
+    return np.logaddexp(0, -(margin + own + run + 0.7 * rng.normal(size=(runs, count))))
+
+
+def test_the_runs_noise_is_added_to_the_examples() -> None:
+    """One run has the examples' interval, runs that agree have it too, and runs that do not a wider one."""
+    row = losses_of_runs(np.random.default_rng(0), 1, 60, 2.0)
+    alone = of_mean(row[0], "positive")
+    np.testing.assert_array_equal(of_mean_over_runs(row, "positive"), alone)
+    np.testing.assert_allclose(of_mean_over_runs(np.repeat(row, 3, axis=0), "positive"), alone, rtol=1e-12)
+    apart = row * np.array([[0.5], [1.0], [1.5]])
+    low, high = of_mean_over_runs(apart, "positive")
+    assert 0 <= low < alone.low < alone.high < high
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [60, 300])
+@pytest.mark.parametrize("runs", [3, 5, 10])
+@pytest.mark.parametrize("margin", [1.0, 3.0, 5.0])
+def test_the_interval_of_a_mean_loss_over_runs_covers(margin: float, runs: int, count: int) -> None:
+    """Nominal 95 %: 93 to 98.5; runs and examples are drawn anew."""
+    rng, hits, times = np.random.default_rng(0), 0, 1000
+    truth = np.mean([losses_of_runs(rng, 1, 2000, margin).mean() for _ in range(4000)])
+    for _ in range(times):
+        low, high = of_mean_over_runs(losses_of_runs(rng, runs, count, margin), "positive")
+        hits += bool(low <= truth <= high)
+    print(f"margin {margin}, {runs} runs, {count} examples: {100 * hits / times:.1f} %")
+    assert 0.92 <= hits / times <= 0.99
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("noise", [0.2, 0.6])
+@pytest.mark.parametrize("seeds", [5, 10])
+@pytest.mark.parametrize("items", [3, 5, 10])
+def test_the_interval_of_a_rank_correlation_over_seeds_covers(items: int, seeds: int, noise: float) -> None:
+    """Nominal 95 %: 93.5 to 96.5 of five items and more; the most of three, whose correlations are four numbers."""
+    rng, hits, times = np.random.default_rng(0), 0, 2000
+
+    def correlations(x: np.ndarray, y: np.ndarray, count: int) -> np.ndarray:
+        ranks = [stats.rankdata(v + noise * rng.normal(size=(count, items)), axis=1) - (items + 1) / 2 for v in (x, y)]
+        return (ranks[0] * ranks[1]).sum(axis=1) * 12 / (items**3 - items)
+
+    for _ in range(20):  # groups whose quantities go together, more or less
+        x = rng.normal(size=items)
+        y = 0.7 * x + 0.7 * rng.normal(size=items)
+        truth = correlations(x, y, 20_000).mean()
+        for _ in range(times // 20):
+            seen = np.round(correlations(x, y, seeds), 12)
+            low, high = over_seeds_of_ranks(seen, items).interval(scale="correlation")
+            hits += bool(low - 1e-9 <= truth <= high + 1e-9)
+    print(f"{items} items, {seeds} seeds, noise {noise}: {100 * hits / times:.1f} %")
+    assert 0.925 <= hits / times <= (0.999 if items == 3 else 0.975)
 
 
 @pytest.mark.slow

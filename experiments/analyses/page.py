@@ -121,8 +121,8 @@ def seeds_sentence(results: Results) -> str:
         return "One seed: 95 % intervals are over test images alone; what is no mean over these has none."
     splits = "seeds, each with a split of its own," if results.splits == seeds else "seeds on one split"
     return (
-        f"95 % intervals: of accuracies, drops, losses and distances over {seeds} {splits} and the test images, and so "
-        "of what is free of sampling; of all else over seeds."
+        f"95 % intervals: of accuracies, drops, losses, distances and what is free of sampling over {seeds} {splits} "
+        "and the test images; of all else over seeds."
     )
 
 
