@@ -284,7 +284,8 @@ def drop_estimate(before: np.ndarray, after: np.ndarray, group: np.ndarray | Non
     return over_seeds_and_examples(tables, [1 / len(tables)] * len(tables))
 
 
-POSSIBLE = {"positive": (0.0, np.inf), "share": (0.0, 1.0), "correlation": (-1.0, 1.0), "percent": (-np.inf, 100)}
+POSSIBLE = {"positive": (0.0, np.inf), "share": (0.0, 1.0), "correlation": (-1.0, 1.0)}
+POSSIBLE |= {"percent": (-np.inf, 100.0)}
 """Between what a quantity of each scale lies; a real one may be anything."""
 
 
@@ -327,7 +328,7 @@ def of_mean(values: np.ndarray, scale: Scale = "real", level: float = 0.95, resa
 
 
 def of_mean_over_runs(table: np.ndarray, scale: Scale = "real", level: float = 0.95) -> Interval:
-    """Return the interval of a mean of skewed numbers, such as losses, over runs and the examples that all of them have.
+    """Return the interval of a mean of skewed numbers, such as losses, over runs and examples that are the same in all.
 
     The ends are those of ``of_mean`` for the examples' means over runs, and what the runs add lies at right angles to
     them: ``sqrt(e^2 + t^2 V)``, with ``V`` the runs' own part of the mean's variance. Student's t for both together
