@@ -169,3 +169,25 @@ def test_what_does_not_fit_is_refused() -> None:
         taylor.agreement(np.ones((2, 1)), np.ones((2, 1)))
     with pytest.raises(JaxfairError, match="give 'fixed' or 'free'"):
         frozen(init(CNN(3, (2,)), (4, 4, 1), seed=0), masks="loose")  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("noise", [0.1, 0.5])
+@pytest.mark.parametrize("runs", [3, 5, 10])
+def test_how_far_the_interval_of_r2_covers(runs: int, noise: float) -> None:
+    """Nominal 95 %: 85 to 93, too few, since R2 of few items is skewed; the docs say so."""
+    rng, hits, times = np.random.default_rng(0), 0, 1000
+    base = rng.normal(size=5)
+
+    def draw(count: int) -> tuple[np.ndarray, np.ndarray]:
+        seen = base + 0.5 * rng.normal(size=(count, 5))
+        return 0.8 * seen + noise * rng.normal(size=(count, 5)), seen
+
+    told, seen = draw(200_000)
+    spread = ((seen - seen.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
+    truth = np.mean(1 - ((seen - told) ** 2).sum(axis=1) / spread)
+    for _ in range(times):
+        low, high = taylor.agreement(*draw(runs)).r2_interval
+        hits += bool(low <= truth <= high)
+    print(f"R2, {runs} runs, noise {noise}: {100 * hits / times:.1f} %")
+    assert 0.82 <= hits / times <= 0.97
