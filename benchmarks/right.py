@@ -102,12 +102,12 @@ def _moments(product: GroupOperator, vector: jax.Array, wanted: np.ndarray) -> f
 def _distances() -> float:
     """Return the largest error of a distance by DeepFool, against Foolbox's without what that adds to a step."""
     reference = _read("deepfool")
-    network = as_pytree(_convolutional, _tree(reference, "params/"))
+    network = as_pytree(convolutional, _tree(reference, "params/"))
     found = margins.deepfool(network, jnp.asarray(reference["images"]))
     return float(np.abs(np.asarray(found.distance, float) / reference["exact"] - 1).max())
 
 
-def _convolutional(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+def convolutional(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
     """Compute the network of ``make_deepfool_reference.py``."""
     conv = partial(jax.lax.conv_general_dilated, padding=[(1, 1), (1, 1)], dimension_numbers=("NHWC", "HWIO", "NHWC"))
     x = jax.nn.relu(conv(x, params["conv1"], (1, 1)) + params["bias1"])

@@ -1,7 +1,6 @@
 """DeepFool against closed forms and Foolbox; programs, chunks and transformations of every distance."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -14,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax.tree_util import Partial
 
+from benchmarks.right import convolutional
 from jaxfair import margins, networks
 from jaxfair.curvature.programs import as_pytree
 from jaxfair.errors import JaxfairError
@@ -36,15 +36,6 @@ from tests.margin_cases import (
 )
 
 OVERSHOOT = 0.02
-
-
-def convolutional(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
-    """Compute the network of ``make_deepfool_reference.py``."""
-    conv = partial(jax.lax.conv_general_dilated, padding=[(1, 1), (1, 1)], dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    x = jax.nn.relu(conv(x, params["conv1"], (1, 1)) + params["bias1"])
-    x = jax.nn.relu(conv(x, params["conv2"], (2, 2)) + params["bias2"])
-    x = jax.nn.relu(x.reshape(len(x), -1) @ params["dense3"] + params["bias3"])
-    return x @ params["dense4"] + params["bias4"]
 
 
 @few

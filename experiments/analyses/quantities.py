@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.analyses.results import CURVATURE, DROP, HARM, Results, Variant
 from experiments.reporting import comparisons, series
-from experiments.reporting.sampling import FREE, free_of_sampling
+from experiments.reporting.sampling import FREE, free_of_sampling, in_blocks
 from experiments.reporting.series import UNKNOWN, Estimate, over_seeds, shares
 from jaxfair import intervals
 from jaxfair.groups import relative_drop
@@ -28,16 +28,13 @@ def measured(variant: Variant, name: str, results: Results | None = None) -> Est
     scale: Scale = "positive" if positive else "real"
     if results is None:
         return over_seeds(values, scale)
-    if name in variant.examples:
-        tables = [variant.examples[name][:, results.group == g] for g in range(values.shape[1])]
-        if all((np.isfinite(table).sum(axis=1) > 1).all() for table in tables):
-            found = [over_seeds_and_examples([table]) for table in tables]
-            means = values.mean(axis=0)
-            return series.stack([series.of(e._replace(value=v), scale) for e, v in zip(found, means, strict=True)])
+    if tables := in_images(results, variant, name):
+        found, means = [over_seeds_and_examples([table]) for table in tables], values.mean(axis=0)
+        return series.stack([series.of(e._replace(value=v), scale) for e, v in zip(found, means, strict=True)])
     common, found = overlap(results, variant), intervals.over_seeds(values)
     if name in CURVATURE and common.any():
         most = len(values) * common / np.maximum(1 - common, 1 / len(values))
-        parts = [b for g in range(values.shape[1]) if (b := in_blocks(variant, name, g)) is not None]
+        parts = [b for g in range(values.shape[1]) if (b := in_blocks(variant.parts, name, g)) is not None]
         if len(parts) == values.shape[1]:
             own = [np.nanvar(blocks, axis=1, ddof=1) / np.isfinite(blocks).sum(axis=1) for blocks in parts]
             most = common * np.array([of.mean() for of in own]) / np.maximum(found.variance, 1e-300)
@@ -45,18 +42,15 @@ def measured(variant: Variant, name: str, results: Results | None = None) -> Est
     return series.of(found, scale)
 
 
-def in_blocks(variant: Variant, name: str, group: int) -> np.ndarray | None:
-    """Return a group's blocks of images, shape (seeds, blocks), whose spread is the noise of a norm or an eigenvalue.
-
-    None where these were not measured, or are too few.
-    """
-    if name not in variant.parts:
+def in_images(results: Results, variant: Variant, name: str) -> list[np.ndarray] | None:
+    """Return a quantity of each group's test images, shape (seeds, images); None where they are unknown or too few."""
+    if name not in variant.examples:
         return None
-    blocks = variant.parts[name][:, group]
-    blocks = blocks[:, np.isfinite(blocks).any(axis=0)]
-    return blocks if (np.isfinite(blocks).sum(axis=1) > 1).all() else None
+    tables = [variant.examples[name][:, results.group == g] for g in range(len(results.groups.names))]
+    return tables if all((np.isfinite(table).sum(axis=1) > 1).all() for table in tables) else None
 
 
+@functools.lru_cache(maxsize=256)  # each quantity asks again
 def overlap(results: Results, variant: Variant) -> np.ndarray:
     """Return which share of a seed's test images of each group another seed tests too, on average; 0 on one split.
 

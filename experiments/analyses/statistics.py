@@ -11,7 +11,7 @@ from experiments.analyses.quantities import drop_values, has_drop
 from experiments.analyses.results import Results, Variant
 from experiments.reporting import series
 from experiments.reporting.comparisons import SELDOM
-from experiments.reporting.sampling import FREE, PLAIN, SAID
+from experiments.reporting.sampling import FREE, PLAIN, SAID, in_blocks
 from experiments.reporting.verdicts import (
     DISTANCE,
     POINTS,
@@ -143,15 +143,11 @@ def small_against_large(results: Results, name: str, ratio: bool) -> tuple[Measu
 
 def _difference(results: Results, network: Variant, name: str, by_seed: np.ndarray) -> Measured | np.ndarray:
     """Return small less large groups' mean of a quantity, over seeds and test images where each image's is known."""
-    if name not in network.examples:
+    tables = quantities.in_images(results, network, name)
+    if tables is None:
         return by_seed
-    tables, weights = [], []
-    for who, sign in ((small_groups(results.groups), 1), (results.groups.large, -1)):
-        tables += [network.examples[name][:, results.group == g] for g in _at(who)]
-        weights += [sign / who.sum()] * int(who.sum())
-    if not all((np.isfinite(table).sum(axis=1) > 1).all() for table in tables):
-        return by_seed
-    found = intervals.over_seeds_and_examples(tables, weights)
+    small, large = small_groups(results.groups), results.groups.large
+    found = intervals.over_seeds_and_examples(tables, (small / small.sum() - large / large.sum()).tolist())
     return Measured(found._replace(value=np.asarray(by_seed.mean())), len(by_seed))
 
 
@@ -166,7 +162,7 @@ def _log_ratio(
     whole = np.log2(means[0] / means[1])[:, None] / len(groups)
     found, common = [], quantities.overlap(results, network)
     for g, sign, mean, count in groups:
-        blocks = quantities.in_blocks(network, name, g)
+        blocks = in_blocks(network.parts, name, g)
         if blocks is None:
             raise Missing(
                 f"a group has too few test images to know its {name.replace('_', ' ')} without sampling noise"

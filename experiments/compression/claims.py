@@ -4,6 +4,7 @@ Intervals are as in ``experiments.linearization.claims``. Drops are counted from
 the full network trained on as long, and else the full network itself.
 """
 
+import functools
 from collections.abc import Sequence
 from functools import partial
 from typing import Literal, NamedTuple
@@ -74,12 +75,16 @@ def claims(analysed: Results | Sequence[Run]) -> list[Claim]:
     Raises:
         JaxfairError: the analyses do not belong together.
     """
-    results = analysed if isinstance(analysed, Results) else arrays.collect(analysed)
+    return [*_judged(analysed if isinstance(analysed, Results) else arrays.collect(analysed))]
+
+
+@functools.lru_cache(maxsize=8)  # a page and what is printed ask for them
+def _judged(results: Results) -> tuple[Claim, ...]:
     found = of_small_groups(results)
     for key, family in FAMILIES.items():
         found += [*_of_harm(results, key, family), *_of_terms(results, key, family)]
         found += imbalance.claims(results, partial(_strongest, family), f"at {family.title}", f" ({key})")
-    return corrected([*found, *_of_pruning(results)])
+    return tuple(corrected([*found, *_of_pruning(results)]))
 
 
 # fmt: off

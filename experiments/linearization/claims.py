@@ -6,6 +6,7 @@ gradient norms and eigenvalues where their sampling noise was measured; all othe
 groups are those of ``reporting.groups``, and every group counts the same in a mean over groups.
 """
 
+import functools
 from collections.abc import Sequence
 from functools import partial
 from typing import Literal
@@ -77,14 +78,18 @@ def claims(analysed: Results | Sequence[Run]) -> list[Claim]:
     Raises:
         JaxfairError: the analyses do not belong together.
     """
-    results = analysed if isinstance(analysed, Results) else arrays.collect(analysed)
+    return [*_judged(analysed if isinstance(analysed, Results) else arrays.collect(analysed))]
+
+
+@functools.lru_cache(maxsize=8)  # a page and what is printed ask for them
+def _judged(results: Results) -> tuple[Claim, ...]:
     found = [
         *_of_harm(results),
         *imbalance.claims(results, _tightest, "at the tightest SNL budget"),
         *_of_suspects(results),
         *_of_mitigation(results),
     ]
-    return corrected([*found, *_of_equal_budgets(results), *_of_groups_in_choice(results)])
+    return tuple(corrected([*found, *_of_equal_budgets(results), *_of_groups_in_choice(results)]))
 
 
 # fmt: off

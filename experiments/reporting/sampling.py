@@ -26,6 +26,24 @@ MEANINGS = {
 }
 
 
+def in_blocks(parts: Mapping[str, np.ndarray], name: str, group: int) -> np.ndarray | None:
+    """Return a group's blocks of images, shape (seeds, blocks), whose spread is the noise of a norm or an eigenvalue.
+
+    Args:
+        parts: as ``free_of_sampling`` takes them.
+        name: of the plain quantity.
+        group: by number.
+
+    Returns:
+        None where these were not measured, or are too few.
+    """
+    if name not in parts:
+        return None
+    blocks = parts[name][:, group]
+    blocks = blocks[:, np.isfinite(blocks).any(axis=0)]
+    return blocks if (np.isfinite(blocks).sum(axis=1) > 1).all() else None
+
+
 def free_of_sampling(
     by_group: Mapping[str, np.ndarray], parts: Mapping[str, np.ndarray], name: str, overlap: np.ndarray | None = None
 ) -> Estimate:
@@ -42,11 +60,11 @@ def free_of_sampling(
     Returns:
         Nothing known but the seeds for a group of too few images.
     """
-    found, common = [], [None] * parts[name].shape[1] if overlap is None else [[share] for share in overlap]
-    for values, column, of in zip(np.moveaxis(parts[name], 1, 0), by_group[FREE[name]].T, common, strict=True):
-        blocks = values[:, np.isfinite(values).any(axis=0)]
-        known = (np.isfinite(blocks).sum(axis=1) > 1).all()
-        found.append(
-            series.of(over_seeds_and_examples([blocks], overlap=of), "positive") if known else over_seeds(column)
-        )
+    found = []
+    for group, column in enumerate(by_group[FREE[name]].T):
+        blocks, common = in_blocks(parts, name, group), None if overlap is None else [overlap[group]]
+        if blocks is None:
+            found.append(over_seeds(column))
+        else:
+            found.append(series.of(over_seeds_and_examples([blocks], overlap=common), "positive"))
     return series.stack(found)
