@@ -30,6 +30,10 @@ ONE_SIGNAL = 1.0
 """Seconds in which further signals are the same one: a terminal or a cluster may tell a process and its parent."""
 
 
+OF_DATA = ("--data.label", "--data.group", "--data.drop", "--data.numeric")
+"""Options of a study that choose data by several values: a second one would undo the first without a word."""
+
+
 class Command(NamedTuple):
     """One command of a program.
 
@@ -64,7 +68,7 @@ def main(
         SystemExit: 0 after ``--help``, 2 after an option that does not exist or a value that does not parse.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    word, rest = (given[0], given[1:]) if given and given[0] in commands else ("", given)
+    word, rest = (given[0], given[1:]) if given and given[0] and given[0] in commands else ("", given)
     if word not in commands and (not given or given[0] in ("-h", "--help")):
         print(f"{(text or '').strip()}\n\nusage: {program} {{{','.join(commands)}}} [options]")
         return 0
@@ -73,6 +77,7 @@ def main(
         if odd := [text for text in given if not _is_text(text)]:
             shown = odd[0].encode("utf-8", "surrogateescape")
             raise JaxfairError(f"The argument {shown!r} is not UTF-8; rename the file, or write it so.")
+        _check_words(given)
         if word not in commands:
             raise JaxfairError(f"There is no command '{given[0]}'{did_you_mean(given[0], commands)}")
         about = (text or "").split("\n\n")[0]
@@ -89,6 +94,17 @@ def main(
             run(options, [program, *given])
 
     return _guarded(work, commands[word].after if word in commands else KEPT)
+
+
+def _check_words(given: Sequence[str]) -> None:
+    """Refuse an empty argument, which would be the current folder, and a ~ that no shell has made a folder of."""
+    for before, word in zip(["", *given], given, strict=False):
+        option, assigned, value = word.partition("=") if word.startswith("--") else ("", "=", word)
+        option = option or (before if before.startswith("--") and "=" not in before else "")
+        if assigned and not value and option != "--title":
+            raise JaxfairError(f"{option or 'An argument'} is empty, as an unset variable is; give a value.")
+        if assigned and value.startswith("~/"):
+            raise JaxfairError(f"'{value}' is no folder: the shell did not replace ~; write the whole path.")
 
 
 def _is_text(argument: str) -> bool:

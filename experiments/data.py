@@ -165,9 +165,10 @@ def prepare(config: Prepare) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
     after = "nothing is half made, and the same command starts again"
+    once = [f"--{name.rpartition('.')[2]}" for name in cli.OF_DATA]
     commands = {
-        "describe": cli.Command(Describe, lambda: lambda config, _: describe(config), after),
-        "prepare": cli.Command(Prepare, lambda: lambda config, _: prepare(config), after),
+        "describe": cli.Command(Describe, lambda: lambda config, _: describe(config), after, once=once),
+        "prepare": cli.Command(Prepare, lambda: lambda config, _: prepare(config), after, once=once),
     }
     return cli.main("python -m experiments.data", f"{__doc__}\nNames: {', '.join(sources.NAMES)}", commands, arguments)
 

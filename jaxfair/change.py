@@ -24,7 +24,10 @@ from jaxfair.paired import Difference, Measure
 from jaxfair.words import in_words, written
 
 ONE_RUN = "In brackets: 95 % intervals over examples. They are of these two networks: other seeds would differ too."
-SEVERAL = "In brackets: 95 % intervals over runs and examples."
+SEVERAL = (
+    "In brackets: 95 % intervals over runs and examples; those of exemplars are over examples, and those of foretold "
+    "terms over runs."
+)
 OTHER = (
     "The sides are different functions of their parameters too (masks, statistics or code): that is in the loss rise "
     "alone, and not foretold; taylor.network_lines has it for networks of jaxfair."
@@ -84,6 +87,8 @@ class ChangeReport:
         expansion: None where the two sides are no function of the same parameters.
         no_expansion: Why there is none; empty where there is one.
         other_function: Whether the sides differ in more than parameters, such as masks, which no term sees.
+        single: The side that is one network while the other is several runs, ``before`` or ``after``; what another one
+            would show there is in no interval. Empty where both are as many.
 
     Example:
         >>> import numpy as np
@@ -114,6 +119,7 @@ class ChangeReport:
     expansion: Expansion | None
     no_expansion: str
     other_function: bool = False
+    single: str = ""
 
     def columns(self) -> dict[str, Any]:
         """Return the columns of the table by name; of a measure its value, ``_low`` and ``_high``."""
@@ -161,6 +167,11 @@ class ChangeReport:
         said = [self._said(apart[0], "; 95 % for all groups at once"), *map(self._said, apart[1:NAMED])]
         return f"{'; '.join(said)}{_more(len(apart))}.{within}{never}"
 
+    def of_single(self) -> str:
+        """Return what no interval knows where one side is a single network; empty where both are several or one."""
+        said = f" There is one network {self.single}: what another one would show there is in no interval."
+        return said if self.single else ""
+
     def _points(self, g: int) -> str:
         """Say what a group without a relative drop lost."""
         value, low, high = (float(part[g]) for part in self.accuracy_drop)
@@ -178,7 +189,8 @@ class ChangeReport:
         for name in (*ACCURACIES, *LOSSES):
             shown |= _ends(name.replace("_", " "), getattr(self, name))
         shown |= {"McNemar's p": self.mcnemar} if self.exemplars is None else _ends("exemplars", self.exemplars)
-        parts = [self.answer(), as_text(shown, ".3g"), f"{ONE_RUN if self.runs == 1 else SEVERAL} {FOOT}"]
+        noise = f"{ONE_RUN if self.runs == 1 else SEVERAL} {FOOT}{self.of_single()}"
+        parts = [self.answer(), as_text(shown, ".3g"), noise]
         if self.expansion is None:
             return "\n".join([*parts, f"Nothing is foretold of the losses: {self.no_expansion}."])
         told: dict[str, Any] = {"group": self.names, **_ends("loss rise", self.loss_rise)}
@@ -289,6 +301,7 @@ def change_report(
         expansion=expansion,
         no_expansion=why,
         other_function=expansion is not None and _are_other_functions(given, loss),
+        single=given.single,
     )
 
 
@@ -306,6 +319,7 @@ class _Read(NamedTuple):
         group: Number of each example's group.
         names: Names of the groups.
         reference: Number of the group that the others are compared with.
+        single: The side that was given once for all runs of the other; empty where there is none.
     """
 
     befores: list[Any]
@@ -318,6 +332,7 @@ class _Read(NamedTuple):
     group: np.ndarray
     names: tuple[str, ...]
     reference: int
+    single: str
 
 
 def _read(
@@ -350,9 +365,10 @@ def _read(
     answers.check_columns([befores, afters])
     sides = [[answers.read(one, x, y, told, kept, loss, which) for one in some] for some, which in named]
     answers.check_classes(sides, y)
+    single = "" if len(befores) == len(afters) else "before" if len(befores) == 1 else "after"
     first, second, befores, afters = (side * (pairs // len(side)) for side in (*sides, befores, afters))
     x = jax.tree.map(lambda leaf: leaf[kept], x)
-    return _Read(befores, afters, first, second, x, y[kept], told[kept], group[kept], names, compared)
+    return _Read(befores, afters, first, second, x, y[kept], told[kept], group[kept], names, compared, single)
 
 
 def _are_other_functions(given: _Read, loss: LossFn) -> bool:

@@ -115,8 +115,8 @@ def as_values(values: Any, what: str) -> np.ndarray:
 def _within_int32(array: Any, what: str) -> Any:
     """Return an array, unless it has whole numbers that JAX would wrap to others where it computes in 32 bits."""
     if isinstance(array, np.ndarray) and array.dtype.kind in "iu" and array.dtype.itemsize >= 4 and array.size:
-        ends, kept = (int(array.min()), int(array.max())), np.iinfo(np.int32)
-        narrow = jax.dtypes.canonicalize_dtype(np.int64) == np.int32
+        ends, narrow = (int(array.min()), int(array.max())), jax.dtypes.canonicalize_dtype(np.int64) == np.int32
+        kept = np.iinfo(jax.dtypes.canonicalize_dtype(array.dtype) if what == "inputs" else np.int32)
         if narrow and not kept.min <= ends[0] <= ends[1] <= kept.max:
             raise JaxfairError(
                 f"The {what} have whole numbers from {ends[0]} to {ends[1]}, which JAX cannot hold in 32 bits; give "
@@ -342,12 +342,16 @@ def _are_numbers(values: Sequence[Any]) -> bool:
     return all(whole) or all(abs(value) < 2**53 for value, is_whole in zip(values, whole, strict=True) if is_whole)
 
 
+WRITTEN = ("nan", "None", "NaT", "<NA>")
+"""What NumPy and pandas write for a missing value where a column is made to texts."""
+
+
 def absent(values: np.ndarray) -> np.ndarray:
     """Return which values are missing: None, not a number, or not a time; NaN is the one value that is not itself."""
     if values.dtype.kind == "O":
         return np.array([_is_missing(value) for value in values], bool)
-    if values.dtype.kind == "U":  # NumPy writes what is missing among texts so
-        return np.isin(values, ("nan", "None", "NaT", "<NA>"))
+    if values.dtype.kind in "US":  # NumPy writes what is missing among texts so
+        return np.isin(values, np.array(WRITTEN, values.dtype.kind))
     return values != values if values.dtype.kind in "fcmM" else np.zeros(len(values), bool)
 
 
@@ -355,6 +359,8 @@ def _is_missing(value: Any) -> bool:
     """Return whether a group is missing, or a part of an intersection of several is."""
     if isinstance(value, tuple):
         return any(_is_missing(part) for part in value)
+    if isinstance(value, str | bytes):  # as of a column that was made to texts
+        return (value.decode("latin-1") if isinstance(value, bytes) else str(value)) in WRITTEN
     try:
         return value is None or bool(value != value)
     except (ArithmeticError, TypeError, ValueError):  # pandas.NA has no truth value, Decimal's sNaN no comparison

@@ -527,7 +527,7 @@ def rank_p_value(x: np.ndarray, y: np.ndarray, *, shared: bool, seed: int = 0) -
     rng = np.random.default_rng(seed)
     rng.bit_generator.state = state
     found = np.einsum("si,spi->sp", first, ranks[1][:, orders])  # of each seed under each permutation
-    observed = float((first * ranks[1]).sum(axis=1).mean())
+    observed, drawn = float((first * ranks[1]).sum(axis=1).mean()), first.shape[1] > EXACT
     if shared:
         chance = found.mean(axis=0)
     elif len(found) * math.log(len(orders)) <= math.log(4e6):
@@ -535,6 +535,8 @@ def rank_p_value(x: np.ndarray, y: np.ndarray, *, shared: bool, seed: int = 0) -
         for row in found:  # every combination of the seeds' permutations
             chance = np.add.outer(chance, row / len(found)).ravel()
     else:
-        chance = np.mean([rng.choice(row, 200_000) for row in found], axis=0)
-    # The order that was seen is one of the orders, whether it was drawn or not (Phipson and Smyth 2010).
-    return observed, float(max((chance >= observed - 1e-9).mean(), 1 / len(chance)))
+        chance, drawn = np.mean([rng.choice(row, 200_000) for row in found], axis=0), True
+    count = float((chance >= observed - 1e-9).sum())
+    if drawn:  # the order that was seen is one of them, too (Phipson and Smyth 2010)
+        count = min(count, len(chance) - 1) + 1
+    return observed, max(count, 1.0) / len(chance)

@@ -32,7 +32,9 @@ class Difference(NamedTuple):
         group, reference: Names.
         points: Relative drop of the group minus that of the reference, in percentage points.
         low, high: Interval that holds for all comparisons of its kind at once (Bonferroni).
-        p_value: Two-sided, that it is 0, corrected by Holm (1979) where it is one of several.
+        p_value: Two-sided, that it is 0, as if it were the only one.
+        corrected: The same, corrected by Holm (1979) for all that were compared, or by Bonferroni for all pairs that it
+            was picked from.
         verdict: Whether the group lost more or less, beyond noise.
     """
 
@@ -42,6 +44,7 @@ class Difference(NamedTuple):
     low: float
     high: float
     p_value: float
+    corrected: float
     verdict: Verdict
 
 
@@ -154,7 +157,7 @@ def differences_of(
 
     def said(g: int, other: int, of: intervals.Judged) -> Difference:
         verdict: Verdict = "too few runs" if of.verdict == "too few" else of.verdict
-        return Difference(names[g], names[other], of.value, of.low, of.high, of.corrected, verdict)
+        return Difference(names[g], names[other], of.value, of.low, of.high, of.p_value, of.corrected, verdict)
 
     def limits(g: int, other: int) -> tuple[float, float]:
         return (-np.inf, np.inf) if before is None else intervals.possible_difference(before[g], before[other])

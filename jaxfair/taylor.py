@@ -220,6 +220,11 @@ def network_lines(
         JaxfairError: The networks have not the same variables, or a group has no example.
     """
     fractions = as_values(fractions, "fractions")
+    if before.module != after.module:
+        raise JaxfairError(
+            "The networks are of different modules, by their sizes or their arithmetic, and no line leads from one to "
+            "the other; give two of the same module, as change_report does without a line."
+        )
     weights = groups.group_weights(data.group, len(data.group_names))
     here, there = ((one.params, one.masks, one.batch_stats) for one in (before, after))
 

@@ -99,6 +99,15 @@ def test_runs_are_pairs_and_share_the_examples() -> None:
     assert "at least 5" in report.answer()
 
 
+def test_one_network_on_a_side_of_several_is_said() -> None:
+    """Its own noise is in no interval, however many there are on the other side."""
+    after = [np.where(RNG.random(N) < 0.2, (Y + 1) % 3, Y) for _ in range(5)]
+    for sides, single in (((Y, after), "before"), ((after, Y), "after"), ((after, after[::-1]), "")):
+        report = change_report(*sides, None, Y, GROUP)
+        assert report.single == single
+        assert (f"There is one network {single}: what another one" in str(report)) == bool(single)
+
+
 def test_a_group_that_loses_is_named() -> None:
     group = np.repeat(["small", "large"], [50, 400])
     y = np.zeros(450, int)

@@ -29,6 +29,7 @@ from jaxfair.curvature.operators import GroupOperator
 from jaxfair.data.config import SourceConfig
 from jaxfair.data.dataset import Rows
 from jaxfair.errors import JaxfairError
+from jaxfair.inputs import as_inputs
 from jaxfair.linearize import senet
 from jaxfair.linearize.config import SenetConfig
 from jaxfair.margins import bind, linearized_distance
@@ -699,6 +700,21 @@ def test_an_intersection_of_which_a_part_is_missing_is_missing(group: Any) -> No
 def test_missing_texts_of_numpy_are_missing() -> None:
     texts = np.array(["a", np.nan] * (N // 2), np.dtypes.StringDType(na_object=np.nan))
     assert report(group=texts, missing="drop").count.tolist() == [N // 2]
+
+
+@pytest.mark.parametrize("kind", ["S4", object, "list"])
+def test_what_is_missing_is_missing_as_bytes_and_objects_too(kind: Any) -> None:
+    """A column with None that was made to texts, by whichever way, as pandas' ``astype(str)`` leaves it."""
+    texts = np.array(["a", "None"] * (N // 2))
+    group = texts.tolist() if kind == "list" else texts.astype(kind)
+    assert report(group=group, missing="drop").count.tolist() == [N // 2]
+
+
+def test_large_numbers_without_a_sign_are_as_JAX_keeps_them() -> None:
+    large = np.array([3_000_000_000, 7], np.uint32)[np.arange(N) % 2][:, None]
+    np.testing.assert_array_equal(as_inputs(large), large)
+    with pytest.raises(JaxfairError, match="cannot hold in 32 bits"):
+        as_inputs(large.astype(np.int64))
 
 
 def test_one_text_in_two_forms_of_unicode_is_one_group() -> None:

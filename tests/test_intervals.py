@@ -256,6 +256,11 @@ def test_many_items_are_sampled_and_the_same_again() -> None:
     assert 0 < first[1] <= 1
     x = np.tile(np.arange(12.0), (2, 1))
     assert rank_p_value(x, x, shared=True)[1] == pytest.approx(1 / 40320), "the order seen is one of them, so never 0"
+    x, y = RNG.normal(size=(1, 12)), RNG.normal(size=(1, 12))
+    p_values = [rank_p_value(x, RNG.permuted(y, axis=1), shared=True)[1] for _ in range(50)]
+    counts = np.array(p_values) * 40320
+    np.testing.assert_allclose(counts, np.round(counts))
+    assert counts.min() >= 1
 
 
 def networks(rng: np.random.Generator, seeds: int, examples: int, levels: tuple[float, float]) -> Any:
@@ -403,6 +408,36 @@ def test_differences_judged_together_hold_together(seeds: int, examples: int, gr
     print(f"{groups} groups, {seeds} seeds, {examples} examples: {100 - 100 * wrong / times:.1f} %")
     assert 0.93 <= 1 - wrong / times <= 0.97
     assert judged <= wrong
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("groups", [3, 5, 12])
+@pytest.mark.parametrize(("seeds", "examples"), [(1, 300), (5, 60), (5, 300)])
+def test_the_largest_gap_allows_for_having_been_picked(seeds: int, examples: int, groups: int) -> None:
+    """Groups lost alike: the interval of the pair that is farthest apart leaves 0 out in at most 5 %."""
+    rng, wrong, times, pairs = np.random.default_rng(0), 0, 1000, groups * (groups - 1) // 2
+    for _ in range(times):
+        drops = [drop_parts(*networks(rng, seeds, examples, (2.0, 1.5))) for _ in range(groups)]
+        order = np.argsort([table.mean() for table in drops])
+        gap = over_seeds_and_examples([drops[order[-1]], drops[order[0]]], (1.0, -1.0))
+        wrong += judge_together([gap], seeds, among=pairs)[0].low > 0
+    print(f"{groups} groups, {seeds} seeds, {examples} examples: {100 - 100 * wrong / times:.1f} %")
+    assert 1 - wrong / times >= 0.93
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [5, 10])
+@pytest.mark.parametrize("images", [60, 300])
+def test_alike_is_said_wrongly_in_one_of_twenty(seeds: int, images: int) -> None:
+    """Networks whose drop is exactly the margin: two one-sided tests call them alike in at most 5 %."""
+    rng, wrong, times = np.random.default_rng(0), 0, 2000
+    before, after = networks(rng, 4000, 2000, (2.0, 1.5))
+    margin = 100 * (before.mean() - after.mean())
+    for _ in range(times):
+        found = over_seeds_and_examples([drop_parts(*networks(rng, seeds, images, (2.0, 1.5)), relative=False)])
+        wrong += float(found.equivalence_p_value(margin)) < 0.05
+    print(f"{seeds} seeds, {images} images: {100 * wrong / times:.1f} %")
+    assert 0.03 <= wrong / times <= 0.065
 
 
 @pytest.mark.slow

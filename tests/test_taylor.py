@@ -128,6 +128,13 @@ def test_the_joint_line_ends_at_the_changed_network(module) -> None:
     assert np.abs(found.rise - weights_alone.rise).max() > 1e-3
 
 
+def test_no_line_leads_to_other_arithmetic() -> None:
+    """Its products would be left out of what happened."""
+    before, _ = linearized(CNN(CLASSES, (2,)))
+    with pytest.raises(JaxfairError, match="of different modules, by their sizes or their arithmetic"):
+        taylor.network_lines(before, before.replace(module=CNN(CLASSES, (2,), arithmetic="bf16")), images())
+
+
 def test_free_masks_foretell_what_theorem_4_4_leaves_out() -> None:
     """With the weights as they were its terms are 0; in the masks of one layer of gates the loss is smooth."""
     before, after = linearized(CNN(CLASSES, (2,)))

@@ -16,7 +16,7 @@ from experiments.reporting import comparisons, series
 from experiments.reporting.comparisons import SELDOM, Difference, compare
 from experiments.reporting.series import UNKNOWN, Estimate
 from experiments.reporting.verdicts import Missing
-from jaxfair.intervals import LEVEL, SEEDS, judge_together, possible_difference
+from jaxfair.intervals import LEVEL, SEEDS, Judged, judge_together, possible_difference
 
 
 @functools.lru_cache(maxsize=256)
@@ -57,15 +57,19 @@ def worst(results: Results, network: Variant) -> tuple[int, Estimate]:
 
 def largest_gap(results: Results, network: Variant) -> tuple[int, int, Estimate]:
     """Return the groups that lost most and least and the difference, which allows for the choice of the pair."""
+    most, least, gap = _gap(results, network)
+    return most, least, Estimate(gap.value, gap.low, gap.high)
+
+
+def _gap(results: Results, network: Variant) -> tuple[int, int, Judged]:
     known = np.flatnonzero(has_drop(network))
     if len(known) < 2:
         raise Missing("there is no second group to compare with")
     order = known[np.argsort(drop_values(network, controlled=True)[:, known].mean(axis=0), kind="stable")]
     most, least = int(order[-1]), int(order[0])
     gap = drop_contrast(results, (network, _unit(results, most) - _unit(results, least)))
-    found = series.of(gap, level=1 - LEVEL / (len(known) * (len(known) - 1) / 2))
-    limits = _possible(results, network, most, least)
-    return most, least, Estimate(found.mean, *(np.clip(end, *limits) for end in found[1:]))
+    pairs, limits = len(known) * (len(known) - 1) // 2, _possible(results, network, most, least)
+    return most, least, judge_together([gap], len(network.seeds), among=pairs, possible=[limits])[0]
 
 
 def nothing_to_explain(results: Results, network: Variant) -> str:
@@ -87,6 +91,10 @@ def nothing_to_explain(results: Results, network: Variant) -> str:
         return ""
     than = " than they do in the control" if controls else ""
     return f"no group lost more or less than {results.groups.names[reference]}, beyond noise{than}"
+
+
+GAPS = {"more": "beyond noise", "less": "beyond noise", "within noise": "within noise", "too few": "too few seeds"}
+"""What is said of the largest gap between two groups, by its verdict."""
 
 
 def _lost(network: Variant, groups: Sequence[int], reference: int) -> list[tuple[float, float]]:
@@ -123,10 +131,11 @@ def extreme_rows(results: Results) -> list[dict[str, Any]]:
         except Missing:
             continue
         row: dict[str, Any] = {"network": network.label, "relus": network.relu_count, "worst_group": names[group]}
-        row |= {"worst_drop_percent": drop, "least_lost": "", "gap_points": UNKNOWN}
+        row |= {"worst_drop_percent": drop, "least_lost": "", "gap_points": UNKNOWN, "gap": ""}
         if has_drop(network).sum() > 1:
-            _, least, gap = largest_gap(results, network)
-            row |= {"least_lost": names[least], "gap_points": gap}
+            _, least, gap = _gap(results, network)
+            verdict = "too few seeds" if len(network.seeds) < SEEDS else GAPS[gap.verdict]
+            row |= {"least_lost": names[least], "gap_points": Estimate(gap.value, gap.low, gap.high), "gap": verdict}
         found.append(row)
     return found
 

@@ -16,6 +16,7 @@ from experiments.analyses.statistics import contrast, lost_by, mean_weights
 from experiments.reporting import html, series
 from experiments.reporting.tables import Column, Row, Table
 from experiments.reporting.verdicts import POINTS, Claim, Measured, Missing, decide, small_groups
+from jaxfair import intervals
 
 DATA = {"": "as they are", "balanced": "balanced", "swapped": "imbalance swapped"}
 MEANING = (
@@ -24,7 +25,8 @@ MEANING = (
     "Swapped: few images are kept of large groups and many of small ones. Large and small groups are always those of "
     "the data as they are, and losses are counted from the control that was trained alike. If harm follows the "
     "imbalance and not the class, the difference vanishes when the data are balanced and reverses when they are "
-    "swapped."
+    "swapped. p is that of the difference, and is corrected for the rows of this table (Holm 1979); the findings "
+    "correct it for all findings. By how much the difference is less counts the groups that have a drop on both data."
 )
 COLUMNS = (
     Column("data", "training images"),
@@ -37,6 +39,7 @@ COLUMNS = (
     Column("small_harm_percent", "drop from the control, small groups (%)", ".1f"),
     Column("difference_points", "small less large (points)", ".1f"),
     Column("p_value", "p", ".2g"),
+    Column("corrected", "p, corrected for this table", ".2g"),
     Column("change_points", "less than as they are by (points)", ".1f"),
 )
 BY_GROUP = (
@@ -84,16 +87,21 @@ def change(results: Results, kind: str, network: Variant) -> Measured:
     other = on_data(results, kind)
     theirs = same(other, network)
     theirs = theirs._replace(control=theirs.control or other.variants[0])
-    terms = []
+    small, large = small_groups(results.groups), results.groups.large
+    weights, terms = mean_weights(small, network, theirs) - mean_weights(large, network, theirs), []
     for of, sign in ((network, 1), (theirs, -1)):
-        weights = mean_weights(of, small_groups(results.groups)) - mean_weights(of, results.groups.large)
         terms.append((of, sign * weights))
     return contrast(results, *terms)
 
 
 def rows(results: Results) -> list[dict[str, Any]]:
-    """Return one row an imbalance and changed network that is on several: training images and what was lost."""
-    return [_row(results, network, kind, count) for network, kind, count in _compared(results)]
+    """Return one row an imbalance and changed network that is on several: training images and what was lost.
+
+    The p-values of the differences are corrected by Holm (1979) for the number of rows.
+    """
+    found = [_row(results, network, kind, count) for network, kind, count in _compared(results)]
+    corrected = intervals.holm(np.array([row["p_value"] for row in found]))
+    return [row | {"corrected": float(p)} for row, p in zip(found, corrected, strict=True)]
 
 
 def _compared(results: Results) -> Iterator[tuple[Variant, str, np.ndarray]]:

@@ -60,6 +60,7 @@ EXTREMES = (
     Column("worst_drop_percent", "its drop (%)", ".1f"),
     Column("least_lost", "lost least"),
     Column("gap_points", "largest gap (points)", ".1f"),
+    Column("gap", "the gap is"),
 )
 
 MEANINGS = {

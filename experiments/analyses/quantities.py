@@ -1,7 +1,6 @@
 """Accuracies, drops and other quantities of groups with their intervals, and as rows of tables."""
 
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,10 +8,10 @@ import numpy as np
 from experiments.analyses.results import CURVATURE, DROP, HARM, Results, Variant
 from experiments.reporting import comparisons, series
 from experiments.reporting.sampling import FREE, free_of_sampling, in_blocks
-from experiments.reporting.series import UNKNOWN, Estimate, over_seeds, shares
+from experiments.reporting.series import UNKNOWN, Estimate, over_seeds, right, shares
 from jaxfair import intervals
 from jaxfair.groups import relative_drop
-from jaxfair.intervals import Scale, drop_parts, over_seeds_and_examples, wilson
+from jaxfair.intervals import Scale, drop_parts, over_seeds_and_examples
 from jaxfair.intervals import has_drop as has_ratio
 
 
@@ -78,7 +77,7 @@ def accuracy(results: Results, variant: Variant, members: np.ndarray) -> Estimat
     if not len(members):
         return UNKNOWN
     tables = [variant.correct[:, results.group == g] for g in members]
-    return _share(tables, [1 / len(members)] * len(members))
+    return right(tables)
 
 
 def accuracies(results: Results, variant: Variant) -> Estimate:
@@ -88,32 +87,26 @@ def accuracies(results: Results, variant: Variant) -> Estimate:
 
 def whole_accuracy(variant: Variant) -> Estimate:
     """Return the accuracy on all test images with its interval over seeds and test images."""
-    return _share([variant.correct], [1.0])
+    return right([variant.correct])
 
 
-def worst_accuracies(variant: Variant) -> np.ndarray:
-    """Return the accuracy of the group that is least accurate, whichever it is, of each seed, shape (seeds,)."""
-    return variant.by_group["accuracy"].min(axis=1)
+def in_worst(results: Results, variant: Variant, group: int) -> np.ndarray:
+    """Return where the network is right in a group, shape (seeds, images); 0 for seeds that have another worst group.
+
+    Over all groups the means of these sum to the accuracy of the group that is least accurate, whichever it is.
+    """
+    worst = variant.by_group["accuracy"].argmin(axis=1) == group
+    return worst[:, None] * variant.correct[:, results.group == group]
 
 
-def worst_accuracy(variant: Variant) -> Estimate:
-    """Return the mean over seeds of the worst group's accuracy, with its interval over seeds."""
-    worst = variant.by_group["accuracy"].argmin(axis=1)[:, None]
-    return shares(worst_accuracies(variant), np.take_along_axis(variant.by_group["test_count"], worst, 1).min())
-
-
-def _share(tables: Sequence[np.ndarray], weights: Sequence[float]) -> Estimate:
-    counts = np.array([np.isfinite(table).sum(axis=1).min() for table in tables])
-    mean = sum(w * np.nanmean(table) for w, table in zip(weights, tables, strict=True))
-    if not 0 < mean < 1 or counts.min() < 2:  # nothing varies; what so many images might have shown is known still
-        return Estimate(mean, *wilson(np.asarray(mean), np.asarray(1 / np.sum(np.square(weights) / counts))))
-    found = series.of(over_seeds_and_examples(tables, weights), "share")
-    same = [not 0 < np.nanmean(table) < 1 for table in tables]
-    if not any(same):
-        return found
-    # A group that all seeds have all right, or all wrong, shows no noise; so many images might have shown some.
-    least = wilson(np.asarray(mean), np.asarray(1 / np.sum(np.square(weights) / counts)))
-    return Estimate(mean, np.minimum(found.low, least.low), np.maximum(found.high, least.high))
+def worst_accuracy(results: Results, variant: Variant) -> Estimate:
+    """Return the mean over seeds of the worst group's accuracy, with its interval over seeds and test images."""
+    by_seed, worst = variant.by_group["accuracy"].min(axis=1), variant.by_group["accuracy"].argmin(axis=1)[:, None]
+    tables = [in_worst(results, variant, g) for g in range(len(results.groups.names))]
+    found = over_seeds_and_examples(tables, [1.0] * len(tables))
+    if not found.variance > 0:
+        return shares(by_seed, np.take_along_axis(variant.by_group["test_count"], worst, 1).min())
+    return series.of(found._replace(value=by_seed.mean()), "share")
 
 
 def drop_values(variant: Variant, *, controlled: bool = False) -> np.ndarray:

@@ -1,5 +1,6 @@
 """What findings of all studies are made of: weighted sums of groups' drops, and what is held responsible for them."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
@@ -60,10 +61,16 @@ def group_drops(network: Variant, members: np.ndarray) -> np.ndarray:
     return drop_values(network, controlled=True)[:, members & has_drop(network)]
 
 
-def mean_weights(network: Variant, members: np.ndarray) -> np.ndarray:
-    """Return the weights of a mean over those of some groups that have a drop, shape (groups,)."""
-    group_drops(network, members)
-    return (members & has_drop(network)) / (members & has_drop(network)).sum()
+def in_all(networks: Sequence[Variant]) -> np.ndarray:
+    """Return which groups have a drop in every one of some networks: others cannot be compared, shape (groups,)."""
+    return np.all([has_drop(network) for network in networks], axis=0)
+
+
+def mean_weights(members: np.ndarray, *networks: Variant) -> np.ndarray:
+    """Return the weights of a mean over those of some groups that have a drop in all networks, shape (groups,)."""
+    counted = members & in_all(networks)
+    group_drops(networks[0], counted)
+    return counted / counted.sum()
 
 
 def contrast(results: Results, *terms: tuple[Variant, np.ndarray], scale: Scale = "real") -> Measured:
@@ -71,19 +78,19 @@ def contrast(results: Results, *terms: tuple[Variant, np.ndarray], scale: Scale 
     return Measured(quantities.drop_contrast(results, *terms), len(terms[0][0].seeds), scale)
 
 
-def named(results: Results, network: Variant, *texts: str) -> str:
-    """Join what networks are called, and add the groups of which the first one, ``network``, has no drop."""
-    lost = ", ".join(results.groups.names[g] for g in np.flatnonzero(~has_drop(network)))
+def named(results: Results, networks: Sequence[Variant], *texts: str) -> str:
+    """Join what networks are called, and add the groups of which one of them has no drop."""
+    lost = ", ".join(results.groups.names[g] for g in np.flatnonzero(~in_all(networks)))
     never = f"; without a drop, as some seed's full network is {SELDOM} there: {lost}"
     return ", ".join(texts) + never * bool(lost)
 
 
 def lost_by(results: Results, network: Variant, who: Literal["large", "small"]) -> Measured:
     """Return what large groups lost, in percent, or how much more small ones did, in points."""
-    large = mean_weights(network, results.groups.large)
+    large = mean_weights(results.groups.large, network)
     if who == "large":
         return contrast(results, (network, large), scale="percent")
-    return contrast(results, (network, mean_weights(network, small_groups(results.groups)) - large))
+    return contrast(results, (network, mean_weights(small_groups(results.groups), network) - large))
 
 
 BY_VERDICT = {
@@ -91,6 +98,7 @@ BY_VERDICT = {
     "not supported: contradicted": "",
     "not supported: not after correction": ", within noise if corrected with the findings below",
     "too small to matter": ", too little to matter",
+    "may be too small to matter": ", perhaps too little to matter",
 }
 """What is added to a difference of small and large groups by the verdict on the finding that it is."""
 
@@ -121,6 +129,22 @@ def together(results: Results, network: Variant, claim: Claim | None = None) -> 
 def accuracy_lost(one: Variant, other: Variant) -> Measured:
     """Return the accuracy of one network minus that of another, over seeds and test images together."""
     return Measured(intervals.over_seeds_and_examples([one.correct - other.correct]), len(one.seeds))
+
+
+def spread_by_images(results: Results, network: Variant, known: np.ndarray) -> float:
+    """Return how much of the standard deviation over known groups of their drops is due to few images, in points.
+
+    Few images make measured drops differ where groups lost alike, in every seed to the same side, so that seeds do not
+    average it out. It is the standard deviation as measured less that without the images' variance, mean over seeds.
+    """
+    before = network.control or results.variants[0]
+    drops, noise = drop_values(network, controlled=True)[:, known], []
+    for g in np.flatnonzero(known):
+        table = intervals.drop_parts(before.correct[:, results.group == g], network.correct[:, results.group == g])
+        noise.append(np.nanvar(table, axis=1, ddof=1) / np.isfinite(table).sum(axis=1))
+    variance = drops.var(axis=1)
+    left = np.maximum(variance - (1 - 1 / known.sum()) * np.mean(noise, axis=0), 0)
+    return float(np.mean(np.sqrt(variance) - np.sqrt(left)))
 
 
 def small_against_large(results: Results, name: str, ratio: bool) -> tuple[Measured | np.ndarray, str, str]:
@@ -208,12 +232,11 @@ def of_small_groups(results: Results) -> list[Claim]:
 
 
 # fmt: on
-def spread_weights(network: Variant) -> np.ndarray:
-    """Return weights with which each seed's drops sum to their standard deviation over groups, (seeds, groups).
+def spread_weights(network: Variant, known: np.ndarray) -> np.ndarray:
+    """Return weights with which each seed's drops sum to their standard deviation over known groups, (seeds, groups).
 
     They are its derivatives too, so that the noise of the sum is that of the standard deviation to first order.
     """
-    known = has_drop(network)
     drops = np.where(known, drop_values(network, controlled=True), 0.0)
     apart = np.where(known, drops - drops.sum(axis=1, keepdims=True) / known.sum(), 0.0)
     length = np.sqrt((apart**2).sum(axis=1, keepdims=True) * known.sum())

@@ -13,6 +13,7 @@ from experiments.reporting.series import Estimate
 from experiments.reporting.tables import Column, Row, Table
 from experiments.reporting.verdicts import Missing
 from jaxfair.change import ChangeReport
+from jaxfair.intervals import SEEDS
 from jaxfair.paired import Difference, Measure
 from jaxfair.words import written
 
@@ -35,7 +36,8 @@ GROUPS = (
 DIFFERENCES = (
     Column("group"),
     Column("points", "relative drop minus that of the reference (points)", ".1f"),
-    Column("p_value", "p, corrected", ".2g"),
+    Column("p_value", "p", ".2g"),
+    Column("corrected", "p, corrected", ".2g"),
     Column("verdict", "lost, compared with the reference"),
 )
 MEASURES = [column.name for column in GROUPS if column.name not in ("group", "count", "mcnemar")]
@@ -50,7 +52,7 @@ MEANINGS = {
     "Right, then wrong; wrong, then right; prediction changed": "shares of the group's examples whose "
     "answers flipped, which an unchanged accuracy can hide.",
     "Most frequent prediction changed": "compression-identified exemplars: examples on which the most frequent "
-    "predictions of the runs before and after differ (Hooker et al. 2019).",
+    "predictions of the runs before and after differ (Hooker et al. 2019); its interval is over examples alone.",
     "McNemar's p": "exact, two-sided: how probable so unequal numbers of both kinds of flips are if both are equally "
     "likely; of each group for itself.",
     "Loss": "mean cross-entropy in nats, from logits or from the logarithms of probabilities.",
@@ -117,7 +119,7 @@ def draw_flips(report: ChangeReport) -> Any:
     order, named = np.argsort(-report.broken.value, kind="stable"), _named(report)
     titles = {"broken": "right, then wrong", "mended": "wrong, then right", "changed": "prediction changed"}
     parts = {
-        title: [(named[g], _at(getattr(report, name), g, 100), True) for g in map(int, order)]
+        title: [(named[g], _at(getattr(report, name), g, 100), False) for g in map(int, order)]
         for name, title in titles.items()
     }
     return drawing.caterpillars(parts, "share of the group's examples (%)")
@@ -129,7 +131,8 @@ def draw_losses(report: ChangeReport) -> Any:
     if not np.isfinite(rise.value).any():
         raise Missing("a side has predicted classes, which have no loss.")
     order = map(int, np.argsort(-rise.value, kind="stable"))
-    rows = [(named[g], _at(rise, g), bool(rise.low[g] > 0 or rise.high[g] < 0)) for g in order]
+    enough = report.runs == 1 or report.runs >= SEEDS
+    rows = [(named[g], _at(rise, g), enough and bool(rise.low[g] > 0 or rise.high[g] < 0)) for g in order]
     return drawing.caterpillars({"": rows}, "rise of the mean loss (nats)")
 
 

@@ -18,6 +18,7 @@ from experiments.change.settings import Change
 from experiments.reporting import drawing, reports, tables
 from experiments.reporting.groups import FEW
 from jaxfair.change import ChangeReport, change_report
+from jaxfair.data.columns import nfc
 from jaxfair.errors import JaxfairError
 from jaxfair.inputs import quoted
 
@@ -32,7 +33,8 @@ def compare(config: Change, command: Sequence[str]) -> ChangeReport:
     """
     if not config.before or not config.after:
         raise JaxfairError("There are no files of one side; give at least one each by --before and --after.")
-    names = Names(*(getattr(config, name) for name in Names._fields))
+    given: dict[str, Any] = {name: getattr(config, name) for name in Names._fields}
+    names = Names(**{name: nfc(value) if isinstance(value, str) else value for name, value in given.items()})
     joined = join(config.before, config.after, config.groups, names)
     if config.missing == "refuse" and (
         lacking := [i for i, of in zip(joined.ids, joined.group, strict=True) if of is None]
@@ -48,6 +50,7 @@ def compare(config: Change, command: Sequence[str]) -> ChangeReport:
     told = [*joined.notes, *dict.fromkeys(str(one.message) for one in said if one.category is UserWarning)]
     few = [name for name, count in zip(report.names, report.count, strict=True) if count < FEW]
     told += [f"Fewer than {FEW} examples in group {quoted(few, 10)}: their intervals are very wide."] if few else []
+    told += _copies(config)
     title = config.title or f"Who lost accuracy: {config.before[0].name} and {config.after[0].name}"
     digests = {path: _digest(path) for path in (*config.before, *config.after, config.groups)}
     with reports.replacing(config.out / "report") as made:
@@ -76,7 +79,7 @@ def _about(config: Change, joined: Joined, report: ChangeReport) -> str:
     reference = f" The reference group is {report.differences[0].reference}." if report.differences else ""
     return (
         f"{report.count.sum():,} examples of {len(joined.classes)} classes in {len(report.names)} groups "
-        f"({', '.join(config.group)}), {runs}.{dropped}{reference} 95 % intervals are {noise}."
+        f"({', '.join(config.group)}), {runs}.{dropped}{reference} 95 % intervals are {noise}.{report.of_single()}"
     )
 
 
@@ -84,7 +87,18 @@ def _record(config: Change, names: Names, digests: Mapping[Path, str]) -> dict[s
     """Return of which files a report is, by which one of others is not replaced by it (``reports.replacing``)."""
     sides = {"before": config.before, "after": config.after, "groups": (config.groups,)}
     runs = [f"{side} {digests[path]}" for side, paths in sides.items() for path in paths]
-    return {"study": "change", "runs": [*runs, f"columns {' '.join(map(str, names))}"]}
+    how = f"columns {' '.join(map(str, names))}, missing {config.missing}, reference {config.reference}"
+    return {"study": "change", "runs": [*runs, how]}
+
+
+def _copies(config: Change) -> list[str]:
+    """Warn of files of one side that are the same to the byte: a copy would count as a further run."""
+    said = []
+    for side, paths in (("before", config.before), ("after", config.after)):
+        digests = [_digest(path) for path in paths]
+        if alike := [path.name for path, digest in zip(paths, digests, strict=True) if digests.count(digest) > 1]:
+            said.append(f"Some files {side} are alike to the byte, and count as runs: {quoted(alike)}; is one a copy?")
+    return said
 
 
 def _digest(path: Path) -> str:
@@ -96,9 +110,15 @@ def _facts(digests: Mapping[Path, str], command: Sequence[str]) -> dict[str, Any
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {
         "made by": reports.typed(command),
-        "files (sha256)": {path.name: digest for path, digest in digests.items()},
+        "files (sha256)": {_short(path, digests): digest for path, digest in digests.items()},
         "versions": {"python": platform.python_version(), **versions},
     }
+
+
+def _short(path: Path, others: Mapping[Path, str]) -> str:
+    """Return a file's name, with its folder's where another file has the same."""
+    same = sum(other.name == path.name for other in others)
+    return path.name if same < 2 else f"{path.parent.name}/{path.name}"
 
 
 def _strict(value: Any) -> Any:

@@ -21,6 +21,7 @@ from experiments.analyses.statistics import (
     contrast,
     foretells_drop,
     group_drops,
+    in_all,
     lost_by,
     mean_weights,
     named,
@@ -156,7 +157,7 @@ def _kind(network: Variant) -> str:
 
 
 def _named(results: Results, *found: Variant) -> str:
-    return named(results, found[0], *(network.label for network in found))
+    return named(results, found, *(network.label for network in found))
 
 
 def _strongest(family: Family, results: Results) -> tuple[Variant, str]:
@@ -171,7 +172,8 @@ def _lose(results: Results, family: Family, who: Literal["large", "small"]) -> t
 
 def _as_more_is_saved(results: Results, family: Family) -> tuple[Measured, str, str]:
     found = networks(results, family.method)
-    values = [group_drops(network, small_groups(results.groups)).mean(axis=1) for network in found]
+    small = small_groups(results.groups) & in_all(found)
+    values = [group_drops(network, small).mean(axis=1) for network in found]
     saved = np.array([[-kept(network) for network in found]] * len(values[0]))
     ranked, tied = rank_correlations(saved, np.stack(values, axis=1), "budgets")
     return ranked._replace(small=too_small(values[0] - values[-1], POINTS, "points")), tied, _named(results, *found)
@@ -199,7 +201,7 @@ def _apart(results: Results, method: str) -> tuple[Measured, str]:
     once, other = networks(results, FAMILIES["pruning"].method)[0], networks(results, method)[0]
     if kept(once) != kept(other):
         raise Missing(f"{once.label} and {other.label} are not equally sparse")
-    weights = mean_weights(once, small_groups(results.groups))
+    weights = mean_weights(small_groups(results.groups), once, other)
     one, two = (once, other) if method == "pruned-gradual-tuned" else (other, once)
     return contrast(results, (one, weights), (two, -weights)), _named(results, once, other)
 
@@ -207,7 +209,8 @@ def _apart(results: Results, method: str) -> tuple[Measured, str]:
 def _recovered(results: Results) -> tuple[Measured, str]:
     """Compare small and large groups; the drops are from the full network, and from the control where tuned."""
     tuned, raw = (networks(results, method)[0] for method in ("pruned-global-tuned", "pruned-global"))
-    weights = mean_weights(tuned, small_groups(results.groups)) - mean_weights(tuned, results.groups.large)
+    small, large = (mean_weights(of, tuned, raw) for of in (small_groups(results.groups), results.groups.large))
+    weights = small - large
     return contrast(results, (raw, weights), (tuned, -weights)), _named(results, raw, tuned)
 
 
@@ -218,5 +221,5 @@ def _mitigated(results: Results, kind: str) -> tuple[Measured, str]:
     if not pairs:
         raise Missing("no network was made with mitigation beside the same one without it")
     network, other = min(pairs, key=lambda pair: kept(pair[0]))
-    weights = mean_weights(network, small_groups(results.groups))
+    weights = mean_weights(small_groups(results.groups), network, other)
     return contrast(results, (other, weights), (network, -weights)), _named(results, network, other)

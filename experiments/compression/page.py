@@ -49,9 +49,10 @@ NETWORKS = {
 }
 MEANINGS = {
     "Saves, kept": "what the change saves, and how much of it is left: ReLUs, weights that are not zero, bits of 32.",
-    "Foretold": "g.d + 1/2 d'Hd, with d the change of the weights, g gradient and H Hessian of the group's loss on the "
-    f"full network: the change of the loss to second order. {KINKS} R2 compares it with the rise over groups, seed by "
-    "seed: 1 is exact, 0 no better than one number for all groups, negative worse.",
+    "Foretold": "g . d + 1/2 d^T H d, with d the change of the weights, g gradient and H Hessian of the group's loss "
+    f"on the full network: the change of the loss to second order. {KINKS} R2 compares it with the rise over groups, "
+    "seed by seed: 1 is exact, 0 no better than one number for all groups, negative worse; its interval over seeds, of "
+    "these groups, covers 84 to 93 % instead of 95 where they are few.",
     "Parameter distance": "L2 distance between the parameters of the changed and the full network.",
 }
 WORDS = Words(SUMMARY, LOST, NETWORKS, MEANINGS)
@@ -72,7 +73,7 @@ def answer(results: Results, found: Sequence[Claim] = ()) -> str:
             said.append(differences.answer(results, strongest) + statistics.together(results, strongest, claim))
         except Missing:
             continue
-    return " ".join(said) or "No network of the study is compressed. There is nothing to compare."
+    return " ".join(said) or "No network was pruned at once of all weights, or quantized: see the table of networks."
 
 
 def summary_rows(results: Results) -> list[dict[str, Any]]:

@@ -56,7 +56,10 @@ def write(
         own = {name: [{k: v for k, v in row.items() if k != "relus"} for row in table] for name, table in named.items()}
         tables.write_all(made, own)
         answer = page.answer(results, found)
-        reports.write_record(made, STUDY, title, answer, pages.warnings(results), command, analysed, found, drawn)
+        meanings = {"summary": pages.seeds_sentence(results), "imbalance": imbalance.MEANING}
+        meanings["expansion"] = page.MEANINGS["Foretold"]
+        of_runs = command, analysed, found, drawn, meanings
+        reports.write_record(made, STUDY, title, answer, pages.warnings(results), *of_runs)
         analyses = [run for run in analysed if run.config["stage"] == "analyse"]
         foretold = [html.heading("What the weights' change foretells"), html.table(Table(page.EXPANSION, expansion))]
         more = [*imbalance.section(*on_others.values()), *(foretold if expansion else ())]

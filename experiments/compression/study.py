@@ -163,6 +163,7 @@ def check(study: Study, train_set: Dataset) -> None:
             f"Pruning is to take {study.rounds} rounds in {study.finetune.epochs} epochs of fine-tuning; give at least "
             "one round, and an epoch for each."
         )
+    stages.check_plain(finetune=study.finetune)
     tunings = [mitigated(study.finetune, method) for method in study.mitigations]
     stages.check_trainings(train_set, [study.train, study.finetune, *tunings], None, study.seeds_at_once)
     measure.check_config(study.analysis)

@@ -40,7 +40,11 @@ def _pack() -> cli.Work:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
-    commands = {"": cli.Command(PRESETS, _run), "pack": cli.Command(Pack, _pack), "merge": cli.Command(Merge, _merge)}
+    commands = {
+        "": cli.Command(PRESETS, _run, once=cli.OF_DATA),
+        "pack": cli.Command(Pack, _pack),
+        "merge": cli.Command(Merge, _merge),
+    }
     return cli.main("python -m experiments.hardware", __doc__, commands, arguments)
 
 

@@ -5,7 +5,9 @@ compared only if they are of the same data, network and training, and began with
 """
 
 import json
+import lzma
 import tarfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -206,7 +208,7 @@ def unpack(file: Path, folder: Path) -> Path:
             archive.extractall(folder, filter="data")
     except FileNotFoundError as error:
         raise JaxfairError(f"There is no '{file}'; give a study's folder, or a file that 'pack' wrote.") from error
-    except (OSError, tarfile.TarError) as error:
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError) as error:
         why = getattr(error, "strerror", None) or "it is no tar archive, or a damaged one"
         raise JaxfairError(f"'{file}' is no study's folder and cannot be unpacked: {why}.") from error
     return folder

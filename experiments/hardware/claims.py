@@ -7,7 +7,7 @@ profiles, where that was measured; but for the bound, which is of the loss on th
 hardware does what one rounding error does is said only where an equivalence interval says so.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,7 @@ from experiments.reporting.verdicts import (
     Claim,
     Measured,
     Missing,
+    Size,
     corrected,
     decide,
     is_idle,
@@ -78,9 +79,9 @@ def _of_rounding(hardware: Hardware) -> list[Claim]:
                     _beyond_rounding, name, kind, floor=floor)
               for name, floor in (("loss", NATS), ("accuracy", RIGHT))),
             *(judge(f"{name}_alike ({kind})",
-                    f"Hardware ({kind}) moves small groups' {name} as far as one rounding error does",
+                    f"Hardware ({kind}) moves small groups' {name} as far as one rounding error, within {margin:g}",
                     f"mean |{name} difference| of small groups, {kind} profiles - one-ulp controls",
-                    _beyond_rounding, name, kind, side="within", threshold=margin)
+                    _beyond_rounding, name, kind, margin, side="within", threshold=margin)
               for name, margin in (("loss", NATS), ("accuracy", RIGHT))),
             judge(f"xi_beyond_rounding ({kind})", f"Hardware ({kind}) violates fairness more than one rounding error",
                   f"mean over pairs of xi between the reference and one {kind} profile - the same for one-ulp "
@@ -141,26 +142,23 @@ def _ranks(hardware: Hardware, x: str, y: str) -> tuple[Measured, str, str]:
         found, tied = rank_correlations(first, second, "groups")
         return found._replace(small=_too_alike(second, y)), tied, how or note
     delta = numbers.delta(plain, numbers.of_kind(plain, y))
-    if not np.isfinite(delta).all():
-        raise Missing("a loss is not finite")
-    found, tied = rank_correlations(first, delta, "groups")
+    found, tied = rank_correlations(first, numbers.known(delta), "groups")
     said = "; ".join(filter(None, (_counts(plain, y), note)))
     small = too_small(np.ptp(delta, axis=1), NATS, "nats")
     return found._replace(nothing=_nothing(numbers.of_kind(plain, y), plain), small=small), tied, said
 
 
-def _too_alike(values: np.ndarray, name: str) -> str:
-    """Return why groups differ too little in a quantity for their order to matter; empty if they do not."""
+def _too_alike(values: np.ndarray, name: str) -> Size:
+    """Return why groups differ too little in a quantity for their order to matter, if they do."""
     if name not in FREE:
         return too_small(np.ptp(values, axis=1), DISTANCE, "")
     least = values.min(axis=1)
-    return too_small(np.log2(values.max(axis=1) / least), RATIO, "in log2") if least.min() > 0 else ""
+    return too_small(np.log2(values.max(axis=1) / least), RATIO, "in log2") if least.min() > 0 else Size()
 
 
 def _bound(hardware: Hardware) -> tuple[Measured, str]:
     found = numbers.bounds(hardware, hardware.comparisons[0])
-    if not all(np.isfinite(one.actual).all() for one in found):
-        raise Missing("a loss is not finite")
+    numbers.known(np.array([one.actual for one in found]))
     bound, delta = (np.median([getattr(one, name) for one in found]) for name in ("bound", "actual"))
     holds = intervals.over_seeds(np.array([one.holds.mean() for one in found]))
     note = f"medians: bound {bound:.3g}, Delta {delta:.3g} nats"
@@ -168,12 +166,16 @@ def _bound(hardware: Hardware) -> tuple[Measured, str]:
     return Measured(holds, len(found), "share", idle=idle, items=items), note
 
 
-def _beyond_rounding(hardware: Hardware, name: str, kind: str) -> tuple[np.ndarray, str]:
+def _beyond_rounding(hardware: Hardware, name: str, kind: str, margin: float = 0.0) -> tuple[Measured, str]:
     plain = hardware.comparisons[0]
     small = small_groups(hardware.groups)
-    spread, control = (_spread(plain, others, name, small) for others in (_of(plain, kind), _ulps(plain)))
+    of = _of(plain, kind), _ulps(plain)
+    spread, control = (numbers.known(_spread(plain, others, name, small)) for others in of)
     note = f"{_counts(plain, kind)}, {len(plain.ulps)} controls; {spread.mean():.3g} against {control.mean():.3g}"
-    return spread - control, note
+    found = Measured(intervals.over_seeds(spread - control), len(spread))
+    if max(spread.mean(), control.mean()) < margin:  # of what is below it anyway, it says nothing that both are alike
+        found = found._replace(small=Size(f"both are less than the margin of {margin:g}"))
+    return found, note
 
 
 def _spread(comparison: Comparison, others: Any, name: str, members: np.ndarray) -> np.ndarray:
@@ -182,7 +184,7 @@ def _spread(comparison: Comparison, others: Any, name: str, members: np.ndarray)
 
 def _pairs(hardware: Hardware, kind: str) -> tuple[np.ndarray, str, str]:
     plain = hardware.comparisons[0]
-    found = [numbers.pair_xi(plain, others) for others in (_of(plain, kind), _ulps(plain))]
+    found = [numbers.known(numbers.pair_xi(plain, others)) for others in (_of(plain, kind), _ulps(plain))]
     note = "pairs, since the maximum over more runs would be larger by itself"
     return found[0] - found[1], f"{found[0].mean():.3g} against {found[1].mean():.3g}", note
 
@@ -193,12 +195,16 @@ def _alignment(hardware: Hardware, what: str) -> tuple[np.ndarray | Measured, st
     if not aligned:
         raise Missing("no network was trained with alignment; use --mitigation")
     if what == "accuracy":
-        return plain.reference.accuracy - aligned[0].reference.accuracy, ""
+        lost = intervals.drop_parts(plain.reference.correct, aligned[0].reference.correct, relative=False) / 100
+        return Measured(intervals.over_seeds_and_examples([lost]), len(lost)), ""
     both = [c.profiles if what == "profiles" else _ulps(c) for c in (plain, aligned[0])]
-    before, after = (numbers.xi(*one) for one in zip((plain, aligned[0]), _in_both(*both), strict=True))
+    pairs = list(zip((plain, aligned[0]), _in_both(*both), strict=True))
+    before, after = (numbers.known(numbers.xi(*one)) for one in pairs)
     found = Measured(intervals.over_seeds(before - after), len(before))
     if what == "profiles":
-        found = found._replace(nothing=_nothing(plain.profiles, plain))
+        fallen = [numbers.pair_xi(*one) for one in pairs]
+        nothing = _nothing(plain.profiles, plain) or _alike(fallen[0] - fallen[1], numbers.pair_xi, plain, aligned[0])
+        found = found._replace(nothing=nothing)
     return found, f"{before.mean():.3g} without, {after.mean():.3g} with it"
 
 
@@ -209,9 +215,34 @@ def _linearized(hardware: Hardware) -> tuple[Measured, str]:
         raise Missing("no network was linearized; use --budgets")
     tightest = min(found, key=lambda comparison: comparison.budget or 0)
     pairs = zip((plain, tightest), _in_both(plain.profiles, tightest.profiles), strict=True)
-    full, less = (numbers.delta(*one).mean(axis=1) for one in pairs)
-    found = Measured(intervals.over_seeds(less - full), len(full), nothing=_nothing(None, plain, tightest))
+    pairs = list(pairs)
+    full, less = (numbers.known(numbers.delta(*one).mean(axis=1)) for one in pairs)
+    further = [_moved(*one) for one in pairs]
+    nothing = _nothing(None, plain, tightest) or _alike(further[1] - further[0], _moved, tightest, plain)
+    found = Measured(intervals.over_seeds(less - full), len(full), nothing=nothing)
     return found, f"{tightest.title}: {less.mean():.3g} against {full.mean():.3g}"
+
+
+def _moved(comparison: Comparison, others: Sequence[Series]) -> np.ndarray:
+    """Return how far others are from the reference, mean over these and over groups, in nats, shape (s,)."""
+    return numbers.differences(comparison, others).mean(axis=(0, 2))
+
+
+def _alike(change: np.ndarray, of: Callable[..., np.ndarray], first: Comparison, second: Comparison) -> str:
+    """Say so if what changes over hardware from one training to another is not shown to be more than in the controls.
+
+    Args:
+        change: of each seed, over hardware.
+        of: ``(comparison, others) -> numbers`` of each seed, of which it is the difference.
+        first: from whose numbers those of the second are subtracted.
+        second: the other training.
+    """
+    if not first.ulps or not second.ulps:
+        return ""
+    beyond = intervals.over_seeds(change - (of(first, first.ulps) - of(second, second.ulps)))
+    if np.isfinite(beyond.variance) and not float(beyond.interval().low) > 0:
+        return "the one-ulp controls are not shown to change less: that is training, whatever the hardware"
+    return ""
 
 
 def _in_both(some: Sequence[Series], other: Sequence[Series]) -> tuple[list[Series], list[Series]]:
@@ -232,14 +263,15 @@ def _nothing(others: Sequence[Series] | None, *comparisons: Comparison) -> str:
             beyond = numbers.beyond_rounding(comparison, comparison.profiles if others is None else others)
         except Missing:
             return ""
-        if beyond is None or beyond.any():
+        if beyond is None or np.isnan(beyond).any() or beyond.any():
             return ""
-    return "no group's loss is moved further than one rounding error moves it, by permutation tests for each group"
+    tests = "by permutation tests for each group"
+    return f"no group's loss is shown to be moved further than one rounding error moves it, {tests}"
 
 
 def _of(comparison: Comparison, kind: str) -> Any:
     if not (found := numbers.of_kind(comparison, kind)):
-        raise Missing(f"there is no {kind} profile beside the reference")
+        raise Missing(f"there is no {kind} profile beside the reference that ends in other bits")
     return found
 
 

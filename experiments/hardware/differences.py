@@ -11,7 +11,7 @@ from experiments.reporting.comparisons import SELDOM, Difference
 from experiments.reporting.series import Estimate
 from experiments.reporting.verdicts import Missing
 from jaxfair import intervals
-from jaxfair.intervals import drop_parts, has_drop, over_seeds_and_examples
+from jaxfair.intervals import drop_parts, has_drop, over_seeds_and_examples, possible_difference
 
 
 def differences(hardware: Hardware) -> tuple[Difference, ...]:
@@ -25,18 +25,21 @@ def differences(hardware: Hardware) -> tuple[Difference, ...]:
     """
     plain, reference = hardware.comparisons[0], hardware.reference
     known = _known(hardware)
-    if not plain.profiles:
-        raise Missing("there is no profile beside the reference")
+    if not plain.elsewhere:
+        raise Missing("there is no profile beside the reference that ends in other bits")
     if not known[reference]:
         name = hardware.groups.names[reference]
         raise Missing(f"the network of some seed is {SELDOM} in group {name}, the reference; name another one")
-    pairs = [(series, int(g)) for series in plain.profiles for g in np.flatnonzero(known) if g != reference]
+    pairs = [(series, int(g)) for series in plain.elsewhere for g in np.flatnonzero(known) if g != reference]
     if not pairs:
         raise Missing("there is no second group to compare with")
     found = [_contrast(hardware, series, g) for series, g in pairs]
     where = [series.label for series, _ in pairs]
     lost = [(_drop(hardware, series, g), _drop(hardware, series, reference)) for series, g in pairs]
-    return comparisons.compare([g for _, g in pairs], found, lost, len(plain.reference.accuracy), where)
+    before = plain.reference.by_group["accuracy"].mean(axis=0)
+    limits = [possible_difference(float(before[g]), float(before[reference])) for _, g in pairs]
+    seeds = len(plain.reference.accuracy)
+    return comparisons.compare([g for _, g in pairs], found, lost, seeds, where, possible=limits)
 
 
 def _known(hardware: Hardware) -> np.ndarray:
@@ -91,7 +94,7 @@ def answer(hardware: Hardware) -> str:
     seeds = len(hardware.comparisons[0].reference.accuracy)
     said = comparisons.answer(found, hardware.groups.names, hardware.reference, seeds, "On other hardware")
     names, seldom = hardware.groups.names, np.flatnonzero(~_known(hardware))
-    pairs = [(series, int(g)) for g in seldom for series in hardware.comparisons[0].profiles]
+    pairs = [(series, int(g)) for g in seldom for series in hardware.comparisons[0].elsewhere]
     lost = {f"{names[g]} on {series.label}": _points(hardware, series, g) for series, g in pairs}
     return said + comparisons.in_points(lost, "the network of some seed")
 
@@ -100,20 +103,24 @@ def rounding(hardware: Hardware) -> str:
     """Say whose losses other hardware moves further than one rounding error does; empty where that is not known."""
     plain = hardware.comparisons[0]
     try:
-        beyond = numbers.beyond_rounding(plain, plain.profiles)
+        beyond = numbers.beyond_rounding(plain, plain.elsewhere)
     except Missing:
         return ""
     if beyond is None or len(plain.reference.accuracy) < intervals.SEEDS:
         return "There are too few seeds and controls to tell hardware from one rounding error."
     said, p_values = [], numbers.corrected_p_values(numbers.spread_test(plain, "loss"))
-    for series, moved, p_value in zip(plain.profiles, beyond, p_values, strict=True):
-        names = [f"{hardware.groups.names[g]} (p {p_value[g]:.2g})" for g in hardware.groups.order if moved[g]]
+    for series, moved, p_value in zip(plain.elsewhere, beyond, p_values, strict=True):
+        names = [f"{hardware.groups.names[g]} (p {p_value[g]:.2g})" for g in hardware.groups.order if moved[g] == 1]
         said += [f"{series.label}, for {', '.join(names)}"] if names else []
-    others = len(plain.profiles) - len(said)
+    lost = [series.label for series, moved in zip(plain.elsewhere, beyond, strict=True) if np.isnan(moved).any()]
+    unknown = f" On {', '.join(lost)} a group's loss is not finite, which is no small move; it is not tested."
+    unknown *= bool(lost)
+    others = len(plain.elsewhere) - len(said)
     level = "(permutation tests at 5 %, corrected for groups and profiles)"
     if not said:
-        least = f"{level[:-1]}; smallest p {p_values.min():.2g})"
-        return f"No hardware is shown to move a group's test loss further than one rounding error does {least}."
+        least = f"{level[:-1]}; smallest p {np.nanmin(p_values):.2g})" if np.isfinite(p_values).any() else level
+        nobody = "No hardware is shown to move a group's test loss further than one rounding error does"
+        return f"{nobody} {least}.{unknown}"
     rest = f" Of {others} other profile{'s' * (others > 1)} it is not shown." if others else ""
     question = "Hardware that moves a group's test loss further than one rounding error does:"
-    return f"{question} {'; '.join(said)} {level}.{rest}"
+    return f"{question} {'; '.join(said)} {level}.{rest}{unknown}"

@@ -16,7 +16,7 @@ from experiments.hardware.results import Comparison, Hardware, Series
 from experiments.reporting import drawing
 from experiments.reporting.drawing import BARS, COLORS, GREY, LARGE, SMALL, Drawing, Drawn, Points
 from experiments.reporting.sampling import SAID
-from experiments.reporting.series import Estimate, over_seeds, shares
+from experiments.reporting.series import Estimate, over_seeds, right
 from experiments.reporting.verdicts import Missing
 from jaxfair.intervals import Scale
 from jaxfair.sensitivity import SpreadTest
@@ -79,10 +79,8 @@ def accuracy_by_group(hardware: Hardware) -> "Figure":
     plain, groups = hardware.comparisons[0], hardware.groups
     every, columns = plain.every, 1 + (len(plain.every) > 1)
     figure, grid = drawing.group_panels(groups, len(every), columns, width=4.6, height=1.05, sharey="col")
-    base = plain.reference.by_group["accuracy"]
     for row, series in zip(grid, every, strict=True):
-        accuracy = series.by_group["accuracy"]
-        drawing.by_size(row[0], groups, shares(accuracy, groups.test_count))
+        drawing.by_size(row[0], groups, numbers.accuracies(hardware, series))
         row[0].margins(y=0.15)
         row[-1].margins(y=0.15)
         row[0].set_title(series.label, fontsize=9, loc="left")
@@ -90,7 +88,7 @@ def accuracy_by_group(hardware: Hardware) -> "Figure":
         if series is plain.reference:
             row[-1].set_visible(columns == 1)
             continue
-        drawing.by_size(row[1], groups, over_seeds(100 * (accuracy - base)))
+        drawing.by_size(row[1], groups, numbers.gains(hardware, series, plain.reference))
         row[1].axhline(0, color=GREY, linewidth=0.8)
         row[1].set_ylabel("difference\n(points)", fontsize=8.5)
     drawing.group_legend(figure, groups)
@@ -187,11 +185,11 @@ def spread_against_rounding(hardware: Hardware) -> "Figure":
         {"loss": "nats", "accuracy": "share"}.items(), grid.T, strict=True
     ):
         test, control = numbers.spread_test(plain, name), numbers.differences(plain, plain.ulps, name).mean(axis=0)
-        apart = numbers.differences(plain, plain.profiles, name)
-        rows = _points(hardware, plain.profiles, apart, "positive")
+        apart = numbers.differences(plain, plain.elsewhere, name)
+        rows = _points(hardware, plain.elsewhere, apart, "positive")
         rows.append(Points(f"{ULPS}, mean", *CONTROLS["ulp"], over_seeds(control, "positive")))
         drawing.by_group(spread, groups, rows)
-        rows = _points(hardware, plain.profiles, apart - control)
+        rows = _points(hardware, plain.elsewhere, apart - control)
         drawing.by_group(excess, groups, rows, zero=True)
         _p_values(tested, hardware, test, rows)
         spread.set_title(name, fontsize=10)
@@ -293,8 +291,8 @@ def _compared(hardware: Hardware, comparisons: Sequence[Comparison]) -> "Figure"
                 delta.append(Points(*look, over_seeds(numbers.delta(comparison, others), "positive")))
                 xi.append(Points(*look, over_seeds(numbers.pair_xi(comparison, others), "positive")))
         look = comparison.title, color, "s"
-        by_group.append(Points(*look, shares(comparison.reference.by_group["accuracy"], hardware.groups.test_count)))
-        accuracy.append(Points(*look, shares(comparison.reference.accuracy, hardware.groups.test_count.sum())))
+        by_group.append(Points(*look, numbers.accuracies(hardware, comparison.reference)))
+        accuracy.append(Points(*look, right([comparison.reference.correct])))
     figure, grid = drawing.group_panels(hardware.groups, 2, 2, width=5.6, height=2.5, labelled=(0,))
     drawing.by_group(grid[0, 0], hardware.groups, delta)
     drawing.by_group(grid[1, 0], hardware.groups, by_group)
@@ -309,6 +307,7 @@ def _compared(hardware: Hardware, comparisons: Sequence[Comparison]) -> "Figure"
 
 
 FREED = "those of norms and eigenvalues that are free of sampling over seeds and test images together."
+BOTH = "Bars: 95 % intervals over seeds, those of accuracy over test images too."
 DELTA = "Delta is the largest difference of a group's mean TEST loss from the reference's, over all profiles"
 # fmt: off
 DRAWINGS = {
@@ -319,8 +318,8 @@ DRAWINGS = {
         "images together that hold for all groups and profiles at once; an arrow: it goes on outside of its panel.",
         differences_by_group),
     "accuracy_by_group": Drawing(
-        "Fig. 1: accuracy of each group, a row each hardware and control, and its difference from the reference", BARS,
-        accuracy_by_group),
+        "Fig. 1: accuracy of each group, a row each hardware and control, and its difference from the reference",
+        "Bars: 95 % intervals over seeds and test images together.", accuracy_by_group),
     "reference_and_distance": Drawing(
         "Fig. 2: how far apart parameters end (permuted networks count as far); gradient norm and largest Hessian "
         "eigenvalue of each group's loss at the reference", f"{BARS[:-1]}, {FREED}", reference_and_distance),
@@ -346,9 +345,9 @@ DRAWINGS = {
         f"of groups. {BARS} Not corrected for the number of profiles.", spread_against_rounding),
     "alignment": Drawing(
         "Mitigation: with and without alignment of the groups' distances to the boundary", f"{DELTA} or all one-ulp "
-        f"controls: compare like with like, not maxima over different numbers of runs. {BARS}", alignment),
+        f"controls: compare like with like, not maxima over different numbers of runs. {BOTH}", alignment),
     "linearized": Drawing(
-        "Both papers at once: the full and the linearized networks", f"{DELTA} or all one-ulp controls. {BARS}",
+        "Both papers at once: the full and the linearized networks", f"{DELTA} or all one-ulp controls. {BOTH}",
         linearized),
 }
 # fmt: on

@@ -129,11 +129,13 @@ MEANINGS = {
     "the largest Hessian eigenvalue (with its residual) times rho squared. Tightness is Delta / bound.",
     **sampling.MEANINGS,
     "As far as the controls from step": "from there on the median over seeds of the parameters' distance from the "
-    "reference stays within the range of all one-ulp controls. What hardware does is seen before it.",
+    "reference stays within the range of all one-ulp controls. What hardware does is seen before it. The last step is "
+    "the last that was recorded.",
     "Spread, excess, p-value": "mean over seeds of |profile - reference|; the same less the controls'; share of "
     "arrangements of labels among runs that give at least this excess; p (groups) is corrected for the number of "
     "groups, p (groups and profiles) for that of the profiles too. The opening sentences are by the latter.",
-    "Intervals": "Student's t, 95 %, of the mean over training seeds, which share one split.",
+    "Intervals": "Student's t, 95 %, of the mean over training seeds, which share one split; those of accuracies and "
+    "of relative drops over the test images too. All else is said of these images.",
 }
 
 
@@ -226,7 +228,8 @@ def _introduction(hardware: Hardware) -> str:
         f"{seeds} seed{'s' * (seeds > 1)}, {len(groups.names)} groups, {groups.train_count.sum():,} training and "
         f"{groups.test_count.sum():,} test images; {profiles} profile{'s' * (profiles != 1)} beside the reference "
         f"{plain.reference.label}, {len(plain.ulps)} controls in which one rounding error is made. The reference group "
-        f"is {groups.names[hardware.reference]}. In brackets: 95 % intervals over seeds."
+        f"is {groups.names[hardware.reference]}. In brackets: 95 % intervals over seeds, those of accuracies and drops "
+        "over test images too."
     )
 
 

@@ -111,6 +111,8 @@ def segment(hardware: Hardware, data: DataConfig | None = None) -> Segment:
     if not plain.reference.trained:
         raise Missing("the networks are not at hand")
     apart = [numbers.pair_xi(plain, [series])[0] for series in plain.profiles]
+    if not np.isfinite(apart).any():
+        raise Missing("a loss is not finite on every other profile")
     other = plain.profiles[int(np.nanargmax(apart))]
     run = plain.reference.trained[0]
     try:

@@ -70,6 +70,11 @@ class Comparison(NamedTuple):
     moved: np.ndarray
 
     @property
+    def elsewhere(self) -> tuple[Series, ...]:
+        """The profiles that ended in other bits than the reference for some seed: all others are no other hardware."""
+        return tuple(series for series in self.profiles if not series.same_bits.all())
+
+    @property
     def every(self) -> tuple[Series, ...]:
         """All series, the reference first."""
         return (self.reference, *self.profiles, *self.ulps, *self.others)

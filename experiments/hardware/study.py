@@ -122,6 +122,11 @@ def check_on(study: Study, train_set: Dataset) -> list[int]:
             f"training images; give a smaller --train.batch-size, or leave it out by --controls {others}".rstrip()
             + "."
         )
+    stages.check_plain(train=study.train, snl_finetune=study.snl_finetune)
+    if study.data.validation_fraction:
+        raise JaxfairError(
+            "The hardware study has no use for validation images; leave --data.validation-fraction at 0."
+        )
     trainings = [task.train for task in tasks(study, budgets, reference=True)]
     stages.check_trainings(train_set, [*trainings, study.snl_finetune], study.snl, study.seeds_at_once)
     return budgets
@@ -211,6 +216,9 @@ def merge(given: Merge, command: Sequence[str]) -> None:
     """Unpack the studies that are files and write the report of all."""
     if not given.studies:
         raise JaxfairError("No study is given; name the folders or packed files of finished studies.")
+    places = [study.resolve() for study in given.studies]
+    if twice := [study for study, place in zip(given.studies, places, strict=True) if places.count(place) > 1]:
+        raise JaxfairError(f"The study '{twice[0]}' is given more than once; give each once.")
     unpacked = given.out / "unpacked"
     with processes.locked(unpacked, say):  # until they are read
         folders = [

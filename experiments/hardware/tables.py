@@ -11,7 +11,8 @@ import numpy as np
 
 from experiments.hardware.results import Comparison, Hardware, Series
 from experiments.reporting import sampling
-from experiments.reporting.series import UNKNOWN, Estimate, over_seeds, shares, with_interval
+from experiments.reporting.comparisons import points_lost
+from experiments.reporting.series import UNKNOWN, Estimate, over_seeds, right, stack, with_interval
 from experiments.reporting.tables import Row
 from experiments.reporting.verdicts import Missing, stored
 from jaxfair.bounds import TaylorBound, sensitivity_bound
@@ -48,6 +49,21 @@ def measured(series: Series, name: str) -> tuple[np.ndarray, Estimate, str]:
     return quantity(series, sampling.FREE[name]), free, sampling.SAID[name]
 
 
+def accuracies(hardware: Hardware, one: Series) -> Estimate:
+    """Return the accuracy of each group, shape (g,), with its interval over seeds and test images."""
+    return stack([right([one.correct[:, images]]) for images in _images(hardware)])
+
+
+def gains(hardware: Hardware, one: Series, reference: Series) -> Estimate:
+    """Return how much more accurate each group is than on the reference, in points, shape (g,), the same way."""
+    lost = stack([points_lost(reference.correct[:, i], one.correct[:, i]) for i in _images(hardware)])
+    return Estimate(-lost.mean, -lost.high, -lost.low)
+
+
+def _images(hardware: Hardware) -> list[np.ndarray]:
+    return [np.flatnonzero(hardware.group == g) for g in range(len(hardware.groups.names))]
+
+
 def over_devices(comparison: Comparison, name: str) -> tuple[np.ndarray, str]:
     """Return a quantity of every seed and group, shape (s, g), and how it was measured (Nelaturu et al. 2024, Fig. 3).
 
@@ -62,8 +78,15 @@ def over_devices(comparison: Comparison, name: str) -> tuple[np.ndarray, str]:
 
 
 def of_kind(comparison: Comparison, kind: str) -> tuple[Series, ...]:
-    """Return the profiles beside the reference that are ``native`` or ``emulated``."""
-    return tuple(series for series in comparison.profiles if series.kind == kind)
+    """Return the profiles that are ``native`` or ``emulated`` and not the reference's arithmetic by another name."""
+    return tuple(series for series in comparison.elsewhere if series.kind == kind)
+
+
+def known(values: np.ndarray) -> np.ndarray:
+    """Return numbers of losses or accuracies; ``Missing`` if one is not finite, as of a training that diverged."""
+    if not np.isfinite(values).all():
+        raise Missing("a loss is not finite")
+    return values
 
 
 def differences(comparison: Comparison, others: Sequence[Series], name: str = "loss") -> np.ndarray:
@@ -114,24 +137,27 @@ def bounds(hardware: Hardware, comparison: Comparison) -> list[TaylorBound]:
 
 
 def spread_test(comparison: Comparison, name: str) -> SpreadTest:
-    """Test whether profiles move a quantity further than the one-ulp controls do."""
-    if not comparison.profiles or not comparison.ulps:
-        raise Missing("the study has no profile beside the reference, or no one-ulp control")
-    profiles, controls = (np.stack([s.by_group[name] for s in part]) for part in (comparison.profiles, comparison.ulps))
+    """Test whether the profiles that are other hardware move a quantity further than the one-ulp controls do."""
+    if not comparison.elsewhere or not comparison.ulps:
+        raise Missing("the study has no profile beside the reference that ends in other bits, or no one-ulp control")
+    parts = comparison.elsewhere, comparison.ulps
+    profiles, controls = (np.stack([series.by_group[name] for series in part]) for part in parts)
     return spread_against_control(comparison.reference.by_group[name], profiles, controls)
 
 
 def beyond_rounding(comparison: Comparison, others: Sequence[Series]) -> np.ndarray | None:
-    """Return whether profiles move a group's loss further than the one-ulp controls do, shape (profiles, groups).
+    """Return 1 where profiles move a group's loss further than the one-ulp controls do, shape (profiles, groups).
 
-    By permutation tests at 5 %, corrected for the number of groups and of all profiles; None if no p-value can be so
-    small with so few seeds and controls.
+    By permutation tests at 5 %, corrected for the number of groups and of all profiles that are other hardware; 0 where
+    it is not shown, and NaN where a loss is not finite. None if no p-value can be so small with so few seeds and
+    controls.
     """
-    test, every = spread_test(comparison, "loss"), comparison.profiles
+    test, every = spread_test(comparison, "loss"), comparison.elsewhere
     if test.smallest_p_value * len(every) >= LEVEL:
         return None
     chosen = [i for i, series in enumerate(every) if any(series is other for other in others)]
-    return corrected_p_values(test)[chosen] < LEVEL
+    found = corrected_p_values(test)[chosen]
+    return np.where(np.isfinite(found), found < LEVEL, np.nan)
 
 
 def corrected_p_values(test: SpreadTest) -> np.ndarray:
@@ -170,8 +196,8 @@ def profile_rows(hardware: Hardware) -> list[Row]:
             role = "reference" if series is comparison.reference else "profile" if is_profile else "control"
             row: dict[str, Any] = {"training": comparison.title, "hardware": series.label, "kind": series.kind}
             row |= {"role": role, "control": series.control, "seeds": len(series.accuracy)}
-            row["accuracy"] = shares(series.accuracy, hardware.groups.test_count.sum())
-            largest = np.fmax.reduce(differences(comparison, [series])[0], axis=1)
+            row["accuracy"] = right([series.correct])
+            largest = differences(comparison, [series])[0].max(axis=1)  # unknown where one is
             row |= {
                 "largest_loss_difference": over_seeds(largest, "positive"),
                 "distance": over_seeds(series.distance, "positive"),
@@ -193,7 +219,7 @@ def _rows_of_groups(hardware: Hardware, comparison: Comparison) -> list[Row]:
     sets["delta_ulps"] = comparison.ulps
     values = {name: own.get(name, nothing) for name in ("loss", "gradient_norm", "top_eigenvalue")}
     values |= {name: delta(comparison, others) if others else nothing for name, others in sets.items()}
-    known = {"accuracy": shares(own["accuracy"], groups.test_count)}
+    known = {"accuracy": accuracies(hardware, comparison.reference)}
     known |= {name: over_seeds(v, "positive") for name, v in values.items()}
     parts = comparison.reference.parts
     for name, column in sampling.FREE.items():
@@ -225,7 +251,7 @@ def spread_rows(hardware: Hardware) -> list[Row]:
             except Missing:
                 continue
             excess, corrected = with_interval(test.excess, test.interval), corrected_p_values(test)
-            for i, series in enumerate(comparison.profiles):
+            for i, series in enumerate(comparison.elsewhere):
                 for g in hardware.groups.order:
                     row: dict[str, Any] = {"training": comparison.title, "quantity": name, "hardware": series.label}
                     row |= {"kind": series.kind, "group": hardware.groups.names[g], "seeds": len(series.accuracy)}
@@ -241,9 +267,9 @@ def training_rows(hardware: Hardware) -> list[Row]:
     """Return one row a training: accuracy on the reference, rho, and xi as the paper has it and between two runs."""
     rows = []
     for comparison in hardware.comparisons:
-        profiles, ulps, accuracy = comparison.profiles, comparison.ulps, comparison.reference.accuracy
-        row: dict[str, Any] = {"training": comparison.title, "seeds": len(accuracy), "profiles": len(profiles)}
-        row |= {"ulps": len(ulps), "accuracy": shares(accuracy, hardware.groups.test_count.sum())}
+        profiles, ulps, correct = comparison.profiles, comparison.ulps, comparison.reference.correct
+        row: dict[str, Any] = {"training": comparison.title, "seeds": len(correct), "profiles": len(profiles)}
+        row |= {"ulps": len(ulps), "accuracy": right([correct])}
         row["rho"] = over_seeds(rho(comparison), "positive") if profiles else UNKNOWN
         for name, others in {"profiles": profiles, "ulps": ulps}.items():
             row[f"xi_{name}"] = over_seeds(xi(comparison, others), "positive") if others else UNKNOWN

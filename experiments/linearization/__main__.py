@@ -28,7 +28,9 @@ def _study() -> cli.Work:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
-    return cli.main("python -m experiments.linearization", __doc__, {"": cli.Command(PRESETS, _study)}, arguments)
+    return cli.main(
+        "python -m experiments.linearization", __doc__, {"": cli.Command(PRESETS, _study, once=cli.OF_DATA)}, arguments
+    )
 
 
 if __name__ == "__main__":

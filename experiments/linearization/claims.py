@@ -15,7 +15,6 @@ import numpy as np
 
 from experiments.analyses import imbalance, quantities
 from experiments.analyses import results as arrays
-from experiments.analyses.quantities import has_drop
 from experiments.analyses.results import DROP, Results, Variant
 from experiments.analyses.statistics import (
     RHO,
@@ -25,11 +24,13 @@ from experiments.analyses.statistics import (
     contrast,
     foretells_drop,
     group_drops,
+    in_all,
     lost_by,
     mean_weights,
     named,
     of_small_groups,
     quantity,
+    spread_by_images,
     spread_weights,
 )
 from experiments.reporting import sampling
@@ -43,6 +44,7 @@ from experiments.reporting.verdicts import (
     Claim,
     Measured,
     Missing,
+    Size,
     corrected,
     decide,
     is_idle,
@@ -239,17 +241,27 @@ def _pairs(results: Results, method: str, other: str, kind: str = "") -> list[tu
 def _at_equal(
     results: Results, pairs: Sequence[tuple[Variant, Variant]], what: Literal["mean", "spread"]
 ) -> tuple[Measured, str]:
-    terms = []
+    terms, by_images = [], 0.0
     for ours, theirs in pairs:
+        known = in_all((ours, theirs))
         for network, sign in ((theirs, 1), (ours, -1)):
-            weights = spread_weights(network) if what == "spread" else mean_weights(network, has_drop(network))
+            weights = spread_weights(network, known) if what == "spread" else mean_weights(known, network)
             terms.append((network, sign / len(pairs) * weights))
-    return contrast(results, *terms), _named(results, *(network for pair in pairs for network in pair))
+            by_images += sign / len(pairs) * spread_by_images(results, network, known) if what == "spread" else 0.0
+    found, called = contrast(results, *terms), _named(results, *(network for pair in pairs for network in pair))
+    left = float(found.mean.value) - by_images
+    if what == "spread" and abs(left) < POINTS:
+        found = found._replace(small=Size(f"without what few test images add to both it is {left:.2g} points", False))
+    return found, called
 
 
-def _worst(results: Results, pairs: Sequence[tuple[Variant, Variant]]) -> tuple[np.ndarray, str]:
-    gained = [quantities.worst_accuracies(aware) - quantities.worst_accuracies(plain) for aware, plain in pairs]
-    return np.mean(gained, axis=0), _named(results, *(network for pair in pairs for network in pair))
+def _worst(results: Results, pairs: Sequence[tuple[Variant, Variant]]) -> tuple[Measured, str]:
+    tables = []
+    for g in range(len(results.groups.names)):
+        gained = [quantities.in_worst(results, a, g) - quantities.in_worst(results, b, g) for a, b in pairs]
+        tables.append(np.mean(gained, axis=0))
+    found = Measured(intervals.over_seeds_and_examples(tables, [1.0] * len(tables)), len(tables[0]))
+    return found, _named(results, *(network for pair in pairs for network in pair))
 
 
 def _mean_lost(results: Results, pairs: Sequence[tuple[Variant, Variant]]) -> tuple[Measured, str]:
@@ -272,7 +284,7 @@ def _networks(results: Results, method: str) -> list[Variant]:
 
 
 def _named(results: Results, *networks: Variant) -> str:
-    return named(results, networks[0], *(f"{network.label} ({network.relu_count:,} ReLUs)" for network in networks))
+    return named(results, networks, *(f"{network.label} ({network.relu_count:,} ReLUs)" for network in networks))
 
 
 def _small(results: Results) -> np.ndarray:
@@ -284,8 +296,8 @@ def _lose(results: Results, who: Literal["large", "small", "smallest"]) -> tuple
     if who != "smallest":
         return lost_by(results, network, who), _named(results, network)
     # Not a ratio, which has no mean near 0; where large groups gained, any loss will do.
-    large, lost = mean_weights(network, results.groups.large), group_drops(network, results.groups.large)
-    weights = mean_weights(network, _small(results) & (counts == counts.min()))
+    large, lost = mean_weights(results.groups.large, network), group_drops(network, results.groups.large)
+    weights = mean_weights(_small(results) & (counts == counts.min()), network)
     weights = weights - SEVERAL * (lost.mean(axis=1, keepdims=True) > 0) * large
     return contrast(results, (network, weights)), _named(results, network)
 
@@ -335,7 +347,8 @@ def _with_accuracy(results: Results, name: str) -> tuple[Measured, str, str]:
 def _as_relus_go(results: Results, name: str, method: str) -> tuple[Measured, str, str]:
     networks, against = _networks(results, method), ""
     if name == DROP:  # of the full network it is 0 by definition
-        values = [group_drops(network, _small(results)).mean(axis=1) for network in networks]
+        small = _small(results) & in_all(networks)
+        values = [group_drops(network, small).mean(axis=1) for network in networks]
     elif all(network.control is not None for network in networks):  # training on alone changes it, too
         values = [_beside_control(network, name) for network in networks]
         against = "each against its control"
@@ -483,7 +496,7 @@ def _mitigated_everywhere(results: Results, kind: str) -> tuple[Measured, str]:
         raise Missing(f"{len(pairs)} networks were made with mitigation beside the same ones without it")
     small = _small(results)
     for network, other in pairs:
-        weights = mean_weights(other, small) / len(pairs)
+        weights = mean_weights(small, other, network) / len(pairs)
         terms += [(other, weights), (network, -weights)]
     return contrast(results, *terms), _named(results, *(other for _, other in pairs))
 
@@ -509,5 +522,5 @@ def _mitigated(
             raise Missing("a mean of 'gradient_norm' is not positive for some seed, so there is no ratio")
         return np.log2(after / before), f"{_named(results, network, other)}; {sampling.PLAIN}"
     members, sign = (small, 1) if what == "drop" else (results.groups.large, -1)
-    weights = mean_weights(network, members)
+    weights = mean_weights(members, network, other)
     return contrast(results, (other, sign * weights), (network, -sign * weights)), _named(results, network, other)

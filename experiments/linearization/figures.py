@@ -83,7 +83,8 @@ def accuracy_by_method(results: Results) -> "Figure":
         raise Missing("No network of the study is linearized.")
     full, shown = results.variants[0], [v for several in found.values() for v in several]
     figure, grid = drawing.subplots(1, 2, 4.6, 3.8)
-    titles = {"all test images": quantities.whole_accuracy, "the worst group": quantities.worst_accuracy}
+    worst = partial(quantities.worst_accuracy, results)
+    titles = {"all test images": quantities.whole_accuracy, "the worst group": worst}
     for axes, (title, value) in zip(grid[0], titles.items(), strict=True):
         places = drawing.log_axis(axes, [v.relu_count for v in [full, *shown]], ",")
         at = dict(zip([v.label for v in [full, *shown]], places, strict=True))
@@ -328,8 +329,8 @@ DRAWINGS = {
         "Mean accuracy of the large and the small groups by the number of ReLUs kept", IMAGES, accuracy_by_budget),
     "accuracy_by_method": Drawing(
         "Accuracy on all test images, and in the worst group of each seed, by method and the number of ReLUs kept",
-        f"{IMAGES} Those of the worst group are over seeds; as it is picked after the fact, it looks worse than a "
-        "group picked before would.", accuracy_by_method),
+        f"{IMAGES} As the worst group is picked after the fact, it looks worse than a group picked before would.",
+        accuracy_by_method),
     "harm_by_training": Drawing(
         "Accuracy of the large and the small groups by the epochs of fine-tuning, linearized and with all ReLUs",
         f"One long fine-tuning, looked at on the way. {IMAGES}", harm_by_training),

@@ -49,7 +49,8 @@ def write(
         on_others = {"imbalance": imbalance.rows(results), "imbalance_groups": imbalance.group_rows(results)}
         tables.write_all(made, {"summary": summary, "groups": rows, **compared, **on_others})
         answer = page.answer(results, found)
-        meanings = {"summary": page.NETWORKS["mitigated"]} if any(network.base for network in results.variants) else {}
+        mitigated = f" {page.NETWORKS['mitigated']}" * any(network.base for network in results.variants)
+        meanings = {"summary": f"{pages.seeds_sentence(results)}{mitigated}", "imbalance": imbalance.MEANING}
         of_runs = command, analysed, found, [*drawn, *of_paper], meanings
         reports.write_record(made, STUDY, title, answer, pages.warnings(results), *of_runs)
         analyses = [run for run in analysed if run.config["stage"] == "analyse"]

@@ -184,7 +184,6 @@ CPU = dataclasses.replace(
 GPU = dataclasses.replace(
     CPU_LONG,
     out=Path("results/gpu"),
-    seeds=3,
     data=DataConfig("utkface-race", validation_fraction=0.1),
     model=ModelConfig(),
     train=TrainConfig(epochs=40, schedule="cosine", augment="cifar"),
@@ -192,7 +191,7 @@ GPU = dataclasses.replace(
     snl_finetune=dataclasses.replace(SNL_FINETUNE, epochs=10, augment="cifar"),
     deepreduce_train=dataclasses.replace(DEEPREDUCE_TRAIN, epochs=20, learning_rate=1e-2, augment="cifar"),
 )
-"""The same by a ResNet-18 of full width, three seeds: made for one GPU, not yet timed on any."""
+"""The same by a ResNet-18 of full width: made for one GPU, not yet timed on any."""
 
 PAPER = Study(
     out=Path("results/paper"),

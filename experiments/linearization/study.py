@@ -226,11 +226,15 @@ def check(study: Study, train_set: Dataset) -> list[int]:
         raise JaxfairError(f"The mitigation rates {rates} are lagrangian's; give it as --mitigations, or no rates.")
     if study.equal_budgets and not study.deepreduce:
         raise JaxfairError("Equal budgets are DeepReDuce's; give --deepreduce, or leave --equal-budgets out.")
+    stages.check_plain(snl_finetune=study.snl_finetune, deepreduce_train=study.deepreduce_train)
     trainings = [study.train, *tunings(study.snl_finetune, study), *tunings(study.deepreduce_train, study)]
     stages.check_trainings(train_set, trainings, study.snl, study.seeds_at_once)
     check_methods(study, train_set, budgets)
     if study.follow < 0 or study.follow > 1_000_000:
         raise JaxfairError(f"Fine-tuning is to be followed for {study.follow} epochs; give 0 or more.")
+    if not budgets and (study.follow or "random" in study.controls):
+        what = "be followed" if study.follow else "have random masks"
+        raise JaxfairError(f"Networks of SNL's budgets are to {what}, and there is no budget; give one by --budgets.")
     if "random-matched" in study.controls and "matched" not in study.controls:
         raise JaxfairError("The control random-matched is compared with matched; give both as --controls.")
     if study.patience < 0 or (study.patience and not study.data.validation_fraction):

@@ -28,6 +28,9 @@ def write(config: Private, command: Sequence[str]) -> None:
         numbers = {"answer": study.answer(found), **{name: list(map(_plain, rows)) for name, rows in named.items()}}
         (made / "private.json").write_text(json.dumps({**facts, **numbers}, indent=1) + "\n", encoding="utf-8")
         (made / reports.PAGE).write_text(page.page(config, title, found, facts), encoding="utf-8")
+        how = f"{config.images} images, {config.protocols}, bits {config.fraction_bits}"
+        record = {"study": "private", "title": title, "runs": [*facts["runs"], how]}
+        (made / reports.RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     tables.show(tables.Table(page.COSTS, found.costs), "What an inference costs")
     tables.show(tables.Table(page.ACCURACY, found.accuracy), "Fixed point against floating point (aby3)")
     print(f"{study.answer(found)}\n\nReport: {config.out / 'report' / reports.PAGE}")

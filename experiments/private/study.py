@@ -15,7 +15,7 @@ from experiments.reporting.series import Estimate
 from experiments.reporting.tables import Row
 from experiments.running import datasets
 from experiments.running.progress import Progress
-from experiments.running.records import load_network
+from experiments.running.records import load_network, rebalanced
 from jaxfair.change import ChangeReport, change_report
 from jaxfair.data.dataset import Dataset
 from jaxfair.errors import JaxfairError, did_you_mean
@@ -63,6 +63,17 @@ def check(config: Private) -> None:
     for name in ("images", "cost_images", "lan_bandwidth", "wan_bandwidth", "timeout"):
         if not getattr(config, name) > 0:
             raise JaxfairError(f"--{name.replace('_', '-')} is {getattr(config, name)}; give more than 0.")
+    for name in ("bound_images", "lan_latency", "wan_latency"):
+        if not 0 <= getattr(config, name) < float("inf"):
+            raise JaxfairError(f"--{name.replace('_', '-')} is {getattr(config, name)}; give 0 or more.")
+    for name in ("fraction_bits", "protocols", "methods"):
+        given = list(getattr(config, name))
+        if len(set(given)) < len(given) or (not given and name != "protocols"):
+            shown = " ".join(map(str, given)) or "empty"
+            raise JaxfairError(f"--{name.replace('_', '-')} is {shown}; give one or more, each once.")
+    reports.check_new(config.out / "report")
+    if config.out.resolve() == config.study.resolve():
+        raise JaxfairError(f"The report of '{config.study}' would be replaced; give another folder as --out.")
 
 
 def find(config: Private) -> Found:
@@ -105,6 +116,7 @@ def find(config: Private) -> Found:
 def _chosen(config: Private) -> list[Run]:
     """Return the analyses of the networks that are asked for, from the most ReLUs to the fewest."""
     every = [run for run in arrays.read(config.study, STUDY) if run.config["stage"] == "analyse"]
+    every = [run for run in every if not rebalanced(run)]  # of the same labels, trained on other images
     methods = {run.config["variant"]["method"] for run in every}
     for method in config.methods:
         if method not in methods:

@@ -42,10 +42,7 @@ def replacing(folder: Path) -> Iterator[Path]:
         with processes.locked(folder, say):
             if old.exists() and not folder.exists():  # a process was killed between two moves
                 old.rename(folder)
-            if folder.exists() and any(folder.iterdir()) and not (folder / PAGE).exists():
-                raise JaxfairError(
-                    f"'{folder}' holds something else than a report, which would be lost; name a new folder as --out."
-                )
+            check_new(folder)
             _remove(scratch)
             made.mkdir(parents=True)
             try:
@@ -59,6 +56,19 @@ def replacing(folder: Path) -> Iterator[Path]:
             f"The report cannot be written to '{folder}': {error.strerror or error}; all runs are kept, "
             "make room or choose another --out and run the same command again."
         ) from error
+
+
+def check_new(folder: Path) -> None:
+    """Raise a JaxfairError if no report can be written to a folder, before hours of work for one."""
+    if folder.is_file() or folder.parent.is_file():
+        raise JaxfairError(
+            f"The report cannot be written to '{folder}', where a file is in the place of a folder; name a new one as "
+            "--out."
+        )
+    if folder.exists() and any(folder.iterdir()) and not (folder / PAGE).exists():
+        raise JaxfairError(
+            f"'{folder}' holds something else than a report, which would be lost; name a new folder as --out."
+        )
 
 
 def _replace(folder: Path, made: Path, old: Path) -> None:

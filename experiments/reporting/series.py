@@ -1,5 +1,6 @@
 """A measured quantity: its mean over seeds with an interval, and both as text."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,6 +53,24 @@ def shares(values: Any, counts: Any) -> Estimate:
     found, by_images = over_seeds(values, "share"), intervals.wilson(values.mean(axis=0), np.asarray(counts, float))
     differ = np.ptp(values, axis=0) > 0
     return Estimate(found.mean, *(np.where(differ, *ends) for ends in zip(found[1:], by_images, strict=True)))
+
+
+def right(tables: Sequence[np.ndarray]) -> Estimate:
+    """Return the mean share of right answers over groups that count the same, over seeds and test images together.
+
+    Args:
+        tables: for each group 1 where a prediction is right, shape (seeds, images); NaN where a seed does not test it.
+    """
+    counts = np.array([np.isfinite(table).sum(axis=1).min() for table in tables])
+    mean = float(np.mean([np.nanmean(table) for table in tables]))
+    # A group that all seeds have all right, or all wrong, shows no noise; so many images might have shown some.
+    least = intervals.wilson(np.asarray(mean), np.asarray(len(tables) ** 2 / np.sum(1 / counts)))
+    if not 0 < mean < 1 or counts.min() < 2:
+        return Estimate(mean, *least)
+    found = of(intervals.over_seeds_and_examples(tables, [1 / len(tables)] * len(tables)), "share")
+    if all(0 < np.nanmean(table) < 1 for table in tables):
+        return found
+    return Estimate(mean, np.minimum(found.low, least.low), np.maximum(found.high, least.high))
 
 
 def of(found: intervals.Estimate, scale: Scale = "real", level: float = 0.95) -> Estimate:

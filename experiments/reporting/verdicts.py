@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments.reporting import series, tables
 from experiments.reporting.groups import Groups
-from experiments.reporting.series import Estimate
+from experiments.reporting.series import Estimate, over_seeds
 from experiments.reporting.tables import Column, Table
 from jaxfair import intervals
 from jaxfair.errors import JaxfairError
@@ -19,6 +19,7 @@ Verdict = Literal[
     "not supported: not after correction",
     "not supported: not shown",
     "too small to matter",
+    "may be too small to matter",
     "holds, says nothing",
     "nothing to explain",
     "too few seeds",
@@ -48,8 +49,9 @@ class Claim(NamedTuple):
         value, low, high, seeds: its mean over so many seeds and the 95 % interval; NaN where there is none.
         verdict: supported: the interval is wholly on the claimed side, and the corrected p-value below 5 %;
             contradicted: on the other side; not after correction: only the p-value as such is below 5 %; not shown: it
-            is not either; too small to matter: nearer than the claim's floor, or of so small an effect; holds, says
-            nothing: a bound that is far away;
+            is not either; too small to matter: the whole interval is nearer than the claim's floor, or the effect so
+            small; may be: its value is, and the interval reaches further; holds, says nothing: a bound that is far
+            away;
             nothing to explain: the differences that it is about are not beyond those of the controls.
         note: networks, budgets and groups concerned, or why there are not enough data.
         p_value: two-sided, that the statistic is at the threshold; NaN where there is none.
@@ -69,6 +71,18 @@ class Claim(NamedTuple):
     corrected: float = np.nan
 
 
+class Size(NamedTuple):
+    """How large an effect is that a statistic only ranks.
+
+    Attributes:
+        said: why it is too small to matter; empty where it is not.
+        certain: whether its whole interval is.
+    """
+
+    said: str = ""
+    certain: bool = True
+
+
 class Measured(NamedTuple):
     """A statistic, where more is known of it than its value for each seed.
 
@@ -78,8 +92,7 @@ class Measured(NamedTuple):
         scale: where the statistic can lie.
         p_value: two-sided, exact; None for that of Student's t test.
         idle: whether a bound that holds is so far away that this says nothing.
-        small: why an effect that the statistic ranks, without a size of its own, is too small to matter; empty where it
-            is not.
+        small: the size of an effect that the statistic ranks, where it has none of its own.
         items: of how many a share is, where seeds that do not differ have Wilson's interval of so many; 0 is unknown.
         nothing: why the differences that the finding is about are no more than noise; empty where they are.
     """
@@ -90,7 +103,7 @@ class Measured(NamedTuple):
     p_value: float | None = None
     idle: bool = False
     nothing: str = ""
-    small: str = ""
+    small: Size = Size()
     items: int = 0
 
 
@@ -110,8 +123,9 @@ COLUMNS = (
 FOOT = (
     "In brackets: 95 % intervals over seeds, and over test images too for drops, for what accuracy is kept or gained, "
     "and where groups' norms, eigenvalues and distances are compared; "
-    "p: two-sided, by Student's t or, for rank correlations, exact permutations, then with Holm's correction for all "
-    "findings of the table. What is claimed to be within a margin of 0 is tested by two one-sided t tests: the 90 % "
+    "p: two-sided, by Student's t or, for rank correlations, by permutations, random ones where there are too many to "
+    "go through; then with Holm's correction for all findings of the table. What is claimed to be within a margin of 0 "
+    "is tested by two one-sided t tests: the 90 % "
     f"interval has to lie within it. Too small to matter are effects below {POINTS:g} points of a drop, {RIGHT:g} of "
     f"accuracy, {NATS:g} nats of a loss, {2**RATIO - 1:.0%} of a norm or eigenvalue, and {DISTANCE:g} of a distance to "
     "the boundary. Unless each seed has a split of its own, the split of the data is no part of the noise."
@@ -181,9 +195,12 @@ def decide(results: Any, name: str, statement: str, statistic: str, measure: Cal
         verdict = "holds, says nothing"
     elif not (p_value < LEVEL and (side == "within" or low > threshold or high < threshold)):
         verdict = "not supported: not shown"
-    elif abs(ahead) < floor or found.small:
-        verdict = "too small to matter"
-        notes.insert(0, found.small)
+    elif abs(ahead) < floor or found.small.said:
+        certain = found.small.certain and (not floor or max(abs(low - threshold), abs(high - threshold)) < floor)
+        verdict = "too small to matter" if certain else "may be too small to matter"
+        notes.insert(0, found.small.said)
+    elif floor and min(abs(low - threshold), abs(high - threshold)) < floor:
+        notes.append(f"by the interval it may be less than {floor:g}, which would not matter")
     note = "; ".join(filter(None, notes))
     return Claim(name, statement, statistic, value, low, high, found.seeds, verdict, note, p_value)
 # fmt: on
@@ -203,16 +220,20 @@ def _equivalence(found: Measured, margin: float) -> tuple[Measured, str]:
     return found._replace(p_value=float(p_value) if low < high else None), said
 
 
-def too_small(change: np.ndarray, floor: float, unit: str) -> str:
-    """Return why a change that a rank correlation only ranks is too small to matter; empty if it is not.
+def too_small(change: np.ndarray, floor: float, unit: str) -> Size:
+    """Return why a change that a rank correlation only ranks is too small to matter, if it is.
 
     Args:
         change: of the ranked quantity, from one end of the ranking to the other, shape (seeds,).
         floor: below which it does not matter.
         unit: of both.
     """
-    size = abs(float(np.mean(change)))
-    return f"what is ranked changes by {size:.2g} {unit} only, less than {floor:.3g}" if size < floor else ""
+    found = over_seeds(change)
+    size, ends = abs(float(found.mean)), np.abs([found.low, found.high])
+    if not size < floor:
+        return Size()
+    unit = f" {unit}" if unit else ""
+    return Size(f"what is ranked changes by {size:.2g}{unit} only, less than {floor:.3g}", not ends.max() >= floor)
 
 
 def is_idle(bound: Any, seen: Any) -> bool:

@@ -70,6 +70,8 @@ def prepare_each(configs: Sequence[DataConfig], count: int) -> list[list[Prepare
 def _split_by_seeds(loaded: Loaded, config: DataConfig, count: int) -> list[Prepared]:
     left_out = [f"{item.name} {item.reason}" for item in loaded.left_out]
     source = {"title": loaded.title, "origin": loaded.origin, "left_out": left_out}
+    if config.images is not None:
+        source["images"] = str(config.images)
     made = []
     for seed in range(count if splits_differ(loaded, config) else 1):
         one = dataclasses.replace(config, seed=config.seed + seed)
@@ -220,7 +222,9 @@ def of_run(run: Run) -> DataConfig:
     fields = {field.name for field in dataclasses.fields(DataConfig)} & set(stored)
     settings: Any = {name: tuple(v) if isinstance(v := stored[name], list) else v for name in fields}
     if stored["name"] not in sources.EMBEDDED:  # with a path, nothing is searched for or downloaded
-        settings["path"] = Path(run.json("environment.json")["data_source"]["origin"].partition(" in ")[2])
+        source = run.json("environment.json")["data_source"]
+        settings["path"] = Path(source["origin"].partition(" in ")[2])
+        settings |= {"images": Path(source["images"])} if "images" in source else {}
     return DataConfig(**settings)
 
 

@@ -48,7 +48,9 @@ def begin(execution: Execution) -> None:
     numbers = {
         name: getattr(execution, name) for name in ("workers", "threads", "devices", "cpus", "memory", "minutes")
     }
-    if wrong := [f"{name} {value}" for name, value in numbers.items() if value is not None and not value > 0]:
+    if wrong := [
+        f"{name} {value}" for name, value in numbers.items() if value is not None and not 0 < value < float("inf")
+    ]:
         raise JaxfairError(f"The runs are to be made with {' and '.join(wrong)}; give numbers above 0.")
     if execution.executor == "slurm":
         slurm.check()
@@ -249,7 +251,9 @@ def _places(execution: Execution, command: Sequence[str], logs: Path) -> list[Pl
             on_each = -(-count * each // len(devices))
             own = (devices[(number * each + i) % len(devices)] for i in range(each))
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(dict.fromkeys(own))
-            environment |= {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.8 / on_each:.3f}"} if on_each > 1 else {}
+            if on_each > 1:
+                environment.pop("XLA_PYTHON_CLIENT_MEM_FRACTION", None)  # the old name, refused beside the new one
+                environment["XLA_CLIENT_MEM_FRACTION"] = f"{0.8 / on_each:.3f}"
         share = mine[number * len(mine) // count : (number + 1) * len(mine) // count] or mine
         places.append(Place(command, environment, share if count > 1 else (), logs / f"worker-{number + 1}.log"))
     return places

@@ -69,6 +69,8 @@ def check(
     Raises:
         JaxfairError: the images are too small for the network, a budget or a DeepReDuce configuration is impossible.
     """
+    if model.network == "cnn" and (model.block != "basic" or model.stem_width is not None):
+        raise JaxfairError("Blocks and the stem's width are those of a ResNet; leave them out, or --model.network cnn.")
     module = full_module(train_set, model)
     units = masks.unit_count(shapes(module, train_set.image_shape).masks)
     for config in reductions:
@@ -100,6 +102,20 @@ def check_trainings(
         mitigate.check_config(config.mitigation, len(train_set.group_names))
     if descent is not None:
         snl.check_config(descent, len(train_set))
+
+
+def check_plain(**trainings: train.TrainConfig) -> None:
+    """Raise a JaxfairError if a training that a study mitigates by an option of its own is told to be mitigated.
+
+    Its controls would be, and the networks that are compared with them would not.
+
+    Args:
+        trainings: by the option's name, such as ``finetune``.
+    """
+    for name, config in trainings.items():
+        if (method := config.mitigation.method) != "none":
+            option = f"--{name.replace('_', '-')}.mitigation.method"
+            raise JaxfairError(f"{option} is {method}; leave it at none, and let the study do it: --help, mitigation.")
 
 
 def train_full(
@@ -403,6 +419,7 @@ def fit(
         networks = [network_of(seed) for seed in seeds]
         for run, network in zip(pending, networks, strict=True):
             begin(run, network)
+        taught = bool(config.distillation_weight or attention)  # a study may leave distillation out
         at_once, done = space.seeds_at_once or train.seeds_at_once(seeds, space.devices), 0
 
         def on_epoch(epoch: int, epochs: int, metrics: Mapping[str, float]) -> None:
@@ -416,7 +433,7 @@ def fit(
             config,
             seeds=seeds,
             order_seeds=[seed + order_seed for seed in seeds],
-            teachers=None if teacher_of is None else [teacher_of(seed) for seed in seeds],
+            teachers=[teacher_of(seed) for seed in seeds] if teacher_of is not None and taught else None,
             kept=[pruning.kept_weights(network.params) for network in networks] if pruned else None,
             attention=attention,
             progress_dirs=[run.progress_dir for run in pending],

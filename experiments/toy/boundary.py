@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 GROUPS = ("majority", "minority")
 NETWORKS = ("full", "half linear")
 TEST_POINTS = 5000  # of each group in the plane
+MOST_POINTS = 10_000_000  # of training: more do not fit into memory
 SHOWN_POINTS = 600  # in the figure, with the training points' shares
 
 
@@ -175,6 +176,8 @@ def check_boundary(config: Boundary) -> None:
             f"The hidden widths are {config.widths} and the restarts {config.restarts}; give widths from 1 on, two "
             "units or more, and at least one restart."
         )
+    if config.points > MOST_POINTS:
+        raise JaxfairError(f"There are to be {config.points:,} points; give at most {MOST_POINTS:,}.")
     if config.points < 2 or not 0 < config.minority < 1 or not 0 < _minority(config) < config.points:
         raise JaxfairError(
             f"A minority of {config.minority} of {config.points} points leaves a group without any; give more "

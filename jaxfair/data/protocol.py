@@ -66,7 +66,7 @@ def make_parts(
     label, group = select(label, rows), merge_below(select(group, rows), config.merge_below)
     _check_values(label, config.label, "label", index.title)
     _check_values(group, config.group, "group", index.title)
-    members, skipped = _official(index.split, rows)
+    members, skipped = _official(index.split, rows, index.title)
     unknown = np.full(images.shape[-1], np.nan, np.float32)
     parts = []
     for part, which in zip(members, ("training", "test"), strict=False):
@@ -127,12 +127,17 @@ def _check_values(column: Column, keys: Sequence[str], what: str, title: str) ->
         )
 
 
-def _official(split: Column | None, rows: np.ndarray) -> tuple[list[np.ndarray], list[Rejected]]:
+def _official(split: Column | None, rows: np.ndarray, title: str) -> tuple[list[np.ndarray], list[Rejected]]:
     """Return the positions in ``rows`` of the training and test images, or all of them, and what is in neither."""
     codes = np.zeros(0, int) if split is None else split.codes[rows]
     members = {name: np.flatnonzero(codes == i) for i, name in enumerate(split.names if split else ())}
     members = {name: found for name, found in members.items() if len(found)}
     held_out = next((name for name in ("test", "validation") if name in members), None)
+    if "train" not in members and {"test", "validation"} <= members.keys():
+        raise JaxfairError(
+            f"{title} has a test and a validation split and no images to train on; give the training images too, or "
+            "leave the column split out."
+        )
     if "train" not in members or held_out is None:
         return [np.arange(len(rows))], []
     skipped = [

@@ -324,7 +324,7 @@ def _tuned(
         data,
         config.finetune,
         seeds=[order],
-        teachers=[teacher],
+        teachers=[teacher] if config.finetune.distillation_weight else None,
         progress_dirs=None if place is None else [place],
         devices=devices,
     )

@@ -90,11 +90,13 @@ def make_optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientT
         config: how to train.
         steps_per_epoch: the number of batches in an epoch, by which the schedule counts.
     """
-    total = config.epochs * steps_per_epoch
+    total, scales = config.epochs * steps_per_epoch, {}
+    for step in (max(total // 2, 1), max(3 * total // 4, 1)):  # of few steps both are one, and none before the first
+        scales[step] = 0.1 * scales.get(step, 1.0)
     schedules = {
         "constant": config.learning_rate,
         "cosine": optax.cosine_decay_schedule(config.learning_rate, max(total, 1)),
-        "step": optax.piecewise_constant_schedule(config.learning_rate, {total // 2: 0.1, 3 * total // 4: 0.1}),
+        "step": optax.piecewise_constant_schedule(config.learning_rate, scales),
     }
     return optax.chain(
         optax.add_decayed_weights(config.weight_decay),

@@ -105,6 +105,12 @@ def test_validation_images_are_the_test_set_where_there_is_no_other() -> None:
     assert shown(made.test) == [10, 11]
 
 
+def test_a_set_for_testing_alone_is_not_trained_on() -> None:
+    held_out = [value.replace("train", "test") for value in SPLIT]
+    with pytest.raises(JaxfairError, match="has a test and a validation split and no images to train on"):
+        parts(protocol("smile", "smile"), split=columns.from_values(held_out))
+
+
 def test_a_set_of_training_images_alone_is_not_split() -> None:
     assert parts(split=columns.from_values(["train"] * N)).test is None
 

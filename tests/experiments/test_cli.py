@@ -80,6 +80,15 @@ BEFORE_ANYTHING_IS_MADE = {
     "--analysis.max-steps 0": "steps",
     "--analysis.chunk-size 0": "chunk",
     "--analysis.chunk-size -1": "chunk",
+    "--snl-finetune.mitigation.method lagrangian": "--snl-finetune.mitigation.method is lagrangian; leave it at none",
+    "--deepreduce-train.mitigation.method cvar": "--deepreduce-train.mitigation.method is cvar; leave it at none",
+    "--budgets --follow 4": "Networks of SNL's budgets are to be followed, and there is no budget",
+    "--budgets --controls random": "Networks of SNL's budgets are to have random masks, and there is no budget",
+    "--data.group class --data.group digit": "The option --data.group is given twice; give all of its values after one",
+    "--data.path=": "--data.path is empty, as an unset variable is; give a value.",
+    "--data.path=~/faces": "'~/faces' is no folder: the shell did not replace ~; write the whole path.",
+    "--model.network cnn --model.block bottleneck": "Blocks and the stem's width are those of a ResNet",
+    "--executor slurm --memory inf": "memory inf; give numbers above 0",
 }
 
 
@@ -92,6 +101,17 @@ def test_bad_input_is_refused_before_anything_is_made(
     assert BEFORE_ANYTHING_IS_MADE[options] in sentence(captured.err)
     assert captured.out == ""
     assert list(tmp_path.rglob("DONE")) == []
+
+
+@pytest.mark.parametrize("words", [["", "--seeds", "1"], ["--seeds", "1", "--out", ""], ["--data.path", ""]])
+def test_an_empty_argument_is_no_folder(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As of a shell's variable that is not set: it would be the folder that one is in."""
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 1
+    assert "is empty, as an unset variable is; give a value." in sentence(capsys.readouterr().err)
+    assert list(tmp_path.iterdir()) == []
 
 
 OTHERS = {"train": 1, "linearize": 1, "finetune": 1, "analyse": 2, "sampling": 1}  # than those of SNL

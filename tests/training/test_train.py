@@ -164,6 +164,18 @@ def test_the_step_schedule_divides_by_ten_at_half_and_three_quarters() -> None:
     np.testing.assert_allclose(rates, [1.0] * 8 + [0.1] * 4 + [0.01] * 4, rtol=1e-6)
 
 
+@pytest.mark.parametrize(("steps", "expected"), [(1, [1.0]), (2, [1.0, 0.01]), (3, [1.0, 0.1, 0.01])])
+def test_the_step_schedule_of_few_steps_begins_at_the_whole_rate(steps: int, expected: list[float]) -> None:
+    config = replace(CONFIG, epochs=steps, momentum=0.0, weight_decay=0.0, learning_rate=1.0, schedule="step")
+    optimizer = make_optimizer(config, 1)
+    state = optimizer.init(jnp.zeros(()))
+    rates = []
+    for _ in range(steps):
+        update, state = optimizer.update(jnp.ones(()), state, jnp.zeros(()))
+        rates.append(-float(np.asarray(update)))
+    np.testing.assert_allclose(rates, expected, rtol=1e-6)
+
+
 def test_resuming_gives_the_bits_of_an_uninterrupted_run(tmp_path: Path) -> None:
     """Interrupted by an exception after each epoch in turn; history included."""
     straight = fit_one()

@@ -1,6 +1,7 @@
 """The command for predictions in files: joined by ids, in any format and order, and what it refuses."""
 
 import json
+import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -218,6 +219,31 @@ def test_an_earlier_report_of_other_files_is_kept(tmp_path: Path, capsys: pytest
         assert run(given, out) == 0
         assert ("is kept as" in capsys.readouterr().err) == bool(kept)
         assert len(list(out.glob("report-*"))) == kept
+
+
+def test_another_reference_or_policy_is_another_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found, out = files(tmp_path), tmp_path / "out"
+    for more, kept in ((), 0), (("--reference", "small"), 1), (("--missing", "drop"), 2):
+        assert run(found, out, *more) == 0
+        assert ("is kept as" in capsys.readouterr().err) == bool(kept)
+        assert len(list(out.glob("report-*"))) == kept
+
+
+def test_a_copy_of_a_file_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And names of files that are alike are told apart by their folders."""
+    found = files(tmp_path)
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        shutil.copyfile(found["before"], tmp_path / folder / "p.csv")
+    paths = [str(tmp_path / folder / "p.csv") for folder in "ab"]
+    given = ["--before", *paths, "--after", str(found["after"]), "--groups", str(found["people"])]
+    assert main([*given, "--out", str(tmp_path / "out")]) == 0
+    captured = capsys.readouterr()
+    assert "Some files before are alike to the byte, and count as runs: p.csv, p.csv; is one a copy?" in captured.err
+    page = (tmp_path / "out" / "report" / "report.html").read_text(encoding="utf-8")
+    assert "There is one network after: what another one would show there is in no interval." in page
+    assert "a/p.csv" in page
+    assert "b/p.csv" in page
 
 
 def test_labels_of_two_files_are_the_same_where_their_numbers_are(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from experiments.analyses.results import DROP, HARM, Results, Variant
 from experiments.compression import claims, page
 from experiments.compression.claims import claims as decide_all
 from jaxfair.groups import relative_drop
+from jaxfair.intervals import holm
 from tests.study import make_analyses
 
 SEEDS, GROUPS = 6, 5
@@ -75,6 +76,26 @@ def test_the_strongest_are_compared_on_other_data_too(results: Results) -> None:
         assert (balanced.value, balanced.note.partition(";")[0]) == (as_they_are.value, label)
         assert found[f"imbalance_matters ({key})"].value == pytest.approx(0, abs=1e-12)
         assert found[f"harm_reverses ({key})"].note.endswith("give --data-controls swapped")
+
+
+def test_only_groups_that_have_a_drop_on_both_data_are_compared(results: Results) -> None:
+    """On the balanced data one small group has none: as the data are it is left out, too, and nothing differs."""
+    label, small = "Pruned 90 %, fine-tuned", int(np.flatnonzero(~results.groups.large)[0])
+    own = network(results, label)
+    never = own.by_group[DROP].copy()
+    never[:, small] = np.nan
+    lost = own._replace(by_group=own.by_group | {DROP: never})
+    balanced = results._replace(variants=tuple(lost if v is own else v for v in results.variants))
+    found = imbalance.change(results._replace(rebalanced={"balanced": balanced}), "balanced", own)
+    assert float(found.mean.value) == pytest.approx(0, abs=1e-12)
+
+
+def test_the_differences_on_other_data_are_corrected_for_their_number(results: Results) -> None:
+    rows = imbalance.rows(results._replace(rebalanced={"balanced": results}))
+    raw, corrected = (np.array([row[name] for row in rows]) for name in ("p_value", "corrected"))
+    np.testing.assert_allclose(corrected, holm(raw))
+    assert np.isfinite(raw).sum() > 1
+    assert (corrected > raw).any()
 
 
 def test_what_each_group_lost_on_other_data_is_counted_from_the_control_there(results: Results) -> None:

@@ -144,7 +144,7 @@ BORNE_OUT: dict[str, Callable[[Hardware, float], Hardware]] = {
     "alignment_lowers_xi (ulps)": lambda h, sign: aligned(moved(h, "", 1.0, ulps=(0.5 + sign * 0.4) * RISING)),
     "linearized_more_sensitive": lambda h, sign: aligned(moved(h, "", 0.5 - sign * 0.4), 0.5, 2),
     "alignment_cheap": lambda h, sign: changed(
-        h, "reference", 0, {}, accuracy=h.comparisons[1].reference.accuracy - sign * 0.1
+        h, "reference", 0, {}, correct=np.full_like(h.comparisons[1].reference.correct, (1 - sign) / 2)
     ),
 }
 
@@ -187,6 +187,78 @@ def test_a_finding_is_borne_out_or_contradicted(hardware: Hardware, name: str) -
         ahead = (value - float(said[2])) * (1 if said[1] == "above" else -1)
         assert ahead * sign > 0, claim
         assert claim.verdict == "too few seeds"
+
+
+def test_a_profile_of_the_references_bits_is_no_other_hardware(hardware: Hardware) -> None:
+    """It moves nothing, and would halve what the other one is seen to move."""
+    native = [i for i, series in enumerate(hardware.comparisons[0].profiles) if series.kind == "native"]
+    first, same = native[0], native[-1]
+    base = hardware.comparisons[0].reference.by_group
+    alone = changed(hardware, "profiles", same, dict(base), same_bits=np.ones(3, bool))
+    plain = alone.comparisons[0]
+    others = numbers.of_kind(plain, "native")
+    assert plain.profiles[same] not in others
+    np.testing.assert_allclose(numbers.pair_xi(plain, others), numbers.pair_xi(plain, [plain.profiles[first]]))
+    assert len(numbers.spread_test(plain, "loss").spread) == len(plain.profiles) - 1
+    every = alone
+    for i in range(len(plain.profiles)):
+        every = changed(every, "profiles", i, dict(base), same_bits=np.ones(3, bool))
+    assert "no profile beside the reference that ends in other bits" in answer(every)
+
+
+def test_a_training_that_diverged_is_no_small_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drawing, "save", sketch)
+    made = make_hardware(trainings=ALL, **TEN)
+    loss = made.comparisons[0].profiles[0].by_group["loss"].copy()
+    loss[0, 1] = np.nan
+    lost = changed(made, "profiles", 0, {"loss": loss})
+    label, kind = lost.comparisons[0].profiles[0].label, lost.comparisons[0].profiles[0].kind
+    assert f"On {label} a group's loss is not finite, which is no small move; it is not tested." in rounding(lost)
+    found = {claim.name: claim for claim in claims.claims(lost)}
+    for name in (f"loss_beyond_rounding ({kind})", f"loss_alike ({kind})", f"xi_beyond_rounding ({kind})"):
+        assert (found[name].verdict, found[name].note) == ("not enough data", "a loss is not finite")
+    (row,) = [row for row in numbers.profile_rows(lost) if row["hardware"] == label and row["training"] == "plain"]
+    assert np.isnan(row["largest_loss_difference"].mean)
+    report.publish(lost, tmp_path / "report", ["c"])
+
+
+def test_what_controls_change_as_much_is_training(hardware: Hardware) -> None:
+    """The linearized network's losses move further over hardware, and among its one-ulp controls no less."""
+    made = make_hardware(trainings=ALL, **TEN)
+    base = made.comparisons[2].reference.by_group["loss"]
+    rng = np.random.default_rng(0)
+
+    def moved_by(by: float, ulps: float) -> str:
+        tight = made.comparisons[2]
+        parts = {"profiles": by, "ulps": ulps}
+        new = {
+            part: tuple(
+                series._replace(by_group=series.by_group | {"loss": base + size * rng.uniform(0.9, 1.1, base.shape)})
+                for series in getattr(tight, part)
+            )
+            for part, size in parts.items()
+        }
+        of = made._replace(comparisons=(*made.comparisons[:2], tight._replace(**new)))
+        (claim,) = [one for one in claims.claims(of) if one.name == "linearized_more_sensitive"]
+        return claim.verdict
+
+    assert moved_by(3.0, 3.0) == "nothing to explain"
+    assert moved_by(3.0, 0.01) != "nothing to explain"
+
+
+def test_accuracies_and_what_is_gained_know_the_test_images(hardware: Hardware) -> None:
+    plain = hardware.comparisons[0]
+    other = plain.profiles[0]
+    found, gained = numbers.accuracies(hardware, other), numbers.gains(hardware, other, plain.reference)
+    for g in range(len(hardware.groups.names)):
+        table = other.correct[:, hardware.group == g]
+        np.testing.assert_allclose(found.at(g), of(over_seeds_and_examples([table]), "share"))
+    expected = 100 * (other.by_group["accuracy"] - plain.reference.by_group["accuracy"]).mean(axis=0)
+    np.testing.assert_allclose(gained.mean, expected, atol=1e-9)
+    assert (gained.low < gained.mean).all()
+    assert (gained.mean < gained.high).all()
+    rows = {row["group"]: row["accuracy"] for row in numbers.group_rows(hardware) if row["training"] == plain.title}
+    np.testing.assert_allclose(rows["b"], numbers.accuracies(hardware, plain.reference).at(1))
 
 
 def test_findings_and_figures_take_what_is_free_of_sampling(hardware: Hardware) -> None:

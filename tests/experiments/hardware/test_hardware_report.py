@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
-from scipy import stats
 
 from experiments.hardware import claims, figures, report
 from experiments.hardware import page as hardware_page
@@ -23,6 +22,7 @@ from experiments.reporting.verdicts import Missing
 from experiments.running import datasets
 from experiments.running.settings import DataConfig
 from jaxfair.groups import group_means
+from jaxfair.intervals import drop_parts, over_seeds_and_examples
 from jaxfair.losses import cross_entropy
 from jaxfair.networks.architectures import CNN
 from jaxfair.networks.network import init, predict
@@ -106,33 +106,26 @@ def middles_and_ends(container: Any) -> np.ndarray:
     return np.array([[p[1], *b[:, 1]] for p, b in drawn])
 
 
-def expected(values: np.ndarray) -> np.ndarray:
-    mean = values.mean(axis=0)
-    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
-    return np.stack([mean, mean - half, mean + half], axis=-1)
-
-
 def test_groups_are_drawn_from_large_to_small_and_kinds_apart(hardware: Hardware) -> None:
     figure = figures.accuracy_by_group(hardware)
     plain = hardware.comparisons[0]
-    base = plain.reference.by_group["accuracy"]
+    base = plain.reference.correct
     rows = np.array(figure.axes).reshape(-1, 2)
     assert [row[0].get_title(loc="left") for row in rows] == [series.label for series in plain.every]
     at = [2, 0, 3, 1]  # two large groups and two small ones
     for (left, right), series in zip(rows, plain.every, strict=True):
-        accuracy = series.by_group["accuracy"]
         drawn = np.concatenate([middles_and_ends(container) for container in left.containers])
-        # Accuracies have intervals in [0, 1]: Student's in the logit, or Wilson's of those that all seeds have.
-        middle, low, high = expected(accuracy[:, at]).T
-        reach = np.array([low - middle, high - middle]) / (middle * (1 - middle))
-        ends = 1 / (1 + np.exp(-(np.log(middle / (1 - middle)) + reach)))
-        for i in np.flatnonzero(np.ptp(accuracy[:, at], axis=0) == 0):
-            count = int(hardware.groups.test_count[at[i]])
-            ends[:, i] = stats.binomtest(round(middle[i] * count), count).proportion_ci(method="wilson")
-        np.testing.assert_allclose(drawn, np.stack([middle, *ends], axis=-1))
+        tables = [(base[:, hardware.group == g], series.correct[:, hardware.group == g]) for g in at]
+        # Accuracies have intervals in [0, 1], over seeds and test images.
+        found = [over_seeds_and_examples([own]) for _, own in tables]
+        np.testing.assert_allclose(drawn, [[one.value, *one.interval(scale="share")] for one in found])
         if series is not plain.reference:
             drawn = np.concatenate([middles_and_ends(container) for container in right.containers])
-            np.testing.assert_allclose(drawn, expected(100 * (accuracy - base)[:, at]), atol=1e-12)
+            lost = [over_seeds_and_examples([drop_parts(*table, relative=False)]) for table in tables]
+            ends = [[-one.value, -one.interval().high, -one.interval().low] for one in lost]
+            np.testing.assert_allclose(drawn, ends, atol=1e-9)
+            accuracy = [[own.mean() - before.mean()] for before, own in tables]
+            np.testing.assert_allclose(drawn[:, :1], 100 * np.array(accuracy), atol=1e-9)
     assert [row[1].get_visible() for row in rows] == [series is not plain.reference for series in plain.every]
     axes = figures.spread_against_rounding(hardware).axes[0]
     looks: Any = {str(c.get_label()): getattr(c, "lines")[0] for c in axes.containers}  # noqa: B009

@@ -346,6 +346,8 @@ def test_bad_input_is_refused_before_anything_is_made(
         ("--model.stage-sizes 1 1 1 1 1", "too small for 5 stages"),
         ("--train.batch-size 5000", "The batch size is 5000"),
         ("--train.mitigation.weight -1", "the alignment's weight -1.0"),
+        ("--train.mitigation.method cvar", "--train.mitigation.method is cvar; leave it at none"),
+        ("--data.validation-fraction 0.1", "has no use for validation images"),
         ("--snl.kappa 0", "SNL has kappa 0.0"),
         ("--snl-finetune.epochs -1", "Training is to last -1 epochs"),
         ("--seeds-at-once 0", "seeds_at_once is 0"),
@@ -394,3 +396,16 @@ def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.tar").write_text("no archive")
     with pytest.raises(JaxfairError, match="no study's folder and cannot be unpacked: it is no tar"):
         bundles.unpack(tmp_path / "x.tar", tmp_path / "to")
+    numbers = np.random.default_rng(0).integers(0, 256, 100_000, np.uint8).tobytes()
+    (tmp_path / "data").write_bytes(numbers)
+    with tarfile.open(tmp_path / "whole.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "data", "data")
+    (tmp_path / "cut.tar.gz").write_bytes((tmp_path / "whole.tar.gz").read_bytes()[:50_000])
+    with pytest.raises(JaxfairError, match="cannot be unpacked: it is no tar archive, or a damaged one"):
+        bundles.unpack(tmp_path / "cut.tar.gz", tmp_path / "to")
+
+
+def test_a_study_is_merged_with_others_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    study = str(tmp_path / "study")
+    assert main(["merge", study, f"{tmp_path}/./study", "--out", str(tmp_path / "both")]) == 1
+    assert "is given more than once; give each once" in capfd.readouterr().err

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.analyses import quantities
+from experiments.analyses import quantities, statistics
 from experiments.analyses import results as arrays
 from experiments.analyses.results import Results
 from experiments.linearization.claims import claims
 from experiments.linearization.page import answer
 from experiments.reporting.sampling import FREE
 from experiments.reporting.tables import write_csv
-from experiments.reporting.verdicts import Claim, markdown, rows
+from experiments.reporting.verdicts import Claim, Measured, markdown, rows
 from jaxfair.intervals import holm
 from tests.study import make_analyses, mitigated
 
@@ -583,6 +583,31 @@ def test_verdicts_are_on_what_is_left_without_the_sampling_part(results: Results
     assert (by_plain.value, by_free.value) == pytest.approx((0.98, -0.98))
     bounds = [by_name(claims(study))["bound_holds"] for study in (ranked, turned)]
     assert bounds[0].note == bounds[1].note, "the bound is of these very images"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("blocks", [8, 30])
+def test_the_interval_of_a_ratio_of_norms_covers(results: Results, blocks: int) -> None:
+    """Nominal 95 %: 93 to 97.5; small groups' norms are twice as long, vary with the seed, and are known from blocks.
+
+    The truth is the mean over seeds of the logarithm of the ratio.
+    """
+    rng, hits, times, small = np.random.default_rng(0), 0, 1000, np.isin(np.arange(5), SMALL)
+    for _ in range(times):
+        norm = np.where(small, 2.0, 1.0) * np.exp(rng.normal(0, 0.15, (SEEDS, 5)))
+        images = 0.7 * rng.normal(size=(1, 5, blocks)) + 0.7 * rng.normal(size=(SEEDS, 5, blocks))
+        parts = norm[:, :, None] * (1 + 0.6 * images)
+        free = parts.mean(axis=2)
+        full = results.variants[0]._replace(
+            by_group=results.variants[0].by_group | {FREE["gradient_norm"]: free}, parts={"gradient_norm": parts}
+        )
+        made = results._replace(variants=(full, *results.variants[1:]))
+        found, *_ = statistics.small_against_large(made, "gradient_norm", ratio=True)
+        assert isinstance(found, Measured)
+        low, high = found.mean.interval()
+        hits += bool(low <= 1.0 <= high)
+    print(f"{blocks} blocks: {100 * hits / times:.1f} %")
+    assert 0.92 <= hits / times <= 0.985
 
 
 def test_groups_of_too_few_images_have_no_norm_free_of_sampling(results: Results) -> None:

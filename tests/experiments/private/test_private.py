@@ -1,8 +1,10 @@
 """Private inference: its format, its bound, its costs, and a process that fails; SPU itself where it is installed."""
 
+import dataclasses
 import functools
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -16,6 +18,7 @@ import pytest
 
 from experiments.private import __main__ as command
 from experiments.private import bound, engine, protocol, study
+from experiments.private.settings import Private
 from jaxfair import JaxfairError, networks
 from jaxfair.networks import CNN, Gathered, ResNet, gathered, layers, masks
 from tests.study import made_once
@@ -172,6 +175,31 @@ def test_what_is_missing_is_said_in_one_sentence(tmp_path: Path, capsys: pytest.
     assert not (tmp_path / "none").exists()
     with pytest.raises(JaxfairError, match="There are to be 40 fraction bits; give 4 to 24"):
         infer(environment(tmp_path, "exit 0"), bits=40)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"fraction_bits": (8, 8)}, "--fraction-bits is 8 8; give one or more, each once"),
+        ({"protocols": ("aby3", "aby3")}, "--protocols is aby3 aby3; give one or more, each once"),
+        ({"methods": ()}, "--methods is empty; give one or more"),
+        ({"bound_images": -1}, "--bound-images is -1; give 0 or more"),
+        ({"wan_latency": -0.05}, "--wan-latency is -0.05; give 0 or more"),
+        ({"lan_latency": float("nan")}, "--lan-latency is nan; give 0 or more"),
+        ({"out": Path("study")}, "The report of 'study' would be replaced; give another folder as --out"),
+        ({"out": Path("full")}, "holds something else than a report"),
+    ],
+)
+def test_impossible_settings_are_refused_first(
+    options: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(protocol, "check_environment", lambda _: None)
+    (tmp_path / "full" / "report").mkdir(parents=True)
+    (tmp_path / "full" / "report" / "notes.txt").touch()
+    config = dataclasses.replace(Private(Path("study"), out=Path("out")), **options)
+    with pytest.raises(JaxfairError, match=re.escape(said)):
+        study.check(config)
 
 
 def test_an_environment_that_cannot_be_made_is_not_left(tmp_path: Path) -> None:

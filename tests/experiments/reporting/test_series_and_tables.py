@@ -8,7 +8,8 @@ import pytest
 from scipy import stats
 
 from experiments.reporting import html, tables
-from experiments.reporting.series import UNKNOWN, Estimate, over_seeds, shares, text
+from experiments.reporting.sampling import FREE, free_of_sampling
+from experiments.reporting.series import UNKNOWN, Estimate, over_seeds, right, shares, text
 from experiments.reporting.tables import Column, Table
 
 VALUE = Estimate(0.123456, 0.1, 2e-05)
@@ -107,3 +108,48 @@ def test_a_table_has_every_name_that_a_row_has(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert rows[0] == {"network": "a", "harm": "", "harm_low": "", "harm_high": ""}
     assert rows[1] == {"network": "b", "harm": "1.0", "harm_low": "0.5", "harm_high": ""}
+
+
+def predictions(rng: np.random.Generator, seeds: int, images: int, level: float) -> np.ndarray:
+    """Return where networks are right: hard images that are the same for all seeds, good seeds, and chance."""
+    logits = level + rng.normal(0, 1.3, images) + rng.normal(0, 0.25, (seeds, 1))
+    return (rng.random((seeds, images)) < 1 / (1 + np.exp(-logits))).astype(float)
+
+
+def test_an_accuracy_that_never_varies_has_wilsons_interval() -> None:
+    always, half = np.ones((5, 30)), np.tile([1.0, 0.0], (5, 20))
+    assert right([always]) == pytest.approx((1.0, 0.8864866, 1.0), abs=1e-6)
+    assert right([always, half]).mean == 0.75
+    assert right([always, half]).high > right([half, half]).high
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", [0.0, 2.0, 4.0])
+@pytest.mark.parametrize(("seeds", "images"), [(3, 60), (5, 60), (5, 300), (10, 100)])
+def test_the_interval_of_an_accuracy_covers(level: float, seeds: int, images: int) -> None:
+    """Nominal 95 %: 93 to 97, and more where hardly an answer is wrong; seeds and images are drawn anew."""
+    rng, hits, times = np.random.default_rng(0), 0, 2000
+    truth = np.mean([predictions(rng, 1, 2000, level).mean() for _ in range(4000)])
+    for _ in range(times):
+        _, low, high = right([predictions(rng, seeds, images, level)])
+        hits += bool(low <= truth <= high)
+    print(f"level {level}, {seeds} seeds, {images} images: {100 * hits / times:.1f} %")
+    assert 0.93 <= hits / times <= 0.98
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shared", [0.0, 0.7])
+@pytest.mark.parametrize(("seeds", "blocks"), [(3, 30), (5, 8), (5, 30), (10, 30)])
+def test_the_interval_of_a_norm_free_of_sampling_covers(seeds: int, blocks: int, shared: float) -> None:
+    """Nominal 95 %: 93 to 97; norms differ by seed, and blocks of the same images are long or short in several."""
+    rng, hits, times = np.random.default_rng(0), 0, 2000
+    for _ in range(times):
+        norm = np.exp(rng.normal(0, 0.2, (seeds, 1)))
+        apart = np.sqrt(shared) * rng.normal(size=(1, blocks))
+        apart = apart + np.sqrt(1 - shared) * rng.normal(size=(seeds, blocks))
+        parts = (norm + 0.6 * apart)[:, None]
+        by_group = {FREE["gradient_norm"]: parts.mean(axis=2)}
+        found = free_of_sampling(by_group, {"gradient_norm": parts}, "gradient_norm")
+        hits += bool(found.low[0] <= np.exp(0.02) <= found.high[0])
+    print(f"{seeds} seeds, {blocks} blocks, {shared} shared: {100 * hits / times:.1f} %")
+    assert 0.925 <= hits / times <= 0.975

@@ -208,19 +208,22 @@ def test_workers_share_the_cores_and_not_the_threads(monkeypatch: pytest.MonkeyP
 def test_workers_have_a_gpu_each_or_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     found = places(monkeypatch, None, range(8), CUDA_VISIBLE_DEVICES="2,5")
     assert [place.environment["CUDA_VISIBLE_DEVICES"] for place in found] == ["2", "5"]
-    assert "XLA_PYTHON_CLIENT_MEM_FRACTION" not in found[0].environment
+    assert "XLA_CLIENT_MEM_FRACTION" not in found[0].environment
+    old = "XLA_PYTHON_CLIENT_MEM_FRACTION"  # which JAX refuses beside the new name
+    monkeypatch.setenv(old, "0.9")
     found = places(monkeypatch, 4, range(8), CUDA_VISIBLE_DEVICES="2,5")
+    assert not any(old in place.environment for place in found)
     assert [place.environment["CUDA_VISIBLE_DEVICES"] for place in found] == ["2", "5", "2", "5"]
-    assert {place.environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] for place in found} == {"0.400"}
+    assert {place.environment["XLA_CLIENT_MEM_FRACTION"] for place in found} == {"0.400"}
 
 
 def test_workers_have_as_many_gpus_as_share_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
     found = places(monkeypatch, None, range(8), devices=2, CUDA_VISIBLE_DEVICES="0,1,2,3,4")
     assert [place.environment["CUDA_VISIBLE_DEVICES"] for place in found] == ["0,1", "2,3"]
-    assert "XLA_PYTHON_CLIENT_MEM_FRACTION" not in found[0].environment
+    assert "XLA_CLIENT_MEM_FRACTION" not in found[0].environment
     found = places(monkeypatch, 3, range(8), devices=2, CUDA_VISIBLE_DEVICES="0,1,2,3")
     assert [place.environment["CUDA_VISIBLE_DEVICES"] for place in found] == ["0,1", "2,3", "0,1"]
-    assert {place.environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] for place in found} == {"0.400"}
+    assert {place.environment["XLA_CLIENT_MEM_FRACTION"] for place in found} == {"0.400"}
     assert len(places(monkeypatch, None, range(8), devices=4, CUDA_VISIBLE_DEVICES="0,1")) == 1  # which says what lacks
 
 
