@@ -11,7 +11,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -24,6 +24,8 @@ Work = Callable[[Any, list[str]], object]
 KEPT = "finished runs are kept, and the same command goes on from here"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGUSR2", signal.SIGTERM))
 """By which a terminal, an operating system and a cluster (``sbatch --signal=USR2@90``) say that it is time to end."""
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup lets it be
+    SIGNALS = (*SIGNALS, signal.SIGHUP)  # of a terminal that is closed
 UNUSABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP)
 """Errors of an operating system that are a matter of the disk or of a path, and no bug."""
 ONE_SIGNAL = 1.0
@@ -198,7 +200,10 @@ def _interruptible(got: list[int]) -> Iterator[None]:
         loops = sys.modules.get("jaxfair.loops")
         if not first or loops is None or not loops.stop.after_epoch():
             raise KeyboardInterrupt
-        os.write(2, b"\nThe epoch is finished and saved first; interrupt again to lose it.\n")  # print may be at work
+        with suppress(OSError):  # what showed it may have ended by the same signal
+            os.write(
+                2, b"\nThe epoch is finished and saved first; interrupt again to lose it.\n"
+            )  # print may be at work
 
     try:
         with _handlers(interrupt):

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from jaxfair import answers, groups, intervals, losses, paired, taylor
-from jaxfair.curvature.checks import trusted_logits
+from jaxfair.curvature.checks import change_of_logits, trusted_logits
 from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.programs import LossFn
 from jaxfair.curvature.report import as_frame, as_text
@@ -139,7 +139,7 @@ class ChangeReport:
         found |= {"runs": self.runs, "differences": [difference._asdict() for difference in self.differences]}
         if self.expansion is not None:
             found["expansion"] = {name: values.tolist() for name, values in self.expansion._asdict().items()}
-        found |= {"no_expansion": self.no_expansion, "other_function": self.other_function}
+        found |= {"no_expansion": self.no_expansion, "other_function": self.other_function, "single": self.single}
         return found | {"gap": self.gap._asdict() if self.gap else None}
 
     def to_frame(self) -> Any:
@@ -380,8 +380,8 @@ def _are_other_functions(given: _Read, loss: LossFn) -> bool:
         for function in (one[0], other[0]):
             network = answers.as_network((function, one[1]), given.x, given.told, loss)
             logits.append(trusted_logits(*network, "highest", 256))
-        spread = np.ptp(logits[0]) if logits[0].size else 0.0
-        if logits[0].shape != logits[1].shape or np.abs(logits[0] - logits[1]).max(initial=0.0) > 1e-3 * spread:
+        rounding = 64 * float(np.finfo(np.float32).eps)
+        if logits[0].shape != logits[1].shape or change_of_logits(*logits, rounding) > 1e-3:
             return True
     return False
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxfair.errors import JaxfairError, StorageError, warn
+from jaxfair.errors import JaxfairError, StorageError, is_of_storage, warn
 from jaxfair.options import Natural, checked
 
 Tree = TypeVar("Tree")
@@ -53,11 +53,11 @@ def save(directory: Path, step: Natural, tree: object) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         with _orbax, _checkpointer() as checkpointer:
             checkpointer.save(written, arrays, force=True)
-        if final.exists():
-            shutil.rmtree(final)
+        if final.exists():  # put aside first: killed between both, what is there is whole under its other name
+            final.rename(directory / f"{step}.orbax-checkpoint-tmp-before")
         written.rename(final)
     except Exception as error:
-        if not isinstance(error, OSError) and "No space left" not in str(error):
+        if not isinstance(error, OSError) and not is_of_storage(error):
             raise
         raise StorageError(
             f"The checkpoint cannot be written to '{directory}': {error}; earlier results are kept."
@@ -89,8 +89,14 @@ def tree_digest(tree: Any) -> str:
 def latest_step(directory: Path) -> int | None:
     """Return the step of the newest finished checkpoint, or None."""
     directory = Path(directory)
-    steps = [int(d.name) for d in directory.iterdir() if d.name.isdigit()] if directory.is_dir() else []
-    return max(steps, default=None)
+    names = [d.name.removesuffix(".new") for d in directory.iterdir()] if directory.is_dir() else []
+    return max((int(name) for name in names if name.isdigit()), default=None)
+
+
+def _place(directory: Path, step: int) -> Path:
+    """Return where a checkpoint is: what was to replace one of the same step is whole, too, once it has its name."""
+    final = directory / str(step)
+    return final if final.exists() else directory / f"{step}.new"
 
 
 def restore(directory: Path, like: Tree) -> Tree:
@@ -111,9 +117,13 @@ def restore(directory: Path, like: Tree) -> Tree:
     if step is None:
         raise JaxfairError(f"There is no finished checkpoint in '{directory}'; run the stage that writes it first.")
     wanted = {k: jax.ShapeDtypeStruct(np.shape(v), jnp.result_type(v)) for k, v in _flat(like).items()}
+    place = _place(directory, step)
     with _orbax, _checkpointer() as checkpointer:
-        arrays = _read(checkpointer, directory / str(step), wanted)
-        found = _stored(checkpointer, directory / str(step)) if isinstance(arrays, Exception) else arrays
+        arrays = _read(checkpointer, place, wanted)
+        found = _stored(checkpointer, place) if isinstance(arrays, Exception) else arrays
+    for failed in (arrays, found):
+        if isinstance(failed, MemoryError) or (isinstance(failed, Exception) and is_of_storage(failed)):
+            raise StorageError(f"The checkpoint '{place}' cannot be read: {failed}; nothing was removed.") from failed
     if not isinstance(found, Exception):
         for name in [*wanted, *found]:
             if _describe(wanted.get(name)) != _describe(found.get(name)):
@@ -122,9 +132,7 @@ def restore(directory: Path, like: Tree) -> Tree:
                     f"there and {_describe(wanted.get(name))} here; use the configuration that it was written with."
                 )
     if isinstance(arrays, Exception):
-        raise JaxfairError(
-            f"The checkpoint '{directory / str(step)}' is damaged ({arrays}); delete it and rerun."
-        ) from arrays
+        raise JaxfairError(f"The checkpoint '{place}' is damaged ({arrays}); delete it and rerun.") from arrays
     # As new arrays are: bound to no device, so that a program compiled for these serves restored ones too.
     return jax.tree.unflatten(jax.tree.structure(like), [jnp.asarray(arrays[name]) for name in wanted])
 
@@ -132,7 +140,8 @@ def restore(directory: Path, like: Tree) -> Tree:
 def resume(directory: Path | None, fresh: Tree, *, together: bool = False) -> tuple[int, Tree]:
     """Return the step and the tree of the newest checkpoint, or 0 and ``fresh`` where there is none.
 
-    One that is damaged counts as none: a warning says so, and the work begins again.
+    One that is damaged counts as none: a warning says so, and the work begins again; it is kept as ``STEP.unreadable``
+    until the work is finished, as another version of Orbax may read it.
 
     Args:
         directory: where checkpoints of unfinished work lie, named by ``key``; None where none are kept.
@@ -151,9 +160,14 @@ def resume(directory: Path | None, fresh: Tree, *, together: bool = False) -> tu
         return 0, fresh
     try:
         return step, restore(directory, fresh)
+    except StorageError:
+        raise
     except JaxfairError as error:
         if error.__cause__ is None:  # it can be read, but is another model's
             raise
+        place, aside = _place(Path(directory), step), Path(directory) / f"{step}.unreadable"
+        shutil.rmtree(aside, ignore_errors=True)
+        place.rename(aside)
         warn(f"The checkpoint of unfinished work in '{directory}' is damaged; it begins again.")
         return 0, fresh
 

@@ -1,6 +1,7 @@
 """What a user is told: the one exception of a mistake or a failed run, warnings, and the nearest-name hint."""
 
 import difflib
+import errno
 import os
 import sys
 import warnings
@@ -24,7 +25,17 @@ class JaxfairError(ValueError):
 
 
 class StorageError(JaxfairError):
-    """A folder or file that cannot be written, as on a full disk: no fault of the work whose result it was to hold."""
+    """A folder or file that cannot be written or read, as on a full disk: no fault of the work that is to be kept."""
+
+
+STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.EFBIG, errno.EMFILE)
+
+
+def is_of_storage(error: BaseException) -> bool:
+    """Return whether an exception is the operating system's word on a disk, also where a library says it in its own."""
+    if isinstance(error, OSError):
+        return error.errno in STORAGE
+    return any(os.strerror(number) in str(error) for number in STORAGE)
 
 
 def warn(text: str) -> None:

@@ -232,7 +232,7 @@ def drop_interval(
     if len(shapes[0]) != 2 or shapes[0] != shapes[1] or not correct_before.size:
         raise JaxfairError(f"Predictions have shapes {shapes[0]} and {shapes[1]}; give (seeds, examples) for both.")
     for correct in (correct_before, correct_after):
-        if (odd := correct[np.abs(correct - 0.5) > 0.5]).size:
+        if (odd := correct[~(np.abs(correct - 0.5) <= 0.5)]).size:
             raise JaxfairError(f"A prediction is {odd[0]:g}; give 1 where one is right and 0 where it is wrong.")
     num_seeds, num_examples = shapes[0]
     group, _, kept = as_groups(np.zeros(num_examples, int) if group is None else group, missing="drop")

@@ -32,6 +32,7 @@ from jaxfair.kernels import ONEDNN, has_onednn, kernels, silence
 from jaxfair.networks import arithmetic
 from jaxfair.networks.arithmetic import Arithmetic
 from jaxfair.options import checked
+from jaxfair.processes import asked_threads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -342,7 +343,7 @@ def describe(profile: Profile | None = None) -> dict[str, Any]:
         "driver": devices[0].client.platform_version,
         "host_processor": platform.processor() or platform.machine(),
         "host_cores": os.cpu_count(),
-        "threads": int(os.environ.get("NPROC", 0)) or _usable_cores(),
+        "threads": asked_threads(os.environ) or _usable_cores(),
         "x64": jax.config.jax_enable_x64,  # pyright: ignore[reportAttributeAccessIssue]
         "default_matmul_precision": jax.config.jax_default_matmul_precision or "default",  # pyright: ignore
         "xla_flags": flags,

@@ -90,6 +90,8 @@ def mean_losses(table: np.ndarray | None, member: Sequence[np.ndarray], scale: i
     nothing = np.full(len(member), np.nan)
     if table is None:
         return Measure(nothing, nothing, nothing)
+    if scale == "positive" and (table < 0).any():  # a loss of the user's, of which nothing says that it is positive
+        scale = "real"
     low, high = np.array([intervals.of_mean_over_runs(table[:, of], scale) for of in member], float).T
     return Measure(np.array([table[:, of].mean() for of in member]), low, high)
 

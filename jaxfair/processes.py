@@ -18,6 +18,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+from jaxfair.errors import JaxfairError
 from jaxfair.runs import writing
 
 try:
@@ -184,6 +185,18 @@ def leash() -> Iterator[int]:
     finally:
         os.close(write)
         os.close(read)
+
+
+def asked_threads(environment: Mapping[str, str]) -> int:
+    """Return how many threads the variable NPROC asks of XLA on a CPU; 0 where it says nothing.
+
+    Raises:
+        JaxfairError: it is no whole number from 0 on.
+    """
+    text = environment.get("NPROC", "").strip()
+    if text and not text.isdecimal():
+        raise JaxfairError(f"The variable NPROC is '{text}'; give a whole number of threads, or leave it unset.")
+    return int(text or 0)
 
 
 def children(commands: Iterable[tuple[Sequence[str], Mapping[str, str]]]) -> list[int]:

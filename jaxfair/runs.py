@@ -93,14 +93,22 @@ class Run:
         _write(self.path / name, "".join(line + "\n" for line in lines).encode())
 
     def finish(self) -> "Run":
-        """Mark the run as finished; from now on ``read`` accepts it."""
-        shutil.rmtree(self.progress_dir, ignore_errors=True)  # NFS keeps files that are open as .nfs..., for a while
+        """Mark the run as finished, and remove its unfinished work; from now on ``read`` accepts it."""
+        self.seal()
+        self.tidy()
+        return self
+
+    def seal(self) -> None:
+        """Mark the run as finished: what it was made from is still there, should the process be killed meanwhile."""
         self.retry()
         ignored = {self.path / "DONE", *_hidden(self.path), *self.progress_dir.rglob("*")}
-        files = sorted(p for p in self.path.rglob("*") if p.is_file() and p not in ignored)
+        files = sorted(p for p in self.path.rglob("*") if p.is_file() and p not in ignored and not _of_system(p))
         digests = {p.relative_to(self.path).as_posix(): file_digest(p) for p in files}
         self.write_json("DONE", digests)
-        return self
+
+    def tidy(self) -> None:
+        """Remove the unfinished work of a finished run."""
+        shutil.rmtree(self.progress_dir, ignore_errors=True)  # NFS keeps files that are open as .nfs..., for a while
 
     def fail(self, error: str, traceback: str = "") -> None:
         """Record that the run could not be made, so that it is not tried again before ``retry``.
@@ -160,8 +168,10 @@ class Run:
         """Return the digest of each file that DONE lists, of none if DONE is not as ``finish`` wrote it."""
         try:
             listed = json.loads((self.path / "DONE").read_text())
-        except (OSError, ValueError):
+        except (FileNotFoundError, ValueError):
             return {}
+        except OSError as error:
+            raise _unreadable(self.path / "DONE", error) from error
         return listed if isinstance(listed, dict) and "config.json" in listed else {}
 
     def _checked(self, name: str) -> Path:
@@ -311,14 +321,26 @@ def _hidden(run: Path) -> list[Path]:
     return [path for path in run.glob(".*") if path.is_file()]
 
 
+def _of_system(path: Path) -> bool:
+    """Return whether a file is one that an operating system leaves beside others, and changes as it likes."""
+    return path.name == ".DS_Store" or path.name.startswith((".nfs", ".fuse_hidden"))
+
+
 def _state(path: Path, expected: str | None) -> str | None:
     """Say what is wrong with a file of a finished run, if it is not of the digest that was expected."""
-    if not path.is_file():
-        return "is missing"
     try:
+        if not path.is_file():
+            return "is missing"
         return None if file_digest(path) == expected else "was changed"
-    except OSError as error:
-        return f"cannot be read: {error.strerror or error}"
+    except FileNotFoundError:
+        return "is missing"
+    except OSError as error:  # of a disk that is away, or another user's file: the run may be whole
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> StorageError:
+    why = error.strerror or error
+    return StorageError(f"'{path}' cannot be read: {why}; nothing was removed, give the same command when it can be.")
 
 
 def file_digest(path: Path) -> str:

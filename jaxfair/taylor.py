@@ -217,7 +217,7 @@ def network_lines(
         fractions: Of the way, from 0 to 1, ascending.
 
     Raises:
-        JaxfairError: The networks have not the same variables, or a group has no example.
+        JaxfairError: The networks are of different modules, have not the same variables, or a group has no example.
     """
     fractions = as_values(fractions, "fractions")
     if before.module != after.module:

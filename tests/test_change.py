@@ -99,6 +99,27 @@ def test_runs_are_pairs_and_share_the_examples() -> None:
     assert "at least 5" in report.answer()
 
 
+def test_a_loss_may_be_below_zero_and_a_class_switched_off() -> None:
+    """Intervals of such a loss hold it; functions that differ do so though a class has minus 1e9."""
+    x, p = RNG.normal(size=(N, 4)), RNG.normal(size=(4, 3))
+    on = np.array([True, True, False])
+
+    def of(factor: float) -> Any:
+        return lambda p, x: jnp.where(on, factor * (x @ p), -1e9)
+
+    y = np.arange(N) % 2
+    report = change_report(
+        (of(1.0), p), (of(3.0), p), x, y, np.repeat("all", N), loss=lambda z, y: cross_entropy(z, y) - 20.0
+    )
+    assert report.other_function
+    for measure in (report.loss_before, report.loss_after):
+        known = np.isfinite(measure.low)
+        assert known.any()
+        assert (measure.low[known] < measure.value[known]).all()
+        assert (measure.value[known] < measure.high[known]).all()
+        assert (measure.high[known] < 0).all()
+
+
 def test_one_network_on_a_side_of_several_is_said() -> None:
     """Its own noise is in no interval, however many there are on the other side."""
     after = [np.where(RNG.random(N) < 0.2, (Y + 1) % 3, Y) for _ in range(5)]

@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from jaxfair import checkpoints
-from jaxfair.errors import JaxfairError
+from jaxfair.errors import JaxfairError, StorageError
 
 
 def make_tree(seed: int = 0) -> Any:
@@ -225,3 +225,64 @@ def test_other_exceptions_are_not_disguised(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(ocp.Checkpointer, "save", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         checkpoints.save(tmp_path, 1, make_tree())
+
+
+def test_a_step_that_is_written_again_is_whole_whenever_the_process_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old one is put aside, and the new one gets its name: ended between both, the new one is found."""
+    checkpoints.save(tmp_path, 5, make_tree(0))
+    rename = Path.rename
+
+    def once(self: Path, target: Path) -> Path:
+        if self.name == "5.new":
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", once)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.save(tmp_path, 5, make_tree(1))
+    monkeypatch.undo()
+    assert checkpoints.latest_step(tmp_path) == 5
+    assert same_bits(checkpoints.restore(tmp_path, make_tree()), make_tree(1))
+    checkpoints.save(tmp_path, 6, make_tree(2))
+    assert names(tmp_path) == ["6"]
+
+
+def test_unfinished_work_that_cannot_be_understood_is_kept(tmp_path: Path) -> None:
+    """It may be another version's: a save of what begins again does not remove it."""
+    checkpoints.save(tmp_path, 39, make_tree(0))
+    for file in (tmp_path / "39").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"x")
+    with pytest.warns(UserWarning, match="is damaged; it begins again"):
+        assert checkpoints.resume(tmp_path, make_tree(1))[0] == 0
+    checkpoints.save(tmp_path, 1, make_tree(1))
+    assert names(tmp_path) == ["1", "39.unreadable"]
+    assert checkpoints.resume(tmp_path, make_tree())[0] == 1
+
+
+@pytest.mark.parametrize("number", [errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENOSPC])
+def test_what_a_library_says_of_the_disk_is_the_disks(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has an exception of its own, with the system's words."""
+
+    class Full:
+        def __enter__(self) -> "Full":
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def save(self, *_: object, **__: object) -> None:
+            raise ValueError(f"INTERNAL: [OS error: {os.strerror(number)}]")
+
+        restore = save
+
+    checkpoints.save(tmp_path, 1, make_tree())
+    monkeypatch.setattr(checkpoints, "_checkpointer", Full)
+    with pytest.raises(StorageError, match="cannot be written"):
+        checkpoints.save(tmp_path, 2, make_tree())
+    with pytest.raises(StorageError, match=r"cannot be read: .*; nothing was removed"):
+        checkpoints.resume(tmp_path, make_tree())
+    assert names(tmp_path) == ["1"]

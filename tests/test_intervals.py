@@ -286,6 +286,16 @@ def test_the_mean_of_skewed_examples_has_a_skewed_interval() -> None:
     assert np.isfinite(of_mean(values[:FEW])).all()
 
 
+@pytest.mark.parametrize("noise", [0.0, 1e-15, 1e-6])
+def test_one_example_of_all_leaves_no_end_above(noise: float) -> None:
+    """A third of random samples lack it: how large others are that were not seen, nothing says."""
+    values = np.append(0.1 + noise * RNG.normal(size=63), 64.1)
+    low, high = of_mean(values, "positive")
+    assert np.isnan([low, high]).all() or high > 1e3
+    low, high = of_mean(values / 100, "share")
+    assert np.isnan([low, high]).all() or high == 1
+
+
 def test_few_examples_that_carry_a_mean_leave_its_spread_unknown() -> None:
     """Student's quantile for a variance's textbook degrees of freedom, 2 n / (kurtosis - 1), against the normal."""
     values = np.random.default_rng(0).normal(size=100_000)

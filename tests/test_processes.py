@@ -192,3 +192,15 @@ def test_children_are_let_end_when_their_parent_is_interrupted(tmp_path: Path) -
     parent.send_signal(signal.SIGINT)
     parent.communicate(timeout=30)
     assert all(path.exists() for path in ends)
+
+
+@pytest.mark.parametrize(("said", "count"), [("", 0), (" 4 ", 4), ("0", 0)])
+def test_threads_are_asked_for_by_a_variable(said: str, count: int) -> None:
+    assert processes.asked_threads({"NPROC": said}) == count
+    assert processes.asked_threads({}) == 0
+
+
+@pytest.mark.parametrize("said", ["4.0", "all", "-1"])
+def test_a_number_of_threads_is_whole(said: str) -> None:
+    with pytest.raises(JaxfairError, match=f"NPROC is '{said}'; give a whole number of threads"):
+        processes.asked_threads({"NPROC": said})

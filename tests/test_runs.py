@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxfair import runs
-from jaxfair.errors import JaxfairError
+from jaxfair.errors import JaxfairError, StorageError
 
 CONFIG = {"stage": "train", "name": "digits-seed0", "seed": 0, "rates": [0.1, 0.01], "model": {"width": 8, "depth": 2}}
 
@@ -271,3 +271,36 @@ def test_the_checkout_is_asked_by_one_process(monkeypatch: pytest.MonkeyPatch, t
             found = runs.environment()
             assert (found["commit"], found["uncommitted_changes"]) == (commit, changed)
         assert len(asked) == 1
+
+
+def test_a_run_is_finished_before_its_unfinished_work_is_removed(
+    run: runs.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were the process killed in between, nothing would have to be made again."""
+    run.progress_dir.mkdir(parents=True)
+    (run.progress_dir / "array").write_bytes(b"1")
+    monkeypatch.setattr(runs.Run, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run.seal()
+    assert (run.progress_dir / "array").exists()
+
+
+def test_what_cannot_be_read_is_not_damaged(run: runs.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a disk that is away for a while."""
+    finish(run)
+    away = OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+    monkeypatch.setattr(runs, "file_digest", lambda _: (_ for _ in ()).throw(away))
+    with pytest.raises(StorageError, match=r"cannot be read: .*; nothing was removed, give the same command when it"):
+        run.damage()
+    with pytest.raises(StorageError, match="nothing was removed"):
+        runs.start(run.path.parent, CONFIG)
+    monkeypatch.undo()
+    assert run.damage() is None
+
+
+def test_files_of_the_system_are_no_part_of_a_run(run: runs.Run) -> None:
+    run.checkpoint_dir.mkdir(parents=True)
+    (run.checkpoint_dir / ".DS_Store").write_bytes(b"1")
+    finish(run)
+    (run.checkpoint_dir / ".DS_Store").write_bytes(b"2")
+    assert run.damage() is None

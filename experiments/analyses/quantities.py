@@ -102,7 +102,7 @@ def in_worst(results: Results, variant: Variant, group: int) -> np.ndarray:
 def worst_accuracy(results: Results, variant: Variant) -> Estimate:
     """Return the mean over seeds of the worst group's accuracy, with its interval over seeds and test images."""
     by_seed, worst = variant.by_group["accuracy"].min(axis=1), variant.by_group["accuracy"].argmin(axis=1)[:, None]
-    tables = [in_worst(results, variant, g) for g in range(len(results.groups.names))]
+    tables = [in_worst(results, variant, g) for g in np.unique(worst)]
     found = over_seeds_and_examples(tables, [1.0] * len(tables))
     if not found.variance > 0:
         return shares(by_seed, np.take_along_axis(variant.by_group["test_count"], worst, 1).min())

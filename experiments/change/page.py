@@ -47,7 +47,7 @@ MEANINGS = {
     "Relative drop": "(accuracy before - accuracy after) / accuracy before, in percent; negative is an improvement. "
     "Its interval allows for the pairs: the same examples are asked before and after.",
     "Relative drop minus that of the reference": "in percentage points. Its interval is wider than 95 %, so that those "
-    "of all groups compared hold at once (Bonferroni); p is corrected for their number (Holm 1979). More or less: the "
+    "of all groups compared hold at once (Bonferroni); corrected is p for their number (Holm 1979). More or less: the "
     "interval is wholly on that side of 0, and the corrected p is below 5 %.",
     "Right, then wrong; wrong, then right; prediction changed": "shares of the group's examples whose "
     "answers flipped, which an unchanged accuracy can hide.",
@@ -143,7 +143,8 @@ DRAWINGS = {
     "drop_by_group": Drawing("Relative accuracy drop of each group", f"{EACH} Black: lost more or less than the "
                              "reference, beyond noise.", draw_drops),
     "flips": Drawing("Predictions that flipped", EACH, draw_flips),
-    "losses": Drawing("Rise of each group's loss", f"{EACH} Black: they do not hold 0.", draw_losses),
+    "losses": Drawing("Rise of each group's loss", f"{EACH} Black: they do not hold 0; of two to four runs none is "
+                      "judged.", draw_losses),
 }  # fmt: skip
 
 

@@ -116,9 +116,11 @@ def _facts(digests: Mapping[Path, str], command: Sequence[str]) -> dict[str, Any
 
 
 def _short(path: Path, others: Mapping[Path, str]) -> str:
-    """Return a file's name, with its folder's where another file has the same."""
-    same = sum(other.name == path.name for other in others)
-    return path.name if same < 2 else f"{path.parent.name}/{path.name}"
+    """Return a file's name, with as many of its folders as tell it from the other files."""
+    parts = [other.resolve().parts for other in others if other != path]
+    own = path.resolve().parts
+    count = next((n for n in range(1, len(own)) if all(other[-n:] != own[-n:] for other in parts)), len(own))
+    return "/".join(own[-count:])
 
 
 def _strict(value: Any) -> Any:

@@ -1,10 +1,11 @@
 """The findings of Nelaturu et al. 2024 as numbers, and the question they leave open: is it more than rounding?
 
-As all findings are (``reporting.verdicts``): one number a seed, Student's t interval over seeds, and whether it lies on
-the claimed side. All seeds share one split. ``Delta`` and ``xi`` are of test images' losses, each network on its own
-profile's arithmetic. Gradient norms and eigenvalues are free of what few images add to them, and means over all native
-profiles, where that was measured; but for the bound, which is of the loss on these very images at the reference. That
-hardware does what one rounding error does is said only where an equivalence interval says so.
+As all findings are (``reporting.verdicts``): one number a seed, Student's t interval over seeds (of accuracies that are
+lost over test images too), and whether it lies on the claimed side. All seeds share one split. ``Delta`` and ``xi`` are
+of test images' losses, each network on its own profile's arithmetic. Gradient norms and eigenvalues are free of what
+few images add to them, and means over all native profiles, where that was measured; but for the bound, which is of the
+loss on these very images at the reference. That hardware does what one rounding error does is said only where an
+equivalence interval says so.
 """
 
 from collections.abc import Callable, Sequence
@@ -197,13 +198,15 @@ def _alignment(hardware: Hardware, what: str) -> tuple[np.ndarray | Measured, st
     if what == "accuracy":
         lost = intervals.drop_parts(plain.reference.correct, aligned[0].reference.correct, relative=False) / 100
         return Measured(intervals.over_seeds_and_examples([lost]), len(lost)), ""
-    both = [c.profiles if what == "profiles" else _ulps(c) for c in (plain, aligned[0])]
-    pairs = list(zip((plain, aligned[0]), _in_both(*both), strict=True))
+    if what == "profiles":
+        pairs = _on_both(plain, aligned[0])
+    else:
+        pairs = list(zip((plain, aligned[0]), _in_both(_ulps(plain), _ulps(aligned[0])), strict=True))
     before, after = (numbers.known(numbers.xi(*one)) for one in pairs)
     found = Measured(intervals.over_seeds(before - after), len(before))
     if what == "profiles":
         fallen = [numbers.pair_xi(*one) for one in pairs]
-        nothing = _nothing(plain.profiles, plain) or _alike(fallen[0] - fallen[1], numbers.pair_xi, plain, aligned[0])
+        nothing = _nothing(plain.elsewhere, plain) or _alike(fallen[0] - fallen[1], numbers.pair_xi, plain, aligned[0])
         found = found._replace(nothing=nothing)
     return found, f"{before.mean():.3g} without, {after.mean():.3g} with it"
 
@@ -214,8 +217,7 @@ def _linearized(hardware: Hardware) -> tuple[Measured, str]:
     if not found:
         raise Missing("no network was linearized; use --budgets")
     tightest = min(found, key=lambda comparison: comparison.budget or 0)
-    pairs = zip((plain, tightest), _in_both(plain.profiles, tightest.profiles), strict=True)
-    pairs = list(pairs)
+    pairs = _on_both(plain, tightest)
     full, less = (numbers.known(numbers.delta(*one).mean(axis=1)) for one in pairs)
     further = [_moved(*one) for one in pairs]
     nothing = _nothing(None, plain, tightest) or _alike(further[1] - further[0], _moved, tightest, plain)
@@ -240,9 +242,18 @@ def _alike(change: np.ndarray, of: Callable[..., np.ndarray], first: Comparison,
     if not first.ulps or not second.ulps:
         return ""
     beyond = intervals.over_seeds(change - (of(first, first.ulps) - of(second, second.ulps)))
-    if np.isfinite(beyond.variance) and not float(beyond.interval().low) > 0:
+    low, high = (float(end) for end in beyond.interval())
+    shown = low > 0 or (high < 0 and change.mean() < 0)  # or that it changes the other way
+    if np.isfinite(low) and not shown:
         return "the one-ulp controls are not shown to change less: that is training, whatever the hardware"
     return ""
+
+
+def _on_both(one: Comparison, other: Comparison) -> list[tuple[Comparison, list[Series]]]:
+    """Return both trainings with the profiles that both have and that are other hardware for one of them."""
+    elsewhere = {series.label for comparison in (one, other) for series in comparison.elsewhere}
+    found = _in_both(*([s for s in c.profiles if s.label in elsewhere] for c in (one, other)))
+    return list(zip((one, other), found, strict=True))
 
 
 def _in_both(some: Sequence[Series], other: Sequence[Series]) -> tuple[list[Series], list[Series]]:

@@ -15,7 +15,7 @@ from jaxfair.intervals import drop_parts, has_drop, over_seeds_and_examples, pos
 
 
 def differences(hardware: Hardware) -> tuple[Difference, ...]:
-    """Compare what every group loses on every other profile with what the reference group loses there.
+    """Compare what every group loses on each profile of other bits with what the reference group loses there.
 
     Every training ends elsewhere by rounding alone, to one side in one seed and to the other in the next: the spread
     over seeds has it in it.

@@ -65,7 +65,7 @@ def write(hardware: Hardware, folder: Path, segment: Callable[[], Segment]) -> l
 def differences_by_group(hardware: Hardware) -> "Figure":
     """Draw how much more each group lost on other hardware than the reference group, a panel each profile, sorted."""
     found, names = differences(hardware), hardware.groups.wrapped(28)
-    labels = dict.fromkeys(series.label for series in hardware.comparisons[0].profiles)
+    labels = dict.fromkeys(series.label for series in hardware.comparisons[0].elsewhere)
     rows = {
         "\n".join(textwrap.wrap(label, 40)): [(names[d.group], d.points, d.beyond) for d in found if d.where == label]
         for label in labels
@@ -285,7 +285,7 @@ def _compared(hardware: Hardware, comparisons: Sequence[Comparison]) -> "Figure"
     """Draw Delta and accuracy by group, and xi, of several kinds of training, over profiles and among controls."""
     delta, xi, by_group, accuracy = [], [], [], []
     for comparison, color in zip(comparisons, COLORS, strict=False):
-        for others, marker, name in ((comparison.profiles, "o", "profiles"), (comparison.ulps, "x", ULPS)):
+        for others, marker, name in ((comparison.elsewhere, "o", "profiles"), (comparison.ulps, "x", ULPS)):
             if others:
                 look = f"{comparison.title}, {name}", color, marker
                 delta.append(Points(*look, over_seeds(numbers.delta(comparison, others), "positive")))

@@ -67,7 +67,8 @@ def _images(hardware: Hardware) -> list[np.ndarray]:
 def over_devices(comparison: Comparison, name: str) -> tuple[np.ndarray, str]:
     """Return a quantity of every seed and group, shape (s, g), and how it was measured (Nelaturu et al. 2024, Fig. 3).
 
-    What is free of sampling is the mean over the reference and all native profiles where it was measured.
+    What is free of sampling is the mean over the reference and the native profiles that are other hardware, where it
+    was measured.
     """
     values, _, how = measured(comparison.reference, name)
     if name not in comparison.reference.parts:
@@ -220,7 +221,7 @@ def _rows_of_groups(hardware: Hardware, comparison: Comparison) -> list[Row]:
     values = {name: own.get(name, nothing) for name in ("loss", "gradient_norm", "top_eigenvalue")}
     values |= {name: delta(comparison, others) if others else nothing for name, others in sets.items()}
     known = {"accuracy": accuracies(hardware, comparison.reference)}
-    known |= {name: over_seeds(v, "positive") for name, v in values.items()}
+    known |= {name: _where_it_can_lie(v) for name, v in values.items()}
     parts = comparison.reference.parts
     for name, column in sampling.FREE.items():
         known[column] = sampling.free_of_sampling(own, parts, name) if name in parts else over_seeds(nothing)
@@ -229,16 +230,21 @@ def _rows_of_groups(hardware: Hardware, comparison: Comparison) -> list[Row]:
     except Missing:
         found = [TaylorBound(*[part] * 6) for part in nothing]
     tested = np.all([np.isfinite(bound.actual) for bound in found], axis=0)
-    terms = {name: np.mean([getattr(b, name) for b in found], axis=0) for name in TaylorBound._fields}
-    holds = np.where(tested, terms["holds"], np.nan)
+    names = {"gradient_term": "first", "eigenvalue_term": "second", "bound": "bound", "tightness": "tightness"}
+    terms = {of: _where_it_can_lie(np.array([getattr(b, name) for b in found])) for of, name in names.items()}
+    holds = np.where(tested, np.mean([b.holds for b in found], axis=0), np.nan)
     rows = []
     for g in groups.order:
         row: dict[str, Any] = {"training": comparison.title, "group": groups.names[g]}
         row |= {"train_count": groups.train_count[g], "test_count": groups.test_count[g], "seeds": len(nothing)}
         row |= {name: value.at(g) for name, value in known.items()}
-        row |= {"gradient_term": terms["first"][g], "eigenvalue_term": terms["second"][g]}
-        rows.append(row | {"bound": terms["bound"][g], "bound_holds": holds[g], "tightness": terms["tightness"][g]})
+        rows.append(row | {name: value.at(g) for name, value in terms.items()} | {"bound_holds": holds[g]})
     return rows
+
+
+def _where_it_can_lie(values: np.ndarray) -> Estimate:
+    """Return the mean over seeds with its interval: above 0, unless an eigenvalue is not and what is made of it."""
+    return over_seeds(values, "real" if (values < 0).any() else "positive")
 
 
 def spread_rows(hardware: Hardware) -> list[Row]:

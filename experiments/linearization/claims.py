@@ -244,20 +244,23 @@ def _at_equal(
     terms, by_images = [], 0.0
     for ours, theirs in pairs:
         known = in_all((ours, theirs))
+        if known.sum() < 2:
+            raise Missing(f"{ours.label} and {theirs.label} have no two groups with a relative drop in common")
         for network, sign in ((theirs, 1), (ours, -1)):
             weights = spread_weights(network, known) if what == "spread" else mean_weights(known, network)
             terms.append((network, sign / len(pairs) * weights))
             by_images += sign / len(pairs) * spread_by_images(results, network, known) if what == "spread" else 0.0
     found, called = contrast(results, *terms), _named(results, *(network for pair in pairs for network in pair))
     left = float(found.mean.value) - by_images
-    if what == "spread" and abs(left) < POINTS:
+    if what == "spread" and left * np.sign(found.mean.value) < POINTS:
         found = found._replace(small=Size(f"without what few test images add to both it is {left:.2g} points", False))
     return found, called
 
 
 def _worst(results: Results, pairs: Sequence[tuple[Variant, Variant]]) -> tuple[Measured, str]:
     tables = []
-    for g in range(len(results.groups.names)):
+    worst = {int(g) for pair in pairs for v in pair for g in v.by_group["accuracy"].argmin(axis=1)}
+    for g in sorted(worst):
         gained = [quantities.in_worst(results, a, g) - quantities.in_worst(results, b, g) for a, b in pairs]
         tables.append(np.mean(gained, axis=0))
     found = Measured(intervals.over_seeds_and_examples(tables, [1.0] * len(tables)), len(tables[0]))

@@ -233,8 +233,10 @@ def check(study: Study, train_set: Dataset) -> list[int]:
     if study.follow < 0 or study.follow > 1_000_000:
         raise JaxfairError(f"Fine-tuning is to be followed for {study.follow} epochs; give 0 or more.")
     if not budgets and (study.follow or "random" in study.controls):
-        what = "be followed" if study.follow else "have random masks"
-        raise JaxfairError(f"Networks of SNL's budgets are to {what}, and there is no budget; give one by --budgets.")
+        what, instead = ("be followed", "--follow 0") if study.follow else ("have random masks", "no control random")
+        raise JaxfairError(
+            f"Networks of SNL's budgets are to {what}, and there is no budget; give one by --budgets, or {instead}."
+        )
     if "random-matched" in study.controls and "matched" not in study.controls:
         raise JaxfairError("The control random-matched is compared with matched; give both as --controls.")
     if study.patience < 0 or (study.patience and not study.data.validation_fraction):

@@ -1,5 +1,6 @@
 """The report of private inference: a page, tables and numbers."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -28,7 +29,8 @@ def write(config: Private, command: Sequence[str]) -> None:
         numbers = {"answer": study.answer(found), **{name: list(map(_plain, rows)) for name, rows in named.items()}}
         (made / "private.json").write_text(json.dumps({**facts, **numbers}, indent=1) + "\n", encoding="utf-8")
         (made / reports.PAGE).write_text(page.page(config, title, found, facts), encoding="utf-8")
-        how = f"{config.images} images, {config.protocols}, bits {config.fraction_bits}"
+        places = ("study", "out", "environment", "timeout")
+        how = str({name: value for name, value in dataclasses.asdict(config).items() if name not in places})
         record = {"study": "private", "title": title, "runs": [*facts["runs"], how]}
         (made / reports.RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     tables.show(tables.Table(page.COSTS, found.costs), "What an inference costs")

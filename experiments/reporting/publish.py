@@ -44,7 +44,11 @@ def write(study: Path, page: Path) -> None:
     if page.suffix != ".md":
         raise JaxfairError(f"The page is Markdown, and '{page}' is not named so; give --out as NAME.md.")
     record, report = reports.read_record(study), study / "report"
+    if record.get("study") == "private":
+        raise JaxfairError(f"'{study}' holds a report of private inference, which is no study's; publish its tables.")
     reports.check_files(study, record)
+    if page.is_file() and "## How this was made" not in page.read_text(encoding="utf-8", errors="replace"):
+        raise JaxfairError(f"'{page}' is no page of a study, and would be lost; give another --out.")
     if (study / "runs").is_dir():  # merged studies have theirs elsewhere, and were checked when they were merged
         reports.open_runs(study, (name for name in record["runs"] if (study / "runs" / name).is_dir()))
     if not record.get("made") or "figures" not in record:
@@ -102,6 +106,8 @@ def provenance(command: Sequence[str], made: Mapping[str, Any]) -> str:
         "Runs": [f"{made['runs']}, {duration(made['seconds'])} in all, compilation included"],
         "Finished": [made["finished"]],
     }
+    if "digest" in made:  # which earlier records have not
+        facts["Digest of all settings and data"] = [f"`{made['digest']}`"]
     lines = [f"- {name}: {', '.join(values)}" for name, values in facts.items()]
     return "\n".join(["```sh", reports.typed(command), "```", "", *lines])
 

@@ -74,9 +74,11 @@ def check_new(folder: Path) -> None:
 def _replace(folder: Path, made: Path, old: Path) -> None:
     """Put ``made`` in the place of ``folder``, or leave that as it was; an earlier report of other runs is kept."""
     (before, was), (after, now) = _shown(folder), _shown(made)
-    others = not before <= after or bool(before and was != now)
+    mine = _of_others(folder)
+    others = not before <= after or bool(before and was != now) or bool(mine)
     if others:
-        old = folder.with_name(f"{folder.name}-{runs.digest({'runs': sorted(before)})}")
+        told = {"runs": sorted(before)} | ({"others": mine} if mine else {})
+        old = folder.with_name(f"{folder.name}-{runs.digest(told)}")
         _remove(old)  # an earlier report of the same runs
     if folder.exists():
         folder.rename(old)
@@ -88,10 +90,22 @@ def _replace(folder: Path, made: Path, old: Path) -> None:
         raise
     if others:
         what = "shows other runs" if was == now else f"is of the {was} study"
+        what = f"holds what is not its own ({', '.join(mine[:3])})" if mine else what
         say(f"The earlier report in '{folder}' {what} and is kept as '{old}'.")
     elif before and before != after:
         more = len(after - before)
         say(f"The earlier report in '{folder}', of {len(before)} runs, is replaced by one of these and {more} more.")
+
+
+def _of_others(folder: Path) -> list[str]:
+    """Return the files in a report's folder that it was not written with, or that were changed since, such as notes."""
+    try:
+        known = json.loads((folder / RECORD).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    own = {name: path for name, path in files.items() if name != RECORD and not path.name.startswith(".")}
+    return [name for name, path in own.items() if known.get(name) != runs.file_digest(path)]
 
 
 def _seal(made: Path) -> None:
@@ -260,12 +274,17 @@ def with_parents(shown: Iterable[Run]) -> list[Run]:
 
 
 def provenance(found: Sequence[Run]) -> dict[str, Any]:
-    """Say how runs were made: commits, devices, precision, versions, when, and seconds of all together."""
+    """Say how runs were made: commits, devices, precision, versions, when, and seconds of all together.
+
+    The digest is that of all runs' configurations, with the fingerprints of their data: the same command on the same
+    data makes runs of the same one, whatever made them.
+    """
     known = [run.json("environment.json") for run in found]
     if not known:
         return {}
     return {
         "runs": len(known),
+        "digest": runs.digest({"runs": sorted(run.digest for run in found)}),
         "seconds": round(sum(e["seconds"] / e["seconds_shared_by_runs"] for e in known), 2),
         "commits": sorted({str(e["commit"]) + ("+changes" if e["uncommitted_changes"] else "") for e in known}),
         "devices": sorted(

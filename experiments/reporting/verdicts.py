@@ -128,7 +128,8 @@ FOOT = (
     "is tested by two one-sided t tests: the 90 % "
     f"interval has to lie within it. Too small to matter are effects below {POINTS:g} points of a drop, {RIGHT:g} of "
     f"accuracy, {NATS:g} nats of a loss, {2**RATIO - 1:.0%} of a norm or eigenvalue, and {DISTANCE:g} of a distance to "
-    "the boundary. Unless each seed has a split of its own, the split of the data is no part of the noise."
+    "the boundary, by the whole interval; they may be too small where the value alone is. Unless each seed has a split "
+    "of its own, the split of the data is no part of the noise."
 )
 
 
@@ -200,7 +201,7 @@ def decide(results: Any, name: str, statement: str, statistic: str, measure: Cal
         verdict = "too small to matter" if certain else "may be too small to matter"
         notes.insert(0, found.small.said)
     elif floor and min(abs(low - threshold), abs(high - threshold)) < floor:
-        notes.append(f"by the interval it may be less than {floor:g}, which would not matter")
+        notes.append(f"by the interval it may be less than {floor:.3g}, which would not matter")
     note = "; ".join(filter(None, notes))
     return Claim(name, statement, statistic, value, low, high, found.seeds, verdict, note, p_value)
 # fmt: on

@@ -63,8 +63,14 @@ def begin(execution: Execution) -> None:
         # What JAX compiled for other numbers of threads it would take from there, and compute other bits.
         folder = Path(compiled).parent if compiled.endswith("-threads") else Path(compiled)
         jax.config.update("jax_compilation_cache_dir", str(folder / f"{count}-threads"))
-    if execution.devices > 1 and (execution.executor == "here" or execution.only):
-        sharing.check(execution.devices)
+    if execution.executor == "here" or execution.only:
+        try:
+            jax.devices()
+        except RuntimeError as error:  # a platform that this machine lacks, or flags that XLA does not know
+            why = str(error).splitlines()[0].rstrip(".")
+            raise JaxfairError(f"JAX cannot start: {why}; see JAX_PLATFORMS and XLA_FLAGS.") from error
+        if execution.devices > 1:
+            sharing.check(execution.devices)
 
 
 def check_used(execution: Execution) -> None:
@@ -84,7 +90,7 @@ def check_used(execution: Execution) -> None:
 
 def threads(execution: Execution) -> int:
     """Return by how many threads a CPU computes."""
-    return execution.threads or int(os.environ.get("NPROC", 0)) or len(cores())
+    return execution.threads or processes.asked_threads(os.environ) or len(cores())
 
 
 def cores() -> list[int]:

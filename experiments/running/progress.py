@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -21,8 +22,9 @@ def duration(seconds: float) -> str:
 
 
 def say(sentence: str) -> None:
-    """Tell the user something beside the results."""
-    print(sentence, file=sys.stderr, flush=True)
+    """Tell the user something beside the results; a terminal, pipe or log that is gone or full never ends the work."""
+    with suppress(OSError):
+        print(sentence, file=sys.stderr, flush=True)
 
 
 class Progress:
@@ -49,16 +51,22 @@ class Progress:
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 
+            class Shown(Console):
+                def on_broken_pipe(self) -> None:  # rich would end the process
+                    self.quiet = True
+
             columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
             more = (TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.fields[state]}"))
-            self._bar = Bar(*columns, *more, console=Console(stderr=True), transient=False)
-            self._bar.start()
+            self._bar = Bar(*columns, *more, console=Shown(stderr=True), transient=False)
+            with suppress(OSError):
+                self._bar.start()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Stop the display."""
         if self._bar is not None:
-            self._bar.stop()
+            with suppress(OSError):
+                self._bar.stop()
 
     def expect(self, runs: int) -> None:
         """Say how many runs the study has in all."""
@@ -89,10 +97,11 @@ class Progress:
         if self._bar is None:
             say(self._title)
             return
-        if self._task is not None:
-            self._bar.remove_task(self._task)
-        # Escaped: the counter in brackets is not markup.
-        self._task = self._bar.add_task(self._title.replace("[", r"\["), total=None, rate="", state="")
+        with suppress(OSError):
+            if self._task is not None:
+                self._bar.remove_task(self._task)
+            # Escaped: the counter in brackets is not markup.
+            self._task = self._bar.add_task(self._title.replace("[", r"\["), total=None, rate="", state="")
 
     def update(self, done: int, total: int | None, unit: str, state: str = "") -> None:
         """Show that ``done`` of ``total`` (None: unknown) units of the run are finished."""
@@ -107,7 +116,8 @@ class Progress:
             self._note(f"{far} {state}".rstrip())
         if self._bar is not None and self._task is not None:
             shown = f"{rate:.3g} {unit}/s" if rate else ""
-            self._bar.update(self._task, completed=done, total=total, rate=shown, state=state)
+            with suppress(OSError):
+                self._bar.update(self._task, completed=done, total=total, rate=shown, state=state)
         elif now - self._printed > SECONDS_BETWEEN_LINES:
             self._printed = now
             left = f", {(total - done) / rate:.0f} s left" if total is not None and rate else ""
@@ -118,4 +128,5 @@ class Progress:
         if self._bar is None:
             say(sentence)
         else:
-            self._bar.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+            with suppress(OSError):
+                self._bar.console.print(sentence, markup=False, highlight=False, soft_wrap=True)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from experiments.running.progress import Progress
 from jaxfair import checkpoints, hardware, processes, runs
 from jaxfair.data.dataset import Dataset
-from jaxfair.errors import JaxfairError, StorageError
+from jaxfair.errors import JaxfairError, StorageError, is_of_storage
 from jaxfair.networks import masks
 from jaxfair.networks.architectures import CNN, Module, ResNet
 from jaxfair.networks.network import Network, shapes
@@ -159,6 +159,8 @@ def _try(space: Workspace, job: Job, pending: Sequence[Run]) -> None:
     except StorageError:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and is_of_storage(error):
+            raise StorageError(f"The runs cannot be made here: {error}; mend it, and give the same command.") from error
         left = [run for run in pending if not run.done]
         if not left:
             raise
@@ -174,11 +176,12 @@ def _try(space: Workspace, job: Job, pending: Sequence[Run]) -> None:
 def _make(space: Workspace, job: Job, pending: Sequence[Run]) -> None:
     started = _now(space)
     for batch in job.compute(pending):
-        # All are written before the first is finished, which removes what they were trained from together.
         for output in batch:
             _write(output, started, shared_by=len(batch))
         for output in batch:
-            output.run.finish()
+            output.run.seal()
+        for output in batch:  # when all are finished: what they were trained from together is in the folder of one
+            output.run.tidy()
         started = _now(space)
 
 

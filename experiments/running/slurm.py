@@ -17,6 +17,7 @@ import math
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ from typing import Any, NamedTuple
 from experiments.running.workers import Place, Pool, work_through
 from jaxfair import runs
 from jaxfair.errors import JaxfairError
+from jaxfair.runs import Run
 
 NOTICE = 90
 """Seconds before its time is over in which a task saves what it is at."""
@@ -63,8 +65,13 @@ class Batch(NamedTuple):
     seconds: float
 
 
+STUCK = 3
+"""Times that a task may be stopped in a row before it has saved anything."""
+
 _at_work: list[Pool] = []
 """What ``Task.checkpoint`` ends, which submitit calls while the task is at work."""
+_begun: list[float] = []
+"""When it began."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,12 +83,14 @@ class Task:
         environment: variables of its own.
         jobs: for each the folders of its runs.
         logs: folder of its worker's log.
+        stuck: how often in a row it was stopped by its time before anything was saved.
     """
 
     command: tuple[str, ...]
     environment: Mapping[str, str]
     jobs: tuple[tuple[Path, ...], ...]
     logs: Path
+    stuck: int = 0
 
     def __call__(self) -> None:
         """Make the jobs."""
@@ -89,6 +98,7 @@ class Task:
         log = self.logs / f"worker-{name or os.environ.get('SLURM_JOB_ID', os.getpid())}.log"
         with Pool([Place(self.command, {**os.environ, **self.environment}, (), log)]) as pool:
             _at_work.append(pool)
+            _begun.append(time.time())
             work_through(pool, self.jobs, [()] * len(self.jobs), begin=lambda job: print(self.jobs[job][0].name))
             _at_work.remove(pool)
 
@@ -98,7 +108,24 @@ class Task:
 
         for pool in _at_work:
             pool.close()
-        return submitit.helpers.DelayedSubmission(self)
+        return submitit.helpers.DelayedSubmission(self.after_a_stop(_begun[-1] if _begun else 0.0))
+
+    def after_a_stop(self, begun: float) -> "Task":
+        """Return the task as it goes on; a run that is stopped again and again with nothing saved has failed.
+
+        Args:
+            begun: when the task began, in seconds since 1970.
+        """
+        done = [path / "DONE" for job in self.jobs for path in job]
+        saved = [file for job in self.jobs for path in job for file in (path / "progress").rglob("*")]
+        if any(file.exists() and file.stat().st_mtime >= begun for file in (*done, *saved)):
+            return dataclasses.replace(self, stuck=0)
+        if self.stuck + 1 < STUCK:
+            return dataclasses.replace(self, stuck=self.stuck + 1)
+        left = (Run(path, {}) for job in self.jobs for path in job)
+        for run in [run for run in left if not run.done and run.failure is None][:1]:
+            run.fail(f"its task was stopped {STUCK} times by its time before anything was saved; give more --minutes")
+        return dataclasses.replace(self, stuck=0)
 
 
 def check() -> None:
@@ -191,7 +218,7 @@ def queued(folder: Path) -> dict[str, tuple[str, list[str]]] | None:
         return None
     found = [line.split(maxsplit=2) for line in answer.stdout.splitlines()]
     # By the script that was submitted too, since a cluster that was set up anew counts from 1 again.
-    ours = str(folder.resolve())
+    ours = (f"{folder.absolute()}{os.sep}", f"{folder.resolve()}{os.sep}")  # of a link the queue says either
     states = {words[0]: words[1] for words in found if len(words) == 3 and words[2].startswith(ours)}
     return {name: (states[name].lower(), tasks[name]) for name in tasks if name in states}
 

@@ -281,7 +281,7 @@ def follow(
             *(load_network(start), space.train, config),
             seed=seed,
             steps=[per_epoch * mark for mark in marks],
-            teacher=load_network(base),
+            teacher=load_network(base) if config.distillation_weight else None,
             devices=space.devices,
         )
         predicted = []

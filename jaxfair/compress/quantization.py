@@ -101,8 +101,10 @@ def quantize_activations(network: Network, calibration: Dataset, bits: int) -> P
     for start in range(0, len(calibration), CALIBRATED):
         index = np.arange(start, min(start + CALIBRATED, len(calibration)))
         found = jax.device_get(_input_ranges(network, *calibration.fetch(index)))
-        ranges = {name: max(ranges.get(name, 0.0), float(largest)) for name, largest in found.items()}
+        ranges = {name: float(np.maximum(ranges.get(name, 0.0), largest)) for name, largest in found.items()}
     steps = {name: jnp.float32(largest / levels) for name, largest in ranges.items()}
+    if odd := [name for name, largest in ranges.items() if not np.isfinite(largest)]:
+        raise JaxfairError(f"The inputs of layer '{odd[0]}' are not all finite on the calibration images; check these.")
     return Partial(_with_rounded_inputs, frozen(network), steps, jnp.float32(levels))
 
 
@@ -122,7 +124,7 @@ def _input_ranges(network: Network, data: Dataset, index: Int[Array, " b"]) -> d
 def _with_rounded_inputs(logits_fn: Partial, steps: Any, levels: Array, params: Any, x: Array) -> Array:
     def rounded(name: str, x: Array) -> Array:
         step = jnp.where(steps[name] > 0, steps[name], 1)
-        near = jnp.clip(jnp.round(x / step), -levels, levels) * step
+        near = jnp.clip(jnp.round(x / step), -levels, levels) * jnp.where(steps[name] > 0, step, 0)  # clipped to 0
         return x + jax.lax.stop_gradient(near - x)
 
     return with_layer_inputs(rounded, logits_fn, params, x)

@@ -24,7 +24,8 @@ class CurvatureConfig(Options):
             length) usually needs a third fewer products, since the gradient lies close to the outlier eigenvectors,
             but can stop at a lesser eigenvector that the gradient happens to lie along. ``coarse`` starts in turn from
             the eigenvector of a random eighth of the group, found from a gradient start: the fewest products and the
-            same risk. For a group whose eighth has less than 100 examples it is the gradient start.
+            same risk. For a group whose eighth has less than 100 examples, or that is less
+            than eight chunks, it is the gradient start.
         max_steps: Number of Hessian-vector products at most, for each group.
         max_basis: Number of Lanczos vectors kept at once, each as large as the parameters.
         chunk_size: Number of examples differentiated at once; None chooses by ``memory`` and backend.

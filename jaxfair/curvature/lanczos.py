@@ -32,7 +32,8 @@ class EigenResult(NamedTuple):
         steps: Number of matrix-vector products used.
         converged: Whether the stopping rule was met for every value that was asked for; where the Krylov space is
             exhausted, up to the rounding of the products (the type's epsilon times the largest magnitude).
-        alphas: Diagonal of the projected matrix, one number a step, shape (steps,).
+        alphas: Diagonal of the projected matrix, one number a step, shape (steps,); without the steps in which
+            further eigenvectors of a multiple eigenvalue were looked for.
         betas: Off-diagonal that follows each step, shape (steps,). With ``alphas`` it is the tridiagonal matrix of the
             Krylov space as long as the basis was not restarted.
         asymmetry: Largest ``|q_i . A q_j - q_j . A q_i|`` over the basis vectors, relative to the largest Ritz value's
@@ -134,8 +135,9 @@ def _with_missed(
     A multiple eigenvalue has further eigenvectors there, which no Krylov space of the start vector contains. One that
     is found takes the place of the least extreme; where the steps run out first, nothing has converged.
     """
-    known = found.vectors
-    if len(known) == start.size or len(found.alphas) >= start.size:  # the Krylov space is the whole space
+    whole = len(found.alphas) >= start.size <= min(options["max_basis"], max_steps)  # without a restart it is all there
+    known = _independent(found.vectors)
+    if len(known) == start.size or whole:
         return found, False
 
     def apart(vector: Vector) -> Vector:
@@ -160,6 +162,13 @@ def _with_missed(
     order[slots] = slots[np.argsort(-values[slots] if upper else values[slots], kind="stable")]
     arrays = jnp.asarray(vectors[order]) if isinstance(start, jax.Array) else vectors[order]
     return spent._replace(values=values[order], residuals=residuals[order], vectors=arrays), True
+
+
+def _independent(vectors: Any) -> Any:
+    """Return orthonormal rows that span what rows do: one found at both ends of the spectrum is there twice."""
+    columns, triangle = np.linalg.qr(np.asarray(vectors, np.float64).T)
+    rows = columns.T[np.abs(np.diag(triangle)) > 1e-3].astype(vectors.dtype)
+    return jnp.asarray(rows) if isinstance(vectors, jax.Array) else rows
 
 
 def _krylov(
@@ -334,9 +343,10 @@ def norm(vector: Vector) -> float:
 
 
 def _device_norm(vector: Vector) -> Any:
-    """Return the L2 norm of numbers scaled by the largest of them, whose squares neither overflow nor vanish."""
+    """Return the L2 norm of numbers scaled by a power of two, whose squares neither overflow nor vanish."""
     largest = jnp.abs(vector).max()
-    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    exponent = jnp.where((largest > 0) & jnp.isfinite(largest), jnp.frexp(largest)[1], 0)
+    scale = jnp.ldexp(jnp.ones((), vector.dtype), jnp.clip(exponent, -120, 120))
     return scale * jnp.linalg.norm(vector / scale)
 
 
@@ -414,7 +424,7 @@ def _orthogonalise(rows: jax.Array, product: jax.Array) -> tuple[jax.Array, jax.
     rest = product - dot(first, rows)
     second = dot(rows, rest)
     rest = rest - dot(second, rows)
-    return first + second, rest, jnp.linalg.norm(rest)
+    return first + second, rest, _device_norm(rest)
 
 
 @jax.jit

@@ -339,7 +339,8 @@ def per_example_gradient_norms(
         y: Labels, or whatever ``loss`` takes, n examples along the first axis.
         chunk_size: Number of gradients held at once; None chooses what a CPU's caches hold, at least 4 and at most 32,
             and what fits into a quarter of ``memory`` elsewhere.
-        memory: Bytes that may be taken on each device; None is a quarter of an accelerator's memory.
+        memory: Bytes that the gradients of one chunk may take on an accelerator, beside which its activations take
+            some; None is a sixteenth of its memory. A CPU holds what its caches do.
         precision: Precision of matrix products on accelerators.
         loss: ``(outputs of logits_fn, y) -> losses`` of shape (m,), one for each example.
 

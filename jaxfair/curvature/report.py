@@ -270,8 +270,9 @@ def group_report(
     right, gap = _predictions(logits, np.asarray(y), loss)
     if not np.isfinite(per_example).all():
         bad = int(np.argmin(np.isfinite(per_example)))
+        place = np.flatnonzero(kept)[bad]
         raise JaxfairError(
-            f"The loss of example {bad}, in group '{names[group[bad]]}', is {per_example[bad]}; check its input and "
+            f"The loss of example {place}, in group '{names[group[bad]]}', is {per_example[bad]}; check its input and "
             "the parameters."
         )
     if before := losses.seem_probabilities(logits):

@@ -183,6 +183,8 @@ def sensitivity(
     fit.check_config(config.sparse_train, len(data))
     if config.sparse_train.distillation_weight:
         raise JaxfairError("The sparse training has no teacher; give a distillation weight of 0.")
+    if config.sparse_train.mitigation.method != "none":
+        raise JaxfairError("SENet's sparse training knows no mitigation; leave it out.")
     # Another stream than the full network's seed, which would give these weights its own initial ones.
     network = init(module, data.image_shape, int(np.random.SeedSequence([seed, 3]).generate_state(1)[0] % 2**31))
     check_images(network, data)

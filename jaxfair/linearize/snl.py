@@ -178,8 +178,9 @@ def snl(
         seed: decides the order in which images are seen, and their augmentation.
         balanced: whether every group counts the same in the loss, whatever its size; with one group nothing changes.
         progress_dir: a folder where checkpoints of the unfinished descent are kept, in a sub-folder named by what
-            decides the descent. A killed descent goes on from there; the snapshot that it had just yielded may come
-            once more. The caller removes the folder. None keeps no checkpoints.
+            decides the descent. A killed descent goes on from there, if it is given the budgets that are left; the
+            snapshot that it had just yielded may come once more. The caller removes the folder. None keeps no
+            checkpoints.
         on_epoch: called after every epoch.
         devices: how many of ``jax.devices()`` share each batch, as for ``fit``.
 

@@ -373,6 +373,11 @@ def _fitted(
     for row, seed in enumerate(seeds):
         last = carry if len(seeds) == 1 else jax.tree.map(lambda a, row=row: a[row], carry)
         epoch = int(best[0].epoch[row]) if best else None
+        if epoch == 0:
+            raise JaxfairError(
+                f"The validation loss of seed {seed} was finite after no epoch, so that no network is best; lower the "
+                "learning rate, or look at the validation images."
+            )
         made = config.epochs if stopping is None or epoch is None else epoch + stopping.patience
         of_seed = {name: np.array(values[:made, row]) for name, values in history.items()}
         multipliers = None if last.mitigation.multipliers is None else np.asarray(last.mitigation.multipliers)

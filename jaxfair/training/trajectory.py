@@ -140,6 +140,9 @@ def nudge(params: Any, seed: Seed) -> Any:
     changed = []
     for path, leaf in paths:
         array = np.array(leaf)
+        if not array.size:
+            changed.append(leaf)
+            continue
         rng = np.random.default_rng([seed, zlib.crc32(jax.tree_util.keystr(path).encode())])
         place = np.unravel_index(rng.integers(array.size), array.shape)
         array[place] = np.nextafter(array[place], array.dtype.type(np.inf))

@@ -315,3 +315,27 @@ def test_asymmetry_tells_rounding_from_a_wrong_operator(max_basis: int) -> None:
     assert extreme_eigenvalues(lambda v: matrix @ v, start, **options).asymmetry < 1e-13
     found = extreme_eigenvalues(lambda v: (matrix + skew) @ v, start, **options)
     assert 1e-6 < found.asymmetry < 2.01e-4 * size / np.abs(found.values).max()
+
+
+def test_what_is_found_at_both_ends_is_not_found_again() -> None:
+    """A projector on one direction, as of one example's Gauss-Newton matrix, has two eigenvalues."""
+    start = np.random.default_rng(0).standard_normal(6)
+    found = extreme_eigenvalues(lambda v: np.eye(6)[0] * v[0], start, largest=2, smallest=2)
+    np.testing.assert_allclose(found.values, [1, 0, 0, 0], atol=1e-12)
+
+
+def test_a_multiple_eigenvalue_is_looked_for_after_restarts_too() -> None:
+    """More steps than there are parameters say nothing where the basis was bounded."""
+    diagonal = np.append(np.arange(1.0, 19.0), [20.0, 20.0])
+    start = np.random.default_rng(0).standard_normal(20)
+    options = {"max_basis": 6, "tolerance": 1e-12, "max_steps": 2000}
+    found = extreme_eigenvalues(lambda v: diagonal * v, start, largest=2, **options)
+    np.testing.assert_allclose(found.values, [20, 20], rtol=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e22])
+def test_the_device_finds_what_float32_cannot_square(scale: float) -> None:
+    diagonal = jnp.asarray(scale * np.arange(1.0, 51.0), jnp.float32)
+    start = jnp.asarray(np.random.default_rng(0).standard_normal(50), jnp.float32)
+    found = extreme_eigenvalues(lambda v: diagonal * v, start, tolerance=1e-4, max_steps=50)
+    np.testing.assert_allclose(found.values, 50 * scale, rtol=1e-3)

@@ -321,3 +321,14 @@ def test_a_user_without_a_home_has_a_cache_of_images(monkeypatch: pytest.MonkeyP
     assert store.user_folder("compiled") is None
     assert store.default_cache() == Path(tempfile.gettempdir()) / "jaxfair" / "data"
     assert sources.default_data_dir() == Path("datasets")
+
+
+def test_an_entry_that_cannot_be_read_is_left_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.load_or_build(tmp_path, KEY, build)
+    with monkeypatch.context() as away:
+        away.setattr(store, "_checksum", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error")))
+        assert store._read(entry_folder(tmp_path)) is None
+    assert "cannot be read" in capsys.readouterr().err
+    assert_whole(store.load_or_build(tmp_path, KEY, no_build))

@@ -263,6 +263,14 @@ def test_data_controls_are_the_tightest_network_on_other_data() -> None:
         study.check(dataclasses.replace(config, data_controls=("balanced",), controls=()), prepared[0].train)
 
 
+def test_fine_tuning_may_be_without_a_teacher(tmp_path: Path) -> None:
+    """And is followed so, too."""
+    options = ("--deepreduce", "--snl-finetune.distillation-weight=0", "--follow=1")
+    assert call(tmp_path, *options) == 0
+    stages = [run.config["stage"] for run in finished(tmp_path).values()]
+    assert stages.count("finetune") == stages.count("follow") == 1
+
+
 @pytest.mark.slow  # a study of 38 runs
 def test_controls_and_splits_reach_the_results(tmp_path: Path) -> None:
     """Two seeds have splits of their own, and a long fine-tuning is seen."""

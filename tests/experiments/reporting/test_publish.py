@@ -63,6 +63,9 @@ def test_a_page_opens_with_who_lost_more_than_whom(tmp_path: Path) -> None:
     warned = "Fewer than 30 test images in group c: their intervals are very wide."
     assert known.splitlines() == [f"- {lost}", f"- {warned}"]
     assert "page-differences_by_group.png" in picture
+    digest = reports.provenance(made)["digest"]
+    assert f"- Digest of all settings and data: `{digest}`" in (tmp_path / "page.md").read_text()
+    assert reports.provenance(made[::-1])["digest"] == digest != reports.provenance(made[1:])["digest"]
     assert (tmp_path / "page.md").read_text().index("## Who lost most") < (tmp_path / "page.md").read_text().index(
         "```sh"
     )
@@ -157,6 +160,9 @@ def test_what_cannot_be_published_is_refused(tmp_path: Path) -> None:
     with pytest.raises(JaxfairError, match=again):
         publish.write(tmp_path / "study", tmp_path / "page.md")
     assert not (tmp_path / "page.md").exists()
+    (tmp_path / "mine.md").write_text("# Notes\n")
+    with pytest.raises(JaxfairError, match=r"mine\.md' is no page of a study, and would be lost; give another --out"):
+        publish.write(tmp_path / "study", tmp_path / "mine.md")
 
 
 def test_the_page_of_two_models_is_no_studys(tmp_path: Path) -> None:

@@ -126,3 +126,19 @@ def test_a_record_of_another_study_is_refused(tmp_path: Path) -> None:
     del record["study"]  # as before there were several
     (tmp_path / "report" / "runs.json").write_text(json.dumps(record))
     assert reports.read_record(tmp_path, "linearization") == record
+
+
+def test_what_a_reader_put_into_a_report_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Notes, and a table that was edited; files that a system leaves do not count."""
+    folder = tmp_path / "report"
+    write(folder, "first", "ab")
+    (folder / ".DS_Store").touch()
+    write(folder, "second", "ab")
+    assert list(tmp_path.glob("report-*")) == []
+    (folder / "notes.md").write_text("mine")
+    (folder / "second.csv").write_text("edited")
+    write(folder, "third", "ab")
+    (kept,) = tmp_path.glob("report-*")
+    assert (kept / "notes.md").read_text() == "mine"
+    said = f"The earlier report in '{folder}' holds what is not its own (notes.md, second.csv) and is kept as '{kept}'."
+    assert capsys.readouterr().err == f"{said}\n"

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from experiments import status
-from experiments.running import executors, workers
+from experiments.running import executors, slurm, workers
 from experiments.running.progress import Progress
 from experiments.running.records import Job
 from experiments.running.settings import Execution
@@ -203,6 +203,52 @@ def test_workers_share_the_cores_and_not_the_threads(monkeypatch: pytest.MonkeyP
     assert {place.environment["NPROC"] for place in found} == {"8"}
     assert len(places(monkeypatch, None, range(8), JAX_PLATFORMS="cpu")) == 4
     assert [list(place.cores) for place in places(monkeypatch, 2, [5], JAX_PLATFORMS="cpu")] == [[5], [5]]
+
+
+def test_nothing_is_removed_while_the_cluster_is_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its tasks may be making what looks unfinished."""
+    half = tmp_path / "runs" / "train-x-0123456789ab"
+    half.mkdir(parents=True)
+    (half / "config.json").write_text("{}")
+    (tmp_path / "executor" / "slurm").mkdir(parents=True)
+    (tmp_path / "executor" / "slurm" / slurm.SUBMITTED).write_text('[{"id": "1_0", "stage": "train", "runs": []}]')
+    monkeypatch.setenv("PATH", str(tmp_path))  # where there is no squeue
+    with pytest.raises(JaxfairError, match="The cluster does not answer"):
+        status.clean(status.Clean(tmp_path), [])
+    assert half.exists()
+
+
+def test_a_queue_knows_a_study_by_either_name_of_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``--out`` may be a link, whose name the cluster repeats or resolves."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "real" / slurm.SUBMITTED).write_text('[{"id": "1_0", "stage": "train", "runs": ["a"]}]')
+    for shown in ("real", "link"):
+        script = tmp_path / "squeue"
+        script.write_text(f"#!/bin/sh\necho '1_0 RUNNING {tmp_path / shown}/submission.sh'\n")
+        script.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+        assert slurm.queued(tmp_path / "link") == {"1_0": ("running", ["a"])}
+    script.write_text(f"#!/bin/sh\necho '1_0 RUNNING {tmp_path}/real-too/submission.sh'\n")
+    assert slurm.queued(tmp_path / "link") == {}
+
+
+def test_a_task_that_never_saves_anything_fails(tmp_path: Path) -> None:
+    """The run that it is at is named; one that was saved meanwhile counts from new."""
+    paths = tuple((tmp_path / f"run-{i}",) for i in range(2))
+    for (path,) in paths:
+        path.mkdir()
+    task = slurm.Task(("python",), {}, paths, tmp_path)
+    for stuck in (1, 2):
+        task = task.after_a_stop(time.time())
+        assert task.stuck == stuck
+    (paths[0][0] / "progress").mkdir()
+    (paths[0][0] / "progress" / "array").touch()
+    assert task.after_a_stop(0.0).stuck == 0
+    assert Run(paths[0][0], {}).failure is None
+    assert task.after_a_stop(time.time() + 60).stuck == 0
+    assert "stopped 3 times by its time before anything was saved" in str(Run(paths[0][0], {}).failure)
+    assert Run(paths[1][0], {}).failure is None
 
 
 def test_workers_have_a_gpu_each_or_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:

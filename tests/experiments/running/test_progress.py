@@ -1,6 +1,8 @@
 """Progress: plain lines without a terminal, a bar with one, and counts that include what was finished before."""
 
+import io
 import re
+import sys
 import threading
 
 import pytest
@@ -102,3 +104,21 @@ def test_terminal_is_found_out(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     with Progress() as shown:
         shown.begin("train")
         assert capsys.readouterr().err != "[1/0] train\n"
+
+
+def test_what_shows_the_work_may_end_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A closed pipe or terminal, or the full disk of a log: the study goes on."""
+
+    class Gone(io.StringIO):
+        def write(self, _: str) -> int:
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    for terminal in (False, True):
+        with Progress(terminal=terminal) as shown:
+            shown.expect(2)
+            shown.begin("first")
+            shown.update(1, 2, "epoch")
+            shown.say("something")
+            shown.begin("second")
+            assert (shown._index, shown._total) == (2, 2)
