@@ -40,6 +40,8 @@ beside it, from one run. PyHessian and power iteration find the eigenvalue of la
 one here. matfree multiplies with a Hessian product of jaxfair's making inside its own compiled loop; convolutions in
 loops are tens of times slower on XLA's CPU backend, so it is left out of the 32x32 problems there.
 
+Where several files were made one after another, the load before one is that of the benchmark before it.
+
 **The images** are scikit-learn's handwritten digits, five groups of two digits each; where a group needs more than
 there are, copies shifted by one to three pixels follow.
 
