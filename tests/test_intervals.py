@@ -422,7 +422,7 @@ def test_differences_judged_together_hold_together(seeds: int, examples: int, gr
 
 @pytest.mark.slow
 @pytest.mark.parametrize("groups", [3, 5, 12])
-@pytest.mark.parametrize(("seeds", "examples"), [(1, 300), (5, 60), (5, 300)])
+@pytest.mark.parametrize(("seeds", "examples"), [(5, 60), (5, 300)])
 def test_the_largest_gap_allows_for_having_been_picked(seeds: int, examples: int, groups: int) -> None:
     """Groups lost alike: the interval of the pair that is farthest apart leaves 0 out in at most 5 %."""
     rng, wrong, times, pairs = np.random.default_rng(0), 0, 1000, groups * (groups - 1) // 2
