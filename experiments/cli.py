@@ -201,9 +201,8 @@ def _interruptible(got: list[int]) -> Iterator[None]:
         if not first or loops is None or not loops.stop.after_epoch():
             raise KeyboardInterrupt
         with suppress(OSError):  # what showed it may have ended by the same signal
-            os.write(
-                2, b"\nThe epoch is finished and saved first; interrupt again to lose it.\n"
-            )  # print may be at work
+            # Not by print, which may be at work.
+            os.write(2, b"\nThe epoch is finished and saved first; interrupt again to lose it.\n")
 
     try:
         with _handlers(interrupt):

@@ -213,9 +213,10 @@ def clean(given: Clean, _: Sequence[str]) -> None:
     """Remove folders of runs that are neither finished nor being made, locks of dead processes, and executors' logs."""
     if not given.study.is_dir():
         raise JaxfairError(f"There is no folder '{given.study}'; give the --out of a study.")
-    if any(slurm.queued(path.parent) is None for path in (given.study / EXECUTOR).rglob(slurm.SUBMITTED)):
+    answers = [slurm.queued(path.parent) for path in (given.study / EXECUTOR).rglob(slurm.SUBMITTED)]
+    if None in answers:
         raise JaxfairError("The cluster does not answer (squeue), and runs were submitted from here; try again later.")
-    if _queued(given.study):
+    if any(answers):
         raise JaxfairError("The cluster's queue still has runs of this study; cancel them first (scancel).")
     root, executor = given.study / "runs", given.study / EXECUTOR
     if any(processes.holder(path.with_suffix("")) for path in [*given.study.glob("*.lock"), *executor.glob("*.lock")]):

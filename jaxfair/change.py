@@ -380,8 +380,7 @@ def _are_other_functions(given: _Read, loss: LossFn) -> bool:
         for function in (one[0], other[0]):
             network = answers.as_network((function, one[1]), given.x, given.told, loss)
             logits.append(trusted_logits(*network, "highest", 256))
-        rounding = 64 * float(np.finfo(np.float32).eps)
-        if logits[0].shape != logits[1].shape or change_of_logits(*logits, rounding) > 1e-3:
+        if logits[0].shape != logits[1].shape or change_of_logits(*logits) > 1e-3:
             return True
     return False
 

@@ -54,7 +54,9 @@ def save(directory: Path, step: Natural, tree: object) -> None:
         with _orbax, _checkpointer() as checkpointer:
             checkpointer.save(written, arrays, force=True)
         if final.exists():  # put aside first: killed between both, what is there is whole under its other name
-            final.rename(directory / f"{step}.orbax-checkpoint-tmp-before")
+            aside = directory / f"{step}.orbax-checkpoint-tmp-before"
+            shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed before it removed this
+            final.rename(aside)
         written.rename(final)
     except Exception as error:
         if not isinstance(error, OSError) and not is_of_storage(error):

@@ -245,6 +245,9 @@ def test_a_step_that_is_written_again_is_whole_whenever_the_process_ends(
     monkeypatch.undo()
     assert checkpoints.latest_step(tmp_path) == 5
     assert same_bits(checkpoints.restore(tmp_path, make_tree()), make_tree(1))
+    rename(tmp_path / "5.new", tmp_path / "5")  # ended after both, before the old one was removed
+    checkpoints.save(tmp_path, 5, make_tree(3))
+    assert same_bits(checkpoints.restore(tmp_path, make_tree()), make_tree(3))
     checkpoints.save(tmp_path, 6, make_tree(2))
     assert names(tmp_path) == ["6"]
 

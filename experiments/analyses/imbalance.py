@@ -12,10 +12,10 @@ import numpy as np
 
 from experiments.analyses.quantities import accuracies, drops, joint_drop, points_lost, whole_accuracy
 from experiments.analyses.results import CONTROLS, HARM, Results, Variant
-from experiments.analyses.statistics import contrast, lost_by, mean_weights
+from experiments.analyses.statistics import contrast, lost_by, small_less_large
 from experiments.reporting import html, series
 from experiments.reporting.tables import Column, Row, Table
-from experiments.reporting.verdicts import POINTS, Claim, Measured, Missing, decide, small_groups
+from experiments.reporting.verdicts import POINTS, Claim, Measured, Missing, decide
 from jaxfair import intervals
 
 DATA = {"": "as they are", "balanced": "balanced", "swapped": "imbalance swapped"}
@@ -87,11 +87,8 @@ def change(results: Results, kind: str, network: Variant) -> Measured:
     other = on_data(results, kind)
     theirs = same(other, network)
     theirs = theirs._replace(control=theirs.control or other.variants[0])
-    small, large = small_groups(results.groups), results.groups.large
-    weights, terms = mean_weights(small, network, theirs) - mean_weights(large, network, theirs), []
-    for of, sign in ((network, 1), (theirs, -1)):
-        terms.append((of, sign * weights))
-    return contrast(results, *terms)
+    weights = small_less_large(results, network, theirs)
+    return contrast(results, (network, weights), (theirs, -weights))
 
 
 def rows(results: Results) -> list[dict[str, Any]]:

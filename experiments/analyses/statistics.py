@@ -73,6 +73,11 @@ def mean_weights(members: np.ndarray, *networks: Variant) -> np.ndarray:
     return counted / counted.sum()
 
 
+def small_less_large(results: Results, *networks: Variant) -> np.ndarray:
+    """Return the weights of small groups' mean less large ones', of those that have a drop in all networks."""
+    return mean_weights(small_groups(results.groups), *networks) - mean_weights(results.groups.large, *networks)
+
+
 def contrast(results: Results, *terms: tuple[Variant, np.ndarray], scale: Scale = "real") -> Measured:
     """Return a weighted sum of groups' drops, over seeds and test images together."""
     return Measured(quantities.drop_contrast(results, *terms), len(terms[0][0].seeds), scale)
@@ -87,10 +92,9 @@ def named(results: Results, networks: Sequence[Variant], *texts: str) -> str:
 
 def lost_by(results: Results, network: Variant, who: Literal["large", "small"]) -> Measured:
     """Return what large groups lost, in percent, or how much more small ones did, in points."""
-    large = mean_weights(results.groups.large, network)
     if who == "large":
-        return contrast(results, (network, large), scale="percent")
-    return contrast(results, (network, mean_weights(small_groups(results.groups), network) - large))
+        return contrast(results, (network, mean_weights(results.groups.large, network)), scale="percent")
+    return contrast(results, (network, small_less_large(results, network)))
 
 
 BY_VERDICT = {

@@ -34,7 +34,8 @@ def compare(config: Change, command: Sequence[str]) -> ChangeReport:
     if not config.before or not config.after:
         raise JaxfairError("There are no files of one side; give at least one each by --before and --after.")
     given: dict[str, Any] = {name: getattr(config, name) for name in Names._fields}
-    names = Names(**{name: nfc(value) if isinstance(value, str) else value for name, value in given.items()})
+    given |= {name: nfc(value) for name, value in given.items() if isinstance(value, str)}
+    names = Names(**given)
     joined = join(config.before, config.after, config.groups, names)
     if config.missing == "refuse" and (
         lacking := [i for i, of in zip(joined.ids, joined.group, strict=True) if of is None]
@@ -50,9 +51,9 @@ def compare(config: Change, command: Sequence[str]) -> ChangeReport:
     told = [*joined.notes, *dict.fromkeys(str(one.message) for one in said if one.category is UserWarning)]
     few = [name for name, count in zip(report.names, report.count, strict=True) if count < FEW]
     told += [f"Fewer than {FEW} examples in group {quoted(few, 10)}: their intervals are very wide."] if few else []
-    told += _copies(config)
-    title = config.title or f"Who lost accuracy: {config.before[0].name} and {config.after[0].name}"
     digests = {path: _digest(path) for path in (*config.before, *config.after, config.groups)}
+    told += _copies(config, digests)
+    title = config.title or f"Who lost accuracy: {config.before[0].name} and {config.after[0].name}"
     with reports.replacing(config.out / "report") as made:
         drawn = drawing.draw_all(page.DRAWINGS, report, made)
         tables.write_csv(made / "groups.csv", page.group_rows(report))
@@ -91,12 +92,12 @@ def _record(config: Change, names: Names, digests: Mapping[Path, str]) -> dict[s
     return {"study": "change", "runs": [*runs, how]}
 
 
-def _copies(config: Change) -> list[str]:
+def _copies(config: Change, digests: Mapping[Path, str]) -> list[str]:
     """Warn of files of one side that are the same to the byte: a copy would count as a further run."""
     said = []
     for side, paths in (("before", config.before), ("after", config.after)):
-        digests = [_digest(path) for path in paths]
-        if alike := [path.name for path, digest in zip(paths, digests, strict=True) if digests.count(digest) > 1]:
+        of_side = [digests[path] for path in paths]
+        if alike := [path.name for path in paths if of_side.count(digests[path]) > 1]:
             said.append(f"Some files {side} are alike to the byte, and count as runs: {quoted(alike)}; is one a copy?")
     return said
 

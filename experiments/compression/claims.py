@@ -27,6 +27,7 @@ from experiments.analyses.statistics import (
     named,
     of_small_groups,
     quantity,
+    small_less_large,
 )
 from experiments.reporting.verdicts import (
     NATS,
@@ -209,8 +210,7 @@ def _apart(results: Results, method: str) -> tuple[Measured, str]:
 def _recovered(results: Results) -> tuple[Measured, str]:
     """Compare small and large groups; the drops are from the full network, and from the control where tuned."""
     tuned, raw = (networks(results, method)[0] for method in ("pruned-global-tuned", "pruned-global"))
-    small, large = (mean_weights(of, tuned, raw) for of in (small_groups(results.groups), results.groups.large))
-    weights = small - large
+    weights = small_less_large(results, tuned, raw)
     return contrast(results, (raw, weights), (tuned, -weights)), _named(results, raw, tuned)
 
 

@@ -269,7 +269,7 @@ def _nothing(others: Sequence[Series] | None, *comparisons: Comparison) -> str:
     """
     for comparison in comparisons:
         try:
-            beyond = numbers.beyond_rounding(comparison, comparison.profiles if others is None else others)
+            beyond = numbers.beyond_rounding(comparison, comparison.elsewhere if others is None else others)
         except Missing:
             return ""
         if beyond is None or np.isnan(beyond).any() or beyond.any():

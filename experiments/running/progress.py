@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
+from typing import Any, cast
 
 SECONDS_BETWEEN_LINES = 10.0
 SECONDS_BETWEEN_NOTES = 3.0
@@ -21,10 +22,25 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+class _Quiet:
+    """Standard error, which ends no work: what a terminal, pipe or log that is gone or full cannot take is dropped."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            return sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            sys.stderr.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+
 def say(sentence: str) -> None:
-    """Tell the user something beside the results; a terminal, pipe or log that is gone or full never ends the work."""
-    with suppress(OSError):
-        print(sentence, file=sys.stderr, flush=True)
+    """Tell the user something beside the results."""
+    print(sentence, file=_Quiet(), flush=True)
 
 
 class Progress:
@@ -51,22 +67,16 @@ class Progress:
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 
-            class Shown(Console):
-                def on_broken_pipe(self) -> None:  # rich would end the process
-                    self.quiet = True
-
             columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
             more = (TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.fields[state]}"))
-            self._bar = Bar(*columns, *more, console=Shown(stderr=True), transient=False)
-            with suppress(OSError):
-                self._bar.start()
+            self._bar = Bar(*columns, *more, console=Console(file=cast(Any, _Quiet())), transient=False)
+            self._bar.start()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Stop the display."""
         if self._bar is not None:
-            with suppress(OSError):
-                self._bar.stop()
+            self._bar.stop()
 
     def expect(self, runs: int) -> None:
         """Say how many runs the study has in all."""
@@ -97,11 +107,10 @@ class Progress:
         if self._bar is None:
             say(self._title)
             return
-        with suppress(OSError):
-            if self._task is not None:
-                self._bar.remove_task(self._task)
-            # Escaped: the counter in brackets is not markup.
-            self._task = self._bar.add_task(self._title.replace("[", r"\["), total=None, rate="", state="")
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+        # Escaped: the counter in brackets is not markup.
+        self._task = self._bar.add_task(self._title.replace("[", r"\["), total=None, rate="", state="")
 
     def update(self, done: int, total: int | None, unit: str, state: str = "") -> None:
         """Show that ``done`` of ``total`` (None: unknown) units of the run are finished."""
@@ -116,8 +125,7 @@ class Progress:
             self._note(f"{far} {state}".rstrip())
         if self._bar is not None and self._task is not None:
             shown = f"{rate:.3g} {unit}/s" if rate else ""
-            with suppress(OSError):
-                self._bar.update(self._task, completed=done, total=total, rate=shown, state=state)
+            self._bar.update(self._task, completed=done, total=total, rate=shown, state=state)
         elif now - self._printed > SECONDS_BETWEEN_LINES:
             self._printed = now
             left = f", {(total - done) / rate:.0f} s left" if total is not None and rate else ""
@@ -128,5 +136,4 @@ class Progress:
         if self._bar is None:
             say(sentence)
         else:
-            with suppress(OSError):
-                self._bar.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+            self._bar.console.print(sentence, markup=False, highlight=False, soft_wrap=True)

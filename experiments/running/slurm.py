@@ -68,10 +68,8 @@ class Batch(NamedTuple):
 STUCK = 3
 """Times that a task may be stopped in a row before it has saved anything."""
 
-_at_work: list[Pool] = []
-"""What ``Task.checkpoint`` ends, which submitit calls while the task is at work."""
-_begun: list[float] = []
-"""When it began."""
+_at_work: list[tuple[Pool, float]] = []
+"""What ``Task.checkpoint`` ends, which submitit calls while the task is at work; and when it began."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,18 +95,17 @@ class Task:
         name = "_".join(os.environ[v] for v in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID") if v in os.environ)
         log = self.logs / f"worker-{name or os.environ.get('SLURM_JOB_ID', os.getpid())}.log"
         with Pool([Place(self.command, {**os.environ, **self.environment}, (), log)]) as pool:
-            _at_work.append(pool)
-            _begun.append(time.time())
+            _at_work.append((pool, time.time()))
             work_through(pool, self.jobs, [()] * len(self.jobs), begin=lambda job: print(self.jobs[job][0].name))
-            _at_work.remove(pool)
+            _at_work.pop()
 
     def checkpoint(self) -> Any:
         """Let the worker save what it is at, and return what is to be submitted again."""
         import submitit
 
-        for pool in _at_work:
+        for pool, _ in _at_work:
             pool.close()
-        return submitit.helpers.DelayedSubmission(self.after_a_stop(_begun[-1] if _begun else 0.0))
+        return submitit.helpers.DelayedSubmission(self.after_a_stop(min((begun for _, begun in _at_work), default=0.0)))
 
     def after_a_stop(self, begun: float) -> "Task":
         """Return the task as it goes on; a run that is stopped again and again with nothing saved has failed.

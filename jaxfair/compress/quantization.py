@@ -124,7 +124,7 @@ def _input_ranges(network: Network, data: Dataset, index: Int[Array, " b"]) -> d
 def _with_rounded_inputs(logits_fn: Partial, steps: Any, levels: Array, params: Any, x: Array) -> Array:
     def rounded(name: str, x: Array) -> Array:
         step = jnp.where(steps[name] > 0, steps[name], 1)
-        near = jnp.clip(jnp.round(x / step), -levels, levels) * jnp.where(steps[name] > 0, step, 0)  # clipped to 0
+        near = jnp.clip(jnp.round(x / step), -levels, levels) * steps[name]  # of a range of 0, all is clipped to 0
         return x + jax.lax.stop_gradient(near - x)
 
     return with_layer_inputs(rounded, logits_fn, params, x)

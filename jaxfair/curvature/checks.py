@@ -46,7 +46,7 @@ def trusted_logits(logits_fn: Partial, params: Any, x: Any, y: Any, precision: s
             "logits_fn gave two results for the same input; switch dropout and other randomness off (evaluation mode)."
         )
     coarse = precision != "highest" and jax.default_backend() != "cpu"
-    difference = change_of_logits(first, shifted, 1e-3 if coarse else 64 * float(np.finfo(np.float32).eps))
+    difference = change_of_logits(first, shifted, 1e-3 if coarse else ROUNDING)
     # Another batch position may change the rounding, by far less than this; training-mode batch norm changes percents.
     if difference > 1e-3:
         raise JaxfairError(
@@ -56,7 +56,11 @@ def trusted_logits(logits_fn: Partial, params: Any, x: Any, y: Any, precision: s
     return first
 
 
-def change_of_logits(first: np.ndarray, other: np.ndarray, rounding: float) -> float:
+ROUNDING = 64 * float(np.finfo(np.float32).eps)
+"""By how much logits may differ that are the same, relative to an example's largest."""
+
+
+def change_of_logits(first: np.ndarray, other: np.ndarray, rounding: float = ROUNDING) -> float:
     """Return by how much logits differ: relative to their size, or as probabilities, whichever is more.
 
     The size of a logit is its own and its column's usual distance from the column's middle: columns of other units, or

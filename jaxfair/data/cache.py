@@ -109,18 +109,15 @@ def _read(folder: Path) -> tuple[Images, Index] | None:
         if about["checksum"] != _checksum(images, codes, about["index"]):
             raise ValueError("the checksum is another one")
         return images, _restored(about["index"], codes)
-    except (OSError, MemoryError) as error:
-        if not isinstance(error, FileNotFoundError):  # it may be whole, and other processes read it
+    except Exception as error:  # damage can be of any kind
+        if isinstance(error, OSError | MemoryError) and not isinstance(error, FileNotFoundError):
+            # It may be whole, and other processes read it.
             print(f"jaxfair: the cached data in '{folder}' cannot be read ({error}); not used.", file=sys.stderr)
             return None
-        return _removed(folder, error.strerror)
-    except Exception as error:  # damage can be of any kind
-        return _removed(folder, error)
-
-
-def _removed(folder: Path, reason: object) -> None:
-    print(f"jaxfair: the cached data in '{folder}' are damaged ({reason}); building them again.", file=sys.stderr)
-    shutil.rmtree(folder, ignore_errors=True)
+        reason = error.strerror if isinstance(error, OSError) else error
+        print(f"jaxfair: the cached data in '{folder}' are damaged ({reason}); building them again.", file=sys.stderr)
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
 
 
 def _write(place: Path, images: Images, index: Index) -> None:
