@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from benchmarks import problems, right, timing
+from benchmarks import measure, problems, right, timing
 from benchmarks.libraries import jaxfair_jobs as ours
 from jaxfair import hardware, networks, runs
 from jaxfair.data.sources import load
@@ -85,8 +85,9 @@ def benchmark(out: Path, small: bool, end: float) -> dict[str, Any]:
     try:
         _child(command, seconds=_left(end))
     except JaxfairError as error:
-        if not file.is_file():
+        if not (unfinished := measure.unfinished_file(file)).is_file():
             raise
+        unfinished.replace(file)
         rest = {"the rest": str(error)}
     found = json.loads(file.read_text(encoding="utf-8"))
     rows = found.get("products", {}) | found.get("eigenvalues", {}).get("methods", {}) | found.get("report", {})

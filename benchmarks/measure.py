@@ -291,6 +291,11 @@ def measure(
     return {**result, "load_average_after": timing.load_average()}
 
 
+def unfinished_file(out: Path) -> Path:
+    """Return where the operations that are done are kept until all are, for a measurement that writes ``out``."""
+    return out.with_name(f"{out.name}.part")
+
+
 def show(result: dict[str, Any]) -> None:
     """Print medians, and what was missing."""
     print(f"{result['problem']['title']}: median seconds [min, max], multiples of our gradient")
@@ -326,7 +331,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="tolerance of eigenvalue methods to try first; looser ones are left out",
     )
     parser.add_argument("--repeats", type=int, default=5, help="timed rounds; there is one more, which is not counted")
-    parser.add_argument("--out", type=Path, required=True, help="JSON file")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file; until the end its name ends in .part")
     parser.add_argument("--cache", type=Path, default=problems.default_cache(), help="folder of trained networks")
     chosen = parser.parse_args(arguments)
     # PyTorch and the processes of the memory measurement need their share of an accelerator.
@@ -341,8 +346,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         words = ["python", "-m", "benchmarks.measure", *(sys.argv[1:] if arguments is None else arguments)]
         chosen.out.parent.mkdir(parents=True, exist_ok=True)
 
-        def save(result: dict[str, Any]) -> None:
-            runs.write_json(chosen.out, {"command": shlex.join(words), **result})
+        unfinished = unfinished_file(chosen.out)  # what was measured before stays until the end
+
+        def save(result: dict[str, Any], path: Path = unfinished) -> None:
+            runs.write_json(path, {"command": shlex.join(words), **result})
 
         result = measure(
             problem,
@@ -354,7 +361,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             first=chosen.first,
             save=save,
         )
-        save(result)
+        save(result, chosen.out)
+        unfinished.unlink(missing_ok=True)
     except (JaxfairError, OSError) as error:
         raise SystemExit(str(error)) from error
     show(result)

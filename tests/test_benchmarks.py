@@ -327,6 +327,22 @@ def test_mistakes_are_answered_by_one_sentence(arguments, sentence, cache, tmp_p
     assert str(stopped.value.code).startswith(sentence)
 
 
+def test_a_measurement_that_is_cut_short_leaves_the_last_whole_one(cache, tmp_path, monkeypatch):
+    """What it had measured lies beside it."""
+    out = tmp_path / "x.json"
+    out.write_text("whole")
+
+    def cut_short(*arguments, save, **options):
+        save({"products": {}})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(measure, "measure", cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        measure.main(["--problem", "tiny", "--out", str(out), "--cache", str(cache)])
+    assert out.read_text() == "whole"
+    assert '"products"' in measure.unfinished_file(out).read_text()
+
+
 def test_a_folder_without_results_is_named(tmp_path):
     """Empty, or with something else."""
     with pytest.raises(SystemExit, match="There is no result in"):

@@ -46,6 +46,7 @@ SOURCES = sorted(
 EXCEPTIONS = {
     "loops._call": "one step of a loop on the CPU; other backends run loops._run_until",
     "kernels.kernels": "asks what a CPU does",
+    "convolutions._primitive": "an operation outside of a compiled function",
     "bound._errors": "bounds what a protocol's process on the CPU computes",
 }
 

@@ -90,7 +90,8 @@ def make_plan(
     check_chunk_size(chunk_size)
     plan = functools.partial(_plan, Model(logits_fn, as_pytree(loss)), params, x, y, kind, precision)
     if chunk_size is None:
-        chunk_size = _chunk_size(count, plan(1), plan(2), _bound(memory))
+        own = sum(np.size(leaf) * jnp.result_type(leaf).itemsize for leaf in jax.tree.leaves(params))
+        chunk_size = _chunk_size(count, plan(1), plan(2), own, _bound(memory))
     return plan(min(chunk_size, count))
 
 
@@ -146,17 +147,18 @@ def _bound(memory: int | None) -> int:
     return memory if memory is not None else (Devices().memory or 4 * GIGABYTE) // 4
 
 
-def _chunk_size(count: int, one: Plan, two: Plan, memory: int) -> int:
+def _chunk_size(count: int, one: Plan, two: Plan, parameters: int, memory: int) -> int:
     """Return examples a chunk, by what the plans of one and of two examples say of a chunk and of each example.
 
     A multiple of 8, which the kernels that contract over examples work in. On CPU small enough for a core's caches, but
-    not so small that what is fixed counts, nor that Python takes longer to call a program than the program.
+    not so small that what is fixed counts (each chunk reads all parameters, in bytes, if nothing else), nor that Python
+    takes longer to call a program than the program.
     """
     each = max(two.kept_bytes - one.kept_bytes, 1)
     fixed = max(2 * one.kept_bytes - two.kept_bytes, 0)
     target, workers = memory / 4, Devices().workers
     if jax.default_backend() == "cpu":
-        target = max(16 * 1024**2, 6 * fixed)
+        target = max(16 * 1024**2, 6 * max(fixed, parameters))
         workers = max(min(workers, int(count * (two.operations - one.operations) / LEAST_OPERATIONS)), 1)
     for_every_worker = -(-count // (8 * workers)) * 8
     wished = min(int(np.clip(target // each, 8, 1024)) // 8 * 8, for_every_worker)

@@ -181,6 +181,9 @@ def operations(jaxpr: Any) -> float:
         if equation.primitive.name == "conv_general_dilated":
             channels_out = equation.params["dimension_numbers"].rhs_spec[0]
             total += 2 * output * np.prod(shapes[1]) / shapes[1][channels_out]
+        elif equation.primitive.name in ("convolve", "kernel_gradient"):  # of networks.convolutions
+            factor = shapes[1] if equation.primitive.name == "convolve" else shapes[0]
+            total += 2 * output * np.prod(factor) / factor[-1]
         elif equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
             total += 2 * output * np.prod([shapes[0][axis] for axis in contracted])

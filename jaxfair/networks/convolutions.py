@@ -1,0 +1,193 @@
+"""Convolutions whose derivative with respect to the kernel is fast where oneDNN's kernels are asked for.
+
+XLA differentiates a convolution with respect to its kernel by another one, whose own kernel is the whole cotangent.
+oneDNN reads it anew for every pixel of the result, so that it is slow where it outgrows the cache. The same sum is one
+over strips of rows, or, of small images, a few products of matrices. Two primitives, ``convolve`` and
+``kernel_gradient``, bilinear and each the other's transpose, say so for derivatives of any order; every other backend,
+and XLA's own kernels, keep the derivative that they had.
+"""
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+from jaxtyping import Array
+
+from jaxfair import kernels
+
+LAYOUT = ("NHWC", "HWIO", "NHWC")
+"""Flax's layout of images, kernels and results."""
+STRIP = 2**20
+"""Bytes of the cotangent that are read at once, about half of a core's second cache."""
+SMALL, MANY = 8, 64
+"""Pixels of a row, at most, and channels, at least, from which on products of matrices are the fastest."""
+
+
+def conv_general_dilated(
+    lhs: Array,
+    rhs: Array,
+    window_strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    batch_group_count: int = 1,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+) -> Array:
+    """Compute ``lax.conv_general_dilated``, for ``nn.Conv(conv_general_dilated=...)``; only its derivatives are others.
+
+    Args:
+        lhs: Images, in the layout that ``dimension_numbers`` says.
+        rhs: Kernels.
+        window_strides: Strides of the window.
+        padding: Numbers of zeros below and above, for each spatial dimension.
+        lhs_dilation: Dilation of the images.
+        rhs_dilation: Dilation of the kernels.
+        dimension_numbers: Layouts of images, kernels and result; any but Flax's, ``NHWC, HWIO -> NHWC``, is XLA's
+            affair altogether, as is what is dilated or grouped.
+        feature_group_count: Number of groups of channels.
+        batch_group_count: Number of groups of the batch.
+        precision: Precision of the products on accelerators.
+        preferred_element_type: Type of the sums; if given, XLA does it all.
+    """
+    plain = max(*(lhs_dilation or (1,)), *(rhs_dilation or (1,)), feature_group_count, batch_group_count) == 1
+    plain = plain and not isinstance(padding, str) and preferred_element_type is None and lhs.ndim == 4
+    if not plain or not kernels.asked(os.environ) or not _is_flax(lhs, rhs, dimension_numbers):
+        options = (dimension_numbers, feature_group_count, batch_group_count, precision, preferred_element_type)
+        return lax.conv_general_dilated(lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, *options)
+    # JAX's own operations ask for the default when they are traced; a primitive of ours is lowered later.
+    precision = precision or jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+    return _CONVOLVE.bind(
+        lhs,
+        rhs,
+        size=rhs.shape[:2],
+        window_strides=tuple(window_strides),
+        padding=tuple((int(low), int(high)) for low, high in padding),
+        precision=precision,
+    )
+
+
+def _is_flax(lhs: Array, rhs: Array, dimension_numbers: Any) -> bool:
+    given, flax = (lax.conv_dimension_numbers(lhs.shape, rhs.shape, said) for said in (dimension_numbers, LAYOUT))
+    return given == flax
+
+
+def _convolve(lhs: Array, rhs: Array, *, size: Any, **options: Any) -> Array:
+    del size  # of ``rhs``
+    return lax.conv_general_dilated(lhs, rhs, **options, dimension_numbers=LAYOUT)
+
+
+def _image_gradient(cotangent: Array, lhs: Any, rhs: Array, **options: Any) -> Array:
+    """Return the transpose of ``_convolve`` with respect to ``lhs``, as XLA has it."""
+    return jax.linear_transpose(lambda lhs: _convolve(lhs, rhs, **options), lhs.aval)(cotangent)[0]
+
+
+def _kernel_gradient(cotangent: Array, lhs: Array, *, size: tuple[int, int], **options: Any) -> Array:
+    """Return the transpose of ``_convolve`` with respect to ``rhs``, as XLA has it."""
+    rhs = jax.ShapeDtypeStruct((*size, lhs.shape[-1], cotangent.shape[-1]), cotangent.dtype)
+    return jax.linear_transpose(lambda rhs: _convolve(lhs, rhs, size=size, **options), rhs)(cotangent)[0]
+
+
+def _fast_kernel_gradient(
+    cotangent: Array,
+    lhs: Array,
+    *,
+    size: tuple[int, int],
+    window_strides: tuple[int, int],
+    padding: Any,
+    precision: Any,
+) -> Array:
+    """Return the same by what is fastest of strips of rows, products of matrices and XLA's own way."""
+    channels = min(lhs.shape[-1], cotangent.shape[-1])
+    if max(window_strides) > 1 or size == (1, 1):
+        return _by_products(cotangent, lhs, size, window_strides, padding, precision)
+    if cotangent.shape[2] <= SMALL and channels >= MANY:
+        return _by_shifted_products(cotangent, lhs, size, padding, precision)
+    rows = max(1, STRIP // (cotangent.size // cotangent.shape[1] * cotangent.dtype.itemsize))
+    total: Array | None = None
+    for row in range(0, cotangent.shape[1], rows):
+        strip = cotangent[:, row : row + rows]
+        first = row - padding[0][0]
+        last = first + strip.shape[1] + size[0] - 1
+        around = (max(-first, 0), max(last - lhs.shape[1], 0)), padding[1]
+        images, layout = lhs[:, max(first, 0) : last], ("CHWN", "IHWO", "HWNC")
+        part = lax.conv_general_dilated(images, strip, (1, 1), around, dimension_numbers=layout, precision=precision)
+        total = part if total is None else total + part
+    assert total is not None
+    return total
+
+
+def _by_products(cotangent: Array, lhs: Array, size: Any, strides: Any, padding: Any, precision: Any) -> Array:
+    """Return it as a product for each row of the kernel, with the images moved by every column side by side."""
+    padded = jnp.pad(lhs, ((0, 0), *padding, (0, 0)))
+    (_, high, wide, out), (across, along) = cotangent.shape, strides
+    ends = (high - 1) * across + 1, (wide - 1) * along + 1
+
+    def moved(i: int, j: int) -> Array:
+        return padded[:, i : i + ends[0] : across, j : j + ends[1] : along]
+
+    rows = [jnp.concatenate([moved(i, j) for j in range(size[1])], axis=-1) for i in range(size[0])]
+    flat = cotangent.reshape(-1, out)
+    products = [jnp.matmul(row.reshape(len(flat), -1).T, flat, precision=precision) for row in rows]
+    return jnp.stack(products).reshape(*size, lhs.shape[-1], out)
+
+
+def _by_shifted_products(cotangent: Array, lhs: Array, size: Any, padding: Any, precision: Any) -> Array:
+    """Return it as a product for each row of the kernel, with the cotangent moved by every column side by side."""
+    (count, high, _, out), wide, channels = cotangent.shape, lhs.shape[2], lhs.shape[-1]
+    low = padding[1][0]
+    # Moved by j - low against the images, and cut to their width; what leaves them met their padding.
+    moved = [
+        lax.pad(
+            cotangent,
+            jnp.zeros((), cotangent.dtype),
+            [(0, 0, 0), (0, 0, 0), (j - low, wide - cotangent.shape[2] - (j - low), 0), (0, 0, 0)],
+        )
+        for j in range(size[1])
+    ]
+    flat = jnp.concatenate(moved, axis=-1).reshape(count * high * wide, size[1] * out)
+    padded = jnp.pad(lhs, ((0, 0), padding[0], (0, 0), (0, 0)))
+    rows = [padded[:, i : i + high].reshape(len(flat), channels) for i in range(size[0])]
+    products = jnp.stack([jnp.matmul(row.T, flat, precision=precision) for row in rows])
+    return products.reshape(size[0], channels, size[1], out).transpose(0, 2, 1, 3)
+
+
+def _primitive(name: str, function: Any) -> Primitive:
+    """Return a primitive that is computed, shaped and mapped as a function of arrays is."""
+    primitive = Primitive(name)
+
+    def mapped(arguments: Any, axes: Any, **options: Any) -> tuple[Array, int]:
+        return jax.vmap(partial(function, **options), in_axes=axes)(*arguments), 0
+
+    def shaped(*arguments: Any, **options: Any) -> Any:
+        return jax.make_jaxpr(partial(function, **options))(*arguments).out_avals[0]
+
+    primitive.def_impl(jax.jit(primitive.bind, static_argnames=OPTIONS))
+    primitive.def_abstract_eval(shaped)
+    batching.primitive_batchers[primitive] = mapped
+    mlir.register_lowering(primitive, mlir.lower_fun(function, multiple_results=False))
+    return primitive
+
+
+OPTIONS = ("size", "window_strides", "padding", "precision")
+_CONVOLVE = _primitive("convolve", _convolve)
+_KERNEL_GRADIENT = _primitive("kernel_gradient", _kernel_gradient)
+mlir.register_lowering(_KERNEL_GRADIENT, mlir.lower_fun(_fast_kernel_gradient, multiple_results=False), platform="cpu")
+ad.defbilinear(
+    _CONVOLVE,
+    _image_gradient,
+    lambda cotangent, lhs, rhs, **options: _KERNEL_GRADIENT.bind(cotangent, lhs, **options),
+)
+ad.defbilinear(
+    _KERNEL_GRADIENT,
+    lambda kernel, cotangent, lhs, **options: _CONVOLVE.bind(lhs, kernel, **options),
+    lambda kernel, cotangent, lhs, **options: _image_gradient(cotangent, lhs, kernel, **options),
+)

@@ -1,0 +1,113 @@
+"""A convolution whose kernel gradient is oneDNN's affair has the derivatives of XLA's own, of every order and mode."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from jaxfair import kernels
+from jaxfair.curvature.programs import operations
+from jaxfair.networks import convolutions
+
+CASES = [  # rows and columns, channels in and out, kernel, stride, padding; which way the kernel gradient takes
+    ((9, 6), (3, 4), 3, 1, ((1, 1), (1, 1))),  # strips
+    ((9, 6), (3, 4), 5, 1, ((0, 3), (2, 1))),
+    ((7, 6), (5, 6), 3, 1, ((1, 1), (1, 1))),  # products with the cotangent moved
+    ((7, 6), (5, 6), 3, 1, ((0, 0), (3, 0))),
+    ((8, 7), (3, 4), 3, 2, ((1, 1), (1, 1))),  # products with the images moved
+    ((9, 7), (3, 4), 5, 3, ((2, 0), (1, 3))),
+    ((8, 8), (3, 4), 1, 2, ((0, 0), (0, 0))),
+    ((8, 8), (3, 4), 1, 1, ((0, 0), (0, 0))),
+]
+MODES: dict[str, Callable[[Any, Any, Any], Any]] = {
+    "forward": lambda f, x, w: f(x, w),
+    "gradient": lambda f, x, w: jax.grad(f, (0, 1))(x, w),
+    "product": lambda f, x, w: jax.jvp(jax.grad(f, (0, 1)), (x, w), (w.sum() * x, w))[1],
+    "kept pass": lambda f, x, w: jax.linearize(jax.grad(f, (0, 1)), x, w)[1](x, w),
+    "reverse twice": lambda f, x, w: jax.grad(lambda x: sum((g**2).sum() for g in jax.grad(f, (0, 1))(x, w)))(x),
+    "mapped": lambda f, x, w: jax.vmap(jax.grad(f, (0, 1)), in_axes=(0, None))(x[:, None], w),
+    "block": lambda f, x, w: jax.vmap(jax.linearize(jax.grad(f, (0, 1)), x, w)[1])(
+        jnp.stack([x, -x]), jnp.stack([w, w])
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have oneDNN asked for, at sizes of small cases; the numbers are the same by whatever kernels there are."""
+    monkeypatch.setattr(kernels, "asked", lambda environment: True)
+    monkeypatch.setattr(convolutions, "STRIP", 1500)
+    monkeypatch.setattr(convolutions, "MANY", 5)
+
+
+def loss(convolve: Any, stride: int, padding: Any) -> Callable[[Any, Any], Any]:
+    options = {"window_strides": (stride, stride), "padding": padding, "dimension_numbers": convolutions.LAYOUT}
+    return lambda x, w: jnp.sin(convolve(x, w, **options)).sum()
+
+
+def images(case: Any) -> tuple[Any, Any]:
+    (high, wide), (channels, out), kernel, *_ = case
+    rng = np.random.default_rng(high)
+    x = jnp.asarray(rng.normal(size=(4, high, wide, channels)))
+    return x, jnp.asarray(rng.normal(size=(kernel, kernel, channels, out)))
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("case", CASES)
+def test_derivatives_are_those_of_xla(case: Any, mode: str) -> None:
+    found = []
+    for convolve in (convolutions.conv_general_dilated, lax.conv_general_dilated):
+        function = loss(convolve, *case[3:])
+        found.append(jax.jit(lambda x, w, f=function: MODES[mode](f, x, w))(*images(case)))
+    for one, other in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("case", "convolved", "products"), [(CASES[0], 3, 0), (CASES[2], 0, 3), (CASES[4], 0, 3)])
+def test_a_cpu_takes_the_fast_way_and_others_xlas(case: Any, convolved: int, products: int) -> None:
+    """Three strips of three rows, or a product for each row of the kernel, beside the two other convolutions."""
+    function = jax.jit(jax.grad(loss(convolutions.conv_general_dilated, *case[3:]), (0, 1)))
+    for platform, counts in (("cpu", (2 + convolved, products)), ("cuda", (3, 0))):
+        text = jax.export.export(function, platforms=[platform])(*images(case)).mlir_module()
+        assert (text.count("stablehlo.convolution"), text.count("stablehlo.dot_general")) == counts
+
+
+def test_its_operations_are_counted_as_those_of_xla() -> None:
+    """A product with the kept pass has all of them: forward, image gradient and kernel gradient."""
+    counts = []
+    for convolve in (convolutions.conv_general_dilated, lax.conv_general_dilated):
+        function = loss(convolve, 1, ((1, 1), (1, 1)))
+        product = lambda x, w, f=function: jax.jvp(jax.grad(f, (0, 1)), (x, w), (x, w))[1]  # noqa: E731
+        counts.append(operations(jax.make_jaxpr(product)(*images(CASES[0])).jaxpr))
+    assert counts[0] == pytest.approx(counts[1])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"feature_group_count": 2, "rhs": (3, 3, 2, 4)},
+        {"rhs_dilation": (2, 2)},
+        {"padding": "SAME"},
+        {"preferred_element_type": jnp.float32},
+        {"dimension_numbers": ("NCHW", "HWIO", "NHWC"), "lhs": (1, 4, 8, 8)},
+        {"dimension_numbers": None, "lhs": (1, 4, 8), "rhs": (4, 4, 3), "window_strides": (1,), "padding": ((1, 1),)},
+    ],
+)
+def test_what_it_is_not_made_for_is_left_to_xla(options: dict[str, Any]) -> None:
+    given: dict[str, Any] = {"window_strides": (1, 1), "padding": ((1, 1), (1, 1))}
+    given |= {"dimension_numbers": convolutions.LAYOUT} | options
+    x, w = jnp.zeros(given.pop("lhs", (1, 8, 8, 4))), jnp.zeros(given.pop("rhs", (3, 3, 4, 4)))
+    traced = str(jax.make_jaxpr(lambda x, w: convolutions.conv_general_dilated(x, w, **given))(x, w))
+    assert "conv_general_dilated" in traced
+    assert "convolve[" not in traced
+
+
+def test_where_nobody_asks_it_is_xlas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "asked", lambda environment: False)
+    traced = jax.make_jaxpr(loss(convolutions.conv_general_dilated, 1, ((1, 1), (1, 1))))(*images(CASES[0]))
+    assert "convolve[" not in str(traced)
