@@ -1,6 +1,7 @@
 """What every command line does: parse, set JAX up, turn errors into one sentence."""
 
 import argparse
+import dataclasses
 import difflib
 import errno
 import inspect
@@ -14,9 +15,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_origin, get_type_hints
 
-from jaxfair.errors import JaxfairError, did_you_mean
+from jaxfair.errors import STORAGE, JaxfairError, did_you_mean
 
 Work = Callable[[Any, list[str]], object]
 """Does what a command is for; it gets the options and the words of the whole command line."""
@@ -26,14 +27,14 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGUSR2", signal.SIGT
 """By which a terminal, an operating system and a cluster (``sbatch --signal=USR2@90``) say that it is time to end."""
 if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup lets it be
     SIGNALS = (*SIGNALS, signal.SIGHUP)  # of a terminal that is closed
-UNUSABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP)
-"""Errors of an operating system that are a matter of the disk or of a path, and no bug."""
+UNUSABLE = (*STORAGE, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP)
+"""Errors of an operating system that are a matter of the disk or of a path, and no bug: a command line names paths."""
 ONE_SIGNAL = 1.0
 """Seconds in which further signals are the same one: a terminal or a cluster may tell a process and its parent."""
 
 
-OF_DATA = ("--data.label", "--data.group", "--data.drop", "--data.numeric")
-"""Options of a study that choose data by several values: a second one would undo the first without a word."""
+OF_DATA = ("--data.label", "--data.group", "--data.drop", "--data.numeric", "--data.keep")
+"""Options of a study that choose data by several values, see ``several``."""
 
 
 class Command(NamedTuple):
@@ -45,7 +46,7 @@ class Command(NamedTuple):
         load: imports what does the work, which may take JAX and seconds, and returns it; ``--help`` does without.
         after: what is true after an interruption.
         computes: whether JAX is set up for it, which takes a second or two.
-        once: options of several values that may not be repeated; of all others the last counts.
+        once: options that may not be repeated, see ``several``; of all others the last counts.
     """
 
     options: type | Mapping[str, Any]
@@ -246,9 +247,29 @@ def parse(
 
 def _check_repeated(arguments: Sequence[str], once: Sequence[str]) -> None:
     """Refuse an option that is given twice where the last would count, and the values before be lost without a word."""
-    given = [word.partition("=")[0] for word in arguments]
+    given = [word.partition("=")[0].replace("_", "-") for word in arguments]
     if twice := [word for word in once if given.count(word) > 1]:
         raise JaxfairError(f"The option {twice[0]} is given twice; give all of its values after one.")
+
+
+def several(options: type | Mapping[str, Any], last: Sequence[str] = ()) -> list[str]:
+    """Return the options of a ``Command`` that take several values: a second one would undo the first without a word.
+
+    Args:
+        options: of the command.
+        last: those that are left out, since whoever adds to a command line gives them again, and the last counts.
+    """
+    kind = options if isinstance(options, type) else type(next(iter(options.values())))
+    return [word for word in _of_several(kind, "--") if word not in last]
+
+
+def _of_several(kind: type, before: str) -> Iterator[str]:
+    for name, hint in get_type_hints(kind).items():
+        word = before + name.replace("_", "-")
+        if dataclasses.is_dataclass(hint):
+            yield from _of_several(hint, f"{word}.")  # pyright: ignore[reportArgumentType]
+        elif get_origin(hint) is tuple:
+            yield word
 
 
 def configure_jax() -> None:

@@ -13,7 +13,7 @@ from jaxfair.curvature.checks import trusted_logits, trusted_losses
 from jaxfair.curvature.programs import LossFn, as_pytree
 from jaxfair.data.columns import number
 from jaxfair.errors import JaxfairError, warn
-from jaxfair.inputs import as_array, as_examples, as_labels, as_values, is_one_hot, quoted
+from jaxfair.inputs import as_examples, as_labels, as_values, fill_left_out, is_one_hot, on_host, quoted, unboxed
 
 NO_CLASS = ("id", "index", "unnamed: 0", "group", "label", "predicted")
 """Columns of a table that say something else of an example than the score of a class."""
@@ -73,14 +73,15 @@ def read(given: Any, x: Any, y: np.ndarray, told: Any, kept: np.ndarray, loss: L
     elif callable(given) or (isinstance(given, list | tuple) and given and callable(given[0])):
         raise JaxfairError(f"The side {which} is a function; give (logits_fn, params), as (frozen(net), net.params).")
     else:
-        answers = _given(given, which)
+        answers = _given(given, y, which)
     if answers.ndim not in (1, 2) or len(answers) != len(y):
         raise JaxfairError(
             f"The side {which} has answers of shape {answers.shape} for {len(y)} labels; give logits of shape (n, "
             "classes) or predicted classes of shape (n,), in the order of the labels. A list holds runs."
         )
     if not is_network(given) and (answers.ndim == 1 or answers.shape[1] == 1):
-        return Answers(np.asarray(as_labels(_classes(answers, which), what=f"class {which}")[kept]), None, None)
+        classes = fill_left_out(_classes(answers, which), kept)
+        return Answers(np.asarray(as_labels(classes, what=f"class {which}")[kept]), None, None)
     answers = answers.reshape(len(y), -1)[kept]
     logits = _single(answers, loss)
     # A class that a network rules out has a logit of -inf, and cross-entropy a value for every other label.
@@ -111,7 +112,7 @@ def _single(answers: np.ndarray, loss: LossFn) -> np.ndarray:
         return answers.astype(np.float64 if wide else np.float32)
 
 
-def _given(given: Any, which: str) -> np.ndarray:
+def _given(given: Any, y: np.ndarray, which: str) -> np.ndarray:
     """Return answers as an array; a column that names the examples of a table is no class."""
     columns = [str(name) for name in getattr(given, "columns", ())]
     if len(columns) > 1 and (no_class := [name for name in columns if name.strip().lower() in NO_CLASS]):
@@ -119,9 +120,16 @@ def _given(given: Any, which: str) -> np.ndarray:
     numbers = [value for name in columns if (value := number(name)) is not None]
     if len(numbers) == len(columns) > 1 and numbers != sorted(numbers):
         raise JaxfairError(f"The side {which} has columns {quoted(columns)}; give the classes in their order.")
-    answers = np.asarray(as_array(given, f"answers {which}"))
+    answers = unboxed(on_host(given, f"answers {which}"))
     if answers.ndim == 2 and answers.dtype.kind in "biu" and len(answers) and is_one_hot(answers):
         return answers.argmax(axis=1)
+    if answers.ndim == 2 and answers.dtype.kind in "biu" and answers.shape[1] > 1:
+        ends = int(answers.min(initial=0)), int(answers.max(initial=0))
+        if 0 <= ends[0] <= ends[1] <= y.max(initial=0):  # whose largest would be the class
+            raise JaxfairError(
+                f"The side {which} has columns of whole numbers up to {ends[1]}, as predicted classes of several runs "
+                "are; give a list of runs, or floating-point logits."
+            )
     if answers.ndim == 2 and answers.dtype.kind != "f":
         answers = as_values(answers, f"answers {which}").astype(np.float32)
     return answers

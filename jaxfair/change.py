@@ -18,7 +18,19 @@ from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.programs import LossFn
 from jaxfair.curvature.report import as_frame, as_text
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import Missing, as_groups, as_inputs, as_labels, as_told, check_lengths, quoted, tree_difference
+from jaxfair.inputs import (
+    Missing,
+    as_array,
+    as_groups,
+    as_inputs,
+    as_labels,
+    as_told,
+    check_lengths,
+    check_untraced,
+    fill_left_out,
+    quoted,
+    tree_difference,
+)
 from jaxfair.options import checked
 from jaxfair.paired import Difference, Measure
 from jaxfair.words import in_words, written
@@ -352,7 +364,8 @@ def _read(
         raise JaxfairError(f"There are {len(befores)} runs before and {len(afters)} after; give as many, or one of it.")
     pairs = max(len(befores), len(afters))
     group, names, kept = as_groups(group, group_names, missing)
-    given, y = y, np.asarray(as_labels(y))
+    check_untraced(given := fill_left_out(as_array(y, "labels"), kept), "labels")
+    y = np.asarray(as_labels(given))
     told = y if losses.takes_classes(loss) else np.asarray(as_told(given))
     told = told if told.ndim > 1 else y  # a loss that takes rows, such as one-hot ones, is told them as they are
     x = None if x is None else as_inputs(x)
@@ -364,7 +377,7 @@ def _read(
     named = (befores, "before"), (afters, "after")
     answers.check_columns([befores, afters])
     sides = [[answers.read(one, x, y, told, kept, loss, which) for one in some] for some, which in named]
-    answers.check_classes(sides, y)
+    answers.check_classes(sides, y[kept])
     single = "" if len(befores) == len(afters) else "before" if len(befores) == 1 else "after"
     first, second, befores, afters = (side * (pairs // len(side)) for side in (*sides, befores, afters))
     x = jax.tree.map(lambda leaf: leaf[kept], x)

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxfair import intervals
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import absent, are_whole, as_array, as_groups, as_values, check_lengths, quoted
+from jaxfair.inputs import absent, are_whole, as_groups, as_values, check_lengths, on_host, quoted, unboxed
 from jaxfair.intervals import Interval
 from jaxfair.options import Count, Level, Seed, checked
 
@@ -79,8 +79,8 @@ def group_weights(group: Int[Array, " n"] | Int[np.ndarray, " n"], num_groups: i
         [[0.5 0.5 0. ]
          [0.  0.  1. ]]
     """
-    group = np.asarray(as_array(group, "groups"))
-    group = as_numbers(group, group.size, num_groups)
+    group = on_host(group, "groups")
+    group = as_numbers(group, len(np.atleast_1d(group)), num_groups)
     if num_groups * group.size > MOST_WEIGHTS:
         raise JaxfairError(
             f"{num_groups:,} groups of {group.size:,} examples have more weights than memory; merge groups: a number "
@@ -101,7 +101,7 @@ def as_numbers(group: Any, count: int, num_groups: int | None = None) -> Int[np.
     """Return the group of each of ``count`` examples as an array on the host.
 
     Args:
-        group: Group of each example, integers from 0, shape (count,).
+        group: Group of each example, integers from 0, shape (count,) or one column.
         count: Number of examples.
         num_groups: Number of groups; None for as many as the largest of them says.
 
@@ -112,7 +112,8 @@ def as_numbers(group: Any, count: int, num_groups: int | None = None) -> Int[np.
         raise JaxfairError(f"The number of groups is {num_groups}; give at least 1.")
     if num_groups is not None and num_groups > MOST_GROUPS:
         raise JaxfairError(f"The number of groups is {num_groups}; give at most {MOST_GROUPS}.")
-    group = np.asarray(as_array(group, "groups"))
+    group = unboxed(on_host(group, "groups"))
+    group = group[:, 0] if group.ndim == 2 and group.shape[1] == 1 else group
     if group.shape != (count,):
         raise JaxfairError(f"The groups have shape {group.shape} for {count} labels; give one for each example.")
     if (missing := absent(group)).any():
@@ -184,17 +185,10 @@ def seed_interval(values: np.ndarray, level: Level = 0.95) -> Interval:
 
     With three to ten seeds a bootstrap over seeds is far too narrow; t is exact for normal values. NaN for one seed.
     """
-    from scipy.stats import t
-
     values = np.atleast_1d(as_values(values, "values"))
     if not values.size:
         raise JaxfairError("There are no values; give one for each seed.")
-    n = values.shape[0]
-    mean = values.mean(axis=0)
-    if n < 2:
-        return Interval(np.full_like(mean, np.nan), np.full_like(mean, np.nan))
-    half = t.ppf((1 + level) / 2, n - 1) * values.std(axis=0, ddof=1) / np.sqrt(n)
-    return Interval(mean - half, mean + half)
+    return intervals.over_seeds(values).interval(level)
 
 
 @checked

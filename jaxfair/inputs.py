@@ -5,14 +5,17 @@ silently a number. Every refusal comes before anything is computed, and quotes a
 """
 
 import contextlib
+import numbers
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from decimal import Decimal
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.sharding import AxisType
 
 from jaxfair.errors import JaxfairError
 
@@ -37,7 +40,7 @@ def as_array(values: Any, what: str) -> Any:
     """Return an array of NumPy or JAX with the values in their order.
 
     Takes arrays, lists, columns and tables of pandas and polars, tensors of PyTorch, and masked arrays that mask
-    nothing. An array of JAX that lies on several devices comes back to the host.
+    nothing. An array of JAX that lies on several devices or on a mesh comes back to the host.
 
     Args:
         values: What the user gave.
@@ -51,7 +54,7 @@ def as_array(values: Any, what: str) -> Any:
     if isinstance(values, jax.Array):
         if values.is_deleted():
             raise JaxfairError(f"The {what} were donated to a jitted function and are gone; keep a copy.")
-        return values if len(values.devices()) == 1 else np.asarray(values)
+        return values if len(values.devices()) == 1 and not is_bound_to_mesh(values) else np.asarray(values)
     if isinstance(values, np.ma.MaskedArray):
         if np.ma.getmaskarray(values).any():
             raise JaxfairError(f"{np.ma.count_masked(values)} of the {what} are masked; fill them or leave them out.")
@@ -92,16 +95,32 @@ def _reading(what: str) -> Iterator[None]:
         raise JaxfairError(f"NumPy cannot read the {what} ({said}); give dense float32, such as .float().") from error
 
 
+def check_untraced(tree: Any, what: str) -> None:
+    """Raise a JaxfairError if JAX traces an array, of whose values nothing can be asked then."""
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree)):
+        raise JaxfairError(f"The {what} are traced by JAX; call this outside of jit, grad and vmap.")
+
+
+def on_host(values: Any, what: str) -> np.ndarray:
+    """Return what ``as_array`` does as an array of NumPy.
+
+    Raises:
+        JaxfairError: They are traced by JAX or random keys, which have no numbers; or what ``as_array`` refuses.
+    """
+    array = as_array(values, what)
+    check_untraced(array, what)
+    if isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.extended):
+        raise JaxfairError(f"The {what} are random keys; give an array of numbers.")
+    return np.asarray(array)
+
+
 def as_values(values: Any, what: str) -> np.ndarray:
     """Return numbers as an array of float64; NaN is a number that is not known.
 
     Raises:
         JaxfairError: They are no numbers, or some are masked.
     """
-    given = as_array(values, what)
-    if isinstance(given, jax.Array) and jnp.issubdtype(given.dtype, jax.dtypes.extended):
-        raise JaxfairError(f"The {what} are random keys; give an array of numbers.")
-    array = unboxed(np.asarray(given))
+    array = unboxed(on_host(values, what))
     if array.dtype.kind == "c":  # whose imaginary part would be dropped
         raise JaxfairError(f"The {what} are complex; give real numbers.")
     if array.dtype.kind in "mMUS":  # NumPy makes numbers of them: nanoseconds, and what a text says
@@ -148,9 +167,13 @@ def as_inputs(x: Any) -> Any:
 
 
 def _is_rows(values: Any) -> bool:
-    """Whether a list or tuple holds numbers, in rows or not, rather than arrays that are inputs of their own."""
+    """Whether a list or tuple holds numbers, in rows or not, rather than arrays that are inputs of their own.
+
+    Rows may be tuples, as a database has them, but in a list alone: a tuple of tuples is one of inputs.
+    """
+    rows = (list, tuple) if isinstance(values, list) else list
     return isinstance(values, list | tuple) and all(
-        np.isscalar(v) or (isinstance(v, list) and _is_rows(v)) for v in values
+        np.isscalar(v) or (isinstance(v, rows) and _is_rows(v)) for v in values
     )
 
 
@@ -198,7 +221,21 @@ def as_labels(y: Any, num_classes: int | None = None, what: str = "label") -> np
     if (wrong := np.flatnonzero((host < 0) | too_large)).size:
         classes = "classes" if num_classes is None else f"the {num_classes} classes"
         raise JaxfairError(f"The {what} of example {wrong[0]} is {host[wrong[0]]}; {classes} count from 0.")
-    return _signed(_within_int32(label, "labels"))
+    # Codes of classes may exceed 32 bits where no network has them, and answers are compared on the host.
+    return host if host.max(initial=0) > np.iinfo(np.int32).max else _signed(label)
+
+
+def fill_left_out(y: Any, kept: np.ndarray) -> Any:
+    """Return labels in which those of examples that are left out, of which nothing is asked, are the first class."""
+    if kept.all():
+        return y
+    labels = as_array(y, "labels")
+    if isinstance(labels, Tracer) or np.ndim(labels) not in (1, 2) or len(labels) != len(kept):
+        return labels  # refused later
+    labels = np.array(labels)
+    if labels.dtype.kind in "biufcO":
+        labels[~kept] = np.arange(labels.shape[1]) == 0 if labels.ndim == 2 and labels.shape[1] > 1 else 0
+    return labels
 
 
 def as_told(y: Any) -> Any:
@@ -209,6 +246,11 @@ def as_told(y: Any) -> Any:
     """
     told = unboxed(as_array(y, "labels"))
     _check_not_missing(told)
+    if told.dtype == object and not told.ndim and told.item() is not None:
+        raise JaxfairError(
+            f"The labels are one {type(told.item()).__name__}; stack what a loss takes into one array, or let "
+            "logits_fn take x = (inputs, targets) and return the losses."
+        )
     if not (told.dtype == bool or jnp.issubdtype(told.dtype, jnp.number)) or told.dtype.kind == "m":
         raise JaxfairError(
             f"Labels have type {told.dtype}; a loss takes numbers, which np.unique(y, return_inverse=True)[1] makes of "
@@ -240,8 +282,11 @@ def unboxed(values: Any) -> Any:
     if not isinstance(values, np.ndarray) or values.dtype != object:
         return values
     try:
-        return np.array(values.tolist())
-    except ValueError:
+        found = np.array(values.tolist())
+        # The decimals of a database stay objects to NumPy.
+        boxed = found.dtype == object and all(isinstance(v, numbers.Real | Decimal) for v in found.ravel())
+        return found.astype(np.float64) if boxed else found
+    except (OverflowError, ValueError):
         return values
 
 
@@ -261,7 +306,7 @@ def as_groups(
         group: Group of each example, one for each.
         names: Names of the groups 0..G-1, where ``group`` holds integers. None names the groups that occur by their
             values, in their order.
-        missing: What to do with examples whose group is masked, None or not a number.
+        missing: What to do with examples whose group is masked, None, not a number or an empty text.
 
     Returns:
         Integers 0..G-1 of shape (n,), -1 for what is left out; G names; booleans of shape (n,).
@@ -273,10 +318,12 @@ def as_groups(
     masked = np.ma.getmaskarray(group) if isinstance(group, np.ma.MaskedArray) else None
     if getattr(getattr(group, "dtype", None), "names", None):  # records, of which each is an intersection
         group = np.asarray(group).tolist()
+    if _has_gaps_in_codes(group):  # which would be floats beside a NaN, and large ones the same
+        group = group.astype(object)
     if isinstance(group, list | tuple):
         values = _column(group)
     else:
-        values = np.asarray(as_array(group.data if isinstance(group, np.ma.MaskedArray) else group, "groups"))
+        values = on_host(group.data if isinstance(group, np.ma.MaskedArray) else group, "groups")
     if values.ndim == 2 and values.shape[1] == 1:
         values, masked = values[:, 0], None if masked is None else masked[:, 0]
     if values.ndim != 1:
@@ -305,6 +352,7 @@ def as_groups(
             ends = there.min(), there.max()
             raise JaxfairError(f"The groups run from {ends[0]:g} to {ends[1]:g}; mark a missing one by NaN or None.")
         kinds, codes[~unknown] = _distinct(there)
+        _check_parts(kinds)
         found = tuple(_name(kind) for kind in kinds)
     if missing == "group" and unknown.any():
         codes[unknown], found = len(found), (*found, MISSING)
@@ -316,6 +364,20 @@ def as_groups(
     if len(set(found)) < len(found):
         raise JaxfairError(f"Two groups have one name among {quoted(found)}; give every group a name of its own.")
     return codes, found, codes >= 0
+
+
+def _has_gaps_in_codes(group: Any) -> bool:
+    """Return whether this is a column of pandas of whole numbers, or categories of these, of which some are missing."""
+    kind = getattr(group, "dtype", None)
+    kind = getattr(getattr(getattr(kind, "categories", None), "dtype", kind), "kind", None)
+    return kind in ("i", "u") and hasattr(group, "isna") and bool(np.any(group.isna()))
+
+
+def _check_parts(kinds: Sequence[Any]) -> None:
+    """Raise a JaxfairError if an intersection has a number below 0, as codes of categories mark a missing value."""
+    pairs = [kind for kind in kinds if isinstance(kind, tuple)]
+    if below := [pair for pair in pairs if any(isinstance(part, int | float) and part < 0 for part in pair)]:
+        raise JaxfairError(f"The group {quoted(below)} has a number below 0; mark a missing part by NaN or None.")
 
 
 def _column(values: Sequence[Any]) -> np.ndarray:
@@ -342,8 +404,8 @@ def _are_numbers(values: Sequence[Any]) -> bool:
     return all(whole) or all(abs(value) < 2**53 for value, is_whole in zip(values, whole, strict=True) if is_whole)
 
 
-WRITTEN = ("nan", "None", "NaT", "<NA>")
-"""What NumPy and pandas write for a missing value where a column is made to texts."""
+WRITTEN = ("", "nan", "None", "NaT", "<NA>")
+"""What NumPy and pandas write for a missing value where a column is made to texts, and a CSV file leaves empty."""
 
 
 def absent(values: np.ndarray) -> np.ndarray:
@@ -440,7 +502,7 @@ def as_weights(weights: Any) -> np.ndarray:
     Raises:
         JaxfairError: They are no numbers, some are masked or not finite, or they say with booleans who is in a group.
     """
-    found = unboxed(np.asarray(as_array(weights, "weights")))
+    found = unboxed(on_host(weights, "weights"))
     if found.dtype == bool:
         raise JaxfairError("The weights are booleans, whose losses would add up; give jaxfair.group_weights(group, G).")
     if not np.isfinite(found := _real(found, "weights")).all():
@@ -454,7 +516,7 @@ def as_directions(vectors: Any, shape: tuple[int, int], what: str) -> np.ndarray
     Raises:
         JaxfairError: They have another shape, are no real numbers, or one is 0 or not finite.
     """
-    found = _real(unboxed(np.asarray(as_array(vectors, what))), what)
+    found = _real(unboxed(on_host(vectors, what)), what)
     if found.shape != shape:
         raise JaxfairError(
             f"The {what} have shape {found.shape}; give {shape}, a vector of all parameters for each group."
@@ -545,12 +607,14 @@ def as_examples(logits_fn: Any, params: Any, x: Any, y: Any, *, labelled: bool) 
     """
     check_parameters(params)
     params, x = on_one_device((params, as_inputs(x)))
+    check_untraced(x, "inputs")
     count = len(jax.tree.leaves(x)[0])
     if not count:
         raise JaxfairError("There are no examples; give at least one.")
     if not jax.sharding.get_abstract_mesh().empty:
         raise JaxfairError("A mesh is set by jax.set_mesh; call this outside of it: it uses all devices by itself.")
     y = as_array(y, "labels")
+    check_untraced(y, "labels")
     if np.ndim(y) and isinstance(x, list | tuple) and len(x) == len(y) != count:
         raise JaxfairError(
             f"There are {count} inputs, {len(y)} labels: the list's {len(x)} arrays are taken for as many inputs of a "
@@ -560,23 +624,31 @@ def as_examples(logits_fn: Any, params: Any, x: Any, y: Any, *, labelled: bool) 
         check_lengths(inputs=count, labels=len(y))
     if not labelled:
         y = as_told(y)
+    few = min(count, 2)  # one alone would be taken by a model that is written for one
     with asking("logits_fn(params, x)", LOGITS_FN), jax.default_matmul_precision("highest"):
-        one = outputs.eval_shape(logits_fn, params, jax.tree.map(lambda leaf: leaf[:1], x))
+        found = outputs.eval_shape(logits_fn, params, jax.tree.map(lambda leaf: leaf[:few], x))
+    _check_outputs(found, few, labelled=labelled)
     if labelled:
-        shape = getattr(one, "shape", None)
-        if shape is None or len(shape) != 2 or shape[0] != 1:
-            given = f"a {type(one).__name__}" if shape is None else f"shape {shape}"
-            raise JaxfairError(f"logits_fn returned {given} for 1 example; expected (n, classes).")
-        if not jnp.issubdtype(one.dtype, jnp.floating):
-            raise JaxfairError(f"logits_fn returned numbers of type {one.dtype}; return floating-point logits.")
-        if shape[1] == 1:
-            raise JaxfairError("The network has one logit, whose cross-entropy is 0; give a loss for two classes.")
-        y = as_labels(y, shape[1])
+        y = as_labels(y, found.shape[1])
     check_lengths(inputs=count, labels=len(y) if np.ndim(y) else 0)
     return params, x, y
 
 
-LOGITS_FN = "a function of parameters and inputs and its parameters, such as frozen(network), network.params"
+def _check_outputs(found: Any, count: int, *, labelled: bool) -> None:
+    """Raise a JaxfairError unless what a model returns of some examples has a derivative, and is logits if labelled."""
+    shape, kinds = getattr(found, "shape", None), {leaf.dtype for leaf in jax.tree.leaves(found)}
+    if labelled and (shape is None or len(shape) != 2 or shape[0] != count):
+        given = f"a {type(found).__name__}" if shape is None else f"shape {shape}"
+        of = "1 example" if count == 1 else f"{count} examples"
+        raise JaxfairError(f"logits_fn returned {given} for {of}; expected (n, classes).")
+    if not any(jnp.issubdtype(kind, jnp.floating if labelled else jnp.inexact) for kind in kinds):
+        given = f"numbers of type {quoted(sorted(map(str, kinds)))}" if kinds else "no numbers"
+        raise JaxfairError(f"logits_fn returned {given}; return floating-point logits.")
+    if labelled and found.shape[1] == 1:
+        raise JaxfairError("The network has one logit, whose cross-entropy is 0; give a loss for two classes.")
+
+
+LOGITS_FN = "a function of parameters and a batch of inputs and its parameters, such as frozen(network), network.params"
 
 
 @contextlib.contextmanager
@@ -611,7 +683,7 @@ def differentiating() -> Iterator[None]:
     """Raise a JaxfairError where JAX cannot differentiate a function of the user's, once or a second time."""
     try:
         yield
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, NotImplementedError) as error:
         if any(words in str(error) for words in ("differentiation does not work", "do not support JVP")):
             raise JaxfairError(
                 "The model has a loop of unknown length or a callback, which JAX cannot differentiate; give a loop of "
@@ -622,13 +694,28 @@ def differentiating() -> Iterator[None]:
                 "The model has a derivative of its own (jax.custom_vjp) that cannot be differentiated again, as a "
                 "Hessian needs; give it a jax.custom_jvp."
             ) from error
+        if isinstance(error, NotImplementedError) and "ifferentiation" in str(error):
+            said = " ".join(str(error).split())[:150]
+            raise JaxfairError(
+                f"JAX lacks a derivative that the model needs ({said}); give functions that it can differentiate twice."
+            ) from error
         raise
 
 
 @jax.jit
 def outputs(logits_fn: Any, params: Any, x: Any) -> Any:
     """Return ``logits_fn(params, x)``; for a function that is a pytree (``as_pytree``) compiled once a shape."""
-    return logits_fn(params, x)
+    return widened(logits_fn(params, x))
+
+
+def widened(found: Any) -> Any:
+    """Return outputs of half precision in float32, as a loss takes them: in half of it a small loss is rounded to 0."""
+
+    def wide(leaf: Any) -> Any:
+        kind = jnp.result_type(leaf)
+        return leaf.astype(jnp.float32) if jnp.issubdtype(kind, jnp.floating) and kind.itemsize < 4 else leaf
+
+    return jax.tree.map(wide, found)
 
 
 def check_there(values: Iterable[Any]) -> None:
@@ -637,15 +724,21 @@ def check_there(values: Iterable[Any]) -> None:
         raise JaxfairError("An array that a function binds was donated to a jitted function and is gone; keep a copy.")
 
 
-def on_one_device(tree: Any) -> Any:
-    """Return arrays on the host, each once, if they lie on several devices: replicated, sharded, or each on another.
+def is_bound_to_mesh(array: jax.Array) -> bool:
+    """Return whether an array's type names a mesh, as of meshes by ``jax.make_mesh``, which no other program takes."""
+    return AxisType.Explicit in getattr(getattr(array.sharding, "mesh", None), "axis_types", ())
 
-    Otherwise they stay as they are, so that whoever chose a device for all of them computes there.
+
+def on_one_device(tree: Any) -> Any:
+    """Return arrays on the host, each once, if they lie on several devices or on a mesh, of one device too.
+
+    That is, if they are replicated, sharded, or each on another. Otherwise they stay as they are, so that whoever chose
+    a device for all of them computes there.
     """
     arrays = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer)]
     check_there(arrays)
     bound = {device for array in arrays if array.committed for device in array.devices()}
-    if len(bound) < 2 and all(len(array.devices()) == 1 for array in arrays):
+    if len(bound) < 2 and all(len(array.devices()) == 1 and not is_bound_to_mesh(array) for array in arrays):
         return tree
     fetched = {id(array): np.asarray(array) for array in arrays}
     return jax.tree.map(lambda leaf: fetched.get(id(leaf), leaf), tree)

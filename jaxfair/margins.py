@@ -33,6 +33,7 @@ from jaxfair.inputs import (
     on_one_device,
     quoted,
     unboxed,
+    widened,
 )
 from jaxfair.loops import run_until
 from jaxfair.losses import seem_probabilities
@@ -259,15 +260,16 @@ def _over_chunks(function: Callable, classifier: Classifier, x: Any, label: Any,
     with jax.default_matmul_precision("highest"):
         if len(first := x[:chunk_size]):
             _check_logits(classifier, first, label)
+            _warn_of_probabilities(widened(_logits(classifier, first)))
         return jax.tree.map(jnp.asarray, over_chunks(of_chunk, classifier, gather, len(x), chunk_size))
 
 
 def _as_logits(logits: Any) -> Array:
-    """Return logits as an array of floating-point numbers of JAX."""
+    """Return logits as an array of floating-point numbers of JAX, in 32 bits or more."""
     found = as_array(logits, "logits")
     if not jnp.issubdtype(found.dtype, jnp.floating):
         found = as_values(found, "logits")
-    return jnp.asarray(found)
+    return widened(jnp.asarray(found))
 
 
 def _check_logits(classifier: Classifier, x: Any, label: Any) -> None:

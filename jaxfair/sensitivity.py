@@ -17,11 +17,11 @@ from jaxtyping import Array, Float, Int
 from jaxfair import losses
 from jaxfair.bounds import parameter_distance
 from jaxfair.curvature.chunks import over_chunks
-from jaxfair.curvature.programs import LogitsFn, LossFn, Model, as_pytree, at_precision
+from jaxfair.curvature.programs import LogitsFn, LossFn, Model, as_pytree, at_precision, per_example
 from jaxfair.curvature.spectrum import check_examples
 from jaxfair.errors import JaxfairError
 from jaxfair.groups import Interval, seed_interval
-from jaxfair.inputs import as_array, as_values, quoted, unboxed
+from jaxfair.inputs import as_array, as_values, on_one_device, quoted, unboxed, widened
 from jaxfair.options import Level, Seed, checked
 
 
@@ -214,6 +214,7 @@ def losses_on_segment(
     points = as_values(points, "points")
     start, x, y, weights = check_examples(logits_fn, start, x, y, weights, loss)
     parameter_distance(start, end)  # refuses what cannot be interpolated
+    start, end = on_one_device((start, end))
     if points.ndim != 1 or not points.size:
         raise JaxfairError(f"The points have shape {points.shape}; give at least one, shape (t,).")
     model, y = Model(as_pytree(logits_fn), as_pytree(loss)), jnp.asarray(y)
@@ -236,11 +237,7 @@ def losses_on_segment(
 def _losses_at(model: Model, start: Any, end: Any, t: float | Array, x: Any, y: Array) -> Float[Array, " n"]:
     # Where both ends are equal, such as in masks, rounding must not move them.
     params = jax.tree.map(lambda a, b: jnp.where(a == b, a, (1 - t) * a + t * b), start, end)
-    found = model.loss(model.logits_fn(params, x), y)
-    if getattr(found, "shape", None) != (len(y),):
-        given = f"shape {found.shape}" if hasattr(found, "shape") else f"a {type(found).__name__}"
-        raise JaxfairError(f"The loss returned {given} for {len(y)} examples; expected one number for each, (n,).")
-    return found
+    return per_example(model.loss, widened(model.logits_fn(params, x)), y)
 
 
 def _finite(values: Any) -> np.ndarray:

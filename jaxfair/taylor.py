@@ -22,7 +22,7 @@ from jaxfair.curvature.programs import LogitsFn, LossFn
 from jaxfair.curvature.spectrum import check_examples, group_curvature, group_losses
 from jaxfair.data.dataset import Dataset, normalize
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import as_values, check_parameters, quoted, tree_difference
+from jaxfair.inputs import as_values, check_parameters, on_one_device, quoted, tree_difference
 from jaxfair.intervals import Interval
 from jaxfair.networks.network import Network, frozen
 from jaxfair.options import NotNegative, checked
@@ -129,6 +129,7 @@ def taylor_terms(
     if reason := tree_difference(before, after):
         raise JaxfairError(f"There is no straight line between the two: {reason}.")
     check_parameters(after)
+    after = on_one_device(after)
     before, x, y, rows = check_examples(logits_fn, before, x, y, weights, loss)
     step, found = np.asarray(ravel_pytree(after)[0]) - np.asarray(ravel_pytree(before)[0]), []
     for group in group_losses(logits_fn, before, x, y, rows, config or CurvatureConfig(), loss=loss):

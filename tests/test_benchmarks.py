@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from benchmarks import accelerator, libraries, measure, problems, report, starts, timing, tracing
+from benchmarks import accelerator, convolutions, libraries, measure, problems, report, starts, timing, tracing
 from benchmarks.jobs import Found, Job, Method, disagreement, loosest
 from benchmarks.libraries import jaxfair_jobs as ours
 from jaxfair import losses
@@ -325,6 +325,16 @@ def test_mistakes_are_answered_by_one_sentence(arguments, sentence, cache, tmp_p
     with pytest.raises(SystemExit) as stopped:
         measure.main([*given, *rest])
     assert str(stopped.value.code).startswith(sentence)
+
+
+def test_kernel_gradients_are_timed_layer_by_layer_and_agree(tmp_path):
+    """Of a narrow network."""
+    out = tmp_path / "new" / "w2.json"
+    convolutions.main(["--width", "2", "--images", "2", "--repeats", "1", "--out", str(out)])
+    found = json.loads(out.read_text())
+    assert len(found["layers"]) == 11
+    assert max(layer["apart"] for layer in found["layers"]) < 1e-5
+    assert found["environment"]["kernels"]
 
 
 def test_a_measurement_that_is_cut_short_leaves_the_last_whole_one(cache, tmp_path, monkeypatch):

@@ -451,3 +451,24 @@ def test_an_answer_names_ten_groups_at_most() -> None:
     found = change_report(y, np.where(group == 0, 0, 1), None, y, group, reference="0")
     assert len(found.differences) == 30
     assert "; and 20 more, see the table." in found.answer()
+
+
+@pytest.mark.parametrize("kind", [int, np.uint8, object])
+def test_columns_of_predicted_classes_are_no_logits(kind: Any) -> None:
+    """Whose largest would be the class; whole logits of a network of integers are below 0 too."""
+    runs = np.stack([Y, (Y + 1) % 3, Y], axis=1)
+    with pytest.raises(JaxfairError, match=r"side before has columns of whole numbers up to 2.* give a list of runs"):
+        change_report(runs.astype(kind), runs, None, Y, GROUP)
+    logits = np.where(np.eye(3)[Y] == 1, 9, -9).astype(np.int8)
+    np.testing.assert_array_equal(change_report(logits, logits, None, Y, GROUP).accuracy_before.value, 1)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint64])
+def test_classes_may_be_codes_beyond_32_bits(kind: Any) -> None:
+    codes = Y.astype(kind) + kind(2**40)
+    found = change_report(codes, np.roll(codes, 1), None, codes, GROUP)
+    expected = change_report(Y, np.roll(Y, 1), None, Y, GROUP)
+    np.testing.assert_array_equal(found.accuracy_before.value, 1)
+    np.testing.assert_array_equal(found.accuracy_after.value, expected.accuracy_after.value)
+    with pytest.raises(JaxfairError, match="classes up to 1099511627778 and 3 logits"):
+        change_report(X @ W, X @ W, None, codes, GROUP)

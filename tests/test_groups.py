@@ -1,5 +1,7 @@
 """Group weights against plain masked NumPy; intervals against SciPy, published tables and simulation."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -163,3 +165,19 @@ def test_drop_interval_covers() -> None:
     assert np.mean((intervals[:, 0] < 20) & (intervals[:, 1] > 20)) >= 0.95 - 3 * 0.015
     points = [np.mean(groups.relative_drop(b.mean(axis=1), a.mean(axis=1))) for b, a in cases]
     assert np.mean(intervals[:, 1] - intervals[:, 0]) < 2 * 2 * 1.96 * np.std(points)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("kind", ["objects", "column", "rows"])
+def test_groups_in_any_box_are_the_same(kind: str) -> None:
+    group = np.array([0, 1, 1, 0])
+    boxes: dict[str, Any] = {"objects": group.astype(object), "column": group[:, None], "rows": group[:, None].tolist()}
+    box = boxes[kind]
+    np.testing.assert_array_equal(groups.group_weights(box, 2), groups.group_weights(group, 2))
+    np.testing.assert_array_equal(groups.group_means(np.arange(4.0), box, 2), [1.5, 1.5])
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_pairs_are_no_groups_by_number() -> None:
+    with pytest.raises(JaxfairError, match=r"groups have shape \(4, 2\) for 4 labels; give one for each example"):
+        groups.group_weights(np.array([(0, 1)] * 4), 2)

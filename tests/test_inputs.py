@@ -6,6 +6,7 @@
 import dataclasses
 import warnings
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import flax.core
@@ -1161,3 +1162,85 @@ def test_a_training_under_strict_rank_promotion() -> None:
         x = data.normalize(data.images)
         found = jaxfair.group_report(frozen(resnet), resnet.params, x, data.label, data.group)
     assert np.isfinite(found.curvature.top_eigenvalue).all()
+
+
+@pytest.mark.parametrize("kind", ["Int64", "int64[pyarrow]", "category"])
+def test_large_codes_beside_a_missing_one_are_told_apart(kind: str) -> None:
+    codes = pd.Series([2**60, 2**60 + 1, 7] * 5).astype(kind)
+    codes[2::3] = None
+    assert inputs.as_groups(codes, missing="drop")[1] == (str(2**60), str(2**60 + 1))
+
+
+@pytest.mark.parametrize("kind", ["U4", "S4", object, "list"])
+def test_an_empty_text_is_no_group(kind: Any) -> None:
+    texts = ["a", ""] * (N // 2)
+    group = texts if kind == "list" else np.array(texts).astype(kind)
+    with pytest.raises(JaxfairError, match="10 of 20 examples have no group, the first is example 1"):
+        inputs.as_groups(group)
+    assert inputs.as_groups(group, missing="drop")[1] == ("a",)
+
+
+def test_a_code_below_0_is_missing_in_an_intersection_too() -> None:
+    codes = pd.Categorical(["a", None] * (N // 2)).codes
+    with pytest.raises(JaxfairError, match=r"group \(-1, 1\) has a number below 0; mark a missing part by NaN or None"):
+        inputs.as_groups(list(zip(codes, GROUP, strict=True)))
+
+
+ONES = np.ones(2, np.float32)
+TRACED: dict[str, Callable[[], Any]] = {
+    "inputs": lambda: jax.jit(lambda x: jaxfair.per_example_gradient_norms(net, W, x, Y))(X),
+    "labels": lambda: jax.vmap(lambda y: jaxfair.group_curvature(net, W, X, y, WEIGHTS).loss)(np.stack([Y, Y])),
+    "labels of a change": lambda: jax.jit(lambda y: jaxfair.change_report(Y, Y, None, y, GROUP).count)(Y),
+    "answers": lambda: jax.jit(lambda z: jaxfair.change_report(z, z, None, Y, GROUP).count)(X),
+    "groups": lambda: jax.jit(lambda group: report(group=group).loss)(GROUP),
+    "groups of weights": lambda: jax.jit(lambda group: jaxfair.group_weights(group, 2))(GROUP),
+    "weights": lambda: jax.jit(inputs.as_weights)(WEIGHTS),
+    "accuracies": lambda: jax.jit(jaxfair.relative_drop)(ONES, ONES),
+}
+
+
+@pytest.mark.parametrize("case", TRACED)
+def test_what_is_traced_is_refused(case: str) -> None:
+    with pytest.raises(JaxfairError, match=rf"The {case.split()[0]}.* are traced by JAX; call this outside of jit"):
+        TRACED[case]()
+
+
+@pytest.mark.parametrize("box", [float, Decimal])
+def test_rows_of_a_database_are_read(box: type) -> None:
+    """Tuples, which hold Decimals where columns are exact."""
+    rows = [tuple(map(box, row)) for row in X.tolist()]
+    found = report([box(label) for label in Y.tolist()], x=rows)
+    np.testing.assert_allclose(found.loss, report().loss, rtol=1e-6)
+    assert inputs.as_values(rows, "values").shape == X.shape
+
+
+UNKNOWN = {
+    "nan": np.where(MASKED, np.nan, Y),
+    "code": np.where(MASKED, -1, Y),
+    "none": np.where(MASKED, NOTHING, Y),
+    "rows": np.where(MASKED[:, None], np.nan, np.eye(CLASSES)[Y]),
+}
+
+
+@pytest.mark.parametrize("kind", UNKNOWN)
+def test_nothing_is_asked_of_the_labels_of_examples_that_are_left_out(kind: str) -> None:
+    y, group = UNKNOWN[kind], WITHOUT["nan"]
+    found, expected = report(y, group, missing="drop"), report(Y[6:], GROUP[6:], X[6:])
+    np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-6)
+    changed = jaxfair.change_report(Y if kind == "rows" else y, Y, None, y, group, missing="drop")
+    np.testing.assert_array_equal(changed.accuracy_before.value, 1)
+    for ask in (report, lambda y, group, **how: jaxfair.change_report(Y, Y, None, y, group, **how)):
+        with pytest.raises(JaxfairError, match=r"label of example 8 is -7; .*count from 0"):
+            ask(np.where(np.arange(N) == 8, -7, np.where(MASKED, -1, Y)), group, missing="drop")
+
+
+def test_targets_that_are_a_tree_are_told_what_to_do() -> None:
+    tree = {"kind": Y, "size": X[:, 0]}
+    with pytest.raises(JaxfairError, match=r"labels are one dict; stack .* take x = \(inputs, targets\) and return"):
+        jaxfair.group_curvature(net, W, X, tree, WEIGHTS, loss=lambda z, t: z[:, 0] - t["size"])
+
+    def each(w: Any, x: Any) -> jax.Array:
+        return x[1]["size"] * optax.softmax_cross_entropy_with_integer_labels(net(w, x[0]), x[1]["kind"])
+
+    found = jaxfair.group_curvature(each, W, (X, tree), Y, WEIGHTS, loss=lambda losses, _: losses)
+    np.testing.assert_allclose(found.loss, WEIGHTS @ np.asarray(each(W, (X, tree))), rtol=1e-4)

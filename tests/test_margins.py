@@ -1,5 +1,6 @@
 """Distances to the decision boundary: closed forms, polyhedra and properties."""
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -220,6 +221,23 @@ def test_bad_options() -> None:
             margins.signed_softmax_gap(z, np.zeros(3, int))
     with pytest.raises(JaxfairError, match=r"Labels \[2\]"):
         margins.signed_softmax_gap(jnp.zeros((1, 2)), np.array([2]))
+
+
+@pytest.mark.parametrize("kind", [jnp.float16, jnp.bfloat16])
+def test_gaps_of_half_precision_are_computed_in_single(kind: Any) -> None:
+    z = jnp.array([[5.0, 0.0], [0.0, 1.0]], kind)
+    np.testing.assert_allclose(margins.softmax_gap(z), np.tanh([2.5, 0.5]), atol=ATOL)
+    np.testing.assert_allclose(margins.signed_softmax_gap(z, np.zeros(2, int)), np.tanh([2.5, -0.5]), atol=ATOL)
+
+
+@each_function
+def test_probabilities_are_no_logits_without_a_word(function: Callable[..., Any]) -> None:
+    params, x, label = affine_case(0)
+    with pytest.warns(UserWarning, match="seem to be probabilities; give those before the softmax"):
+        function(as_pytree(lambda p, x: jax.nn.softmax(affine(p, x)), params), x, label)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        function(as_pytree(affine, params), x, label)
 
 
 def test_a_classifier_that_fails_is_one_sentence() -> None:

@@ -95,6 +95,11 @@ MEANINGS = {
 }
 
 
+COUNTED = (
+    "Drop percent is counted from the full network; harm percent and relative drop matched percent are counted from "
+    "the control."
+)
+"""What is said of the headers of tables that are published by themselves."""
 LEARNT, FAR = 0.99, 0.1
 """Training accuracy from which on a network knows its images by heart, and how far below it is on others."""
 
@@ -166,9 +171,9 @@ def page(
         title: heading.
         command: what the reader types to make it again.
     """
-    parts = [html.answer(answer), html.paragraph(_introduction(results, analysed))]
+    parts = [html.answer(answer), html.paragraph(introduction(results, analysed))]
     parts += map(html.warning, warnings(results))
-    parts += [html.heading("Who lost more than whom"), html.paragraph(f"{words.lost} {_of_networks(words, results)}")]
+    parts += [html.heading("Who lost more than whom"), html.paragraph(f"{words.lost} {of_networks(words, results)}")]
     parts += [html.figures(drawn[:1]), *_compared(results), html.heading("Networks")]
     parts += [html.table(summary_table(words, summary)), html.figures(drawn[1:])]
     parts += [*more, html.heading("Findings of the paper"), html.findings(found), html.heading("Groups")]
@@ -192,13 +197,14 @@ def _compared(results: Results) -> list[str]:
     return parts
 
 
-def _of_networks(words: Words, results: Results) -> str:
+def of_networks(words: Words, results: Results) -> str:
     """Say what the names of a study's networks stand for."""
     methods = {variant.method for variant in results.variants}
     return " ".join(said for method, said in words.networks.items() if method in methods)
 
 
-def _introduction(results: Results, analysed: Sequence[Run]) -> str:
+def introduction(results: Results, analysed: Sequence[Run]) -> str:
+    """Say of how many seeds, which data and which reference group a report is, and what its intervals are over."""
     first, chosen = analysed[0], chosen_epochs(analysed)
     stopped = ", ".join(f"{epoch}" for epoch in chosen.values())
     kept = f" The full networks are those of the lowest validation loss, after epoch {stopped}." if chosen else ""
@@ -224,8 +230,8 @@ def warnings(results: Results) -> list[str]:
     said = [f"Some eigenvalues of {label} did not converge; see their residuals." for label in lacking]
     unknown = differences.without_drop(results)
     never = (
-        f"In group {', '.join(unknown)} the full network or a control of some seed is {SELDOM}: its 95 % interval "
-        "reaches 0, so that what is lost there can be said in points of accuracy only."
+        f"In group{'s' * (len(unknown) > 1)} {', '.join(unknown)} the full network or a control of some seed is "
+        f"{SELDOM}: its 95 % interval reaches 0, so that what is lost there can be said in points of accuracy only."
     )
     return [*results.missing, *by_heart(results), *[never] * bool(unknown), *results.groups.warnings(), *said]
 

@@ -22,8 +22,7 @@ def _study() -> cli.Work:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
-    once = ("--before", "--after", "--group")
-    command = cli.Command(Change, _study, "an earlier report is untouched", once=once)
+    command = cli.Command(Change, _study, "an earlier report is untouched", once=cli.several(Change))
     return cli.main("python -m experiments.change", __doc__, {"": command}, arguments)
 
 

@@ -213,7 +213,8 @@ def _labels(files: Sequence[_File], ids: Sequence[str], names: Names) -> list[st
     label = _of(have[0], names.label, ids)
     for other in have[1:]:
         again = _of(other, names.label, ids)
-        if unlike := [one for one, a, b in zip(ids, label, again, strict=True) if not _alike(a, b)]:
+        exact = _tells_spellings(label, again)
+        if unlike := [one for one, a, b in zip(ids, label, again, strict=True) if not _alike(a, b, exact)]:
             raise JaxfairError(
                 f"'{have[0].path}' and '{other.path}' have other labels for {len(unlike)} ids: {quoted(unlike)}; "
                 "mend one of them, or leave its column out."
@@ -260,7 +261,8 @@ def _as_predicted(said: Sequence[str], scores: np.ndarray, classes: Sequence[str
     A file whose predicted classes are not among those of its largest scores is refused.
     """
     scores, top, unlike = scores.copy(), scores.max(axis=1), 0
-    columns_of = {text: [i for i, one in enumerate(classes) if _alike(one, text)] for text in set(said)}
+    exact = _tells_spellings(said, classes)
+    columns_of = {text: [i for i, one in enumerate(classes) if _alike(one, text, exact)] for text in set(said)}
     for i, text in enumerate(said):
         if not (of := [j for j in columns_of[text] if scores[i, j] == top[i]]):
             unlike += 1
@@ -274,9 +276,18 @@ def _as_predicted(said: Sequence[str], scores: np.ndarray, classes: Sequence[str
     return scores
 
 
-def _alike(one: str, other: str) -> bool:
-    """Whether two names are one class: the same text, or the same number as 1 and 1.0 are."""
-    return one == other or (number(one) is not None and number(one) == number(other))
+def _alike(one: str, other: str, exact: bool = False) -> bool:
+    """Whether two names are one class: the same text or, unless ``exact``, the same number as 1 and 1.0 are."""
+    return one == other or (not exact and number(one) is not None and number(one) == number(other))
+
+
+def _tells_spellings(*columns: Sequence[str]) -> bool:
+    """Whether some column has two spellings of one number, as codes such as 007 and 7 are: they are two classes."""
+    for column in columns:
+        numbers = [found for text in set(column) if (found := number(text)) is not None]
+        if len(set(numbers)) < len(numbers):
+            return True
+    return False
 
 
 def _numbers(file: _File, name: str, ids: Sequence[str]) -> np.ndarray:
@@ -326,12 +337,13 @@ def _encoded(
 ) -> tuple[np.ndarray, tuple[str, ...], list[np.ndarray], list[str]]:
     """Return labels as numbers, the names of the classes, answers in their order, and sentences on strange classes.
 
-    Classes that all are numbers are the same where their numbers are: 1 and 1.0.
+    Classes that all are numbers are the same where their numbers are, as 1 and 1.0, unless one column has both.
     """
     texts = [label, *(one.classes if one.predicted is None else one.predicted for one in answers)]
     every = from_names([text for some in texts for text in some])
-    with contextlib.suppress(JaxfairError):
-        every = as_numbers(every, "class")
+    if not _tells_spellings(*texts):
+        with contextlib.suppress(JaxfairError):
+            every = as_numbers(every, "class")
     parts = np.split(every.codes, np.cumsum([len(some) for some in texts])[:-1])
     y, found, notes = parts[0], [], []
     for one, codes in zip(answers, parts[1:], strict=True):
@@ -351,8 +363,6 @@ def _encoded(
             raise JaxfairError(
                 f"'{one.path}' has scores of {quoted([every.names[i] for i in codes])}, but not of {quoted(lacking)}; "
                 "give every file a column for each class."
-                if lacking
-                else f"'{one.path}' has two columns of scores of one class; keep one of each."
             )
         found.append(one.scores[:, np.argsort(codes)])
     return y, every.names, found, notes

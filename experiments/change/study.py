@@ -1,16 +1,12 @@
 """A comparison of two sets of predictions, from its settings to its page."""
 
-import hashlib
 import importlib.metadata
-import json
 import platform
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from experiments.change import page
 from experiments.change.predictions import Joined, Names, join
@@ -21,6 +17,7 @@ from jaxfair.change import ChangeReport, change_report
 from jaxfair.data.columns import nfc
 from jaxfair.errors import JaxfairError
 from jaxfair.inputs import quoted
+from jaxfair.runs import file_digest, write_json
 
 PACKAGES = ("jax", "numpy", "scipy", "matplotlib")
 
@@ -51,7 +48,7 @@ def compare(config: Change, command: Sequence[str]) -> ChangeReport:
     told = [*joined.notes, *dict.fromkeys(str(one.message) for one in said if one.category is UserWarning)]
     few = [name for name, count in zip(report.names, report.count, strict=True) if count < FEW]
     told += [f"Fewer than {FEW} examples in group {quoted(few, 10)}: their intervals are very wide."] if few else []
-    digests = {path: _digest(path) for path in (*config.before, *config.after, config.groups)}
+    digests = {path: file_digest(path) for path in (*config.before, *config.after, config.groups)}
     told += _copies(config, digests)
     title = config.title or f"Who lost accuracy: {config.before[0].name} and {config.after[0].name}"
     with reports.replacing(config.out / "report") as made:
@@ -59,10 +56,8 @@ def compare(config: Change, command: Sequence[str]) -> ChangeReport:
         tables.write_csv(made / "groups.csv", page.group_rows(report))
         if report.differences:
             tables.write_csv(made / "differences.csv", page.difference_rows(report))
-        (made / reports.CHANGE).write_text(json.dumps(_strict(report.to_dict()), indent=1) + "\n", encoding="utf-8")
-        (made / reports.RECORD).write_text(
-            json.dumps(_record(config, names, digests), indent=1) + "\n", encoding="utf-8"
-        )
+        write_json(made / reports.CHANGE, report.to_dict())
+        write_json(made / reports.RECORD, _record(config, names, digests))
         text = page.page(report, title, _about(config, joined, report), told, drawn, _facts(digests, command))
         (made / reports.PAGE).write_text(text, encoding="utf-8")
     for warning in told:
@@ -102,10 +97,6 @@ def _copies(config: Change, digests: Mapping[Path, str]) -> list[str]:
     return said
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def _facts(digests: Mapping[Path, str], command: Sequence[str]) -> dict[str, Any]:
     """Return how a page was made: the command, the files' digests, and versions."""
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
@@ -122,12 +113,3 @@ def _short(path: Path, others: Mapping[Path, str]) -> str:
     own = path.resolve().parts
     count = next((n for n in range(1, len(own)) if all(other[-n:] != own[-n:] for other in parts)), len(own))
     return "/".join(own[-count:])
-
-
-def _strict(value: Any) -> Any:
-    """Return what JSON can hold: None for what is not a number."""
-    if isinstance(value, dict):
-        return {name: _strict(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(one) for one in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -28,9 +28,8 @@ def _study() -> cli.Work:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
-    return cli.main(
-        "python -m experiments.compression", __doc__, {"": cli.Command(PRESETS, _study, once=cli.OF_DATA)}, arguments
-    )
+    command = cli.Command(PRESETS, _study, once=cli.several(PRESETS))
+    return cli.main("python -m experiments.compression", __doc__, {"": command}, arguments)
 
 
 if __name__ == "__main__":

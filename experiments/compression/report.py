@@ -56,11 +56,11 @@ def write(
         own = {name: [{k: v for k, v in row.items() if k != "relus"} for row in table] for name, table in named.items()}
         tables.write_all(made, own)
         answer = page.answer(results, found)
-        meanings = {"summary": pages.seeds_sentence(results), "imbalance": imbalance.MEANING}
-        meanings["expansion"] = page.MEANINGS["Foretold"]
-        of_runs = command, analysed, found, drawn, meanings
-        reports.write_record(made, STUDY, title, answer, pages.warnings(results), *of_runs)
+        meanings = {"summary": f"{pages.of_networks(page.WORDS, results)} {pages.COUNTED}".strip()}
+        meanings |= {"imbalance": imbalance.MEANING, "expansion": page.MEANINGS["Foretold"]}
         analyses = [run for run in analysed if run.config["stage"] == "analyse"]
+        of_runs = command, analysed, found, drawn, meanings, pages.introduction(results, analyses)
+        reports.write_record(made, STUDY, title, answer, pages.warnings(results), *of_runs)
         foretold = [html.heading("What the weights' change foretells"), html.table(Table(page.EXPANSION, expansion))]
         more = [*imbalance.section(*on_others.values()), *(foretold if expansion else ())]
         of_study = page.WORDS, answer, results

@@ -58,8 +58,10 @@ def write(hardware: Hardware, folder: Path, segment: Callable[[], Segment]) -> l
     Returns:
         Every figure, those too that the results are too few for.
     """
-    drawings = DRAWINGS | {"segment": DRAWINGS["segment"]._replace(draw=lambda h: along_segment(h, segment()))}
-    return drawing.draw_all(drawings, hardware, folder)
+    rows = list(DRAWINGS.items())
+    place = list(DRAWINGS).index("curvature_and_boundary")  # which is Fig. 5
+    rows.insert(place, ("segment", Drawing(ON_SEGMENT, "", lambda h: along_segment(h, segment()))))
+    return drawing.draw_all(dict(rows), hardware, folder)
 
 
 def differences_by_group(hardware: Hardware) -> "Figure":
@@ -308,6 +310,11 @@ def _compared(hardware: Hardware, comparisons: Sequence[Comparison]) -> "Figure"
 
 FREED = "those of norms and eigenvalues that are free of sampling over seeds and test images together."
 BOTH = "Bars: 95 % intervals over seeds, those of accuracy over test images too."
+ON_SEGMENT = (
+    "Fig. 4: loss of each group's test images between the parameters of the reference and of the profile that changes "
+    "the groups' losses most unequally; seed 0 alone, so without intervals; both on the reference's arithmetic"
+)
+"""The title of the one figure that is not of results alone."""
 DELTA = "Delta is the largest difference of a group's mean TEST loss from the reference's, over all profiles"
 # fmt: off
 DRAWINGS = {
@@ -326,10 +333,6 @@ DRAWINGS = {
     "size_gradient_sensitivity": Drawing(
         "Fig. 3: group size, gradient norm at the reference, and sensitivity to hardware",
         f"{DELTA}. {BARS[:-1]}, {FREED}", size_gradient_sensitivity),
-    "segment": Drawing(
-        "Fig. 4: loss of each group's test images between the parameters of the reference and of the profile that "
-        "changes the groups' losses most unequally; seed 0 alone, so without intervals; both on the reference's "
-        "arithmetic", "", accuracy_by_group),
     "curvature_and_boundary": Drawing(
         "Fig. 5: largest Hessian eigenvalue of each group against its distance to the decision boundary (softmax gap: "
         "0 is on it) and its impurity (0 is far from it), at the reference", f"{BARS[:-1]}, {FREED}",

@@ -199,7 +199,7 @@ def page(
         command: what the reader types to make it again.
     """
     parts = [html.answer(differences.answer(hardware)), html.paragraph(differences.rounding(hardware))]
-    parts += [html.paragraph(_introduction(hardware)), *map(html.warning, warnings(hardware))]
+    parts += [html.paragraph(introduction(hardware)), *map(html.warning, warnings(hardware))]
     parts += [html.heading("Who loses more than whom on other hardware"), html.paragraph(LOST)]
     parts += [html.figures(drawn[:1])]
     if compared := rows["differences"]:
@@ -221,7 +221,8 @@ def page(
     return html.page(title, [*parts, html.meanings(MEANINGS), html.provenance(_facts(hardware, command))])
 
 
-def _introduction(hardware: Hardware) -> str:
+def introduction(hardware: Hardware) -> str:
+    """Say of how many seeds, which profiles and which reference group a report is, and what its intervals are over."""
     plain, groups = hardware.comparisons[0], hardware.groups
     seeds, profiles = len(plain.reference.accuracy), len(plain.profiles)
     return (

@@ -88,7 +88,8 @@ def publish(
         tables.write_all(made, rows)
         answer = " ".join(filter(None, [differences.answer(hardware), differences.rounding(hardware)]))
         said = title, answer, page.warnings(hardware), command
-        reports.write_record(made, "hardware", *said, runs, found, drawn, page.OF_TABLES)
+        of_runs = runs, found, drawn, page.OF_TABLES, page.introduction(hardware)
+        reports.write_record(made, "hardware", *said, *of_runs)
         text = page.page(hardware, drawn, rows, found, title, command)
         (made / reports.PAGE).write_text(text, encoding="utf-8")
 

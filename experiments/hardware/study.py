@@ -14,7 +14,7 @@ from experiments.reporting import groups
 from experiments.running import datasets, executors, measure, plan, records, stages
 from experiments.running.progress import Progress, say
 from experiments.running.records import Workspace
-from experiments.running.settings import check_place
+from experiments.running.settings import check_once, check_place
 from jaxfair import hardware, processes
 from jaxfair.data.dataset import Dataset
 from jaxfair.errors import JaxfairError
@@ -216,9 +216,7 @@ def merge(given: Merge, command: Sequence[str]) -> None:
     """Unpack the studies that are files and write the report of all."""
     if not given.studies:
         raise JaxfairError("No study is given; name the folders or packed files of finished studies.")
-    places = [study.resolve() for study in given.studies]
-    if twice := [study for study, place in zip(given.studies, places, strict=True) if places.count(place) > 1]:
-        raise JaxfairError(f"The study '{twice[0]}' is given more than once; give each once.")
+    check_once(given.studies)
     unpacked = given.out / "unpacked"
     with processes.locked(unpacked, say):  # until they are read
         folders = [

@@ -28,9 +28,9 @@ def _study() -> cli.Work:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
-    return cli.main(
-        "python -m experiments.linearization", __doc__, {"": cli.Command(PRESETS, _study, once=cli.OF_DATA)}, arguments
-    )
+    once = cli.several(PRESETS, last=("--budgets", "--deepreduce", "--controls", "--model.stage-sizes"))
+    command = cli.Command(PRESETS, _study, once=once)
+    return cli.main("python -m experiments.linearization", __doc__, {"": command}, arguments)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from experiments.analyses import differences, statistics
-from experiments.analyses.page import ACCURACIES, LINEARIZED, Words
+from experiments.analyses.page import ACCURACIES, COUNTED, LINEARIZED, Words
 from experiments.analyses.results import CONTROLS, RANDOM, Results
 from experiments.reporting.tables import Column
 from experiments.reporting.verdicts import Claim
@@ -46,6 +46,7 @@ MEANINGS = {
     "Parameter distance": "L2 distance between the parameters of the linearized and the full network. It ignores that "
     "permuted networks are equal; blank for networks of another size.",
 }
+HEADERS = f"{COUNTED} Million passes are the work that made a network of the full one, in forward passes of one image."
 WORDS = Words(SUMMARY, LOST, NETWORKS, MEANINGS)
 
 

@@ -49,11 +49,11 @@ def write(
         on_others = {"imbalance": imbalance.rows(results), "imbalance_groups": imbalance.group_rows(results)}
         tables.write_all(made, {"summary": summary, "groups": rows, **compared, **on_others})
         answer = page.answer(results, found)
-        mitigated = f" {page.NETWORKS['mitigated']}" * any(network.base for network in results.variants)
-        meanings = {"summary": f"{pages.seeds_sentence(results)}{mitigated}", "imbalance": imbalance.MEANING}
-        of_runs = command, analysed, found, [*drawn, *of_paper], meanings
-        reports.write_record(made, STUDY, title, answer, pages.warnings(results), *of_runs)
+        meanings = {"summary": f"{pages.of_networks(page.WORDS, results)} {page.HEADERS}".strip()}
+        meanings["imbalance"] = imbalance.MEANING
         analyses = [run for run in analysed if run.config["stage"] == "analyse"]
+        of_runs = command, analysed, found, [*drawn, *of_paper], meanings, pages.introduction(results, analyses)
+        reports.write_record(made, STUDY, title, answer, pages.warnings(results), *of_runs)
         of_study = page.WORDS, answer, results
         more = imbalance.section(*on_others.values())
         more += [html.heading("Figures of the paper"), html.figures(of_paper)]

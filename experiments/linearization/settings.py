@@ -178,7 +178,7 @@ CPU = dataclasses.replace(
 )
 """The same at 16 x 16 pixels, on 30 % of the training images, by a small ResNet.
 
-``--budgets 0.01 0 --deepreduce`` alone took 1.6 hours on two shared cores (docs/results); ``--dry-run`` tells of all.
+``--budgets 0.01 0 --deepreduce`` took some one and a half hours on two shared cores; ``--dry-run`` tells of all.
 """
 
 GPU = dataclasses.replace(

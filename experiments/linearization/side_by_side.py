@@ -15,6 +15,7 @@ from experiments.reporting.series import Estimate
 from experiments.reporting.tables import Column, Table
 from experiments.reporting.verdicts import Claim, Missing
 from experiments.running.progress import say
+from experiments.running.settings import check_once
 from jaxfair import processes
 from jaxfair.errors import JaxfairError
 
@@ -61,9 +62,8 @@ def read(folders: Sequence[Path]) -> list[Study]:
     """
     if not folders:
         raise JaxfairError("No study is given; name the folders that finished studies were told as --out.")
+    check_once(folders)
     places = [study.resolve() for study in folders]
-    if twice := [study for study, place in zip(folders, places, strict=True) if places.count(place) > 1]:
-        raise JaxfairError(f"The study '{twice[0]}' is given more than once; give each folder once.")
     titles = [reports.read_record(study, STUDY)["title"] for study in folders]
     found = []
     for place, study, title in zip(places, folders, titles, strict=True):

@@ -33,7 +33,10 @@ def _set_up() -> cli.Work:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
     after = "an earlier report is untouched"
-    commands = {"": cli.Command(Private, _report, after), "setup": cli.Command(Setup, _set_up, after)}
+    commands = {
+        "": cli.Command(Private, _report, after, once=cli.several(Private)),
+        "setup": cli.Command(Setup, _set_up, after),
+    }
     return cli.main("python -m experiments.private", __doc__, commands, arguments)
 
 

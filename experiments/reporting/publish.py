@@ -59,7 +59,8 @@ def write(study: Path, page: Path) -> None:
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
         shown = [(figure["file"], _figure(report, figure, page)) for figure in record["figures"]]
-        parts += [text for file, text in shown if "/" not in file]
+        first, *more = [text for file, text in shown if "/" not in file] or [""]
+        parts += filter(None, [first, tables.escaped(record.get("introduction") or ""), *more])
         for name, head in TABLES.items():
             if (file := report / f"{name}.csv").is_file():
                 also = f"\n\n{PICKED}" if name == "extremes" else ""

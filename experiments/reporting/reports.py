@@ -114,8 +114,7 @@ def _seal(made: Path) -> None:
         return
     files = sorted(path for path in made.rglob("*") if path.is_file() and path != record)
     digests = {path.relative_to(made).as_posix(): runs.file_digest(path) for path in files}
-    told = json.loads(record.read_text(encoding="utf-8")) | {"files": digests}
-    record.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    runs.write_json(record, json.loads(record.read_text(encoding="utf-8")) | {"files": digests})
 
 
 def check_files(study: Path, record: Mapping[str, Any]) -> None:
@@ -154,6 +153,7 @@ def write_record(
     found: Sequence[Claim],
     drawn: Sequence[Drawn],
     meanings: Mapping[str, str] | None = None,
+    introduction: str = "",
 ) -> None:
     """Write the findings, and what the report was made of.
 
@@ -168,18 +168,19 @@ def write_record(
         found: the findings.
         drawn: the figures, in the order of a page.
         meanings: what is to be known of tables, by their names.
+        introduction: seeds, splits, data and the reference group.
     """
     tables.write_csv(made / "claims.csv", verdicts.rows(found))
     (made / "claims.md").write_text(verdicts.markdown(found), encoding="utf-8")
     record: dict[str, Any] = {"study": study, "title": title, "answer": answer, "warnings": list(warnings)}
-    record |= {"command": without_places(command), "meanings": dict(meanings or {})}
+    record |= {"introduction": introduction, "command": without_places(command), "meanings": dict(meanings or {})}
     record["figures"] = [
         {"file": of.file.with_suffix(".png").relative_to(made).as_posix(), "title": of.title, "caption": of.caption}
         for of in drawn
         if of.file is not None
     ]
     record |= {"runs": [run.path.name for run in shown], "made": provenance(with_parents(shown))}
-    (made / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    runs.write_json(made / RECORD, record)
 
 
 def without_places(command: Sequence[str]) -> list[str]:

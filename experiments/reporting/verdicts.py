@@ -262,7 +262,11 @@ def corrected(found: Sequence[Claim]) -> list[Claim]:
     for claim, p_value in zip(found, intervals.holm(np.array([c.p_value for c in found])), strict=True):
         undone = claim.p_value < LEVEL <= p_value and claim.verdict in ("supported", "not supported: contradicted")
         verdict: Verdict = "not supported: not after correction" if undone else claim.verdict
-        made.append(claim._replace(verdict=verdict, corrected=float(p_value)))
+        against = (
+            "it comes out on the other side of what is claimed" if undone and "contradicted" in claim.verdict else ""
+        )
+        note = "; ".join(filter(None, (claim.note, against)))
+        made.append(claim._replace(verdict=verdict, corrected=float(p_value), note=note))
     return made
 
 
@@ -279,8 +283,9 @@ def rank_correlations(x: np.ndarray, y: np.ndarray, of: Literal["groups", "budge
     """
     from scipy.stats import spearmanr
 
-    if x.shape[1] < RANKED:
-        raise Missing(f"a rank correlation needs at least {RANKED} {of}, there are {x.shape[1]}")
+    if (count := x.shape[1]) < RANKED:
+        are = "is" if count == 1 else "are"
+        raise Missing(f"a rank correlation needs at least {RANKED} {of}, there {are} {count}")
     y = np.round(y, DIGITS)
     tied = (np.ptp(x, axis=1) == 0) | (np.ptp(y, axis=1) == 0)  # a row that ties throughout ranks nothing
     values = np.array([0.0 if t else spearmanr(a, b)[0] for t, a, b in zip(tied, x, y, strict=True)])

@@ -61,6 +61,7 @@ def prepare_each(configs: Sequence[DataConfig], count: int) -> list[list[Prepare
     Returns:
         For each configuration what ``prepare_splits`` does.
     """
+    _check_options(configs[0])
     loaded = load(configs[0])
     if configs[0].name not in sources.EMBEDDED:
         print("\n".join(origin(loaded, configs[0])), file=sys.stderr)
@@ -98,6 +99,7 @@ def prepare_or_blank(config: DataConfig, count: int = 1) -> tuple[list[Prepared]
 
 def prepare_each_or_blank(configs: Sequence[DataConfig], count: int) -> tuple[list[list[Prepared]], str]:
     """Do the same for several configurations of one source."""
+    _check_options(configs[0])  # or they would be wrong only once the data are there
     try:
         return prepare_each(configs, count), ""
     except JaxfairError as error:
@@ -107,6 +109,16 @@ def prepare_each_or_blank(configs: Sequence[DataConfig], count: int) -> tuple[li
             raise
         seeds = range(config.seed, config.seed + count)
         return [[_blank(dataclasses.replace(one, seed=seed)) for seed in seeds] for one in configs], str(error)
+
+
+def _check_options(config: DataConfig) -> None:
+    """Refuse options that the data set does not take, wherever it is."""
+    if config.name in sources.EMBEDDED and config.size is not None:
+        raise JaxfairError(
+            f"The images of '{config.name}' have a size of their own; leave --data.size out, or give --data.size None "
+            "where a preset has one."
+        )
+    sources.checked_config(config)
 
 
 def _blank(config: DataConfig) -> Prepared:
@@ -139,7 +151,8 @@ def origin(loaded: Loaded, config: DataConfig) -> list[str]:
     noted = [f"note: {summary(loaded.left_out)}"] if loaded.left_out else []
     keep = shares(config, loaded) or loaded.keep
     percent = ", ".join(dict.fromkeys(f"{100 * share:g} %" for share in keep))
-    kept = [f"kept of the training images: {percent} (--data.keep)"] if set(keep) - {1.0} else []
+    of_these = f", {100 * config.keep[0]:g} % of what '{config.name}' keeps" if _multiplies(config, loaded) else ""
+    kept = [f"kept of the training images: {percent}{of_these} (--data.keep)"] if set(keep) - {1.0} else []
     return [f"{loaded.title}, {loaded.origin}", *noted, *kept]
 
 
@@ -192,9 +205,16 @@ def _swapped(loaded: Loaded, config: DataConfig, as_it_is: Dataset) -> Dataset:
 
 def shares(config: DataConfig, loaded: Loaded) -> tuple[float, ...]:
     """Return the share of each class, or group, that the configuration keeps."""
+    if _multiplies(config, loaded):  # or a preset's share would make a set even whose imbalance it is named for
+        return tuple(round(config.keep[0] * share, 9) for share in loaded.keep)
     first = loaded.parts[0]
     names = first.class_names if config.keep_by == "label" else first.group_names
     return config.keep * len(names) if len(config.keep) == 1 else config.keep
+
+
+def _multiplies(config: DataConfig, loaded: Loaded) -> bool:
+    """Return whether the configuration has one share, by which those of the named set are multiplied."""
+    return len(config.keep) == 1 and bool(loaded.keep)
 
 
 def record(

@@ -1,6 +1,7 @@
 """What every study is told: data, network, measurements, executor; read by command lines, so without JAX."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -28,8 +29,8 @@ class DataConfig(SourceConfig):
     Attributes:
         test_fraction: share held out, stratified by class and group, where there is no official test set.
         seed: of the split and of what is kept; a study can count on from it, with one split for each training seed.
-        keep: share of each class (or group) kept in training, in order; one alone is that of every class, and where
-            none is given, it is the named set's.
+        keep: share of each class (or group) kept in training, in order; one alone is that of every class, or times
+            the named set's, and where none is given, it is the named set's.
         keep_by: whether ``keep`` lists classes or groups.
         keep_in_test: whether the test set is thinned too, as the code of Das et al. does.
         validation_fraction: share of the training images held out from every training, stratified by class and group,
@@ -134,6 +135,17 @@ class Execution:
     memory: float | None = None
     minutes: int | None = None
     only: tuple[str, ...] = ()
+
+
+def check_once(studies: Sequence[Path]) -> None:
+    """Refuse a study that is given twice, also where its path is written in two ways.
+
+    Raises:
+        JaxfairError: one is.
+    """
+    places = [study.resolve() for study in studies]
+    if twice := [study for study, place in zip(studies, places, strict=True) if places.count(place) > 1]:
+        raise JaxfairError(f"The study '{twice[0]}' is given more than once; give each once.")
 
 
 def check_place(out: Path, seeds: int) -> None:

@@ -29,7 +29,8 @@ def _study() -> cli.Work:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
-    commands = {"boundary": cli.Command(Boundary, _study), "pieces": cli.Command(Pieces, _study)}
+    kinds = {"boundary": Boundary, "pieces": Pieces}
+    commands = {word: cli.Command(kind, _study, once=cli.several(kind)) for word, kind in kinds.items()}
     return cli.main("python -m experiments.toy", __doc__, commands, arguments)
 
 

@@ -114,6 +114,10 @@ def _check_params(params: Any) -> None:
     if not isinstance(params, Mapping):
         raise JaxfairError(f"The parameters are of type {type(params).__name__}; give a network's .params.")
     check_parameters(params)
+    for path, _ in jax.tree_util.tree_leaves_with_path(params):
+        if not all(isinstance(key, jax.tree_util.DictKey) for key in path):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise JaxfairError(f"The parameter '{name}' is not in nested dicts alone; give a network's .params.")
 
 
 @checked

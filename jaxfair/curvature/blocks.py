@@ -20,7 +20,7 @@ from jaxfair.curvature.operators import GroupOperator
 from jaxfair.curvature.programs import LogitsFn, LossFn
 from jaxfair.curvature.spectrum import check_examples, eigenvalues, group_losses, start_vector
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import check_parameters, tree_difference
+from jaxfair.inputs import check_parameters, on_one_device, tree_difference
 from jaxfair.options import checked
 
 Blocks = Literal["layer", "array"] | Callable[[str], str]
@@ -108,7 +108,7 @@ def block_curvature(
         if reason := tree_difference(params, after):
             raise JaxfairError(f"There are no terms for what is not the same network's: {reason}.")
         check_parameters(after)
-        step = np.asarray(ravel_pytree(after)[0]) - np.asarray(ravel_pytree(params)[0])
+        step = np.asarray(ravel_pytree(on_one_device(after))[0]) - np.asarray(ravel_pytree(params)[0])
         if not np.isfinite(step).all():
             raise JaxfairError("A parameter after the change is not a finite number; check the network.")
     settings = CurvatureConfig() if config is None else config

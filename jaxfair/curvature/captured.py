@@ -18,10 +18,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType
 
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import check_there
+from jaxfair.inputs import check_there, is_bound_to_mesh
 
 MOST = 100_000
 """Things that are looked at: enough for any network. A function that reads more is never the same as another."""
@@ -44,10 +43,10 @@ class Captured:
         self.function = function
         self._read = tuple(_read(function))
         check_there(self._read)
-        if any(isinstance(value, jax.Array) and _is_bound_to_mesh(value) for value in self._read):
+        if any(isinstance(value, jax.Array) and is_bound_to_mesh(value) for value in self._read):
             raise JaxfairError(
-                "The function reads an array that lies on a mesh of several devices; bind it by a "
-                "jax.tree_util.Partial, or fetch it by jax.device_get."
+                "The function reads an array that lies on a mesh of devices; bind it by a jax.tree_util.Partial, or "
+                "fetch it by jax.device_get."
             )
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
@@ -65,12 +64,6 @@ class Captured:
     def __hash__(self) -> int:
         """Return a number that does not depend on what may change unseen."""
         return hash(len(self._read))
-
-
-def _is_bound_to_mesh(array: jax.Array) -> bool:
-    """Return whether an array's type names a mesh, as of meshes by ``jax.make_mesh``, which no other program takes."""
-    mesh = getattr(array.sharding, "mesh", None)
-    return len(array.devices()) > 1 and AxisType.Explicit in getattr(mesh, "axis_types", ())
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -1,5 +1,6 @@
 """What a user's model has to be before its curvature means anything: run and compared, refused in a sentence."""
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ from jax.tree_util import Partial
 
 from jaxfair import inputs, losses
 from jaxfair.curvature.chunks import over_chunks
-from jaxfair.curvature.programs import LossFn, at_precision
+from jaxfair.curvature.programs import LossFn, at_precision, per_example
 from jaxfair.errors import JaxfairError, warn
 from jaxfair.inputs import quoted
 
@@ -34,11 +35,12 @@ def trusted_logits(logits_fn: Partial, params: Any, x: Any, y: Any, precision: s
             return np.roll(found, start, axis=0)
 
     size = min(size, count)
-    with at_precision(precision):
-        shape = getattr(jax.eval_shape(logits_fn, params, jax.tree.map(lambda leaf: leaf[:size], x)), "shape", None)
+    with at_precision(precision), inputs.asking("logits_fn(params, x)", inputs.LOGITS_FN):
+        given = jax.eval_shape(logits_fn, params, jax.tree.map(lambda leaf: leaf[:size], x))
+    shape = getattr(given, "shape", None)
     if shape is None or len(shape) != 2 or shape[0] != size:
-        given = "no array" if shape is None else f"shape {shape}"
-        raise JaxfairError(f"logits_fn returned {given} for {size} examples; expected (n, classes).")
+        what = "no array" if shape is None else f"shape {shape}"
+        raise JaxfairError(f"logits_fn returned {what} for {size} examples; expected (n, classes).")
     # The third time every example has other neighbours and their number is another, even if all fit into one batch.
     first, again, shifted = run(0, size), run(0, size), run(max(1, size // 3), max(1, size // 2))
     if not np.array_equal(first, again, equal_nan=True):
@@ -46,7 +48,8 @@ def trusted_logits(logits_fn: Partial, params: Any, x: Any, y: Any, precision: s
             "logits_fn gave two results for the same input; switch dropout and other randomness off (evaluation mode)."
         )
     coarse = precision != "highest" and jax.default_backend() != "cpu"
-    difference = change_of_logits(first, shifted, 1e-3 if coarse else ROUNDING)
+    last = float(jnp.finfo(given.dtype).eps)  # logits of half precision may differ by several of their last places
+    difference = change_of_logits(first, shifted, max(1e-3 if coarse else ROUNDING, 4 * last), max(last, EPSILON))
     # Another batch position may change the rounding, by far less than this; training-mode batch norm changes percents.
     if difference > 1e-3:
         raise JaxfairError(
@@ -56,16 +59,17 @@ def trusted_logits(logits_fn: Partial, params: Any, x: Any, y: Any, precision: s
     return first
 
 
-ROUNDING = 64 * float(np.finfo(np.float32).eps)
+ROUNDING = 64 * EPSILON
 """By how much logits may differ that are the same, relative to an example's largest."""
 
 
-def change_of_logits(first: np.ndarray, other: np.ndarray, rounding: float = ROUNDING) -> float:
+def change_of_logits(first: np.ndarray, other: np.ndarray, rounding: float = ROUNDING, last: float = EPSILON) -> float:
     """Return by how much logits differ: relative to their size, or as probabilities, whichever is more.
 
     The size of a logit is its own and its column's usual distance from the column's middle: columns of other units, or
     one example of huge logits, would hide any change from the largest of all. What rounding moves, relative to an
-    example's largest logit that is none of a class switched off, is no change.
+    example's largest logit that is none of a class switched off, is no change; nor is a probability's by some of the
+    last places of such a logit, of relative size ``last``.
     """
     finite = np.isfinite(first) & np.isfinite(other)  # a class may be switched off by minus infinity
     one, two = (np.where(finite, logits, 0) for logits in (first, other))
@@ -74,7 +78,7 @@ def change_of_logits(first: np.ndarray, other: np.ndarray, rounding: float = ROU
     relative = ((np.abs(one - two) - noise) / (sizes + usual + 1e-30)).max(initial=0.0)
     scores = [np.asarray(jax.nn.softmax(jnp.asarray(logits))) for logits in (first, other)]
     counts = np.abs(np.where(scores[0] > 1e-6, first, 0)).max(axis=1)
-    moved = np.abs(scores[0] - scores[1]).max(axis=1) - 4 * np.finfo(np.float32).eps * counts
+    moved = np.abs(scores[0] - scores[1]).max(axis=1) - 4 * last * counts
     return float(max(relative, np.nanmax(moved, initial=0.0)))
 
 
@@ -100,14 +104,12 @@ def rounding_of(loss: LossFn, logits: np.ndarray, y: Any, whole: np.ndarray) -> 
 
 def trusted_losses(loss: LossFn, logits: np.ndarray, y: Any) -> np.ndarray:
     """Return the loss of each example, the same whatever other examples it is computed with."""
-    y, count = jnp.asarray(y), len(logits)
+    y = jnp.asarray(y)
     with inputs.asking("The loss(logits, y)", "one that takes the outputs of logits_fn and the labels, as given"):
-        kind = getattr(jax.eval_shape(loss, jnp.asarray(logits), y), "dtype", None)
-    if kind is not None and not jnp.issubdtype(kind, jnp.floating):
+        kind = jax.eval_shape(functools.partial(per_example, loss), jnp.asarray(logits), y).dtype
+    if not jnp.issubdtype(kind, jnp.floating):
         raise JaxfairError(f"The loss has type {kind}, which has no derivative; give one of floating-point numbers.")
     whole = np.asarray(loss(jnp.asarray(logits), y), np.float64)
-    if whole.shape != (count,):
-        raise JaxfairError(f"The loss returned shape {whole.shape} for {count} examples; expected one number for each.")
     if losses.takes_classes(loss):  # of which it is known
         return whole
     allowed = 1e-3 * np.abs(whole) + rounding_of(loss, logits, y, whole)
@@ -167,24 +169,42 @@ STATISTICS = ("batch_stats", "running_mean", "running_var", "moving_mean", "movi
 
 
 def warn_of_labels(outputs: tuple[int, ...], y: np.ndarray) -> None:
-    """Warn of labels below 0 that a loss of the user's takes beside outputs of a column a class."""
-    if len(outputs) == 2 and outputs[1] > 1 and y.ndim == 1 and y.dtype.kind in "iu" and (y < 0).any():
-        few = f"{(y < 0).sum()} of {len(y)} labels are below 0"
-        warn(f"{few}, and the loss may read them as other classes; leave examples without a label out.")
+    """Warn of labels that no column of the outputs is for, which a loss of the user's takes without a word."""
+    if len(outputs) != 2 or outputs[1] < 2 or y.ndim != 1 or y.dtype.kind not in "iu":
+        return
+    for wrong, where in ((y < 0, "below 0"), (y >= outputs[1], f"{outputs[1]} or more beside {outputs[1]} outputs")):
+        if wrong.any():
+            few = f"{wrong.sum()} of {len(y)} labels are {where}"
+            warn(
+                f"{few}, and the loss may read them as other classes or as none; count classes from 0 and leave "
+                "examples without a label out."
+            )
+
+
+def _is_statistic(value: Any) -> bool:
+    """Return whether a node of a tree is Flax NNX's box of a running statistic."""
+    return type(value).__name__ == "BatchStat"
 
 
 def warn_of_parameters(params: Any) -> None:
     """Warn of batch statistics among the parameters, and of one array that is there under two names."""
-    paths = jax.tree_util.tree_flatten_with_path(params)[0]
-    named = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]
-    if statistics := [name for name in named if any(word in name.lower() for word in STATISTICS)]:
+    paths = jax.tree_util.tree_flatten_with_path(params, is_leaf=_is_statistic)[0]
+    named = [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in paths]
+    if statistics := [n for n, leaf in named if _is_statistic(leaf) or any(word in n.lower() for word in STATISTICS)]:
         text = f"The parameters hold batch statistics ({quoted(statistics)}); bind them to logits_fn instead."
         warn(text)
-    first: dict[int, str] = {}
-    for name, (_, leaf) in zip(named, paths, strict=True):
-        if (other := first.setdefault(id(leaf), name)) != name:
+    first: dict[Any, str] = {}
+    for name, leaf in named:
+        if (other := first.setdefault(_place(leaf), name)) != name:
             text = f"The parameters '{other}' and '{name}' are one array and are differentiated as two; keep it once."
             warn(text)
+
+
+def _place(leaf: Any) -> Any:
+    """Return what two leaves have in common if they are one array; NumPy's may be several views of one memory."""
+    if isinstance(leaf, np.ndarray) and leaf.size:
+        return leaf.__array_interface__["data"][0], leaf.size
+    return id(leaf)
 
 
 def checked_asymmetry(asymmetry: np.ndarray, scale: np.ndarray) -> float:

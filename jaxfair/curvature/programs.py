@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.flatten_util import ravel_pytree
-from jax.tree_util import Partial, all_leaves
+from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from jaxfair import losses
 from jaxfair.curvature.captured import Captured
 from jaxfair.curvature.chunks import Chunk
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import on_one_device
+from jaxfair.inputs import on_one_device, widened
 
 LogitsFn = Callable[[Any, Any], Any]  # (params, x) -> logits; Classifier, in margins, is x -> logits
 LossFn = Callable[[Any, Any], Any]
@@ -43,7 +43,9 @@ def as_pytree(function: Callable, *bound: Any) -> Partial:
 
     Args:
         function: A plain function, which is part of a program with all that it reads (``Captured``), or a pytree that
-            can be called, such as a ``Partial``, whose arrays are arguments of it.
+            can be called, such as a ``Partial``, whose arrays are arguments of it. A pytree that holds more than
+            arrays, such as its activation functions, is taken as a plain function; so are flags that a ``Partial``
+            binds by name, such as ``train=False``.
         bound: Pytrees to call it with, before the arguments that the result takes: ``as_pytree(logits_fn, params)``
             is a function of the inputs alone.
 
@@ -54,14 +56,25 @@ def as_pytree(function: Callable, *bound: Any) -> Partial:
         raise JaxfairError(
             f"A {type(function).__name__} was given where a function is needed; give (params, x) -> logits."
         )
+    if not isinstance(function, Partial) and not all(map(_is_argument, jax.tree.leaves(function))):
+        return Partial(_captured(function), *bound)
     if texts := [leaf for leaf in jax.tree.leaves(function) if isinstance(leaf, str | bytes)]:
         raise JaxfairError(
             f"The function binds '{str(texts[0])[:30]}', no array; bind it by a lambda, not by a Partial."
         )
     function = on_one_device(function)
     if isinstance(function, Partial):  # a Partial of a Partial would hide the inner one's arrays from jit
-        return Partial(_captured(function.func), *function.args, *bound, **function.keywords)
-    return Partial(_captured(function), *bound) if all_leaves([function]) else Partial(_call, function, *bound)
+        flags = {name: value for name, value in function.keywords.items() if isinstance(value, bool)}
+        # An ``if train`` of the user's would meet a tracer.
+        inner = functools.partial(function.func, **flags) if flags else function.func
+        others = {name: value for name, value in function.keywords.items() if name not in flags}
+        return Partial(_captured(inner), *function.args, *bound, **others)
+    return Partial(_call, function, *bound)
+
+
+def _is_argument(leaf: Any) -> bool:
+    """Return whether a compiled function takes a leaf as an argument; whole numbers are shapes or counts as a rule."""
+    return hasattr(leaf, "dtype") or isinstance(leaf, float | complex)
 
 
 def _captured(function: Callable) -> Callable:
@@ -191,20 +204,25 @@ def operations(jaxpr: Any) -> float:
 
 
 def _loss(model: Model, chunk: Chunk, params: Any) -> Float[Array, ""]:
-    return _weighted(model, chunk, model.logits_fn(params, chunk.x))
+    return _weighted(model, chunk, widened(model.logits_fn(params, chunk.x)))
 
 
 def _weighted(model: Model, chunk: Chunk, outputs: Any) -> Float[Array, ""]:
-    """Return the weighted loss of outputs; what the user's functions return is checked while they are traced."""
+    """Return the weighted loss of outputs; what the user's function returned is checked while it is traced."""
     count = len(chunk.weight)
     if model.loss.func == Captured(losses.cross_entropy) and (np.ndim(outputs) != 2 or len(outputs) != count):
         given = f"shape {outputs.shape}" if hasattr(outputs, "shape") else f"a {type(outputs).__name__}"
         raise JaxfairError(f"logits_fn returned {given} for {count} examples; expected an array (n, classes).")
-    found = model.loss(outputs, chunk.y)
-    if getattr(found, "shape", None) != (count,):
+    return jnp.vdot(chunk.weight, per_example(model.loss, outputs, chunk.y))
+
+
+def per_example(loss: LossFn, outputs: Any, y: Any) -> Any:
+    """Return the loss of each example, of a function of the user's whose result is checked while it is traced."""
+    found = loss(outputs, y)
+    if getattr(found, "shape", None) != (len(y),):
         given = f"shape {found.shape}" if hasattr(found, "shape") else f"a {type(found).__name__}"
-        raise JaxfairError(f"The loss returned {given} for {count} examples; expected one number for each, (n,).")
-    return jnp.vdot(chunk.weight, found)
+        raise JaxfairError(f"The loss returned {given} for {len(y)} examples; expected one number for each, (n,).")
+    return found
 
 
 def _loss_and_gradient(total: Any, model: Model, params: Any, chunk: Chunk) -> tuple[Array, Array]:
@@ -245,7 +263,7 @@ def linear_map(kind: Kind, model: Model, params: Any, chunk: Chunk) -> tuple[Any
 
         gradient, linear, loss = jax.linearize(gradient_and_loss, params, has_aux=True)
         return linear, loss, ravel_pytree(gradient)[0]
-    outputs, tangent = jax.linearize(lambda p: model.logits_fn(p, chunk.x), params)
+    outputs, tangent = jax.linearize(lambda p: widened(model.logits_fn(p, chunk.x)), params)
     slope = jax.grad(functools.partial(_weighted, model, chunk))
     return Partial(_gauss_newton, tangent, jax.linearize(slope, outputs)[1]), 0, 0
 

@@ -17,7 +17,7 @@ from jaxfair.curvature.programs import LogitsFn, LossFn, as_pytree
 from jaxfair.curvature.sampling import EigenvalueSampling, GradientSampling, eigenvalue_sampling, gradient_sampling
 from jaxfair.curvature.spectrum import GroupCurvature, check_counts, group_curvature
 from jaxfair.errors import JaxfairError, warn
-from jaxfair.inputs import Missing, as_examples, as_groups, as_labels, check_lengths, quoted
+from jaxfair.inputs import Missing, as_examples, as_groups, as_labels, check_lengths, fill_left_out, quoted
 from jaxfair.intervals import Interval
 from jaxfair.options import checked
 
@@ -239,8 +239,8 @@ def group_report(
         config: How the eigenvalues are found, and how precisely: by default to a hundredth of their size, where
             ``CurvatureConfig`` has a thousandth.
         group_names: Names of the groups 0..G-1; by default their values, of those that occur.
-        missing: What to do with examples whose group is missing (masked, None or not a number): ``refuse``, ``drop``
-            them from the report, or make them a ``group`` of that name.
+        missing: What to do with examples whose group is missing (masked, None, not a number or an empty text):
+            ``refuse``, ``drop`` them from the report, or make them a ``group`` of that name.
         intervals: Whether to add 95 % intervals over examples: what other examples of the same groups might have shown.
             They take a pass of gradients and one of Hessian products over all examples.
         loss: ``(logits, y) -> losses`` of shape (n,), one for each example.
@@ -259,8 +259,8 @@ def group_report(
     """
     check_counts(config)
     labelled, logits_fn = losses.takes_classes(loss), as_pytree(logits_fn)
-    params, x, y = as_examples(logits_fn, params, x, y, labelled=labelled)
     group, names, kept = as_groups(group, group_names, missing)
+    params, x, y = as_examples(logits_fn, params, x, fill_left_out(y, kept), labelled=labelled)
     check_lengths(labels=len(y), groups=len(group))
     if not kept.all():
         x, y, group = jax.tree.map(lambda leaf: leaf[kept], (x, y, group))
@@ -272,8 +272,8 @@ def group_report(
         bad = int(np.argmin(np.isfinite(per_example)))
         place = np.flatnonzero(kept)[bad]
         raise JaxfairError(
-            f"The loss of example {place}, in group '{names[group[bad]]}', is {per_example[bad]}; check its input and "
-            "the parameters."
+            f"The loss of example {place}, in group '{quoted([names[group[bad]]])}', is {per_example[bad]}; check its "
+            "input and the parameters."
         )
     if before := losses.seem_probabilities(logits):
         warn(f"logits_fn seems to return probabilities; return the logits before the {before}.")
@@ -394,22 +394,21 @@ def _of_parts(after: Sequence[np.ndarray], before: Sequence[np.ndarray]) -> tupl
 def _predictions(logits: np.ndarray, y: np.ndarray, loss: LossFn) -> tuple[np.ndarray, np.ndarray]:
     """Return whether each example is classified correctly, and its softmax gap; NaN where neither has a meaning.
 
-    One logit is that of the second of two classes: the boundary is where both have one loss, at 0 as a rule, for which
-    the gap is that of the two sigmoids. Labels of a user's own loss count where they are classes or one-hot rows;
-    several labels or a regression have none.
+    One logit is that of the second of two classes, which are 0 and 1, or -1 and 1: the boundary is where both have one
+    loss, at 0 as a rule, for which the gap is that of the two sigmoids. Labels of a user's own loss count where they
+    are classes or one-hot rows; several labels or a regression have none.
     """
-    labelled = losses.takes_classes(loss)
+    one = logits.shape[1] == 1
+    signs = one and np.array_equal(np.unique(y), [-1, 1])
     nothing, classes = np.full(len(logits), np.nan), max(logits.shape[1], 2)
     try:
-        label = np.asarray(as_labels(y, classes))
+        label = np.asarray(as_labels(y > 0 if signs else y, classes))
     except JaxfairError:
-        if labelled:
+        if losses.takes_classes(loss):
             raise
         return nothing, nothing
-    if logits.shape[1] == 1:
-        if labelled:
-            raise JaxfairError("The network has one logit, whose cross-entropy is 0; give a loss for two classes.")
-        second = losses.says_second(loss, logits, y)
+    if one:
+        second = losses.says_second(loss, logits, y, (-1, 1) if signs else (0, 1))
         if (second != (logits[:, 0] > 0)).any():
             return second == label, nothing
         logits = np.concatenate([np.zeros_like(logits), logits], axis=1)

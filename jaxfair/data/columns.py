@@ -120,11 +120,16 @@ def as_numbers(column: Column, name: str) -> Column:
     for text, found in zip(column.names, numbers, strict=True):
         if found is None:
             raise JaxfairError(
-                f"The column '{name}' is to be numeric, but has the value '{text[:40]}'; "
+                f"The column '{name}' is to be numeric, but has the value '{short(text, 40)}'; "
                 "leave this column out of numeric, or mend its cells."
             )
     values = from_values(numbers)
     return Column(np.append(values.codes, np.int32(MISSING))[column.codes], values.names)  # the last is for MISSING, -1
+
+
+def short(text: str, most: int = 200) -> str:
+    """Return text of bounded length for a message: a cell or a name may hold anything."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def nfc(text: str) -> str:
@@ -202,7 +207,7 @@ def official_split(column: Column | None) -> Column | None:
     others = [name for name, part in zip(column.names, parts, strict=True) if not part]
     missing = int((column.codes == MISSING).sum())
     if names and (others or missing):
-        given = f"the value '{others[0]}' too" if others else f"no value in {missing} rows"
+        given = f"the value '{short(others[0], 40)}' too" if others else f"no value in {missing} rows"
         raise JaxfairError(
             f"The column of the split says {' and '.join(names)}, but {given}; give train, test or validation to all."
         )
@@ -212,12 +217,22 @@ def official_split(column: Column | None) -> Column | None:
     return Column(code[column.codes], names)
 
 
-def no_split(column: Column | None) -> tuple[Rejected, ...]:
-    """Return what is to be said of a column ``split`` that says no official part: it splits nothing."""
-    if column is None or len(column.names) < 2 or any(name.lower() in PARTS for name in column.names):
+def no_split(columns: Mapping[str, Column]) -> tuple[Rejected, ...]:
+    """Return what is to be said where no official part is: a ``split`` that says none, or one of another name."""
+    column = columns.get("split")
+    if column is None:
+        reason = "names the parts of a set, which are mixed: call it 'split' to keep its test rows out of training"
+        return tuple(Rejected(f"the column '{name}'", reason) for name, other in columns.items() if _says_parts(other))
+    if len(column.names) < 2 or any(name.lower() in PARTS for name in column.names):
         return ()
     few = ", ".join(name[:20] for name in column.names[:3])
     return (Rejected("the column 'split'", f"says {few}, none of which is train, test or validation: it is no split"),)
+
+
+def _says_parts(column: Column) -> bool:
+    """Return whether all values are names of parts, of training images and of others."""
+    parts = {PARTS.get(name.lower()) for name in column.names}
+    return "train" in parts and None not in parts and len(parts) > 1
 
 
 def _encoded(texts: Sequence[str | None]) -> Column:
@@ -232,6 +247,8 @@ def _text(value: Any) -> str | None:
         return None
     if isinstance(value, float | np.floating) and float(value).is_integer():
         value = int(value)  # a column of whole numbers with a gap is read as floats
+    if isinstance(value, Decimal) and value.is_finite() and value == value.to_integral_value():
+        value = int(value)
     text = nfc((_decoded(value) if isinstance(value, bytes) else str(value)).strip())
     return None if text.lower() in MISSING_TEXTS else text
 
@@ -254,7 +271,7 @@ def number(text: str) -> int | float | None:
         if not np.isfinite(found):
             return None
         exact = "e" not in text.lower() and 2**53 <= abs(found) < 1e25  # as others write whole codes
-        return int(Decimal(text)) if exact else found
+        return int(Decimal(text)) if exact and Decimal(text) == Decimal(text).to_integral_value() else found
 
 
 def _by_number(text: str) -> tuple[int, float, str]:

@@ -17,16 +17,21 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from jaxfair.data.columns import nfc
 from jaxfair.errors import JaxfairError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+IMAGE_SUFFIXES += (".jfif", ".jpe", ".pbm", ".pnm")
+UNREAD_SUFFIXES = (".heic", ".heif", ".avif", ".jp2", ".j2k", ".jxl")
+"""Of images that are not read, and are not to vanish among other files."""
 _TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 _ARCHIVES = (".zip", *_TAR, ".tar.zst", ".rar", ".7z")  # the last three are known to be archives, and not read
 _UNPACKERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
-_JUNK = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
+_JUNK = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "#recycle", "@eadir"})
 # What the readers of the standard library raise for bytes that are not what they should be.
 _DAMAGE = (
     EOFError,
@@ -41,7 +46,7 @@ _DAMAGE = (
 
 
 class Files:
-    """The regular files of a source, without hidden ones and what macOS and Windows add; build it by ``open_files``.
+    """The regular files of a source, without hidden ones and what systems or studies add; build it by ``open_files``.
 
     A context manager: leaving it closes the archive. One thread at a time may read.
 
@@ -126,7 +131,7 @@ class Files:
         self.close()
 
 
-def open_files(path: Path, *, nested: bool = False) -> Files:
+def open_files(path: Path, *, nested: bool = False, wanted: Collection[str] | None = None) -> Files:
     """Open a folder, a .zip, a .tar (plain, .gz, .bz2 or .xz), or any other file as a view of one name.
 
     Links are followed in a folder. In an archive they are left out, but for hard links in a tar, which are files.
@@ -134,8 +139,11 @@ def open_files(path: Path, *, nested: bool = False) -> Files:
     Args:
         path: The folder, archive or file.
         nested: Whether the archives that lie in a folder without images of its own are opened too. The official CelebA
-            is such a folder: ``img_align_celeba.zip`` beside tables. Files of an archive are named ``archive/name``. An
-            archive within an archive stays closed.
+            is such a folder: ``img_align_celeba.zip`` beside tables. Files of ``a.zip`` are named as if it were
+            unpacked to a folder ``a``, or beside itself where it holds such a folder alone. An archive within an
+            archive stays closed.
+        wanted: What ``plain_base`` makes of the names that matter; a folder's other files may be unreadable. None says
+            that all matter.
 
     Raises:
         JaxfairError: The path is missing, unreadable, without files, cut short, damaged or encrypted, or an archive
@@ -143,7 +151,8 @@ def open_files(path: Path, *, nested: bool = False) -> Files:
     """
     _check_readable(path)
     if path.is_dir():
-        files = Files(path, sorted(name for name, _ in _scan(path)), lambda name: (path / name).read_bytes())
+        names = sorted(name for name, _ in _scan(path, wanted))
+        files = Files(path, names, lambda name: (path / name).read_bytes())
         return _with_archives(files) if nested and not files.images else files
     if path.stat().st_size == 0:
         raise JaxfairError(f"{path} is empty, with 0 bytes; download it again.")
@@ -162,8 +171,17 @@ def _with_archives(outer: Files) -> Files:
     """Return the files of a folder with those of the archives in it in place of the archives."""
     opened = [name for name in outer.archives if name.lower().endswith((".zip", *_TAR))]
     inner = {name: open_files(outer.path / name) for name in opened}
-    places = {f"{archive}/{name}": (files, name) for archive, files in inner.items() for name in files.names}
-    places |= {name: (outer, name) for name in outer.names if name not in inner}
+    places: dict[str, tuple[Files, str]] = {}
+    for archive, files in inner.items():
+        folder = f"{_unpacked_name(archive)}/"
+        own = folder.rpartition("/")[0].rpartition("/")[2]
+        if all(name.startswith(f"{own}/") for name in files.names):
+            folder = folder.removesuffix(f"{own}/")
+        for name in files.names:
+            _add(outer.path, places, folder + name, (files, name))
+    for name in outer.names:
+        if name not in inner:
+            _add(outer.path, places, name, (outer, name))
 
     def load(name: str) -> bytes:
         files, own = places[name]
@@ -176,17 +194,28 @@ def _with_archives(outer: Files) -> Files:
     return Files(outer.path, places, load, close)
 
 
-def identity(path: Path) -> str:
+def _unpacked_name(archive: str) -> str:
+    """Return the name of an archive without what says that it is one."""
+    return archive[: -len(next(end for end in (".zip", *_TAR) if archive.lower().endswith(end)))]
+
+
+def identity(path: Path, wanted: Collection[str] | None = None) -> str:
     """Return a digest that changes when the source changes, without reading it.
 
     It covers where the source lies, and name, size and times of change of each file: two unpacked archives may have
     files of one name, size and time, and only when these were written tells them apart.
 
+    Args:
+        path: The folder, archive or file.
+        wanted: As of ``open_files``: of a folder only these files, and its archives, are covered.
+
     Raises:
         JaxfairError: The path is missing or unreadable.
     """
     _check_readable(path)
-    seen = sorted(_scan(path)) if path.is_dir() else [("", path.stat())]
+    seen = sorted(_scan(path, wanted)) if path.is_dir() else [("", path.stat())]
+    if path.is_dir() and wanted is not None:
+        seen = [(name, status) for name, status in seen if _matters(name, wanted)]
     digest = hashlib.sha256(f"{path.resolve()}\0".encode("utf-8", "surrogateescape"))
     for name, status in seen:
         said = f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}\0"
@@ -201,21 +230,42 @@ def _check_readable(path: Path) -> None:
         raise JaxfairError(f"{path} cannot be read; ask for permission to read it.")
 
 
-def _scan(path: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield the regular files below a folder by relative name, following links, but not back to a folder above."""
+def plain_base(name: str) -> str:
+    r"""Return a file's name without folders, parted by ``/`` or ``\``, however a table spells it."""
+    return nfc(name.strip().replace("\\", "/")).rpartition("/")[2]
+
+
+def _matters(name: str, wanted: Collection[str] | None) -> bool:
+    return wanted is None or plain_base(name) in wanted or name.lower().endswith(_ARCHIVES)
+
+
+def _scan(path: Path, wanted: Collection[str] | None = None) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield the regular files below a folder by relative name, following links, but not back to a folder above.
+
+    What a study writes there is passed over, and so are files that go away meanwhile, such as its locks.
+    """
 
     def fail(error: OSError) -> None:
-        raise error
+        if wanted is None and not _is_gone(error):
+            raise error
 
     try:
         for folder, folders, names in os.walk(path, onerror=fail, followlinks=True):
             here = Path(folder)
             above = {parent.resolve() for parent in (here, *here.parents)}
             folders[:] = [name for name in folders if not is_junk(name) and (here / name).resolve() not in above]
+            if here != path and _is_study(folders, names):
+                folders.clear()
+                continue
             prefix = "" if here == path else f"{here.relative_to(path).as_posix()}/"
             for name in names:
                 if not is_junk(name):
-                    status = os.stat(os.path.join(folder, name))  # noqa: PTH116, PTH118 - a Path for each is slow
+                    try:
+                        status = os.stat(os.path.join(folder, name))  # noqa: PTH116, PTH118 - a Path for each is slow
+                    except OSError as error:
+                        if _is_gone(error) or not _matters(name, wanted):
+                            continue
+                        raise
                     if stat.S_ISREG(status.st_mode):
                         yield prefix + name, status
     except OSError as error:
@@ -224,9 +274,19 @@ def _scan(path: Path) -> Iterator[tuple[str, os.stat_result]]:
         raise JaxfairError(f"{error.filename or path} cannot be read: {error.strerror}.") from error
 
 
+def _is_gone(error: OSError) -> bool:
+    """Return whether a file or folder was there a moment ago; a link to nothing still is."""
+    return isinstance(error, FileNotFoundError) and not Path(error.filename or "").is_symlink()
+
+
+def _is_study(folders: Sequence[str], names: Sequence[str]) -> bool:
+    """Return whether a folder is what a study writes: a list of its runs, and the runs or what makes them."""
+    return not {"runs", "executor"}.isdisjoint(folders) and any(fnmatchcase(name, "plan*.json") for name in names)
+
+
 def is_junk(part: str) -> bool:
-    """Return whether a part of a name is hidden, or one of those that macOS and Windows add."""
-    return part.startswith(".") or part in _JUNK
+    """Return whether a part of a name is hidden, or one of those that macOS, Windows and storage servers add."""
+    return part.startswith(".") or part.lower() in _JUNK
 
 
 def _open_zip(path: Path) -> Files:

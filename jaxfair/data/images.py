@@ -23,6 +23,7 @@ _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 _STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF")
 _MODES = {1: "L", 3: "RGB"}
 _ORIENTATION = 0x0112  # EXIF
+_BITS = 258  # TIFF's tag of how many a value has
 _CHUNK_IMAGES, _CHUNK_BYTES = 64, 1 << 22
 _SECONDS_BETWEEN_REPORTS = 0.1
 
@@ -142,7 +143,12 @@ def _decode(data: bytes | np.ndarray, size: tuple[int, int] | None, channels: in
         image = _from_array(data)
     else:
         image = _open(data)
-    image = _plain(image, _MODES[channels])
+    try:
+        image = _plain(image, _MODES[channels])
+    except (Unreadable, MemoryError):
+        raise
+    except Exception as error:  # Pillow has no way from some modes to others
+        raise Unreadable(f"has the mode {image.mode}, which cannot be made grey or RGB") from error
     if size is not None:
         image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     return np.array(image).reshape(image.height, image.width, channels)
@@ -157,6 +163,7 @@ def _open(data: bytes) -> "PillowImage.Image":
     try:
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
         image.load()
+        image.info["bits"] = getattr(image, "tag_v2", {}).get(_BITS, (16,))[0]
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise Unreadable(f"has more than {Image.MAX_IMAGE_PIXELS:,} pixels") from error
     except MemoryError:
@@ -189,9 +196,13 @@ def _plain(image: "PillowImage.Image", mode: str) -> "PillowImage.Image":
         # Scaled by the range that the type stands for, never by the values: a dark image stays dark.
         values = np.asarray(image)
         top, kind = (1.0, "with a point") if image.mode == "F" else (65535, "of more than 16 bits")
+        if image.mode.startswith("I;16"):  # which TIFF's 12 bits are opened as, and not scaled
+            top = 2 ** image.info.get("bits", 16) - 1
         if not (values.min() >= 0 and values.max() <= top):  # so that NaN is refused
             raise Unreadable(f"has values {kind} outside 0 to {top:g}")
         image = Image.fromarray(np.rint(values * (255 / top)).astype(np.uint8))
+    if image.mode == "La":  # which Pillow converts to this only
+        image = image.convert("LA")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")

@@ -1,6 +1,6 @@
 """Decoded images with columns become training and test sets: what is the label, what the group, what is left out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -14,11 +14,13 @@ from jaxfair.data.columns import (
     choose,
     merge_below,
     select,
+    short,
 )
 from jaxfair.data.config import SourceConfig
 from jaxfair.data.dataset import Dataset, Rows, make_dataset
 from jaxfair.data.splits import check_classes
 from jaxfair.errors import JaxfairError, did_you_mean
+from jaxfair.inputs import quoted
 
 MOST_VALUES = 1000
 SHOWN = 3
@@ -73,7 +75,7 @@ def make_parts(
         absent = [value for code, value in enumerate(group.names) if not (group.codes[part] == code).any()]
         if absent:
             raise JaxfairError(
-                f"The official {which} images of {index.title} hold none of group {', '.join(absent)}; drop these "
+                f"The official {which} images of {index.title} hold none of group {quoted(absent)}; drop these "
                 "values, or merge rare groups by merge_below."
             )
         pixels = Rows(images, rows[part])  # read only if they fit on the device
@@ -81,12 +83,13 @@ def make_parts(
         parts.append(make_dataset(pixels, label.codes[part], group.codes[part], **names, statistics=(unknown, unknown)))
     if len(parts) == 2:
         check_classes(*parts)
-    return tuple(parts), (*index.left_out, *reported, *skipped)
+    spelled = dict.fromkeys((*_spelled_twice(label, config.label), *_spelled_twice(group, config.group)))
+    return tuple(parts), (*spelled, *index.left_out, *reported, *skipped)
 
 
 def summary(items: Sequence[Rejected]) -> str:
     """Return the first few, by name and with their reasons."""
-    shown = "; ".join(f"{item.name} {item.reason}" for item in items[:SHOWN])
+    shown = "; ".join(f"{short(item.name)} {item.reason}" for item in items[:SHOWN])
     return shown + (f"; and {len(items) - SHOWN:,} more" if len(items) > SHOWN else "")
 
 
@@ -123,8 +126,16 @@ def _check_values(column: Column, keys: Sequence[str], what: str, title: str) ->
     if len(column.names) < 2:
         advice = "a classifier needs two or more" if what == "label" else "give a column with several, or merge less"
         raise JaxfairError(
-            f"The {what} {' & '.join(keys)} of {title} has one value only, '{', '.join(column.names)}'; {advice}."
+            f"The {what} {' & '.join(keys)} of {title} has one value only, '{quoted(column.names)}'; {advice}."
         )
+
+
+def _spelled_twice(column: Column, keys: Sequence[str]) -> Iterator[Rejected]:
+    """Yield what is to be said of values that differ in case alone, such as ``Male`` and ``male``: they stay two."""
+    first: dict[str, str] = {}
+    for name in column.names:
+        if (other := first.setdefault(name.casefold(), name)) != name:
+            yield Rejected(f"'{short(other, 40)}' and '{short(name, 40)}'", f"are two values of {' & '.join(keys)}")
 
 
 def _official(split: Column | None, rows: np.ndarray, title: str) -> tuple[list[np.ndarray], list[Rejected]]:

@@ -185,7 +185,7 @@ def load(
         >>> loaded.title, len(loaded.train), loaded.official
         ('Handwritten digits', 1797, False)
     """
-    config = _checked(SourceConfig(config) if isinstance(config, str) else config)
+    config = checked_config(SourceConfig(config) if isinstance(config, str) else config)
     if config.name in EMBEDDED:
         return Loaded((digits(),), "Handwritten digits", "embedded in scikit-learn", keep=EMBEDDED[config.name])
     named = NAMED.get(config.name)
@@ -197,12 +197,13 @@ def load(
     if named is not None and len(named.label) == 1 and "label" in columns and named.label[0] not in columns:
         columns[named.label[0]] = columns.pop("label")  # as TFDS calls what the official files call class or digit
     name = config.name if named else re.sub(r"[^\w.-]+", "-", path.stem)  # fit for a file name
+    index = index._replace(columns=columns, left_out=(*_not_dropped(config, named), *index.left_out))
     config = _with_defaults(config, named, columns)
-    parts, left_out = make_parts(images, index._replace(columns=columns), config, name)
+    parts, left_out = make_parts(images, index, config, name)
     return Loaded(parts, index.title, f"{layout} in {path}", left_out, named.keep if named else ())
 
 
-def _checked(config: SourceConfig) -> SourceConfig:
+def checked_config(config: SourceConfig) -> SourceConfig:
     """Return the configuration with paths and tuples where strings were given; refuse what would have no effect."""
     if not isinstance(config.name, str) or config.name not in NAMES:
         raise JaxfairError(f"There is no data set '{config.name}'{did_you_mean(str(config.name), NAMES)}")
@@ -266,7 +267,8 @@ def _locate(config: SourceConfig, named: Named | None, data_dir: Path) -> tuple[
         return "tfds" if is_tfds else named.layout, config.path
     for pattern in named.found_as:
         for path in sorted(data_dir.glob(pattern)):
-            return named.layout, path
+            if holds_files(path) or path.suffix.lower() == ".mat":  # and no checksum or unfinished download
+                return named.layout, path
     mine = os.environ.get("TFDS_DATA_DIR")
     folders = [data_dir / "tfds", *([Path(mine)] if mine else []), Path("~/tensorflow_datasets").expanduser()]
     found = tfds.find(named.tfds, folders)
@@ -286,14 +288,17 @@ def _decoded(
     config: SourceConfig, layout: Layout, path: Path, cache: Path, on_progress: OnProgress | None
 ) -> tuple[np.ndarray, Index]:
     """Decode a source into the cache, or map what is there already."""
-    images_in = path
+    images_in, sources, wanted = path, [identity(path)], None
     if layout == "table":
         images_in = config.images or (path if holds_files(path) else path.parent)
-    sources = [identity(source) for source in dict.fromkeys((path, images_in))]
+        if not holds_files(path):  # what lies beside its images makes no other set
+            wanted = table.named_files(path, config.image_column or "path")
+    if images_in != path:
+        sources.append(identity(images_in, wanted))
     key = {"layout": layout, "column": config.image_column, "size": config.size, "sources": sources}
 
     def build(allocate: store.Allocate) -> Index:
-        with open_files(images_in, nested=True) as files:
+        with open_files(images_in, nested=True, wanted=wanted) as files:
             index = _read(layout, path, files, config.image_column)
             if not len(index.names):
                 raise JaxfairError(f"There is no image in '{images_in}'; expected the layout '{layout}'.")
@@ -329,6 +334,12 @@ def _check_spelled(name: str, columns: Mapping[str, Column], wanted: bool) -> No
     for other in columns:
         if wanted and name not in columns and other.strip().lower() == name:
             raise JaxfairError(f"There is a column '{other}'; call it '{name}', or name it by {name} (--data.{name}).")
+
+
+def _not_dropped(config: SourceConfig, named: Named | None) -> tuple[Rejected, ...]:
+    """Return what is to be said of values that a named set leaves out, and that stay since others are to be dropped."""
+    forgotten = set(named.drop) - set(config.drop) if named and config.drop and not config.label else set()
+    return tuple(Rejected(item, "stays in, since other values are given to be dropped") for item in sorted(forgotten))
 
 
 def _with_defaults(config: SourceConfig, named: Named | None, columns: Mapping[str, Column]) -> SourceConfig:

@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxfair.data.dataset import Dataset, channel_statistics, check_groups
 from jaxfair.errors import JaxfairError
+from jaxfair.inputs import quoted
 from jaxfair.options import Seed, checked
 
 SHOWN = 3  # classes in a message
@@ -88,7 +89,7 @@ def thin(dataset: Dataset, fractions: Sequence[float], seed: Seed, by: Literal["
     names = dataset.class_names if by == "label" else dataset.group_names
     if len(fractions) != len(names) or not all(0 <= f <= 1 for f in fractions):
         raise JaxfairError(
-            f"The shares to keep are {tuple(fractions)}; expected {len(names)} numbers between 0 and 1, "
+            f"The shares to keep are ({quoted(fractions)}); expected {len(names)} numbers between 0 and 1, "
             f"one for each {by} of '{dataset.name}'."
         )
     values = np.asarray(getattr(dataset, by))
@@ -100,6 +101,11 @@ def thin(dataset: Dataset, fractions: Sequence[float], seed: Seed, by: Literal["
     thinned = dataset.take(np.sort(np.concatenate(kept)))
     check_groups(thinned, "thinned data set")
     return thinned
+
+
+def derived_seed(seed: int, *stream: int) -> int:
+    """Return a seed of another stream of random numbers, for what must not repeat what the seed itself has drawn."""
+    return int(np.random.SeedSequence([seed, *stream]).generate_state(1)[0] % 2**31)
 
 
 def epoch_order(num_examples: int, batch_size: int, seed: int, epoch: int) -> np.ndarray:

@@ -25,12 +25,14 @@ class Cells(NamedTuple):
         columns: Their cells, in the same order: texts, or what Parquet holds.
         rows: The row of each cell, from 1 below the header.
         ragged: Rows that have too few or too many cells.
+        passed: Columns that are passed over.
     """
 
     names: Sequence[str]
     columns: Sequence[Sequence[Any]]
     rows: Sequence[int]
     ragged: tuple[Rejected, ...] = ()
+    passed: tuple[Rejected, ...] = ()
 
 
 def parse(data: bytes, table: Path, column: str) -> Cells:
@@ -39,7 +41,7 @@ def parse(data: bytes, table: Path, column: str) -> Cells:
     Args:
         data: Content of the file.
         table: Its path, for messages.
-        column: Name of a column that it should have, by which commas, semicolons and tabs are told apart.
+        column: Name of a column that it should have, by which commas, semicolons, tabs and bars are told apart.
 
     Raises:
         JaxfairError: It is no such table, or is empty.
@@ -52,7 +54,7 @@ def _csv(data: bytes, table: Path, column: str) -> Cells:
     if told := re.match("sep=(.)\r?\n", text):  # Excel's own line
         text, delimiters = text[told.end() :], told[1]
     else:
-        delimiters = ",;\t"
+        delimiters = ",;\t|"
     headers = {delimiter: _header(text, delimiter) for delimiter in delimiters}
     delimiter = max(headers, key=lambda d: (column in headers[d], len(headers[d])))
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -71,7 +73,7 @@ def _csv(data: bytes, table: Path, column: str) -> Cells:
     ragged = [
         Rejected(f"data row {row} of {table.name}", f"has {len(record)} cells instead of {len(names)}")
         for row, record in enumerate(records[1:], 1)
-        if row not in good
+        if row not in good and any(map(str.strip, record))  # Excel writes rows of nothing but commas
     ]
     columns = list(zip(*good.values(), strict=True)) or [()] * len(names)
     return Cells(names, columns, list(good), tuple(ragged))
@@ -110,14 +112,25 @@ def _parquet(data: bytes, table: Path) -> Cells:
             f"The table '{table}' cannot be read as Parquet: {reason}; write it again, or as CSV."
         ) from error
     names = [nfc(name) for name in content.column_names]
-    cells = [_cells(column, name, table) for name, column in zip(names, content.columns, strict=True)]
-    return Cells(names, cells, range(1, content.num_rows + 1))
+    cells = {i: found for i, column in enumerate(content.columns) if (found := _cells(column)) is not None}
+    passed = tuple(
+        Rejected(f"the column '{name}'", "holds lists, or values that Python cannot hold: it is passed over")
+        for i, name in enumerate(names)
+        if i not in cells
+    )
+    return Cells([names[i] for i in cells], list(cells.values()), range(1, content.num_rows + 1), passed=passed)
 
 
-def _cells(column: Any, name: str, table: Path) -> Sequence[Any]:
+def _cells(column: Any) -> Sequence[Any] | None:
+    """Return the cells of a column of Parquet; None where they are no single values that Python can hold."""
+    import pyarrow
+
+    kind = column.type
+    if pyarrow.types.is_nested(kind) and not pyarrow.types.is_struct(kind):
+        return None
     try:
+        if pyarrow.types.is_float16(kind) or pyarrow.types.is_float32(kind):
+            return list(column.to_numpy())  # whose 0.1 is not written as 0.10000000149
         return column.to_pylist()
-    except (OverflowError, ValueError) as error:  # as of dates beyond Python's years
-        raise JaxfairError(
-            f"The column '{name}' of '{table}' has values that Python cannot hold; leave it out."
-        ) from error
+    except (OverflowError, LookupError, ValueError, pyarrow.ArrowException):  # dates beyond Python's, unknown zones
+        return None

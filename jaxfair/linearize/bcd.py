@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxfair import checkpoints, losses
 from jaxfair.data.dataset import Dataset
-from jaxfair.data.splits import divide
+from jaxfair.data.splits import derived_seed, divide
 from jaxfair.errors import JaxfairError
 from jaxfair.groups import group_means
 from jaxfair.linearize.config import BcdConfig
@@ -317,7 +317,7 @@ def _tuned(
     devices: int,
 ) -> Network:
     """Return the network after the fine-tuning that follows a block."""
-    order = int(np.random.SeedSequence([seed, 4, block]).generate_state(1)[0] % 2**31)
+    order = derived_seed(seed, 4, block)
     place = None if folder is None else folder / "finetune"
     fitted = fit.fit(
         [network],

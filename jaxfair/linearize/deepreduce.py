@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from jaxfair.data.splits import derived_seed
 from jaxfair.errors import JaxfairError
 from jaxfair.linearize.config import DeepReduceConfig
 from jaxfair.networks import masks
@@ -71,8 +71,9 @@ def deepreduce(network: Network, image_shape: Sequence[int], config: DeepReduceC
     """
     module = student_module(network.module, config)
     # Another stream than the base network's seed, which would give the student the base's own initial weights.
-    fresh = int(np.random.SeedSequence([seed, 1]).generate_state(1)[0] % 2**31)
-    student = init(module, image_shape, fresh) if config.start == "fresh" else jax.tree.map(jnp.copy, network)
+    student = (
+        init(module, image_shape, derived_seed(seed, 1)) if config.start == "fresh" else jax.tree.map(jnp.copy, network)
+    )
     return student.replace(masks=choose(student.masks, config))
 
 

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 from jaxfair import checkpoints, losses
 from jaxfair.compress import pruning
 from jaxfair.data.dataset import Dataset
-from jaxfair.data.splits import epoch_order
+from jaxfair.data.splits import derived_seed, epoch_order
 from jaxfair.errors import JaxfairError
 from jaxfair.inputs import as_values, quoted
 from jaxfair.linearize.config import SenetConfig
@@ -186,7 +186,7 @@ def sensitivity(
     if config.sparse_train.mitigation.method != "none":
         raise JaxfairError("SENet's sparse training knows no mitigation; leave it out.")
     # Another stream than the full network's seed, which would give these weights its own initial ones.
-    network = init(module, data.image_shape, int(np.random.SeedSequence([seed, 3]).generate_state(1)[0] % 2**31))
+    network = init(module, data.image_shape, derived_seed(seed, 3))
     check_images(network, data)
     rising = pruning.sparsities(config.sparsity, config.sparse_train.epochs)
 
@@ -194,9 +194,16 @@ def sensitivity(
         return carry._replace(network=pruning.prune(carry.network, pruning.PruneConfig(rising[epoch])))
 
     carry = _train(
-        *(fit.make_step(config.sparse_train, data), pruned, fit.begin(network, data, config.sparse_train)),
-        Fixed(None, data, jnp.int32(seed), group_weight=_group_weight(data, config)),
-        *(config.sparse_train, seed, f"the sparse training of seed {seed}", progress_dir, on_epoch, devices),
+        step=fit.make_step(config.sparse_train, data),
+        after=pruned,
+        fresh=fit.begin(network, data, config.sparse_train),
+        fixed=Fixed(None, data, jnp.int32(seed), group_weight=_group_weight(data, config)),
+        config=config.sparse_train,
+        seed=seed,
+        name=f"the sparse training of seed {seed}",
+        folder=progress_dir,
+        on_epoch=on_epoch,
+        devices=devices,
     )
     layers = layers_of_gates(module, data.image_shape)
     return {gate: 1 - _density(carry.network.params, layers[gate]) for gate in _by_gate(network.masks)}
@@ -328,16 +335,22 @@ def _masked(
         return Masking(student, carry.opt_state, masks.full(carry.mismatch, 0.0))
 
     step = fit.make_step(config.mask_train, data)
-    name = f"the mask stage of {sum(kept)} ReLUs, seed {seed}"
     return _train(
-        *(MaskStep(step.config, step.steps_per_epoch), chosen),
-        Masking(carry.network, carry.opt_state, masks.full(network.masks, 0.0)),
-        Fixed(network, data, jnp.int32(seed), group_weight=_group_weight(data, config)),
-        *(config.mask_train, seed, name, folder, on_epoch, devices),
+        step=MaskStep(step.config, step.steps_per_epoch),
+        after=chosen,
+        fresh=Masking(carry.network, carry.opt_state, masks.full(network.masks, 0.0)),
+        fixed=Fixed(network, data, jnp.int32(seed), group_weight=_group_weight(data, config)),
+        config=config.mask_train,
+        seed=seed,
+        name=f"the mask stage of {sum(kept)} ReLUs, seed {seed}",
+        folder=folder,
+        on_epoch=on_epoch,
+        devices=devices,
     ).network
 
 
 def _train(
+    *,
     step: Callable,
     after: Callable[[int, Any], Any],
     fresh: Any,

@@ -208,13 +208,7 @@ def snl(
     sharing.check(devices, config.batch_size)
     counts = masks.resolve_budgets(budgets, masks.unit_count(network.masks), "SNL")
     masks.check_all_kept(network.masks, "SNL")
-    folder, weight = None, _group_weight(data, balanced)
-    if progress_dir is not None:
-        start = network.module, checkpoints.tree_digest(network)
-        more = ("balanced",) if weight is not None else ()
-        folder = Path(progress_dir) / checkpoints.key(seed, _decisive(config), data.fingerprint(), *start, *more)
-    fixed = Fixed(jax.tree.map(jnp.copy, network), data, jnp.int32(seed), group_weight=weight)
-    fixed = answered(fixed, config.augment, [network])
+    fixed, folder = _prepared(network, data, config, seed, balanced, progress_dir, (seed, _decisive(config)))
     shared = sharing.mesh(devices, config.batch_size)
     return _descend(network, fixed, config, counts, seed, folder, on_epoch, shared)
 
@@ -270,16 +264,28 @@ def matched(
     marks = sorted(set(ends))
     if not marks or marks[0] < 1:
         raise JaxfairError(f"The matched training is to end after {list(ends)} epochs; give at least one, from 1 on.")
+    fixed, folder = _prepared(network, data, config, seed, balanced, progress_dir, ("matched", seed, _plain(config)))
+    shared = sharing.mesh(devices, config.batch_size)
+    return _train_on(network, fixed, config, marks, seed, folder, on_epoch, shared)
+
+
+def _prepared(
+    network: Network,
+    data: Dataset,
+    config: SnlConfig,
+    seed: int,
+    balanced: bool,
+    progress_dir: Path | None,
+    decisive: tuple[Any, ...],
+) -> tuple[Fixed, Path | None]:
+    """Return what all steps of a descent share, and the folder of its checkpoints, named by all that decides it."""
     folder, weight = None, _group_weight(data, balanced)
     if progress_dir is not None:
         start = network.module, checkpoints.tree_digest(network)
         more = ("balanced",) if weight is not None else ()
-        decisive = _plain(config), data.fingerprint(), *start, *more
-        folder = Path(progress_dir) / checkpoints.key("matched", seed, *decisive)
+        folder = Path(progress_dir) / checkpoints.key(*decisive, data.fingerprint(), *start, *more)
     fixed = Fixed(jax.tree.map(jnp.copy, network), data, jnp.int32(seed), group_weight=weight)
-    fixed = answered(fixed, config.augment, [network])
-    shared = sharing.mesh(devices, config.batch_size)
-    return _train_on(network, fixed, config, marks, seed, folder, on_epoch, shared)
+    return answered(fixed, config.augment, [network]), folder
 
 
 def _train_on(

@@ -25,8 +25,8 @@ LAYOUT = ("NHWC", "HWIO", "NHWC")
 """Flax's layout of images, kernels and results."""
 STRIP = 2**20
 """Bytes of the cotangent that are read at once, about half of a core's second cache."""
-SMALL, MANY = 8, 64
-"""Pixels of a row, at most, and channels, at least, from which on products of matrices are the fastest."""
+SMALL, MANY, LEAST = 8, 256, 2.5e8
+"""Pixels of a row, at most, and channels and operations, at least, from which on products of matrices are fastest."""
 
 
 def conv_general_dilated(
@@ -106,10 +106,15 @@ def _fast_kernel_gradient(
     precision: Any,
 ) -> Array:
     """Return the same by what is fastest of strips of rows, products of matrices and XLA's own way."""
-    channels = min(lhs.shape[-1], cotangent.shape[-1])
-    if max(window_strides) > 1 or size == (1, 1):
+    channels, strided = min(lhs.shape[-1], cotangent.shape[-1]), max(window_strides) > 1
+    many = 2 * cotangent.size * size[0] * size[1] * lhs.shape[-1] >= LEAST
+    if size == (1, 1) or (strided and many):
         return _by_products(cotangent, lhs, size, window_strides, padding, precision)
-    if cotangent.shape[2] <= SMALL and channels >= MANY:
+    if strided:
+        return _kernel_gradient(
+            cotangent, lhs, size=size, window_strides=window_strides, padding=padding, precision=precision
+        )
+    if cotangent.shape[2] <= SMALL and channels >= MANY and many:
         return _by_shifted_products(cotangent, lhs, size, padding, precision)
     rows = max(1, STRIP // (cotangent.size // cotangent.shape[1] * cotangent.dtype.itemsize))
     total: Array | None = None

@@ -120,7 +120,7 @@ def resolve_budget(budget: float, units: int) -> int:
     Raises:
         JaxfairError: not a number, negative, a fractional count, or more than ``units``.
     """
-    if isinstance(budget, str | bool) or np.ndim(budget) or not np.isfinite(budget):
+    if not np.isfinite(budget):
         raise JaxfairError(f"The ReLU budget is {budget}; give a fraction below 1 or a whole number of units.")
     if budget >= 1 and budget != int(budget):
         raise JaxfairError(f"The ReLU budget {budget} is neither a fraction below 1 nor a whole number of units.")

@@ -75,6 +75,24 @@ class Best(NamedTuple):
     epoch: np.ndarray
 
 
+class Trainings(NamedTuple):
+    """What each of several trainings has of its own: sequences with one entry a seed, or None where there is none.
+
+    They are as ``fit`` takes them.
+    """
+
+    networks: Sequence[Network]
+    seeds: Sequence[int]
+    order_seeds: Sequence[int]
+    teachers: Sequence[Network] | None = None
+    kept: Sequence[Any] | None = None
+    progress_dirs: Sequence[Path] | None = None
+
+    def part(self, which: slice) -> "Trainings":
+        """Return some of them."""
+        return Trainings(*(None if values is None else values[which] for values in self))
+
+
 class Carry(NamedTuple):
     """What a step changes: the network, the optimizer's state and the mitigation's."""
 
@@ -298,14 +316,15 @@ def fit(
         >>> fitted.seed, fitted.history["loss"].shape
         (0, (2,))
     """
-    order_seeds = seeds if order_seeds is None else order_seeds
+    trainings = Trainings(networks, seeds, seeds if order_seeds is None else order_seeds, teachers, kept, progress_dirs)
     sharing.check(devices, config.batch_size)
+    check(trainings, data, config, attention, stopping)
     at_once = seeds_at_once(seeds, devices) if at_once is None else at_once
+    if at_once < 1:
+        raise JaxfairError(f"fit is to train {at_once} seeds at once; give at least 1, or leave at_once out.")
     if at_once > 1 and devices > 1 and jax.process_count() > 1:
         raise JaxfairError(f"{at_once} seeds at once cannot be shared by several processes; leave at_once out.")
-    check(networks, data, config, seeds, order_seeds, teachers, kept, attention, progress_dirs, at_once, stopping)
-    given = networks, data, config, seeds, order_seeds, teachers, kept, attention, progress_dirs, on_epoch, at_once
-    return _fit_chunks(*given, devices, stopping)
+    return _fit_chunks(trainings, data, config, attention, stopping, on_epoch, at_once, devices)
 
 
 def seeds_at_once(seeds: Sequence[int], devices: int = 1) -> int:
@@ -316,45 +335,41 @@ def seeds_at_once(seeds: Sequence[int], devices: int = 1) -> int:
 
 
 def _fit_chunks(
-    networks: Sequence[Network],
+    trainings: Trainings,
     data: Dataset,
     config: TrainConfig,
-    seeds: Sequence[int],
-    order_seeds: Sequence[int],
-    teachers: Sequence[Network] | None,
-    kept: Sequence[Any] | None,
     attention: float,
-    progress_dirs: Sequence[Path] | None,
+    stopping: Stopping | None,
     on_epoch: OnEpoch | None,
     at_once: int,
     devices: int,
-    stopping: Stopping | None,
 ) -> Iterator[Fitted]:
     """Train ``at_once`` seeds in one program each, one after another or each on a device, and yield what came out."""
-    decisive = make_step(config, data), networks[0].module, data.fingerprint() if progress_dirs else None
-    if stopping is not None and progress_dirs is not None:
+    resumable, module = trainings.progress_dirs is not None, trainings.networks[0].module
+    decisive = make_step(config, data), module, data.fingerprint() if resumable else None
+    if stopping is not None and resumable:
         decisive += (stopping.patience, stopping.validation.fingerprint())
-    starts = range(0, len(seeds), at_once)
+    starts = range(0, len(trainings.seeds), at_once)
     each = len(starts) > 1 and devices > 1 and jax.process_count() == 1
     mesh = None if each or at_once > 1 else sharing.mesh(devices, config.batch_size)
 
     def trained(start: int, device: sharing.Device | None, after_epoch: OnEpoch | None) -> list[Fitted]:
-        part = slice(start, start + at_once)
-        network, teacher = _stacked(networks[part]), None if teachers is None else _stacked(teachers[part])
-        chosen = None if kept is None else _stacked(kept[part])
+        part = trainings.part(slice(start, start + at_once))
+        network, teacher, kept = (
+            None if trees is None else _stacked(trees) for trees in (part.networks, part.teachers, part.kept)
+        )
         folder = None
-        if progress_dirs is not None:
-            trees = (network, teacher) if chosen is None else (network, teacher, chosen)
-            drawn, begun = (list(seeds[part]), list(order_seeds[part])), checkpoints.tree_digest(trees)
+        if part.progress_dirs is not None:
+            trees = (network, teacher) if kept is None else (network, teacher, kept)
+            drawn, begun = (list(part.seeds), list(part.order_seeds)), checkpoints.tree_digest(trees)
             more = (attention,) if attention else ()
-            folder = Path(progress_dirs[start]) / checkpoints.key(drawn, begun, decisive, *more)
-        seed_of = jnp.asarray(_stacked([np.int32(seed) for seed in seeds[part]]))
-        fixed = Fixed(teacher, data, seed_of, chosen, attention=jnp.float32(attention) if attention else None)
-        fixed = answered(fixed, config.augment, teachers[part] if teachers else ())
-        names = [f"seed {seed}" for seed in seeds[part]]
+            folder = Path(part.progress_dirs[0]) / checkpoints.key(drawn, begun, decisive, *more)
+        seed_of = jnp.asarray(_stacked([np.int32(seed) for seed in part.seeds]))
+        fixed = Fixed(teacher, data, seed_of, kept, attention=jnp.float32(attention) if attention else None)
+        fixed = answered(fixed, config.augment, part.teachers or ())
         network, fixed, held_out = sharing.laid_out((network, fixed, stopping), device)
-        given = network, fixed, config, order_seeds[part], names, folder, after_epoch, held_out, mesh
-        return _fitted(_train(*given), seeds[part], config, stopping)
+        state = _train(network, fixed, config, part, folder, after_epoch, held_out, mesh)
+        return _fitted(state, part.seeds, config, stopping)
 
     if not each:
         for start in starts:
@@ -393,8 +408,7 @@ def _train(
     network: Network,
     fixed: Fixed,
     config: TrainConfig,
-    order_seeds: Sequence[int],
-    names: Sequence[str],
+    trainings: Trainings,
     folder: Path | None,
     on_epoch: OnEpoch | None,
     stopping: Stopping | None,
@@ -405,11 +419,13 @@ def _train(
     Where training stops early, the networks of the carry are those of the lowest validation losses, and ``Best`` is
     returned too.
     """
-    data, count = fixed.data, len(order_seeds)
+    data, order_seeds = fixed.data, trainings.order_seeds
+    count, names = len(order_seeds), [f"seed {seed}" for seed in trainings.seeds]
     step: Callable = make_step(config, data)
     first = partial(begin, data=data, config=config)
     if count > 1:
-        step, first = Together(step, in_axes=(0, Fixed(0, None, 0, 0, None, None, 0), (None, 0))), jax.vmap(first)  # pyright: ignore
+        axes: Any = Fixed(teacher=0, data=None, seed=0, kept=0, group_weight=None, attention=None, wanted=0)
+        step, first = Together(step, in_axes=(0, axes, (None, 0))), jax.vmap(first)
     fixed = sharing.laid_out(fixed, mesh)
 
     def run(epoch: int, state: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -488,26 +504,13 @@ def _check_held_out(validation: Dataset, data: Dataset) -> None:
 
 
 def check(
-    networks: Sequence[Network],
-    data: Dataset,
-    config: TrainConfig,
-    seeds: Sequence[int],
-    order_seeds: Sequence[int],
-    teachers: Sequence[Network] | None,
-    kept: Sequence[Any] | None,
-    attention: float,
-    progress_dirs: Sequence[Path] | None,
-    at_once: int,
-    stopping: Stopping | None,
+    trainings: Trainings, data: Dataset, config: TrainConfig, attention: float = 0.0, stopping: Stopping | None = None
 ) -> None:
     """Raise a JaxfairError unless ``fit`` can take these arguments."""
-    given = {"seeds": seeds, "order_seeds": order_seeds, "teachers": teachers, "kept": kept}
-    given["progress_dirs"] = progress_dirs
-    for name, values in given.items():
+    networks, teachers, kept = trainings.networks, trainings.teachers, trainings.kept
+    for name, values in list(trainings._asdict().items())[1:]:
         if values is not None and not 0 < len(values) == len(networks):
             raise JaxfairError(f"fit got {len(values)} {name} for {len(networks)} networks; give one for each network.")
-    if at_once < 1:
-        raise JaxfairError(f"fit is to train {at_once} seeds at once; give at least 1, or leave at_once out.")
     if any(network.module != networks[0].module for network in networks):
         raise JaxfairError("fit got networks of different modules; train each module in a call of its own.")
     if config.distillation_weight and teachers is None:

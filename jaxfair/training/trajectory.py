@@ -22,7 +22,7 @@ from jaxfair.options import Seed, checked
 from jaxfair.training import mitigate, sharing
 from jaxfair.training.batches import Fixed, answered, run_batches
 from jaxfair.training.config import TrainConfig
-from jaxfair.training.fit import TrainStep, begin, check, make_step
+from jaxfair.training.fit import Trainings, TrainStep, begin, check, make_step
 
 SKETCH_SIZE = 4096
 
@@ -60,7 +60,7 @@ def first_steps(
     """
     order = seed if order_seed is None else order_seed
     teachers = None if teacher is None else [teacher]
-    check([network], data, config, [seed], [order], teachers, None, 0.0, None, 1, None)
+    check(Trainings([network], [seed], [order], teachers), data, config)
     step, wanted = make_step(config, data), list(steps)
     last = step.steps_per_epoch * config.epochs
     if wanted != sorted(set(wanted)) or not wanted or not 1 <= wanted[0] <= wanted[-1] <= last:

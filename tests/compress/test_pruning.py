@@ -112,3 +112,10 @@ def test_bad_input_is_answered_by_one_sentence(network: Network, config: PruneCo
         fit([network], make_data(), CONFIG, seeds=[0], kept=[{"head": True}])
     with pytest.raises(JaxfairError, match="What is kept is no tree of booleans; give kept_weights of the parameters"):
         fit([network], make_data(), CONFIG, seeds=[0], kept=[network.params])
+
+
+@pytest.mark.parametrize("holder", [list, tuple, lambda leaves: {"kernel": leaves}])
+@pytest.mark.parametrize("measure", [kept_weights, weight_count, kept_count])
+def test_parameters_that_are_no_nested_dicts_are_refused(holder: Any, measure: Any) -> None:
+    with pytest.raises(JaxfairError, match=r"'layers/.*0' is not in nested dicts alone; give a network's"):
+        measure({"layers": holder([np.ones((2, 2), np.float32)])})

@@ -1,6 +1,7 @@
 """Functions that read other things than before are other functions, and the same otherwise."""
 
 import array
+import dataclasses
 import functools
 import sys
 import types
@@ -9,12 +10,14 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from flax import nnx
+from jax.tree_util import Partial
 
 import jaxfair
 from jaxfair.curvature.captured import Captured
@@ -268,3 +271,40 @@ def test_what_reads_the_same_is_compiled_once() -> None:
     first = measure()
     assert first > 3
     assert measure() <= 3, "shapes are asked for at the door, by evaluating nothing"
+
+
+def test_a_flag_that_a_partial_binds_by_name_is_no_array() -> None:
+    def apply(moved: Any, params: Any, x: Any, *, doubled: bool) -> Any:
+        return x @ params + (2 * moved if doubled else moved)
+
+    moved = jnp.array([1.0, 0.0, -1.0])
+    for doubled in (False, True):
+        found = losses(Partial(apply, moved, doubled=doubled))
+        np.testing.assert_allclose(found, expected((1 + doubled) * moved), rtol=1e-5)
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["weights", "act"], meta_fields=[])
+@dataclasses.dataclass
+class Layer:
+    """A pytree that holds its activation function beside its array, as modules of Equinox do."""
+
+    weights: Any
+    act: Any
+
+    def __call__(self, x: Any) -> Any:
+        """Compute logits."""
+        return self.act(x @ self.weights)
+
+
+def test_a_module_that_holds_functions_is_a_classifier() -> None:
+    found = jaxfair.deepfool(Layer(WEIGHTS, jnp.tanh), X, Y).distance
+    plain = jaxfair.deepfool(lambda x: jnp.tanh(x @ WEIGHTS), X, Y).distance
+    np.testing.assert_allclose(found, plain, rtol=1e-5)
+
+
+def test_what_equinox_wraps_is_a_function() -> None:
+    np.testing.assert_allclose(losses(eqx.filter_jit(shifted)), expected(np.zeros(3)), rtol=1e-5)
+    module = eqx.nn.MLP(5, 3, width_size=4, depth=1, key=jax.random.key(0))
+    found = jaxfair.linearized_distance(eqx.filter_vmap(module), X, Y).distance
+    plain = jaxfair.linearized_distance(lambda x: jax.vmap(module)(x), X, Y).distance
+    np.testing.assert_allclose(found, plain, rtol=1e-5)

@@ -360,3 +360,10 @@ def test_one_output_says_the_class_of_the_smaller_loss() -> None:
     found = jaxfair.group_report(lambda w, x: 40 * (x @ w - 0.5), one, loss=logistic, **options)
     assert found.accuracy[0] == 1
     assert found.softmax_gap[0] > 0.9
+
+
+def test_a_long_name_of_a_group_is_cut_short(problem: dict[str, Any]) -> None:
+    bad = problem | {"x": problem["x"].at[4].set(jnp.nan), "group": ["x" * 5000] * N}
+    with pytest.raises(JaxfairError, match="loss of example 4, in group 'xxx") as refused:
+        jaxfair.group_report(model, **bad)
+    assert len(str(refused.value)) < 200

@@ -1,14 +1,17 @@
 """A user's own per-example loss, per-example gradients, and the naming of what is not finite."""
 
+import warnings
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax import nnx
 
 import jaxfair
-from jaxfair import losses
+from jaxfair import losses, sensitivity
 from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.operators import GIGABYTE, GroupOperator, as_pytree, make_plan, per_example_gradient_norms
 from jaxfair.curvature.spectrum import group_curvature
@@ -177,3 +180,119 @@ def test_a_loss_that_fails_is_one_sentence() -> None:
     one: Any = lambda outputs: outputs  # noqa: E731
     with pytest.raises(JaxfairError, match=r"The loss\(logits, y\) fails \(.*\); give one that takes the outputs"):
         group_curvature(linear, np.ones((4, 3), np.float32), x, np.ones(4), weights, loss=one)
+
+
+LABEL = np.arange(N) % OUTPUTS
+X, OUT = INPUTS.astype(np.float32), PARAMS["out"].astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", [jnp.float16, jnp.bfloat16])
+def test_logits_of_half_precision_have_the_losses_that_they_say(kind: Any) -> None:
+    """Logits 9 and 0, whose loss half precision rounds to 0."""
+    x, y, params = np.eye(2, dtype=np.float32)[GROUP], GROUP, 9 * np.eye(2, dtype=np.float32)
+
+    def half(params: Any, x: Any) -> jax.Array:
+        return linear(params, x).astype(kind)
+
+    loss = jaxfair.group_report(linear, params, x, y, GROUP).loss
+    np.testing.assert_allclose(group_curvature(half, params, x, y, WEIGHTS).loss, loss, rtol=1e-5)
+    if kind is jnp.float16:  # the report refuses a Hessian as coarse as the other's
+        np.testing.assert_allclose(jaxfair.group_report(half, params, x, y, GROUP).loss, loss, rtol=1e-5)
+    line = sensitivity.losses_on_segment(half, params, 2 * params, x, y, WEIGHTS, np.zeros(1))
+    np.testing.assert_allclose(line[0], loss, rtol=1e-5)
+    norms = [per_example_gradient_norms(f, params, x, y) for f in (half, linear)]
+    np.testing.assert_allclose(*norms, rtol=1e-2)
+
+
+@pytest.mark.parametrize("kind", [jnp.float16, jnp.bfloat16])
+def test_last_places_of_half_precision_are_no_mixing_and_batch_norm_is(kind: Any) -> None:
+    """Also beside a column that is 0 for all."""
+
+    def rounded(params: Any, x: Any) -> jax.Array:
+        first = (jnp.arange(len(x)) < 3)[:, None]
+        return (linear(params, x) * jnp.where(first, 1 + jnp.finfo(kind).eps, 1)).astype(kind)
+
+    def mixing(params: Any, x: Any) -> jax.Array:
+        logits = linear(params, x)
+        return ((logits - logits.mean(0)) / logits.std(0) * jnp.array([1, 1, 0])).astype(kind)
+
+    assert np.isfinite(jaxfair.group_report(rounded, OUT, X, LABEL, GROUP).loss).all()
+    with pytest.raises(JaxfairError, match="put batch norm and dropout into evaluation mode"):
+        jaxfair.group_report(mixing, OUT, X, LABEL, GROUP)
+
+
+def of_rows(outputs: jax.Array, y: jax.Array) -> jax.Array:
+    return optax.softmax_cross_entropy(outputs, jax.nn.one_hot(y, OUTPUTS))
+
+
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [
+        (LABEL + 1, "3 of 11 labels are 3 or more beside 3 outputs"),
+        (np.where(np.arange(N) == 5, 255, LABEL), "1 of 11 labels are 3 or more beside 3 outputs"),
+    ],
+)
+def test_labels_that_no_output_is_for_are_said(label: np.ndarray, said: str) -> None:
+    with pytest.warns(UserWarning, match=said):
+        per_example_gradient_norms(linear, OUT, X, label, loss=of_rows)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        per_example_gradient_norms(linear, OUT, X, LABEL, loss=of_rows)
+
+
+def test_running_statistics_and_views_of_one_array_are_said() -> None:
+    """Of NNX, where no name says it, and of a framework's tied weights that came as NumPy's arrays."""
+    definition, params = nnx.split(nnx.BatchNorm(FEATURES, use_running_average=True, rngs=nnx.Rngs(0)))
+    with pytest.warns(UserWarning, match=r"hold batch statistics \(mean, var\)"):
+        per_example_gradient_norms(lambda p, x: nnx.merge(definition, p)(x), params, X, LABEL)
+    square = PARAMS["hidden"].astype(np.float32)
+    for other in (square[:], square.T):
+        with pytest.warns(UserWarning, match="'a' and 'b' are one array"):
+            per_example_gradient_norms(lambda p, x: x @ p["a"] @ p["b"], {"a": square, "b": other}, X, LABEL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        halves = {"a": square[:2], "b": square[2:]}  # of one memory, and not the same
+        per_example_gradient_norms(lambda p, x: x @ jnp.vstack([p["a"], p["b"]]), halves, X, LABEL)
+
+
+@pytest.mark.parametrize(
+    ("model", "loss", "said"),
+    [
+        (linear, lambda z, y: (squared(z, y), 0), r"The loss returned a tuple for \d+ examples; expected one number"),
+        (linear, lambda z, y: {"loss": squared(z, y)}, "The loss returned a dict for"),
+        (lambda p, x: linear(p, x).astype(int), squared, "numbers of type int32; return floating-point logits"),
+        (lambda p, x: linear(p, x) > 0, squared, "numbers of type bool; return floating-point logits"),
+        (lambda p, x: {"a": linear(p, x) > 0}, lambda z, y: z["a"][:, 0] * 1.0, "numbers of type bool; return"),
+        (lambda p, x: x.reshape(1, -1) @ p, squared, r"logits_fn\(params, x\) fails .* and a batch of inputs"),
+        (lambda p, x: x.reshape(1, -1) @ p, None, r"logits_fn\(params, x\) fails .* and a batch of inputs"),
+        (lambda p, x: x[:1] @ p, None, r"logits_fn returned shape \(1, 3\) for 2 examples"),
+        (
+            lambda p, x: jax.scipy.special.gammainc(jnp.exp(linear(p, x)), jnp.ones((len(x), OUTPUTS))),
+            None,
+            r"JAX lacks a derivative that the model needs \(.*igamma_grad_a.*\); give functions",
+        ),
+    ],
+)
+def test_models_and_losses_that_have_no_curvature_are_one_sentence(model: Any, loss: Any, said: str) -> None:
+    y, options = (LABEL, {}) if loss is None else (TARGETS.astype(np.float32), {"loss": loss})
+    for call in (
+        lambda: group_curvature(model, OUT, X, y, WEIGHTS, **options),
+        lambda: GroupOperator(model, OUT, X, y, WEIGHTS[0], **options).loss_and_gradient(),
+        lambda: jaxfair.group_report(model, OUT, X, y, GROUP, **options),
+    ):
+        with pytest.raises(JaxfairError, match=said):
+            call()
+
+
+@pytest.mark.parametrize("power", [1, 2])
+def test_one_logit_with_labels_of_signs_has_an_accuracy(power: int) -> None:
+    """By a hinge and by squares, whose boundary between -1 and 1 is 0."""
+
+    def apart(outputs: jax.Array, y: jax.Array) -> jax.Array:
+        return jnp.maximum(1 - y * outputs[:, 0], 0 if power == 1 else -jnp.inf) ** power
+
+    logit = X @ OUT[:, :1]
+    found = jaxfair.group_report(linear, OUT[:, :1], X, 2 * GROUP - 1, LABEL, loss=apart)
+    right = (logit[:, 0] > 0) == (GROUP == 1)
+    np.testing.assert_allclose(found.accuracy, [right[g == LABEL].mean() for g in range(OUTPUTS)])
+    assert (found.softmax_gap > 0).all()

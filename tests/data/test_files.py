@@ -3,12 +3,13 @@
 import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jaxfair.data.files import Files, identity, open_files
 from jaxfair.errors import JaxfairError
-from tests.packing import ARCHIVES, CONTENTS, JUNK, everything, packed, zipped
+from tests.packing import ARCHIVES, CONTENTS, JUNK, everything, packed, tar, zipped
 from tests.real_data import needs
 
 
@@ -129,6 +130,49 @@ def test_two_folders_of_the_same_names_sizes_and_times_are_two(tmp_path: Path) -
         (tmp_path / name / "1.bmp").write_text(name[0])
         os.utime(tmp_path / name / "1.bmp", ns=(1, 1))
     assert identity(tmp_path / "dark") != identity(tmp_path / "bright")
+
+
+def test_what_a_study_writes_and_what_goes_away_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = packed(tmp_path, "folder", CONTENTS)
+    before = identity(folder)
+    for name in ("plan-cpu.json", "runs/train/DONE", "report/groups.csv"):
+        (folder / "results/mine" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "results/mine" / name).touch()
+    assert (identity(folder), everything(folder)) == (before, CONTENTS)
+    (folder / "set/1.lock").touch()
+    real = os.stat
+
+    def stat(path: Any, **options: Any) -> os.stat_result:
+        if str(path).endswith(".lock"):
+            raise FileNotFoundError(2, "No such file or directory", path)
+        return real(path, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    assert identity(folder) == before
+
+
+@pytest.mark.parametrize(
+    "name", ["@eaDir/a.txt/SYNOPHOTO_THUMB_M.jpg", "$RECYCLE.BIN/1.jpg", "a/thumbs.DB", "#recycle/1"]
+)
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_what_systems_add_is_passed_over_in_any_case(tmp_path: Path, kind: str, name: str) -> None:
+    assert everything(packed(tmp_path, kind, {"a.txt": b"a", name: b"-"})) == {"a.txt": b"a"}
+
+
+@pytest.mark.parametrize("top", ["", "deep/"])
+def test_archives_in_a_folder_are_as_if_they_were_unpacked(tmp_path: Path, top: str) -> None:
+    folder = packed(tmp_path, "folder", {f"{top}labels.csv": b"-"})
+    zipped(folder / top / "train.zip", {"train/cat/1.jpg": b"1", "train/dog/2.jpg": b"2"})
+    tar(folder / top / "cat.tar.gz", {"3.jpg": b"3"})
+    with open_files(folder, nested=True) as view:
+        names = ("train/cat/1.jpg", "train/dog/2.jpg", "cat/3.jpg", "labels.csv")
+        assert sorted(view.names) == sorted(top + name for name in names)
+        assert view.read(f"{top}cat/3.jpg") == b"3"
+    (folder / top / "train/cat").mkdir(parents=True)
+    (folder / top / "train/cat/1.jpg.txt").touch()
+    zipped(folder / top / "train.zip", {"train/cat/1.jpg.txt": b"1"})
+    with pytest.raises(JaxfairError, match=r"holds '.*train/cat/1\.jpg\.txt' twice"):
+        open_files(folder, nested=True)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Decoding: equality with Pillow, modes, orientation, what is refused, and many images at once."""
 
 import io
+import struct
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -88,6 +89,31 @@ def test_sixteen_bits_are_scaled(values: np.ndarray) -> None:
     for kind in ("PNG", "TIFF", "PPM"):
         pixels = decode(encoded(image, kind), channels=1)[..., 0]
         np.testing.assert_array_equal(pixels, np.rint(values / 257))
+
+
+@pytest.mark.parametrize("orientation", [1, 3])
+def test_twelve_bits_are_scaled(orientation: int) -> None:
+    """A TIFF of 4095 and 0, in three bytes."""
+    tags = {256: 2, 257: 1, 258: 12, 259: 1, 262: 1, 273: 8, 274: orientation, 277: 1, 278: 1, 279: 3}
+    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags.items())
+    data = b"II*\0" + struct.pack("<I", 12) + b"\xff\xf0\x00\0" + struct.pack("<H", len(tags)) + entries + bytes(4)
+    assert decode(data, channels=1)[0, :, 0].tolist() == [255, 0][:: 1 if orientation == 1 else -1]
+
+
+def test_alpha_that_is_multiplied_in_is_read() -> None:
+    data = encoded(Image.new("LA", (2, 2), (100, 255)), "TIFF")
+    known = struct.pack("<HHIH", 338, 3, 1, 2)
+    assert data.count(known) == 1
+    assert (decode(data.replace(known, struct.pack("<HHIH", 338, 3, 1, 1))) == 100).all()
+
+
+def test_a_mode_without_a_way_to_rgb_is_unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
+    def convert(*_: Any, **__: Any) -> Image.Image:
+        raise ValueError("conversion from La to RGBA not supported")
+
+    monkeypatch.setattr(Image.Image, "convert", convert)
+    reasons = decode_all(iter([(0, encoded(Image.new("CMYK", (2, 2)), "TIFF"))]), np.zeros((1, 4, 4, 3), np.uint8))
+    assert reasons == {0: "has the mode CMYK, which cannot be made grey or RGB"}
 
 
 @given(hnp.arrays(np.float32, (3, 4), elements=st.floats(0, 1, width=32)))

@@ -74,6 +74,19 @@ def test_an_array_split_of_other_values_is_a_column(tmp_path: Path) -> None:
     assert not arrays.read(save(tmp_path, images=IMAGES, split=np.array(["train", "test"] * 2))).left_out
 
 
+@pytest.mark.parametrize(("cells", "said"), [(["Train", "val", "train", "test"], 1), (["train", "x", "test", ""], 0)])
+def test_parts_in_an_array_of_another_name_are_said(tmp_path: Path, cells: list[str], said: int) -> None:
+    index = arrays.read(save(tmp_path, images=IMAGES, partition=np.array(cells)))
+    reason = "names the parts of a set, which are mixed: call it 'split' to keep its test rows out of training"
+    assert (index.split, index.left_out) == (None, (("the column 'partition'", reason),) * said)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_numbers_are_written_as_they_were_given(tmp_path: Path, kind: type) -> None:
+    index = arrays.read(save(tmp_path, images=IMAGES, dose=np.array([0.1, 2.5, 3, np.nan], kind)))
+    assert index.columns["dose"].names == ("0.1", "2.5", "3")
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

@@ -174,6 +174,43 @@ def test_classes_with_the_same_folders_in_them_stay_classes(tmp_path: Path) -> N
     assert set(values(other.columns["class"])) == {"tests", "trains"}
 
 
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("train/cat/1.jpg", "train/dog/2.jpg", "unlabelled/3.jpg"), "the folder 'train' holds folders, as a part"),
+        (("train/cat/1.jpg", "train/dog/2.jpg", "extra/cat/3.jpg"), "the folder 'train' holds folders"),
+        (("training_set/cat/1.jpg", "test_set/cat/2.jpg", "test_set/bird/3.jpg"), "the folder 'test_set' holds"),
+        (("cat/train/1.jpg", "cat/test/2.jpg", "dog/train/3.jpg"), "folders test and train lie below the classes"),
+        (("set/train/cat/1.jpg", "set/test/cat/2.jpg", "docs/3.png"), "folders test and train lie below"),
+        (("cat/img/Val/1.jpg", "cat/img/train/2.jpg", "dog/3.jpg"), "folders Val and train lie below"),
+    ],
+)
+def test_parts_in_other_places_are_no_classes(tmp_path: Path, names: tuple[str, ...], words: str) -> None:
+    """What was held out would be trained on."""
+    with pytest.raises(JaxfairError, match=words):
+        read(tmp_path, *names)
+
+
+def test_classes_that_begin_as_parts_do_stay_classes(tmp_path: Path) -> None:
+    index = read(tmp_path, "valley/near/1.jpg", "trainer/a/2.jpg", "devon/3.jpg")
+    assert set(values(index.columns["class"])) == {"valley", "trainer", "devon"}
+
+
+@pytest.mark.parametrize("inside", [("train", "test"), ("images", "images"), ("images", "a/b")])
+def test_folders_that_a_part_wraps_are_looked_through(tmp_path: Path, inside: tuple[str, str]) -> None:
+    """As Kaggle's archives are unpacked."""
+    wraps = [f"{part}/{wrap}" for part, wrap in zip(("train", "test"), inside, strict=True)]
+    index = read(tmp_path, *(f"{wrap}/{kind}/1.jpg" for wrap in wraps for kind in "ab"))
+    assert (values(index.columns["class"]), values(index.split)) == (["a", "b"] * 2, ["test"] * 2 + ["train"] * 2)
+
+
+def test_images_that_are_not_read_are_rejected(tmp_path: Path) -> None:
+    index = read(tmp_path, "cat/1.JFIF", "dog/2.pnm", "fox/3.heic", "fox/4.AVIF")
+    assert values(index.columns["class"]) == ["cat", "dog"]
+    reason = "is of a format that is not read; save it as JPEG or PNG"
+    assert (index.rejected, index.left_out) == ((("fox/3.heic", reason), ("fox/4.AVIF", reason)), ())
+
+
 def test_a_folder_whose_name_is_no_text_is_refused() -> None:
     with pytest.raises(JaxfairError, match="is not UTF-8, and so cannot be shown; rename it"):
         columns.from_names(["cat", b"caf\xe9".decode("utf-8", "surrogateescape")])

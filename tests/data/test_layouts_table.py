@@ -5,6 +5,7 @@ import posixpath
 import tempfile
 import zipfile
 from collections.abc import Collection, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def read(root: Path, content: str | bytes, path_column: str = "file", name: str 
 ROWS = (("file", "race", "sex"), ("b.jpg", "White", "f"), ("sub/c.jpg", "Black", "m"), ("a.jpg", "White", "m"))
 
 
-@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 @pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["plain", "mark"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=["unix", "windows", "mac"])
 def test_columns_by_name_in_the_order_of_the_table(tmp_path: Path, delimiter: str, mark: str, end: str) -> None:
@@ -110,6 +111,33 @@ def test_rows_that_do_not_fit_are_rejected(tmp_path: Path) -> None:
         ("b.jpg", "stands in data rows 4, 5 and 9 of labels.csv"),
     ]
     assert index.left_out == (("1 file (sub/d e.jpg)", "named by no row of labels.csv"),)
+
+
+def test_rows_without_any_cell_are_passed_over(tmp_path: Path) -> None:
+    """Excel writes them, and counts them."""
+    index = read(tmp_path, "file,race\na.jpg,1\n,\n , \n,,,\nb.jpg\nsub/c.jpg,2\n,,\n")
+    assert list(index.names) == ["a.jpg", "sub/c.jpg"]
+    assert index.rejected == (("data row 5 of labels.csv", "has 1 cells instead of 2"),)
+    with pytest.raises(JaxfairError, match="has a header but no rows"):
+        read(tmp_path, "file,race\n,\n")
+
+
+@pytest.mark.parametrize("cell", ["1.png", "./1.png", "sub/../1.png"])
+def test_a_path_that_fits_two_files_is_refused(tmp_path: Path, cell: str) -> None:
+    contents = {"1.png": b"", "sub/1.png": b"", "sub/2.png": b"", "sub/labels.csv": f"file\n{cell}\n2.png\n".encode()}
+    words = f"'{cell}' in data row 1 of .* fits two files, '1.png' and 'sub/1.png'"
+    with open_files(write(tmp_path, contents)) as files, pytest.raises(JaxfairError, match=words):
+        table.read(tmp_path, files, "file")
+    (tmp_path / "1.png").unlink()
+    if cell != "sub/../1.png":
+        with open_files(tmp_path) as files:
+            assert table.read(tmp_path, files, "file").names == ["sub/1.png", "sub/2.png"]
+
+
+def test_a_column_that_names_the_parts_is_said(tmp_path: Path) -> None:
+    index = read(tmp_path, "file,phase\na.jpg,train\nb.jpg,TEST\n")
+    assert index.left_out[0].name == "the column 'phase'"
+    assert index.left_out[0].reason.endswith("call it 'split' to keep its test rows out of training")
 
 
 def test_missing_cells_stay_rows(tmp_path: Path) -> None:
@@ -361,6 +389,43 @@ def test_parquet_types(tmp_path: Path) -> None:
     assert "image" not in index.columns
     assert index.left_out[0] == ("the column 'image'", "holds bytes that are no text in UTF-8: it is passed over")
     assert index.rejected == (("data row 3 of labels.parquet", "has no path"),)
+
+
+@pytest.mark.parametrize(
+    ("column", "words"), [("file", "has no column 'file', and 'image'"), ("image", "The column 'image' of the table")]
+)
+@pytest.mark.parametrize("cell", [b"\xff\xd8" * 900, {"bytes": b"\xff\xd8" * 900, "path": "1.jpg"}])
+def test_a_table_with_the_images_in_it_is_refused(tmp_path: Path, column: str, words: str, cell: Any) -> None:
+    """As those of Hugging Face have them."""
+    parquet.write_table(pyarrow.table({"image": [cell] * 2, "label": [0, 1]}), tmp_path / "labels.parquet")
+    files = open_files(write(tmp_path / "images", IMAGES))
+    with pytest.raises(JaxfairError, match=words) as caught:
+        table.read(tmp_path / "labels.parquet", files, column)
+    assert "holds images themselves, or other bytes; write images to files" in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_columns_of_parquet_that_hold_no_cells_are_passed_over(tmp_path: Path) -> None:
+    columns = {
+        "file": ["a.jpg", "b.jpg"],
+        "dose": pyarrow.array([0.1, None], pyarrow.float32()),
+        "price": pyarrow.array([Decimal("7.00"), Decimal("7.50")]),
+        "image": [{"bytes": b"\xff", "path": "1"}] * 2,
+        "day": pyarrow.array([10**9, 0], pyarrow.date32()),
+        "at": pyarrow.array([0, 1], pyarrow.timestamp("s", "Nowhere/Town")),
+        "embedding": [[0.1] * 512] * 2,
+        "race": ["x", "y"],
+    }
+    parquet.write_table(pyarrow.table(columns), tmp_path / "labels.parquet")
+    with open_files(write(tmp_path / "images", IMAGES)) as files:
+        index = table.read(tmp_path / "labels.parquet", files, "file")
+    assert {name: values(column) for name, column in index.columns.items()} == {
+        "dose": ["0.1", None],
+        "price": ["7", "7.50"],
+        "race": ["x", "y"],
+    }
+    passed = [f"the column '{name}'" for name in ("image", "day", "at", "embedding")]
+    assert [item.name for item in index.left_out[:4]] == passed
 
 
 @pytest.mark.parametrize(("size", "words"), [(0, "Parquet"), (50, "Parquet: .*; write it again, or as CSV")])

@@ -190,6 +190,31 @@ def test_refusals(config: SourceConfig, words: str) -> None:
         parts(config)
 
 
+def test_values_that_differ_in_case_alone_are_said() -> None:
+    known = {"smile": columns.from_values(SMILE), "sex": columns.from_values(["Male", "male", "female"] * 4)}
+    made = parts(protocol("smile", "sex"), columns=known)
+    assert made.train.group_names == ("Male", "female", "male")
+    assert made.left_out == (("'Male' and 'male'", "are two values of sex"),)
+
+
+def test_messages_are_bounded() -> None:
+    """Whatever names and cells hold."""
+    many = [f"{'x' * 50}{i}" for i in range(N)]
+    known = {"smile": columns.from_values(SMILE), "skin": columns.from_values(many)}
+    cases: tuple[dict[str, Any], ...] = (
+        {"columns": known, "split": columns.from_values(SPLIT)},
+        {"columns": known | {"smile": columns.from_values(["y" * 9000] * N)}},
+        {"rejected": (Rejected("z" * 9000, "does not exist"),)},
+    )
+    for changes in cases:
+        with pytest.raises(JaxfairError) as caught:
+            parts(protocol("smile", "skin"), **changes)
+        assert len(str(caught.value)) < 500
+    with pytest.raises(JaxfairError, match=r"the value 'x+…' too") as caught:
+        columns.official_split(columns.from_values(["train", "x" * 9000]))
+    assert len(str(caught.value)) < 300
+
+
 def test_an_official_split_without_a_group_is_refused() -> None:
     with pytest.raises(JaxfairError, match="official test images of Smiles hold none of group dark; drop"):
         parts(split=columns.from_values(SPLIT))

@@ -213,6 +213,73 @@ def test_a_table_of_ones_own(tmp_path: Path) -> None:
     assert sources.load(SourceConfig("table", path=path, label=("smile",))).train.group_names == ("no", "yes")
 
 
+def people(folder: Path) -> Path:
+    """Write a table and its images."""
+    for i in range(8):
+        (folder / f"img/{i}.jpg").parent.mkdir(parents=True, exist_ok=True)
+        (folder / f"img/{i}.jpg").write_bytes(jpeg(i))
+    rows = "".join(f"img\\{i}.jpg,{i % 2}\n" for i in range(8))
+    (folder / "people.csv").write_text(f"path,label\n{rows}")
+    return folder
+
+
+@pytest.mark.parametrize("named", ["people.csv", ""])
+def test_what_a_study_writes_beside_a_table_changes_nothing(tmp_path: Path, named: str) -> None:
+    folder = people(tmp_path / "faces")
+    config = SourceConfig("table", path=folder / named)
+    first = sources.load(config).train.fingerprint()
+    for name in ("plan.json", "runs/train/DONE", "report/groups.csv", "report/figure.png"):
+        (folder / "results/people" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "results/people" / name).write_bytes(jpeg(9))
+    assert sources.load(config).train.fingerprint() == first
+    assert len([*(tmp_path / "cache").iterdir()]) == 1
+
+
+def test_what_lies_beside_a_table_and_no_row_names_does_not_matter(tmp_path: Path) -> None:
+    """Unless it is one of its images that changes, or appears in a second place."""
+    folder = people(tmp_path / "faces")
+    (folder / "lost").symlink_to(tmp_path / "nowhere")
+    config = SourceConfig("table", path=folder / "people.csv")
+    first = sources.load(config).train.fingerprint()
+    (folder / "notes.png").write_bytes(jpeg(9))
+    assert sources.load(config).train.fingerprint() == first
+    assert len([*(tmp_path / "cache").iterdir()]) == 1
+    (folder / "img/3.jpg").write_bytes(jpeg(99))
+    assert sources.load(config).train.fingerprint() != first
+    (folder / "img/3.jpg").unlink()
+    with pytest.raises(JaxfairError, match=r"img/3\.jpg does not exist"):
+        sources.load(config)
+
+
+def test_archives_of_parts_in_a_folder_are_the_split(tmp_path: Path) -> None:
+    """Whether the folder of the part is packed too or not."""
+    (tmp_path / "pets").mkdir()
+    for part, inside in (("train", "train/"), ("test", "")):
+        with zipfile.ZipFile(tmp_path / "pets" / f"{part}.zip", "w") as archive:
+            for i, kind in enumerate(("cat", "dog")):
+                archive.writestr(f"{inside}{kind}/{i}.jpg", jpeg(i))
+    loaded = sources.load(SourceConfig("folder", path=tmp_path / "pets"))
+    assert (loaded.official, loaded.train.class_names, len(loaded.train)) == (True, ("cat", "dog"), 2)
+
+
+def test_values_that_a_named_set_leaves_out_and_the_user_does_not_are_said(places: Path) -> None:
+    utkface(places / "UTKFace.zip")
+    loaded = sources.load(SourceConfig("utkface-age", drop=("race=Other",)))
+    assert "0-1" in loaded.train.group_names
+    assert loaded.left_out == (("age=0-1", "stays in, since other values are given to be dropped"),)
+    for drop in (("race=Other", "age=0-1"), ()):
+        assert sources.load(SourceConfig("utkface-age", drop=drop)).left_out == ()
+
+
+@pytest.mark.parametrize("name", ["UTKFace.md5", "UTKFace-notes.txt", "UTKFace.crdownload"])
+def test_other_files_of_a_sets_name_are_not_the_set(places: Path, name: str) -> None:
+    (places / name).write_text("-")
+    with pytest.raises(JaxfairError, match="There are no files of 'utkface-race' in the data directory"):
+        sources.load("utkface-race")
+    utkface(places / "UTKFace.zip")
+    assert str(places / "UTKFace.zip") in sources.load("utkface-race").origin
+
+
 def test_the_archive_of_a_table_may_be_named_alone(tmp_path: Path) -> None:
     """With names and columns in the form of Unicode that macOS has, and options in the other."""
     with zipfile.ZipFile(tmp_path / "faces.zip", "w") as archive:

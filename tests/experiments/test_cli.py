@@ -85,6 +85,8 @@ BEFORE_ANYTHING_IS_MADE = {
     "--budgets --follow 4": "Networks of SNL's budgets are to be followed, and there is no budget",
     "--budgets --controls random": "Networks of SNL's budgets are to have random masks, and there is no budget",
     "--data.group class --data.group digit": "The option --data.group is given twice; give all of its values after one",
+    "--data.keep 0.9 --data.keep 0.1": "The option --data.keep is given twice",
+    "--mitigation-rates 0.1 --mitigation_rates=0.2": "The option --mitigation-rates is given twice",
     "--data.path=": "--data.path is empty, as an unset variable is; give a value.",
     "--data.path=~/faces": "'~/faces' is no folder: the shell did not replace ~; write the whole path.",
     "--model.network cnn --model.block bottleneck": "Blocks and the stem's width are those of a ResNet",

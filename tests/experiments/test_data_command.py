@@ -133,6 +133,18 @@ def test_a_named_imbalance_thins_the_training_set_only() -> None:
     np.testing.assert_allclose(mine.group_counts / whole.group_counts, 0.5, atol=0.01)
 
 
+def test_one_share_multiplies_those_of_a_named_imbalance() -> None:
+    """So that a preset thins such a set, and leaves the imbalance that it is named for."""
+    config = DataConfig("digits-imbalanced", test_fraction=0.25, keep=(0.5,))
+    prepared = datasets.prepare(config)
+    assert prepared.record["keep"] == (0.45,) * 5 + (0.05,) * 5
+    whole = datasets.prepare(DataConfig("digits", test_fraction=0.25)).train
+    shares = prepared.train.group_counts / whole.group_counts
+    np.testing.assert_allclose(shares, prepared.record["keep"], atol=0.01)
+    said = datasets.origin(sources.load("digits-imbalanced"), config)[-1]
+    assert said == "kept of the training images: 45 %, 5 %, 50 % of what 'digits-imbalanced' keeps (--data.keep)"
+
+
 def test_training_data_can_be_balanced_and_the_imbalance_swapped(tmp_path: Path) -> None:
     """As many in all as before, on the same test images; the data as they are have the record that they had."""
     config = DataConfig("digits-imbalanced", test_fraction=0.25, seed=3)

@@ -42,6 +42,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "asked", lambda environment: True)
     monkeypatch.setattr(convolutions, "STRIP", 1500)
     monkeypatch.setattr(convolutions, "MANY", 5)
+    monkeypatch.setattr(convolutions, "LEAST", 1)
 
 
 def loss(convolve: Any, stride: int, padding: Any) -> Callable[[Any, Any], Any]:

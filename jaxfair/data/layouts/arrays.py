@@ -37,7 +37,7 @@ def read(path: Path) -> Index:
         stream=lambda: enumerate(images),
         columns=columns,
         split=official_split(columns.get("split")),
-        left_out=no_split(columns.get("split")),
+        left_out=no_split(columns),
         size=(images.shape[1], images.shape[2], images.shape[3] if images.ndim == 4 else 1),
     )
 
@@ -102,4 +102,5 @@ def _column(name: str, array: np.ndarray, count: int, path: Path) -> Column:
             f"The array '{name}' of '{path}' has type {array.dtype} and shape {array.shape}; "
             f"expected {count} integers, strings or booleans, one an image."
         )
-    return from_values(array.tolist())
+    # A float of NumPy shows 0.1 as it was given; Python's, which is wider, 0.10000000149.
+    return from_values(list(array) if array.dtype.kind == "f" else array.tolist())

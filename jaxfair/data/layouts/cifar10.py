@@ -27,6 +27,11 @@ def _no_bytes() -> bytes:
     return b""
 
 
+def _scalar(kind: np.dtype, data: bytes) -> Any:
+    """Return a number, of the bytes that a pickle holds; NumPy's own function may be given none, and any size."""
+    return np.frombuffer(data, kind, 1)[0]
+
+
 # What pickles of arrays, bytes and lists call. Any other function that a pickle asks for could do harm.
 _ALLOWED = {
     ("numpy", "ndarray"): np.ndarray,
@@ -34,7 +39,8 @@ _ALLOWED = {
     ("_codecs", "encode"): str.encode,  # bytes, written by Python 3 for Python 2
     **{(module, "bytes"): _no_bytes for module in ("__builtin__", "builtins")},  # and empty ones
     **{(f"numpy.{core}.multiarray", "_reconstruct"): np.zeros(1).__reduce__()[0] for core in ("core", "_core")},
-    ("numpy._core.numeric", "_frombuffer"): np.zeros(1).__reduce_ex__(5)[0],
+    **{(f"numpy.{core}.multiarray", "scalar"): _scalar for core in ("core", "_core")},
+    **{(f"numpy.{core}.numeric", "_frombuffer"): np.zeros(1).__reduce_ex__(5)[0] for core in ("core", "_core")},
 }
 
 

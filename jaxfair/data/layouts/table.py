@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxfair.data import tables
-from jaxfair.data.columns import Column, Index, Rejected, from_values, nfc, no_split, official_split
-from jaxfair.data.files import Files, holds_files, is_junk, open_files
+from jaxfair.data.columns import Column, Index, Rejected, from_values, nfc, no_split, official_split, short
+from jaxfair.data.files import Files, holds_files, is_junk, open_files, plain_base
 from jaxfair.data.layouts.find import several
 from jaxfair.errors import JaxfairError, did_you_mean
 
@@ -21,9 +21,9 @@ def read(table: Path, files: Files, path_column: str) -> Index:
     r"""Return the images that a table names, in its order; its other columns are their properties.
 
     Args:
-        table: Parquet where it ends in ``.parquet`` or ``.pq``; otherwise CSV in UTF-8, split at commas, semicolons or
-            tabs, with a header. Columns without a name are passed over. A folder or archive stands for the one table
-            in it.
+        table: Parquet where it ends in ``.parquet`` or ``.pq``; otherwise CSV in UTF-8, split at commas, semicolons,
+            tabs or bars, with a header. Columns without a name are passed over, and rows without any cell. A folder or
+            archive stands for the one table in it.
         files: What the paths are relative to, or relative to the folder of it in which the table lies, or to its one
             folder where all images lie in one.
         path_column: The name of the column of paths, whose folders are parted by ``/`` or ``\``. Names are the same in
@@ -33,11 +33,12 @@ def read(table: Path, files: Files, path_column: str) -> Index:
         The index. Missing cells have the code ``MISSING``. A column ``split`` of ``train``, ``test``, ``val``,
         ``valid`` and ``validation`` is the split as well. ``rejected`` are rows, counted from 1 below the header,
         without a path or with too few or too many cells; paths that do not exist; and paths that several rows name,
-        since these may disagree. ``left_out`` are the files that no row names, and columns of bytes that are no text.
+        since these may disagree. ``left_out`` are the files that no row names, and columns of bytes that are no text,
+        of lists, or of values that Python cannot hold.
 
     Raises:
         JaxfairError: The table cannot be read, has two columns of one name, no column of paths, no row, or none that
-            can be used; or a path is absolute or leads out of ``files``.
+            can be used; or a path is absolute, leads out of ``files``, or fits two files.
     """
     table, data, inside = _located(table, files)
     path_column = nfc(path_column)
@@ -46,11 +47,11 @@ def read(table: Path, files: Files, path_column: str) -> Index:
     if repeated:
         raise JaxfairError(f"The table '{table}' has several columns named '{repeated[0]}'; rename all but one.")
     cells = {name: column for name, column in zip(content.names, content.columns, strict=True) if name}
-    if path_column not in cells:
-        raise JaxfairError(f"The table '{table}' has no column '{path_column}'{did_you_mean(path_column, cells)}")
-    if not content.rows and not content.ragged:
+    _check_paths(cells, path_column, table)
+    paths = cells.pop(path_column)
+    named, blank = _named(paths, list(cells.values()), content.rows, table, _finder(files, inside))
+    if not (named or blank or content.ragged):
         raise JaxfairError(f"The table '{table}' has a header but no rows; expected a row an image.")
-    named, blank = _named(cells.pop(path_column), content.rows, table, _finder(files, inside))
     present = frozenset(files.names)
     kept = {name: at[0] for name, at in named.items() if len(at) == 1 and name in present}
     rejected = (*content.ragged, *blank, *_misfits(named, present, content.rows, table))
@@ -58,7 +59,7 @@ def read(table: Path, files: Files, path_column: str) -> Index:
         first = next((each for each in rejected if each.reason == GONE), rejected[0])
         advice = f"paths are expected to be relative to '{files.path}', whose first file is '{files.names[0]}'"
         raise JaxfairError(
-            f"No row of the table '{table}' can be used ({first.name} {first.reason}); "
+            f"No row of the table '{table}' can be used ({short(first.name)} {first.reason}); "
             f"{advice if first.reason == GONE else 'give one row to each image, with a cell in every column'}."
         )
     if spelled := [name for name in cells if name.strip().lower() == "split" != name]:
@@ -72,21 +73,32 @@ def read(table: Path, files: Files, path_column: str) -> Index:
         stream=lambda: files.rows(list(kept)),
         columns=columns,
         split=official_split(columns.get("split")),
-        left_out=(*no_split(columns.get("split")), *no_texts, *beside),
+        left_out=(*no_split(columns), *no_texts, *content.passed, *beside),
         rejected=rejected,
     )
+
+
+def named_files(table: Path, path_column: str) -> frozenset[str]:
+    """Return the names of the files that a table's rows name, without folders, and its own, as ``plain_base`` does."""
+    content = tables.parse(_read(table), table, nfc(path_column))
+    paths = dict(zip(content.names, content.columns, strict=True)).get(nfc(path_column), ())
+    return frozenset(map(plain_base, (table.name, *map(_as_text, filter(_may_be_path, paths)))))
+
+
+def _read(table: Path) -> bytes:
+    try:
+        return table.read_bytes()
+    except OSError as error:
+        raise JaxfairError(
+            f"The table '{table}' cannot be read: {error.strerror}; give a CSV or Parquet file."
+        ) from error
 
 
 def _located(table: Path, files: Files) -> tuple[Path, bytes, str]:
     """Return the path of a table, its content, and its name in ``files``, which is empty if it lies elsewhere."""
     if not holds_files(table):
         same = (name for name in files.names if _is_same(files.path / name, table))
-        try:
-            return table, table.read_bytes(), next(same, "")
-        except OSError as error:
-            raise JaxfairError(
-                f"The table '{table}' cannot be read: {error.strerror}; give a CSV or Parquet file."
-            ) from error
+        return table, _read(table), next(same, "")
     own = table == files.path
     with contextlib.nullcontext(files) if own else open_files(table) as holder:
         names = [name for name in holder.names if name.lower().endswith(_TABLES)]
@@ -98,19 +110,44 @@ def _located(table: Path, files: Files) -> tuple[Path, bytes, str]:
         return table / names[0], holder.read(names[0]), names[0] if own else ""
 
 
+def _check_paths(cells: Mapping[str, Sequence[Any]], path_column: str, table: Path) -> None:
+    """Refuse a table without a column of paths; one of Hugging Face has the images themselves."""
+    advice = "holds images themselves, or other bytes; write images to files, and name these in a column."
+    if path_column in cells:
+        if not all(map(_may_be_path, cells[path_column])):
+            raise JaxfairError(f"The column '{path_column}' of the table '{table}' {advice}")
+        return
+    without = f"The table '{table}' has no column '{path_column}'"
+    if held := next((name for name, column in cells.items() if not all(map(_is_cell, column))), None):
+        raise JaxfairError(f"{without}, and '{held}' {advice}")
+    raise JaxfairError(f"{without}{did_you_mean(path_column, cells)}")
+
+
+def _may_be_path(cell: Any) -> bool:
+    return not isinstance(cell, dict) and _is_cell(cell)
+
+
 def _named(
-    cells: Sequence[Any], rows: Sequence[int], table: Path, find: Callable[[str, str], str]
+    paths: Sequence[Any],
+    others: Sequence[Sequence[Any]],
+    rows: Sequence[int],
+    table: Path,
+    find: Callable[[str, str], str],
 ) -> tuple[dict[str, list[int]], tuple[Rejected, ...]]:
-    """Return where each path stands, and the rows without one."""
+    """Return where each path stands, and the rows without one that have other cells."""
     named: dict[str, list[int]] = {}
     blank = []
-    for i, cell in enumerate(cells):
-        text = cell.decode("utf-8", "replace") if isinstance(cell, bytes) else str("" if cell is None else cell)
+    for i, text in enumerate(map(_as_text, paths)):
         if not text.strip():
-            blank.append(Rejected(f"data row {rows[i]} of {table.name}", "has no path"))
+            if any(_as_text(column[i]).strip() for column in others):
+                blank.append(Rejected(f"data row {rows[i]} of {table.name}", "has no path"))
             continue
         named.setdefault(find(text, f"data row {rows[i]} of '{table}'"), []).append(i)
     return named, tuple(blank)
+
+
+def _as_text(cell: Any) -> str:
+    return cell.decode("utf-8", "replace") if isinstance(cell, bytes) else str("" if cell is None else cell)
 
 
 def _finder(files: Files, inside: str) -> Callable[[str, str], str]:
@@ -123,19 +160,28 @@ def _finder(files: Files, inside: str) -> Callable[[str, str], str]:
     for name in present:  # macOS stores names in another form of Unicode than tables have
         composed[nfc(name)] = None if nfc(name) in composed else name
 
+    def stored(name: str) -> str | None:
+        return name if name in present else composed.get(nfc(name))
+
     def find(text: str, where: str) -> str:
-        if text in present:
+        if text in present and not folder:
             return text
         path = text.strip().replace("\\", "/")
         spelled = [posixpath.normpath(path), posixpath.normpath(folder + path)]
         spelled = [name for name in spelled if name.split("/")[0] != ".."]
-        if re.match("([A-Za-z]:|/)", path) or not spelled:
+        exact = [text] if text in present else []
+        if not exact and (re.match("([A-Za-z]:|/)", path) or not spelled):
             raise JaxfairError(
-                f"The path '{text}' in {where} is absolute or leads out of '{files.path}'; give paths relative to that."
+                f"The path '{short(text)}' in {where} is absolute or leads out of '{files.path}'; give paths relative "
+                "to that."
             )
-        places = [*spelled, only_top + spelled[0]]
-        known = (name if name in present else composed.get(nfc(name)) for name in places)
-        return next(filter(None, known), spelled[0])
+        places = [*dict.fromkeys(filter(None, (*exact, *map(stored, spelled))))]
+        if len(places) > 1:
+            raise JaxfairError(
+                f"The path '{short(text)}' in {where} fits two files, '{places[0]}' and '{places[1]}'; name the table "
+                "by path, and the folder that its paths are relative to by images."
+            )
+        return next(iter(places), None) or stored(only_top + spelled[0]) or spelled[0]
 
     return find
 
@@ -149,6 +195,9 @@ def _columns(cells: Mapping[str, Sequence[Any]], rows: Sequence[int]) -> tuple[d
 
 
 def _is_cell(value: Any) -> bool:
+    """Return whether a value can be shown: it is, or holds, no bytes that are no text."""
+    if isinstance(value, dict):
+        return all(map(_is_cell, value.values()))
     if isinstance(value, bytes):
         try:
             value.decode("utf-8")

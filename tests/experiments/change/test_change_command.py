@@ -167,6 +167,24 @@ def test_classes_that_are_numbers_are_compared_as_such(tmp_path: Path) -> None:
     assert set(joined.group) == {f"{group} & {age}" for group in set(GROUP) for age in (0, 1)}
 
 
+@pytest.mark.parametrize("codes", [("250.0", "250.00"), ("007", "7")])
+def test_spellings_that_a_column_tells_apart_are_classes(codes: tuple[str, str], tmp_path: Path) -> None:
+    """As text of any kind: the one is no right answer to the other, and each may have scores of its own."""
+    of = np.array(codes)
+    label = of[(LABEL == "yes").astype(int)].tolist()
+    people, first = {"id": IDS, "label": label, "group": GROUP}, {"id": IDS, "predicted": [codes[0]] * N}
+    after = {**scores("logits", LOGITS[0], codes), "predicted": of[LOGITS[0].argmax(axis=1)].tolist()}
+    found = files(tmp_path, people=people, before=first, after=after)
+    joined = join([found["before"]], [found["after"]], found["people"], Names())
+    assert joined.classes == codes
+    np.testing.assert_array_equal(joined.y, LABEL == "yes")
+    np.testing.assert_array_equal(joined.before[0], np.zeros(N))
+    np.testing.assert_array_equal(joined.after[0], LOGITS[0])
+    found = files(tmp_path, people=people, before={**first, "label": label[::-1]})
+    with pytest.raises(JaxfairError, match="have other labels for"):
+        join([found["before"]], [found["before"]], found["people"], Names())
+
+
 def test_classes_that_are_never_a_label_are_said(tmp_path: Path) -> None:
     """A column beside the classes', such as the largest logit, or an answer that is none."""
     more = {**scores("logits", LOGITS[0]), "logits_max": LOGITS[0].max(axis=1)}

@@ -185,6 +185,7 @@ def test_a_plan_lists_what_is_finished_and_what_is_not(out: Path, capsys: pytest
         (["--rounds=31"], "31 rounds in 30 epochs"),
         (["--bits", "--formats", "--sparsities"], "0 numbers of bits, 0 formats and 0 sparsities"),
         (["--seeds=0"], "0 seeds"),
+        (["--bits", "8", "--bits", "4"], "--bits is given twice; give all of its values after one."),
         (["--reference", "x"], "no group 'x'"),
         (["--seeds-at-once=0"], "seeds_at_once is 0"),
     ],

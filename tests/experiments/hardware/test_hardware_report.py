@@ -1,6 +1,7 @@
 """The hardware study's report from results made by hand: figures, what is left out and why, warnings, and the page."""
 
 import csv
+import json
 import types
 import warnings
 from pathlib import Path
@@ -186,6 +187,12 @@ def test_a_report_is_complete_and_loads_nothing(folder: Path, page: Page) -> Non
     assert [url for url in page.loads if not url.startswith("#")] == []
     assert "(segment) cannot be drawn: the networks are not at hand" in page.text
     assert all(figures.DRAWINGS[name][0] in page.text for name in drawn)
+
+
+def test_the_record_has_what_a_published_page_begins_with(folder: Path, page: Page) -> None:
+    said = json.loads((folder / "runs.json").read_text(encoding="utf-8"))["introduction"]
+    assert said.startswith("3 seeds, 4 groups, 820 training and 180 test images; ")
+    assert said in page.text
 
 
 def test_the_page_shows_the_tables_and_escapes_names(hardware: Hardware, folder: Path, page: Page) -> None:

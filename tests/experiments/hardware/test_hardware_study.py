@@ -324,6 +324,7 @@ def test_emulation_may_differ_between_bundles(study: Path) -> None:
         (("--nodes", "a=cpu,gres=gpu:1"), "'a=cpu,gres=gpu:1' says gres, which only --executor slurm heeds"),
         (("--nodes", "a=cpu", "a=bf16"), "The kinds of machine are called a, a"),
         (("--nodes", "a=cpu-axv"), "did you mean 'cpu-avx'"),
+        (("--nodes", "a=cpu", "--nodes", "b=bf16"), "The option --nodes is given twice"),
         (("--devices", "2"), "compares bits, which sums over several devices change"),
         (("--profiles", "cpu", "--reference", "ten"), "no group 'ten' to be the reference; the groups are 0, 1, 2,"),
         (("--profiles", "cpu", "--budgets", "769"), "The ReLU budget is 769, but the network has 768 units"),

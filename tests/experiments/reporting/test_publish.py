@@ -72,6 +72,18 @@ def test_a_page_opens_with_who_lost_more_than_whom(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("sketched")
+def test_a_page_says_of_what_it_is_and_what_its_tables_mean(tmp_path: Path) -> None:
+    make_study(tmp_path / "study", "Study", seeds=2)
+    publish.write(tmp_path / "study", tmp_path / "page.md")
+    before, _, after = (tmp_path / "page.md").read_text().partition("## Who lost most")
+    told = "2 seeds, 3 groups, 720 training and 113 test images of 'handmade'. The reference group is a. 95 % intervals"
+    assert f"\n\n{told}" in before
+    networks = after.partition("## Networks\n\n")[2]
+    assert networks.startswith("SNL n keeps the n ReLUs that selective network linearization chose")
+    assert "relative drop matched percent are counted from the control. Million passes are the work" in networks
+
+
+@pytest.mark.usefixtures("sketched")
 def test_a_report_of_runs_elsewhere_is_published(tmp_path: Path) -> None:
     """As that of merged studies is, in whose own folder there are no runs."""
     made = make_analyses(tmp_path / "runs-of-others", seeds=2)

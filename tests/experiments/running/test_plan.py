@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,6 +80,23 @@ def test_what_is_wrong_with_data_that_are_there_is_an_error(tmp_path: Path) -> N
     assert blank.train.image_shape == (16, 16, 3)
     assert absent
     assert not more
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": -16}, "The image size is -16; give 1 to 4096 pixels"),
+        ({"size": 0}, "The image size is 0"),
+        ({"size": 10**9}, "The image size is 1000000000"),
+        ({"images": Path("x")}, "'utkface-race' takes no images"),
+        ({"name": "digits", "size": 16}, "have a size of their own; .* or give --data.size None where a preset has"),
+    ],
+)
+def test_wrong_options_do_not_wait_for_the_data(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    config = DataConfig(**{"name": "utkface-race", "path": tmp_path / "later", **options})
+    for prepare in (datasets.prepare_or_blank, datasets.prepare):
+        with pytest.raises(JaxfairError, match=message):
+            prepare(config)
 
 
 def test_time_left_is_work_left_at_the_speed_of_finished_runs(tmp_path: Path) -> None:

@@ -204,6 +204,7 @@ REFUSED = {
     "pieces --learning-rate 0": "at learning rate 0.0",
     "boundary --widths": "The hidden widths are ()",
     "boundary --widths 4 0": "The hidden widths are (4, 0)",
+    "boundary --widths 4 --widths 2": "The option --widths is given twice",
     "boundary --widths 1": "give widths from 1 on, two units or more",
     "boundary --restarts 0": "the restarts 0; give",
     "boundary --minority 0": "A minority of 0.0 of 1000 points leaves a group without any",
