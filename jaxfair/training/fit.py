@@ -90,7 +90,8 @@ class Trainings(NamedTuple):
 
     def part(self, which: slice) -> "Trainings":
         """Return some of them."""
-        return Trainings(*(None if values is None else values[which] for values in self))
+        parts: Any = {name: values and values[which] for name, values in self._asdict().items()}
+        return Trainings(**parts)
 
 
 class Carry(NamedTuple):
@@ -424,7 +425,7 @@ def _train(
     step: Callable = make_step(config, data)
     first = partial(begin, data=data, config=config)
     if count > 1:
-        axes: Any = Fixed(teacher=0, data=None, seed=0, kept=0, group_weight=None, attention=None, wanted=0)
+        axes = Fixed(teacher=0, data=None, seed=0, kept=0, wanted=0)  # pyright: ignore[reportArgumentType]
         step, first = Together(step, in_axes=(0, axes, (None, 0))), jax.vmap(first)
     fixed = sharing.laid_out(fixed, mesh)
 
