@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, get_origin, get_type_hints
 
-from jaxfair.errors import STORAGE, JaxfairError, did_you_mean
+from jaxfair.errors import STORAGE, JaxfairError, did_you_mean, short
 
 Work = Callable[[Any, list[str]], object]
 """Does what a command is for; it gets the options and the words of the whole command line."""
@@ -145,7 +145,7 @@ def _guarded(work: Callable[[list[int]], None], after: str = KEPT) -> int:
     except OSError as error:
         if error.errno not in UNUSABLE:
             raise
-        shown = name if len(name := str(error.filename)) <= 100 else f"{name[:99]}…"
+        shown = short(str(error.filename), 100)
         print(f"error: '{shown}' cannot be used: {error.strerror}; {after}.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -55,10 +55,11 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
     options = list(options)
     close = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
     if close:
-        return f"; did you mean '{_short(close[0])}'?"
+        return f"; did you mean '{short(close[0], 60)}'?"
     more = f" and {len(options) - MOST} more" if len(options) > MOST else ""
-    return f"; choose from {', '.join(map(_short, options[:MOST]))}{more}"
+    return f"; choose from {', '.join(short(option, 60) for option in options[:MOST])}{more}"
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= 60 else f"{name[:59]}…"
+def short(text: str, most: int = 200) -> str:
+    """Return text of bounded length for a message: a name, a path or a cell may hold anything."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -17,7 +17,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.sharding import AxisType
 
-from jaxfair.errors import JaxfairError
+from jaxfair.errors import JaxfairError, short
 
 Missing = Literal["refuse", "drop", "group"]
 """What to do with examples whose group is missing: refuse them, leave them out, or make them a group of their own."""
@@ -30,8 +30,7 @@ MOST_GROUPS = 1000
 
 def quoted(values: Any, most: int = 5) -> str:
     """Return a few values as text of bounded length."""
-    texts = (" ".join(str(value).split()) for value in list(values)[:most])  # of arrays, too, on one line
-    shown = [text if len(text) <= 30 else f"{text[:29]}…" for text in texts]
+    shown = [short(" ".join(str(value).split()), 30) for value in list(values)[:most]]  # of arrays, too, on one line
     more = len(values) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from jaxfair.errors import JaxfairError, did_you_mean
+from jaxfair.errors import JaxfairError, did_you_mean, short
 
 INF, LARGEST, LARGEST_SEED = float("inf"), 2**63 - 1, 2**31 - 1
 ARRAYS = ("jax", "jaxlib", "jaxtyping", "numpy")
@@ -219,4 +219,4 @@ def _shown(value: Any) -> str:
     if not (_is_plain(value) or of_numbers):
         return f"of type {type(value).__name__}"
     text = f"'{value}'" if isinstance(value, str) else str(value)
-    return text if len(text) <= 40 else f"{text[:39]}…"
+    return short(text, 40)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from jaxfair.errors import JaxfairError, did_you_mean
+from jaxfair.errors import JaxfairError, did_you_mean, short
 
 MISSING = -1
 JOINT = " & "
@@ -125,11 +125,6 @@ def as_numbers(column: Column, name: str) -> Column:
             )
     values = from_values(numbers)
     return Column(np.append(values.codes, np.int32(MISSING))[column.codes], values.names)  # the last is for MISSING, -1
-
-
-def short(text: str, most: int = 200) -> str:
-    """Return text of bounded length for a message: a cell or a name may hold anything."""
-    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def nfc(text: str) -> str:

@@ -14,12 +14,11 @@ from jaxfair.data.columns import (
     choose,
     merge_below,
     select,
-    short,
 )
 from jaxfair.data.config import SourceConfig
 from jaxfair.data.dataset import Dataset, Rows, make_dataset
 from jaxfair.data.splits import check_classes
-from jaxfair.errors import JaxfairError, did_you_mean
+from jaxfair.errors import JaxfairError, did_you_mean, short
 from jaxfair.inputs import quoted
 
 MOST_VALUES = 1000
