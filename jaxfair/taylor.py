@@ -249,9 +249,9 @@ class Agreement(NamedTuple):
 
     Attributes:
         runs, items: How many.
-        r2: ``1 - sum (actual - foretold)^2 / sum (actual - mean)^2``: 1 is exact, 0 no better than the mean of what
-            happened, negative worse.
-        r2_interval: 95 %, over runs; NaN for one.
+        r2: 1 less the geometric mean over runs of what is left unexplained, ``sum (actual - foretold)^2 / sum (actual -
+            mean)^2``: 1 is exact, 0 no better than the mean of what happened, negative worse.
+        r2_interval: 95 %, over runs; NaN for one, and where a run was foretold exactly.
         rank: Spearman's rank correlation.
         rank_interval: 95 %, over runs; NaN for one.
     """
@@ -269,8 +269,8 @@ def agreement(foretold: np.ndarray, actual: np.ndarray) -> Agreement:
     """Compare foretold with actual changes of loss.
 
     Items of a run, such as groups and budgets, share its network and are no independent evidence; so the intervals are
-    over runs, for these items. That of R2, which is skewed where items are few, covers less than it says: 84 to 93 % of
-    95 in simulations of five items (``tests/test_taylor.py``).
+    over runs, for these items. What is left unexplained of few items is skewed, so that a mean of it hangs on its
+    rarest runs and no interval of it covers; that of its logarithm does (``tests/test_taylor.py``).
 
     Args:
         foretold: Shape (runs, ...), the runs such as seeds first.
@@ -290,14 +290,14 @@ def agreement(foretold: np.ndarray, actual: np.ndarray) -> Agreement:
         raise JaxfairError(f"Each run has {told.shape[1]} item; give at least two, such as groups, to compare.")
     spread = ((seen - seen.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        r2 = intervals.over_seeds(1 - ((seen - told) ** 2).sum(axis=1) / spread)
+        unexplained = intervals.over_seeds(np.log(((seen - told) ** 2).sum(axis=1) / spread))
+        low, high = unexplained.interval()
     ranks = np.round([_spearman(a, b) for a, b in zip(told, seen, strict=True)], 12)  # 1 by another path of sums
     rank = intervals.over_seeds_of_ranks(ranks, told.shape[1])
-    ends = r2._replace(value=100 * r2.value, variance=1e4 * r2.variance).interval(scale="percent")
     return Agreement(
         *told.shape,
-        float(r2.value),
-        Interval(ends.low / 100, ends.high / 100),
+        float(1 - np.exp(unexplained.value)),
+        Interval(1 - np.exp(high), 1 - np.exp(low)),
         float(rank.value),
         rank.interval(scale="correlation"),
     )

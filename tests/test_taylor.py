@@ -76,8 +76,8 @@ def test_agreement_is_that_of_the_definitions() -> None:
     foretold = actual + 0.3 * rng.normal(size=actual.shape)
     found = taylor.agreement(foretold, actual)
     assert (found.runs, found.items) == (4, 6)
-    r2 = [1 - ((a - f) ** 2).sum() / ((a - a.mean()) ** 2).sum() for f, a in zip(foretold, actual, strict=True)]
-    np.testing.assert_allclose(found.r2, np.mean(r2))
+    left = [((a - f) ** 2).sum() / ((a - a.mean()) ** 2).sum() for f, a in zip(foretold, actual, strict=True)]
+    np.testing.assert_allclose(found.r2, 1 - np.prod(left) ** (1 / 4))
     rank = [float(np.asarray(spearmanr(f.ravel(), a.ravel()))[0]) for f, a in zip(foretold, actual, strict=True)]
     np.testing.assert_allclose(found.rank, np.mean(rank))
     assert found.r2_interval.low < found.r2 < found.r2_interval.high <= 1
@@ -179,11 +179,10 @@ def test_what_does_not_fit_is_refused() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("noise", [0.1, 0.5])
+@pytest.mark.parametrize("noise", [0.1, 0.5, 2.0])
 @pytest.mark.parametrize("runs", [3, 5, 10])
-def test_how_far_the_interval_of_r2_covers(runs: int, noise: float) -> None:
-    """Nominal 95 %: 85 to 93, too few, since R2 of few items is skewed; the docs say so."""
-    rng, hits, times = np.random.default_rng(0), 0, 1000
+def test_the_interval_of_r2_covers(runs: int, noise: float) -> None:
+    rng, hits, times = np.random.default_rng(0), 0, 2000
     base = rng.normal(size=5)
 
     def draw(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -192,9 +191,9 @@ def test_how_far_the_interval_of_r2_covers(runs: int, noise: float) -> None:
 
     told, seen = draw(200_000)
     spread = ((seen - seen.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
-    truth = np.mean(1 - ((seen - told) ** 2).sum(axis=1) / spread)
+    truth = 1 - np.exp(np.mean(np.log(((seen - told) ** 2).sum(axis=1) / spread)))
     for _ in range(times):
         low, high = taylor.agreement(*draw(runs)).r2_interval
         hits += bool(low <= truth <= high)
     print(f"R2, {runs} runs, noise {noise}: {100 * hits / times:.1f} %")
-    assert 0.82 <= hits / times <= 0.97
+    assert 0.93 <= hits / times <= 0.97

@@ -12,16 +12,33 @@ import numpy as np
 
 from experiments.analyses.quantities import accuracies, drops, joint_drop, points_lost, whole_accuracy
 from experiments.analyses.results import CONTROLS, HARM, Results, Variant
-from experiments.analyses.statistics import contrast, lost_by, small_less_large
+from experiments.analyses.statistics import contrast, group_drops, in_all, lost_by, small_less_large
 from experiments.reporting import html, series
 from experiments.reporting.tables import Column, Row, Table
-from experiments.reporting.verdicts import POINTS, Claim, Measured, Missing, decide
+from experiments.reporting.verdicts import (
+    POINTS,
+    RANKED,
+    Claim,
+    Measured,
+    Missing,
+    decide,
+    rank_correlations,
+    small_groups,
+    too_small,
+)
 from jaxfair import intervals
 
-DATA = {"": "as they are", "balanced": "balanced", "swapped": "imbalance swapped"}
+DATA = {
+    "": "as they are",
+    "balanced": "balanced",
+    "fivefold": "large groups five times as large",
+    "tenfold": "large groups ten times as large",
+    "swapped": "imbalance swapped",
+}
 MEANING = (
     "The same networks, trained on other images of the same data and tested on the same ones. Balanced: every group "
     "has as many training images, and all together are as many as in the study where the smallest group has enough. "
+    "Five and ten times as large: each large group has so many times as many as each small one. "
     "Swapped: few images are kept of large groups and many of small ones. Large and small groups are always those of "
     "the data as they are, and losses are counted from the control that was trained alike. If harm follows the "
     "imbalance and not the class, the difference vanishes when the data are balanced and reverses when they are "
@@ -61,10 +78,10 @@ def on_data(results: Results, kind: str) -> Results:
         Missing: nothing was trained on such data, or not the same seeds.
     """
     if kind not in results.rebalanced:
-        raise Missing(f"no network was trained on {DATA[kind]} data; give --data-controls {kind}")
+        raise Missing(f"no network was trained on such data; give --data-controls {kind}")
     other = results.rebalanced[kind]
     if other.variants[0].seeds != results.variants[0].seeds:
-        raise Missing(f"the networks on {DATA[kind]} data are of other seeds")
+        raise Missing(f"the networks of --data-controls {kind} are of other seeds")
     return other._replace(groups=results.groups)
 
 
@@ -160,6 +177,9 @@ def claims(
         judge(f"harm_reverses{of}", f"With the imbalance swapped it is the others that lose more {where}",
               "relative drop of small - of large groups, imbalance swapped, percentage points", _elsewhere, network,
               difference, "swapped", side="below", floor=POINTS),
+        judge(f"harm_grows_with_imbalance{of}", f"They lose more the more the large groups outnumber them {where}",
+              "Spearman correlation over data of large / small groups' training images with the relative drop of small "
+              "- of large groups", _by_imbalance, network),
     ]
 # fmt: on
 
@@ -170,6 +190,30 @@ def _elsewhere(
     """Compare small with large groups where a network was trained on data of another imbalance."""
     of, called = network(results)
     return measure(results, kind, of), called
+
+
+def _by_imbalance(results: Results, network: Callable[[Results], tuple[Variant, str]]) -> tuple[Measured, str, str]:
+    """Rank the difference of what small and large groups lost by how many times as many images large groups have."""
+    own, called = network(results)
+    if len(results.rebalanced) < RANKED - 1:
+        raise Missing(f"it takes {RANKED} kinds of data to rank; give --data-controls balanced fivefold tenfold")
+    found, ratios = [(results, own)], [_outnumber(results, results.groups.train_count)]
+    for kind, other in results.rebalanced.items():
+        found.append(_there(results, kind, own))
+        ratios.append(_outnumber(results, other.groups.train_count))
+    small = small_groups(results.groups) & in_all([v for _, v in found])
+    large = results.groups.large & in_all([v for _, v in found])
+    drops = [group_drops(v, small).mean(axis=1) - group_drops(v, large).mean(axis=1) for _, v in found]
+    ranked, note = rank_correlations(np.array([ratios] * len(drops[0])), np.stack(drops, axis=1), "data")
+    ends = drops[int(np.argmax(ratios))] - drops[int(np.argmin(ratios))]
+    means = sorted((ratio, float(points.mean())) for ratio, points in zip(ratios, drops, strict=True))
+    told = "; ".join(f"{ratio:.2g} times as many: {points:.3g} points" for ratio, points in means)
+    return ranked._replace(small=too_small(ends, POINTS, "points")), note, f"{called}; {told}"
+
+
+def _outnumber(results: Results, train_count: np.ndarray) -> float:
+    """Return how many times as many training images the large groups have as the small ones, on average."""
+    return float(train_count[results.groups.large].mean() / train_count[small_groups(results.groups)].mean())
 
 
 def section(rows: Sequence[Row], by_group: Sequence[Row]) -> list[str]:

@@ -51,8 +51,8 @@ MEANINGS = {
     "Saves, kept": "what the change saves, and how much of it is left: ReLUs, weights that are not zero, bits of 32.",
     "Foretold": "g . d + 1/2 d^T H d, with d the change of the weights, g gradient and H Hessian of the group's loss "
     f"on the full network: the change of the loss to second order. {KINKS} R2 compares it with the rise over groups, "
-    "seed by seed: 1 is exact, 0 no better than one number for all groups, negative worse; its interval over seeds, of "
-    "these groups, covers 84 to 93 % instead of 95 where they are few.",
+    "seed by seed: 1 is exact, 0 no better than one number for all groups, negative worse; over seeds it is 1 less the "
+    "geometric mean of what is left unexplained, with a 95 % interval for these groups.",
     "Parameter distance": "L2 distance between the parameters of the changed and the full network.",
 }
 WORDS = Words(SUMMARY, LOST, NETWORKS, MEANINGS)

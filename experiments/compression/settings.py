@@ -23,8 +23,9 @@ class Study:
         formats: floating-point formats of weights and products: bf16, fp16, tf32.
         mitigations: fine-tune the pruned networks by these too, with the numbers of ``finetune.mitigation``.
         data_controls: make the full network, the sparsest pruned ones, that of fewest bits and their control on other
-            training images too, with the same test images: balanced are as many of every group, swapped are few of the
-            large and many of the small groups (``data.rebalance``).
+            training images too, with the same test images: balanced are as many of every group, fivefold and tenfold
+            so many times as many of each large group as of each small one, swapped few of the large and many of the
+            small groups (``data.rebalance``).
         splits: per-seed splits the data anew for every training seed, so that the intervals are over splits too; one is
             shared by all seeds.
         reference: group that the others are compared with; by default that with the most training images.

@@ -33,9 +33,9 @@ COLUMNS = (
 )
 FOOT = (
     "R2 of what is foretold for the groups with the change of their test loss: 1 is exact, 0 no better than one number "
-    "for all groups. In brackets: 95 % over seeds, for these groups; those of R2 cover 84 to 93 % where groups are "
-    "few. Breaks: the median over seeds and groups of the "
-    f"first tenth of the way at which two terms in weights and masks are off by {taylor.LEVEL:.0%} or more."
+    "for all groups; over seeds, 1 less the geometric mean of what is left unexplained. In brackets: 95 % over seeds, "
+    "for these groups. Breaks: the median over seeds and groups of the first tenth of the way at which two terms in "
+    f"weights and masks are off by {taylor.LEVEL:.0%} or more."
 )
 
 

@@ -43,7 +43,8 @@ class Study:
             with the fine-tuning alone; random keeps ReLUs chosen at random on the full network.
         data_controls: make the full network, the tightest SNL network (or the DeepReDuce students, without one) and its
             matched control on other training images too, with the same test images: balanced are as many of every
-            group, swapped are few of the large and many of the small groups (``data.rebalance``).
+            group, fivefold and tenfold are so many times as many of each large group as of each small one, swapped are
+            few of the large and many of the small groups (``data.rebalance``).
         splits: per-seed splits the data anew for every training seed, so that the intervals are over splits too; one is
             shared by all seeds.
         follow: fine-tune the tightest and the middle SNL network and their controls for so many epochs, and look at

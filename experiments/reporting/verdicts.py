@@ -270,7 +270,7 @@ def corrected(found: Sequence[Claim]) -> list[Claim]:
     return made
 
 
-def rank_correlations(x: np.ndarray, y: np.ndarray, of: Literal["groups", "budgets"]) -> tuple[Measured, str]:
+def rank_correlations(x: np.ndarray, y: np.ndarray, of: Literal["groups", "budgets", "data"]) -> tuple[Measured, str]:
     """Return the mean over seeds of Spearman's correlation, tested by permutations, and a note on ties.
 
     The interval is that of ``intervals.over_seeds_of_ranks``.
@@ -278,7 +278,7 @@ def rank_correlations(x: np.ndarray, y: np.ndarray, of: Literal["groups", "budge
     Args:
         x: what is said to rank, shape (seeds, items).
         y: what is ranked, of the same shape.
-        of: what the items are: groups are permuted alike for all seeds, budgets for each seed anew (see
+        of: what the items are: groups are permuted alike for all seeds, budgets and data for each seed anew (see
             ``intervals.rank_p_value``).
     """
     from scipy.stats import spearmanr

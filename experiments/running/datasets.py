@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.running.progress import Progress
-from experiments.running.settings import DataConfig
+from experiments.running.settings import FOLDS, DataConfig
 from jaxfair.data import sources
 from jaxfair.data.dataset import Dataset, Rows, make_dataset
 from jaxfair.data.protocol import summary
@@ -164,7 +164,7 @@ def splits(loaded: Loaded, config: DataConfig) -> tuple[Dataset, Dataset, Datase
     """
     train, test = _thinned(loaded, config, shares(config, loaded) or loaded.keep)
     if config.rebalance is not None:
-        made = {"balanced": _balanced, "swapped": _swapped}[config.rebalance](loaded, config, train)
+        made = (_swapped if config.rebalance == "swapped" else _folded)(loaded, config, train)
         train, test = with_training_statistics(made, test)
     if not config.validation_fraction:
         return train, test, None
@@ -178,11 +178,28 @@ def _thinned(loaded: Loaded, config: DataConfig, keep: Sequence[float]) -> tuple
     return loaded.split(config.test_fraction, config.seed, keep=keep, **about)
 
 
-def _balanced(loaded: Loaded, config: DataConfig, as_it_is: Dataset) -> Dataset:
-    """Return a training set with as many images of every group, and with as many in all, as far as there are any."""
+def _folded(loaded: Loaded, config: DataConfig, as_it_is: Dataset) -> Dataset:
+    """Return a training set whose large groups have so many times as many images as its small ones.
+
+    All large groups have one count, and all small ones; together they are as many as without it, as far as there are
+    any.
+    """
+    assert config.rebalance is not None
+    fold, large = FOLDS[config.rebalance], as_it_is.group_counts >= as_it_is.group_counts.mean()
+    if fold > 1 and large.all():
+        raise JaxfairError(
+            f"'{config.name}' has no small groups, all have {as_it_is.group_counts[0]:,} training images; give shares "
+            f"that make some small as --data.keep, or leave {config.rebalance} out."
+        )
     every = _thinned(loaded, config, ())[0]
-    count = min(int(every.group_counts.min()), len(as_it_is) // len(every.group_names))
-    return thin(every, [count / there for there in every.group_counts], config.seed, "group")
+    parts = np.where(large, fold, 1)  # a large group's count in small ones'
+    unit = min(int((every.group_counts // parts).min()), len(as_it_is) // int(parts.sum()))
+    if not unit:
+        raise JaxfairError(
+            f"The training images of '{config.name}' are too few for {config.rebalance}: none would be left of a small "
+            f"group; leave {config.rebalance} out."
+        )
+    return thin(every, list(unit * parts / every.group_counts), config.seed, "group")
 
 
 def _swapped(loaded: Loaded, config: DataConfig, as_it_is: Dataset) -> Dataset:

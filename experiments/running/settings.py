@@ -17,7 +17,9 @@ MOST_SEEDS = 10_000
 StudyFolder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="STUDY")]
 """A command's argument: the folder of a study, which it was told as ``--out``."""
 StudyFolders = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="STUDY ...")]
-Rebalance = Literal["balanced", "swapped"]
+Rebalance = Literal["balanced", "fivefold", "tenfold", "swapped"]
+FOLDS: dict[str, int] = {"balanced": 1, "fivefold": 5, "tenfold": 10}
+"""How many times as many training images a large group has as a small one."""
 Further = Literal["snl-balanced", "senet", "senet-balanced", "bcd", "bcd-loss", "bcd-worst-group", "bcd-cvar"]
 FURTHER: tuple[Further, ...] = get_args(Further)
 
@@ -37,8 +39,9 @@ class DataConfig(SourceConfig):
             for choices such as when to stop; 0 holds out none.
         rebalance: another imbalance of the training images, with the same test images. balanced thins all groups to one
             count: that at which they are together as many as without it, or that of the smallest group, if that is
-            fewer. swapped keeps the largest plus the smallest share of ``keep`` less a class's own: large classes
-            become small and small ones large.
+            fewer. fivefold and tenfold thin to two, so that each of the large groups has five or ten times as many as
+            each of the small ones. swapped keeps the largest plus the smallest share of ``keep`` less a class's own:
+            large classes become small and small ones large.
     """
 
     test_fraction: float = 0.2

@@ -156,6 +156,10 @@ def test_training_data_can_be_balanced_and_the_imbalance_swapped(tmp_path: Path)
     said = [{n: v for n, v in p.record.items() if n not in ("train_count", "fingerprint")} for p in (balanced, plain)]
     assert str(sorted(said[0].items())) == str(sorted({**said[1], "rebalance": "balanced"}.items()))
     assert set(balanced.train.group_counts) == {len(plain.train) // 10}
+    for kind, fold in (("fivefold", 5), ("tenfold", 10)):
+        counts = datasets.prepare(dataclasses.replace(config, rebalance=kind)).train.group_counts
+        assert set(counts[5:]) == {len(plain.train) // (5 * fold + 5)}
+        assert set(counts[:5]) == {fold * counts[5]}
     np.testing.assert_allclose(swapped.train.group_counts / whole.group_counts, [0.1] * 5 + [0.9] * 5, atol=0.01)
     for other in (balanced, swapped):
         np.testing.assert_array_equal(other.test.images, plain.test.images)
@@ -164,6 +168,11 @@ def test_training_data_can_be_balanced_and_the_imbalance_swapped(tmp_path: Path)
     data = {"images": np.arange(120 * 48, dtype=np.uint8).reshape(120, 4, 4, 3), "label": np.arange(120) // 2 % 2}
     np.savez(tmp_path / "x.npz", **data, group=np.repeat([0, 1, 2], [60, 40, 20]))
     mine = DataConfig("npz", path=tmp_path / "x.npz")
+    for kind, counts in (("fivefold", [30, 30, 6]), ("tenfold", [30, 30, 3])):  # of 48, 32 and 16: all but the second
+        assert datasets.prepare(dataclasses.replace(mine, rebalance=kind)).train.group_counts.tolist() == counts
+    even = dataclasses.replace(mine, keep_by="group", keep=(1 / 3, 0.5, 1.0), rebalance="fivefold")
+    with pytest.raises(JaxfairError, match="'npz' has no small groups, all have 16 training images; give shares"):
+        datasets.prepare(even)
     assert datasets.prepare(dataclasses.replace(mine, rebalance="balanced")).train.group_counts.tolist() == [16] * 3
     with pytest.raises(JaxfairError, match="cannot be swapped: its small groups have too few"):
         datasets.prepare(dataclasses.replace(mine, rebalance="swapped"))

@@ -264,6 +264,17 @@ def harm_reverses(results: Results, effect: np.ndarray) -> Made:
     return results._replace(rebalanced={"swapped": other}), -10 * effect
 
 
+def harm_grows_with_imbalance(results: Results, effect: np.ndarray) -> Made:
+    """Large groups are 1, 4 and, as the data are, 13.6 times as large."""
+    ranks, expected = permutations(effect, 3, 1)
+    made = [split(results, 1.0 + 5 * rank, np.full(SEEDS, 1.0), "SNL 50", DROP) for rank in ranks.T]
+    other = {
+        kind: one._replace(groups=one.groups._replace(train_count=np.where(np.isin(range(5), LARGE), 20 * fold, 20)))
+        for kind, one, fold in (("balanced", made[0], 1), ("fivefold", made[1], 4))
+    }
+    return made[2]._replace(rebalanced=other), expected
+
+
 def gradients(results: Results, cosine: np.ndarray, ratio: np.ndarray) -> Results:
     """Give large groups a sum of gradients of length 1, and small ones one of so many times that length."""
     large = np.stack([np.ones(SEEDS), np.zeros(SEEDS)], axis=1)
@@ -319,6 +330,7 @@ CASES: dict[str, Callable[[Results, np.ndarray], Made]] = {
     "balanced_lose_alike": balanced_lose_alike,
     "imbalance_matters": imbalance_matters,
     "harm_reverses": harm_reverses,
+    "harm_grows_with_imbalance": harm_grows_with_imbalance,
     "gradients_opposed": gradients_opposed,
     "gradients_balanced": gradients_balanced,
     "hessian_bound_holds": hessian_bound_holds,
