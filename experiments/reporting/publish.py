@@ -102,6 +102,7 @@ def provenance(command: Sequence[str], made: Mapping[str, Any]) -> str:
     facts = {
         "Commits": commits,
         "Devices": made["devices"],
+        "Kernels of convolutions": made.get("kernels of convolutions", []),  # which earlier records have not
         "Precision of products": made["precision of matrix products"],
         "Versions": [f"{name} {made['versions'][name]}" for name in PACKAGES],
         "Runs": [f"{made['runs']}, {duration(made['seconds'])} in all, compilation included"],
@@ -109,7 +110,8 @@ def provenance(command: Sequence[str], made: Mapping[str, Any]) -> str:
     }
     if "digest" in made:  # which earlier records have not
         facts["Digest of all settings and data"] = [f"`{made['digest']}`"]
-    lines = [f"- {name}: {', '.join(values)}" for name, values in facts.items()]
+    said = {name: ", ".join(values) for name, values in facts.items()}
+    lines = [f"- {name}: {text}" for name, text in said.items() if text]
     return "\n".join(["```sh", reports.typed(command), "```", "", *lines])
 
 

@@ -275,7 +275,7 @@ def with_parents(shown: Iterable[Run]) -> list[Run]:
 
 
 def provenance(found: Sequence[Run]) -> dict[str, Any]:
-    """Say how runs were made: commits, devices, precision, versions, when, and seconds of all together.
+    """Say how runs were made: commits, devices, kernels, precision, versions, when, and seconds of all together.
 
     The digest is that of all runs' configurations, with the fingerprints of their data: the same command on the same
     data makes runs of the same one, whatever made them.
@@ -288,10 +288,26 @@ def provenance(found: Sequence[Run]) -> dict[str, Any]:
         "digest": runs.digest({"runs": sorted(run.digest for run in found)}),
         "seconds": round(sum(e["seconds"] / e["seconds_shared_by_runs"] for e in known), 2),
         "commits": sorted({str(e["commit"]) + ("+changes" if e["uncommitted_changes"] else "") for e in known}),
-        "devices": sorted(
-            {f"{e['backend']}: {e['device_kind']} x {e['device_count']}, {e['host_cores']} cores" for e in known}
-        ),
+        "devices": sorted({_device(e) for e in known}),
+        "kernels of convolutions": sorted({e["kernels"] for e in known if "kernels" in e}),  # older runs do not say
         "precision of matrix products": sorted({e["default_matmul_precision"] for e in known}),
-        "versions": known[-1]["versions"] | {"python": known[-1]["python"]},
+        "versions": {name: " and ".join(sorted(of)) for name, of in _versions(known).items()},
         "finished": max(e["finished"] for e in known),
     }
+
+
+def _device(environment: Mapping[str, Any]) -> str:
+    """Say what a run computed on; by how many threads only where a CPU's are not as many as its cores."""
+    backend, kind, count = (environment[name] for name in ("backend", "device_kind", "device_count"))
+    cores, threads = environment["host_cores"], environment.get("threads")
+    few = backend == "cpu" and threads not in (None, cores)
+    return f"{backend}: {kind} x {count}, {cores} cores" + few * f", threads: {threads}"
+
+
+def _versions(environments: Sequence[Mapping[str, Any]]) -> dict[str, set[str]]:
+    """Return every version of each package, and of Python, by which some run was made."""
+    found: dict[str, set[str]] = {}
+    for environment in environments:
+        for name, version in {**environment["versions"], "python": environment["python"]}.items():
+            found.setdefault(name, set()).add(version)
+    return found

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from experiments.analyses import differences, quantities
 from experiments.analyses import results as arrays
 from experiments.analyses.results import Results
 from experiments.linearization import claims, figures, report
-from experiments.reporting import drawing
+from experiments.reporting import drawing, reports
 from experiments.reporting import tables as written
 from jaxfair.errors import JaxfairError
 from jaxfair.runs import Run
@@ -181,6 +182,23 @@ def test_provenance_names_every_run_and_its_arithmetic(page: Page, analysed: lis
     assert facts["versions"]["numpy"] == np.__version__
     assert facts["predictions repeated bit for bit"] is True
     assert facts["worst relative residual of an eigenvalue"] == 0.01
+
+
+def test_provenance_names_every_version_kernel_and_device(analysed: list[Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A study may be made in parts, on several machines."""
+    plain = analysed[0].json("environment.json")
+    later = plain | {"versions": plain["versions"] | {"jax": "0.1.2"}, "kernels": "onednn", "threads": 1}
+    kept = Run.json
+
+    def told(run: Run, name: str) -> Any:
+        return later if (run, name) == (analysed[-1], "environment.json") else kept(run, name)
+
+    monkeypatch.setattr(Run, "json", told)
+    facts = reports.provenance(analysed)
+    assert facts["versions"]["jax"] == f"0.1.2 and {plain['versions']['jax']}"
+    assert facts["versions"]["flax"] == plain["versions"]["flax"]
+    assert facts["kernels of convolutions"] == ["onednn"]
+    assert facts["devices"] == ["cpu: cpu x 1, 2 cores", "cpu: cpu x 1, 2 cores, threads: 1"]
 
 
 @pytest.mark.usefixtures("sketched")
