@@ -2,13 +2,16 @@
 
 import textwrap
 from functools import partial
+from itertools import cycle
 from typing import TYPE_CHECKING
 
-from experiments.analyses import quantities
+import numpy as np
+
+from experiments.analyses import imbalance, quantities
 from experiments.analyses.differences import differences
 from experiments.analyses.results import Results, Variant
-from experiments.reporting import drawing
-from experiments.reporting.drawing import GREY, Drawing
+from experiments.reporting import drawing, series
+from experiments.reporting.drawing import GREY, LOOKS, Drawing
 from experiments.reporting.verdicts import Missing
 
 if TYPE_CHECKING:
@@ -61,6 +64,26 @@ def differences_by_group(results: Results) -> "Figure":
     return drawing.caterpillars(rows, f"relative accuracy drop - that of {name} (percentage points)")
 
 
+def harm_by_imbalance(results: Results) -> "Figure":
+    """Draw how much more small groups lost than large ones by how many times as many training images these have."""
+    rows = [row for row in imbalance.rows(results) if np.isfinite(row["difference_points"].mean)]
+    if not rows:
+        raise Missing("No network was trained on data of another imbalance; give --data-controls.")
+    figure, grid = drawing.subplots(1, 1, 6.4, 3.6)
+    axes = grid[0][0]
+    ratios = [row["large_images"] / row["small_images"] for row in rows]
+    at = drawing.log_axis(axes, ratios, ".2g")
+    names = list(dict.fromkeys(row["network"] for row in rows))
+    for name, look, shift in zip(names, cycle(LOOKS), 0.02 * drawing.shifts(len(names)), strict=False):
+        mine = sorted((i for i, row in enumerate(rows) if row["network"] == name), key=lambda i: at[i])
+        points = series.stack([rows[i]["difference_points"] for i in mine])
+        drawing.errorbar(axes, at[mine] * np.exp(shift), points, *look, "-", label=name)
+    axes.axhline(0, color=GREY, linewidth=0.8)
+    axes.set_ylabel("drop of small - of large groups (points)")
+    drawing.finish(figure, [axes], "training images of a large group / of a small one")
+    return figure
+
+
 IMAGES = "Bars: 95 % intervals over seeds and test images together."
 # fmt: off
 DRAWINGS = {
@@ -76,5 +99,8 @@ DRAWINGS = {
         "Relative accuracy drop of each group against the network that was trained alike, without the change",
         f"Above zero a group lost accuracy by the change alone. {IMAGES}",
         partial(accuracy_drop_by_group, controlled=True)),
+    "harm_by_imbalance": Drawing(
+        "How much more small groups lose than large ones, by how many times as many training images these have",
+        f"Drops from the network that was trained alike, on each data. {IMAGES}", harm_by_imbalance),
 }
 # fmt: on

@@ -124,5 +124,6 @@ DRAWINGS = {
     "accuracy_drop_by_group": Drawing(
         "Relative accuracy drop of each group against the full network of the same seed, at the strongest changes",
         figures.DRAWINGS["accuracy_drop_by_group"].rest, partial(_of_strongest, name="accuracy_drop_by_group")),
+    "harm_by_imbalance": figures.DRAWINGS["harm_by_imbalance"],
 }
 # fmt: on

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from scipy import stats
 
 from experiments.analyses import figures as shared
-from experiments.analyses import quantities
+from experiments.analyses import imbalance, quantities
 from experiments.analyses import results as arrays
 from experiments.analyses.differences import differences
 from experiments.analyses.results import Followed, Results, Variant
@@ -113,7 +113,7 @@ def test_every_study_is_drawn_without_warnings(tmp_path: Path, study: dict) -> N
         lacking = figure.name in OF_MITIGATION and not any(variant.base for variant in results.variants)
         lacking |= figure.name == "differences_by_group" and len(results.groups.names) < 2
         lacking |= figure.name == "accuracy_drop_from_control" and not results.matched
-        lacking |= figure.name == "harm_by_training"  # no fine-tuning was followed
+        lacking |= figure.name in ("harm_by_training", "harm_by_imbalance")  # nothing was followed, on these data alone
         assert (figure.file is None) == lacking == bool(figure.reason), figure
     assert mpl.rcParams["font.size"] == before
 
@@ -135,12 +135,27 @@ def test_followed_fine_tuning_is_drawn_by_its_epochs(tmp_path: Path) -> None:
         assert [*axes.containers[0].lines[0].get_xdata()] == [1, 2, 4]  # pyright: ignore
 
 
+def test_harm_is_drawn_by_how_far_large_groups_outnumber_small_ones(tmp_path: Path) -> None:
+    """Twice as large, and as many times as the data have it, for two networks side by side."""
+    results = results_of(tmp_path, {})
+    groups = results.groups._replace(train_count=np.where(results.groups.large, 20, 10))
+    both = results._replace(rebalanced={"balanced": results._replace(groups=groups)})
+    axes = shared.harm_by_imbalance(both).axes[0]
+    rows = [row for row in imbalance.rows(both) if row["network"] == "SNL 50"]
+    own = results.groups.train_count
+    ratio = own[results.groups.large].mean() / own[~results.groups.large].mean()
+    points = drawn(axes, "SNL 50")
+    np.testing.assert_allclose(sorted(points[:, 0]), sorted(float(row["difference_points"].mean) for row in rows))
+    (container,) = (c for c in axes.containers if str(c.get_label()) == "SNL 50")
+    np.testing.assert_allclose(container.lines[0].get_xdata(), sorted([2, ratio]), rtol=0.05)  # pyright: ignore
+
+
 def test_equal_results_give_equal_files(tmp_path: Path) -> None:
     """PNG and SVG of each figure; nowhere else are figures of this study rendered."""
     networks = [*NETWORKS[:3], *MITIGATED[:2], ("Matched to SNL 50", "matched", 768)]
     results = results_of(tmp_path, {"networks": networks})
     followed = Followed("SNL 50", "snl", np.array([1]), results.variants[1].correct[None], np.ones((1, 3, 3)))
-    results, every = results._replace(followed=(followed,)), tmp_path / "every"
+    results, every = results._replace(followed=(followed,), rebalanced={"balanced": results}), tmp_path / "every"
     drawing.draw_all(ALL, results, every)
     assert {file.name for file in every.iterdir()} == {f"{name}.{kind}" for name in ALL for kind in ("png", "svg")}
     again = dict(sorted(ALL.items())[::4])  # of all kinds: bars, lines, points

@@ -20,7 +20,11 @@ from jaxfair.runs import Run
 from tests.experiments.page import Page
 from tests.study import make_analyses, mitigated, sketch
 
-CONTROLLED = {"accuracy_drop_from_control", "harm_by_training"}  # of which these studies have nothing
+CONTROLLED = {
+    "accuracy_drop_from_control",
+    "harm_by_training",
+    "harm_by_imbalance",
+}  # of which these studies have nothing
 FILES = {
     "report.html",
     "runs.json",
