@@ -6,13 +6,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= results/quickstart
 
-.PHONY: quickstart mpc test tests test-slow lint style types clean
+.PHONY: quickstart mpc test tests test-onednn test-slow lint style types clean
 .DEFAULT_GOAL := help
 help:
-	@echo "make quickstart  set up .venv, run the study on the embedded digits, write $(OUT)/report/report.html"
-	@echo "make test        set up .venv, lint, check types and run the tests"
-	@echo "make mpc         set up .venv-mpc for private inference, with the Python 3.10 or 3.11 that SPU needs"
-	@echo "make test-slow   all tests, with full optimization and run-time type checks; about an hour"
+	@echo "make quickstart   set up .venv, run the study on the embedded digits, write $(OUT)/report/report.html"
+	@echo "make test         set up .venv, lint, check types and run the tests"
+	@echo "make mpc          set up .venv-mpc for private inference, with the Python 3.10 or 3.11 that SPU needs"
+	@echo "make test-onednn  the tests of what computes, by oneDNN's kernels instead of XLA's; Python 3.12 or newer"
+	@echo "make test-slow    all tests, with full optimization and run-time type checks; about an hour"
 
 $(VENV)/.core: pyproject.toml constraints.txt constraints-3.12.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"jaxfair needs Python 3.11 or newer, this is {v[0]}.{v[1]}; set another with: make PYTHON=python3.12")'
@@ -47,6 +48,12 @@ tests: $(VENV)/.dev
 
 test: style
 	@$(MAKE) --no-print-directory --jobs 2 types tests  # types take a minute of one core
+
+# The tests of all that computes with networks, by oneDNN's kernels instead of XLA's.
+COMPUTING = networks curvature training linearize compress test_kernels.py test_margins.py test_taylor.py test_bounds.py test_change.py
+test-onednn: $(VENV)/.dev
+	@flags=$$($(BIN)/python -c 'import sys; from jaxfair import kernels; print(kernels.ONEDNN if kernels.has_onednn() else sys.exit("jaxlib 0.11 has oneDNN, which takes Python 3.12 or newer: make test-onednn PYTHON=python3.12"))') \
+	&& XLA_FLAGS="$$flags" TF_CPP_MIN_LOG_LEVEL=3 $(PYTEST) $(addprefix tests/,$(COMPUTING))
 
 # All tests, the slow ones too, with all of XLA's optimization and with run-time type checks; an hour on two cores.
 test-slow: $(VENV)/.dev

@@ -31,7 +31,8 @@ if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
     quickly += " --xla_cpu_parallel_codegen_split_count=1"
     if version("jaxlib").startswith("0.10."):  # later ones know no such flag, and end at one that they do not know
         quickly += " --xla_cpu_use_fusion_emitters=false"
-    if version("jaxlib").startswith(("0.11.", "0.12.")):  # or importing the benchmarks would ask for it
+    asked = "onednn" in os.environ.get("XLA_FLAGS", "")  # `make test-onednn` does
+    if version("jaxlib").startswith(("0.11.", "0.12.")) and not asked:  # or importing the benchmarks would ask for it
         quickly += " --xla_cpu_experimental_onednn_custom_call=false"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quickly}".strip()
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
