@@ -146,8 +146,8 @@ def without_drop(results: Results) -> list[str]:
     return [results.groups.names[g] for g in results.groups.order if lost[g]]
 
 
-def answer(results: Results, network: Variant) -> str:
-    """Say in two sentences who lost more than whom at a network."""
+def answer(results: Results, network: Variant, *more: str) -> str:
+    """Say in two sentences who lost more than whom at a network; what else there is has a paragraph of its own."""
     try:
         found = differences(results, network)
     except Missing as missing:
@@ -157,4 +157,5 @@ def answer(results: Results, network: Variant) -> str:
     said = comparisons.answer(found, names, results.reference, len(network.seeds), at)
     unknown = [int(g) for g in results.groups.order if not has_drop(network)[g]]
     which = f"the full network{' or the control' if alike else ''} of some seed"
-    return said + comparisons.in_points({names[g]: points_lost(results, network, g) for g in unknown}, which)
+    lost = comparisons.in_points({names[g]: points_lost(results, network, g) for g in unknown}, which)
+    return comparisons.paragraphs(said, lost, *more)

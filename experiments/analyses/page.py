@@ -160,7 +160,7 @@ def page(
 
     Args:
         words: of the study.
-        answer: who lost more than whom, in a few sentences.
+        answer: who lost more than whom: two sentences, and further paragraphs.
         results: of the study.
         summary: the rows of its table of networks.
         rows: their ``results.group_rows``.

@@ -127,7 +127,7 @@ def together(results: Results, network: Variant, claim: Claim | None = None) -> 
         also = BY_VERDICT.get(claim.verdict, ", within noise")
     size, interval = more_or_less((mean, low, high), also)
     few = "Together, the groups with fewer training images than the average"
-    return f" {few} lost {size} than the others {interval}."
+    return f"{few} lost {size} than the others {interval}."
 
 
 def accuracy_lost(one: Variant, other: Variant) -> Measured:

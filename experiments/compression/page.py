@@ -70,10 +70,10 @@ def answer(results: Results, found: Sequence[Claim] = ()) -> str:
         try:
             strongest = networks(results, family.method)[0]
             claim = by_name.get(f"small_lose_more ({key})")
-            said.append(differences.answer(results, strongest) + statistics.together(results, strongest, claim))
+            said.append(differences.answer(results, strongest, statistics.together(results, strongest, claim)))
         except Missing:
             continue
-    return " ".join(said) or "No network was pruned at once of all weights, or quantized: see the table of networks."
+    return "\n\n".join(said) or "No network was pruned at once of all weights, or quantized: see the table of networks."
 
 
 def summary_rows(results: Results) -> list[dict[str, Any]]:

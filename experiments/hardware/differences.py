@@ -96,7 +96,7 @@ def answer(hardware: Hardware) -> str:
     names, seldom = hardware.groups.names, np.flatnonzero(~_known(hardware))
     pairs = [(series, int(g)) for g in seldom for series in hardware.comparisons[0].elsewhere]
     lost = {f"{names[g]} on {series.label}": _points(hardware, series, g) for series, g in pairs}
-    return said + comparisons.in_points(lost, "the network of some seed")
+    return comparisons.paragraphs(said, comparisons.in_points(lost, "the network of some seed"))
 
 
 def rounding(hardware: Hardware) -> str:

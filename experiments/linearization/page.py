@@ -63,4 +63,4 @@ def answer(results: Results, found: Sequence[Claim] = ()) -> str:
         return "No network of the study is linearized. There is nothing to compare."
     tightest = min(linearized, key=lambda v: v.relu_count)
     claim = next((one for one in found if one.name == "small_lose_more"), None)
-    return differences.answer(results, tightest) + statistics.together(results, tightest, claim)
+    return differences.answer(results, tightest, statistics.together(results, tightest, claim))

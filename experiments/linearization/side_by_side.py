@@ -172,7 +172,8 @@ def markdown(studies: Sequence[Study], networks: Sequence[dict[str, Any]]) -> st
         for name, statement in statements.items()
     ]
     findings = Table([Column("", "finding"), *(Column(title, title) for title in by_title)], rows)
-    answers = [f"- {study.title}: {page.answer(study.results, study.found)}" for study in studies]
+    said = [page.answer(study.results, study.found).replace("\n\n", " ") for study in studies]
+    answers = [f"- {study.title}: {answer}" for study, answer in zip(studies, said, strict=True)]
     parts = [
         "# Studies side by side",
         "\n".join(answers),

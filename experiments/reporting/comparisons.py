@@ -143,7 +143,12 @@ def in_points(lost: Mapping[str, Estimate], which: str) -> str:
     said = [f"{name} lost {points} points of accuracy {ends}".strip() for name, (points, ends) in texts.items()]
     more = len(lost) - NAMED
     said += [f"{more} more {'is' if more == 1 else 'are'} not compared"] if more > 0 else []
-    return f" Where {which} is {SELDOM}, {'; '.join(said)}."
+    return f"Where {which} is {SELDOM}, {'; '.join(said)}."
+
+
+def paragraphs(answer: str, *more: str) -> str:
+    """Join an answer of two sentences and, in a paragraph of their own, the further ones that there are."""
+    return "\n\n".join(filter(None, [answer, " ".join(filter(None, more))]))
 
 
 def _rest(count: int) -> str:

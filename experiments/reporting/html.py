@@ -59,8 +59,9 @@ def paragraph(text: str) -> str:
 
 
 def answer(text: str) -> str:
-    """Return the paragraph that says what a reader came for."""
-    return f'<p class="answer">{escape(text)}</p>'
+    """Return the paragraph that says what a reader came for, and those after it, if a blank line parts them."""
+    first, *more = text.split("\n\n")
+    return "".join([f'<p class="answer">{escape(first)}</p>', *map(paragraph, more)])
 
 
 def warning(text: str) -> str:

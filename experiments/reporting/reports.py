@@ -161,7 +161,7 @@ def write_record(
         made: the report's folder.
         study: which one, "linearization" or "hardware".
         title: of the report.
-        answer: a few sentences on who lost more than whom.
+        answer: two sentences on who lost more than whom, and further paragraphs.
         warnings: what a reader of the numbers must know, such as which runs are missing.
         command: what the reader types to make it again; places on this machine are left out.
         shown: the runs whose numbers the report shows.

@@ -86,11 +86,11 @@ def test_the_answer_is_two_sentences(made: Results) -> None:
     assert lost
     points, asian, white = map(float, lost.groups())
     assert points == pytest.approx(asian - white, abs=0.11)
-    assert " %. The other 3 differences are within noise. Together, the groups" in said
+    assert " %. The other 3 differences are within noise.\n\nTogether, the groups" in said
     several = answer(drawn(made, rng, [0.3, 0.02, 0.3, 0.01, 0.03]))
     assert " points less than White (" in several
-    assert several.split(" Together")[0].count(" points less") == 3
-    assert "The other difference is within noise. Together" in several
+    assert several.split("\n\nTogether")[0].count(" points less") == 3
+    assert "The other difference is within noise.\n\nTogether" in several
     assert "; 1 more differs. No difference is within noise." in answer(drawn(made, rng, [0.5, 0.01, 0.01, 0.01, 0.01]))
     nothing = answer(drawn(made, rng, [0.05] * 5))
     assert nothing.startswith(
@@ -112,7 +112,7 @@ def test_small_groups_are_compared_with_large_ones_as_one(made: Results) -> None
     small = ~results.groups.large
     drops = tightest(results).by_group["relative_drop_percent"]
     apart = (drops[:, small].mean(axis=1) - drops[:, ~small].mean(axis=1)).mean()
-    said = answer(results).split(" Together, ")[1]
+    said = answer(results).split("\n\nTogether, ")[1]
     assert f"lost {abs(apart):.1f} points {'more' if apart > 0 else 'less'} than the others (" in said
     claim = next(c for c in claims(results) if c.name == "small_lose_more")
     low, high = sorted((abs(claim.low), abs(claim.high)))
@@ -132,7 +132,9 @@ def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
     others = never._replace(reference=1)
     assert len(differences(others, never.variants[1])) == 1
     said = answer(others)
-    assert " Where the full network of some seed is right too seldom for a relative drop, a lost 0.0 points of " in said
+    assert (
+        "\n\nWhere the full network of some seed is right too seldom for a relative drop, a lost 0.0 points of " in said
+    )
     one = {"group_names": ("all",), "train_count": (90,), "test_count": (70,), "networks": NETWORKS}
     alone = arrays.collect(make_analyses(tmp_path / "one", **one, seeds=5))
     assert "no second group" in answer(alone)
@@ -147,7 +149,7 @@ def test_a_group_that_is_hardly_ever_right_is_said_in_points(tmp_path: Path) -> 
     assert quantities.has_drop(network).tolist() == [True, True, False]
     said = answer(rare)
     assert "c lost 0.0 points of accuracy (" in said
-    assert "c lost" not in said.split(" Where ")[0]
+    assert "c lost" not in said.split("\n\nWhere ")[0]
     assert "c" not in [row["worst_group"] for row in extreme_rows(rare)]
 
 
