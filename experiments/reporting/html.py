@@ -10,7 +10,6 @@ from experiments.reporting.drawing import Drawn
 from experiments.reporting.tables import Column, Row, Table
 from experiments.reporting.verdicts import Claim
 
-LACKING = "not enough data"
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
 body { overflow-wrap: break-word; } h1 { font-size: 1.6rem; line-height: 1.25; }
@@ -99,14 +98,12 @@ def _cell(row: Row, column: Column, of: str = "") -> str:
 
 def findings(found: Iterable[Claim]) -> str:
     """Return what intervals and p-values are, the table of a study's findings, and folded those without data."""
-    every = [*found]
-    lacking = [claim for claim in every if claim.verdict == LACKING]
+    decided, lacking = verdicts.parted(found)
     parts = [paragraph(verdicts.FOOT)]
-    if decided := [claim for claim in every if claim.verdict != LACKING]:
+    if decided:
         parts.append(table(verdicts.table(decided), prose=True))
     if lacking:
-        said = f"{len(lacking)} finding{'s' * (len(lacking) > 1)} for which this study has not enough data"
-        parts.append(folded(said, table(verdicts.table(lacking), prose=True)))
+        parts.append(folded(verdicts.undecided(lacking), table(verdicts.table(lacking), prose=True)))
     return "".join(parts)
 
 

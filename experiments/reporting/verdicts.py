@@ -1,6 +1,6 @@
 """A finding as a number: its statistic, the interval and p-value of its mean, and whether it is borne out."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ Verdict = Literal[
     "too few seeds",
     "not enough data",
 ]
+LACKING: Verdict = "not enough data"
 Side = Literal["above", "below", "within"]
 """Of the threshold; within is less than it from 0, which only an equivalence interval can show."""
 
@@ -145,8 +146,25 @@ def table(found: Sequence[Claim]) -> Table:
 
 
 def markdown(found: Sequence[Claim]) -> str:
-    """Return the claims as a Markdown table, and a sentence on the intervals."""
-    return f"{tables.markdown(table(found))}\n\n{FOOT}\n"
+    """Return the claims as a Markdown table, a sentence on the intervals, and folded the claims without data."""
+    decided, lacking = parted(found)
+    parts = [tables.markdown(table(decided))] if decided else []
+    parts.append(FOOT)
+    if lacking:
+        why = "\n".join(f"- {tables.escaped(f'{claim.statement}: {claim.note}')}" for claim in lacking)
+        parts.append(f"<details><summary>{undecided(lacking)}</summary>\n\n{why}\n\n</details>")
+    return "\n\n".join(parts) + "\n"
+
+
+def parted(found: Iterable[Claim]) -> tuple[list[Claim], list[Claim]]:
+    """Return the claims that are decided, and those for which there are not enough data."""
+    every = [*found]
+    return [c for c in every if c.verdict != LACKING], [c for c in every if c.verdict == LACKING]
+
+
+def undecided(lacking: Sequence[Claim]) -> str:
+    """Say how many claims there are not enough data for."""
+    return f"{len(lacking)} finding{'s' * (len(lacking) > 1)} for which this study has not enough data"
 
 
 # fmt: off
@@ -171,7 +189,7 @@ def decide(results: Any, name: str, statement: str, statistic: str, measure: Cal
     try:
         found, *notes = measure(results, *arguments)
     except Missing as missing:
-        return Claim(name, statement, statistic, np.nan, np.nan, np.nan, 0, "not enough data", str(missing))
+        return Claim(name, statement, statistic, np.nan, np.nan, np.nan, 0, LACKING, str(missing))
     if not isinstance(found, Measured):
         found = Measured(intervals.over_seeds(np.asarray(found, float)), len(found))
     value, low, high = (round(float(x), DIGITS) for x in series.of(found.mean, found.scale))

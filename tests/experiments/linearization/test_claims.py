@@ -675,7 +675,12 @@ def test_tables_of_claims(tmp_path: Path, results: Results) -> None:
     found = claims(results._replace(groups=results.groups._replace(names=("a|b", "c\nd", *"efg"))))
     text = markdown([*found, found[0]._replace(note="a|b\nc", value=0.12345, low=-1.0, high=2.0)])
     table = [line for line in text.splitlines() if line.startswith("|")]
-    assert len(table) == len(found) + 3
+    lacking = [claim for claim in found if claim.verdict == "not enough data"]
+    assert len(table) == len(found) - len(lacking) + 3
+    folded = text[text.index("<details><summary>") :]
+    assert f"{len(lacking)} findings for which this study has not enough data</summary>" in folded
+    assert folded.count("\n- ") == len(lacking) > 1
+    assert all(f"- {claim.statement}: {claim.note}".replace("<", "&lt;") in folded for claim in lacking)
     assert {line.replace("\\|", "").count("|") for line in table} == {9}
     assert "| 0.123 (-1 to 2) | 5 |" in table[-1]
     assert all(claim.statement in text for claim in found)
