@@ -13,7 +13,8 @@ from jaxfair.curvature.checks import trusted_logits, trusted_losses
 from jaxfair.curvature.programs import LossFn, as_pytree
 from jaxfair.data.columns import number
 from jaxfair.errors import JaxfairError, warn
-from jaxfair.inputs import as_examples, as_labels, as_values, fill_left_out, is_one_hot, on_host, quoted, unboxed
+from jaxfair.inputs import as_labels, as_values, fill_left_out, is_one_hot, on_host, quoted, unboxed
+from jaxfair.models import as_examples
 
 NO_CLASS = ("id", "index", "unnamed: 0", "group", "label", "predicted")
 """Columns of a table that say something else of an example than the score of a class."""

@@ -20,7 +20,8 @@ from jaxfair.curvature import lanczos
 from jaxfair.curvature.programs import LogitsFn, as_pytree
 from jaxfair.curvature.spectrum import check_examples
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import as_values, differentiating, tree_difference
+from jaxfair.inputs import as_values
+from jaxfair.models import differentiating, tree_difference
 from jaxfair.options import Count, Natural, Positive, Seed, checked
 
 Values = float | Float[np.ndarray, " g"] | Float[Array, " g"]

@@ -12,25 +12,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxfair import answers, groups, intervals, losses, paired, taylor
+from jaxfair import answers, groups, intervals, judging, losses, paired, taylor
 from jaxfair.curvature.checks import change_of_logits, trusted_logits
 from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.programs import LossFn
 from jaxfair.curvature.report import as_frame, as_text
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import (
-    Missing,
-    as_array,
-    as_groups,
-    as_inputs,
-    as_labels,
-    as_told,
-    check_lengths,
-    check_untraced,
-    fill_left_out,
-    quoted,
-    tree_difference,
-)
+from jaxfair.grouping import Missing, as_groups
+from jaxfair.inputs import as_array, as_inputs, as_labels, as_told, check_lengths, check_untraced, fill_left_out, quoted
+from jaxfair.models import tree_difference
 from jaxfair.options import checked
 from jaxfair.paired import Difference, Measure
 from jaxfair.words import in_words, written
@@ -170,7 +160,7 @@ class ChangeReport:
         largest = max(self.differences, key=lambda found: abs(found.points))
         seen = f" The largest difference seen: {self._said(largest)}." if largest.points else ""
         if first.verdict == "too few runs":
-            few = f"Differences of groups are not judged with {self.runs} runs; at least {intervals.SEEDS} are needed."
+            few = f"Differences of groups are not judged with {self.runs} runs; at least {judging.SEEDS} are needed."
             return f"{few}{seen}{never}"
         if not apart:
             return f"No group lost more or less of its accuracy than {first.reference} beyond noise.{seen}{never}"

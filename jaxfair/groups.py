@@ -8,7 +8,8 @@ from jaxtyping import Array, Float, Int
 
 from jaxfair import intervals
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import absent, are_whole, as_groups, as_values, check_lengths, on_host, quoted, unboxed
+from jaxfair.grouping import as_groups
+from jaxfair.inputs import absent, are_whole, as_values, check_lengths, on_host, quoted, unboxed
 from jaxfair.intervals import Interval
 from jaxfair.options import Count, Level, Seed, checked
 

@@ -6,10 +6,9 @@ silently a number. Every refusal comes before anything is computed, and quotes a
 
 import contextlib
 import numbers
-import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +17,6 @@ from jax.core import Tracer
 from jax.sharding import AxisType
 
 from jaxfair.errors import JaxfairError, short
-
-Missing = Literal["refuse", "drop", "group"]
-"""What to do with examples whose group is missing: refuse them, leave them out, or make them a group of their own."""
-
-MISSING = "missing"
-"""Name of the group of the examples whose group is missing."""
-MOST_GROUPS = 1000
-"""More values are ids of something else, and each would be measured."""
 
 
 def quoted(values: Any, most: int = 5) -> str:
@@ -151,7 +142,7 @@ def as_inputs(x: Any) -> Any:
     """
     if x is None:
         raise JaxfairError("There are no inputs; give an array with the examples along its first axis.")
-    arrays = [unboxed(as_array(leaf, "inputs")) for leaf in _leaves(x, "inputs", _is_rows)]
+    arrays = [unboxed(as_array(leaf, "inputs")) for leaf in leaves(x, "inputs", _is_rows)]
     if not arrays:
         raise JaxfairError("There are no inputs; give an array with the examples along its first axis.")
     for array in arrays:
@@ -294,115 +285,6 @@ def is_one_hot(rows: np.ndarray) -> bool:
     return rows.shape[1] > 1 and bool(np.isin(rows, (0, 1)).all() and (rows.sum(axis=1) == 1).all())
 
 
-def as_groups(
-    group: Any, names: Sequence[Any] | None = None, missing: Missing = "refuse"
-) -> tuple[np.ndarray, tuple[str, ...], np.ndarray]:
-    """Return the group of each example as a number, the groups' names, and which examples are kept.
-
-    Groups may be integers, texts, categories or anything that can be told apart; numbers may have gaps.
-
-    Args:
-        group: Group of each example, one for each.
-        names: Names of the groups 0..G-1, where ``group`` holds integers. None names the groups that occur by their
-            values, in their order.
-        missing: What to do with examples whose group is masked, None, not a number or an empty text.
-
-    Returns:
-        Integers 0..G-1 of shape (n,), -1 for what is left out; G names; booleans of shape (n,).
-
-    Raises:
-        JaxfairError: Groups are missing and refused, not in one column, or not among those that have names; or a group
-            that has a name has no example.
-    """
-    masked = np.ma.getmaskarray(group) if isinstance(group, np.ma.MaskedArray) else None
-    if getattr(getattr(group, "dtype", None), "names", None):  # records, of which each is an intersection
-        group = np.asarray(group).tolist()
-    if _has_gaps_in_codes(group):  # which would be floats beside a NaN, and large ones the same
-        group = group.astype(object)
-    if isinstance(group, list | tuple):
-        values = _column(group)
-    else:
-        values = on_host(group.data if isinstance(group, np.ma.MaskedArray) else group, "groups")
-    if values.ndim == 2 and values.shape[1] == 1:
-        values, masked = values[:, 0], None if masked is None else masked[:, 0]
-    if values.ndim != 1:
-        raise JaxfairError(f"The groups have shape {values.shape}; give one for each example.")
-    unknown = absent(values) | (False if masked is None else masked)
-    if unknown.any() and missing == "refuse":
-        raise JaxfairError(
-            f"{unknown.sum()} of {len(values)} examples have no group, the first is example {np.argmax(unknown)}; give "
-            "missing='drop' to leave them out or missing='group' to make them a group."
-        )
-    if len(values) and unknown.all() and missing == "drop":
-        raise JaxfairError(f"None of the {len(values)} examples has a group, so that all would be left out; give some.")
-    codes = np.full(len(values), -1)
-    if names is not None:
-        codes[~unknown] = _numbered(values[~unknown], len(names))
-        found = tuple(_composed(str(name)) for name in names)
-        if len(values) and (empty := [name for g, name in enumerate(found) if not (codes == g).any()]):
-            raise JaxfairError(
-                f"The group {quoted(empty)} has no example; give groups by name instead of group_names, such as "
-                "group=numpy.asarray(group_names)[group]."
-            )
-    else:
-        there = values[~unknown]
-        there = np.asarray(there.tolist()) if there.dtype == object and _are_numbers(there.tolist()) else there
-        if there.dtype.kind in "if" and (there < 0).any():
-            ends = there.min(), there.max()
-            raise JaxfairError(f"The groups run from {ends[0]:g} to {ends[1]:g}; mark a missing one by NaN or None.")
-        kinds, codes[~unknown] = _distinct(there)
-        _check_parts(kinds)
-        found = tuple(_name(kind) for kind in kinds)
-    if missing == "group" and unknown.any():
-        codes[unknown], found = len(found), (*found, MISSING)
-    if len(found) > MOST_GROUPS:
-        raise JaxfairError(
-            f"There are {len(found):,} groups of {len(values):,} examples, as a column of ids has; give at most "
-            f"{MOST_GROUPS:,}, such as by merging rare ones."
-        )
-    if len(set(found)) < len(found):
-        raise JaxfairError(f"Two groups have one name among {quoted(found)}; give every group a name of its own.")
-    return codes, found, codes >= 0
-
-
-def _has_gaps_in_codes(group: Any) -> bool:
-    """Return whether this is a column of pandas of whole numbers, or categories of these, of which some are missing."""
-    kind = getattr(group, "dtype", None)
-    kind = getattr(getattr(getattr(kind, "categories", None), "dtype", kind), "kind", None)
-    return kind in ("i", "u") and hasattr(group, "isna") and bool(np.any(group.isna()))
-
-
-def _check_parts(kinds: Sequence[Any]) -> None:
-    """Raise a JaxfairError if an intersection has a number below 0, as codes of categories mark a missing value."""
-    pairs = [kind for kind in kinds if isinstance(kind, tuple)]
-    if below := [pair for pair in pairs if any(isinstance(part, int | float) and part < 0 for part in pair)]:
-        raise JaxfairError(f"The group {quoted(below)} has a number below 0; mark a missing part by NaN or None.")
-
-
-def _column(values: Sequence[Any]) -> np.ndarray:
-    """Return groups in a list as an array: of numbers where all are, otherwise of the very objects.
-
-    NumPy would make one text of both in ``[1, "1"]``, a name of ``nan`` among texts, and rows of pairs.
-    """
-    values = [value.item() if isinstance(value, jax.Array) and not value.ndim else value for value in values]
-    if _are_numbers(values):
-        return np.asarray(values)
-    if any(isinstance(value, list | np.ndarray) for value in values):
-        return np.asarray(as_array(values, "groups"))
-    found = np.empty(len(values), object)
-    for i, value in enumerate(values):
-        found[i] = value
-    return found
-
-
-def _are_numbers(values: Sequence[Any]) -> bool:
-    """Return whether all are numbers that an array tells apart: beside a NaN, large whole ones would be rounded."""
-    if not all(isinstance(value, bool | int | float | np.number | np.bool_) for value in values):
-        return False
-    whole = [isinstance(value, int | np.integer) for value in values]
-    return all(whole) or all(abs(value) < 2**53 for value, is_whole in zip(values, whole, strict=True) if is_whole)
-
-
 WRITTEN = ("", "nan", "None", "NaT", "<NA>")
 """What NumPy and pandas write for a missing value where a column is made to texts, and a CSV file leaves empty."""
 
@@ -426,73 +308,6 @@ def _is_missing(value: Any) -> bool:
         return value is None or bool(value != value)
     except (ArithmeticError, TypeError, ValueError):  # pandas.NA has no truth value, Decimal's sNaN no comparison
         return True
-
-
-def _numbered(values: np.ndarray, count: int) -> np.ndarray:
-    """Return groups that have names as their numbers."""
-    if values.dtype.kind in "fbO":
-        whole = np.array([float(v) if isinstance(v, int | float | np.number | np.bool_) else np.nan for v in values])
-        if not are_whole(whole).all():
-            raise JaxfairError("The groups are no whole numbers, but have names; give numbers, or no group_names.")
-        values = whole.astype(int)
-    if values.dtype.kind not in "iu":
-        raise JaxfairError(f"The groups have type {values.dtype}, but names by number; give no group_names with them.")
-    if values.size and not 0 <= values.min() <= values.max() < count:
-        raise JaxfairError(
-            f"There are {count} group names for groups {values.min()} to {values.max()}; give one for each."
-        )
-    return values
-
-
-def _distinct(values: np.ndarray) -> tuple[list[Any], np.ndarray]:
-    """Return the values that occur, in their order if they have one, and the place of each value among them."""
-    if values.dtype.kind == "U":  # one text may be written in several forms of Unicode
-        kinds, codes = np.unique(values, return_inverse=True)
-        values = np.array([unicodedata.normalize("NFC", kind) for kind in kinds.tolist()])[codes]
-    if values.dtype.kind != "O":
-        kinds, codes = np.unique(values, return_inverse=True)
-        return _as_python(kinds), codes
-    values = np.array([_composed(value) for value in values] + [None], object)[:-1]  # or tuples become a row each
-    try:
-        found = dict.fromkeys(values.tolist())
-    except TypeError as error:
-        raise JaxfairError("A group is a list or a set; give each example one name.") from error
-    try:
-        kinds = sorted(found)
-    except TypeError:  # of several types, which have no common order
-        kinds = list(found)
-    place = {kind: i for i, kind in enumerate(kinds)}
-    return kinds, np.array([place[value] for value in values.tolist()], int)
-
-
-def _as_python(kinds: np.ndarray) -> list[Any]:
-    """Return values as objects of Python; of times in the coarsest unit, for nanoseconds would become numbers."""
-    if kinds.dtype.kind in "mM" and np.datetime_data(kinds.dtype)[0] != "generic":
-        for unit in ("D", "s", "us"):
-            coarse = kinds.astype(f"{kinds.dtype.kind}8[{unit}]")
-            if (coarse == kinds).all():
-                return coarse.tolist()
-        return [str(kind) for kind in kinds]
-    return kinds.tolist()
-
-
-def name_of(group: Any) -> str:
-    """Return what a group is called that has this value, in a report and where one is asked for."""
-    return _name(_composed(group))
-
-
-def _composed(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return tuple(map(_composed, value))
-    if isinstance(value, np.generic):
-        (value,) = _as_python(np.array([value]))
-    return unicodedata.normalize("NFC", value) if isinstance(value, str) else value
-
-
-def _name(kind: Any) -> str:
-    if isinstance(kind, bytes):
-        return kind.decode(errors="replace")
-    return str(int(kind)) if isinstance(kind, float) and kind.is_integer() else str(kind)
 
 
 def as_weights(weights: Any) -> np.ndarray:
@@ -540,7 +355,7 @@ def check_lengths(**lengths: int) -> None:
         raise JaxfairError(f"There are {given}; give one of each for every example.")
 
 
-def _leaves(tree: Any, what: str, is_leaf: Callable[[Any], bool] | None = None) -> list[Any]:
+def leaves(tree: Any, what: str, is_leaf: Callable[[Any], bool] | None = None) -> list[Any]:
     """Return the leaves of a pytree, or raise a JaxfairError if JAX cannot put its dictionaries' keys in order."""
     try:
         return jax.tree.leaves(tree, is_leaf=is_leaf)
@@ -548,173 +363,6 @@ def _leaves(tree: Any, what: str, is_leaf: Callable[[Any], bool] | None = None) 
         raise JaxfairError(
             f"The {what} have a dictionary whose keys cannot be sorted; give keys of one type."
         ) from error
-
-
-def check_parameters(params: Any) -> None:
-    """Raise a JaxfairError unless parameters are arrays of float32 or float64, which second derivatives need."""
-    if not _leaves(params, "parameters"):
-        raise JaxfairError("There are no parameters; give a pytree of floating-point arrays.")
-    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-        name = jax.tree_util.keystr(path, simple=True, separator="/") or "params"
-        if isinstance(leaf, np.ma.MaskedArray):
-            raise JaxfairError(f"The parameter '{name}' is a masked array; give one without a mask.")
-        if isinstance(leaf, Tracer):
-            raise JaxfairError(
-                f"The parameter '{name}' is traced by JAX; call this outside of jit, grad and vmap: it compiles what "
-                "it needs by itself."
-            )
-        if isinstance(leaf, jax.ShapeDtypeStruct):
-            raise JaxfairError(f"The parameter '{name}' is a shape without numbers; give the arrays themselves.")
-        if not hasattr(leaf, "dtype") or leaf.dtype not in (jnp.float32, jnp.float64):
-            kind = leaf.dtype if hasattr(leaf, "dtype") else type(leaf).__name__
-            raise JaxfairError(
-                f"The parameter '{name}' has type {kind}; second derivatives need arrays of float32 or float64: "
-                "convert it, or keep it out of params."
-            )
-        if isinstance(leaf, jax.Array) and leaf.is_deleted():
-            raise JaxfairError(f"The parameter '{name}' was donated to a jitted function and is gone; keep a copy.")
-    if not any(leaf.size for leaf in jax.tree.leaves(params)):
-        raise JaxfairError("The parameters hold no number; give arrays that are not empty.")
-
-
-def tree_difference(params: Any, other: Any) -> str:
-    """Return at which path two trees of parameters first differ in shape, in words; empty where they are alike."""
-    trees = [dict(jax.tree_util.tree_flatten_with_path(tree)[0]) for tree in (params, other)]
-    for path in [*trees[0], *trees[1]]:
-        shapes = [np.shape(tree[path]) if path in tree else None for tree in trees]
-        if shapes[0] != shapes[1]:
-            name = jax.tree_util.keystr(path, simple=True, separator="/") or "params"
-            said = ["absent" if shape is None else f"of shape {shape}" for shape in shapes]
-            return f"the parameter '{name}' is {said[0]} before and {said[1]} after"
-    if jax.tree.structure(params) != jax.tree.structure(other):
-        return "the trees of parameters are of different structure"
-    return ""
-
-
-def as_examples(logits_fn: Any, params: Any, x: Any, y: Any, *, labelled: bool) -> tuple[Any, Any, Any]:
-    """Return parameters, inputs and labels as arrays that fit the model and one another.
-
-    Args:
-        logits_fn: ``(params, x) -> logits``, of whose shape alone something is asked.
-        params: Its parameters, float32 or float64.
-        x: Inputs, n examples along the first axis.
-        y: Labels, or what a loss of the user's takes, n examples along the first axis.
-        labelled: Whether ``y`` has to hold one class for each example, as cross-entropy needs.
-
-    Raises:
-        JaxfairError: They do not fit, or are not what they have to be.
-    """
-    check_parameters(params)
-    params, x = on_one_device((params, as_inputs(x)))
-    check_untraced(x, "inputs")
-    count = len(jax.tree.leaves(x)[0])
-    if not count:
-        raise JaxfairError("There are no examples; give at least one.")
-    if not jax.sharding.get_abstract_mesh().empty:
-        raise JaxfairError("A mesh is set by jax.set_mesh; call this outside of it: it uses all devices by itself.")
-    y = as_array(y, "labels")
-    check_untraced(y, "labels")
-    if np.ndim(y) and isinstance(x, list | tuple) and len(x) == len(y) != count:
-        raise JaxfairError(
-            f"There are {count} inputs, {len(y)} labels: the list's {len(x)} arrays are taken for as many inputs of a "
-            "model; stack the examples."
-        )
-    if np.ndim(y):
-        check_lengths(inputs=count, labels=len(y))
-    if not labelled:
-        y = as_told(y)
-    few = min(count, 2)  # one alone would be taken by a model that is written for one
-    with asking("logits_fn(params, x)", LOGITS_FN), jax.default_matmul_precision("highest"):
-        found = outputs.eval_shape(logits_fn, params, jax.tree.map(lambda leaf: leaf[:few], x))
-    _check_outputs(found, few, labelled=labelled)
-    if labelled:
-        y = as_labels(y, found.shape[1])
-    check_lengths(inputs=count, labels=len(y) if np.ndim(y) else 0)
-    return params, x, y
-
-
-def _check_outputs(found: Any, count: int, *, labelled: bool) -> None:
-    """Raise a JaxfairError unless what a model returns of some examples has a derivative, and is logits if labelled."""
-    shape, kinds = getattr(found, "shape", None), {leaf.dtype for leaf in jax.tree.leaves(found)}
-    if labelled and (shape is None or len(shape) != 2 or shape[0] != count):
-        given = f"a {type(found).__name__}" if shape is None else f"shape {shape}"
-        of = "1 example" if count == 1 else f"{count} examples"
-        raise JaxfairError(f"logits_fn returned {given} for {of}; expected (n, classes).")
-    if not any(jnp.issubdtype(kind, jnp.floating if labelled else jnp.inexact) for kind in kinds):
-        given = f"numbers of type {quoted(sorted(map(str, kinds)))}" if kinds else "no numbers"
-        raise JaxfairError(f"logits_fn returned {given}; return floating-point logits.")
-    if labelled and found.shape[1] == 1:
-        raise JaxfairError("The network has one logit, whose cross-entropy is 0; give a loss for two classes.")
-
-
-LOGITS_FN = "a function of parameters and a batch of inputs and its parameters, such as frozen(network), network.params"
-
-
-@contextlib.contextmanager
-def asking(what: str, wanted: str) -> Iterator[None]:
-    """Raise a JaxfairError for whatever a function of the user's raises, of whatever library it is written with.
-
-    Args:
-        what: The function's call.
-        wanted: What was expected of the user.
-    """
-    name = what.partition("(")[0]
-    try:
-        yield
-    except JaxfairError:
-        raise
-    except jax.errors.UnexpectedTracerError as error:
-        raise JaxfairError(
-            f"{name} keeps a value of one call for the next, such as a random key; bind one value, or leave it out."
-        ) from error
-    except jax.errors.JAXTypeError as error:
-        raise JaxfairError(
-            f"{name} cannot be differentiated: it leaves JAX, by NumPy, float() or an 'if' about values; use jax.numpy "
-            "in it."
-        ) from error
-    except Exception as error:
-        said = " ".join(str(error).split())[:150]
-        raise JaxfairError(f"{what} fails ({said}); give {wanted}.") from error
-
-
-@contextlib.contextmanager
-def differentiating() -> Iterator[None]:
-    """Raise a JaxfairError where JAX cannot differentiate a function of the user's, once or a second time."""
-    try:
-        yield
-    except (TypeError, ValueError, NotImplementedError) as error:
-        if any(words in str(error) for words in ("differentiation does not work", "do not support JVP")):
-            raise JaxfairError(
-                "The model has a loop of unknown length or a callback, which JAX cannot differentiate; give a loop of "
-                "fixed length, or what it computes in jax.numpy."
-            ) from error
-        if "custom_vjp" in str(error):
-            raise JaxfairError(
-                "The model has a derivative of its own (jax.custom_vjp) that cannot be differentiated again, as a "
-                "Hessian needs; give it a jax.custom_jvp."
-            ) from error
-        if isinstance(error, NotImplementedError) and "ifferentiation" in str(error):
-            said = " ".join(str(error).split())[:150]
-            raise JaxfairError(
-                f"JAX lacks a derivative that the model needs ({said}); give functions that it can differentiate twice."
-            ) from error
-        raise
-
-
-@jax.jit
-def outputs(logits_fn: Any, params: Any, x: Any) -> Any:
-    """Return ``logits_fn(params, x)``; for a function that is a pytree (``as_pytree``) compiled once a shape."""
-    return widened(logits_fn(params, x))
-
-
-def widened(found: Any) -> Any:
-    """Return outputs of half precision in float32, as a loss takes them: in half of it a small loss is rounded to 0."""
-
-    def wide(leaf: Any) -> Any:
-        kind = jnp.result_type(leaf)
-        return leaf.astype(jnp.float32) if jnp.issubdtype(kind, jnp.floating) and kind.itemsize < 4 else leaf
-
-    return jax.tree.map(wide, found)
 
 
 def check_there(values: Iterable[Any]) -> None:

@@ -24,19 +24,10 @@ from jaxtyping import Array, Float, Int
 from jaxfair.curvature.chunks import over_chunks
 from jaxfair.curvature.programs import as_pytree
 from jaxfair.errors import JaxfairError, warn
-from jaxfair.inputs import (
-    as_array,
-    as_labels,
-    as_values,
-    asking,
-    check_lengths,
-    on_one_device,
-    quoted,
-    unboxed,
-    widened,
-)
+from jaxfair.inputs import as_array, as_labels, as_values, check_lengths, on_one_device, quoted, unboxed
 from jaxfair.loops import run_until
 from jaxfair.losses import seem_probabilities
+from jaxfair.models import asking, widened
 from jaxfair.options import checked
 
 Classifier = Callable[[Any], Float[Array, "n c"]]

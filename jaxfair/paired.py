@@ -9,10 +9,11 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from jaxfair import intervals
+from jaxfair import intervals, judging
 from jaxfair.answers import Answers
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import name_of, quoted
+from jaxfair.grouping import name_of
+from jaxfair.inputs import quoted
 
 Verdict = Literal["more", "less", "within noise", "too few runs"]
 
@@ -157,20 +158,20 @@ def differences_of(
     def contrast(g: int, other: int) -> intervals.Estimate:
         return intervals.over_seeds_and_examples([drops[g], drops[other]], (1.0, -1.0))
 
-    def said(g: int, other: int, of: intervals.Judged) -> Difference:
+    def said(g: int, other: int, of: judging.Judged) -> Difference:
         verdict: Verdict = "too few runs" if of.verdict == "too few" else of.verdict
         return Difference(names[g], names[other], of.value, of.low, of.high, of.p_value, of.corrected, verdict)
 
     def limits(g: int, other: int) -> tuple[float, float]:
-        return (-np.inf, np.inf) if before is None else intervals.possible_difference(before[g], before[other])
+        return (-np.inf, np.inf) if before is None else judging.possible_difference(before[g], before[other])
 
     others = [g for g in known if g != reference]
     possible = [limits(g, reference) for g in others]
-    judged = intervals.judge_together([contrast(g, reference) for g in others], runs, possible=possible)
+    judged = judging.judge_together([contrast(g, reference) for g in others], runs, possible=possible)
     found = [said(g, reference, of) for g, of in zip(others, judged, strict=True)]
     order = sorted(known, key=lambda g: np.nanmean(drops[g]))
     pairs = len(known) * (len(known) - 1) // 2
     ends = order[-1], order[0]
-    (widest,) = intervals.judge_together([contrast(*ends)], runs, among=pairs, possible=[limits(*ends)])
+    (widest,) = judging.judge_together([contrast(*ends)], runs, among=pairs, possible=[limits(*ends)])
     gap = said(*ends, widest)
     return tuple(sorted(found, key=lambda difference: -difference.points)), gap

@@ -21,7 +21,8 @@ from jaxfair.curvature.programs import LogitsFn, LossFn, Model, as_pytree, at_pr
 from jaxfair.curvature.spectrum import check_examples
 from jaxfair.errors import JaxfairError
 from jaxfair.groups import Interval, seed_interval
-from jaxfair.inputs import as_array, as_values, on_one_device, quoted, unboxed, widened
+from jaxfair.inputs import as_array, as_values, on_one_device, quoted, unboxed
+from jaxfair.models import widened
 from jaxfair.options import Level, Seed, checked
 
 

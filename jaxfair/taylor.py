@@ -22,8 +22,9 @@ from jaxfair.curvature.programs import LogitsFn, LossFn
 from jaxfair.curvature.spectrum import check_examples, group_curvature, group_losses
 from jaxfair.data.dataset import Dataset, normalize
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import as_values, check_parameters, on_one_device, quoted, tree_difference
+from jaxfair.inputs import as_values, on_one_device, quoted
 from jaxfair.intervals import Interval
+from jaxfair.models import check_parameters, tree_difference
 from jaxfair.networks.network import Network, frozen
 from jaxfair.options import NotNegative, checked
 from jaxfair.sensitivity import losses_on_segment

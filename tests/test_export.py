@@ -243,7 +243,7 @@ SCENARIOS: dict[str, tuple[Callable[[], object], set[str]]] = {
     "senet": (choose_by_mismatch, {"fit._begin", *EPOCHS}),
     "predict": (lambda: predict(network(), made()), {"network._predict_batch"}),
     "analyse": (analyse, {"network._predict_batch", *PRODUCTS, *LANCZOS}),
-    "report": (lambda: report.group_report(*analysed(), GROUP), {"inputs.outputs", *PRODUCTS, *LANCZOS}),
+    "report": (lambda: report.group_report(*analysed(), GROUP), {"models.outputs", *PRODUCTS, *LANCZOS}),
     "sampling": (
         report_with_intervals,
         {"lanczos._combine", "programs.programs.loss_and_gradient", "programs.programs.product"},
@@ -262,7 +262,7 @@ SCENARIOS: dict[str, tuple[Callable[[], object], set[str]]] = {
     "bound-dense": (partial(bound, "logit", 10_000), {*SCORES, "bounds._hessian"}),
     "bound-products": (partial(bound, "printed", 0), {*SCORES, "bounds._product"}),
     "probe": (hardware.probe, {"hardware.probe", "hardware._products", "hardware._digests"}),
-    "change": (change_networks, {"inputs.outputs"}),
+    "change": (change_networks, {"models.outputs"}),
     "activations": (lambda: quantize_activations(network(), made(), 8), {"quantization._input_ranges"}),
     "segment": (walk, {"sensitivity._losses_at"}),
     "toy": (fit_toy, {"networks._fit"}),

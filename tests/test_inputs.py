@@ -21,7 +21,7 @@ import scipy.sparse
 from jax.tree_util import Partial
 
 import jaxfair
-from jaxfair import bounds, checkpoints, hardware, inputs, losses, margins, sensitivity, taylor
+from jaxfair import bounds, checkpoints, grouping, hardware, inputs, losses, margins, sensitivity, taylor
 from jaxfair.curvature.checks import trusted_losses
 from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.lanczos import extreme_eigenvalues
@@ -192,7 +192,7 @@ def test_missing_groups_are_refused_dropped_or_a_group(kind: str) -> None:
     assert dropped.names == expected.names == ("0", "1")
     np.testing.assert_array_equal(dropped.count, expected.count)
     np.testing.assert_allclose(dropped.loss, expected.loss)
-    assert report(group=group, missing="group").names == ("0", "1", inputs.MISSING)
+    assert report(group=group, missing="group").names == ("0", "1", grouping.MISSING)
 
 
 def test_groups_that_cannot_be_read_are_refused() -> None:
@@ -784,7 +784,7 @@ def test_groups_are_told_apart_and_called_by_their_values(group: Any, names: tup
 )
 def test_the_reference_is_a_value_of_the_groups(kinds: list[Any], reference: Any) -> None:
     found = jaxfair.change_report(Y, Y, None, Y, kinds * (N // 2), reference=reference)
-    assert {one.reference for one in found.differences} == {inputs.name_of(reference)} <= set(found.names)
+    assert {one.reference for one in found.differences} == {grouping.name_of(reference)} <= set(found.names)
 
 
 @pytest.mark.parametrize("kind", [object, np.longdouble, "O of floats"])
@@ -941,8 +941,8 @@ def test_a_part_of_a_record_that_is_missing_is_missing() -> None:
     table = pd.DataFrame({"sex": list("abab"), "age": [1.0, 2.0, 1.0, np.nan]})
     records = table.to_records(index=False)
     with pytest.raises(JaxfairError, match="1 of 4 examples have no group"):
-        inputs.as_groups(records)
-    assert inputs.as_groups(records, missing="drop")[2].tolist() == [True, True, True, False]
+        grouping.as_groups(records)
+    assert grouping.as_groups(records, missing="drop")[2].tolist() == [True, True, True, False]
     with pytest.raises(JaxfairError, match="The inputs are records of sex, age; give an array without names"):
         inputs.as_array(records, "inputs")
 
@@ -950,7 +950,7 @@ def test_a_part_of_a_record_that_is_missing_is_missing() -> None:
 @pytest.mark.parametrize("missing", [None, np.nan, np.datetime64("NaT"), pd.NA])
 def test_what_numpy_writes_of_a_missing_value_is_missing(missing: Any) -> None:
     with pytest.raises(JaxfairError, match="1 of 3 examples have no group"):
-        inputs.as_groups(np.array(["a", "b", str(missing)]))
+        grouping.as_groups(np.array(["a", "b", str(missing)]))
 
 
 def test_operators_take_real_vectors_outside_of_jit() -> None:
@@ -1168,7 +1168,7 @@ def test_a_training_under_strict_rank_promotion() -> None:
 def test_large_codes_beside_a_missing_one_are_told_apart(kind: str) -> None:
     codes = pd.Series([2**60, 2**60 + 1, 7] * 5).astype(kind)
     codes[2::3] = None
-    assert inputs.as_groups(codes, missing="drop")[1] == (str(2**60), str(2**60 + 1))
+    assert grouping.as_groups(codes, missing="drop")[1] == (str(2**60), str(2**60 + 1))
 
 
 @pytest.mark.parametrize("kind", ["U4", "S4", object, "list"])
@@ -1176,14 +1176,14 @@ def test_an_empty_text_is_no_group(kind: Any) -> None:
     texts = ["a", ""] * (N // 2)
     group = texts if kind == "list" else np.array(texts).astype(kind)
     with pytest.raises(JaxfairError, match="10 of 20 examples have no group, the first is example 1"):
-        inputs.as_groups(group)
-    assert inputs.as_groups(group, missing="drop")[1] == ("a",)
+        grouping.as_groups(group)
+    assert grouping.as_groups(group, missing="drop")[1] == ("a",)
 
 
 def test_a_code_below_0_is_missing_in_an_intersection_too() -> None:
     codes = pd.Categorical(["a", None] * (N // 2)).codes
     with pytest.raises(JaxfairError, match=r"group \(-1, 1\) has a number below 0; mark a missing part by NaN or None"):
-        inputs.as_groups(list(zip(codes, GROUP, strict=True)))
+        grouping.as_groups(list(zip(codes, GROUP, strict=True)))
 
 
 ONES = np.ones(2, np.float32)

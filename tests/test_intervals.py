@@ -16,18 +16,15 @@ from jaxfair.intervals import (
     drop_estimate,
     drop_parts,
     has_drop,
-    holm,
-    judge_together,
     of_mean,
     of_mean_over_runs,
     over_seeds,
     over_seeds_and_examples,
     over_seeds_of_ranks,
     paired_shares,
-    possible_difference,
-    rank_p_value,
     wilson,
 )
+from jaxfair.judging import holm, judge_together, possible_difference, rank_p_value
 from jaxfair.words import written
 
 RNG = np.random.default_rng(0)

@@ -16,7 +16,7 @@ from experiments.reporting import comparisons, series
 from experiments.reporting.comparisons import SELDOM, Difference, compare
 from experiments.reporting.series import UNKNOWN, Estimate
 from experiments.reporting.verdicts import Missing
-from jaxfair.intervals import LEVEL, SEEDS, Judged, judge_together, possible_difference
+from jaxfair.judging import LEVEL, SEEDS, Judged, judge_together, possible_difference
 
 
 @functools.lru_cache(maxsize=256)

@@ -26,7 +26,7 @@ from experiments.reporting.verdicts import (
     small_groups,
     too_small,
 )
-from jaxfair import intervals
+from jaxfair import judging
 
 DATA = {
     "": "as they are",
@@ -114,7 +114,7 @@ def rows(results: Results) -> list[dict[str, Any]]:
     The p-values of the differences are corrected by Holm (1979) for the number of rows.
     """
     found = [_row(results, network, kind, count) for network, kind, count in _compared(results)]
-    corrected = intervals.holm(np.array([row["p_value"] for row in found]))
+    corrected = judging.holm(np.array([row["p_value"] for row in found]))
     return [row | {"corrected": float(p)} for row, p in zip(found, corrected, strict=True)]
 
 

@@ -28,7 +28,8 @@ from experiments.reporting.verdicts import (
     too_small,
 )
 from jaxfair import intervals
-from jaxfair.intervals import SEEDS, Scale
+from jaxfair.intervals import Scale
+from jaxfair.judging import SEEDS
 from jaxfair.words import more_or_less
 
 UNHARMED = 2.0  # "nearly unharmed" is a smaller relative drop, in percent

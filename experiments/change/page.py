@@ -13,7 +13,7 @@ from experiments.reporting.series import Estimate
 from experiments.reporting.tables import Column, Row, Table
 from experiments.reporting.verdicts import Missing
 from jaxfair.change import ChangeReport
-from jaxfair.intervals import SEEDS
+from jaxfair.judging import SEEDS
 from jaxfair.paired import Difference, Measure
 from jaxfair.words import written
 

@@ -10,8 +10,9 @@ from experiments.reporting import comparisons
 from experiments.reporting.comparisons import SELDOM, Difference
 from experiments.reporting.series import Estimate
 from experiments.reporting.verdicts import Missing
-from jaxfair import intervals
-from jaxfair.intervals import drop_parts, has_drop, over_seeds_and_examples, possible_difference
+from jaxfair import intervals, judging
+from jaxfair.intervals import drop_parts, has_drop, over_seeds_and_examples
+from jaxfair.judging import possible_difference
 
 
 def differences(hardware: Hardware) -> tuple[Difference, ...]:
@@ -106,7 +107,7 @@ def rounding(hardware: Hardware) -> str:
         beyond = numbers.beyond_rounding(plain, plain.elsewhere)
     except Missing:
         return ""
-    if beyond is None or len(plain.reference.accuracy) < intervals.SEEDS:
+    if beyond is None or len(plain.reference.accuracy) < judging.SEEDS:
         return "There are too few seeds and controls to tell hardware from one rounding error."
     said, p_values = [], numbers.corrected_p_values(numbers.spread_test(plain, "loss"))
     for series, moved, p_value in zip(plain.elsewhere, beyond, p_values, strict=True):

@@ -12,7 +12,7 @@ from experiments.reporting.comparisons import MEANING
 from experiments.reporting.drawing import Drawn
 from experiments.reporting.tables import Column, Row, Table
 from experiments.reporting.verdicts import Claim
-from jaxfair.intervals import LEVEL
+from jaxfair.judging import LEVEL
 
 TITLE = "Hardware: does the machine change who the model fails, beyond noise?"
 LOST = (

@@ -16,7 +16,7 @@ from experiments.reporting.series import UNKNOWN, Estimate, over_seeds, right, s
 from experiments.reporting.tables import Row
 from experiments.reporting.verdicts import Missing, stored
 from jaxfair.bounds import TaylorBound, sensitivity_bound
-from jaxfair.intervals import LEVEL
+from jaxfair.judging import LEVEL
 from jaxfair.sensitivity import (
     SpreadTest,
     fairness_violation,

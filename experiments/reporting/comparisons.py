@@ -11,8 +11,8 @@ import numpy as np
 
 from experiments.reporting import series
 from experiments.reporting.series import Estimate
-from jaxfair import intervals
-from jaxfair.intervals import SEEDS
+from jaxfair import intervals, judging
+from jaxfair.judging import SEEDS
 from jaxfair.words import in_words
 
 Verdict = Literal["more", "less", "within noise", "too few seeds"]
@@ -76,13 +76,13 @@ def compare(
         lost: by each group and by the reference group.
         seeds: how many there are.
         where: see ``Difference``.
-        possible: as ``intervals.judge_together`` takes it.
+        possible: as ``judging.judge_together`` takes it.
 
     Returns:
         From the group that lost most.
     """
     places, made = where or [""] * len(members), []
-    judged = intervals.judge_together(found, seeds, possible=possible)
+    judged = judging.judge_together(found, seeds, possible=possible)
     for g, both, place, one in zip(members, lost, places, judged, strict=True):
         verdict: Verdict = "too few seeds" if seeds < SEEDS or one.verdict == "too few" else one.verdict
         points = Estimate(one.value, one.low, one.high)

@@ -9,9 +9,10 @@ from experiments.reporting import series, tables
 from experiments.reporting.groups import Groups
 from experiments.reporting.series import Estimate, over_seeds
 from experiments.reporting.tables import Column, Table
-from jaxfair import intervals
+from jaxfair import intervals, judging
 from jaxfair.errors import JaxfairError
-from jaxfair.intervals import LEVEL, SEEDS, Scale
+from jaxfair.intervals import Scale
+from jaxfair.judging import LEVEL, SEEDS
 
 Verdict = Literal[
     "supported",
@@ -277,7 +278,7 @@ def small_groups(groups: Groups) -> np.ndarray:
 def corrected(found: Sequence[Claim]) -> list[Claim]:
     """Return a report's claims judged together: with p-values corrected by Holm (1979) for their number."""
     made = []
-    for claim, p_value in zip(found, intervals.holm(np.array([c.p_value for c in found])), strict=True):
+    for claim, p_value in zip(found, judging.holm(np.array([c.p_value for c in found])), strict=True):
         undone = claim.p_value < LEVEL <= p_value and claim.verdict in ("supported", "not supported: contradicted")
         verdict: Verdict = "not supported: not after correction" if undone else claim.verdict
         against = (
@@ -297,7 +298,7 @@ def rank_correlations(x: np.ndarray, y: np.ndarray, of: Literal["groups", "budge
         x: what is said to rank, shape (seeds, items).
         y: what is ranked, of the same shape.
         of: what the items are: groups are permuted alike for all seeds, budgets and data for each seed anew (see
-            ``intervals.rank_p_value``).
+            ``judging.rank_p_value``).
     """
     from scipy.stats import spearmanr
 
@@ -307,7 +308,7 @@ def rank_correlations(x: np.ndarray, y: np.ndarray, of: Literal["groups", "budge
     y = np.round(y, DIGITS)
     tied = (np.ptp(x, axis=1) == 0) | (np.ptp(y, axis=1) == 0)  # a row that ties throughout ranks nothing
     values = np.array([0.0 if t else spearmanr(a, b)[0] for t, a, b in zip(tied, x, y, strict=True)])
-    sides = [intervals.rank_p_value(x, y * sign, shared=of == "groups")[1] for sign in (1, -1)]
+    sides = [judging.rank_p_value(x, y * sign, shared=of == "groups")[1] for sign in (1, -1)]
     note = f"{of} all tie for {tied.sum()} seeds, which count as 0" if tied.any() else ""
     values = np.round(values, DIGITS)  # 1 by another path of sums
     mean = intervals.over_seeds_of_ranks(values, x.shape[1])

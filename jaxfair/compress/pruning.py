@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import check_parameters
+from jaxfair.models import check_parameters
 from jaxfair.networks.network import Network
 from jaxfair.options import Options, checked
 

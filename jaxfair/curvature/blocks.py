@@ -20,7 +20,8 @@ from jaxfair.curvature.operators import GroupOperator
 from jaxfair.curvature.programs import LogitsFn, LossFn
 from jaxfair.curvature.spectrum import check_examples, eigenvalues, group_losses, start_vector
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import check_parameters, on_one_device, tree_difference
+from jaxfair.inputs import on_one_device
+from jaxfair.models import check_parameters, tree_difference
 from jaxfair.options import checked
 
 Blocks = Literal["layer", "array"] | Callable[[str], str]

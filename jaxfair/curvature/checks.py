@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from jaxfair import inputs, losses
+from jaxfair import losses, models
 from jaxfair.curvature.chunks import over_chunks
 from jaxfair.curvature.programs import LossFn, at_precision, per_example
 from jaxfair.errors import JaxfairError, warn
@@ -28,14 +28,14 @@ def trusted_logits(logits_fn: Partial, params: Any, x: Any, y: Any, precision: s
             index = (index + start) % count
             return jax.tree.map(lambda leaf: leaf[index], x)
 
-        with at_precision(precision), inputs.asking("logits_fn(params, x)", inputs.LOGITS_FN):
+        with at_precision(precision), models.asking("logits_fn(params, x)", models.LOGITS_FN):
             found = over_chunks(
-                lambda fixed, some: inputs.outputs(*fixed, some), (logits_fn, params), gather, count, size
+                lambda fixed, some: models.outputs(*fixed, some), (logits_fn, params), gather, count, size
             )
             return np.roll(found, start, axis=0)
 
     size = min(size, count)
-    with at_precision(precision), inputs.asking("logits_fn(params, x)", inputs.LOGITS_FN):
+    with at_precision(precision), models.asking("logits_fn(params, x)", models.LOGITS_FN):
         given = jax.eval_shape(logits_fn, params, jax.tree.map(lambda leaf: leaf[:size], x))
     shape = getattr(given, "shape", None)
     if shape is None or len(shape) != 2 or shape[0] != size:
@@ -105,7 +105,7 @@ def rounding_of(loss: LossFn, logits: np.ndarray, y: Any, whole: np.ndarray) -> 
 def trusted_losses(loss: LossFn, logits: np.ndarray, y: Any) -> np.ndarray:
     """Return the loss of each example, the same whatever other examples it is computed with."""
     y = jnp.asarray(y)
-    with inputs.asking("The loss(logits, y)", "one that takes the outputs of logits_fn and the labels, as given"):
+    with models.asking("The loss(logits, y)", "one that takes the outputs of logits_fn and the labels, as given"):
         kind = jax.eval_shape(functools.partial(per_example, loss), jnp.asarray(logits), y).dtype
     if not jnp.issubdtype(kind, jnp.floating):
         raise JaxfairError(f"The loss has type {kind}, which has no derivative; give one of floating-point numbers.")
@@ -154,11 +154,11 @@ def checked_examples(logits_fn: Partial, params: Any, x: Any, y: Any, loss: Loss
     It is asked of a few: all would take a pass over the data. Of parameters and labels that are seldom meant it warns.
     """
     labelled = losses.takes_classes(loss)
-    params, x, y = inputs.as_examples(logits_fn, params, x, y, labelled=labelled)
+    params, x, y = models.as_examples(logits_fn, params, x, y, labelled=labelled)
     warn_of_parameters(params)
     if not labelled and len(y):
         few = spread(np.asarray(y))
-        found = inputs.outputs(logits_fn, params, jax.tree.map(lambda leaf: leaf[few], x))
+        found = models.outputs(logits_fn, params, jax.tree.map(lambda leaf: leaf[few], x))
         if isinstance(found, jax.Array):  # a loss may take a tree as well, of which nothing is known
             trusted_losses(loss, np.asarray(found), y[few])
             warn_of_labels(found.shape, np.asarray(y))

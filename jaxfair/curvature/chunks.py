@@ -18,7 +18,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import differentiating
+from jaxfair.models import differentiating
 
 
 @differentiating()

@@ -11,7 +11,7 @@ from jaxfair.curvature import lanczos
 from jaxfair.curvature.operators import GroupOperator, make_plan
 from jaxfair.curvature.programs import LogitsFn, as_pytree
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import as_examples
+from jaxfair.models import as_examples
 from jaxfair.options import NotNegative, Seed, checked
 
 

@@ -32,7 +32,8 @@ from jaxfair.curvature.programs import (
     programs,
 )
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import as_values, as_weights, differentiating
+from jaxfair.inputs import as_values, as_weights
+from jaxfair.models import differentiating
 from jaxfair.options import Natural, checked
 
 GIGABYTE = 1024**3

@@ -17,7 +17,8 @@ from jaxfair import losses
 from jaxfair.curvature.captured import Captured
 from jaxfair.curvature.chunks import Chunk
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import on_one_device, widened
+from jaxfair.inputs import on_one_device
+from jaxfair.models import widened
 
 LogitsFn = Callable[[Any, Any], Any]  # (params, x) -> logits; Classifier, in margins, is x -> logits
 LossFn = Callable[[Any, Any], Any]

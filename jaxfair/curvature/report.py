@@ -17,8 +17,10 @@ from jaxfair.curvature.programs import LogitsFn, LossFn, as_pytree
 from jaxfair.curvature.sampling import EigenvalueSampling, GradientSampling, eigenvalue_sampling, gradient_sampling
 from jaxfair.curvature.spectrum import GroupCurvature, check_counts, group_curvature
 from jaxfair.errors import JaxfairError, warn
-from jaxfair.inputs import Missing, as_examples, as_groups, as_labels, check_lengths, fill_left_out, quoted
+from jaxfair.grouping import Missing, as_groups
+from jaxfair.inputs import as_labels, check_lengths, fill_left_out, quoted
 from jaxfair.intervals import Interval
+from jaxfair.models import as_examples
 from jaxfair.options import checked
 
 SCALES: Mapping[str, intervals.Scale] = {"accuracy": "share", "loss": "real", "softmax_gap": "share"}

@@ -16,7 +16,8 @@ from jaxtyping import Float
 from jaxfair.data.dataset import Dataset
 from jaxfair.data.splits import epoch_order
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import check_parameters, quoted
+from jaxfair.inputs import quoted
+from jaxfair.models import check_parameters
 from jaxfair.networks.network import Network
 from jaxfair.options import Seed, checked
 from jaxfair.training import mitigate, sharing

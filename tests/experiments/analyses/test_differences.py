@@ -14,7 +14,8 @@ from experiments.analyses.results import Results, Variant
 from experiments.linearization.claims import claims
 from experiments.linearization.page import answer
 from experiments.reporting.verdicts import Missing
-from jaxfair.intervals import drop_parts, holm, over_seeds_and_examples
+from jaxfair.intervals import drop_parts, over_seeds_and_examples
+from jaxfair.judging import holm
 from tests.study import make_analyses
 
 NETWORKS = (("Full network", "full", 768), ("SNL 200", "snl", 200), ("SNL 50", "snl", 50))

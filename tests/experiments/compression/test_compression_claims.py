@@ -9,7 +9,7 @@ from experiments.analyses.results import DROP, HARM, Results, Variant
 from experiments.compression import claims, page
 from experiments.compression.claims import claims as decide_all
 from jaxfair.groups import relative_drop
-from jaxfair.intervals import holm
+from jaxfair.judging import holm
 from tests.study import make_analyses
 
 SEEDS, GROUPS = 6, 5

@@ -18,7 +18,7 @@ from experiments.linearization.page import answer
 from experiments.reporting.sampling import FREE
 from experiments.reporting.tables import write_csv
 from experiments.reporting.verdicts import Claim, Measured, markdown, rows
-from jaxfair.intervals import holm
+from jaxfair.judging import holm
 from tests.study import make_analyses, mitigated
 
 T5 = 2.7764451051977987  # 97.5 % quantile of Student's t with 4 degrees of freedom, from a printed table: 2.7764

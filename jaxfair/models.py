@@ -1,0 +1,194 @@
+"""What users hand over of a model: its function, its parameters, and examples that fit both, or one sentence.
+
+A function is asked for the shape of its outputs before anything is computed. Whatever it raises, then or later, is said
+as what the user is to change, whatever library it is written with.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from jaxfair.errors import JaxfairError
+from jaxfair.inputs import (
+    as_array,
+    as_inputs,
+    as_labels,
+    as_told,
+    check_lengths,
+    check_untraced,
+    leaves,
+    on_one_device,
+    quoted,
+)
+
+
+def check_parameters(params: Any) -> None:
+    """Raise a JaxfairError unless parameters are arrays of float32 or float64, which second derivatives need."""
+    if not leaves(params, "parameters"):
+        raise JaxfairError("There are no parameters; give a pytree of floating-point arrays.")
+    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+        name = jax.tree_util.keystr(path, simple=True, separator="/") or "params"
+        if isinstance(leaf, np.ma.MaskedArray):
+            raise JaxfairError(f"The parameter '{name}' is a masked array; give one without a mask.")
+        if isinstance(leaf, Tracer):
+            raise JaxfairError(
+                f"The parameter '{name}' is traced by JAX; call this outside of jit, grad and vmap: it compiles what "
+                "it needs by itself."
+            )
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            raise JaxfairError(f"The parameter '{name}' is a shape without numbers; give the arrays themselves.")
+        if not hasattr(leaf, "dtype") or leaf.dtype not in (jnp.float32, jnp.float64):
+            kind = leaf.dtype if hasattr(leaf, "dtype") else type(leaf).__name__
+            raise JaxfairError(
+                f"The parameter '{name}' has type {kind}; second derivatives need arrays of float32 or float64: "
+                "convert it, or keep it out of params."
+            )
+        if isinstance(leaf, jax.Array) and leaf.is_deleted():
+            raise JaxfairError(f"The parameter '{name}' was donated to a jitted function and is gone; keep a copy.")
+    if not any(leaf.size for leaf in jax.tree.leaves(params)):
+        raise JaxfairError("The parameters hold no number; give arrays that are not empty.")
+
+
+def tree_difference(params: Any, other: Any) -> str:
+    """Return at which path two trees of parameters first differ in shape, in words; empty where they are alike."""
+    trees = [dict(jax.tree_util.tree_flatten_with_path(tree)[0]) for tree in (params, other)]
+    for path in [*trees[0], *trees[1]]:
+        shapes = [np.shape(tree[path]) if path in tree else None for tree in trees]
+        if shapes[0] != shapes[1]:
+            name = jax.tree_util.keystr(path, simple=True, separator="/") or "params"
+            said = ["absent" if shape is None else f"of shape {shape}" for shape in shapes]
+            return f"the parameter '{name}' is {said[0]} before and {said[1]} after"
+    if jax.tree.structure(params) != jax.tree.structure(other):
+        return "the trees of parameters are of different structure"
+    return ""
+
+
+def as_examples(logits_fn: Any, params: Any, x: Any, y: Any, *, labelled: bool) -> tuple[Any, Any, Any]:
+    """Return parameters, inputs and labels as arrays that fit the model and one another.
+
+    Args:
+        logits_fn: ``(params, x) -> logits``, of whose shape alone something is asked.
+        params: Its parameters, float32 or float64.
+        x: Inputs, n examples along the first axis.
+        y: Labels, or what a loss of the user's takes, n examples along the first axis.
+        labelled: Whether ``y`` has to hold one class for each example, as cross-entropy needs.
+
+    Raises:
+        JaxfairError: They do not fit, or are not what they have to be.
+    """
+    check_parameters(params)
+    params, x = on_one_device((params, as_inputs(x)))
+    check_untraced(x, "inputs")
+    count = len(jax.tree.leaves(x)[0])
+    if not count:
+        raise JaxfairError("There are no examples; give at least one.")
+    if not jax.sharding.get_abstract_mesh().empty:
+        raise JaxfairError("A mesh is set by jax.set_mesh; call this outside of it: it uses all devices by itself.")
+    y = as_array(y, "labels")
+    check_untraced(y, "labels")
+    if np.ndim(y) and isinstance(x, list | tuple) and len(x) == len(y) != count:
+        raise JaxfairError(
+            f"There are {count} inputs, {len(y)} labels: the list's {len(x)} arrays are taken for as many inputs of a "
+            "model; stack the examples."
+        )
+    if np.ndim(y):
+        check_lengths(inputs=count, labels=len(y))
+    if not labelled:
+        y = as_told(y)
+    few = min(count, 2)  # one alone would be taken by a model that is written for one
+    with asking("logits_fn(params, x)", LOGITS_FN), jax.default_matmul_precision("highest"):
+        found = outputs.eval_shape(logits_fn, params, jax.tree.map(lambda leaf: leaf[:few], x))
+    _check_outputs(found, few, labelled=labelled)
+    if labelled:
+        y = as_labels(y, found.shape[1])
+    check_lengths(inputs=count, labels=len(y) if np.ndim(y) else 0)
+    return params, x, y
+
+
+def _check_outputs(found: Any, count: int, *, labelled: bool) -> None:
+    """Raise a JaxfairError unless what a model returns of some examples has a derivative, and is logits if labelled."""
+    shape, kinds = getattr(found, "shape", None), {leaf.dtype for leaf in jax.tree.leaves(found)}
+    if labelled and (shape is None or len(shape) != 2 or shape[0] != count):
+        given = f"a {type(found).__name__}" if shape is None else f"shape {shape}"
+        of = "1 example" if count == 1 else f"{count} examples"
+        raise JaxfairError(f"logits_fn returned {given} for {of}; expected (n, classes).")
+    if not any(jnp.issubdtype(kind, jnp.floating if labelled else jnp.inexact) for kind in kinds):
+        given = f"numbers of type {quoted(sorted(map(str, kinds)))}" if kinds else "no numbers"
+        raise JaxfairError(f"logits_fn returned {given}; return floating-point logits.")
+    if labelled and found.shape[1] == 1:
+        raise JaxfairError("The network has one logit, whose cross-entropy is 0; give a loss for two classes.")
+
+
+LOGITS_FN = "a function of parameters and a batch of inputs and its parameters, such as frozen(network), network.params"
+
+
+@contextlib.contextmanager
+def asking(what: str, wanted: str) -> Iterator[None]:
+    """Raise a JaxfairError for whatever a function of the user's raises, of whatever library it is written with.
+
+    Args:
+        what: The function's call.
+        wanted: What was expected of the user.
+    """
+    name = what.partition("(")[0]
+    try:
+        yield
+    except JaxfairError:
+        raise
+    except jax.errors.UnexpectedTracerError as error:
+        raise JaxfairError(
+            f"{name} keeps a value of one call for the next, such as a random key; bind one value, or leave it out."
+        ) from error
+    except jax.errors.JAXTypeError as error:
+        raise JaxfairError(
+            f"{name} cannot be differentiated: it leaves JAX, by NumPy, float() or an 'if' about values; use jax.numpy "
+            "in it."
+        ) from error
+    except Exception as error:
+        said = " ".join(str(error).split())[:150]
+        raise JaxfairError(f"{what} fails ({said}); give {wanted}.") from error
+
+
+@contextlib.contextmanager
+def differentiating() -> Iterator[None]:
+    """Raise a JaxfairError where JAX cannot differentiate a function of the user's, once or a second time."""
+    try:
+        yield
+    except (TypeError, ValueError, NotImplementedError) as error:
+        if any(words in str(error) for words in ("differentiation does not work", "do not support JVP")):
+            raise JaxfairError(
+                "The model has a loop of unknown length or a callback, which JAX cannot differentiate; give a loop of "
+                "fixed length, or what it computes in jax.numpy."
+            ) from error
+        if "custom_vjp" in str(error):
+            raise JaxfairError(
+                "The model has a derivative of its own (jax.custom_vjp) that cannot be differentiated again, as a "
+                "Hessian needs; give it a jax.custom_jvp."
+            ) from error
+        if isinstance(error, NotImplementedError) and "ifferentiation" in str(error):
+            said = " ".join(str(error).split())[:150]
+            raise JaxfairError(
+                f"JAX lacks a derivative that the model needs ({said}); give functions that it can differentiate twice."
+            ) from error
+        raise
+
+
+@jax.jit
+def outputs(logits_fn: Any, params: Any, x: Any) -> Any:
+    """Return ``logits_fn(params, x)``; for a function that is a pytree (``as_pytree``) compiled once a shape."""
+    return widened(logits_fn(params, x))
+
+
+def widened(found: Any) -> Any:
+    """Return outputs of half precision in float32, as a loss takes them: in half of it a small loss is rounded to 0."""
+
+    def wide(leaf: Any) -> Any:
+        kind = jnp.result_type(leaf)
+        return leaf.astype(jnp.float32) if jnp.issubdtype(kind, jnp.floating) and kind.itemsize < 4 else leaf
+
+    return jax.tree.map(wide, found)
