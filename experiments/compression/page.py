@@ -6,7 +6,7 @@ from typing import Any
 from experiments.analyses import differences, quantities, statistics
 from experiments.analyses.page import ACCURACIES, LINEARIZED, Words
 from experiments.analyses.results import Results
-from experiments.compression.claims import FAMILIES, networks
+from experiments.compression.claims import FAMILIES, kept, networks
 from experiments.compression.figures import CHANGES, saving
 from experiments.reporting.series import Estimate, over_seeds
 from experiments.reporting.tables import Column
@@ -59,7 +59,7 @@ WORDS = Words(SUMMARY, LOST, NETWORKS, MEANINGS)
 
 
 def answer(results: Results, found: Sequence[Claim] = ()) -> str:
-    """Say who lost more than whom at the strongest change of each family.
+    """Say who lost more than whom at the strongest change of each family, or at the strongest of all others.
 
     Args:
         results: of the study.
@@ -73,7 +73,11 @@ def answer(results: Results, found: Sequence[Claim] = ()) -> str:
             said.append(differences.answer(results, strongest, statistics.together(results, strongest, claim)))
         except Missing:
             continue
-    return "\n\n".join(said) or "No network was pruned at once of all weights, or quantized: see the table of networks."
+    others = [v for v in results.variants if "kept" in v.about and not v.base]
+    if not said and others:  # pruned by layer or gradually alone, or rounded to a format
+        strongest = min(others, key=lambda v: (kept(v), not v.method.endswith("-tuned")))
+        said.append(differences.answer(results, strongest, statistics.together(results, strongest)))
+    return "\n\n".join(said) or "No network of the study is pruned or rounded. There is nothing to compare."
 
 
 def summary_rows(results: Results) -> list[dict[str, Any]]:

@@ -157,6 +157,15 @@ def test_what_is_foretold_is_compared_with_what_came(results: Results) -> None:
         assert row["foretold_small"].mean == pytest.approx(2 * row["rise_small"].mean)
 
 
+def test_the_answer_is_of_what_the_study_has(results: Results) -> None:
+    """Gradual pruning alone, which has no findings of its own, or nothing."""
+    alone = ("full", "control", "pruned-gradual-tuned")
+    some = results._replace(variants=tuple(v for v in results.variants if v.method in alone))
+    assert page.answer(some).startswith("At Pruned 90 % gradually, against the full network trained alike, ")
+    none = some._replace(variants=some.variants[:2])
+    assert page.answer(none) == "No network of the study is pruned or rounded. There is nothing to compare."
+
+
 def test_small_groups_that_lose_are_found_and_the_answer_names_them(results: Results) -> None:
     """Plant it: large groups lose nothing, small ones all but a tenth of what they had."""
     control, label = network(results, "Full network, fine-tuned"), "Pruned 90 %, fine-tuned"
