@@ -74,7 +74,7 @@ def harm_by_imbalance(results: Results) -> "Figure":
     ratios = [row["large_images"] / row["small_images"] for row in rows]
     at = drawing.log_axis(axes, ratios, ".2g")
     names = list(dict.fromkeys(row["network"] for row in rows))
-    for name, look, shift in zip(names, cycle(LOOKS), 0.02 * drawing.shifts(len(names)), strict=False):
+    for name, look, shift in zip(names, cycle(LOOKS), 0.3 * drawing.shifts(len(names)), strict=False):
         mine = sorted((i for i, row in enumerate(rows) if row["network"] == name), key=lambda i: at[i])
         points = series.stack([rows[i]["difference_points"] for i in mine])
         drawing.errorbar(axes, at[mine] * np.exp(shift), points, *look, "-", label=name)
