@@ -49,11 +49,12 @@ tests: $(VENV)/.dev
 test: style
 	@$(MAKE) --no-print-directory --jobs 2 types tests  # types take a minute of one core
 
-# The tests of all that computes with networks, by oneDNN's kernels instead of XLA's.
-COMPUTING = networks curvature training linearize compress test_kernels.py test_margins.py test_taylor.py test_bounds.py test_change.py
+# The tests of all that computes with networks, by oneDNN's kernels instead of XLA's; tests/test_kernels.py sees to it.
+COMPUTING = networks curvature training linearize compress
+COMPUTING += $(addprefix test_,$(addsuffix .py,kernels margins taylor bounds change deepfool sensitivity))
 test-onednn: $(VENV)/.dev
-	@flags=$$($(BIN)/python -c 'import sys; from jaxfair import kernels; print(kernels.ONEDNN if kernels.has_onednn() else sys.exit("jaxlib 0.11 has oneDNN, which takes Python 3.12 or newer: make test-onednn PYTHON=python3.12"))') \
-	&& XLA_FLAGS="$$flags" TF_CPP_MIN_LOG_LEVEL=3 $(PYTEST) $(addprefix tests/,$(COMPUTING))
+	@flags=$$($(BIN)/python -c 'import sys; from jaxfair import kernels; print(kernels.ONEDNN if kernels.has_onednn() else sys.exit("This jaxlib has no oneDNN, 0.11 and 0.12 have, with Python 3.12: make test-onednn VENV=.venv-3.12 PYTHON=python3.12"))') \
+	&& XLA_FLAGS="$$XLA_FLAGS $$flags" TF_CPP_MIN_LOG_LEVEL=3 $(PYTEST) $(addprefix tests/,$(COMPUTING))
 
 # All tests, the slow ones too, with all of XLA's optimization and with run-time type checks; an hour on two cores.
 test-slow: $(VENV)/.dev

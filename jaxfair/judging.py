@@ -119,7 +119,7 @@ def rank_p_value(x: np.ndarray, y: np.ndarray, *, shared: bool, seed: int = 0) -
         y: what is ranked, of the same shape.
         shared: whether one permutation of the items is drawn for all seeds: for groups, whose order is alike in every
             seed whatever causes it, so that seeds are no further evidence. Otherwise every seed has its own: for
-            budgets, which every seed goes through anew.
+            budgets, or data of a split of its own, which every seed goes through anew.
         seed: of the random permutations, where there are too many to enumerate.
 
     Returns:

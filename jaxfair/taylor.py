@@ -251,7 +251,9 @@ class Agreement(NamedTuple):
     Attributes:
         runs, items: How many.
         r2: 1 less the geometric mean over runs of what is left unexplained, ``sum (actual - foretold)^2 / sum (actual -
-            mean)^2``: 1 is exact, 0 no better than the mean of what happened, negative worse.
+            mean)^2``: 1 is exact, 0 no better than the mean of what happened, negative worse. NaN where some runs are
+            foretold exactly and others not, since these would not count; -inf or NaN where all changes of a run are
+            alike, of which nothing is to be explained.
         r2_interval: 95 %, over runs; NaN for one, and where a run was foretold exactly.
         rank: Spearman's rank correlation.
         rank_interval: 95 %, over runs; NaN for one.
@@ -291,7 +293,8 @@ def agreement(foretold: np.ndarray, actual: np.ndarray) -> Agreement:
         raise JaxfairError(f"Each run has {told.shape[1]} item; give at least two, such as groups, to compare.")
     spread = ((seen - seen.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        unexplained = intervals.over_seeds(np.log(((seen - told) ** 2).sum(axis=1) / spread))
+        left = ((seen - told) ** 2).sum(axis=1) / spread
+        unexplained = intervals.over_seeds(np.log(np.where(left > 0, left, np.nan) if left.any() else left))
         low, high = unexplained.interval()
     ranks = np.round([_spearman(a, b) for a, b in zip(told, seen, strict=True)], 12)  # 1 by another path of sums
     rank = intervals.over_seeds_of_ranks(ranks, told.shape[1])

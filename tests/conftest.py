@@ -20,6 +20,8 @@ from hypothesis import settings
 if "JAXFAIR_CHECK_TYPES" in os.environ:
     jaxtyping.install_import_hook("jaxfair", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
+from jaxfair import kernels  # loads no JAX, whose flags are set below
+
 settings.register_profile("reproducible", derandomize=True, deadline=None, database=None)
 settings.load_profile("reproducible")
 
@@ -31,8 +33,7 @@ if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
     quickly += " --xla_cpu_parallel_codegen_split_count=1"
     if version("jaxlib").startswith("0.10."):  # later ones know no such flag, and end at one that they do not know
         quickly += " --xla_cpu_use_fusion_emitters=false"
-    asked = "onednn" in os.environ.get("XLA_FLAGS", "")  # `make test-onednn` does
-    if version("jaxlib").startswith(("0.11.", "0.12.")) and not asked:  # or importing the benchmarks would ask for it
+    if kernels.has_onednn() and not kernels.asked(os.environ):  # or importing the benchmarks would ask; or one did ask
         quickly += " --xla_cpu_experimental_onednn_custom_call=false"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quickly}".strip()
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

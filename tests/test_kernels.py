@@ -23,6 +23,11 @@ def environment(*, asking: bool = False) -> dict[str, str]:
     return plain | ({"XLA_FLAGS": kernels.ONEDNN, "TF_CPP_MIN_LOG_LEVEL": "3"} if asking else {})
 
 
+@pytest.mark.skipif(not kernels.asked(os.environ), reason="`make test-onednn` asks for oneDNN's kernels")
+def test_what_this_process_asks_for_computes() -> None:
+    assert kernels.kernels() == "onednn"
+
+
 @pytest.fixture
 def version(monkeypatch: pytest.MonkeyPatch):
     """Let another version of jaxlib be installed."""

@@ -85,6 +85,7 @@ def test_agreement_is_that_of_the_definitions() -> None:
     exact = taylor.agreement(actual, actual)
     assert (exact.r2, exact.rank) == pytest.approx((1, 1))
     assert taylor.agreement(-actual, actual).r2 < 0
+    assert np.isnan(taylor.agreement(np.concatenate([actual[:1], -actual[1:]]), actual).r2)  # no mean of these
     assert np.isnan(taylor.agreement(foretold[:1], actual[:1]).r2_interval.low)
 
 

@@ -1,6 +1,7 @@
 """Figures of what groups lost by any change of a network; what cannot be drawn says why."""
 
 import textwrap
+from collections import Counter
 from functools import partial
 from itertools import cycle
 from typing import TYPE_CHECKING
@@ -67,14 +68,16 @@ def differences_by_group(results: Results) -> "Figure":
 def harm_by_imbalance(results: Results) -> "Figure":
     """Draw how much more small groups lost than large ones by how many times as many training images these have."""
     rows = [row for row in imbalance.rows(results) if np.isfinite(row["difference_points"].mean)]
+    on = Counter(row["network"] for row in rows)
+    rows = [row for row in rows if on[row["network"]] > 1]
     if not rows:
-        raise Missing("No network was trained on data of another imbalance; give --data-controls.")
+        raise Missing("No difference of small and large groups is known on two kinds of data; see --data-controls.")
     figure, grid = drawing.subplots(1, 1, 6.4, 3.6)
     axes = grid[0][0]
-    ratios = [row["large_images"] / row["small_images"] for row in rows]
-    at = drawing.log_axis(axes, ratios, ".2g")
+    at = drawing.log_axis(axes, [row["ratio"] for row in rows], ".3g")
+    room = min(0.3, *np.diff(np.log(np.unique(at))), 0.3)  # points of one imbalance stay apart from those of the next
     names = list(dict.fromkeys(row["network"] for row in rows))
-    for name, look, shift in zip(names, cycle(LOOKS), 0.3 * drawing.shifts(len(names)), strict=False):
+    for name, look, shift in zip(names, cycle(LOOKS), room * drawing.shifts(len(names)), strict=False):
         mine = sorted((i for i, row in enumerate(rows) if row["network"] == name), key=lambda i: at[i])
         points = series.stack([rows[i]["difference_points"] for i in mine])
         drawing.errorbar(axes, at[mine] * np.exp(shift), points, *look, "-", label=name)

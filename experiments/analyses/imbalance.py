@@ -1,7 +1,8 @@
-"""Does harm follow the imbalance of the data, or the class? The same networks on data balanced and swapped.
+"""Does harm follow the imbalance of the data, or the class? The same networks on data of another imbalance.
 
 Large and small groups are those of the study's own data throughout. If it is the imbalance that makes small groups lose
-more, their difference from large ones vanishes when the data are balanced, and reverses when the imbalance is swapped.
+more, their difference from large ones vanishes when the data are balanced, reverses when the imbalance is swapped, and
+grows with it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -38,7 +39,8 @@ DATA = {
 MEANING = (
     "The same networks, trained on other images of the same data and tested on the same ones. Balanced: every group "
     "has as many training images, and all together are as many as in the study where the smallest group has enough. "
-    "Five and ten times as large: each large group has so many times as many as each small one. "
+    "Five and ten times as large: each large group has so many times as many as each small one, and all together are "
+    "as many as in the study where the groups have enough. "
     "Swapped: few images are kept of large groups and many of small ones. Large and small groups are always those of "
     "the data as they are, and losses are counted from the control that was trained alike. If harm follows the "
     "imbalance and not the class, the difference vanishes when the data are balanced and reverses when they are "
@@ -51,6 +53,7 @@ COLUMNS = (
     Column("images", "images in all"),
     Column("large_images", "of a large group", ".0f"),
     Column("small_images", "of a small group", ".0f"),
+    Column("ratio", "large / small", ".3g"),
     Column("accuracy", form=".3f"),
     Column("large_harm_percent", "drop from the control, large groups (%)", ".1f"),
     Column("small_harm_percent", "drop from the control, small groups (%)", ".1f"),
@@ -90,6 +93,8 @@ def same(results: Results, network: Variant) -> Variant:
     found = [other for other in results.variants if other.label == network.label]
     if not found:
         raise Missing(f"{network.label} was not trained on these data")
+    if (found[0].control is None) != (network.control is None):
+        raise Missing(f"the control of {network.label} is there on some of the data alone")
     return found[0]
 
 
@@ -195,25 +200,29 @@ def _elsewhere(
 def _by_imbalance(results: Results, network: Callable[[Results], tuple[Variant, str]]) -> tuple[Measured, str, str]:
     """Rank the difference of what small and large groups lost by how many times as many images large groups have."""
     own, called = network(results)
-    if len(results.rebalanced) < RANKED - 1:
+    small, found, ratios = small_groups(results.groups), [], []
+    for kind in ("", *results.rebalanced):
+        try:
+            found.append(_there(results, kind, own)[1])
+        except Missing:  # on these data; the others may be enough
+            continue
+        ratios.append(_outnumber(results, (results.rebalanced[kind] if kind else results).groups.train_count))
+    if len(found) < RANKED:
         raise Missing(f"it takes {RANKED} kinds of data to rank; give --data-controls balanced fivefold tenfold")
-    found, ratios = [(results, own)], [_outnumber(results, results.groups.train_count)]
-    for kind, other in results.rebalanced.items():
-        found.append(_there(results, kind, own))
-        ratios.append(_outnumber(results, other.groups.train_count))
-    small = small_groups(results.groups) & in_all([v for _, v in found])
-    large = results.groups.large & in_all([v for _, v in found])
-    drops = [group_drops(v, small).mean(axis=1) - group_drops(v, large).mean(axis=1) for _, v in found]
-    ranked, note = rank_correlations(np.array([ratios] * len(drops[0])), np.stack(drops, axis=1), "data")
-    ends = drops[int(np.argmax(ratios))] - drops[int(np.argmin(ratios))]
-    means = sorted((ratio, float(points.mean())) for ratio, points in zip(ratios, drops, strict=True))
-    told = "; ".join(f"{ratio:.2g} times as many: {points:.3g} points" for ratio, points in means)
+    small, large = small & in_all(found), results.groups.large & in_all(found)
+    apart = [group_drops(v, small).mean(axis=1) - group_drops(v, large).mean(axis=1) for v in found]
+    x, y = np.array([ratios] * len(apart[0])), np.stack(apart, axis=1)
+    ranked, note = rank_correlations(x, y, "data", shared=results.splits == 1)
+    ends = apart[int(np.argmax(ratios))] - apart[int(np.argmin(ratios))]
+    told = "large groups have " + ", ".join(f"{ratio:.3g}" for ratio in sorted(ratios))
+    told += " times as many training images as small ones"
     return ranked._replace(small=too_small(ends, POINTS, "points")), note, f"{called}; {told}"
 
 
 def _outnumber(results: Results, train_count: np.ndarray) -> float:
     """Return how many times as many training images the large groups have as the small ones, on average."""
-    return float(train_count[results.groups.large].mean() / train_count[small_groups(results.groups)].mean())
+    large = results.groups.large
+    return np.nan if large.all() else float(train_count[large].mean() / train_count[~large].mean())
 
 
 def section(rows: Sequence[Row], by_group: Sequence[Row]) -> list[str]:
@@ -229,6 +238,7 @@ def _row(results: Results, network: Variant, kind: str, train_count: np.ndarray)
     row: dict[str, Any] = {"data": DATA[kind], "network": network.label, "seeds": len(network.seeds)}
     row |= {"images": int(train_count.sum()), "large_images": float(train_count[large].mean())}
     row |= {"small_images": float(train_count[small].mean()) if len(small) else np.nan}
+    row |= {"ratio": _outnumber(results, train_count)}
     unknown = ("accuracy", "large_harm_percent", "small_harm_percent", "difference_points", "p_value", "change_points")
     row |= dict.fromkeys(unknown, series.UNKNOWN)
     row["p_value"] = np.nan

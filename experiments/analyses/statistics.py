@@ -15,6 +15,7 @@ from experiments.reporting.comparisons import SELDOM
 from experiments.reporting.sampling import FREE, PLAIN, SAID, in_blocks
 from experiments.reporting.verdicts import (
     DISTANCE,
+    LACKING,
     POINTS,
     RATIO,
     Claim,
@@ -124,7 +125,7 @@ def together(results: Results, network: Variant, claim: Claim | None = None) -> 
         return ""
     mean, low, high = map(float, points)
     also = "" if low > 0 or high < 0 else ", within noise"
-    if claim is not None and claim.verdict != "not enough data":
+    if claim is not None and claim.verdict != LACKING:
         also = BY_VERDICT.get(claim.verdict, ", within noise")
     size, interval = more_or_less((mean, low, high), also)
     few = "Together, the groups with fewer training images than the average"

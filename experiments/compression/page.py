@@ -59,7 +59,7 @@ WORDS = Words(SUMMARY, LOST, NETWORKS, MEANINGS)
 
 
 def answer(results: Results, found: Sequence[Claim] = ()) -> str:
-    """Say who lost more than whom at the strongest change of each family, or at the strongest of all others.
+    """Say who lost more than whom at the strongest change of each family, or else at the strongest of what saves alike.
 
     Args:
         results: of the study.
@@ -73,9 +73,10 @@ def answer(results: Results, found: Sequence[Claim] = ()) -> str:
             said.append(differences.answer(results, strongest, statistics.together(results, strongest, claim)))
         except Missing:
             continue
-    others = [v for v in results.variants if "kept" in v.about and not v.base]
-    if not said and others:  # pruned by layer or gradually alone, or rounded to a format
-        strongest = min(others, key=lambda v: (kept(v), not v.method.endswith("-tuned")))
+    others = [] if said else [v for v in results.variants if "kept" in v.about and not v.base]
+    for saves in dict.fromkeys(v.about["saves"] for v in others):  # by layer or gradually alone, or formats
+        alike = [v for v in others if v.about["saves"] == saves]
+        strongest = min(alike, key=lambda v: (kept(v), not v.method.endswith("-tuned")))
         said.append(differences.answer(results, strongest, statistics.together(results, strongest)))
     return "\n\n".join(said) or "No network of the study is pruned or rounded. There is nothing to compare."
 

@@ -20,6 +20,7 @@ from experiments.reporting.sampling import FREE
 from experiments.reporting.verdicts import (
     CHEAP,
     DISTANCE,
+    LACKING,
     NATS,
     RATIO,
     RIGHT,
@@ -115,7 +116,7 @@ def _of_repeat(hardware: Hardware) -> Claim:
     statistic = "share of seeds with the same bits; claimed to be 1"
     repeats = [series for series in hardware.comparisons[0].others if series.control == "repeat"]
     if not repeats:
-        return Claim(name, statement, statistic, np.nan, np.nan, np.nan, 0, "not enough data", "nothing was repeated")
+        return Claim(name, statement, statistic, np.nan, np.nan, np.nan, 0, LACKING, "nothing was repeated")
     same = repeats[0].same_bits
     verdict = "supported" if same.all() else "not supported: contradicted"
     return Claim(name, statement, statistic, float(same.mean()), np.nan, np.nan, len(same), verdict, repeats[0].label)

@@ -100,6 +100,11 @@ def answer(hardware: Hardware) -> str:
     return comparisons.paragraphs(said, comparisons.in_points(lost, "the network of some seed"))
 
 
+def whole_answer(hardware: Hardware) -> str:
+    """Say who loses more than whom, and whether hardware moves losses further than rounding does, in paragraphs."""
+    return comparisons.paragraphs(answer(hardware), rounding(hardware))
+
+
 def rounding(hardware: Hardware) -> str:
     """Say whose losses other hardware moves further than one rounding error does; empty where that is not known."""
     plain = hardware.comparisons[0]

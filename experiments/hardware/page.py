@@ -198,7 +198,7 @@ def page(
         title: heading.
         command: what the reader types to make it again.
     """
-    parts = [html.answer(differences.answer(hardware)), html.paragraph(differences.rounding(hardware))]
+    parts = [html.answer(differences.whole_answer(hardware))]
     parts += [html.paragraph(introduction(hardware)), *map(html.warning, warnings(hardware))]
     parts += [html.heading("Who loses more than whom on other hardware"), html.paragraph(LOST)]
     parts += [html.figures(drawn[:1])]

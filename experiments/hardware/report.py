@@ -14,7 +14,7 @@ from experiments.hardware import results as hardware_results
 from experiments.hardware import tables as numbers
 from experiments.hardware.figures import Segment
 from experiments.hardware.results import Hardware
-from experiments.reporting import comparisons, reports, tables
+from experiments.reporting import reports, tables
 from experiments.reporting.verdicts import Missing
 from experiments.running import datasets
 from experiments.running.records import load_network
@@ -86,7 +86,7 @@ def publish(
             "spread": numbers.spread_rows(hardware),
         }
         tables.write_all(made, rows)
-        answer = comparisons.paragraphs(differences.answer(hardware), differences.rounding(hardware))
+        answer = differences.whole_answer(hardware)
         said = title, answer, page.warnings(hardware), command
         of_runs = runs, found, drawn, page.OF_TABLES, page.introduction(hardware)
         reports.write_record(made, "hardware", *said, *of_runs)
@@ -142,4 +142,4 @@ def print_summary(hardware: Hardware, title: str = page.TITLE) -> None:
     caption = f"In brackets: 95 % intervals over {seeds}. Losses are of test images."
     table = page.profile_table(numbers.profile_rows(hardware), plain.title)
     tables.show(table, title, caption, page.warnings(hardware))
-    print(f"\n{differences.answer(hardware)}")
+    print(f"\n{differences.whole_answer(hardware)}")

@@ -384,7 +384,7 @@ def _beside_control(network: Variant, name: str) -> np.ndarray:
 
 def _with_sampling(note: str, name: str) -> str:
     """Add to a note that what few images add to a quantity is in it: without that it is known of the full network."""
-    return f"{note}; {sampling.PLAIN}" if name in LENGTHS else note
+    return "; ".join(filter(None, [note, sampling.PLAIN])) if name in LENGTHS else note
 
 
 def _foretells_drop(results: Results, name: str) -> tuple[Measured, str, str, str]:

@@ -110,7 +110,7 @@ def provenance(command: Sequence[str], made: Mapping[str, Any]) -> str:
     }
     if "digest" in made:  # which earlier records have not
         facts["Digest of all settings and data"] = [f"`{made['digest']}`"]
-    said = {name: ", ".join(values) for name, values in facts.items()}
+    said = {name: ("; " if name == "Devices" else ", ").join(values) for name, values in facts.items()}
     lines = [f"- {name}: {text}" for name, text in said.items() if text]
     return "\n".join(["```sh", reports.typed(command), "```", "", *lines])
 

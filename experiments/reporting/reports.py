@@ -309,5 +309,5 @@ def _versions(environments: Sequence[Mapping[str, Any]]) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for environment in environments:
         for name, version in {**environment["versions"], "python": environment["python"]}.items():
-            found.setdefault(name, set()).add(version)
+            found.setdefault(name, set()).add(version or "none")
     return found

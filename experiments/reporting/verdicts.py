@@ -289,7 +289,9 @@ def corrected(found: Sequence[Claim]) -> list[Claim]:
     return made
 
 
-def rank_correlations(x: np.ndarray, y: np.ndarray, of: Literal["groups", "budgets", "data"]) -> tuple[Measured, str]:
+def rank_correlations(
+    x: np.ndarray, y: np.ndarray, of: Literal["groups", "budgets", "data"], *, shared: bool = False
+) -> tuple[Measured, str]:
     """Return the mean over seeds of Spearman's correlation, tested by permutations, and a note on ties.
 
     The interval is that of ``intervals.over_seeds_of_ranks``.
@@ -299,6 +301,7 @@ def rank_correlations(x: np.ndarray, y: np.ndarray, of: Literal["groups", "budge
         y: what is ranked, of the same shape.
         of: what the items are: groups are permuted alike for all seeds, budgets and data for each seed anew (see
             ``judging.rank_p_value``).
+        shared: whether these are permuted alike too, as data are that all seeds share.
     """
     from scipy.stats import spearmanr
 
@@ -308,7 +311,7 @@ def rank_correlations(x: np.ndarray, y: np.ndarray, of: Literal["groups", "budge
     y = np.round(y, DIGITS)
     tied = (np.ptp(x, axis=1) == 0) | (np.ptp(y, axis=1) == 0)  # a row that ties throughout ranks nothing
     values = np.array([0.0 if t else spearmanr(a, b)[0] for t, a, b in zip(tied, x, y, strict=True)])
-    sides = [judging.rank_p_value(x, y * sign, shared=of == "groups")[1] for sign in (1, -1)]
+    sides = [judging.rank_p_value(x, y * sign, shared=shared or of == "groups")[1] for sign in (1, -1)]
     note = f"{of} all tie for {tied.sum()} seeds, which count as 0" if tied.any() else ""
     values = np.round(values, DIGITS)  # 1 by another path of sums
     mean = intervals.over_seeds_of_ranks(values, x.shape[1])

@@ -173,6 +173,9 @@ def test_training_data_can_be_balanced_and_the_imbalance_swapped(tmp_path: Path)
     even = dataclasses.replace(mine, keep_by="group", keep=(1 / 3, 0.5, 1.0), rebalance="fivefold")
     with pytest.raises(JaxfairError, match="'npz' has no small groups, all have 16 training images; give shares"):
         datasets.prepare(even)
+    few = dataclasses.replace(mine, keep_by="group", keep=(0.1, 0.15, 0.05), rebalance="tenfold")
+    with pytest.raises(JaxfairError, match="too few for tenfold: none would be left of a small group"):
+        datasets.prepare(few)
     assert datasets.prepare(dataclasses.replace(mine, rebalance="balanced")).train.group_counts.tolist() == [16] * 3
     with pytest.raises(JaxfairError, match="cannot be swapped: its small groups have too few"):
         datasets.prepare(dataclasses.replace(mine, rebalance="swapped"))

@@ -272,7 +272,7 @@ def harm_grows_with_imbalance(results: Results, effect: np.ndarray) -> Made:
         kind: one._replace(groups=one.groups._replace(train_count=np.where(np.isin(range(5), LARGE), 20 * fold, 20)))
         for kind, one, fold in (("balanced", made[0], 1), ("fivefold", made[1], 4))
     }
-    return made[2]._replace(rebalanced=other), expected
+    return made[2]._replace(rebalanced=other, splits=SEEDS), expected
 
 
 def gradients(results: Results, cosine: np.ndarray, ratio: np.ndarray) -> Results:

@@ -16,11 +16,12 @@ from experiments.analyses import figures as shared
 from experiments.analyses import imbalance, quantities
 from experiments.analyses import results as arrays
 from experiments.analyses.differences import differences
-from experiments.analyses.results import Followed, Results, Variant
+from experiments.analyses.results import DROP, Followed, Results, Variant
 from experiments.linearization import figures
 from experiments.reporting import drawing
 from experiments.reporting.drawing import GREY, LOOKS
 from experiments.reporting.groups import LARGE
+from experiments.reporting.verdicts import Missing
 from jaxfair.errors import JaxfairError
 from tests.study import lay_out, make_analyses, mitigated
 
@@ -139,15 +140,24 @@ def test_harm_is_drawn_by_how_far_large_groups_outnumber_small_ones(tmp_path: Pa
     """Twice as large, and as many times as the data have it, for two networks side by side."""
     results = results_of(tmp_path, {})
     groups = results.groups._replace(train_count=np.where(results.groups.large, 20, 10))
-    both = results._replace(rebalanced={"balanced": results._replace(groups=groups)})
+    full, *changed = results.variants
+    worse = [v._replace(by_group=v.by_group | {DROP: v.by_group[DROP] + [9.0, 5.0, 2.0]}) for v in changed]
+    both = results._replace(rebalanced={"balanced": results._replace(groups=groups, variants=(full, *worse))})
     axes = shared.harm_by_imbalance(both).axes[0]
     rows = [row for row in imbalance.rows(both) if row["network"] == "SNL 50"]
     own = results.groups.train_count
     ratio = own[results.groups.large].mean() / own[~results.groups.large].mean()
-    points = drawn(axes, "SNL 50")
-    np.testing.assert_allclose(sorted(points[:, 0]), sorted(float(row["difference_points"].mean) for row in rows))
+    assert [row["ratio"] for row in rows] == [ratio, 2]
+    points = [float(row["difference_points"].mean) for row in rows]
+    assert points[0] != points[1]
     (container,) = (c for c in axes.containers if str(c.get_label()) == "SNL 50")
-    np.testing.assert_allclose(container.lines[0].get_xdata(), sorted([2, ratio]), rtol=0.12)  # pyright: ignore
+    x, y = container.lines[0].get_data()  # pyright: ignore
+    order = [0, 1] if ratio < 2 else [1, 0]
+    np.testing.assert_allclose(y, np.array(points)[order])
+    np.testing.assert_allclose(x, np.array([ratio, 2])[order], rtol=0.12)  # networks stand side by side
+    alone = results._replace(rebalanced={"balanced": results._replace(variants=(full,))})
+    with pytest.raises(Missing, match="on two kinds of data"):
+        shared.harm_by_imbalance(alone)
 
 
 def test_equal_results_give_equal_files(tmp_path: Path) -> None:

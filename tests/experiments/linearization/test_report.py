@@ -191,7 +191,8 @@ def test_provenance_names_every_run_and_its_arithmetic(page: Page, analysed: lis
 def test_provenance_names_every_version_kernel_and_device(analysed: list[Run], monkeypatch: pytest.MonkeyPatch) -> None:
     """A study may be made in parts, on several machines."""
     plain = analysed[0].json("environment.json")
-    later = plain | {"versions": plain["versions"] | {"jax": "0.1.2"}, "kernels": "onednn", "threads": 1}
+    versions = plain["versions"] | {"jax": "0.1.2", "jaxfair": None}  # None: not installed, as in a copied folder
+    later = plain | {"versions": versions, "kernels": "onednn", "threads": 1}
     kept = Run.json
 
     def told(run: Run, name: str) -> Any:
@@ -200,6 +201,7 @@ def test_provenance_names_every_version_kernel_and_device(analysed: list[Run], m
     monkeypatch.setattr(Run, "json", told)
     facts = reports.provenance(analysed)
     assert facts["versions"]["jax"] == f"0.1.2 and {plain['versions']['jax']}"
+    assert facts["versions"]["jaxfair"] == f"{plain['versions']['jaxfair']} and none"
     assert facts["versions"]["flax"] == plain["versions"]["flax"]
     assert facts["kernels of convolutions"] == ["onednn"]
     assert facts["devices"] == ["cpu: cpu x 1, 2 cores", "cpu: cpu x 1, 2 cores, threads: 1"]
