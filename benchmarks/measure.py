@@ -145,7 +145,10 @@ def eigenvalues(
     for name, seconds in timing.in_turn(runs_, repeats).items():
         rows[name] |= seconds
     for name, method in methods.items():
-        if method.default is not None:
+        if method.default is not None and method.default == rows[name]["setting"]:  # minutes of a slow library
+            found = {key: rows[name][key] for key in ("setting", "error", "products")}
+            rows[name]["default"] = {**found, "seconds": rows[name]["median"]}
+        elif method.default is not None:
             rows[name]["default"] = _at_default(method, truth)
     return {"truth": truth, "target": TARGET, "methods": rows}
 
