@@ -75,7 +75,7 @@ def harm_by_imbalance(results: Results) -> "Figure":
     figure, grid = drawing.subplots(1, 1, 6.4, 3.6)
     axes = grid[0][0]
     at = drawing.log_axis(axes, [row["ratio"] for row in rows], ".3g")
-    room = min(0.3, *np.diff(np.log(np.unique(at))), 0.3)  # points of one imbalance stay apart from those of the next
+    room = min([0.3, *np.diff(np.log(np.unique(at)))])  # points of one imbalance stay apart from those of the next
     names = list(dict.fromkeys(row["network"] for row in rows))
     for name, look, shift in zip(names, cycle(LOOKS), room * drawing.shifts(len(names)), strict=False):
         mine = sorted((i for i, row in enumerate(rows) if row["network"] == name), key=lambda i: at[i])

@@ -129,9 +129,13 @@ def _compared(results: Results) -> Iterator[tuple[Variant, str, np.ndarray]]:
         v.label for other in results.rebalanced.values() for v in other.variants[1:] if v.method not in CONTROLS
     }
     for network in (v for v in results.variants[1:] if v.label in compared):
-        yield network, "", results.groups.train_count
-        for kind, other in results.rebalanced.items():
-            yield network, kind, other.groups.train_count
+        for kind, count in _train_counts(results).items():
+            yield network, kind, count
+
+
+def _train_counts(results: Results) -> dict[str, np.ndarray]:
+    """Return the groups' training images in each kind of data, first those of the data as they are."""
+    return {kind: of.groups.train_count for kind, of in {"": results, **results.rebalanced}.items()}
 
 
 def _there(results: Results, kind: str, network: Variant) -> tuple[Results, Variant]:
@@ -201,12 +205,12 @@ def _by_imbalance(results: Results, network: Callable[[Results], tuple[Variant, 
     """Rank the difference of what small and large groups lost by how many times as many images large groups have."""
     own, called = network(results)
     small, found, ratios = small_groups(results.groups), [], []
-    for kind in ("", *results.rebalanced):
+    for kind, count in _train_counts(results).items():
         try:
             found.append(_there(results, kind, own)[1])
         except Missing:  # on these data; the others may be enough
             continue
-        ratios.append(_outnumber(results, (results.rebalanced[kind] if kind else results).groups.train_count))
+        ratios.append(_outnumber(results, count))
     if len(found) < RANKED:
         raise Missing(f"it takes {RANKED} kinds of data to rank; give --data-controls balanced fivefold tenfold")
     small, large = small & in_all(found), results.groups.large & in_all(found)

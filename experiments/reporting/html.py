@@ -103,7 +103,7 @@ def findings(found: Iterable[Claim]) -> str:
     if decided:
         parts.append(table(verdicts.table(decided), prose=True))
     if lacking:
-        parts.append(folded(verdicts.undecided(lacking), table(verdicts.table(lacking), prose=True)))
+        parts.append(folded(verdicts.without_data("finding", lacking), table(verdicts.table(lacking), prose=True)))
     return "".join(parts)
 
 
@@ -112,8 +112,7 @@ def figures(drawn: Iterable[Drawn]) -> str:
     every = [*drawn]
     parts = [figure(of) for of in every if of.file is not None]
     if missing := [of for of in every if of.file is None]:
-        said = f"{len(missing)} figure{'s' * (len(missing) > 1)} for which this study has not enough data"
-        parts.append(folded(said, *map(figure, missing)))
+        parts.append(folded(verdicts.without_data("figure", missing), *map(figure, missing)))
     return "".join(parts)
 
 

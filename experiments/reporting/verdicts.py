@@ -153,7 +153,7 @@ def markdown(found: Sequence[Claim]) -> str:
     parts.append(FOOT)
     if lacking:
         why = "\n".join(f"- {tables.escaped(f'{claim.statement}: {claim.note}')}" for claim in lacking)
-        parts.append(f"<details><summary>{undecided(lacking)}</summary>\n\n{why}\n\n</details>")
+        parts.append(f"<details><summary>{without_data('finding', lacking)}</summary>\n\n{why}\n\n</details>")
     return "\n\n".join(parts) + "\n"
 
 
@@ -163,9 +163,9 @@ def parted(found: Iterable[Claim]) -> tuple[list[Claim], list[Claim]]:
     return [c for c in every if c.verdict != LACKING], [c for c in every if c.verdict == LACKING]
 
 
-def undecided(lacking: Sequence[Claim]) -> str:
-    """Say how many claims there are not enough data for."""
-    return f"{len(lacking)} finding{'s' * (len(lacking) > 1)} for which this study has not enough data"
+def without_data(what: str, lacking: Sequence[Any]) -> str:
+    """Say for how many findings, or figures, there are not enough data."""
+    return f"{len(lacking)} {what}{'s' * (len(lacking) > 1)} for which this study has {LACKING}"
 
 
 # fmt: off

@@ -178,6 +178,11 @@ def _thinned(loaded: Loaded, config: DataConfig, keep: Sequence[float]) -> tuple
     return loaded.split(config.test_fraction, config.seed, keep=keep, **about)
 
 
+def _large(dataset: Dataset) -> np.ndarray:
+    """Return whether each group has at least the average number of images."""
+    return dataset.group_counts >= dataset.group_counts.mean()
+
+
 def _folded(loaded: Loaded, config: DataConfig, as_it_is: Dataset) -> Dataset:
     """Return a training set whose large groups have so many times as many images as its small ones.
 
@@ -185,7 +190,7 @@ def _folded(loaded: Loaded, config: DataConfig, as_it_is: Dataset) -> Dataset:
     any.
     """
     assert config.rebalance is not None
-    fold, large = FOLDS[config.rebalance], as_it_is.group_counts >= as_it_is.group_counts.mean()
+    fold, large = FOLDS[config.rebalance], _large(as_it_is)
     if fold > 1 and large.all():
         raise JaxfairError(
             f"'{config.name}' has no small groups, all have {as_it_is.group_counts[0]:,} training images; give shares "
@@ -211,7 +216,7 @@ def _swapped(loaded: Loaded, config: DataConfig, as_it_is: Dataset) -> Dataset:
             "give different shares as --data.keep, or leave swapped out."
         )
     train = _thinned(loaded, config, [round(max(keep) + min(keep) - share, 9) for share in keep])[0]
-    large = as_it_is.group_counts >= as_it_is.group_counts.mean()
+    large = _large(as_it_is)
     if large.all() or train.group_counts[large].mean() >= train.group_counts[~large].mean():
         raise JaxfairError(
             f"The shares {tuple(keep)} exchanged leave the large groups of '{config.name}' large; give shares that "
