@@ -70,6 +70,7 @@ def main(
     Raises:
         SystemExit: 0 after ``--help``, 2 after an option that does not exist or a value that does not parse.
     """
+    _open_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
     word, rest = (given[0], given[1:]) if given and given[0] and given[0] in commands else ("", given)
     if word not in commands and (not given or given[0] in ("-h", "--help")):
@@ -97,6 +98,20 @@ def main(
             run(options, [program, *given])
 
     return _guarded(work, commands[word].after if word in commands else KEPT)
+
+
+def _open_streams() -> None:
+    """Put the null device where a standard stream was closed (``2>&-``), so that nothing fails that is printed.
+
+    The numbers 0 to 2 too, since a study's file that was opened at one of them would get what others print there.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)  # as those of a shell, for the processes that are started from here
+    os.close(number)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, os.fdopen(null, mode, encoding="utf-8", errors="backslashreplace"))
 
 
 def _check_words(given: Sequence[str]) -> None:
@@ -164,7 +179,8 @@ def listen() -> None:
 
 
 def _end(number: int, _: FrameType | None) -> None:
-    os.write(2, f"\ninterrupted; {KEPT}.\n".encode())
+    with suppress(OSError):  # it is closed, or what showed it has ended by the same signal
+        os.write(2, f"\ninterrupted; {KEPT}.\n".encode())
     os._exit(128 + number)  # an exception could be lost in the middle of an import
 
 
@@ -252,18 +268,21 @@ def _check_repeated(arguments: Sequence[str], once: Sequence[str]) -> None:
         raise JaxfairError(f"The option {twice[0]} is given twice; give all of its values after one.")
 
 
-def several(options: type | Mapping[str, Any], last: Sequence[str] = ()) -> list[str]:
+def several(options: type | Mapping[str, Any]) -> list[str]:
     """Return the options of a ``Command`` that take several values: a second one would undo the first without a word.
 
     Args:
         options: of the command.
-        last: those that are left out, since whoever adds to a command line gives them again, and the last counts.
     """
     kind = options if isinstance(options, type) else type(next(iter(options.values())))
-    return [word for word in _of_several(kind, "--") if word not in last]
+    return list(_of_several(kind, "--"))
 
 
 def _of_several(kind: type, before: str) -> Iterator[str]:
+    from tyro.conf import OmitArgPrefixes
+
+    if OmitArgPrefixes in vars(kind).get("__tyro_markers__", ()):  # where tyro.conf.configure notes it
+        before = "--"
     for name, hint in get_type_hints(kind).items():
         word = before + name.replace("_", "-")
         if dataclasses.is_dataclass(hint):

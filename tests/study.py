@@ -24,7 +24,7 @@ from jaxfair.runs import Run
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# One seed, one budget, one DeepReDuce student. Later options win over earlier ones.
+# One seed, one budget, one DeepReDuce student. See ``told`` for others in their place.
 TINY = (
     *("--seeds=1", "--budgets", "0.5", "--deepreduce", "C12"),
     *("--model.stage-sizes", "1", "1", "--model.width=4"),
@@ -47,10 +47,20 @@ CONFIGURED = (
 )
 
 
+def told(study: Sequence[str], *options: str) -> list[str]:
+    """Return a study's options but those that are given again, which would be refused, and then the further ones."""
+    given = {option.partition("=")[0] for option in options}
+    kept, keep = [], True
+    for word in study:
+        keep = word.partition("=")[0] not in given if word.startswith("--") else keep
+        kept += [word] * keep
+    return [*kept, *options]
+
+
 def call(out: Path, *options: str, drawn: bool = False) -> int:
     """Run the tiny study in this process and return the exit status; its figures are empty unless ``drawn``."""
     with nullcontext() if drawn else mock.patch("experiments.reporting.drawing.save", sketch):
-        return linearization([*TINY, "--out", str(out), *options])
+        return linearization(told(TINY, "--out", str(out), *options))
 
 
 @contextmanager

@@ -125,7 +125,11 @@ def seeds_sentence(results: Results) -> str:
     seeds = len(results.variants[0].seeds)
     if seeds == 1:
         return "One seed: 95 % intervals are over test images alone; what is no mean over these has none."
-    splits = "seeds, each with a split of its own," if results.splits == seeds else "seeds on one split"
+    splits = "seeds on one split"
+    if results.splits == seeds:
+        splits = "seeds, each with a split of its own,"
+    elif results.trainings == seeds:
+        splits = "seeds, each with training images of its own,"
     return (
         f"95 % intervals: of accuracies, drops, losses, distances and what is free of sampling over {seeds} {splits} "
         "and the test images; of all else over seeds."

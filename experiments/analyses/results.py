@@ -128,7 +128,8 @@ class Results(NamedTuple):
         groups: in the order of the groups axis; their images as they are in the mean split, in whole numbers.
         group: of each test image of any seed.
         reference: number of the group that the others are compared with.
-        splits: how many different ones the seeds have.
+        splits: how many different test sets the seeds have.
+        trainings: how many different training sets.
         followed: fine-tunings that were followed through their epochs.
         rebalanced: the same of networks that were trained on data of another imbalance, by what that is; their groups
             and test images are in the same order.
@@ -140,6 +141,7 @@ class Results(NamedTuple):
     group: np.ndarray
     reference: int = 0
     splits: int = 1
+    trainings: int = 1
     followed: tuple[Followed, ...] = ()
     rebalanced: "Mapping[str, Results]" = MappingProxyType({})
     missing: tuple[str, ...] = ()
@@ -197,21 +199,24 @@ def _collect(
     wanted = check_name(reference, groups.names)
     number = int(groups.order[0]) if wanted is None else groups.names.index(wanted)
     shown = tuple(_followed(found, places) for found in _by_label(followed).values())
-    return Results(variants, groups, group, number, places.splits, shown), places
+    return Results(variants, groups, group, number, places.splits, places.trainings, shown), places
+
+
+def declared_control(variant: Mapping[str, Any]) -> str:
+    """Return what the control of a network is called, if the study has one; empty for those that have none.
+
+    Args:
+        variant: what the record says of the network. What saves weights or bits names its control itself.
+    """
+    if "saves" in variant or variant["method"] in ("full", *CONTROLS):
+        return variant.get("control", "")
+    return matched_label(variant.get("base") or variant["label"])
 
 
 def _with_controls(variants: Sequence[Variant]) -> tuple[Variant, ...]:
     """Return networks that know the controls that were trained as they were, if these are there."""
     by_label = {variant.label: variant for variant in variants}
-    variants = [v._replace(control=by_label.get(v.about.get("control", ""))) for v in variants]
-    matched = {variant.label: variant for variant in variants if variant.method == "matched"}
-    apart = ("full", *CONTROLS)
-    found = []
-    for variant in variants:
-        named = "saves" in variant.about  # and names its control itself, if it has one
-        label = "" if named or variant.method in apart or not matched else matched_label(variant.base or variant.label)
-        found.append(variant._replace(control=matched[label]) if label in matched else variant)
-    return tuple(found)
+    return tuple(variant._replace(control=by_label.get(declared_control(variant.about))) for variant in variants)
 
 
 def _by_label(found: Sequence[Run]) -> dict[str, list[Run]]:
@@ -230,7 +235,9 @@ def _of_data(run: Run) -> dict[str, Any]:
 
 
 class _Places(NamedTuple):
-    """Where each seed's test images are among the ``count`` ones of all seeds, and how many splits the seeds have.
+    """Where each seed's test images are among the ``count`` ones of all seeds.
+
+    The seeds have so many ``splits``, different test sets, and so many different ``trainings``.
 
     ``images`` are the identities of all of them, in their order; None where older analyses do not have them.
     """
@@ -238,6 +245,7 @@ class _Places(NamedTuple):
     of_seed: Sequence[np.ndarray]
     count: int
     splits: int
+    trainings: int
     images: np.ndarray | None = None
 
 
@@ -254,19 +262,20 @@ def _test_images(seeds: Sequence[Run], others: _Places | None = None) -> tuple[_
     examples = [run.arrays("examples.npz") for run in seeds]
     same = len({str(run.config["data"]["fingerprint"]["test"]) for run in seeds}) == 1
     own = len({run.config["data"].get("seed") for run in seeds}) == len(seeds)
-    trained = len({str(run.config["data"]["fingerprint"]["train"]) for run in seeds}) == 1
-    if not (own or (same and trained)):
+    trained = len({str(run.config["data"]["fingerprint"]["train"]) for run in seeds})
+    if not (own or (same and trained == 1)):
         raise JaxfairError("The analyses are of different data sets or splits; report each study by itself.")
     if same:
         group = examples[0]["group"]
-        found = _Places([np.arange(len(group))] * len(seeds), len(group), 1, examples[0].get("image"))
+        found = _Places([np.arange(len(group))] * len(seeds), len(group), 1, trained, examples[0].get("image"))
         return _in_order_of(others, found, group)
     ids = [e["image"] if "image" in e else -1 - np.arange(len(e["group"])) - i * MANY for i, e in enumerate(examples)]
     ids = [np.asarray(of_seed).astype(np.uint64) for of_seed in ids]
     known, first = np.unique(np.concatenate(ids), return_index=True)
     places = [np.searchsorted(known, of_seed) for of_seed in ids]
     group = np.concatenate([e["group"] for e in examples])[first]
-    return _in_order_of(others, _Places(places, len(group), len({tuple(place) for place in places}), known), group)
+    splits = len({tuple(place) for place in places})
+    return _in_order_of(others, _Places(places, len(group), splits, trained, known), group)
 
 
 def _in_order_of(others: _Places | None, found: _Places, group: np.ndarray) -> tuple[_Places, np.ndarray]:

@@ -4,11 +4,11 @@ import dataclasses
 import functools
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
-from experiments.analyses.results import Results
+from experiments.analyses.results import Results, declared_control
 from experiments.reporting import groups
 from experiments.running import datasets, executors, plan, records, stages
 from experiments.running.datasets import Prepared
@@ -98,6 +98,7 @@ def run(
         JaxfairError: something cannot be used or written, or runs failed; the report then shows the others.
     """
     check_place(study.out, study.seeds)
+    _check_data(study.data)
     executors.begin(study.execution)
     executors.check_used(study.execution)
     prepare = datasets.prepare_each_or_blank if study.dry_run else lambda *of: (datasets.prepare_each(*of), "")
@@ -127,6 +128,19 @@ def run(
         _tell(study, space, analysed, report, command)
 
 
+def _check_data(data: DataConfig) -> None:
+    """Refuse data that are rebalanced themselves: their record would be that of a data control, which is made less of.
+
+    Raises:
+        JaxfairError: they are.
+    """
+    if data.rebalance is not None:
+        raise JaxfairError(
+            f"--data.rebalance is {data.rebalance}, and other imbalances are only made beside the data as they are; "
+            f"give --data-controls {data.rebalance} instead."
+        )
+
+
 def _tell(study: Settings, space: Workspace, analysed: Sequence[Run], report: Report, command: Sequence[str]) -> None:
     """Write the report of the runs that are finished; print the table and where the report lies.
 
@@ -152,7 +166,8 @@ def whole(analysed: Sequence[Run]) -> tuple[list[Run], list[str]]:
 
     Seeds whose full network is not there are left out of all networks, and networks that then lack a seed altogether:
     seeds that were picked by whether one of the networks could be trained would be no fair sample of the others. So are
-    all networks on rebalanced data if their full network lacks one.
+    networks whose control lacks one, which would be compared with another network than the rest, and all networks on
+    rebalanced data if their full network does.
     """
     by_label: dict[tuple[str, str, str], list[Run]] = {}
     for run in analysed:
@@ -161,24 +176,52 @@ def whole(analysed: Sequence[Run]) -> tuple[list[Run], list[str]]:
     seeds = {run.config["seed"] for run in full if run.done}
     lost = [str(run.config["seed"]) for run in full if not run.done]
     missing = [f"Seed {', '.join(lost)} is missing in all networks, since the full one failed."] * bool(lost)
-    shown, gone = list[Run](), set[tuple[str, ...]]()
-    for (kind, label, stage), several in by_label.items():
-        kept = [run for run in several if run.config["seed"] in seeds]
-        lacking = [str(run.config["seed"]) for run in kept if not run.done]
-        if not gone.isdisjoint({(kind,), (kind, label)}):  # of a network that is missing, all else is
-            continue
-        if not lacking:
-            shown += kept
-            continue
-        all_of_kind = bool(kind) and label == stages.FULL["label"]
-        gone |= {(kind,) if all_of_kind else (kind, label)} if stage == "analyse" else set()
-        what = (
-            f"All on {kind} data"
-            if all_of_kind
-            else f"{ABOUT.get(stage, stage)}{label}" + f" on {kind} data" * bool(kind)
-        )
-        missing.append(f"{what} is missing, since seed {', '.join(lacking)} failed.")
+    lacking = {
+        of: [str(run.config["seed"]) for run in several if run.config["seed"] in seeds and not run.done]
+        for of, several in by_label.items()
+    }
+    failed = {(kind, label) for (kind, label, stage), without in lacking.items() if without and stage == "analyse"}
+    shown = list[Run]()
+    for of, several in by_label.items():
+        said = _missing(of, several[0].config["variant"], lacking, failed)
+        if said is None:
+            shown += [run for run in several if run.config["seed"] in seeds]
+        else:
+            missing += [said] * bool(said)
     return shown, missing
+
+
+def _missing(
+    of: tuple[str, str, str],
+    variant: Mapping[str, Any],
+    lacking: Mapping[tuple[str, str, str], Sequence[str]],
+    failed: Collection[tuple[str, str]],
+) -> str | None:
+    """Say why the runs of one stage on one network are not shown; nothing where that is said of the network already.
+
+    Args:
+        of: the imbalance of the data, the label of the network, and the stage.
+        variant: what the record says of the network.
+        lacking: by what ``of`` is, the seeds that failed.
+        failed: imbalances and labels of which some analysis failed.
+
+    Returns:
+        None where they are shown.
+    """
+    kind, label, stage = of
+    on_data, control = f" on {kind} data" * bool(kind), declared_control(variant)
+    if kind and (kind, stages.FULL["label"]) in failed:
+        seeds = ", ".join(lacking[kind, stages.FULL["label"], "analyse"])
+        own = (label, stage) == (stages.FULL["label"], "analyse")
+        return f"All{on_data} is missing, since seed {seeds} failed." * own
+    if (without := ", ".join(lacking[of])) and (stage == "analyse" or (kind, label) not in failed):
+        return f"{ABOUT.get(stage, stage)}{label}{on_data} is missing, since seed {without} failed."
+    if (kind, label) in failed:
+        return ""
+    if (kind, control) in failed:
+        seeds, own = ", ".join(lacking[kind, control, "analyse"]), stage == "analyse"
+        return f"{label}{on_data} is missing, since seed {seeds} of {control} failed, with which it is compared." * own
+    return None
 
 
 def on_splits(space: Workspace, prepared: Sequence[Prepared], seeds: int, declare: Declare) -> list[Run]:

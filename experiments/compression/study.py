@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from experiments.analyses import study as studies
 from experiments.compression import report
-from experiments.compression.settings import Study
+from experiments.compression.settings import PRESETS, Study
 from experiments.running import measure, stages
 from experiments.running.records import Workspace
 from jaxfair.compress import pruning, quantization
@@ -154,6 +154,7 @@ def check(study: Study, train_set: Dataset) -> None:
             f"The study has {study.seeds} seeds, {len(study.bits)} numbers of bits, {len(study.formats)} formats and "
             f"{len(study.sparsities)} sparsities; give at least one seed, and one of the others."
         )
+    check_used(study)
     for sparsity in study.sparsities:
         pruning.check_config(PruneConfig(sparsity))
     for bits in study.bits:
@@ -167,3 +168,31 @@ def check(study: Study, train_set: Dataset) -> None:
     tunings = [mitigated(study.finetune, method) for method in study.mitigations]
     stages.check_trainings(train_set, [study.train, study.finetune, *tunings], None, study.seeds_at_once)
     measure.check_config(study.analysis)
+
+
+def check_used(study: Study) -> None:
+    """Find what is asked for of networks that the study has none of, and would be dropped without a word.
+
+    What a preset has is not asked for: whoever wants no pruning leaves out its ways or its sparsities alone.
+
+    Raises:
+        JaxfairError: there are no such networks.
+    """
+    pruned = study.pruning and study.sparsities
+    mitigations = [method for method in study.mitigations if method != "none"]
+    of_preset = (study.mitigations, study.finetune) in [(one.mitigations, one.finetune) for one in PRESETS.values()]
+    if mitigations and not pruned and not of_preset:
+        raise JaxfairError(
+            f"The mitigations {' '.join(mitigations)} are of pruned networks, and there are none; give --pruning and "
+            "--sparsities, or nothing after --mitigations."
+        )
+    if study.data_controls and not (pruned or study.bits):
+        raise JaxfairError(
+            f"The data controls {' '.join(study.data_controls)} are of pruned networks and those of few bits, and "
+            "there are none; give --pruning and --sparsities, or --bits, or nothing after --data-controls."
+        )
+    for name, other in (("sparsities", "pruning"), ("pruning", "sparsities")):
+        value = getattr(study, name)
+        if value and not getattr(study, other) and value not in [getattr(one, name) for one in PRESETS.values()]:
+            shown = " ".join(map(str, value))
+            raise JaxfairError(f"Pruning is told --{name} {shown} and no --{other}; give both, or nothing after both.")

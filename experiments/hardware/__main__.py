@@ -40,9 +40,8 @@ def _pack() -> cli.Work:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
-    once = cli.several(PRESETS, last=("--profiles", "--steps", "--model.stage-sizes"))
     commands = {
-        "": cli.Command(PRESETS, _run, once=once),
+        "": cli.Command(PRESETS, _run, once=cli.several(PRESETS)),
         "pack": cli.Command(Pack, _pack),
         "merge": cli.Command(Merge, _merge),
     }

@@ -28,8 +28,7 @@ def _study() -> cli.Work:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
-    once = cli.several(PRESETS, last=("--budgets", "--deepreduce", "--controls", "--model.stage-sizes"))
-    command = cli.Command(PRESETS, _study, once=once)
+    command = cli.Command(PRESETS, _study, once=cli.several(PRESETS))
     return cli.main("python -m experiments.linearization", __doc__, {"": command}, arguments)
 
 

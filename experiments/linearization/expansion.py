@@ -21,7 +21,6 @@ from jaxfair.taylor import NetworkLines
 if TYPE_CHECKING:
     from experiments.linearization.foretold import Foretold
 
-METHODS = ("snl", "deepreduce", "random-matched", "random")
 COLUMNS = (
     Column("network"),
     Column("seeds"),
@@ -46,15 +45,17 @@ def rows(study: Path) -> list[dict[str, Any]]:
         study: the folder that a linearization study was told as ``--out``.
 
     Raises:
-        JaxfairError: the study is not finished or of another kind, or its data are not to be found or have changed.
+        JaxfairError: the study is not finished or of another kind, its data are not to be found or have changed, or no
+            network is linearized, or of the full network's layers.
     """
     analysed = [run for run in arrays.read(study, STUDY) if run.config["stage"] == "analyse"]
     analysed = [run for run in analysed if not rebalanced(run)]
     known = {run.digest: run for run in reports.with_parents(analysed)}
     by_label: dict[str, list[Run]] = {}
     for run in analysed:
-        if run.config["variant"]["method"] in METHODS:
-            by_label.setdefault(run.config["variant"]["label"], []).append(run)
+        variant = run.config["variant"]
+        if variant["method"] not in ("full", *arrays.CONTROLS) and not variant.get("mitigation"):
+            by_label.setdefault(variant["label"], []).append(run)
     if not by_label:
         raise JaxfairError(f"'{study}' has no linearized network without mitigation; there is nothing to foretell.")
     tests, found = {}, []
@@ -63,13 +64,17 @@ def rows(study: Path) -> list[dict[str, Any]]:
         for label, several in by_label.items():
             progress.begin(f"foretell {label}", len(several))
             lines = [_lines(run, known, tests) for run in several]
-            if None not in lines:
+            if None in lines:
+                say(f"{label} has other layers than the full network, so nothing is foretold of it.")
+            else:
                 found.append({"network": label, "seeds": len(lines), **_agreement([of for of in lines if of])})
+    if not found:
+        raise JaxfairError(f"No network of '{study}' has the full network's layers; there is nothing to foretell.")
     return found
 
 
 def _lines(run: Run, known: dict[str, Run], tests: dict[str, Any]) -> NetworkLines | None:
-    """Return the lines of a network from the full one; None where it has another size."""
+    """Return the lines of a network from the full one; None where it has other layers."""
     network, full = (load_network(known[run.config["parents"][name]]) for name in ("network", "full"))
     if network.module != full.module:
         return None

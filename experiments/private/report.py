@@ -20,6 +20,7 @@ def write(config: Private, command: Sequence[str]) -> None:
         "versions": found.versions,
     }
     named = {"costs": found.costs, "accuracy": found.accuracy, "groups": study.group_rows(found.changes)}
+    named["differences"] = study.difference_rows(found)
     with reports.replacing(config.out / "report") as made:
         tables.write_all(made, named)
         runs.write_json(made / "private.json", {**facts, "answer": study.answer(found), **named})

@@ -10,16 +10,19 @@ from experiments.private import protocol
 from experiments.private.bound import logit_error
 from experiments.private.protocol import Answer
 from experiments.private.settings import Private, Protocol
-from experiments.reporting import reports
+from experiments.reporting import comparisons, reports
+from experiments.reporting.comparisons import Difference
 from experiments.reporting.series import Estimate
 from experiments.reporting.tables import Row
 from experiments.running import datasets
 from experiments.running.progress import Progress
 from experiments.running.records import load_network, rebalanced
+from jaxfair import intervals, paired
 from jaxfair.change import ChangeReport, change_report
 from jaxfair.data.dataset import Dataset
 from jaxfair.errors import JaxfairError, did_you_mean
 from jaxfair.intervals import wilson
+from jaxfair.judging import possible_difference
 from jaxfair.networks import Gathered, gathered
 from jaxfair.runs import Run
 
@@ -40,6 +43,7 @@ class Found(NamedTuple):
         costs: one row a network and protocol.
         accuracy: one row a network and number of bits.
         changes: floating point against fixed point by group, by network and number of bits.
+        contrasts: what ``contrasts`` returns of each of these.
         runs: whose networks they are.
         versions: of what computed.
     """
@@ -48,8 +52,14 @@ class Found(NamedTuple):
     costs: list[Row]
     accuracy: list[Row]
     changes: Mapping[tuple[str, int], ChangeReport]
+    contrasts: Mapping[tuple[str, int], Sequence[intervals.Estimate]]
     runs: list[Run]
     versions: Mapping[str, str]
+
+    @property
+    def coarsest(self) -> int:
+        """The fewest fraction bits, with which groups are compared."""
+        return min(bits for _, bits in self.changes)
 
 
 def check(config: Private) -> None:
@@ -92,7 +102,7 @@ def find(config: Private) -> Found:
     images = np.asarray(test.normalize(test.images[index]), np.float32)
     costs: list[Row] = []
     accuracy: list[Row] = []
-    changes, versions = {}, {}
+    changes, apart, versions = {}, {}, {}
     with Progress() as progress:
         progress.expect(len(chosen) * (len(config.protocols) + len(config.fraction_bits)))
         for run in chosen:
@@ -106,11 +116,12 @@ def find(config: Private) -> Found:
             for bits in config.fraction_bits:
                 progress.begin(f"{label}, aby3, {bits} bits")
                 answer = _infer(config, network, images, "aby3", bits)
-                row, changes[label, bits] = compare(label, network, images, answer.logits, test, index)
+                of = label, bits
+                row, changes[of], apart[of] = compare(label, network, images, answer.logits, test, index)
                 bounded = bounds(network, bits, images[: config.bound_images], answer.logits)
                 accuracy.append({**row, "bits": bits, **bounded})
     labels = tuple(run.config["variant"]["label"] for run in chosen)
-    return Found(labels, costs, accuracy, changes, chosen, versions)
+    return Found(labels, costs, accuracy, changes, apart, chosen, versions)
 
 
 def _chosen(config: Private) -> list[Run]:
@@ -158,17 +169,32 @@ def cost_row(config: Private, label: str, network: Gathered, kind: str, answer: 
 
 def compare(
     label: str, network: Gathered, images: np.ndarray, logits: np.ndarray, test: Dataset, index: np.ndarray
-) -> tuple[dict[str, Any], ChangeReport]:
-    """Compare fixed-point logits with those in floating point: all images in a row, and by group."""
+) -> tuple[dict[str, Any], ChangeReport, list[intervals.Estimate]]:
+    """Compare fixed-point logits with those in floating point: all images in a row, by group, and ``contrasts``."""
     before, y = np.asarray(network(images)), np.asarray(test.label)[index]
     flipped = before.argmax(axis=1) != logits.argmax(axis=1)
-    right = [(side.argmax(axis=1) == y).mean() for side in (before, logits)]
+    hits = [side.argmax(axis=1) == y for side in (before, logits)]
+    right = [side.mean() for side in hits]
     row: dict[str, Any] = {"network": label, "relus": network.comparisons, "images": len(y)}
     row |= {"float_accuracy": _share(right[0], len(y)), "accuracy": _share(right[1], len(y))}
     row |= {"flips": int(flipped.sum()), "flipped": _share(flipped.mean(), len(y))}
     row["error"] = float(np.abs(logits - before).max())
     names = np.array(test.group_names)[np.asarray(test.group)[index]]
-    return row, change_report(before, logits, None, y, names)
+    report = change_report(before, logits, None, y, names)
+    return row, report, contrasts(report, hits, names)
+
+
+def contrasts(report: ChangeReport, right: Sequence[np.ndarray], group: np.ndarray) -> list[intervals.Estimate]:
+    """Return the points and errors of a report's differences, by which those of several networks are judged together.
+
+    Args:
+        report: of one network.
+        right: where it is right in floating point and in fixed point, each of shape (images,).
+        group: names of the images' groups.
+    """
+    by_group = {name: [side[None, group == name].astype(float) for side in right] for name in report.names}
+    pairs = [[paired.drops(*by_group[name]) for name in (of.group, of.reference)] for of in report.differences]
+    return [intervals.over_seeds_and_examples(pair, (1.0, -1.0)) for pair in pairs]
 
 
 def bounds(network: Gathered, bits: int, images: np.ndarray, logits: np.ndarray) -> dict[str, Any]:
@@ -214,6 +240,54 @@ def _networks(count: int) -> str:
     return f"{count} network{'s' * (count > 1)}"
 
 
-def judged(changes: Mapping[tuple[str, int], ChangeReport]) -> Sequence[str]:
-    """Return for every network and number of bits whether a group lost more than another."""
-    return [f"{label}, {bits} bits: {report.answer()}" for (label, bits), report in changes.items()]
+def differences(found: Found) -> tuple[Difference, ...]:
+    """Compare every group with the reference group at the fewest bits, all groups of all networks together.
+
+    Images are all the noise: what is said is of these networks of one seed.
+    """
+    chosen = [(label, report) for (label, bits), report in found.changes.items() if bits == found.coarsest]
+    every = [(label, report, one) for label, report in chosen for one in report.differences]
+    estimates = [estimate for label, _ in chosen for estimate in found.contrasts[label, found.coarsest]]
+    members, where = [report.names.index(one.group) for _, report, one in every], [label for label, *_ in every]
+    lost = [_both(report, report.relative_drop, one) for _, report, one in every]
+    limits = [possible_difference(*_both(report, report.accuracy_before, one)) for _, report, one in every]
+    return comparisons.compare(members, estimates, lost, 1, where, possible=limits, needed=1)
+
+
+def _both(report: ChangeReport, measure: paired.Measure, of: paired.Difference) -> tuple[float, float]:
+    """Return a measure of the group of a difference, and of the reference group."""
+    values = dict(zip(report.names, map(float, measure.value), strict=True))
+    return values[of.group], values[of.reference]
+
+
+def difference_rows(found: Found) -> list[dict[str, Any]]:
+    """Return one row a network and group, as ``differences`` orders them."""
+    names, reference = _groups(found)
+    return [
+        {"network": of.where, "bits": found.coarsest, "group": names[of.group], "reference": names[reference]}
+        | {"difference_points": of.points, "p_value": of.p_value, "corrected": of.corrected, "lost": of.verdict}
+        for of in differences(found)
+    ]
+
+
+def judged(found: Found) -> list[str]:
+    """Say in paragraphs which groups of which networks lost more than the reference group at the fewest bits."""
+    (names, reference), compared = _groups(found), differences(found)
+    said = "There is no second group to compare with."
+    if len(names) > 1:
+        said = f"No group can be compared with {names[reference]}, the group with the most images."
+    if compared:
+        said = comparisons.answer(compared, names, reference, 1, f"With {found.coarsest} fraction bits")
+    lost = {
+        f"{names[g]} on {label}": Estimate(*(float(part[g]) for part in report.accuracy_drop))
+        for (label, bits), report in found.changes.items()
+        for g in np.flatnonzero(~np.isfinite(report.relative_drop.value))
+        if bits == found.coarsest
+    }
+    return [*filter(None, [said, comparisons.in_points(lost, "a network in floating point")])]
+
+
+def _groups(found: Found) -> tuple[tuple[str, ...], int]:
+    """Return the groups' names, and the number of the reference: of the images, and so the same for all networks."""
+    report = next(iter(found.changes.values()))
+    return report.names, int(np.argmax(report.count))

@@ -13,7 +13,7 @@ from experiments.reporting import series
 from experiments.reporting.series import Estimate
 from jaxfair import intervals, judging
 from jaxfair.judging import SEEDS
-from jaxfair.words import in_words
+from jaxfair.words import in_words, lost_or_gained
 
 Verdict = Literal["more", "less", "within noise", "too few seeds"]
 NAMED = 3  # groups that an answer names; the others are counted
@@ -67,6 +67,7 @@ def compare(
     seeds: int,
     where: Sequence[str] = (),
     possible: Sequence[tuple[float, float]] | None = None,
+    needed: int = SEEDS,
 ) -> tuple[Difference, ...]:
     """Judge differences from the reference group together.
 
@@ -77,6 +78,7 @@ def compare(
         seeds: how many there are.
         where: see ``Difference``.
         possible: as ``judging.judge_together`` takes it.
+        needed: seeds, before anything is judged; 1 where what is said is of the networks of one seed alone.
 
     Returns:
         From the group that lost most.
@@ -84,7 +86,7 @@ def compare(
     places, made = where or [""] * len(members), []
     judged = judging.judge_together(found, seeds, possible=possible)
     for g, both, place, one in zip(members, lost, places, judged, strict=True):
-        verdict: Verdict = "too few seeds" if seeds < SEEDS or one.verdict == "too few" else one.verdict
+        verdict: Verdict = "too few seeds" if seeds < needed or one.verdict == "too few" else one.verdict
         points = Estimate(one.value, one.low, one.high)
         made.append(Difference(g, points, both, one.p_value, one.corrected, verdict, place))
     return tuple(sorted(made, key=lambda difference: -difference.points.mean))
@@ -130,7 +132,7 @@ def points_lost(before: np.ndarray, after: np.ndarray) -> Estimate:
 
 
 def in_points(lost: Mapping[str, Estimate], which: str) -> str:
-    """Say what groups lost in points of accuracy, of which no relative drop can be said; nothing if there are none.
+    """Say what groups lost or gained in points of accuracy, of which no relative drop can be said, if there are any.
 
     Args:
         lost: by the group's name.
@@ -139,8 +141,7 @@ def in_points(lost: Mapping[str, Estimate], which: str) -> str:
     if not lost:
         return ""
     first = list(lost.items())[:NAMED]
-    texts = {name: series.pieces(one, ".1f") for name, one in first}
-    said = [f"{name} lost {points} points of accuracy {ends}".strip() for name, (points, ends) in texts.items()]
+    said = [f"{name} {lost_or_gained((float(mean), float(low), float(high)))}" for name, (mean, low, high) in first]
     more = len(lost) - NAMED
     said += [f"{more} more {'is' if more == 1 else 'are'} not compared"] if more > 0 else []
     return f"Where {which} is {SELDOM}, {'; '.join(said)}."

@@ -1,5 +1,6 @@
 """A report's folder: how it replaces an earlier one, and its record of the runs that it was made of."""
 
+import itertools
 import json
 import shlex
 import shutil
@@ -78,7 +79,7 @@ def _replace(folder: Path, made: Path, old: Path) -> None:
     others = not before <= after or bool(before and was != now) or bool(mine)
     if others:
         told = {"runs": sorted(before)} | ({"others": mine} if mine else {})
-        old = folder.with_name(f"{folder.name}-{runs.digest(told)}")
+        old = _place(folder.with_name(f"{folder.name}-{runs.digest(told)}"))
         _remove(old)  # an earlier report of the same runs
     if folder.exists():
         folder.rename(old)
@@ -97,11 +98,24 @@ def _replace(folder: Path, made: Path, old: Path) -> None:
         say(f"The earlier report in '{folder}', of {len(before)} runs, is replaced by one of these and {more} more.")
 
 
+def _place(wanted: Path) -> Path:
+    """Return where an earlier report is kept: ``wanted``, or with a number after it if a reader's files lie there."""
+    numbered = (wanted.with_name(f"{wanted.name}-{number}") for number in itertools.count(2))
+    places = itertools.chain([wanted], numbered)
+    return next(p for p in places if not p.exists() or (_sealed(p) is not None and not _of_others(p)))
+
+
+def _sealed(folder: Path) -> dict[str, str] | None:
+    """Return the digests of the files that a report was written with; None if it does not say so."""
+    try:
+        return dict(json.loads((folder / RECORD).read_text(encoding="utf-8"))["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def _of_others(folder: Path) -> list[str]:
     """Return the files in a report's folder that it was not written with, or that were changed since, such as notes."""
-    try:
-        known = json.loads((folder / RECORD).read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError, TypeError):
+    if (known := _sealed(folder)) is None:
         return []
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     own = {name: path for name, path in files.items() if name != RECORD and not path.name.startswith(".")}

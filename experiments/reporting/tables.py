@@ -13,6 +13,11 @@ from experiments.reporting.series import Estimate
 Row = Mapping[str, Any]
 """Cells by name: text, numbers, and estimates, which a CSV file has as ``x``, ``x_low`` and ``x_high``."""
 
+NAMES = frozenset(
+    ("data", "group", "hardware", "least_lost", "network", "reference", "study", "training", "worst_group")
+)
+"""Columns whose cells are names, some of them a user's: a group may be called ``250.0``, and another ``2.5e2``."""
+
 NO_TERMINAL = 200
 """Letters in a line of a file or a pipe, which have no width to fit into."""
 
@@ -128,7 +133,7 @@ def _missing(value: Any) -> bool:
 
 
 def read_csv(path: Path) -> Table:
-    """Read a table that ``write_csv`` wrote; whole numbers stay text, other numbers and estimates are read."""
+    """Read a table that ``write_csv`` wrote; ``NAMES`` and whole numbers stay text, other numbers are read."""
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     heads = list(rows[0]) if rows else []
@@ -140,6 +145,8 @@ def read_csv(path: Path) -> Table:
 def _cell(row: Mapping[str, str], name: str) -> Any:
     if f"{name}_low" in row:
         return Estimate(*(float(row[key] or "nan") for key in (name, f"{name}_low", f"{name}_high")))
+    if name in NAMES:
+        return row[name]
     try:
         number = float(row[name])
     except ValueError:

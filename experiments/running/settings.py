@@ -41,7 +41,7 @@ class DataConfig(SourceConfig):
             count: that at which they are together as many as without it, or that of the smallest group, if that is
             fewer. fivefold and tenfold thin to two, so that each of the large groups has five or ten times as many as
             each of the small ones. swapped keeps the largest plus the smallest share of ``keep`` less a class's own:
-            large classes become small and small ones large.
+            large classes become small and small ones large. Linearization and compression are told by --data-controls.
     """
 
     test_fraction: float = 0.2

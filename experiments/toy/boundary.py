@@ -16,6 +16,7 @@ from experiments.toy.networks import Layers, estimate, fit, forward, init, summa
 from experiments.toy.settings import Boundary
 from jaxfair.errors import JaxfairError
 from jaxfair.groups import relative_drop
+from jaxfair.words import more_or_less
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -166,7 +167,9 @@ def print_boundary(result: dict[str, Any]) -> None:
     more = result["minority_drops_more_by"]
     title = f"Two classes in the plane, {len(more['per_seed'])} seeds (95 % t intervals of the mean)"
     tables.show(Table(columns, rows), title)
-    print(f"The minority drops by {series.text(estimate(more), '.2f')} points more.")
+    mean, low, high = map(float, estimate(more))
+    size, interval = more_or_less((mean, low, high), form=".2f")
+    print(f"The minority drops by {size} than the majority {interval}".rstrip() + ".")
 
 
 def check_boundary(config: Boundary) -> None:

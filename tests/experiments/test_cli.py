@@ -3,6 +3,9 @@
 import errno
 import os
 import re
+import shlex
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,12 +14,14 @@ import jax
 import pytest
 
 from experiments import cli
+from experiments.compression import __main__ as compression
+from experiments.hardware import __main__ as hardware
 from experiments.linearization.__main__ import main
 from experiments.linearization.settings import PRESETS, QUICKSTART
 from experiments.running import stages
 from experiments.running.progress import Progress
 from jaxfair import runs
-from tests.study import CONFIGURED, call, command_line, finished
+from tests.study import CONFIGURED, ROOT, call, command_line, finished
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +91,13 @@ BEFORE_ANYTHING_IS_MADE = {
     "--budgets --controls random": "Networks of SNL's budgets are to have random masks, and there is no budget",
     "--data.group class --data.group digit": "The option --data.group is given twice; give all of its values after one",
     "--data.keep 0.9 --data.keep 0.1": "The option --data.keep is given twice",
+    "--budgets 0.1 0.05 --budgets 0.01": "The option --budgets is given twice; give all of its values after one",
+    "--deepreduce C1 --deepreduce C12": "The option --deepreduce is given twice",
+    "--controls matched --controls finetuned": "The option --controls is given twice",
+    "--model.stage-sizes 1 --model.stage-sizes 1": "The option --model.stage-sizes is given twice",
+    "--only run-a --only run-b": "The option --only is given twice",
+    "--data.rebalance balanced": "--data.rebalance is balanced, and other imbalances are only made beside the data as",
+    "--data.rebalance swapped --dry-run": "give --data-controls swapped instead.",
     "--mitigation-rates 0.1 --mitigation_rates=0.2": "The option --mitigation-rates is given twice",
     "--data.path=": "--data.path is empty, as an unset variable is; give a value.",
     "--data.path=~/faces": "'~/faces' is no folder: the shell did not replace ~; write the whole path.",
@@ -178,6 +190,18 @@ def test_help_names_the_presets(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--snl.kappa" in out
 
 
+def test_options_of_several_values_are_called_as_the_help_calls_them(capsys: pytest.CaptureFixture[str]) -> None:
+    for program, options in (
+        (main, PRESETS),
+        (compression.main, compression.PRESETS),
+        (hardware.main, hardware.PRESETS),
+    ):
+        with pytest.raises(SystemExit):
+            program(["--help"])
+        found = re.findall(r"--[\w.-]+", capsys.readouterr().out)
+        assert {"--only", "--data.keep", "--model.stage-sizes"} < set(cli.several(options)) <= set(found)
+
+
 def test_an_option_wins_over_the_preset() -> None:
     config = cli.parse(PRESETS, "x", "y", ["--seeds", "7", "--preset", "quickstart"])
     assert config.seeds == 7
@@ -260,7 +284,6 @@ def test_no_writable_cache_is_no_error(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_other_commands_are_named_and_misspelt_ones_found(capsys: pytest.CaptureFixture[str]) -> None:
     from experiments import status
-    from experiments.hardware import __main__ as hardware
 
     for program, words, near in ((status.main, "retry, clean", "retri"), (hardware.main, "pack, merge", "merg")):
         with pytest.raises(SystemExit):
@@ -268,6 +291,49 @@ def test_other_commands_are_named_and_misspelt_ones_found(capsys: pytest.Capture
         assert f"Other commands, each with its --help: {words}." in capsys.readouterr().out
         assert program([near, "study"]) == 1
         assert f"There is no command or folder '{near}'; did you mean '{near[:4]}" in capsys.readouterr().err
+
+
+CLOSED = """
+import sys
+from pathlib import Path
+from experiments import cli
+from experiments.running.progress import Progress
+from experiments.status import Status
+
+def work(given, _):
+    with Progress() as progress, open(given.study / "file", "w") as file:
+        progress.begin("a run")
+        print("a table", flush=True)
+        (given.study / "numbers").write_text(f"{file.fileno()} {sys.stdin.read()!r}")
+
+command = cli.Command(Status, lambda: work, computes=False)
+raise SystemExit(cli.main("x", None, {"": command}, sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_ends_no_work_and_gives_its_number_to_no_file(tmp_path: Path, closed: str) -> None:
+    command = shlex.join([sys.executable, "-c", CLOSED, str(tmp_path)])
+    ended = subprocess.run(f"{command} {closed}", shell=True, cwd=ROOT, stdin=subprocess.DEVNULL, check=False)
+    assert ended.returncode == 0
+    number, read = (tmp_path / "numbers").read_text().split()
+    assert int(number) > 2
+    assert read == "''"
+    assert (tmp_path / "file").read_text() == ""
+
+
+def test_a_signal_ends_a_program_that_can_say_nothing_before_its_command_begins() -> None:
+    program = "import os; from experiments import cli; cli.listen(); os.close(2); os.kill(os.getpid(), 15)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 128 + 15
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-"])
+def test_a_status_that_nobody_sees_is_no_error(tmp_path: Path, closed: str) -> None:
+    (tmp_path / "plan.json").write_text('[{"run": "x", "stage": "train", "work": 1}]')
+    command = shlex.join([sys.executable, "-m", "experiments.status", str(tmp_path)])
+    ended = subprocess.run(f"{command} {closed}", shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ("0 of 1 runs are finished" in ended.stdout) == (closed == "2>&-")
 
 
 def test_an_argument_that_is_no_text_is_refused_before_the_work(

@@ -196,3 +196,17 @@ def test_one_share_is_that_of_every_class_or_group(tmp_path: Path) -> None:
         assert len(prepared.train) == 48
     with pytest.raises(JaxfairError, match="expected 2 numbers"):
         datasets.prepare(dataclasses.replace(config, keep=(0.5, 0.5, 0.5)))
+
+
+def test_the_same_groups_are_large_for_every_seed(tmp_path: Path) -> None:
+    """Of which one has about the average: what is thinned at random leaves it now more, now less."""
+    rng = np.random.default_rng(0)
+    group = np.repeat([0, 1, 2, 3], [600, 400, 380, 170])
+    images = rng.integers(0, 256, (len(group), 4, 4, 3), dtype=np.uint8)
+    np.savez(tmp_path / "x.npz", images=images, label=rng.integers(0, 2, len(group)), group=group)
+    config = DataConfig("npz", path=tmp_path / "x.npz", keep=(0.3,), keep_by="label")
+    as_they_are = [datasets.prepare(dataclasses.replace(config, seed=seed)).train.group_counts for seed in range(8)]
+    assert len({tuple(counts >= counts.mean()) for counts in as_they_are}) > 1, "so that a seed alone would not do"
+    each = [dataclasses.replace(config, seed=seed, rebalance="tenfold") for seed in range(8)]
+    found = [datasets.prepare(of_seed).train.group_counts for of_seed in each]
+    assert {tuple(counts // counts.min()) for counts in found} == {(10, 10, 1, 1)}

@@ -13,6 +13,8 @@ from experiments.analyses.differences import differences, extreme_rows, largest_
 from experiments.analyses.results import Results, Variant
 from experiments.linearization.claims import claims
 from experiments.linearization.page import answer
+from experiments.reporting.comparisons import in_points
+from experiments.reporting.series import UNKNOWN, Estimate
 from experiments.reporting.verdicts import Missing
 from jaxfair.intervals import drop_parts, over_seeds_and_examples
 from jaxfair.judging import holm
@@ -152,6 +154,16 @@ def test_a_group_that_is_hardly_ever_right_is_said_in_points(tmp_path: Path) -> 
     assert "c lost 0.0 points of accuracy (" in said
     assert "c lost" not in said.split("\n\nWhere ")[0]
     assert "c" not in [row["worst_group"] for row in extreme_rows(rare)]
+
+
+def test_a_gain_in_points_is_said_to_be_one() -> None:
+    lost = {"a": Estimate(-39.0, -49.0, -29.0), "b": Estimate(np.float64(1.0), -0.5, 2.5)}
+    lost |= {"c": Estimate(np.float32(-2.0), np.nan, np.nan), "d": UNKNOWN}
+    assert in_points(lost, "the full network") == (
+        "Where the full network is right too seldom for a relative drop, a gained 39.0 points of accuracy "
+        "(29.0 to 49.0); b lost 1.0 points of accuracy (-0.5 to 2.5); c gained 2.0 points of accuracy; "
+        "1 more is not compared."
+    )
 
 
 def test_what_was_picked_is_covered(made: Results) -> None:

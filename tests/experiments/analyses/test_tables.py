@@ -207,6 +207,35 @@ def test_what_failed_is_left_out_and_said(tmp_path: Path) -> None:
     assert whole(analysed)[0] == []
 
 
+def test_a_network_whose_control_failed_is_left_out_and_said(tmp_path: Path) -> None:
+    """It would be compared with the full network, and the others with their controls."""
+    mitigated = {"base": "SNL 50", "mitigation": {"method": "lagrangian"}}
+    networks = (
+        ("Full network", "full", 768),
+        ("SNL 200", "snl", 200),
+        ("SNL 50", "snl", 50),
+        ("SNL 50 + lagrangian", "snl", 50, mitigated),
+        ("Matched to SNL 200", "matched", 768),
+        ("Matched to SNL 50", "matched", 768),
+    )
+    analysed = make_analyses(tmp_path, networks=networks)
+    assert whole(analysed) == (analysed, [])
+    assert {v.label: v.control.label for v in collect(analysed).variants if v.control} == {
+        "SNL 200": "Matched to SNL 200",
+        "SNL 50": "Matched to SNL 50",
+        "SNL 50 + lagrangian": "Matched to SNL 50",
+    }
+    (failed,) = [run for run in analysed if run.config["name"] == "Matched to SNL 50-seed1"]
+    failed.reopen()
+    shown, missing = whole(analysed)
+    assert [variant.label for variant in collect(shown).variants] == ["Full network", "SNL 200", "Matched to SNL 200"]
+    assert missing == [
+        "SNL 50 is missing, since seed 1 of Matched to SNL 50 failed, with which it is compared.",
+        "SNL 50 + lagrangian is missing, since seed 1 of Matched to SNL 50 failed, with which it is compared.",
+        "Matched to SNL 50 is missing, since seed 1 failed.",
+    ]
+
+
 def test_a_study_is_read_back_in_its_order(tmp_path: Path) -> None:
     networks = (("Full network", "full", 768), ("SNL 50", "snl", 50), ("SNL 200", "snl", 200))
     made = make_study(tmp_path / "study", "A <title>", seeds=2, networks=networks)

@@ -16,7 +16,7 @@ from experiments.analyses import study as studies
 from experiments.analyses.results import Results
 from experiments.compression import claims, figures, page, report, study
 from experiments.compression.__main__ import main
-from experiments.compression.settings import QUICKSTART
+from experiments.compression.settings import PRESETS, QUICKSTART, Study
 from experiments.running import datasets, stages
 from experiments.running.progress import Progress
 from experiments.running.records import Workspace
@@ -166,6 +166,15 @@ def test_data_controls_are_the_strongest_networks_on_other_data() -> None:
     assert {run.config["data"]["rebalance"] for job in space.jobs for run in job.runs} == {"balanced"}
 
 
+def test_pruning_is_switched_off_by_either_of_its_options() -> None:
+    """Where a preset has mitigations, these are left out with it."""
+    for preset in (Study(), *PRESETS.values()):
+        study.check_used(preset)
+        study.check_used(dataclasses.replace(preset, pruning=(), data_controls=("balanced",)))
+        study.check_used(dataclasses.replace(preset, sparsities=(), bits=()))
+        study.check_used(dataclasses.replace(preset, sparsities=(), mitigations=("none",)))
+
+
 def test_a_plan_lists_what_is_finished_and_what_is_not(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*SHARED, *OPTIONS, "--out", str(out), "--dry-run", "--mitigations", "cvar"]) == 0
     rows = [[cell.strip() for cell in line.split("│")[1:]] for line in capsys.readouterr().out.splitlines()]
@@ -187,6 +196,19 @@ def test_a_plan_lists_what_is_finished_and_what_is_not(out: Path, capsys: pytest
         (["--seeds=0"], "0 seeds"),
         (["--bits", "8", "--bits", "4"], "--bits is given twice; give all of its values after one."),
         (["--reference", "x"], "no group 'x'"),
+        (
+            ["--pruning", "--bits", "4", "--formats", "--mitigations", "lagrangian", "cvar", "--sparsities", "0.5"],
+            "The mitigations lagrangian cvar are of pruned networks, and there are none; give --pruning and --sparsit",
+        ),
+        (["--pruning", "--mitigations", "lagrangian"], "The mitigations lagrangian are of pruned networks"),
+        (["--sparsities", "--mitigations", "cvar"], "The mitigations cvar are of pruned networks"),
+        (
+            ["--pruning", "--bits", "--formats", "bf16", "--data-controls", "balanced", "tenfold"],
+            "The data controls balanced tenfold are of pruned networks and those of few bits, and there are none; giv",
+        ),
+        (["--pruning", "--sparsities", "0.5"], "Pruning is told --sparsities 0.5 and no --pruning; give both"),
+        (["--pruning", "layer", "--sparsities"], "Pruning is told --pruning layer and no --sparsities; give both"),
+        (["--data.rebalance", "balanced"], "give --data-controls balanced instead."),
         (["--seeds-at-once=0"], "seeds_at_once is 0"),
     ],
 )

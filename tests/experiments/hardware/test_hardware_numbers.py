@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.hardware import claims, figures, report
+from experiments.hardware import claims, differences, figures, report
 from experiments.hardware import tables as numbers
 from experiments.hardware.differences import answer, rounding
 from experiments.hardware.results import Hardware
 from experiments.reporting import drawing
+from experiments.reporting import tables as written
 from experiments.reporting.sampling import FREE
 from experiments.reporting.series import of
 from experiments.reporting.verdicts import Missing
@@ -368,6 +369,18 @@ def test_verdicts_from_predictions_to_the_page(tmp_path: Path, monkeypatch: pyte
         nobody = "On other hardware, no group lost more or less accuracy than c beyond noise."
         assert said.startswith(f"{nobody}No hardware is shown")  # and no largest difference, where all are 0
         assert "No hardware is shown to move a group's test loss further than one rounding error does" in said
+
+
+def test_text_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    """Of every table, with groups that look like numbers."""
+    hardware = make_hardware(trainings=ALL, group_names=("250.0", "2.5e2", "1.2345", "1e3"))
+    made = [differences.rows(hardware), numbers.profile_rows(hardware), numbers.training_rows(hardware)]
+    for rows in (*made, numbers.group_rows(hardware), numbers.spread_rows(hardware)):
+        written.write_csv(tmp_path / "table.csv", rows)
+        for row, read in zip(rows, written.read_csv(tmp_path / "table.csv").rows, strict=True):
+            assert {name: read[name] for name, cell in row.items() if isinstance(cell, str)} == {
+                name: cell for name, cell in row.items() if isinstance(cell, str)
+            }
 
 
 def test_two_sentences_say_why_nothing_can_be_said() -> None:

@@ -35,7 +35,7 @@ from jaxfair.runs import Run
 from tests.hardware_study import PROFILES, make_hardware
 from tests.hardware_study import changed as changed_series
 from tests.study import TINY_HARDWARE as OPTIONS
-from tests.study import hardware_made_once, sketch
+from tests.study import hardware_made_once, sketch, told
 
 
 @pytest.fixture(scope="module")
@@ -325,6 +325,8 @@ def test_emulation_may_differ_between_bundles(study: Path) -> None:
         (("--nodes", "a=cpu", "a=bf16"), "The kinds of machine are called a, a"),
         (("--nodes", "a=cpu-axv"), "did you mean 'cpu-avx'"),
         (("--nodes", "a=cpu", "--nodes", "b=bf16"), "The option --nodes is given twice"),
+        (("--profiles", "cpu", "--profiles", "bf16"), "The option --profiles is given twice"),
+        (("--steps", "1", "--steps", "2"), "The option --steps is given twice"),
         (("--devices", "2"), "compares bits, which sums over several devices change"),
         (("--profiles", "cpu", "--reference", "ten"), "no group 'ten' to be the reference; the groups are 0, 1, 2,"),
         (("--profiles", "cpu", "--budgets", "769"), "The ReLU budget is 769, but the network has 768 units"),
@@ -333,7 +335,7 @@ def test_emulation_may_differ_between_bundles(study: Path) -> None:
 def test_bad_input_is_refused_before_anything_is_made(
     tmp_path: Path, options: tuple[str, ...], said: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*OPTIONS, *options, "--out", str(tmp_path)]) == 1
+    assert main(told(OPTIONS, *options, "--out", str(tmp_path))) == 1
     message = capfd.readouterr().err
     assert said in message
     assert "Traceback" not in message

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ import numpy as np
 import pytest
 
 from experiments.private import __main__ as command
-from experiments.private import bound, engine, protocol, study
+from experiments.private import bound, engine, page, protocol, study
 from experiments.private.settings import Private
 from jaxfair import JaxfairError, networks
+from jaxfair.change import change_report
 from jaxfair.networks import CNN, Gathered, ResNet, gathered, layers, masks
 from tests.study import made_once
 
@@ -268,7 +270,74 @@ def test_a_study_is_told_in_tables(
     text = (out / "report" / "report.html").read_text(encoding="utf-8")
     assert "LAN: 125 MB a second, 0.5 ms a message." in text
     assert str(made.parent) not in text
+    assert numbers["differences"] == []
+    assert "<p>No group can be compared with 8, the group with the most images.</p>" in text
     assert {"costs.csv", "accuracy.csv", "groups.csv"} <= {path.name for path in (out / "report").iterdir()}
+
+
+def found_of(right: Mapping[str, tuple[np.ndarray, np.ndarray]], group: np.ndarray, bits: int = 8) -> study.Found:
+    """Return a study by where each of its networks is right before and after, each of shape (images,)."""
+    changes, contrasts = {}, {}
+    for label, sides in right.items():
+        before, after = (np.where(side, 0, 1) for side in sides)
+        changes[label, bits] = change_report(before, after, None, np.zeros(len(group), int), group)
+        contrasts[label, bits] = study.contrasts(changes[label, bits], sides, group)
+    return study.Found(tuple(right), [], [], changes, contrasts, [], {})
+
+
+PEOPLE = np.repeat(["a", "b", "rare"], [400, 200, 100])
+
+
+def losing(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return where a network is right that loses so many images of group b, and is never right in group rare."""
+    before = PEOPLE != "rare"
+    return before, before & ~((PEOPLE == "b") & (np.arange(700) < 400 + count))
+
+
+def test_all_networks_of_a_page_are_judged_together() -> None:
+    """What one network alone would show to be beyond noise may be chance where five others are looked at."""
+    few = {f"SNL {i}": losing(7 if i == 1 else 0) for i in range(6)}
+    found = found_of(few, PEOPLE)
+    assert [one.verdict for one in found.changes["SNL 1", 8].differences] == ["more"]
+    rows = study.difference_rows(found)
+    assert [row["lost"] for row in rows] == ["within noise"] * 6
+    assert (rows[0]["network"], rows[0]["group"], rows[0]["reference"]) == ("SNL 1", "b", "a")
+    assert rows[0]["corrected"] == pytest.approx(6 * rows[0]["p_value"])
+    said, rest = study.judged(found)
+    assert said.startswith("With 8 fraction bits, no group lost more or less accuracy than a beyond noise.")
+    assert "b lost 3.5 points more than a on SNL 1 (" in said
+    assert "corrected for 6 comparisons" in said
+    assert rest.startswith("Where a network in floating point is right too seldom for a relative drop, rare on SNL 0 ")
+    row = dict.fromkeys((column.name for column in page.ACCURACY), 8)
+    text = page.page(Private(Path("study"), Path("out")), "Title", found._replace(accuracy=[row]), {})
+    assert f"<p>{said}</p>" in text
+    assert text.count('<td class="word">within noise</td>') == 6
+    many = study.judged(found_of(few | {"SNL 1": losing(40)}, PEOPLE))[0]
+    assert many.startswith("With 8 fraction bits, b lost 20.0 points more than a on SNL 1 (")
+    assert many.endswith("The other 5 differences are within noise.")
+
+
+def test_a_network_alone_is_judged_as_it_was() -> None:
+    found = found_of({"SNL 1": losing(7)}, PEOPLE)
+    (one,), (of,) = study.differences(found), found.changes["SNL 1", 8].differences
+    assert (one.p_value, one.corrected, one.verdict) == (of.p_value, of.corrected, of.verdict)
+    np.testing.assert_allclose(one.points, (of.points, of.low, of.high))
+    alone = found_of({"SNL 1": losing(7)}, np.repeat("a", 700))
+    assert study.judged(alone) == ["There is no second group to compare with."]
+    assert study.difference_rows(alone) == []
+
+
+def test_verdicts_over_networks_err_as_seldom_as_one() -> None:
+    """Six networks whose groups lose alike: in at most 5 % of test sets any is called beyond noise."""
+    rng, group, false = np.random.default_rng(0), np.repeat(["a", "b", "c"], [300, 200, 200]), np.zeros(2, int)
+    for _ in range(100):
+        before = rng.random((6, len(group))) < 0.9
+        after = before & (rng.random(before.shape) >= 0.05)
+        found = found_of({f"SNL {i}": pair for i, pair in enumerate(zip(before, after, strict=True))}, group)
+        alone = (of.verdict != "within noise" for report in found.changes.values() for of in report.differences)
+        false += [any(of.beyond for of in study.differences(found)), any(alone)]
+    assert false[0] <= 10  # nominal 5
+    assert false[1] > 10  # where each network is judged by itself, nominal 26
 
 
 def test_the_largest_error_is_compared_with_its_own_bound() -> None:

@@ -1,5 +1,6 @@
 """A study's page holds what its report holds, and no place on this machine."""
 
+import csv
 import json
 import re
 import shutil
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 from experiments.linearization import report
-from experiments.reporting import publish, reports
+from experiments.reporting import publish, reports, tables
 from jaxfair import runs
 from jaxfair.errors import JaxfairError
 from jaxfair.runs import Run
@@ -81,6 +82,23 @@ def test_a_page_says_of_what_it_is_and_what_its_tables_mean(tmp_path: Path) -> N
     networks = after.partition("## Networks\n\n")[2]
     assert networks.startswith("SNL n keeps the n ReLUs that selective network linearization chose")
     assert "relative drop matched percent are counted from the control. Million passes are the work" in networks
+
+
+@pytest.mark.usefixtures("sketched")
+def test_groups_keep_their_names(tmp_path: Path) -> None:
+    """In every table of a page, and of the report, though they look like numbers, and two like the same one."""
+    names = ("250.0", "2.5e2", "1.2345")
+    make_study(tmp_path / "study", "Study", seeds=2, group_names=names)
+    publish.write(tmp_path / "study", tmp_path / "page.md")
+    text = (tmp_path / "page.md").read_text()
+    cells = {cell.strip() for line in text.splitlines() for cell in line.split("|") if line.startswith("|")}
+    assert set(names) <= cells
+    assert not cells & {"250", "1.23"}
+    for file in (tmp_path / "study" / "report").glob("*.csv"):
+        with file.open(newline="", encoding="utf-8") as opened:
+            written = [dict(row) for row in csv.DictReader(opened)]
+        for row, read in zip(written, tables.read_csv(file).rows, strict=True):
+            assert all(read[column] == cell for column, cell in row.items() if cell in names), file
 
 
 @pytest.mark.usefixtures("sketched")

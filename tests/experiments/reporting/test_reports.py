@@ -142,3 +142,46 @@ def test_what_a_reader_put_into_a_report_is_kept(tmp_path: Path, capsys: pytest.
     assert (kept / "notes.md").read_text() == "mine"
     said = f"The earlier report in '{folder}' holds what is not its own (notes.md, second.csv) and is kept as '{kept}'."
     assert capsys.readouterr().err == f"{said}\n"
+
+
+def test_what_a_reader_put_into_a_kept_report_stays(tmp_path: Path) -> None:
+    """The next one of the same runs is kept beside it, and takes the place of none but its own like."""
+    folder = tmp_path / "report"
+    write(folder, "first", "a")
+    write(folder, "other", "b")
+    (kept,) = tmp_path.glob("report-*")
+    (kept / "notes.txt").write_text("mine")
+    for text in ("second", "third"):
+        write(folder, text, "a")
+        write(folder, f"other than {text}", "b")
+    assert (kept / "notes.txt").read_text() == "mine"
+    assert (kept / "first.csv").read_text() == "first"
+    second = kept.with_name(f"{kept.name}-2")
+    assert (second / "report.html").read_text() == "third"
+    (second / "third.csv").write_text("edited")
+    write(folder, "fourth", "a")
+    write(folder, "last", "b")
+    assert (second / "third.csv").read_text() == "edited"
+    assert (kept.with_name(f"{kept.name}-3") / "report.html").read_text() == "fourth"
+
+
+def test_notes_in_two_reports_of_the_same_runs_are_both_kept(tmp_path: Path) -> None:
+    """Of one name, so that both reports would be kept in one place."""
+    for text in ("one", "two"):
+        write(tmp_path / "report", text, "a")
+        (tmp_path / "report" / "notes.txt").write_text(text)
+        write(tmp_path / "report", "other", "b")
+    assert {file.read_text() for file in tmp_path.glob("report-*/notes.txt")} == {"one", "two"}
+
+
+@pytest.mark.parametrize("record", [None, "{", "[]", '{"runs": ["a"]}'])
+def test_a_kept_report_of_unknown_files_stays(tmp_path: Path, record: str | None) -> None:
+    write(tmp_path / "report", "first", "a")
+    write(tmp_path / "report", "other", "b")
+    (kept,) = tmp_path.glob("report-*")
+    (kept / "runs.json").unlink()
+    if record is not None:
+        (kept / "runs.json").write_text(record)
+    write(tmp_path / "report", "second", "a")
+    write(tmp_path / "report", "other", "b")
+    assert (kept / "report.html").read_text() == "first"

@@ -101,6 +101,16 @@ def test_a_table_is_read_back_and_shortened(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("column", ["group", "worst_group", "least_lost", "network", "hardware", "study", "reference"])
+def test_names_that_look_like_numbers_stay_names(tmp_path: Path, column: str) -> None:
+    """Different groups have different names, and those that they were given."""
+    names = ["250", "250.0", "250.00", "2.5e2", "1.2345", "1_000.5", "-0.0", "nan", "", "inf"]
+    tables.write_csv(tmp_path / "table.csv", [{column: name, "x": 0.12345} for name in names])
+    read = tables.read_csv(tmp_path / "table.csv")
+    assert [row[column] for row in read.rows] == names
+    assert tables.markdown(read).splitlines()[2:] == [f"| {name} | 0.123 |" for name in names]
+
+
 def test_a_table_has_every_name_that_a_row_has(tmp_path: Path) -> None:
     """As of studies side by side, the first without a control."""
     tables.write_csv(tmp_path / "rows.csv", [{"network": "a"}, {"network": "b", "harm": Estimate(1.0, 0.5, np.nan)}])

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from experiments.reporting.verdicts import Measured, decide, rank_correlations, too_small
+from experiments.reporting.verdicts import Measured, corrected, decide, rank_correlations, too_small
+from jaxfair import intervals
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2, 3], [0, 1, 3, 2], [1, 0, 3, 2], [1, 3, 0, 2], [3, 2, 1, 0], [0, 0, 0, 0]])
@@ -55,3 +56,65 @@ def test_so_is_the_size_of_what_is_ranked(values: list[float], verdict: str) -> 
         return found._replace(small=too_small(np.array(values), 0.05, "nats")), note
 
     assert decide(None, "a", "b", "c", ranked).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("items", "verdict", "said"),
+    [
+        (3, "too few to rank", "no order of so few has p below 0.33"),
+        (4, "too few to rank", "no order of so few has p below 0.083"),
+        (5, "not supported: not after correction", "no order of so few has a smaller p"),
+        (7, "supported", "no order of so few has a smaller p"),
+    ],
+)
+def test_so_few_groups_that_no_order_shows_anything(items: int, verdict: str, said: str) -> None:
+    """Of n groups that all seeds order alike 2 of n! orders are as extreme, however many the seeds are."""
+    x = np.tile(np.arange(float(items)), (10, 1))
+    found = decide(None, "a", "b", "c", lambda _: rank_correlations(x, x, "groups"))
+    others = [found._replace(p_value=p_value) for p_value in np.linspace(0.5, 1, 9)]
+    judged = corrected([found, *others])[0]
+    assert (judged.verdict, judged.note) == (verdict, said)
+    each = decide(None, "a", "b", "c", lambda _: rank_correlations(x, x, "budgets"))
+    assert each.verdict == "supported", "each seed orders budgets anew"
+
+
+def test_budgets_are_tested_by_seeds_too() -> None:
+    """Four seeds that order the budgets alike and one that reverses them prove nothing, whatever permutations say."""
+    x = np.tile(np.arange(5.0), (5, 1))
+    y = np.array([[0, 1, 2, 3, 4], [0, 1, 2, 3, 4], [0, 1, 2, 3, 4], [0, 1, 2, 3, 4], [4, 3, 2, 1, 0]], float)
+    found = rank_correlations(x, y, "budgets")[0]
+    assert found.p_value == pytest.approx(float(intervals.over_seeds(np.array([1, 1, 1, 1, -1.0])).p_value()))
+    same = rank_correlations(x, x, "budgets")[0]
+    assert same.p_value is not None
+    assert same.p_value < 0.01
+
+
+def test_a_share_that_all_seeds_have_is_tested_as_its_interval_is_made() -> None:
+    """The bound that holds for all of ten groups in every seed: Wilson's interval of ten, and the score test."""
+    measured = Measured(intervals.over_seeds(np.ones(5)), 5, "share", items=10)
+    found = decide(None, "a", "b", "c", lambda _: (measured, ""), threshold=0.5)
+    assert (found.verdict, found.note) == ("supported", "")
+    assert found.low == pytest.approx(float(intervals.wilson(np.array(1.0), np.array(10)).low))
+    assert found.p_value == pytest.approx(0.00157, rel=0.01)  # 2 * norm.sf(sqrt(10))
+    level = 1 - found.p_value
+    assert intervals.wilson(np.array(1.0), np.array(10), level).low == pytest.approx(0.5), "both say the same"
+
+
+@pytest.mark.slow  # 500 studies
+@pytest.mark.parametrize("seeds", [5, 10])
+def test_budgets_without_a_trend_are_seldom_said_to_have_one(seeds: int) -> None:
+    """Budgets of one descent are alike: correlated as the small groups' harm is in the published study of digits."""
+    correlation = np.array(
+        [
+            [1, 0.9, 0.29, 0.41, 0.14],
+            [0.9, 1, 0.55, 0.32, -0.01],
+            [0.29, 0.55, 1, 0.5, 0.23],
+            [0.41, 0.32, 0.5, 1, 0.38],
+            [0.14, -0.01, 0.23, 0.38, 1],
+        ]
+    )
+    values, vectors = np.linalg.eigh(correlation)
+    mix, rng = vectors * np.sqrt(np.maximum(values, 0)), np.random.default_rng(0)
+    x = np.tile(np.arange(5.0), (seeds, 1))
+    drawn = [rank_correlations(x, rng.normal(size=(seeds, 5)) @ mix.T, "budgets")[0].p_value for _ in range(500)]
+    assert 0.03 < np.mean(np.array(drawn, float) < 0.05) < 0.09

@@ -151,6 +151,24 @@ def test_the_boundary_study(
     assert outcome(tmp_path / "again") == result
 
 
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ((4.0, 1.0, 7.0), "drops by 4.00 points more than the majority (1.00 to 7.00)."),
+        ((-4.0, -7.0, -1.0), "drops by 4.00 points less than the majority (1.00 to 7.00)."),
+        ((-4.0, None, None), "drops by 4.00 points less than the majority."),
+    ],
+)
+def test_a_minority_that_drops_less_is_said_to(
+    capsys: pytest.CaptureFixture[str], more: tuple[float | None, ...], said: str
+) -> None:
+    of = dict(zip(("mean", "low", "high"), more, strict=True)) | {"per_seed": [more[0]]}
+    groups = dict.fromkeys(boundary.GROUPS, of)
+    result = {"relus": dict.fromkeys(boundary.NETWORKS, 5), "accuracy": dict.fromkeys(boundary.NETWORKS, groups)}
+    boundary.print_boundary(result | {"relative_drop_percent": groups, "minority_drops_more_by": of})
+    assert capsys.readouterr().out.endswith(f"The minority {said}\n")
+
+
 def test_the_pieces_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*TINY_PIECES, "--out", str(tmp_path)]) == 0
     printed, result = capsys.readouterr().out, outcome(tmp_path)
