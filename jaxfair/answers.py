@@ -11,9 +11,8 @@ import numpy as np
 from jaxfair import losses
 from jaxfair.curvature.checks import trusted_logits, trusted_losses
 from jaxfair.curvature.programs import LossFn, as_pytree
-from jaxfair.data.columns import number
 from jaxfair.errors import JaxfairError, warn
-from jaxfair.inputs import as_labels, as_values, fill_left_out, is_one_hot, on_host, quoted, unboxed
+from jaxfair.inputs import as_labels, as_values, fill_left_out, is_one_hot, on_host, out_of_order, quoted, unboxed
 from jaxfair.models import as_examples
 
 NO_CLASS = ("id", "index", "unnamed: 0", "group", "label", "predicted")
@@ -118,9 +117,8 @@ def _given(given: Any, y: np.ndarray, which: str) -> np.ndarray:
     columns = [str(name) for name in getattr(given, "columns", ())]
     if len(columns) > 1 and (no_class := [name for name in columns if name.strip().lower() in NO_CLASS]):
         raise JaxfairError(f"The side {which} has a column '{no_class[0]}', which is no class; leave it out.")
-    numbers = [value for name in columns if (value := number(name)) is not None]
-    if len(numbers) == len(columns) > 1 and numbers != sorted(numbers):
-        raise JaxfairError(f"The side {which} has columns {quoted(columns)}; give the classes in their order.")
+    if names := out_of_order(given):
+        raise JaxfairError(f"The side {which} has columns {quoted(names)}; give the classes in their order.")
     answers = unboxed(on_host(given, f"answers {which}"))
     if answers.ndim == 2 and answers.dtype.kind in "biu" and len(answers) and is_one_hot(answers):
         return answers.argmax(axis=1)

@@ -23,7 +23,7 @@ from jaxfair.inputs import as_array, as_inputs, as_labels, as_told, check_length
 from jaxfair.models import tree_difference
 from jaxfair.options import checked
 from jaxfair.paired import Difference, Measure
-from jaxfair.words import in_words, written
+from jaxfair.words import in_words, lost_or_gained, one_line
 
 ONE_RUN = "In brackets: 95 % intervals over examples. They are of these two networks: other seeds would differ too."
 SEVERAL = (
@@ -163,7 +163,8 @@ class ChangeReport:
             few = f"Differences of groups are not judged with {self.runs} runs; at least {judging.SEEDS} are needed."
             return f"{few}{seen}{never}"
         if not apart:
-            return f"No group lost more or less of its accuracy than {first.reference} beyond noise.{seen}{never}"
+            than = one_line(first.reference)
+            return f"No group lost more or less of its accuracy than {than} beyond noise.{seen}{never}"
         rest = len(self.differences) - len(apart)
         within = f" {rest} other group{'s are' if rest > 1 else ' is'} within noise." if rest else ""
         said = [self._said(apart[0], "; 95 % for all groups at once"), *map(self._said, apart[1:NAMED])]
@@ -175,10 +176,9 @@ class ChangeReport:
         return said if self.single else ""
 
     def _points(self, g: int) -> str:
-        """Say what a group without a relative drop lost."""
+        """Say what a group without a relative drop lost or gained."""
         value, low, high = (float(part[g]) for part in self.accuracy_drop)
-        size, *ends = map(written, (value, low, high))
-        return f"{quoted([self.names[g]])} lost {size} points of accuracy ({' to '.join(ends)})"
+        return f"{quoted([self.names[g]])} {lost_or_gained((value, low, high))}"
 
     def _said(self, of: Difference, also: str = "") -> str:
         lost = dict(zip(self.names, self.relative_drop.value, strict=True))
@@ -354,7 +354,7 @@ def _read(
         raise JaxfairError(f"There are {len(befores)} runs before and {len(afters)} after; give as many, or one of it.")
     pairs = max(len(befores), len(afters))
     group, names, kept = as_groups(group, group_names, missing)
-    check_untraced(given := fill_left_out(as_array(y, "labels"), kept), "labels")
+    check_untraced(given := as_array(fill_left_out(y, kept), "labels"), "labels")
     y = np.asarray(as_labels(given))
     told = y if losses.takes_classes(loss) else np.asarray(as_told(given))
     told = told if told.ndim > 1 else y  # a loss that takes rows, such as one-hot ones, is told them as they are

@@ -1,4 +1,7 @@
-"""What a user is told: the one exception of a mistake or a failed run, warnings, and the nearest-name hint."""
+"""What a user is told: the one exception of a mistake or a failed run, warnings, and the nearest-name hint.
+
+And what users write where nothing is known, which is the same in a file and in an array.
+"""
 
 import difflib
 import errno
@@ -48,6 +51,15 @@ def warn(text: str) -> None:
 
 MOST = 40
 """Of options that an error lists."""
+MISSING_TEXTS = frozenset(
+    ["", "na", "n/a", "#na", "#n/a", "#n/a n/a", "<na>", "nan", "-nan", "nat", "none", "null", "\\n"]
+    + [f"{sign}1.#{kind}" for sign in ("", "-") for kind in ("ind", "qnan")]
+)
+"""What R, pandas, NumPy, SQL and spreadsheets write where nothing is known, in lower case.
+
+A cell, label or group is missing if it is one of these in any case, with blanks around it or not, wherever it comes
+from: CSV, Parquet, an npz file, TFDS, or an array of texts. Names of folders and of files are none of these.
+"""
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:

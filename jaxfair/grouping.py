@@ -6,13 +6,15 @@ silently a group. A value has one name, in a report and where one is asked for, 
 
 import unicodedata
 from collections.abc import Sequence
+from decimal import Decimal
+from numbers import Real
 from typing import Any, Literal
 
 import jax
 import numpy as np
 
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import absent, are_whole, as_array, on_host, quoted
+from jaxfair.inputs import absent, are_whole, as_array, on_host, quoted, written_as
 
 Missing = Literal["refuse", "drop", "group"]
 """What to do with examples whose group is missing: refuse them, leave them out, or make them a group of their own."""
@@ -34,7 +36,7 @@ def as_groups(
         group: Group of each example, one for each.
         names: Names of the groups 0..G-1, where ``group`` holds integers. None names the groups that occur by their
             values, in their order.
-        missing: What to do with examples whose group is masked, None, not a number or an empty text.
+        missing: What to do with examples whose group is masked, None, not a number, or one of ``MISSING_TEXTS``.
 
     Returns:
         Integers 0..G-1 of shape (n,), -1 for what is left out; G names; booleans of shape (n,).
@@ -58,9 +60,11 @@ def as_groups(
         raise JaxfairError(f"The groups have shape {values.shape}; give one for each example.")
     unknown = absent(values) | (False if masked is None else masked)
     if unknown.any() and missing == "refuse":
+        first = int(np.argmax(unknown))
         raise JaxfairError(
-            f"{unknown.sum()} of {len(values)} examples have no group, the first is example {np.argmax(unknown)}; give "
-            "missing='drop' to leave them out or missing='group' to make them a group."
+            f"{unknown.sum()} of {len(values)} examples have no group, the first is example {first}"
+            f"{written_as(values[first])}; give missing='drop' to leave them out or missing='group' to make them a "
+            "group."
         )
     if len(values) and unknown.all() and missing == "drop":
         raise JaxfairError(f"None of the {len(values)} examples has a group, so that all would be left out; give some.")
@@ -80,7 +84,7 @@ def as_groups(
             ends = there.min(), there.max()
             raise JaxfairError(f"The groups run from {ends[0]:g} to {ends[1]:g}; mark a missing one by NaN or None.")
         kinds, codes[~unknown] = _distinct(there)
-        _check_parts(kinds)
+        _check_codes(kinds)
         found = tuple(_name(kind) for kind in kinds)
     if missing == "group" and unknown.any():
         codes[unknown], found = len(found), (*found, MISSING)
@@ -101,11 +105,18 @@ def _has_gaps_in_codes(group: Any) -> bool:
     return kind in ("i", "u") and hasattr(group, "isna") and bool(np.any(group.isna()))
 
 
-def _check_parts(kinds: Sequence[Any]) -> None:
-    """Raise a JaxfairError if an intersection has a number below 0, as codes of categories mark a missing value."""
-    pairs = [kind for kind in kinds if isinstance(kind, tuple)]
-    if below := [pair for pair in pairs if any(isinstance(part, int | float) and part < 0 for part in pair)]:
-        raise JaxfairError(f"The group {quoted(below)} has a number below 0; mark a missing part by NaN or None.")
+def _check_codes(kinds: Sequence[Any]) -> None:
+    """Raise a JaxfairError if a number below 0, which is how codes of categories mark a missing value, is a group.
+
+    It may be part of an intersection, or stand beside texts.
+    """
+
+    def is_below(kind: Any) -> bool:
+        return any(map(is_below, kind)) if isinstance(kind, tuple) else isinstance(kind, Real | Decimal) and kind < 0
+
+    if below := [kind for kind in kinds if is_below(kind)]:
+        one = "part" if isinstance(below[0], tuple) else "one"
+        raise JaxfairError(f"The group {quoted(below)} has a number below 0; mark a missing {one} by NaN or None.")
 
 
 def _column(values: Sequence[Any]) -> np.ndarray:
@@ -113,6 +124,7 @@ def _column(values: Sequence[Any]) -> np.ndarray:
 
     NumPy would make one text of both in ``[1, "1"]``, a name of ``nan`` among texts, and rows of pairs.
     """
+    values = [None if value is np.ma.masked else value for value in values]  # which NumPy would read as 0
     values = [value.item() if isinstance(value, jax.Array) and not value.ndim else value for value in values]
     if _are_numbers(values):
         return np.asarray(values)

@@ -6,6 +6,8 @@ silently a number. Every refusal comes before anything is computed, and quotes a
 
 import contextlib
 import numbers
+import operator
+import re
 from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
 from typing import Any
@@ -16,7 +18,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.sharding import AxisType
 
-from jaxfair.errors import JaxfairError, short
+from jaxfair.errors import MISSING_TEXTS, JaxfairError, short, warn
 
 
 def quoted(values: Any, most: int = 5) -> str:
@@ -29,15 +31,16 @@ def quoted(values: Any, most: int = 5) -> str:
 def as_array(values: Any, what: str) -> Any:
     """Return an array of NumPy or JAX with the values in their order.
 
-    Takes arrays, lists, columns and tables of pandas and polars, tensors of PyTorch, and masked arrays that mask
-    nothing. An array of JAX that lies on several devices or on a mesh comes back to the host.
+    Takes arrays, lists, columns and tables of pandas and polars, tensors of PyTorch, data sets of HDF5 and alike, and
+    masked arrays that mask nothing. An array of JAX that lies on several devices or on a mesh comes back to the host.
 
     Args:
         values: What the user gave.
-        what: Its name in an error, a plural such as ``labels``.
+        what: Its name in an error, a plural such as ``labels``. Of ``inputs`` that another library reads from disk the
+            result is ``Stored``, and of ``labels`` the columns of a table are classes.
 
     Raises:
-        JaxfairError: They are no numbers or texts in a regular shape, or some are masked.
+        JaxfairError: They are no numbers or texts in a regular shape, some are masked, or classes are out of order.
     """
     if isinstance(values, Tracer):
         return values  # inside of a jitted function nothing can be asked of the values
@@ -49,6 +52,8 @@ def as_array(values: Any, what: str) -> Any:
         if np.ma.getmaskarray(values).any():
             raise JaxfairError(f"{np.ma.count_masked(values)} of the {what} are masked; fill them or leave them out.")
         values = values.data
+    if what == "labels":
+        _check_one_hot_columns(values)
     if callable(getattr(values, "to_pylist", None)):  # of Arrow, whose nulls are None then
         values = values.to_pylist()
     for method in ("detach", "cpu", "to_numpy", "numpy"):  # a tensor leaves its tape and device first
@@ -58,7 +63,8 @@ def as_array(values: Any, what: str) -> Any:
     if callable(getattr(values, "toarray", None)):
         raise JaxfairError(f"The {what} are sparse; give them as an array that holds the zeros too: .toarray().")
     if hasattr(values, "shape") and hasattr(values, "dtype") and not isinstance(values, np.ndarray | np.generic):
-        return values  # rows that are read when they are asked for
+        rows = Stored(values, what)
+        return rows if what == "inputs" else np.asarray(rows)
     try:
         with _reading(what):
             array = np.asarray(values)
@@ -75,6 +81,65 @@ def as_array(values: Any, what: str) -> Any:
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))  # as some files have them
 
 
+class Stored:
+    """Rows that another library holds, such as a data set of HDF5, and that are read when they are asked for.
+
+    Such a library may give sorted positions alone, each once, where chunks repeat some and shift all of them.
+
+    Attributes:
+        shape: The shape of the array that the rows would make.
+        dtype: The type of its numbers.
+    """
+
+    def __init__(self, rows: Any, what: str) -> None:
+        """Take the rows, of which nothing is read yet, and what they are called in an error, a plural.
+
+        Raises:
+            JaxfairError: They have no numbers, a length that nobody knows, or numbers that NumPy has not.
+        """
+        if not hasattr(rows, "__getitem__"):
+            raise JaxfairError(f"The {what} are a {type(rows).__name__}, which holds no numbers; give an array.")
+        self._rows, self._what = rows, what
+        with _reading(what):
+            self.shape = tuple(map(operator.index, rows.shape))
+            self.dtype: np.dtype = as_array(np.empty(0, rows.dtype), what).dtype
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """Read rows by a slice, or by an array of positions or booleans."""
+        positions = np.arange(len(self))[index]
+        ordered, place = np.unique(positions, return_inverse=True)
+        if not ordered.size:
+            return np.empty((*positions.shape, *self.shape[1:]), self.dtype)
+        first, after = int(ordered[0]), int(ordered[-1]) + 1
+        # A single stretch is read many times as fast as single rows, of which it may hold twice as many.
+        dense = after - first <= 2 * len(ordered)
+        rows = self._read(slice(first, after))[ordered - first] if dense else self._read(ordered)
+        return rows[place.reshape(positions.shape)]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """Read all of them."""
+        return np.asarray(self[:] if self.shape else self._read(()), dtype)
+
+    def _read(self, index: Any) -> np.ndarray:
+        try:
+            found = np.asanyarray(self._rows[index])  # which may be masked
+        except Exception as error:  # whatever the other library raises
+            said = short(" ".join(str(error).split()), 100)
+            raise JaxfairError(
+                f"The {self._what} cannot be read by their {type(self._rows).__name__} ({said}); read them into an "
+                "array of NumPy first."
+            ) from error
+        return _within_int32(as_array(found, self._what), self._what)
+
+
 @contextlib.contextmanager
 def _reading(what: str) -> Iterator[None]:
     """Raise a JaxfairError where another library cannot give its values to NumPy, such as bfloat16 or sparse ones."""
@@ -83,6 +148,32 @@ def _reading(what: str) -> Iterator[None]:
     except (TypeError, RuntimeError) as error:
         said = " ".join(str(error).split())[:100]
         raise JaxfairError(f"NumPy cannot read the {what} ({said}); give dense float32, such as .float().") from error
+
+
+def out_of_order(table: Any) -> list[str]:
+    """Return the names of a table's columns where they say another order of classes than that in which they stand.
+
+    They do if they are numbers, or differ in numbers alone, as ``logits_10`` before ``logits_2`` where a table was
+    sorted by its names. Empty where they say no order, or this one.
+    """
+    if callable(getattr(table, "to_pylist", None)):  # of Arrow, whose columns are arrays
+        return []
+    names = [str(name).strip() for name in getattr(table, "columns", ())]
+    try:
+        order = [(float(name),) for name in names]
+    except ValueError:
+        parts = [re.split("([0-9]+)", name) for name in names]
+        if any(part[::2] != parts[0][::2] for part in parts):
+            return []
+        order = [tuple(map(float, part[1::2])) for part in parts]
+    return names if order != sorted(order) else []
+
+
+def _check_one_hot_columns(table: Any) -> None:
+    """Raise a JaxfairError if a table is one-hot rows whose columns name the classes in another order."""
+    names = out_of_order(table)
+    if names and is_one_hot(np.asarray(table)):
+        raise JaxfairError(f"The labels have one-hot columns {quoted(names)}; give the classes in their order.")
 
 
 def check_untraced(tree: Any, what: str) -> None:
@@ -219,6 +310,10 @@ def fill_left_out(y: Any, kept: np.ndarray) -> Any:
     """Return labels in which those of examples that are left out, of which nothing is asked, are the first class."""
     if kept.all():
         return y
+    if isinstance(y, np.ma.MaskedArray) and np.shape(y)[:1] == kept.shape:
+        masked = np.ma.getmaskarray(y).copy()
+        masked[~kept] = False
+        y = np.ma.array(y.data, mask=masked)
     labels = as_array(y, "labels")
     if isinstance(labels, Tracer) or np.ndim(labels) not in (1, 2) or len(labels) != len(kept):
         return labels  # refused later
@@ -252,7 +347,7 @@ def as_told(y: Any) -> Any:
 def _check_not_missing(label: Any) -> None:
     """Raise a JaxfairError if labels that are texts or objects are missing: codes of them would make that a class."""
     if label.ndim == 1 and label.dtype.kind in "OU" and (unknown := absent(np.asarray(label))).any():
-        first = f"the first of example {np.argmax(unknown)}"
+        first = f"the first of example {np.argmax(unknown)}{written_as(label[np.argmax(unknown)])}"
         raise JaxfairError(f"{unknown.sum()} of {len(label)} labels are missing, {first}; leave these examples out.")
 
 
@@ -285,16 +380,16 @@ def is_one_hot(rows: np.ndarray) -> bool:
     return rows.shape[1] > 1 and bool(np.isin(rows, (0, 1)).all() and (rows.sum(axis=1) == 1).all())
 
 
-WRITTEN = ("", "nan", "None", "NaT", "<NA>")
-"""What NumPy and pandas write for a missing value where a column is made to texts, and a CSV file leaves empty."""
-
-
 def absent(values: np.ndarray) -> np.ndarray:
-    """Return which values are missing: None, not a number, or not a time; NaN is the one value that is not itself."""
+    """Return which values are missing: None, masked, not a number or a time, or a text that says so.
+
+    NaN is the one value that is not itself. NumPy and pandas write what is missing among texts, as files have it.
+    """
     if values.dtype.kind == "O":
         return np.array([_is_missing(value) for value in values], bool)
-    if values.dtype.kind in "US":  # NumPy writes what is missing among texts so
-        return np.isin(values, np.array(WRITTEN, values.dtype.kind))
+    if values.dtype.kind in "US":
+        kinds, codes = np.unique(values, return_inverse=True)
+        return np.array([_is_missing(kind) for kind in kinds], bool)[codes]
     return values != values if values.dtype.kind in "fcmM" else np.zeros(len(values), bool)
 
 
@@ -302,25 +397,45 @@ def _is_missing(value: Any) -> bool:
     """Return whether a group is missing, or a part of an intersection of several is."""
     if isinstance(value, tuple):
         return any(_is_missing(part) for part in value)
-    if isinstance(value, str | bytes):  # as of a column that was made to texts
-        return (value.decode("latin-1") if isinstance(value, bytes) else str(value)) in WRITTEN
+    if isinstance(value, str | bytes):
+        text = value.decode("latin-1") if isinstance(value, bytes) else value
+        return text.strip().lower() in MISSING_TEXTS
     try:
-        return value is None or bool(value != value)
+        return value is None or value is np.ma.masked or bool(value != value)
     except (ArithmeticError, TypeError, ValueError):  # pandas.NA has no truth value, Decimal's sNaN no comparison
         return True
+
+
+def written_as(value: Any) -> str:
+    """Return what a missing value is written as, for the sentence that refuses it; empty where nothing is written."""
+    text = value.decode("latin-1") if isinstance(value, bytes) else value
+    return f", which has '{quoted([text])}'" if isinstance(text, str) and text.strip() else ""
+
+
+ADDED = "whose losses would add up; give jaxfair.group_weights(group, G)."
+"""What is said of weights that are none, but members of a group."""
 
 
 def as_weights(weights: Any) -> np.ndarray:
     """Return weights of examples as an array; negative ones subtract.
 
+    A row of 0 and 1 alone is that of a group of a single example. With several 1 it is refused among rows, and warned
+    of where it stands alone, as a sum may be meant.
+
     Raises:
-        JaxfairError: They are no numbers, some are masked or not finite, or they say with booleans who is in a group.
+        JaxfairError: They are no numbers, some are masked or not finite, or rows of them say by booleans, whole numbers
+            or 0 and 1 alone who is in a group.
     """
     found = unboxed(on_host(weights, "weights"))
-    if found.dtype == bool:
-        raise JaxfairError("The weights are booleans, whose losses would add up; give jaxfair.group_weights(group, G).")
+    if found.dtype.kind in "biu":
+        kind = "booleans" if found.dtype == bool else "whole numbers"
+        raise JaxfairError(f"The weights are {kind}, {ADDED}")
     if not np.isfinite(found := _real(found, "weights")).all():
         raise JaxfairError("A weight is not a finite number; an example of no weight has 0.")
+    if found.ndim and (((found == 0) | (found == 1)).all(axis=-1) & (found.sum(axis=-1) > 1)).any():
+        if found.ndim > 1:
+            raise JaxfairError(f"The weights of a group are 0 and 1 alone, {ADDED}")
+        warn(f"The weights are 0 and 1 alone, {ADDED}")
     return found
 
 

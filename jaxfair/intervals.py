@@ -409,3 +409,11 @@ def wilson(proportion: np.ndarray, count: np.ndarray, level: float = 0.95) -> In
     half = np.sqrt(z2 * (p * (1 - p) / n + z2 / (4 * n**2))) / (1 + z2 / n)
     # Of none and of all one end is exact, where the formula rounds.
     return Interval(np.clip(centre - half, 0.0, p), np.clip(centre + half, p, 1.0))
+
+
+def wilson_p_value(proportion: np.ndarray, count: np.ndarray, null: float) -> np.ndarray:
+    """Return the two-sided p-value of the score test, whose interval is ``wilson``'s, that a proportion is ``null``."""
+    from scipy.stats import norm
+
+    errors = np.abs(np.asarray(proportion, float) - null) / np.sqrt(null * (1 - null) / np.asarray(count, float))
+    return np.asarray(2 * norm.sf(errors))

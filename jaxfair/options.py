@@ -6,10 +6,12 @@ after the work has begun. Arrays have a door of their own, ``inputs``. Read by c
 """
 
 import collections.abc
+import contextlib
 import functools
 import inspect
 import numbers
 import os
+import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +22,8 @@ from jaxfair.errors import JaxfairError, did_you_mean, short
 INF, LARGEST, LARGEST_SEED = float("inf"), 2**63 - 1, 2**31 - 1
 ARRAYS = ("jax", "jaxlib", "jaxtyping", "numpy")
 """Packages whose classes are no options but arrays, which are read from lists and frames too."""
+HOLDERS = ("jaxfair.networks.network", "jaxfair.data.dataset")
+"""Where the classes are that hold arrays: a training step, or a user's, may have taken these."""
 WITHIN = ("network", "train")
 """Where results hold what functions take: the network of what was trained, the training images of what was loaded."""
 
@@ -74,7 +78,9 @@ class Options:
 def checked(function: Callable[P, R]) -> Callable[P, R]:
     """Let a public function raise a JaxfairError that names the first argument of another kind than it is annotated.
 
-    It is raised when the function is called, also by one that yields. Arrays, and what may be anything, pass.
+    It is raised when the function is called, also by one that yields. Arrays, and what may be anything, pass. What the
+    caller hands over is on the host as a rule, and calling the function asks for it to be moved: that is no transfer by
+    the way, such as ``jax_transfer_guard`` disallows.
     """
     signature = inspect.signature(function)
 
@@ -87,9 +93,33 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         kinds = _kinds(function)
         for name, value in given.items():
             check_kind(name, value, kinds.get(name, Any))
-        return function(*args, **kwargs)
+            _check_there(name, value)
+        with _moving():
+            return function(*args, **kwargs)
 
     return door
+
+
+def _check_there(name: str, value: Any) -> None:
+    """Raise a JaxfairError if an object of this library, or one of several, holds an array that has been donated."""
+    own = [one for one in (value if isinstance(value, list | tuple) else [value]) if type(one).__module__ in HOLDERS]
+    jax: Any = sys.modules.get("jax")
+    leaves = jax.tree.leaves(own) if own and jax else []
+    if any(isinstance(leaf, jax.Array) and not _is_traced(leaf) and leaf.is_deleted() for leaf in leaves):
+        raise JaxfairError(f"{name} holds an array that was donated to a jitted function and is gone; keep a copy.")
+
+
+def _is_traced(leaf: Any) -> bool:
+    return isinstance(leaf, sys.modules["jax"].core.Tracer)
+
+
+def _moving() -> contextlib.AbstractContextManager[None]:
+    """Return a context in which arrays may be moved, where JAX is told to disallow or log what nobody asked for."""
+    jax: Any = sys.modules.get("jax")
+    ways = ("host_to_device", "device_to_host", "device_to_device")
+    if jax and any(getattr(jax.config, f"jax_transfer_guard_{way}") in ("disallow", "log") for way in ways):
+        return jax.transfer_guard("allow")
+    return contextlib.nullcontext()
 
 
 def check_kind(name: str, value: Any, kind: Any) -> None:

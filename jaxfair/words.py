@@ -1,5 +1,10 @@
 """Numbers, and differences between groups, in words: the same ones in the library's reports and the studies' pages."""
 
+import math
+
+ROUNDING = 1e-9
+"""What is smaller is 0, but for rounding."""
+
 
 def written(number: float, form: str = ".1f") -> str:
     """Return a number as text that is 0 only where the number is: an end beyond 0 never looks as if it touched 0.
@@ -7,12 +12,18 @@ def written(number: float, form: str = ".1f") -> str:
     Args:
         number: to write.
         form: a format specification; what it would round to 0 is written with one digit instead, unless it is below
-            1e-9, which is rounding.
+            ``ROUNDING``.
     """
     said = format(number, form)
     if said.strip("-0.%"):
         return said
-    return format(number, ".1g") if abs(number) >= 1e-9 else format(0.0, form)
+    return format(number, ".1g") if abs(number) >= ROUNDING else format(0.0, form)
+
+
+def one_line(name: str, most: int = 100) -> str:
+    """Return a name on one line, of bounded length, without its middle: names may differ in how they begin or end."""
+    line, half = " ".join(name.split()), (most - 1) // 2
+    return line if len(line) <= most else f"{line[:half]}…{line[-half:]}"
 
 
 def in_words(
@@ -32,14 +43,39 @@ def in_words(
         >>> in_words("b", "a", (8.5, 2.4, 14.6), (12.0, 3.5))
         'b lost 8.5 points more than a (2.4 to 14.6): 12.0 % of its accuracy against 3.5 %'
     """
+    group, reference = one_line(group), one_line(reference)
     size, interval = more_or_less(difference, also)
     than, against = (f" than {reference}", f" against {written(lost[1])} %") if reference else ("", "")
-    return f"{group} lost {size}{than} {interval}: {written(lost[0])} % of its accuracy{against}"
+    said = f"{group} lost {size}{than} {interval}".rstrip()
+    return f"{said}: {written(lost[0])} % of its accuracy{against}"
 
 
-def more_or_less(difference: tuple[float, float, float], also: str = "") -> tuple[str, str]:
+def more_or_less(difference: tuple[float, float, float], also: str = "", form: str = ".1f") -> tuple[str, str]:
     """Return a difference in points, and its interval, as text: ``("8.5 points more", "(2.4 to 14.6)")``."""
-    mean, low, high = difference
-    mean, low, high, word = (mean, low, high, "more") if mean >= 0 else (-mean, -high, -low, "less")
-    size, *ends = map(written, (mean, low, high))
-    return f"{size} points {word}", f"({' to '.join(ends)}{also})"
+    size, interval, more = _turned(difference, also, form)
+    return f"{size} points {'more' if more else 'less'}", interval
+
+
+def lost_or_gained(accuracy: tuple[float, float, float]) -> str:
+    """Say what was lost, or else gained, in points of accuracy.
+
+    Args:
+        accuracy: lost, and the ends of its interval, NaN where there is none; negative is a gain.
+
+    Example:
+        >>> from jaxfair.words import lost_or_gained
+        >>> lost_or_gained((5.0, -1.0, 11.0)), lost_or_gained((-39.0, -49.0, -29.0))
+        ('lost 5.0 points of accuracy (-1.0 to 11.0)', 'gained 39.0 points of accuracy (29.0 to 49.0)')
+    """
+    size, interval, lost = _turned(accuracy)
+    return f"{'lost' if lost else 'gained'} {size} points of accuracy {interval}".strip()
+
+
+def _turned(value: tuple[float, float, float], also: str = "", form: str = ".1f") -> tuple[str, str, bool]:
+    """Return a number without its sign, its interval turned alike, and whether it was 0 or above, up to rounding."""
+    mean, low, high = value
+    above = not mean <= -ROUNDING
+    mean, low, high = (mean, low, high) if above else (-mean, -high, -low)
+    size, *ends = (written(part, form) for part in (mean, low, high))
+    known = math.isfinite(low) and math.isfinite(high)
+    return size, f"({' to '.join(ends)}{also})" if known else "", above

@@ -1,5 +1,6 @@
 """``change_report``: counts against brute force, the expansion against closed forms, and what it refuses."""
 
+import re
 from typing import Any, cast
 
 import jax
@@ -10,7 +11,7 @@ import pytest
 from scipy.stats import binomtest
 
 import jaxfair
-from jaxfair import change_report, paired, per_example_gradient_norms
+from jaxfair import change_report, paired, per_example_gradient_norms, words
 from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.errors import JaxfairError
 from jaxfair.losses import cross_entropy
@@ -241,7 +242,7 @@ def test_a_group_that_was_never_right_has_nothing_to_lose() -> None:
     report = change_report(before, Y, None, Y, GROUP)
     assert np.isnan(report.relative_drop.value[1])
     assert [difference.group for difference in report.differences] == ["c"]
-    assert "right on too few examples for a loss relative to that: b lost -100.0 points" in report.answer()
+    assert "right on too few examples for a loss relative to that: b gained 100.0 points" in report.answer()
     only = change_report(before, Y, None, Y, GROUP, reference="b")
     assert only.answer().startswith("Before the change some were right on too few")
 
@@ -256,9 +257,39 @@ def test_a_loss_relative_to_an_accuracy_near_zero_is_said_in_points() -> None:
     assert report.accuracy_drop.value[1] == pytest.approx(-5)
     assert report.accuracy_drop.low[1] < -5 < report.accuracy_drop.high[1]
     assert report.differences == ()
-    assert "rare lost -5.0 points of accuracy (" in report.answer()
+    assert "rare gained 5.0 points of accuracy (" in report.answer()
     enough = change_report(np.where(group == "rare", np.arange(400) > 303, 0), after, None, y, group)
     assert enough.relative_drop.value[1] == pytest.approx(-50)
+
+
+@pytest.mark.parametrize(("right", "said"), [((1, 40), r"b gained (39\.0) points"), ((1, 0), r"b lost (1\.0) points")])
+def test_what_a_group_gained_is_not_said_to_be_lost(right: tuple[int, int], said: str) -> None:
+    """Of 100 images; the interval's ends have the sign of what is said, and are in order."""
+    group, y = np.repeat(["a", "b"], 100), np.zeros(200, int)
+    before, after = (np.where(group == "b", np.arange(200) >= 100 + count, 0) for count in right)
+    report = change_report(before, after, None, y, group)
+    found = re.search(rf"{said} of accuracy \((.*?) to (.*?)\)", report.answer())
+    assert found is not None
+    value, low, high = map(float, found.groups())
+    assert low <= value <= high
+    ends = sorted(np.sign(right[0] - right[1]) * np.array([report.accuracy_drop.low[1], report.accuracy_drop.high[1]]))
+    np.testing.assert_allclose((low, high), ends, atol=0.051)
+
+
+@pytest.mark.parametrize(
+    ("points", "said"),
+    [
+        ((5.0, -1.0, 11.0), "lost 5.0 points of accuracy (-1.0 to 11.0)"),
+        ((-39.0, -49.0, -29.0), "gained 39.0 points of accuracy (29.0 to 49.0)"),
+        ((-0.1, -1.0, 0.8), "gained 0.1 points of accuracy (-0.8 to 1.0)"),
+        ((-0.04, -0.1, 0.0), "gained 0.04 points of accuracy (0.0 to 0.1)"),
+        ((0.0, 0.0, 0.0), "lost 0.0 points of accuracy (0.0 to 0.0)"),
+        ((-1e-15, -0.5, 0.5), "lost 0.0 points of accuracy (-0.5 to 0.5)"),
+        ((-2.0, np.nan, np.nan), "gained 2.0 points of accuracy"),
+    ],
+)
+def test_gains_are_worded_as_such(points: tuple[float, float, float], said: str) -> None:
+    assert words.lost_or_gained(points) == said
 
 
 def test_one_logit_is_that_of_the_second_class() -> None:
@@ -426,6 +457,15 @@ def test_tables_of_logits_have_their_classes_in_one_order() -> None:
         with pytest.raises(JaxfairError, match="columns"):
             change_report(table, table[[names[2], names[0], names[1]]], None, y, group)
     named = pd.DataFrame(logits, columns=list("abc"))
+    for name in ("logits_{}", "class {} of 12", "{}.0"):
+        wide = pd.DataFrame(np.eye(12)[np.arange(24) % 12] * 5, columns=[name.format(i) for i in range(12)])
+        np.testing.assert_array_equal(
+            change_report(wide, wide, None, np.arange(24) % 12, group).accuracy_before.value, 1
+        )
+        with pytest.raises(
+            JaxfairError, match=r"side before has columns .* and 7 more; give the classes in their order"
+        ):
+            change_report(wide.sort_index(axis=1), np.eye(12)[:1].repeat(24, 0), None, np.arange(24) % 12, group)
     with pytest.raises(JaxfairError, match="Tables have the columns a, b, c and c, a, b; give one order"):
         change_report(named, named[list("cab")], None, y, group)
 
@@ -472,3 +512,30 @@ def test_classes_may_be_codes_beyond_32_bits(kind: Any) -> None:
     np.testing.assert_array_equal(found.accuracy_after.value, expected.accuracy_after.value)
     with pytest.raises(JaxfairError, match="classes up to 1099511627778 and 3 logits"):
         change_report(X @ W, X @ W, None, codes, GROUP)
+
+
+def test_names_of_groups_are_bounded_and_on_one_line_in_an_answer_and_its_table() -> None:
+    """Names of usual length are whole, and long ones are told apart by their ends."""
+    usual = ("not Male & not Blond_Hair & Young & Smiling", "Male & Blond_Hair & not Young & not Smiling")
+    for names in (usual, ("x" * 20000 + "a", "x" * 20000 + "b"), ("two\nlines", "a\rb\u2028c")):
+        group = np.array(names)[np.arange(N) % 2]
+        after = np.where(group == names[0], Y, (Y + 1) % 3)
+        report = change_report(Y, after, None, Y, group, reference=names[0])
+        assert f"{words.one_line(names[1])} lost 100.0 points more than {words.one_line(names[0])} (" in report.answer()
+        assert len(report.answer()) < 400
+        assert len(str(report).splitlines()) == 6
+        assert len(str(report)) < 2000
+        assert report.to_dict()["group"] == sorted(names)
+    assert [words.one_line(name) for name in usual] == [*usual]
+    assert words.one_line("x" * 200 + "a") != words.one_line("x" * 200 + "b")
+
+
+def test_labels_of_examples_that_are_left_out_may_be_masked() -> None:
+    """Whatever they are; and names of any length are one line of an answer."""
+    rng = np.random.default_rng(0)
+    group = np.array([None] * 4 + ["a" * 20_000, "b"] * 20, object)
+    y = np.ma.array(rng.integers(0, 3, 44), mask=np.arange(44) < 4)
+    said = np.where(rng.random((2, 44)) < 0.8, y.data, 0)
+    found = change_report(said[0], said[1], None, y, group, missing="drop")
+    assert found.count.sum() == 40
+    assert len(found.answer()) < 1500

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Bottom first: a file imports from its own wing and from the rows above it in this table.
 HOUSE = (
     ("jaxfair.errors", "jaxfair.words"),
-    ("jaxfair.options", "jaxfair.inputs", "jaxfair.intervals", "jaxfair.kernels"),
+    ("jaxfair.options", "jaxfair.inputs", "jaxfair.intervals", "jaxfair.kernels", "jaxfair.threads"),
     ("jaxfair.grouping", "jaxfair.models", "jaxfair.judging"),
     ("jaxfair.losses", "jaxfair.groups", "jaxfair.checkpoints", "jaxfair.runs"),
     ("jaxfair.loops", "jaxfair.curvature.captured", "jaxfair.curvature.chunks", "jaxfair.processes"),

@@ -4,7 +4,6 @@ On CPU chunks run on one thread a core: threads inside of an operation gain litt
 share the chunks in turn, and each keeps and sums what is its own: a vector goes out and a sum comes back, no more.
 """
 
-import contextlib
 import functools
 import os
 import threading
@@ -17,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from jaxfair import threads
 from jaxfair.errors import JaxfairError
 from jaxfair.models import differentiating
 
@@ -139,18 +139,13 @@ class Devices:
 
     def __init__(self) -> None:
         # None, a device, or the name of a platform.
-        self._default: Any = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
-        default = self._default
+        default: Any = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
         local = jax.local_devices(backend=default if isinstance(default, str) else None)
         self._devices = local if default is None else local[:1] if isinstance(default, str) else [default]
         self.count, first = len(self._devices), self._devices[0]
         cores = (os.cpu_count() or 1) if first.platform == "cpu" else 1
         self.workers = cores if self.count == 1 else self.count
         self.memory: int | None = None if first.platform == "cpu" else (first.memory_stats() or {}).get("bytes_limit")
-
-    def as_chosen(self) -> contextlib.AbstractContextManager[Any]:
-        """Return a context in which the device that the user has set is the default of other threads too."""
-        return contextlib.nullcontext() if self._default is None else jax.default_device(self._default)
 
     def place(self, tree: Any, chunk: int) -> Any:
         """Return arrays on a chunk's device; a single device takes them as they are. What is no array stays."""
@@ -177,13 +172,10 @@ def accumulate(function: Callable[[Any, int], Any], zero: Callable[[], Any], cou
     Where one worker fails, or the caller is interrupted, the others end with their chunk before the error is raised:
     nothing goes on behind the caller's back.
     """
-    double = jax.dtypes.canonicalize_dtype(np.float64)
-    stripes, stopped = min(devices.workers, count), threading.Event()
+    stripes, stopped, as_here = min(devices.workers, count), threading.Event(), threads.as_here()
 
     def run(stripe: int) -> Any:
-        # ``with jax.enable_x64(...)`` holds for the caller's thread only.
-        same = jax.dtypes.canonicalize_dtype(np.float64) == double
-        with devices.as_chosen(), contextlib.nullcontext() if same else jax.enable_x64(double == np.float64):
+        with as_here():
             total = devices.place(zero(), stripe)
             for i in range(stripe, count, stripes):
                 if stopped.is_set():

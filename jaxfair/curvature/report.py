@@ -22,6 +22,7 @@ from jaxfair.inputs import as_labels, check_lengths, fill_left_out, quoted
 from jaxfair.intervals import Interval
 from jaxfair.models import as_examples
 from jaxfair.options import checked
+from jaxfair.words import one_line
 
 SCALES: Mapping[str, intervals.Scale] = {"accuracy": "share", "loss": "real", "softmax_gap": "share"}
 """Where the mean of what is known of each example can lie."""
@@ -241,7 +242,7 @@ def group_report(
         config: How the eigenvalues are found, and how precisely: by default to a hundredth of their size, where
             ``CurvatureConfig`` has a thousandth.
         group_names: Names of the groups 0..G-1; by default their values, of those that occur.
-        missing: What to do with examples whose group is missing (masked, None, not a number or an empty text):
+        missing: What to do with examples whose group is missing (masked, None, not a number, or a text such as "NA"):
             ``refuse``, ``drop`` them from the report, or make them a ``group`` of that name.
         intervals: Whether to add 95 % intervals over examples: what other examples of the same groups might have shown.
             They take a pass of gradients and one of Hessian products over all examples.
@@ -429,7 +430,7 @@ def as_text(columns: Mapping[str, Any], form: str = ".4g") -> str:
     shown = {}
     for name, values in columns.items():
         if name.removesuffix("_low").removesuffix("_high") == name and not _is_missing(values):
-            shown[name] = [_cell(value, form) for value in values]
+            shown[name] = [one_line(_cell(value, form)) for value in values]
             if f"{name}_low" in columns:
                 ends = columns[f"{name}_low"], columns[f"{name}_high"]
                 shown[name] = [_bracketed(cell, *of) for cell, *of in zip(shown[name], *ends, strict=True)]

@@ -34,7 +34,7 @@ Images = UInt8[np.ndarray, "n h w c"]
 Allocate = Callable[[tuple[int, ...]], np.ndarray]
 """Called once by a build with the shape (n, height, width, channels); returns zeros of type uint8 to be filled."""
 
-FORMAT = 4  # of an entry; a change of decoding or of a layout raises it too
+FORMAT = 5  # of an entry; a change of decoding or of a layout raises it too
 BUILDING = ".building-"
 ABANDONED = 24 * 3600
 """Seconds after which what a killed build left may be removed."""

@@ -10,21 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from jaxfair.errors import JaxfairError, did_you_mean, short
+from jaxfair.errors import MISSING_TEXTS, JaxfairError, did_you_mean, short
 
 MISSING = -1
 JOINT = " & "
 PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 PARTS |= dict.fromkeys(("val", "valid", "validation", "dev"), "validation")
-MISSING_TEXTS = frozenset(
-    ["", "na", "n/a", "#na", "#n/a", "#n/a n/a", "<na>", "nan", "-nan", "nat", "none", "null", "\\n"]
-    + [f"{sign}1.#{kind}" for sign in ("", "-") for kind in ("ind", "qnan")]
-)
-"""What tables of R, pandas, NumPy, SQL and spreadsheets write where nothing is known, in lower case.
-
-A cell is missing if it is one of these in any case, with blanks around it or not, wherever it comes from: CSV, Parquet,
-an npz file or TFDS. None, NaN and masked values are missing too. Names of folders and of files are no cells.
-"""
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 

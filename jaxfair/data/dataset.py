@@ -119,7 +119,7 @@ class Dataset:
         Raises:
             JaxfairError: A position is not one of an image.
         """
-        index = np.asarray(index)
+        index = np.asarray(as_array(index, "positions"))
         if index.dtype.kind not in "iu" and index.size:
             raise JaxfairError(f"Positions have type {index.dtype}; give whole numbers, or np.flatnonzero of booleans.")
         if index.ndim != 1:

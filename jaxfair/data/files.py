@@ -21,8 +21,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from jaxfair.data.columns import nfc
-from jaxfair.errors import JaxfairError
+from jaxfair.data.columns import PARTS, nfc
+from jaxfair.errors import JaxfairError, short
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 IMAGE_SUFFIXES += (".jfif", ".jpe", ".pbm", ".pnm")
@@ -138,22 +138,23 @@ def open_files(path: Path, *, nested: bool = False, wanted: Collection[str] | No
 
     Args:
         path: The folder, archive or file.
-        nested: Whether the archives that lie in a folder without images of its own are opened too. The official CelebA
-            is such a folder: ``img_align_celeba.zip`` beside tables. Files of ``a.zip`` are named as if it were
-            unpacked to a folder ``a``, or beside itself where it holds such a folder alone. An archive within an
-            archive stays closed.
-        wanted: What ``plain_base`` makes of the names that matter; a folder's other files may be unreadable. None says
-            that all matter.
+        nested: Whether the archives that lie in a folder are opened too. The official CelebA is such a folder:
+            ``img_align_celeba.zip`` beside tables. Files of ``a.zip`` are named as if it were unpacked to a folder
+            ``a``, or beside itself where it holds such a folder alone. Beside images, an archive of none, or of those
+            that lie there already, stays closed, and so does an archive within an archive.
+        wanted: What ``plain_base`` makes of the names that matter; a folder's other files may be unreadable, and
+            archives are opened for those alone that it lacks. None says that all matter.
 
     Raises:
         JaxfairError: The path is missing, unreadable, without files, cut short, damaged or encrypted, or an archive
-            with a name twice or with a name or link that leads out of it.
+            with a name twice or with a name or link that leads out of it; or it is unclear what an archive stands for
+            that lies beside images.
     """
     _check_readable(path)
     if path.is_dir():
         names = sorted(name for name, _ in _scan(path, wanted))
         files = Files(path, names, lambda name: (path / name).read_bytes())
-        return _with_archives(files) if nested and not files.images else files
+        return _with_archives(files, wanted) if nested else files
     if path.stat().st_size == 0:
         raise JaxfairError(f"{path} is empty, with 0 bytes; download it again.")
     name = path.name.lower()
@@ -167,16 +168,12 @@ def holds_files(path: Path) -> bool:
     return path.is_dir() or path.name.lower().endswith((".zip", *_TAR))
 
 
-def _with_archives(outer: Files) -> Files:
-    """Return the files of a folder with those of the archives in it in place of the archives."""
-    opened = [name for name in outer.archives if name.lower().endswith((".zip", *_TAR))]
-    inner = {name: open_files(outer.path / name) for name in opened}
+def _with_archives(outer: Files, wanted: Collection[str] | None) -> Files:
+    """Return the files of a folder with those of the archives in it in place of the archives that stand for others."""
+    inner = _opened(outer, wanted)
     places: dict[str, tuple[Files, str]] = {}
     for archive, files in inner.items():
-        folder = f"{_unpacked_name(archive)}/"
-        own = folder.rpartition("/")[0].rpartition("/")[2]
-        if all(name.startswith(f"{own}/") for name in files.names):
-            folder = folder.removesuffix(f"{own}/")
+        folder = _folder_of(archive, files)
         for name in files.names:
             _add(outer.path, places, folder + name, (files, name))
     for name in outer.names:
@@ -194,9 +191,92 @@ def _with_archives(outer: Files) -> Files:
     return Files(outer.path, places, load, close)
 
 
+def _opened(outer: Files, wanted: Collection[str] | None) -> dict[str, Files]:
+    """Return the archives of a folder that are to be looked into, by name."""
+    lacking = None if wanted is None else set(wanted) - {"", *map(plain_base, outer.names)}
+    opened: dict[str, Files] = {}
+    beside = outer.images
+    for archive in outer.archives if lacking is None or lacking else ():
+        files = open_files(outer.path / archive) if archive.lower().endswith((".zip", *_TAR)) else None
+        if lacking is None:
+            is_needed = not beside or _stands_for_others(outer, beside, archive, files)
+        else:
+            is_needed = files is not None and not lacking.isdisjoint(map(plain_base, files.names))
+        if files is not None and is_needed:
+            opened[archive] = files
+        elif files is not None:
+            files.close()
+    return opened
+
+
 def _unpacked_name(archive: str) -> str:
     """Return the name of an archive without what says that it is one."""
-    return archive[: -len(next(end for end in (".zip", *_TAR) if archive.lower().endswith(end)))]
+    return archive[: -len(next(end for end in _ARCHIVES if archive.lower().endswith(end)))]
+
+
+def _folder_of(archive: str, files: Files) -> str:
+    """Return the folder, with ``/`` at its end, below which the files of an archive lie as if it were unpacked."""
+    folder = f"{_unpacked_name(archive)}/"
+    own = f"{folder[:-1].rpartition('/')[2]}/"
+    return folder.removesuffix(own) if all(name.startswith(own) for name in files.names) else folder
+
+
+def _stands_for_others(outer: Files, beside: list[str], archive: str, files: Files | None) -> bool:
+    """Return whether an archive beside images holds other images; raise a JaxfairError where that is unclear.
+
+    What was unpacked, and is still there packed, is not to be there twice; but where the training images are in an
+    archive and the test images in a folder, these alone would be trained on.
+
+    Args:
+        outer: The folder.
+        beside: Its images.
+        archive: The name of the archive in it.
+        files: What is in the archive; None where it is not read.
+    """
+    stem, where = _unpacked_name(archive), f"'{short(archive)}' in {outer.path}"
+    here = archive[: archive.rfind("/") + 1]
+    part = PARTS.get(stem[len(here) :].lower())
+    images = files.images if files is not None else []
+    if files is None or not images:
+        if part and not any(name.startswith(f"{stem}/") for name in beside):
+            raise JaxfairError(f"{where} is to be a part of the set, but no image in it can be read; unpack it.")
+        return False
+    if any(_are_unpacked(images, place, beside, where) for place in dict.fromkeys((_folder_of(archive, files), here))):
+        return False
+    if part:
+        tops = {name: name[len(here) :].partition("/")[0] for name in beside if name.startswith(here)}
+        return not _are_copies(outer, [name for name in tops if PARTS.get(tops[name].lower()) == part], where, files)
+    if len({name.rpartition("/")[0] for name in images}) > 1:
+        raise JaxfairError(
+            f"{where} holds several folders of images, and it is unclear what they are to the images beside it; unpack "
+            "it where they belong, or move it away."
+        )
+    return not _are_copies(outer, beside, where, files)
+
+
+def _are_unpacked(images: list[str], place: str, beside: list[str], where: str) -> bool:
+    """Return whether the images of an archive lie in the folder ``place`` by their names, all of them or none."""
+    there = len({place + name for name in images}.intersection(beside))
+    if 0 < there < len(images):
+        raise JaxfairError(
+            f"{there:,} of the {len(images):,} images of {where} lie there too; unpack it whole, or move it away."
+        )
+    return there > 0
+
+
+def _are_copies(outer: Files, beside: list[str], where: str, files: Files) -> bool:
+    """Return whether images of an archive lie in the folder too, under whichever path; of a few that stand for all."""
+    named: dict[str, list[str]] = {}
+    for name in beside:
+        named.setdefault(plain_base(name), []).append(name)
+    few = files.images[:: len(files.images) // 20 + 1]
+    same = [any(outer.read(other) == files.read(name) for other in named.get(plain_base(name), ())) for name in few]
+    if any(same) and not all(same):
+        raise JaxfairError(
+            f"Some images of {where}, such as '{short(few[same.index(True)])}', lie beside it too, and others do not; "
+            "move it away, or unpack it."
+        )
+    return all(same)
 
 
 def identity(path: Path, wanted: Collection[str] | None = None) -> str:

@@ -65,6 +65,7 @@ def check_classes(train: Dataset, test: Dataset, held_out: str = "test") -> None
             )
 
 
+@checked
 def with_training_statistics(train: Dataset, test: Dataset) -> tuple[Dataset, Dataset]:
     """Return both sets with the channel statistics of the images of ``train``."""
     mean, std = (jnp.asarray(value) for value in channel_statistics(train.images))

@@ -252,12 +252,14 @@ class Takes(NamedTuple):
 
     def check(self, x: Any) -> None:
         """Raise a JaxfairError unless ``x`` is a batch of such images, normalized."""
+        if not isinstance(kind := getattr(x, "dtype", None), np.dtype):  # a list, whose numbers a message would hold
+            raise JaxfairError(f"The network's input is a {type(x).__name__}; give an array of NumPy or JAX.")
         if not self.fits(np.shape(x)[1:]):
             raise JaxfairError(
                 f"The network takes {self.size} images with {self.channels} channels, but its input has shape "
                 f"{np.shape(x)}; give (images, height, width, channels)."
             )
-        if not jnp.issubdtype(kind := jnp.result_type(x), jnp.floating):
+        if not jnp.issubdtype(kind, jnp.floating):
             raise JaxfairError(f"The network's input has type {kind}; give normalized images, data.normalize(images).")
 
 

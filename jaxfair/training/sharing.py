@@ -20,6 +20,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxfair import threads
 from jaxfair.errors import JaxfairError
 from jaxfair.loops import stop
 
@@ -140,9 +141,7 @@ def apart(
     free, events, ended = queue.SimpleQueue[Device](), queue.SimpleQueue[tuple[int, Any]](), threading.Event()
     for device in jax.local_devices()[:devices]:
         free.put(device)
-    # ``with jax.enable_x64(...)`` and its like hold for the caller's thread only.
-    double = jax.dtypes.canonicalize_dtype(np.float64) == np.float64
-    precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+    as_here = threads.as_here()
 
     def run(number: int) -> Result:
         def after_epoch(*arguments: Any) -> None:
@@ -152,7 +151,7 @@ def apart(
 
         device = free.get()
         try:
-            with jax.default_device(device), jax.enable_x64(double), jax.default_matmul_precision(precision):
+            with as_here(), jax.default_device(device):
                 return work(parts[number], device, after_epoch)
         finally:
             free.put(device)

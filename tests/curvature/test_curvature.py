@@ -208,7 +208,7 @@ def run_with(**changes: Any) -> GroupCurvature:
     [
         ({"x": jnp.ones((N + 1, FEATURES))}, f"{N + 1} inputs, {N} labels; give one of each"),
         ({"y": jnp.zeros(N - 1, int)}, f"{N} inputs, {N - 1} labels"),
-        ({"weights": jnp.ones((GROUPS, 2))}, "12 labels, 2 weights; give one of each"),
+        ({"weights": jnp.ones((GROUPS, 2)) / 2}, "12 labels, 2 weights; give one of each"),
         ({"params": jnp.full((FEATURES, CLASSES), jnp.nan)}, "loss or gradient of group 0 is not finite"),
         ({"weights": jnp.eye(GROUPS, N).at[1].set(0)}, r"Group \[1\] has no example"),
         ({"config": CurvatureConfig(chunk_size=0)}, "chunk size is 0; give at least 1"),

@@ -285,3 +285,5 @@ def test_positions_are_those_of_images(on_device: bool) -> None:
             some.take(np.array([0, position]))
     with pytest.raises(JaxfairError, match="Positions have type bool; give whole numbers"):
         some.take(np.array([True, False, True]))
+    with pytest.raises(JaxfairError, match="1 of the positions are masked"):
+        some.take(np.ma.masked_equal([1, 2, 0], 2))

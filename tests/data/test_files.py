@@ -207,3 +207,70 @@ def test_names_in_a_zip_are_utf_8_whether_it_says_so_or_not(
     else:
         with pytest.raises(JaxfairError, match=r"a\.zip has a name that is not UTF-8, perhaps '.*1\.png'"):
             open_files(archive)
+
+
+def beside(folder: Path, archives: dict[str, dict[str, bytes]], *names: str) -> Path:
+    """Write images of contents of their own, and archives beside them."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(name.encode())
+    for name, contents in archives.items():
+        (tar if ".tar" in name else zipped)(folder / name, contents)
+    return folder
+
+
+A = {"a/1.png": b"1", "b/1.png": b"2"}
+
+
+@pytest.mark.parametrize(
+    ("archives", "names", "added"),
+    [
+        ({"train.zip": A}, ("test/a/1.png", "test/b/1.png"), ("train/a/1.png", "train/b/1.png")),
+        ({"Test.tar.gz": A}, ("train/a/1.png", "train/b/1.png"), ("Test/a/1.png", "Test/b/1.png")),
+        ({"val.zip": {"val/a/1.png": b"1"}}, ("train/a/1.png",), ("val/a/1.png",)),
+        ({"set/train.zip": A}, ("set/test/a/1.png",), ("set/train/a/1.png", "set/train/b/1.png")),
+        ({"c.zip": {"1.png": b"1"}}, ("a/1.png", "b/1.png"), ("c/1.png",)),
+        ({"UTKFace.zip": {"UTKFace/1_0_0_1.jpg": b"1"}}, ("sample.png",), ("UTKFace/1_0_0_1.jpg",)),
+        ({"c.zip": {"notes.txt": b"1"}}, ("a/1.png",), None),
+        ({"UTKFace.zip": {"UTKFace/1.jpg": b"1"}}, ("UTKFace/1.jpg",), None),  # unpacked, and still there
+        ({"set.zip": A}, ("a/1.png", "b/1.png"), None),
+        ({"all.zip": {"1.png": b"a/1.png", "2.png": b"b/2.png"}}, ("a/1.png", "b/2.png"), None),
+        ({"train.zip": {"a/1.png": b"training/a/1.png"}}, ("training/a/1.png", "test/a/1.png"), None),
+    ],
+)
+def test_archives_beside_images_are_opened_for_others_than_these(
+    tmp_path: Path, archives: dict[str, dict[str, bytes]], names: tuple[str, ...], added: tuple[str, ...] | None
+) -> None:
+    with open_files(beside(tmp_path, archives, *names), nested=True) as view:
+        assert sorted(view.names) == sorted((*names, *(archives if added is None else added)))
+
+
+@pytest.mark.parametrize(
+    ("archives", "names", "said"),
+    [
+        ({"raw.zip": A}, ("a/2.png", "b/2.png"), "'raw.zip' in .* several folders of images, and it is unclear what"),
+        ({"train.zip": A}, ("train/a/1.png", "test/a/1.png"), "1 of the 2 images of 'train.zip' in .* lie there too"),
+        (
+            {"c.zip": {"1.png": b"a/1.png", "2.png": b"2"}},
+            ("a/1.png",),
+            r"Some images of 'c.zip' in .* as '1\.png', lie",
+        ),
+        ({"train.7z": A}, ("test/a/1.png",), "'train.7z' in .* a part of the set, but no image in it can be read"),
+        ({"train.zip": {"a.txt": b"-"}}, ("test/a/1.png",), "'train.zip' in .* a part of the set, but no image in it"),
+    ],
+)
+def test_archives_beside_images_are_refused_where_it_is_unclear_what_they_hold(
+    tmp_path: Path, archives: dict[str, dict[str, bytes]], names: tuple[str, ...], said: str
+) -> None:
+    with pytest.raises(JaxfairError, match=said):
+        open_files(beside(tmp_path, archives, *names), nested=True)
+
+
+def test_archives_are_opened_for_files_alone_that_are_wanted_and_not_there(tmp_path: Path) -> None:
+    """As of a table in a folder of downloads, where others may be damaged."""
+    folder = beside(tmp_path, {"raw.zip": A, "more.zip": {"3.png": b"3"}}, "a/2.png")
+    with open_files(folder, nested=True, wanted=["3.png", "2.png", ""]) as view:
+        assert sorted(view.names) == ["a/2.png", "more/3.png", "raw.zip"]
+    (folder / "broken.zip").write_bytes(b"-")
+    with open_files(folder, nested=True, wanted=["2.png"]) as view:
+        assert sorted(view.names) == ["a/2.png", "broken.zip", "more.zip", "raw.zip"]

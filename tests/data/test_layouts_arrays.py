@@ -194,3 +194,16 @@ def test_an_archive_of_other_files_is_refused(tmp_path: Path) -> None:
         archive.writestr("cat/1.jpg", b"pixels")
     with pytest.raises(JaxfairError, match="something else than named arrays"):
         arrays.read(tmp_path / "set.npz")
+
+
+def test_a_file_of_many_arrays_is_refused_in_a_short_sentence(tmp_path: Path) -> None:
+    save: Any = np.savez
+    save(tmp_path / "many.npz", **{f"feature_of_the_{i}th_image": IMAGES for i in range(300)})
+    with pytest.raises(
+        JaxfairError, match=r"has no array 'images' but feature_of_the_0th_image, .* and 295 more;"
+    ) as error:
+        arrays.read(tmp_path / "many.npz")
+    assert len(str(error.value).replace(str(tmp_path), "")) < 400
+    save(tmp_path / "long.npz", **{"images": IMAGES, "x" * 9000: IMAGES})
+    with pytest.raises(JaxfairError, match=r"The array 'x{39}…' of") as error:
+        arrays.read(tmp_path / "long.npz")

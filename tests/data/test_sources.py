@@ -527,3 +527,30 @@ def test_images_of_which_nothing_is_known_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "bare.npz", images=np.zeros((3, 2, 2, 3), np.uint8))
     with pytest.raises(JaxfairError, match="no label column 'label', since nothing is known of the images but pixels"):
         sources.load(SourceConfig("npz", path=tmp_path / "bare.npz"))
+
+
+@pytest.mark.parametrize("packed", ["train", "test"])
+def test_a_part_in_an_archive_beside_the_other_is_the_split(tmp_path: Path, packed: str) -> None:
+    """The test images alone would be trained on, or the test set vanish."""
+    (tmp_path / "pets").mkdir()
+    for part, count in (("train", 8), ("test", 2)):
+        images = {f"{kind}/{i}.jpg": jpeg(i) for kind in ("cat", "dog") for i in range(count)}
+        for name, data in images.items():
+            if part == packed:
+                with zipfile.ZipFile(tmp_path / "pets" / f"{part}.zip", "a") as archive:
+                    archive.writestr(name, data)
+            else:
+                (tmp_path / "pets" / part / name).parent.mkdir(parents=True, exist_ok=True)
+                (tmp_path / "pets" / part / name).write_bytes(data)
+    loaded = sources.load(SourceConfig("folder", path=tmp_path / "pets"))
+    assert loaded.test is not None
+    assert (len(loaded.train), len(loaded.test), loaded.left_out) == (16, 4, ())
+
+
+def test_a_stray_image_beside_the_archive_of_a_set_is_named(places: Path) -> None:
+    (places / "UTKFace").mkdir()
+    utkface(places / "UTKFace/UTKFace.zip")
+    (places / "UTKFace/sample.png").write_bytes(jpeg(0))
+    with pytest.raises(JaxfairError, match=r"sample\.png is not named \[age\]"):
+        sources.load("utkface-race")
+    assert len(sources.load(SourceConfig("utkface-race", allow_dropping=True)).train) == 10

@@ -321,3 +321,12 @@ def test_what_fit_returns_is_not_its_network() -> None:
         ):
             with pytest.raises(JaxfairError, match=f"network is of type {called}"):
                 call(given)
+
+
+@pytest.mark.parametrize(
+    "given", [np.zeros((40, 8, 8, 1)).tolist(), [[1.0, 2.0], [3.0]], 1.0], ids=["list", "rows", "1"]
+)
+def test_an_input_that_is_no_array_is_refused_in_a_short_sentence(given: Any) -> None:
+    network = networks.init(networks.CNN(num_classes=3, features=(2,)), (8, 8, 1), seed=0)
+    with pytest.raises(JaxfairError, match=r"^The network's input is a (list|float); give an array of NumPy or JAX\.$"):
+        network(given)

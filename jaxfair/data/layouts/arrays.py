@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from jaxfair.data.columns import Column, Index, from_values, no_split, official_split
-from jaxfair.errors import JaxfairError
+from jaxfair.errors import JaxfairError, short
+from jaxfair.inputs import quoted
 
 
 def read(path: Path) -> Index:
@@ -25,7 +26,7 @@ def read(path: Path) -> Index:
     arrays = named(path, "images=..., and the columns")
     if "images" not in arrays:
         raise JaxfairError(
-            f"'{path}' has no array 'images' but {', '.join(arrays) or 'nothing'}; "
+            f"'{path}' has no array 'images' but {quoted(arrays) or 'nothing'}; "
             "save the images as uint8 of shape (n, height, width, channels) under this name."
         )
     images = arrays.pop("images")
@@ -99,7 +100,7 @@ def _check_images(images: np.ndarray, path: Path) -> None:
 def _column(name: str, array: np.ndarray, count: int, path: Path) -> Column:
     if array.shape != (count,) or array.dtype.kind not in "biufSU":
         raise JaxfairError(
-            f"The array '{name}' of '{path}' has type {array.dtype} and shape {array.shape}; "
+            f"The array '{short(name, 40)}' of '{path}' has type {array.dtype} and shape {array.shape}; "
             f"expected {count} integers, strings or booleans, one an image."
         )
     # A float of NumPy shows 0.1 as it was given; Python's, which is wider, 0.10000000149.
