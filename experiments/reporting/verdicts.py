@@ -202,7 +202,8 @@ def decide(results: Any, name: str, statement: str, statistic: str, measure: Cal
     spread = low < high
     if not spread and found.items:
         low, high = (round(float(x), DIGITS) for x in intervals.wilson(np.asarray(value), np.asarray(found.items)))
-        found = found._replace(p_value=float(intervals.wilson_p_value(value, found.items, threshold)))
+        if not found.idle:  # which says nothing, and is not tested
+            found = found._replace(p_value=float(intervals.wilson_p_value(value, found.items, threshold)))
     if side == "within":
         found, said = _equivalence(found, threshold)
         notes.append(said)
