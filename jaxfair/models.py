@@ -5,6 +5,8 @@ as what the user is to change, whatever library it is written with.
 """
 
 import contextlib
+import functools
+import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.extend.core import Jaxpr
 
 from jaxfair.errors import JaxfairError
 from jaxfair.inputs import (
@@ -25,6 +28,9 @@ from jaxfair.inputs import (
     on_one_device,
     quoted,
 )
+
+FEW = 8
+"""Examples of which a model is asked before anything is measured, if there are as many; one size is traced once."""
 
 
 def check_parameters(params: Any) -> None:
@@ -79,7 +85,7 @@ def as_examples(logits_fn: Any, params: Any, x: Any, y: Any, *, labelled: bool) 
         labelled: Whether ``y`` has to hold one class for each example, as cross-entropy needs.
 
     Raises:
-        JaxfairError: They do not fit, or are not what they have to be.
+        JaxfairError: They do not fit, are not what they have to be, or no output depends on any parameter.
     """
     check_parameters(params)
     params, x = on_one_device((params, as_inputs(x)))
@@ -100,12 +106,13 @@ def as_examples(logits_fn: Any, params: Any, x: Any, y: Any, *, labelled: bool) 
         check_lengths(inputs=count, labels=len(y))
     if not labelled:
         y = as_told(y)
-    few = min(count, 2)  # one alone would be taken by a model that is written for one
+    few = min(count, FEW)  # one alone would be taken by a model that is written for one
     with asking("logits_fn(params, x)", LOGITS_FN), jax.default_matmul_precision("highest"):
-        found = outputs.eval_shape(logits_fn, params, jax.tree.map(lambda leaf: leaf[:few], x))
-    _check_outputs(found, few, labelled=labelled)
+        traced = outputs.trace(logits_fn, params, jax.tree.map(lambda leaf: leaf[:few], x))
+    _check_outputs(traced.out_info, few, labelled=labelled)
+    _check_read(traced, logits_fn, params)
     if labelled:
-        y = as_labels(y, found.shape[1])
+        y = as_labels(y, traced.out_info.shape[1])
     check_lengths(inputs=count, labels=len(y) if np.ndim(y) else 0)
     return params, x, y
 
@@ -122,6 +129,48 @@ def _check_outputs(found: Any, count: int, *, labelled: bool) -> None:
         raise JaxfairError(f"logits_fn returned {given}; return floating-point logits.")
     if labelled and found.shape[1] == 1:
         raise JaxfairError("The network has one logit, whose cross-entropy is 0; give a loss for two classes.")
+
+
+def _check_read(traced: Any, logits_fn: Any, params: Any) -> None:
+    """Raise a JaxfairError if no output of a traced model depends on any parameter."""
+    if len(unused_parameters(traced, logits_fn, params)) == sum(leaf.size > 0 for leaf in jax.tree.leaves(params)):
+        raise JaxfairError(
+            "The outputs of logits_fn(params, x) do not depend on params, so that every derivative is 0; compute with "
+            "the argument in it, not with parameters that the function holds."
+        )
+
+
+def unused_parameters(traced: Any, logits_fn: Any, params: Any) -> list[str]:
+    """Return the paths of the parameters, of those that hold a number, that no output of a model depends on.
+
+    Args:
+        traced: ``outputs``, traced for the next two and for some inputs.
+        logits_fn: The model, as a pytree (``as_pytree``).
+        params: Its parameters.
+    """
+    first, arguments = len(jax.tree.leaves(logits_fn)), len(traced.jaxpr.jaxpr.invars)
+    used = functools.reduce(operator.or_, dependencies(traced.jaxpr.jaxpr, [1 << i for i in range(arguments)]), 0)
+    paths = jax.tree_util.tree_flatten_with_path(params)[0]
+    unused = [path for i, (path, leaf) in enumerate(paths, start=first) if leaf.size and not used >> i & 1]
+    return [jax.tree_util.keystr(path, simple=True, separator="/") or "params" for path in unused]
+
+
+def dependencies(jaxpr: Jaxpr, given: list[int]) -> list[int]:
+    """Return for each result of a traced function the bits that are given of any argument that it may depend on."""
+    found = dict(zip(map(id, jaxpr.invars), given, strict=True))
+    for equation in jaxpr.eqns:
+        inputs = [found.get(id(variable), 0) for variable in equation.invars]
+        if any(inputs):
+            called = called_by(equation)
+            every = [functools.reduce(operator.or_, inputs)] * len(equation.outvars)
+            results = every if called is None else dependencies(called, inputs)
+            found.update(zip(map(id, equation.outvars), results, strict=True))
+    return [found.get(id(variable), 0) for variable in jaxpr.outvars]
+
+
+def called_by(equation: Any) -> Any:
+    """Return the traced function that an equation calls as it is, on its inputs in their order; None for any other."""
+    return equation.params["jaxpr"].jaxpr if equation.primitive.name in ("jit", "pjit") else None
 
 
 LOGITS_FN = "a function of parameters and a batch of inputs and its parameters, such as frozen(network), network.params"
@@ -159,6 +208,8 @@ def differentiating() -> Iterator[None]:
     """Raise a JaxfairError where JAX cannot differentiate a function of the user's, once or a second time."""
     try:
         yield
+    except JaxfairError:
+        raise
     except (TypeError, ValueError, NotImplementedError) as error:
         if any(words in str(error) for words in ("differentiation does not work", "do not support JVP")):
             raise JaxfairError(
@@ -176,6 +227,15 @@ def differentiating() -> Iterator[None]:
                 f"JAX lacks a derivative that the model needs ({said}); give functions that it can differentiate twice."
             ) from error
         raise
+
+
+def inner_functions(equation: Any) -> Iterator[Any]:
+    """Yield the traced functions that an equation holds, such as a loop's body or the branches of a condition."""
+    for value in equation.params.values():
+        for part in value if isinstance(value, list | tuple) else (value,):
+            inner = getattr(part, "jaxpr", part)
+            if hasattr(inner, "eqns"):
+                yield inner
 
 
 @jax.jit

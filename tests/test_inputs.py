@@ -4,6 +4,7 @@
 # Mistakes are made on purpose here.
 
 import dataclasses
+import re
 import warnings
 from collections.abc import Callable
 from decimal import Decimal
@@ -27,6 +28,8 @@ from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.lanczos import extreme_eigenvalues
 from jaxfair.curvature.minibatch import minibatch_curvature
 from jaxfair.curvature.operators import GroupOperator
+from jaxfair.curvature.sampling import gradient_sampling
+from jaxfair.data.columns import from_values
 from jaxfair.data.config import SourceConfig
 from jaxfair.data.dataset import Rows
 from jaxfair.errors import JaxfairError
@@ -512,6 +515,9 @@ found = [jaxfair.group_report(net, *a, y, g).curvature.top_eigenvalue for a in g
 b = put(np.zeros(3, np.float32), P())
 bound = jax.tree_util.Partial(lambda b, w, x: net(w, x) + b, b)
 found.append(jaxfair.group_report(bound, w, x, y, g).curvature.top_eigenvalue)
+ones = put(np.ones(4, np.float32), P("data"))  # one more than there are classes, on two devices
+weighted = jax.tree_util.Partial(lambda k, z, y: k[y] * jaxfair.losses.cross_entropy(z, y), ones)
+found.append(jaxfair.group_report(net, put(w, P()), x, y, g, loss=weighted).curvature.top_eigenvalue)
 assert all((one == found[0]).all() for one in found), found
 try:
     jaxfair.group_report(lambda w, x: net(w, x) + b, w, x, y, g)
@@ -1244,3 +1250,266 @@ def test_targets_that_are_a_tree_are_told_what_to_do() -> None:
 
     found = jaxfair.group_curvature(each, W, (X, tree), Y, WEIGHTS, loss=lambda losses, _: losses)
     np.testing.assert_allclose(found.loss, WEIGHTS @ np.asarray(each(W, (X, tree))), rtol=1e-4)
+
+
+class OnDisk:
+    """As a data set of HDF5: positions are sorted, each once, and slices go forward."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values, self.shape, self.dtype, self.largest = values, values.shape, values.dtype, 0
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        if isinstance(index, slice) and (index.step or 1) < 1:
+            raise ValueError("Step must be >= 1")
+        if isinstance(index, np.ndarray) and np.any(np.diff(index.astype(int)) < 1):
+            raise TypeError("Indexing elements must be in increasing order")
+        found = self.values[index]
+        self.largest = max(self.largest, np.size(found))
+        return found
+
+
+ASKED_OF_ROWS: dict[str, Callable[[Any, Any], Any]] = {
+    "report": lambda x, y: report(y, x=x).loss,
+    "chunks": lambda x, y: report(y, x=x, config=CurvatureConfig(chunk_size=7)).loss,
+    "dropped": lambda x, y: report(y, np.where(GROUP == 0, "a", None)[: len(y)], x, missing="drop").loss,
+    "curvature": lambda x, y: jaxfair.group_curvature(net, W, x, y, WEIGHTS).top_eigenvalue,
+    "norms": lambda x, y: jaxfair.per_example_gradient_norms(net, W, x, y),
+    "distance": lambda x, y: jaxfair.linearized_distance(bind(net, W), x, y, chunk_size=7).distance,
+    "change": lambda x, y: jaxfair.change_report((net, W), (net, 2 * W), x, y, GROUP).loss_rise.value,
+}
+
+
+@pytest.mark.parametrize("case", ASKED_OF_ROWS)
+def test_rows_that_another_library_reads_are_read_as_it_can(case: str) -> None:
+    """Where chunks are padded by the last position, shifted, or of examples that are kept."""
+    ask, whole = ASKED_OF_ROWS[case], X.astype(">f4")  # as HDF5 may have it
+    np.testing.assert_allclose(ask(OnDisk(whole), OnDisk(Y)), ask(X, Y), rtol=1e-5, atol=1e-6)
+
+
+def test_rows_of_another_library_are_read_in_any_order() -> None:
+    many = np.arange(300.0).reshape(100, 3)
+    rows = inputs.Stored(disk := OnDisk(many), "inputs")
+    for index in (
+        [5, 2, 2, 99],
+        slice(None, None, -1),
+        slice(3, 9, 2),
+        np.arange(100) % 3 == 0,
+        7,
+        [],
+        [[1, 0], [0, 1]],
+    ):
+        index = np.asarray(index, int) if isinstance(index, list) else index
+        np.testing.assert_array_equal(rows[index], many[index])
+    disk.largest = 0
+    np.testing.assert_array_equal(rows[np.array([99, 0])], many[[99, 0]])
+    assert disk.largest == 6  # nothing in between
+    np.testing.assert_array_equal(np.asarray(rows), many)
+    assert inputs.as_values(OnDisk(np.array(3.0)), "values") == 3
+
+
+def test_rows_that_cannot_be_read_are_refused_in_a_sentence() -> None:
+    class Broken(OnDisk):
+        def __getitem__(self, index: Any) -> np.ndarray:
+            raise OSError("Can't read data\n(file is closed)")
+
+    class Masked(OnDisk):  # as those of netCDF are
+        def __getitem__(self, index: Any) -> np.ndarray:
+            return np.ma.masked_less(super().__getitem__(index), 0)
+
+    for given, said in (
+        (Broken(X), r"inputs cannot be read by their Broken \(Can't read data \(file is closed\)\); read them into an"),
+        (Masked(X), r"of the inputs are masked"),
+        (OnDisk(np.full(X.shape, 2**40)), "inputs have whole numbers from .* cannot hold in 32 bits"),
+        (
+            jax.ShapeDtypeStruct(X.shape, X.dtype),
+            "inputs are a ShapeDtypeStruct, which holds no numbers; give an array",
+        ),
+    ):
+        with pytest.raises(JaxfairError, match=said):
+            report(x=given)
+
+
+def test_one_hot_columns_of_a_table_are_in_the_order_of_their_numbers() -> None:
+    """Which pandas has of whole numbers, but not of their texts: 0, 1, 10, 2."""
+    label, points = np.arange(24) % 12, RNG.normal(size=(24, 4)).astype(np.float32)
+    wide = RNG.normal(size=(4, 12)).astype(np.float32)
+    classes = pd.Series(label)
+    asked = (
+        lambda y: jaxfair.linearized_distance(lambda x: x @ wide, points, y).distance,
+        lambda y: jaxfair.group_report(net, wide, points, y, label % 2).loss,
+        lambda y: jaxfair.change_report(label, label, None, y, label % 2).accuracy_before.value,
+    )
+    for ask in asked:
+        for one_hot in (pd.get_dummies(classes), pd.get_dummies(classes, prefix="digit", dtype=float)):
+            np.testing.assert_array_equal(ask(one_hot), ask(label))
+        for one_hot in (pd.get_dummies(classes.astype(str)), pd.get_dummies(classes.astype(str), prefix="digit")):
+            with pytest.raises(JaxfairError, match=r"labels have one-hot columns .*0, .*1, .*10, .* and 7 more; give"):
+                ask(one_hot)
+
+
+def test_columns_that_say_no_order_are_in_any() -> None:
+    for names in (["b", "a"], ["cat_2", "dog_1"], ["2-12", "13-17", "65+"], [10], [], ["v2_1", "v2_10", "v10_1"]):
+        assert not inputs.out_of_order(pd.DataFrame(columns=names)), names
+    assert inputs.out_of_order(pd.DataFrame(columns=["v2_10", "v2_2"]))
+    targets = pd.DataFrame(X[:, :3], columns=["t1", "t10", "t2"])  # of a loss of the user's, in its own order
+    found = jaxfair.group_curvature(net, W, X, targets, WEIGHTS, loss=lambda z, t: ((z - t) ** 2).sum(axis=1)).loss
+    np.testing.assert_allclose(found, WEIGHTS @ ((np.tanh(X @ W) - X[:, :3]) ** 2).sum(axis=1), rtol=1e-5)
+
+
+MEMBERS = np.stack([GROUP == 0, GROUP == 1])
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        (MEMBERS.astype(int), "weights are whole numbers, whose losses would add up"),
+        (MEMBERS.astype(np.uint8).tolist(), "weights are whole numbers, whose losses would add up"),
+        (GROUP[None], "weights are whole numbers, whose losses would add up"),
+        (MEMBERS, "weights are booleans, whose losses would add up"),
+        (jax.nn.one_hot(GROUP, 2).T, "weights of a group are 0 and 1 alone, whose losses would add up"),
+        (np.stack([np.full(N, 1 / N), MEMBERS[0]]), "weights of a group are 0 and 1 alone, whose losses would add up"),
+    ],
+)
+def test_members_of_groups_are_no_weights(weights: Any, said: str) -> None:
+    with pytest.raises(JaxfairError, match=rf"{said}; give jaxfair\.group_weights\(group, G\)"):
+        jaxfair.group_curvature(net, W, X, Y, weights)
+
+
+def test_a_group_of_one_example_has_one_weight_of_1() -> None:
+    single = np.eye(N, dtype=np.float32)[:2]
+    found = jaxfair.group_curvature(net, W, X, Y, single).loss
+    np.testing.assert_allclose(found, jaxfair.group_report(net, W, X[:2], Y[:2], [0, 1]).loss, rtol=1e-5)
+    with pytest.warns(UserWarning, match="weights are 0 and 1 alone, whose losses would add up"):
+        GroupOperator(net, W, X, Y, MEMBERS[0].astype(np.float32))
+
+
+@pytest.mark.parametrize("spelled", ["NaN", "NA", "N/A", "null", "NULL", "none", " ", "#N/A", r"\N", "-1.#IND"])
+def test_a_group_is_missing_in_an_array_as_it_is_in_a_file(spelled: str) -> None:
+    texts = np.where(GROUP == 0, "a", spelled)
+    for group in (texts, texts.astype(bytes), texts.tolist(), [(text, "b") for text in texts.tolist()]):
+        said = rf"example 1, which has '{re.escape(spelled)}'; give" if spelled.strip() else "example 1; give"
+        with pytest.raises(JaxfairError, match=said if isinstance(group[0], str | bytes) else "example 1; give"):
+            grouping.as_groups(group)
+        assert grouping.as_groups(group, missing="drop")[2].tolist() == (GROUP == 0).tolist()
+    assert from_values(texts.tolist()).names == ("a",)
+    with pytest.raises(JaxfairError, match="10 of 20 labels are missing, the first of example 1"):
+        report(texts)
+
+
+def test_other_texts_are_groups_and_a_class_folder_may_be_called_NA() -> None:
+    names = ("N", "Nana", "no", "unknown")
+    assert grouping.as_groups(np.array(names))[1] == names
+    assert grouping.as_groups([0, 1], names=["NA", "none"])[1] == ("NA", "none")
+
+
+def test_codes_and_masks_among_texts_are_no_groups() -> None:
+    for code in (-1, -1.0, np.int64(-1), Decimal(-1)):
+        with pytest.raises(
+            JaxfairError, match=r"The group -1.* has a number below 0; mark a missing one by NaN or None"
+        ):
+            grouping.as_groups(["a", code, "b"])
+    assert grouping.as_groups(["a", 0, "b"])[1] == ("a", "0", "b")
+    for masked in (["a", np.ma.masked], np.array(["a", np.ma.masked], object), [1, np.ma.masked]):
+        with pytest.raises(JaxfairError, match="1 of 2 examples have no group, the first is example 1"):
+            grouping.as_groups(masked)
+
+
+def test_masked_labels_of_examples_that_are_left_out_are_not_asked_for() -> None:
+    y = np.ma.array(Y, mask=MASKED)
+    found, expected = report(y, WITHOUT["nan"], missing="drop"), report(Y[6:], GROUP[6:], X[6:])
+    np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-6)
+    y[7] = np.ma.masked
+    with pytest.raises(JaxfairError, match="1 of the labels are masked"):
+        report(y, WITHOUT["nan"], missing="drop")
+
+
+def test_a_model_that_reads_none_of_its_parameters_is_refused() -> None:
+    """Every derivative is 0 then, and converged."""
+
+    def closed(w: Any, x: Any) -> jax.Array:
+        return net(W, x)
+
+    for call in (
+        lambda: jaxfair.group_report(closed, W, X, Y, GROUP),
+        lambda: jaxfair.group_curvature(closed, W, X, Y, WEIGHTS),
+        lambda: jaxfair.per_example_gradient_norms(closed, W, X, Y),
+        lambda: jaxfair.change_report((net, W), (closed, 2 * W), X, Y, GROUP),
+        lambda: minibatch_curvature(closed, W, X, Y, GROUP),
+        lambda: jaxfair.block_curvature(jax.jit(closed), {"a": W, "none": W[:0]}, X, Y, WEIGHTS),
+    ):
+        with pytest.raises(JaxfairError, match=r"outputs of logits_fn\(params, x\) do not depend on params") as refused:
+            call()
+        assert len(str(refused.value)) < LONGEST
+
+
+def test_arrays_that_a_model_does_not_read_are_said() -> None:
+    """By their paths; one that a loop reads is read, and an empty one holds nothing to read."""
+    heads = {str(i): 2 * W for i in range(9)}
+    with pytest.warns(UserWarning, match=r"on the parameters 'heads/0, .*heads/4 and 4 more', whose derivatives are 0"):
+        jaxfair.block_curvature(lambda p, x: net(p["a"], x), {"a": W, "heads": heads}, X, Y, WEIGHTS, None)
+
+    def looped(p: Any, x: Any) -> jax.Array:
+        return jax.lax.fori_loop(0, 2, lambda _, z: z + jax.jit(net)(p["a"], x) * p["b"], 0 * (x @ W))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        jaxfair.per_example_gradient_norms(looped, {"a": W, "b": np.float32([1]), "none": W[:0]}, X, Y)
+
+
+def softened(w: Any, x: Any) -> jax.Array:
+    return jax.nn.softmax(net(w, x))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: jaxfair.group_report(softened, W, X, Y, GROUP),
+        lambda: jaxfair.group_curvature(softened, W, X, Y, WEIGHTS),
+        lambda: jaxfair.per_example_gradient_norms(softened, W, X, Y),
+        lambda: GroupOperator(softened, W, X, Y, WEIGHTS[0]),
+        lambda: jaxfair.block_curvature(softened, W, X, Y, WEIGHTS, None),
+        lambda: taylor.taylor_terms(softened, W, 2 * W, X, Y, WEIGHTS),
+        lambda: gradient_sampling(softened, W, X, Y, WEIGHTS),
+    ],
+)
+def test_probabilities_are_said_wherever_a_loss_takes_logits(call: Callable[[], Any]) -> None:
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("default")  # Python says one text of one line once
+        call()
+    (one,) = said
+    assert "logits_fn seems to return probabilities; return the logits before the softmax" in str(one.message)
+    assert one.filename == __file__
+
+
+def test_a_loss_of_the_user_may_take_probabilities() -> None:
+    def likelihood(p: Any, y: Any) -> jax.Array:
+        return -jnp.log(jnp.take_along_axis(p, y[:, None], 1)[:, 0])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        found = jaxfair.group_curvature(softened, W, X, Y, WEIGHTS, loss=likelihood)
+        plain = jaxfair.group_curvature(net, W, X, Y, WEIGHTS)
+    np.testing.assert_allclose(found.top_eigenvalue, plain.top_eigenvalue, rtol=1e-2)
+
+
+def test_donated_arrays_that_a_loss_binds_are_named() -> None:
+    gone = jnp.ones(CLASSES)
+    gone.delete()
+
+    def weighted(k: Any, z: Any, y: Any) -> jax.Array:
+        return k[y] * losses.cross_entropy(z, y)
+
+    for loss in (Partial(weighted, gone), lambda z, y: weighted(gone, z, y)):
+        for call in (
+            lambda loss: report(loss=loss),
+            lambda loss: jaxfair.group_curvature(net, W, X, Y, WEIGHTS, loss=loss),
+            lambda loss: jaxfair.per_example_gradient_norms(net, W, X, Y, loss=loss),
+            lambda loss: jaxfair.change_report((net, W), (net, 2 * W), X, Y, GROUP, loss=loss),
+        ):
+            with pytest.raises(JaxfairError, match="donated to a jitted function and is gone"):
+                call(loss)
+    kept = Partial(weighted, np.arange(1, 1 + CLASSES, dtype=np.float32))  # NumPy's, whose index would be traced
+    np.testing.assert_allclose(report(loss=kept).loss, WEIGHTS @ ((1 + Y) * losses.cross_entropy(net(W, X), Y)), 1e-5)

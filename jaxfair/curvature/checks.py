@@ -11,12 +11,11 @@ from jax.tree_util import Partial
 
 from jaxfair import losses, models
 from jaxfair.curvature.chunks import over_chunks
-from jaxfair.curvature.programs import LossFn, at_precision, per_example
+from jaxfair.curvature.programs import LossFn, as_pytree, at_precision, depends_on_last, per_example
 from jaxfair.errors import JaxfairError, warn
 from jaxfair.inputs import quoted
 
 EPSILON = float(np.finfo(np.float32).eps)
-FEW = 8  # examples of which a loss of the user's is asked, together and apart
 
 
 def trusted_logits(logits_fn: Partial, params: Any, x: Any, y: Any, precision: str, size: int) -> np.ndarray:
@@ -89,42 +88,74 @@ def _switched_off(one: np.ndarray, two: np.ndarray) -> np.ndarray:
     return off if off.sum() > 1 else np.zeros(off.shape, bool)
 
 
-def rounding_of(loss: LossFn, logits: np.ndarray, y: Any, whole: np.ndarray) -> np.ndarray:
+def rounding_of(loss: LossFn, logits: Any, y: Any, whole: np.ndarray) -> np.ndarray:
     """Return by how much rounding may move each example's loss: several times what its logits' last bits do.
 
     So it has the loss's own scale, and a class that is switched off by a huge logit adds nothing.
     """
-    signs = np.random.default_rng(0).choice([-1.0, 1.0], logits.shape)
-    nudged = [(logits * (1 + 16 * EPSILON * sign * signs)).astype(logits.dtype) for sign in (-1, 1)]
-    found = [np.asarray(loss(jnp.asarray(near), y), np.float64) for near in nudged]
+    rng = np.random.default_rng(0)
+    signs = jax.tree.map(lambda leaf: rng.choice([-1.0, 1.0], leaf.shape), logits)
+
+    def nudged(sign: int) -> Any:
+        def leaf(values: np.ndarray, signs: np.ndarray) -> Any:
+            numbers = np.issubdtype(values.dtype, np.inexact)
+            return jnp.asarray((values * (1 + 16 * EPSILON * sign * signs)).astype(values.dtype) if numbers else values)
+
+        return jax.tree.map(leaf, logits, signs)
+
+    found = [np.asarray(loss(nudged(sign), y), np.float64) for sign in (-1, 1)]
     with np.errstate(invalid="ignore"):
         moved = np.max([np.abs(near - whole) if near.shape == whole.shape else 0 * whole for near in found], axis=0)
     return 4 * np.nan_to_num(moved, nan=0.0, posinf=0.0)
 
 
-def trusted_losses(loss: LossFn, logits: np.ndarray, y: Any) -> np.ndarray:
-    """Return the loss of each example, the same whatever other examples it is computed with."""
-    y = jnp.asarray(y)
+def trusted_losses(loss: LossFn, logits: Any, y: Any) -> np.ndarray:
+    """Return the loss of each example, the same twice and whatever other examples it is computed with.
+
+    Args:
+        loss: ``(logits, y) -> losses`` of shape (n,).
+        logits: Of shape (n, classes), or a pytree of arrays with n examples along the first axis.
+        y: Labels, or what the loss takes, n examples along the first axis.
+
+    Raises:
+        JaxfairError: It fails, is no floating-point number for each example, is random or depends on its batch.
+    """
+    y, known, loss = jnp.asarray(y), losses.takes_classes(loss), _as_compiled(loss)
     with models.asking("The loss(logits, y)", "one that takes the outputs of logits_fn and the labels, as given"):
-        kind = jax.eval_shape(functools.partial(per_example, loss), jnp.asarray(logits), y).dtype
+        kind = jax.eval_shape(functools.partial(per_example, loss), jax.tree.map(jnp.asarray, logits), y).dtype
     if not jnp.issubdtype(kind, jnp.floating):
         raise JaxfairError(f"The loss has type {kind}, which has no derivative; give one of floating-point numbers.")
-    whole = np.asarray(loss(jnp.asarray(logits), y), np.float64)
-    if losses.takes_classes(loss):  # of which it is known
+
+    def of(part: Any) -> np.ndarray:
+        return np.asarray(loss(jax.tree.map(lambda leaf: jnp.asarray(leaf[part]), logits), y[part]), np.float64)
+
+    whole = of(slice(None))
+    if known:
         return whole
+    if not np.array_equal(whole, of(slice(None)), equal_nan=True):
+        raise JaxfairError("The loss gave two results for the same input; switch its randomness off.")
     allowed = 1e-3 * np.abs(whole) + rounding_of(loss, logits, y, whole)
     for part in _parts(whole, np.asarray(y)):
-        found = np.asarray(loss(jnp.asarray(logits[part]), y[part]), np.float64)
-        with np.errstate(invalid="ignore"):
-            same = found.shape == whole[part].shape and (
-                (found == whole[part]) | (np.abs(found - whole[part]) <= allowed[part]) | np.isnan(whole[part])
-            )
-        if not np.all(same):
-            raise JaxfairError(
-                "The loss of an example depends on which others it is computed with, such as by class weights divided "
-                "by the batch's; give one number for each example that is its own, without dividing by the batch."
-            )
+        _check_same(of(part), whole[part], allowed[part])
     return whole
+
+
+def _as_compiled(loss: LossFn) -> LossFn:
+    """Return a loss of the user's as a compiled program has it: its arrays are JAX's and where others can be."""
+    if losses.takes_classes(loss) or not callable(loss):  # what is no function is said where it is called
+        return loss
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf, as_pytree(loss))
+
+
+def _check_same(found: np.ndarray, whole: np.ndarray, allowed: np.ndarray) -> None:
+    """Raise a JaxfairError unless examples have the losses among a few that they have among all."""
+    with np.errstate(invalid="ignore"):
+        same = found.shape == whole.shape and ((found == whole) | (np.abs(found - whole) <= allowed) | np.isnan(whole))
+    if not np.all(same):
+        raise JaxfairError(
+            "The loss of an example depends on which others it is computed with, such as by class weights divided "
+            "by the batch's; give one number for each example that is its own, without dividing by the batch."
+        )
 
 
 def _parts(whole: np.ndarray, y: np.ndarray) -> Iterator[np.ndarray]:
@@ -142,27 +173,58 @@ def _parts(whole: np.ndarray, y: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def spread(y: np.ndarray) -> np.ndarray:
-    """Return positions of up to ``FEW`` examples: of as many labels as there are, then from everywhere."""
+    """Return positions of up to ``models.FEW`` examples: of as many labels as there are, then from everywhere."""
     first = np.unique(y, return_index=True)[1] if y.ndim == 1 else np.zeros(0, int)
-    some = np.linspace(0, len(y) - 1, FEW).astype(int)
-    return np.array(list(dict.fromkeys([*first[: FEW // 2], *some]))[:FEW], int)
+    some = np.linspace(0, len(y) - 1, models.FEW).astype(int)
+    return np.array(list(dict.fromkeys([*first[: models.FEW // 2], *some]))[: models.FEW], int)
 
 
 def checked_examples(logits_fn: Partial, params: Any, x: Any, y: Any, loss: LossFn) -> tuple[Any, Any, Any]:
     """Return what ``as_examples`` does, once a loss of the user's was that of each example by itself.
 
-    It is asked of a few: all would take a pass over the data. Of parameters and labels that are seldom meant it warns.
+    It is asked of a few: all would take a pass over the data. Of what is seldom meant it warns: of outputs, of
+    parameters and of labels.
     """
-    labelled = losses.takes_classes(loss)
+    labelled, loss = losses.takes_classes(loss), _as_compiled(loss)
     params, x, y = models.as_examples(logits_fn, params, x, y, labelled=labelled)
     warn_of_parameters(params)
-    if not labelled and len(y):
-        few = spread(np.asarray(y))
-        found = models.outputs(logits_fn, params, jax.tree.map(lambda leaf: leaf[few], x))
-        if isinstance(found, jax.Array):  # a loss may take a tree as well, of which nothing is known
-            trusted_losses(loss, np.asarray(found), y[few])
+    if not len(y):
+        return params, x, y
+    few = spread(np.asarray(y))
+    some = jax.tree.map(lambda leaf: leaf[few], x)
+    with models.asking("logits_fn(params, x)", models.LOGITS_FN), at_precision("highest"):  # as traced at the door
+        traced = models.outputs.trace(logits_fn, params, some)
+        found = models.outputs(logits_fn, params, some)
+    if unused := models.unused_parameters(traced, logits_fn, params):
+        text = f"No output depends on the parameters '{quoted(unused)}', whose derivatives are 0; leave them out."
+        warn(text)
+    if not labelled:
+        _trusted_few(loss, found, y[few], depends_on_last(traced.jaxpr, len(jax.tree.leaves(x))))
+        if isinstance(found, jax.Array):
             warn_of_labels(found.shape, np.asarray(y))
+    elif before := losses.seem_probabilities(np.asarray(found)):
+        warn(f"logits_fn seems to return probabilities; return the logits before the {before}.")
     return params, x, y
+
+
+def _trusted_few(loss: LossFn, found: Any, y: Any, of_inputs: tuple[bool, ...]) -> None:
+    """Ask a loss of a few examples, ``trusted_losses``; of a tree of outputs, the arrays that are of examples.
+
+    The others, such as the parameters for their norm, are what they are whatever examples there are: ``of_inputs`` says
+    which leaves depend on the inputs.
+    """
+    leaves, tree = jax.tree.flatten(found)
+    own = [
+        isinstance(found, jax.Array) or (own and leaf.shape[:1] == (len(y),))
+        for own, leaf in zip(of_inputs, leaves, strict=True)
+    ]
+
+    def of_own(some: list[Any], y: Any) -> Any:
+        left = iter(some)
+        return loss(tree.unflatten([next(left) if mine else leaf for mine, leaf in zip(own, leaves, strict=True)]), y)
+
+    if any(own):
+        trusted_losses(of_own, [np.asarray(leaf) for mine, leaf in zip(own, leaves, strict=True) if mine], y)
 
 
 STATISTICS = ("batch_stats", "running_mean", "running_var", "moving_mean", "moving_variance", "num_batches_tracked")

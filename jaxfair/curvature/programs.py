@@ -1,5 +1,6 @@
 """The compiled functions of one chunk: loss, gradient, and products with the Hessian or the Gauss-Newton matrix."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -8,17 +9,17 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.extend.core import ClosedJaxpr
 from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from jaxfair import losses
+from jaxfair import losses, models
+from jaxfair.curvature import rules
 from jaxfair.curvature.captured import Captured
 from jaxfair.curvature.chunks import Chunk
 from jaxfair.errors import JaxfairError
 from jaxfair.inputs import on_one_device
-from jaxfair.models import widened
 
 LogitsFn = Callable[[Any, Any], Any]  # (params, x) -> logits; Classifier, in margins, is x -> logits
 LossFn = Callable[[Any, Any], Any]
@@ -45,8 +46,8 @@ def as_pytree(function: Callable, *bound: Any) -> Partial:
     Args:
         function: A plain function, which is part of a program with all that it reads (``Captured``), or a pytree that
             can be called, such as a ``Partial``, whose arrays are arguments of it. A pytree that holds more than
-            arrays, such as its activation functions, is taken as a plain function; so are flags that a ``Partial``
-            binds by name, such as ``train=False``.
+            arrays, such as its activation functions, is taken as a plain function; so are flags and whole numbers
+            that a ``Partial`` binds, such as ``train=False``.
         bound: Pytrees to call it with, before the arguments that the result takes: ``as_pytree(logits_fn, params)``
             is a function of the inputs alone.
 
@@ -64,13 +65,16 @@ def as_pytree(function: Callable, *bound: Any) -> Partial:
             f"The function binds '{str(texts[0])[:30]}', no array; bind it by a lambda, not by a Partial."
         )
     function = on_one_device(function)
-    if isinstance(function, Partial):  # a Partial of a Partial would hide the inner one's arrays from jit
-        flags = {name: value for name, value in function.keywords.items() if isinstance(value, bool)}
-        # An ``if train`` of the user's would meet a tracer.
-        inner = functools.partial(function.func, **flags) if flags else function.func
-        others = {name: value for name, value in function.keywords.items() if name not in flags}
-        return Partial(_captured(inner), *function.args, *bound, **others)
-    return Partial(_call, function, *bound)
+    if not isinstance(function, Partial):
+        return Partial(_call, function, *bound)
+    # A Partial of a Partial would hide the inner one's arrays from jit.
+    inner, held = _captured(function.func), ((*function.args, *bound), function.keywords)
+    leaves, tree = jax.tree.flatten(held)
+    if not any(isinstance(leaf, int) for leaf in leaves):
+        return Partial(inner, *held[0], **held[1])
+    # An ``if train`` or a slice of the user's would meet a tracer; ``True`` is equal to 1, and another setting.
+    settings = tuple((type(leaf), leaf) if isinstance(leaf, int) else None for leaf in leaves)
+    return Partial(_Set(inner, tree, settings), [leaf for leaf in leaves if not isinstance(leaf, int)])
 
 
 def _is_argument(leaf: Any) -> bool:
@@ -79,11 +83,32 @@ def _is_argument(leaf: Any) -> bool:
 
 
 def _captured(function: Callable) -> Callable:
-    return function if isinstance(function, Captured) or function is _call else Captured(function)
+    return function if isinstance(function, Captured | _Set) or function is _call else Captured(function)
 
 
 def _call(function: Callable, *arguments: Any) -> Any:
     return function(*arguments)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Set:
+    """A function whose flags and whole numbers are set, and are part of a program; its arrays come in a list.
+
+    Attributes:
+        function: What is called.
+        tree: The structure of its first arguments and keywords.
+        settings: Of each of their leaves the type and the value, or None where an array comes.
+    """
+
+    function: Callable
+    tree: Any
+    settings: tuple[tuple[type, int] | None, ...]
+
+    def __call__(self, arrays: list[Any], *arguments: Any) -> Any:
+        left = iter(arrays)
+        leaves = [next(left) if setting is None else setting[1] for setting in self.settings]
+        bound, keywords = jax.tree.unflatten(self.tree, leaves)
+        return self.function(*bound, *arguments, **keywords)
 
 
 class Programs(NamedTuple):
@@ -149,31 +174,16 @@ def programs(backend: str, precision: str) -> Programs:
 def depends_on_last(traced: ClosedJaxpr, count: int) -> tuple[bool, ...]:
     """Return for each result of a traced function whether it may depend on any of its last ``count`` arguments."""
     arguments = len(traced.jaxpr.invars)
-    return tuple(_dependent(traced.jaxpr, [i >= arguments - count for i in range(arguments)]))
-
-
-def _dependent(jaxpr: Jaxpr, changing: list[bool]) -> list[bool]:
-    changed = {id(variable) for variable, changes in zip(jaxpr.invars, changing, strict=True) if changes}
-    for equation in jaxpr.eqns:
-        inputs = [id(variable) in changed for variable in equation.invars]
-        if any(inputs):
-            inner = equation.params.get("jaxpr") if equation.primitive.name in ("jit", "pjit") else None
-            outputs = _dependent(inner.jaxpr, inputs) if inner is not None else [True] * len(equation.outvars)
-            changed.update(id(variable) for variable, changes in zip(equation.outvars, outputs, strict=True) if changes)
-    return [id(variable) in changed for variable in jaxpr.outvars]
+    last = [int(i >= arguments - count) for i in range(arguments)]
+    return tuple(map(bool, models.dependencies(traced.jaxpr, last)))
 
 
 def equations(jaxpr: Any) -> Iterator[Any]:
     """Yield the equations of a traced function at any depth: those of loops, branches and functions that it calls."""
     for equation in jaxpr.eqns:
         yield equation
-        for value in equation.params.values():
-            for part in (
-                value if isinstance(value, list | tuple) else (value,)
-            ):  # the branches of a condition are several
-                inner = getattr(part, "jaxpr", part)
-                if hasattr(inner, "eqns"):
-                    yield from equations(inner)
+        for inner in models.inner_functions(equation):
+            yield from equations(inner)
 
 
 def multiplies_batches(jaxpr: Any) -> bool:
@@ -205,7 +215,7 @@ def operations(jaxpr: Any) -> float:
 
 
 def _loss(model: Model, chunk: Chunk, params: Any) -> Float[Array, ""]:
-    return _weighted(model, chunk, widened(model.logits_fn(params, chunk.x)))
+    return _weighted(model, chunk, models.widened(model.logits_fn(params, chunk.x)))
 
 
 def _weighted(model: Model, chunk: Chunk, outputs: Any) -> Float[Array, ""]:
@@ -254,7 +264,8 @@ def _keep(kind: Kind, total: Any, model: Model, params: Any, chunk: Chunk) -> tu
 def linear_map(kind: Kind, model: Model, params: Any, chunk: Chunk) -> tuple[Any, Any, Any]:
     """Return the product as a linear function of a pytree of tangents, its primal pass done.
 
-    Beside it the loss and flat gradient, which are 0 for Gauss-Newton.
+    Beside it the loss and flat gradient, which are 0 for Gauss-Newton. A derivative of the user's own that cannot be
+    differentiated again is refused while this is traced.
     """
     if kind == "hessian":
 
@@ -263,10 +274,22 @@ def linear_map(kind: Kind, model: Model, params: Any, chunk: Chunk) -> tuple[Any
             return gradient, loss
 
         gradient, linear, loss = jax.linearize(gradient_and_loss, params, has_aux=True)
+        _check_derivatives(model, params, chunk)
         return linear, loss, ravel_pytree(gradient)[0]
-    outputs, tangent = jax.linearize(lambda p: widened(model.logits_fn(p, chunk.x)), params)
+    outputs, tangent = jax.linearize(lambda p: models.widened(model.logits_fn(p, chunk.x)), params)
     slope = jax.grad(functools.partial(_weighted, model, chunk))
     return Partial(_gauss_newton, tangent, jax.linearize(slope, outputs)[1]), 0, 0
+
+
+def _check_derivatives(model: Model, params: Any, chunk: Chunk) -> None:
+    """Raise a JaxfairError if the model's or the loss's derivative is the user's own and its derivative is wrong."""
+
+    def few(leaf: Any) -> jax.ShapeDtypeStruct:  # as many as a model is asked of at the door
+        return jax.ShapeDtypeStruct((models.FEW, *leaf.shape[1:]), leaf.dtype)
+
+    found = rules.check_second_derivatives(model.logits_fn, params, jax.tree.map(few, chunk.x))
+    if found is not None:
+        rules.check_second_derivatives(model.loss, found, few(chunk.y))
 
 
 def _gauss_newton(tangent: Any, curvature: Any, vector: Any) -> Any:

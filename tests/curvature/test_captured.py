@@ -21,6 +21,7 @@ from jax.tree_util import Partial
 
 import jaxfair
 from jaxfair.curvature.captured import Captured
+from jaxfair.curvature.programs import as_pytree
 
 RNG = np.random.default_rng(0)
 X, Y, GROUP = RNG.normal(size=(60, 5)).astype(np.float32), RNG.integers(0, 3, 60), np.arange(60) % 2
@@ -308,3 +309,44 @@ def test_what_equinox_wraps_is_a_function() -> None:
     found = jaxfair.linearized_distance(eqx.filter_vmap(module), X, Y).distance
     plain = jaxfair.linearized_distance(lambda x: jax.vmap(module)(x), X, Y).distance
     np.testing.assert_allclose(found, plain, rtol=1e-5)
+
+
+def switched(settings: Any, moved: Any, params: Any, x: Any) -> Any:
+    """Compute logits of the first inputs, whose number is a shape, moved or not."""
+    train, size = settings
+    return x[:, :size] @ params[:size] + (2 * moved if train else moved)
+
+
+@pytest.mark.parametrize("size", [4, 5])
+@pytest.mark.parametrize("train", [False, True])
+def test_flags_and_sizes_that_a_partial_binds_are_no_arrays(train: bool, size: int) -> None:
+    """By position, by name, and within what is bound, beside arrays."""
+    moved = jnp.array([1.0, 0.0, -1.0])
+    plain = losses(lambda params, x: switched((train, size), moved, params, x))
+
+    def by_name(train: bool, moved: Any, params: Any, x: Any, *, size: int) -> Any:
+        return switched((train, size), moved, params, x)
+
+    def held(bound: Any, params: Any, x: Any) -> Any:
+        return switched(bound["settings"], bound["moved"], params, x)
+
+    for bound in (
+        Partial(switched, (train, size), moved),
+        Partial(by_name, train, moved, size=size),
+        Partial(held, {"settings": [train, size], "moved": moved}),
+        Partial(lambda params, x, bound: held(bound, params, x), bound={"settings": (train, size), "moved": moved}),
+    ):
+        np.testing.assert_allclose(losses(bound), plain, rtol=1e-6)
+    train_only = Partial(lambda train, x: x @ WEIGHTS * (2.0 if train else 1.0), train)
+    found = jaxfair.linearized_distance(train_only, X, Y).distance
+    np.testing.assert_allclose(found, jaxfair.linearized_distance(lambda x: x @ WEIGHTS, X, Y).distance, rtol=1e-5)
+
+
+def test_settings_of_a_partial_are_a_part_of_its_programs() -> None:
+    """Arrays of other numbers share them; another setting, and a flag that is equal to a count, do not."""
+    one = as_pytree(Partial(switched, (True, 3), jnp.zeros(3)))
+    again = as_pytree(Partial(switched, (True, 3), jnp.ones(3)))
+    assert jax.tree.structure(one) == jax.tree.structure(again) == jax.tree.structure(as_pytree(again))
+    assert hash(jax.tree.structure(one)) == hash(jax.tree.structure(again))
+    for other in ((False, 3), (True, 4), (1, 3)):
+        assert jax.tree.structure(as_pytree(Partial(switched, other, jnp.zeros(3)))) != jax.tree.structure(one)

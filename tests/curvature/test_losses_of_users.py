@@ -265,7 +265,7 @@ def test_running_statistics_and_views_of_one_array_are_said() -> None:
         (lambda p, x: {"a": linear(p, x) > 0}, lambda z, y: z["a"][:, 0] * 1.0, "numbers of type bool; return"),
         (lambda p, x: x.reshape(1, -1) @ p, squared, r"logits_fn\(params, x\) fails .* and a batch of inputs"),
         (lambda p, x: x.reshape(1, -1) @ p, None, r"logits_fn\(params, x\) fails .* and a batch of inputs"),
-        (lambda p, x: x[:1] @ p, None, r"logits_fn returned shape \(1, 3\) for 2 examples"),
+        (lambda p, x: x[:1] @ p, None, r"logits_fn returned shape \(1, 3\) for 8 examples"),
         (
             lambda p, x: jax.scipy.special.gammainc(jnp.exp(linear(p, x)), jnp.ones((len(x), OUTPUTS))),
             None,
@@ -296,3 +296,174 @@ def test_one_logit_with_labels_of_signs_has_an_accuracy(power: int) -> None:
     right = (logit[:, 0] > 0) == (GROUP == 1)
     np.testing.assert_allclose(found.accuracy, [right[g == LABEL].mean() for g in range(OUTPUTS)])
     assert (found.softmax_gap > 0).all()
+
+
+def both(params: Any, x: Any) -> Any:
+    """Compute a tree: logits, their classes, and the parameters, which are of no example."""
+    return {"logits": linear(params, x), "said": linear(params, x).argmax(1), "params": params, "norm": params.sum()}
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda o, y: losses.cross_entropy(o["logits"], y) / len(y),
+        lambda o, y: losses.cross_entropy(o["logits"] - o["logits"].mean(0), y),
+        lambda o, y: losses.cross_entropy(o["logits"], y) * (1 + o["said"]).mean(),
+    ],
+)
+def test_a_loss_of_a_tree_of_outputs_is_that_of_each_example(loss: Any) -> None:
+    for call in (
+        lambda: group_curvature(both, OUT, X, LABEL, WEIGHTS, loss=loss),
+        lambda: per_example_gradient_norms(both, OUT, X, LABEL, loss=loss),
+        lambda: GroupOperator(both, OUT, X, LABEL, WEIGHTS[0], loss=loss),
+    ):
+        with pytest.raises(JaxfairError, match="depends on which others it is computed with"):
+            call()
+
+
+def test_a_tree_of_outputs_may_hold_what_is_of_no_example() -> None:
+    """Parameters with a row for each of the examples that are asked of, whose rows are none of theirs."""
+    x, params = np.tile(X, 2), np.tile(OUT, (2, 1))  # 8 inputs
+
+    def decayed(o: Any, y: jax.Array) -> jax.Array:
+        return losses.cross_entropy(o["logits"], y) + 0.1 * (o["params"] ** 2).sum() + o["norm"] + 0 * o["said"]
+
+    assert len(params) == 8
+    found = group_curvature(both, params, x, LABEL, WEIGHTS, CurvatureConfig(tolerance=1e-5), loss=decayed)
+    plain = group_curvature(linear, params, x, LABEL, WEIGHTS, CurvatureConfig(tolerance=1e-5))
+    np.testing.assert_allclose(found.top_eigenvalue, plain.top_eigenvalue + 0.2, rtol=1e-3)
+
+
+def test_a_random_loss_is_refused_every_time() -> None:
+    """Also where its own randomness would hide that its examples are others the next time."""
+    draw = np.random.default_rng(3)
+
+    def noisy(outputs: jax.Array, y: jax.Array) -> jax.Array:
+        return losses.cross_entropy(outputs, y) * draw.random()
+
+    for _ in range(5):
+        with pytest.raises(JaxfairError, match="The loss gave two results for the same input; switch its randomness"):
+            group_curvature(linear, OUT, X, LABEL, WEIGHTS, loss=noisy)
+    with pytest.raises(JaxfairError, match="two results for the same input"):
+        jaxfair.change_report((linear, OUT), (linear, 2 * OUT), X, LABEL, GROUP, loss=noisy)
+
+
+def own(function: Any, forward: Any, backward: Any) -> Any:
+    """Return a function whose derivative is the user's: by what its forward pass keeps and by its backward pass."""
+    found = jax.custom_vjp(function)
+    found.defvjp(forward, backward)
+    return found
+
+
+def along(function: Any, tangent: Any) -> Any:
+    """Return a function whose derivative is the user's: ``(z, change of z) -> change``."""
+    found = jax.custom_jvp(function)
+    found.defjvp(lambda at, change: (function(*at), tangent(*at, *change)))
+    return found
+
+
+def fixed(z: jax.Array) -> jax.Array:
+    return jax.lax.stop_gradient(z)
+
+
+def slope(z: jax.Array) -> jax.Array:
+    return 1 - jnp.tanh(z) ** 2
+
+
+def soft(z: jax.Array) -> jax.Array:
+    return jnp.exp(z - fixed(z.max(-1, keepdims=True))) / jnp.exp(z - fixed(z.max(-1, keepdims=True))).sum(-1)[:, None]
+
+
+def near(z: jax.Array) -> jax.Array:
+    return jnp.round(4 * z) / 4
+
+
+ONCE = {
+    "kept": own(jnp.tanh, lambda z: (jnp.tanh(z), fixed(slope(z))), lambda kept, c: (c * kept,)),
+    "backward": own(jnp.tanh, lambda z: (jnp.tanh(z), z), lambda z, c: (c * slope(fixed(z)),)),
+    "tangent": along(jnp.tanh, lambda z, t: fixed(slope(z)) * t),
+    "of softmax": own(soft, lambda z: (soft(z), fixed(soft(z))), lambda p, c: (p * (c - (c * p).sum(-1)[:, None]),)),
+    "steep": along(lambda z: jnp.tanh(30 * z), lambda z, t: 30 * fixed(slope(30 * z)) * t),
+}
+ONCE["mapped"] = jax.vmap(ONCE["kept"])
+ONCE["compiled"] = jax.jit(ONCE["kept"])
+ONCE["computed again"] = jax.checkpoint(ONCE["kept"])
+ONCE["in a loop"] = lambda z: jax.lax.fori_loop(0, 2, lambda _, z: ONCE["tangent"](z), z)
+ONCE["in a branch"] = lambda z: jax.lax.cond(z.sum() > 1e9, jnp.tanh, ONCE["kept"], z)
+
+
+@pytest.mark.parametrize("case", ONCE)
+def test_a_derivative_that_holds_a_part_of_itself_constant_is_refused(case: str) -> None:
+    """Its Hessian would lack a part, without a word; gradients take it."""
+    act = ONCE[case]
+
+    def model(params: Any, x: Any) -> jax.Array:
+        return 3 * act(x @ params)
+
+    for call in (
+        lambda: group_curvature(model, OUT, X, LABEL, WEIGHTS),
+        lambda: jaxfair.group_report(model, OUT, X, LABEL, GROUP),
+        lambda: GroupOperator(model, OUT, X, LABEL, WEIGHTS[0])(np.ones(OUT.size, np.float32)),
+    ):
+        with pytest.raises(JaxfairError, match=r"derivative of its own \(jax.custom_vjp or custom_jvp\) that holds a"):
+            call()
+    assert np.isfinite(per_example_gradient_norms(model, OUT, X, LABEL)).all()
+
+
+def test_a_loss_whose_derivative_holds_a_part_of_itself_constant_is_refused() -> None:
+    def chosen(outputs: jax.Array, y: jax.Array) -> jax.Array:
+        return -jnp.log(ONCE["of softmax"](outputs))[jnp.arange(len(y)), y]
+
+    with pytest.raises(JaxfairError, match="'soft' has a derivative of its own"):
+        group_curvature(linear, OUT, X, LABEL, WEIGHTS, loss=chosen)
+    assert np.isfinite(per_example_gradient_norms(linear, OUT, X, LABEL, loss=chosen)).all()
+
+
+def learned_step(z: jax.Array, step: jax.Array) -> jax.Array:
+    return jnp.round(jnp.clip(z / step, -3, 3)) * step
+
+
+def of_learned_step(kept: Any, c: jax.Array) -> Any:
+    """Of LSQ (Esser et al. 2020)."""
+    z, step = kept
+    within = jnp.abs(z / step) < 3
+    return jnp.where(within, c, 0), (c * jnp.where(within, jnp.round(z / step) - z / step, 3 * jnp.sign(z))).sum()
+
+
+LEARNED = own(learned_step, lambda z, step: (learned_step(z, step), (z, step)), of_learned_step)
+TWICE = {
+    "of its inputs": own(jnp.tanh, lambda z: (jnp.tanh(z), z), lambda z, c: (c * slope(z),)),
+    "of softmax": along(soft, lambda z, t: soft(z) * (t - (soft(z) * t).sum(-1)[:, None])),
+    "kinked": along(lambda z: jnp.maximum(z, 0), lambda z, t: jnp.where(z > 0, t, 0)),
+    "straight through": own(near, lambda z: (near(z), None), lambda _, c: (c,)),
+    "through within bounds": own(jnp.sign, lambda z: (jnp.sign(z), z), lambda z, c: (jnp.where(jnp.abs(z) < 1, c, 0),)),
+    "surrogate": along(lambda z: 1.0 * (z > 0), lambda z, t: t / (1 + 10 * jnp.abs(z)) ** 2),
+    "clipped": own(lambda z: 1 * z, lambda z: (1 * z, None), lambda _, c: (jnp.clip(c, -0.1, 0.1),)),
+    "coarse": own(
+        jnp.tanh,
+        lambda z: (jnp.tanh(z), z.astype(jnp.bfloat16)),
+        lambda z, c: (c * slope(z.astype(jnp.float32)),),
+    ),
+    "learned step": lambda z: LEARNED(z, z.mean() + 1),
+    "held constant": lambda z: z + fixed(ONCE["kept"](z)),
+    "not of parameters": lambda z: z * ONCE["kept"](jnp.ones_like(z)),
+    "JAX's own": lambda z: jax.nn.relu(z) + jax.nn.silu(z) + jax.nn.softmax(z) + jax.nn.logsumexp(z, -1)[:, None],
+}
+
+
+@pytest.mark.parametrize("case", TWICE)
+def test_derivatives_of_the_users_that_are_right_twice_pass(case: str) -> None:
+    """Kinks and straight-through estimators, which are first-order on purpose, too."""
+    act = TWICE[case]
+
+    def model(params: Any, x: Any) -> jax.Array:
+        return act(x @ params) @ params[:3]
+
+    assert np.isfinite(GroupOperator(model, OUT, X, LABEL, WEIGHTS[0])(np.ones(OUT.size, np.float32))).all()
+
+
+def test_a_right_derivative_has_the_eigenvalue_of_jaxs_own() -> None:
+    def report(act: Any) -> np.ndarray:
+        return jaxfair.group_report(lambda p, x: act(x @ p), OUT, X, LABEL, GROUP).curvature.top_eigenvalue
+
+    np.testing.assert_allclose(report(TWICE["of its inputs"]), report(jnp.tanh), rtol=1e-4)
