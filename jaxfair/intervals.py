@@ -411,9 +411,8 @@ def wilson(proportion: np.ndarray, count: np.ndarray, level: float = 0.95) -> In
     return Interval(np.clip(centre - half, 0.0, p), np.clip(centre + half, p, 1.0))
 
 
-def wilson_p_value(proportion: np.ndarray, count: np.ndarray, null: float) -> np.ndarray:
+def wilson_p_value(proportion: float, count: int, null: float) -> float:
     """Return the two-sided p-value of the score test, whose interval is ``wilson``'s, that a proportion is ``null``."""
     from scipy.stats import norm
 
-    errors = np.abs(np.asarray(proportion, float) - null) / np.sqrt(null * (1 - null) / np.asarray(count, float))
-    return np.asarray(2 * norm.sf(errors))
+    return float(2 * norm.sf(abs(proportion - null) / np.sqrt(null * (1 - null) / count)))

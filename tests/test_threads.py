@@ -82,7 +82,7 @@ def test_networks_whose_arrays_were_donated_are_refused() -> None:
     match = "holds an array that was donated to a jitted function and is gone; keep a copy"
     for call in (
         lambda: jaxfair.predict(gone, train),
-        lambda: jaxfair.prune(gone, 0.5),
+        lambda: jaxfair.prune(gone, jaxfair.PruneConfig(0.5)),
         lambda: list(jaxfair.fit([network, gone], train, jaxfair.TrainConfig(epochs=1), seeds=[0, 1])),
     ):
         with pytest.raises(JaxfairError, match=match):

@@ -203,7 +203,7 @@ def decide(results: Any, name: str, statement: str, statistic: str, measure: Cal
     if not spread and found.items:
         low, high = (round(float(x), DIGITS) for x in intervals.wilson(np.asarray(value), np.asarray(found.items)))
         if not found.idle:  # which says nothing, and is not tested
-            found = found._replace(p_value=float(intervals.wilson_p_value(value, found.items, threshold)))
+            found = found._replace(p_value=intervals.wilson_p_value(value, found.items, threshold))
     if side == "within":
         found, said = _equivalence(found, threshold)
         notes.append(said)
