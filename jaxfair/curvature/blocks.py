@@ -99,9 +99,9 @@ def block_curvature(
         >>> params = {"first": {"kernel": np.eye(2)}, "second": {"kernel": np.eye(2), "bias": np.zeros(2)}}
         >>> def logits_fn(params, x):
         ...     return x @ params["first"]["kernel"] @ params["second"]["kernel"] + params["second"]["bias"]
-        >>> found = block_curvature(logits_fn, params, np.eye(2), np.array([0, 1]), np.full((1, 2), 0.5))
+        >>> found = block_curvature(logits_fn, params, 2 * np.eye(2), np.array([0, 1]), np.full((1, 2), 0.5))
         >>> found.names, found.size.tolist(), found.gradient_norm.round(3).tolist()
-        (('first', 'second'), [4, 6], [[0.269, 0.269]])
+        (('first', 'second'), [4, 6], [[0.238, 0.238]])
     """
     params, x, y, rows = check_examples(logits_fn, params, x, y, weights, loss)
     members, step = _members(params, blocks), None

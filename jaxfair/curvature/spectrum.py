@@ -49,7 +49,8 @@ class GroupCurvature(NamedTuple):
     Example:
         >>> import numpy as np
         >>> from jaxfair import group_curvature
-        >>> found = group_curvature(lambda w, x: x @ w, np.eye(2), np.eye(2), np.array([0, 1]), np.full((1, 2), 0.5))
+        >>> w, x, y = np.eye(2), 2 * np.eye(2), np.array([0, 1])
+        >>> found = group_curvature(lambda w, x: x @ w, w, x, y, np.full((1, 2), 0.5))
         >>> found.gradient_norm.shape, bool(found.converged[0])
         ((1,), True)
     """
@@ -105,11 +106,11 @@ def group_curvature(
     Example:
         >>> import numpy as np
         >>> from jaxfair import CurvatureConfig, group_curvature, group_weights
-        >>> x, y = np.eye(4, 3), np.array([0, 1, 2, 0])
+        >>> x, y = 2 * np.eye(4, 3), np.array([0, 1, 2, 0])
         >>> weights = group_weights(np.array([0, 0, 1, 1]), 2)
         >>> found = group_curvature(lambda w, x: x @ w, np.eye(3), x, y, weights, CurvatureConfig(tolerance=1e-4))
         >>> print(found.gradient_norm.round(3), found.top_eigenvalue.round(3))
-        [0.367 0.26 ] [0.183 0.183]
+        [0.369 0.261] [0.503 0.503]
     """
     check_counts(config)
     params, x, y, group_rows = check_examples(logits_fn, params, x, y, weights, loss)
