@@ -229,12 +229,18 @@ def test_bad_deepfool_options() -> None:
 
 @pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16])
 def test_inputs_may_be_narrower_than_the_network(dtype: Any) -> None:
-    """As on an accelerator, where the steps are one compiled loop; so they are here under jit."""
+    """As on an accelerator, where the steps are one compiled loop; so they are here under jit.
+
+    Of the examples that one step leads across: its overshoot is 2 %, and these types round by 0.4 % at most. A corner
+    is approached by ever smaller steps, where their rounding decides whether one crosses, and kernels round otherwise.
+    """
     params, x, label = affine_case(0)
     network, narrow = as_pytree(affine, params), jnp.asarray(x).astype(dtype)
     found = jax.jit(lambda some: margins.deepfool(network, some, label).distance)(narrow)
-    expected = margins.deepfool(network, narrow, label).distance
-    np.testing.assert_allclose(np.asarray(found, float), np.asarray(expected, float), rtol=2e-2)
+    expected = margins.deepfool(network, narrow, label)
+    once = np.asarray(expected.steps) == 1
+    assert once.sum() > len(x) / 2
+    np.testing.assert_allclose(np.asarray(found, float)[once], np.asarray(expected.distance, float)[once], rtol=2e-2)
 
 
 @pytest.mark.parametrize(
