@@ -105,12 +105,9 @@ def _check_there(name: str, value: Any) -> None:
     own = [one for one in (value if isinstance(value, list | tuple) else [value]) if type(one).__module__ in HOLDERS]
     jax: Any = sys.modules.get("jax")
     leaves = jax.tree.leaves(own) if own and jax else []
-    if any(isinstance(leaf, jax.Array) and not _is_traced(leaf) and leaf.is_deleted() for leaf in leaves):
+    arrays = [leaf for leaf in leaves if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)]
+    if any(array.is_deleted() for array in arrays):
         raise JaxfairError(f"{name} holds an array that was donated to a jitted function and is gone; keep a copy.")
-
-
-def _is_traced(leaf: Any) -> bool:
-    return isinstance(leaf, sys.modules["jax"].core.Tracer)
 
 
 def _moving() -> contextlib.AbstractContextManager[None]:

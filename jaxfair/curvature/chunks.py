@@ -172,22 +172,26 @@ def accumulate(function: Callable[[Any, int], Any], zero: Callable[[], Any], cou
     Where one worker fails, or the caller is interrupted, the others end with their chunk before the error is raised:
     nothing goes on behind the caller's back.
     """
-    stripes, stopped, as_here = min(devices.workers, count), threading.Event(), threads.as_here()
+    stripes, stopped = min(devices.workers, count), threading.Event()
 
     def run(stripe: int) -> Any:
-        with as_here():
-            total = devices.place(zero(), stripe)
-            for i in range(stripe, count, stripes):
-                if stopped.is_set():
-                    break
-                total = function(total, i)
-            # One stripe alone is left to run ahead, as an accelerator wants it.
-            return total if stripes == 1 else jax.block_until_ready(total)
+        total = devices.place(zero(), stripe)
+        for i in range(stripe, count, stripes):
+            if stopped.is_set():
+                break
+            total = function(total, i)
+        return total
 
-    if stripes == 1:
+    if stripes == 1:  # which is left to run ahead, as an accelerator wants it
         return devices.gathered([run(0)])
+    as_here = threads.as_here()
+
+    def work(stripe: int) -> Any:
+        with as_here():
+            return jax.block_until_ready(run(stripe))
+
     # JAX compiles once: the other threads wait for it.
-    running = [_pool(devices.workers).submit(run, stripe) for stripe in range(stripes)]
+    running = [_pool(devices.workers).submit(work, stripe) for stripe in range(stripes)]
     try:
         wait(running, return_when=FIRST_EXCEPTION)
     finally:
