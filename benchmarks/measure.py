@@ -114,6 +114,7 @@ def eigenvalues(
     repeats: int,
     first: float = np.inf,
     missing: dict[str, str] | None = None,
+    save: Callable[[dict[str, Any]], object] = lambda found: None,
 ) -> dict[str, Any]:
     """Time the largest eigenvalue of all groups by every method, at the loosest setting that reaches ``TARGET``.
 
@@ -123,11 +124,19 @@ def eigenvalues(
         repeats: timed rounds.
         first: the tolerance at which the search for that setting begins.
         missing: to which other libraries' methods that fail are added, with the reason.
+        save: is given what was found so far, after every timed round: one may take a quarter of an hour.
 
     Raises:
         JaxfairError: a method's best answer is not the true one.
     """
-    truth, rows = ours.truth(problem), {}
+    rows: dict[str, Any] = {}
+    found = {"truth": (truth := ours.truth(problem)), "target": TARGET, "methods": rows}
+
+    def add(seconds: dict[str, timing.Seconds]) -> None:
+        for name, row in seconds.items():
+            rows[name] |= row
+        save(found)
+
     for name, method in list(methods.items()):
         try:
             reached = loosest(method, truth, TARGET, first)
@@ -142,15 +151,14 @@ def eigenvalues(
         rows[name] = {"setting_is": method.setting_is, **reached._asdict()}
     accurate = {name: method for name, method in methods.items() if rows[name]["setting"] is not None}
     runs_ = {name: lambda m=method, s=rows[name]["setting"]: m.find(s) for name, method in accurate.items()}
-    for name, seconds in timing.in_turn(runs_, repeats).items():
-        rows[name] |= seconds
+    timing.in_turn(runs_, repeats, warm=True, save=add)
     for name, method in methods.items():
         if method.default is not None and method.default == rows[name]["setting"]:  # minutes of a slow library
-            found = {key: rows[name][key] for key in ("setting", "error", "products")}
-            rows[name]["default"] = {**found, "seconds": rows[name]["median"]}
+            same = {key: rows[name][key] for key in ("setting", "error", "products")}
+            rows[name]["default"] = {**same, "seconds": rows[name]["median"]}
         elif method.default is not None:
             rows[name]["default"] = _at_default(method, truth)
-    return {"truth": truth, "target": TARGET, "methods": rows}
+    return found
 
 
 def _at_default(method: Method, truth: np.ndarray) -> dict[str, Any]:
@@ -250,7 +258,7 @@ def measure(
         cache: folder of trained networks, for processes.
         methods: parts of the names of the eigenvalue methods to time; ``$`` is the end of a name.
         first: the tolerance at which the search for the loosest accurate one begins.
-        save: is given the result so far, after every operation.
+        save: is given the result so far, after every operation and every round of eigenvalues.
 
     Raises:
         JaxfairError: answers disagree, a name is unknown, a process fails.
@@ -280,7 +288,11 @@ def measure(
         chosen = {name: method for name, method in every.items() if any(part in f"{name}$" for part in methods)}
         if not chosen:
             raise JaxfairError(f"No method's name has {' or '.join(methods)} in it; there are {', '.join(every)}.")
-        result["eigenvalues"] = eigenvalues(problem, chosen, repeats, first, missing)
+
+        def keep(rows: dict[str, Any]) -> None:
+            save({**result, "eigenvalues": rows})
+
+        result["eigenvalues"] = eigenvalues(problem, chosen, repeats, first, missing, keep)
         in_gradients(result, problem, repeats)
         save(result)
     if "memory" in operations:
@@ -333,7 +345,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         default=np.inf,
         help="tolerance of eigenvalue methods to try first; looser ones are left out",
     )
-    parser.add_argument("--repeats", type=int, default=5, help="timed rounds; there is one more, which is not counted")
+    parser.add_argument("--repeats", type=int, default=5, help="timed rounds, after one that is not counted")
     parser.add_argument("--out", type=Path, required=True, help="JSON file; until the end its name ends in .part")
     parser.add_argument("--cache", type=Path, default=problems.default_cache(), help="folder of trained networks")
     chosen = parser.parse_args(arguments)

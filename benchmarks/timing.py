@@ -31,19 +31,32 @@ def clock(job: Callable[[], Any]) -> float:
     return time.perf_counter() - begin
 
 
-def in_turn(jobs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, Seconds]:
+def in_turn(
+    jobs: dict[str, Callable[[], Any]],
+    repeats: int,
+    *,
+    warm: bool = False,
+    save: Callable[[dict[str, Seconds]], object] = lambda rows: None,
+) -> dict[str, Seconds]:
     """Time the jobs A B C A B C ..., so that a disturbance meets all of them; return seconds.
 
-    The first round is reported apart: it compiles, unless the answers were checked before.
+    Args:
+        jobs: by name.
+        repeats: timed rounds.
+        warm: whether every job has just been run, and so compiled; otherwise a first round does it, reported apart.
+        save: is given the rows so far after every timed round.
     """
+    first = {} if warm else {name: {"first": clock(job)} for name, job in jobs.items()}
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
-    for _ in range(repeats + 1):
+    rows: dict[str, Seconds] = {}
+    for _ in range(repeats):
         for name, job in jobs.items():
             seconds[name].append(clock(job))
-    return {
-        name: {"first": found[0], "median": statistics.median(found[1:]), "min": min(found[1:]), "max": max(found[1:])}
-        for name, found in seconds.items()
-    }
+        for name, found in seconds.items():
+            spread = {"median": statistics.median(found), "min": min(found), "max": max(found)}
+            rows[name] = {**first.get(name, {}), **spread}
+        save(rows)
+    return rows
 
 
 def matmul_peak(repeats: int = 10, size: int = 2048) -> float:

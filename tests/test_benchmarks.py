@@ -85,6 +85,31 @@ def test_jobs_run_in_turn_and_the_first_round_is_apart():
     assert all(row["min"] <= row["median"] <= row["max"] and row["first"] > 0 for row in rows.values())
 
 
+def test_jobs_that_were_just_run_have_no_first_round_and_every_round_is_kept():
+    """What a measurement that is cut short has found stays."""
+    order, kept = [], []
+    jobs = {name: lambda name=name: order.append(name) for name in "AB"}
+    rows = timing.in_turn(jobs, repeats=2, warm=True, save=lambda rows: kept.append({**rows}))
+    assert "".join(order) == "ABAB"
+    assert [*kept[0]] == ["A", "B"]
+    assert kept[1] == rows
+    assert "first" not in rows["A"]
+
+
+def test_eigenvalues_are_kept_after_every_round(tiny):
+    methods = libraries.jobs({"jaxfair": ours}, "eigenvalues", tiny)
+    name, kept = "jaxfair: gradient start, residual stop", []
+
+    def cut_short(found):
+        kept.append(found["methods"][name]["median"])
+        if len(kept) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure.eigenvalues(tiny, {name: methods[name]}, repeats=9, save=cut_short)
+    assert min(kept) > 0
+
+
 def test_wrong_answers_are_refused_before_timing(tiny):
     """A job that disagrees, or answers NaN, stops everything with one sentence."""
     right = Job("product", lambda: np.ones(3), np.asarray)
