@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from jaxfair.data.columns import MISSING, Column, Index
-from jaxfair.data.files import Files, open_files
+from jaxfair.data.files import Files
+from jaxfair.data.opening import open_files
 
 
 def write(folder: Path, contents: Mapping[str, bytes]) -> Path:

@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from jaxfair.data.files import open_files
+from jaxfair.data.opening import open_files
 from tests.layout_sources import write
 
 CONTENTS = {

@@ -21,9 +21,10 @@ from jaxfair.data import tfds
 from jaxfair.data.columns import Column, Index, Rejected, nfc
 from jaxfair.data.config import SourceConfig
 from jaxfair.data.dataset import Dataset, make_dataset
-from jaxfair.data.files import Files, holds_files, identity, open_files
+from jaxfair.data.files import Files
 from jaxfair.data.images import decode_all
 from jaxfair.data.layouts import arrays, celeba, cifar10, folder, svhn, table, utkface
+from jaxfair.data.opening import holds_files, identity, open_files
 from jaxfair.data.protocol import make_parts
 from jaxfair.data.splits import check_classes, divide, thin, with_training_statistics
 from jaxfair.errors import JaxfairError, did_you_mean

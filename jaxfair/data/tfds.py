@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from jaxfair.data.columns import MISSING, PARTS, Column, Index, Rejected, from_values
-from jaxfair.data.files import identity, open_files
 from jaxfair.data.layouts import utkface
+from jaxfair.data.opening import identity, open_files
 from jaxfair.errors import JaxfairError, did_you_mean
 
 FILE_NAMES = ("filename", "file_name", "id", "image_id")  # texts that name an image rather than describe it

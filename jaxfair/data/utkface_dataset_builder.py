@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxfair.data.columns import Index
-from jaxfair.data.files import open_files
 from jaxfair.data.layouts import utkface
+from jaxfair.data.opening import open_files
 
 _DESCRIPTION = """
 Faces with age, gender and race, aligned and cropped: 23,702 well-formed images of UTKFace. Five images whose file names

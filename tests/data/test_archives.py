@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jaxfair.data import files
-from jaxfair.data.files import open_files
+from jaxfair.data import archives
+from jaxfair.data.opening import open_files
 from jaxfair.errors import JaxfairError
 from tests.packing import ARCHIVES, COMPRESSED, CONTENTS, everything, packed, tar, zipped
 
@@ -40,7 +40,7 @@ def test_no_room_for_a_temporary_file_is_one_sentence(tmp_path: Path, monkeypatc
         def write(self, _: object) -> int:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files.tempfile, "TemporaryFile", Full)
+    monkeypatch.setattr(archives.tempfile, "TemporaryFile", Full)
     with pytest.raises(
         JaxfairError, match="cannot be unpacked to a temporary file: No space left on device; make room"
     ):

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from jaxfair.data.files import Files, identity, open_files
+from jaxfair.data.files import Files
+from jaxfair.data.opening import identity, open_files
 from jaxfair.errors import JaxfairError
 from tests.packing import ARCHIVES, CONTENTS, JUNK, everything, packed, tar, zipped
 from tests.real_data import needs

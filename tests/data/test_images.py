@@ -14,8 +14,8 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from jaxfair.data import images
-from jaxfair.data.files import open_files
 from jaxfair.data.images import Unreadable, decode, decode_all
+from jaxfair.data.opening import open_files
 from jaxfair.errors import JaxfairError
 from tests.real_data import needs
 

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from jaxfair.data.files import open_files
 from jaxfair.data.layouts import cifar10
 from jaxfair.data.layouts.cifar10 import BATCHES, CLASSES
+from jaxfair.data.opening import open_files
 from jaxfair.errors import JaxfairError
 from tests.layout_sources import check_sources_agree, counts, write
 from tests.real_data import needs

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from jaxfair.data import columns
 from jaxfair.data.columns import Index, combine, from_values
-from jaxfair.data.files import open_files
 from jaxfair.data.layouts import find, folder
+from jaxfair.data.opening import open_files
 from jaxfair.errors import JaxfairError
 from tests.layout_sources import check_sources_agree, counts, values, write
 from tests.real_data import needs

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.io import loadmat, savemat
 
-from jaxfair.data.files import open_files
 from jaxfair.data.layouts import svhn
+from jaxfair.data.opening import open_files
 from jaxfair.errors import JaxfairError
 from tests.layout_sources import check_sources_agree, counts, write
 from tests.real_data import needs

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from jaxfair.data.columns import MISSING, Index, as_numbers, combine
-from jaxfair.data.files import open_files
 from jaxfair.data.layouts import table
+from jaxfair.data.opening import open_files
 from jaxfair.errors import JaxfairError
 from tests.layout_sources import values, write
 from tests.packing import packed

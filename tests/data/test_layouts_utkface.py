@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from jaxfair.data.columns import Rejected
-from jaxfair.data.files import open_files
 from jaxfair.data.layouts import utkface
+from jaxfair.data.opening import open_files
 from jaxfair.errors import JaxfairError
 from tests.layout_sources import check_sources_agree, counts, write
 from tests.real_data import needs

@@ -16,9 +16,9 @@ from PIL import Image
 
 from jaxfair.data import tfds as prepared
 from jaxfair.data.columns import Index
-from jaxfair.data.files import open_files
 from jaxfair.data.images import decode
 from jaxfair.data.layouts import utkface
+from jaxfair.data.opening import open_files
 from jaxfair.data.tfds import prepare
 from jaxfair.errors import JaxfairError
 from tests.real_data import needs

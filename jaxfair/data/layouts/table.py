@@ -9,8 +9,9 @@ from typing import Any
 
 from jaxfair.data import tables
 from jaxfair.data.columns import Column, Index, Rejected, from_values, nfc, no_split, official_split
-from jaxfair.data.files import Files, holds_files, is_junk, open_files, plain_base
+from jaxfair.data.files import Files, is_junk, plain_base
 from jaxfair.data.layouts.find import several
+from jaxfair.data.opening import holds_files, open_files
 from jaxfair.errors import JaxfairError, did_you_mean, short
 
 GONE = "does not exist"
