@@ -478,10 +478,15 @@ def _of_each_block(problem: _Problem, parts: np.ndarray, size: int, step: Callab
 def _gram(vectors: np.ndarray) -> np.ndarray:
     """Return the inner products of rows, summed in float64."""
     gram = np.zeros((len(vectors), len(vectors)))
-    for begin in range(0, vectors.shape[1], SLICE):
-        part = vectors[:, begin : begin + SLICE].astype(np.float64)
+    for columns in _slices(vectors.shape[1]):
+        part = vectors[:, columns].astype(np.float64)
         gram += part @ part.T
     return gram
+
+
+def _slices(size: int) -> list[slice]:
+    """Return slices of that many columns; of millions in float64 at once a few rows would fill the memory."""
+    return [slice(begin, begin + SLICE) for begin in range(0, size, SLICE)]
 
 
 def _norms(gram: np.ndarray, share: np.ndarray) -> tuple[float, float, float, float]:
@@ -541,12 +546,13 @@ def _quotients(
     products: np.ndarray, vector: np.ndarray, value: float, share: np.ndarray
 ) -> tuple[float, float, np.ndarray]:
     """Return the standard error of an eigenvalue, its bias, and the blocks' Rayleigh quotients."""
-    found = np.einsum("ij,j->i", products, vector, dtype=np.float64)
-    count = len(found)
+    vector, slices = np.asarray(vector, np.float64), _slices(len(vector))
+    found = np.sum([products[:, columns].astype(np.float64) @ vector[columns] for columns in slices], axis=0)
+    count, noise = len(found), 0.0
     if count < 2:
         return np.nan, np.nan, found
-    across = products - np.outer(found, vector)
-    across = across - share @ across
     error = float(np.sqrt(found.var(ddof=1) / count))
-    noise = np.einsum("ij,ij->", across, across, dtype=np.float64) / (count - 1) / count
-    return error, float(noise / value) if value > 0 else np.nan, found
+    for columns in slices:
+        across = products[:, columns] - np.outer(found, vector[columns])
+        noise += float(((across - share @ across) ** 2).sum()) / (count - 1) / count
+    return error, noise / value if value > 0 else np.nan, found
