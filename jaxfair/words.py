@@ -42,12 +42,25 @@ def in_words(
         >>> from jaxfair.words import in_words
         >>> in_words("b", "a", (8.5, 2.4, 14.6), (12.0, 3.5))
         'b lost 8.5 points more than a (2.4 to 14.6): 12.0 % of its accuracy against 3.5 %'
+        >>> in_words("b", "a", (8.5, 2.4, 14.6), (5.0, -3.5))
+        'b lost 8.5 points more than a (2.4 to 14.6): a loss of 5.0 % of its accuracy against a gain of 3.5 %'
     """
     group, reference = one_line(group), one_line(reference)
     size, interval = more_or_less(difference, also)
-    than, against = (f" than {reference}", f" against {written(lost[1])} %") if reference else ("", "")
+    own, other = _shares(lost if reference else lost[:1])
+    than, against = (f" than {reference}", f" against {other}") if reference else ("", "")
     said = f"{group} lost {size}{than} {interval}".rstrip()
-    return f"{said}: {written(lost[0])} % of its accuracy{against}"
+    return f"{said}: {own} of its accuracy{against}"
+
+
+def _shares(lost: tuple[float, ...]) -> tuple[str, str]:
+    """Return relative drops in percent, of a group and of the reference if it is there, as what was lost or gained."""
+    found = [_turned((share, math.nan, math.nan)) for share in lost]
+    if all(is_loss for *_, is_loss in found):
+        said = [f"{size} %" for size, *_ in found]
+    else:
+        said = [f"a {'loss' if is_loss else 'gain'} of {size} %" for size, _, is_loss in found]
+    return said[0], said[-1]
 
 
 def more_or_less(difference: tuple[float, float, float], also: str = "", form: str = ".1f") -> tuple[str, str]:

@@ -83,12 +83,11 @@ def test_the_answer_is_two_sentences(made: Results) -> None:
     rng = np.random.default_rng(0)
     said = answer(drawn(made, rng, [0.02, 0.02, 0.3, 0.02, 0.04]))
     assert said.startswith("At SNL 50, Asian lost 2")
-    lost = re.search(
-        r"lost ([0-9.]+) points more than White .* comparisons\): ([0-9.]+) % of its accuracy against (.*?) %", said
-    )
+    shares = r"comparisons\): (?:a loss of )?([0-9.]+) % of its accuracy against (a gain of )?([0-9.]+) %"
+    lost = re.search(f"lost ([0-9.]+) points more than White .* {shares}", said)
     assert lost
-    points, asian, white = map(float, lost.groups())
-    assert points == pytest.approx(asian - white, abs=0.11)
+    points, asian, gain, white = lost.groups()
+    assert float(points) == pytest.approx(float(asian) - float(white) * (-1 if gain else 1), abs=0.11)
     assert " %. The other 3 differences are within noise.\n\nTogether, the groups" in said
     several = answer(drawn(made, rng, [0.3, 0.02, 0.3, 0.01, 0.03]))
     assert " points less than White (" in several

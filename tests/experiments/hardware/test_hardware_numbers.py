@@ -363,7 +363,7 @@ def test_verdicts_from_predictions_to_the_page(tmp_path: Path, monkeypatch: pyte
     if beyond:
         assert said.startswith("On other hardware, b lost 6")
         assert " points more than c on bfloat16 (emulated) (" in said[:90]
-        assert re.search(r"\): [0-9.]+ % of its accuracy against -?[0-9.]+ %", said)
+        assert re.search(r"\): (a loss of )?[0-9.]+ % of its accuracy against (a gain of )?[0-9.]+ %", said)
         assert "further than one rounding error does: bfloat16 (emulated), for " in said
     else:
         nobody = "On other hardware, no group lost more or less accuracy than c beyond noise."
