@@ -19,11 +19,11 @@ from jaxfair.curvature.programs import LossFn
 from jaxfair.curvature.report import as_frame, as_text
 from jaxfair.errors import JaxfairError
 from jaxfair.grouping import Missing, as_groups
-from jaxfair.inputs import as_array, as_inputs, as_labels, as_told, check_lengths, check_untraced, fill_left_out, quoted
+from jaxfair.inputs import as_array, as_inputs, as_labels, as_told, check_lengths, check_untraced, fill_left_out
 from jaxfair.models import tree_difference
 from jaxfair.options import checked
 from jaxfair.paired import Difference, Measure
-from jaxfair.words import in_words, lost_or_gained, one_line
+from jaxfair.words import NAMED, cut, in_words, lost_or_gained
 
 ONE_RUN = "In brackets: 95 % intervals over examples. They are of these two networks: other seeds would differ too."
 SEVERAL = (
@@ -163,7 +163,7 @@ class ChangeReport:
             few = f"Differences of groups are not judged with {self.runs} runs; at least {judging.SEEDS} are needed."
             return f"{few}{seen}{never}"
         if not apart:
-            than = one_line(first.reference)
+            than = self._cut[first.reference]
             return f"No group lost more or less of its accuracy than {than} beyond noise.{seen}{never}"
         rest = len(self.differences) - len(apart)
         within = f" {rest} other group{'s are' if rest > 1 else ' is'} within noise." if rest else ""
@@ -178,12 +178,17 @@ class ChangeReport:
     def _points(self, g: int) -> str:
         """Say what a group without a relative drop lost or gained."""
         value, low, high = (float(part[g]) for part in self.accuracy_drop)
-        return f"{quoted([self.names[g]])} {lost_or_gained((value, low, high))}"
+        return f"{self._cut[self.names[g]]} {lost_or_gained((value, low, high))}"
+
+    @property
+    def _cut(self) -> dict[str, str]:
+        """The names as an answer has them."""
+        return dict(zip(self.names, cut(self.names), strict=True))
 
     def _said(self, of: Difference, also: str = "") -> str:
         lost = dict(zip(self.names, self.relative_drop.value, strict=True))
         both = lost[of.group], lost[of.reference]
-        return in_words(of.group, of.reference, (of.points, of.low, of.high), both, also)
+        return in_words(self._cut[of.group], self._cut[of.reference], (of.points, of.low, of.high), both, also)
 
     def __str__(self) -> str:
         """Return the answer, and tables of text: what happened, and what was foretold."""
@@ -204,7 +209,6 @@ class ChangeReport:
 
 
 SELDOM = "Before the change some were right on too few examples for a loss relative to that:"
-NAMED = 10  # groups that an answer names
 ACCURACIES = ("accuracy_before", "accuracy_after", "relative_drop", "broken", "mended", "changed")
 LOSSES = ("loss_before", "loss_after", "loss_rise")
 TERMS = {"first_term": "first", "second_term": "second", "foretold": "foretold", "bound": "bound"}
@@ -288,7 +292,7 @@ def change_report(
         runs=pairs,
         accuracy_before=paired.shares(right[0], member),
         accuracy_after=paired.shares(right[1], member),
-        relative_drop=paired.measured([intervals.over_seeds_and_examples([table]) for table in drops], "percent"),
+        relative_drop=paired.relative_drops(drops, before),
         accuracy_drop=paired.points([intervals.over_seeds_and_examples([table]) for table in points]),
         loss_before=paired.mean_losses(had, member),
         loss_after=paired.mean_losses(has, member),

@@ -7,7 +7,7 @@ shared by all seeds, so they do not average out over seeds. NumPy in and out.
 
 import functools
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -23,6 +23,8 @@ FEW = 45
 Fewer say too little of the rare ones that carry the mean. No sign of these in the sample itself would do instead: a
 sample looks harmless where they happen to be absent, and there an interval misses most.
 """
+FEW_FOR_NORM = 20
+"""Examples of a group without which there is no interval of its gradient's norm, since none would cover."""
 
 
 class Interval(NamedTuple):
@@ -47,6 +49,7 @@ class Estimate(NamedTuple):
         freedom: degrees of freedom of ``variance``, or of that ``share`` of it, of the same shape.
         share: of the variance that is known so well.
         rest: degrees of freedom of the rest.
+        least, most: between which it can lie, where more is known of that than its scale (``of_drops``).
     """
 
     value: np.ndarray
@@ -54,13 +57,16 @@ class Estimate(NamedTuple):
     freedom: np.ndarray
     share: np.ndarray = np.ones(())
     rest: np.ndarray = np.full((), np.inf)
+    least: Any = -np.inf
+    most: Any = np.inf
 
     def interval(self, level: float = 0.95, scale: Scale = "real") -> Interval:
         """Return the interval of Student's kind, made where the quantity can lie.
 
         It is symmetric in ``log(v)``, ``logit(v)``, ``artanh(v)`` or ``log(100 - v)``, with the standard error there by
         the delta method, so its ends are possible, and its middle is the value. A value at the end of its range (a
-        share of 0) has no such standard error; then the plain interval is cut off at what is possible.
+        share of 0) has no such standard error; then the plain interval is cut off at what is possible. So is every one
+        at ``least`` and ``most``.
         """
         if scale not in get_args(Scale):
             raise JaxfairError(f"There is no scale '{scale}'; give one of {', '.join(get_args(Scale))}.")
@@ -82,6 +88,7 @@ class Estimate(NamedTuple):
             }[scale]
             inside = (value > low) & (value < high)
             ends = [np.where(inside, backward(forward(value) + s * half * slope), value + s * half) for s in (-1, 1)]
+        low, high = np.maximum(low, self.least), np.minimum(high, self.most)
         return Interval(*(np.clip(end, low, high) for end in ends))
 
     def p_value(self, null: float = 0.0) -> np.ndarray:
@@ -251,6 +258,23 @@ def has_drop(accuracy: np.ndarray, count: np.ndarray) -> np.ndarray:
     """
     p, n = np.asarray(accuracy, float), np.asarray(count, float)
     return n * p > students_t(np.inf) ** 2 * (1 - p)
+
+
+def of_drops(found: Estimate, weights: Any, before: Any) -> Estimate:
+    """Return an estimate of a weighted sum of relative drops in percent that knows between what such a sum can lie.
+
+    A group loses at most all that it had right, and gains at most until it is always right.
+
+    Args:
+        found: of the sum.
+        weights: of the drops, shape (groups,), or (seeds, groups) where it is the mean over seeds.
+        before: accuracies that the drops are from, of the same shapes; of what has weight 0 they say nothing.
+    """
+    weights, before = np.broadcast_arrays(np.asarray(weights, float), np.asarray(before, float))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ends = np.where(weights == 0, 0.0, [weights * -100 * (1 - before) / before, weights * 100])
+    least, most = (ends.min(axis=0), ends.max(axis=0)) if weights.size else np.zeros((2, 1))
+    return found._replace(least=least.sum(axis=-1).mean(), most=most.sum(axis=-1).mean())
 
 
 def drop_parts(before: np.ndarray, after: np.ndarray, *, relative: bool = True) -> np.ndarray:

@@ -52,25 +52,7 @@ class Judged(NamedTuple):
     verdict: Verdict
 
 
-def possible_difference(group: float, other: float) -> tuple[float, float]:
-    """Return the least and the largest difference of two groups' relative drops, in points.
-
-    A group loses at most all that it had right, and gains at most until it is always right.
-
-    Args:
-        group: accuracy before of the group.
-        other: the same of the one whose drop is subtracted.
-    """
-    gains = [100 * (1 - share) / share for share in (group, other)]
-    return -gains[0] - 100, 100 + gains[1]
-
-
-def judge_together(
-    found: Sequence[Estimate],
-    seeds: int,
-    among: int | None = None,
-    possible: Sequence[tuple[float, float]] | None = None,
-) -> list[Judged]:
+def judge_together(found: Sequence[Estimate], seeds: int, among: int | None = None) -> list[Judged]:
     """Judge differences at the level 5 % for all of them together.
 
     Args:
@@ -78,14 +60,11 @@ def judge_together(
         seeds: how many there are; two to four are too few to judge by, of one the noise is that of the examples.
         among: number of comparisons that they were picked from, for which they are corrected by Bonferroni; None for
             all that there are, whose p-values are corrected by Holm (1979).
-        possible: the least and the largest that each can be, where its interval is cut off; None for any number.
     """
-    possible = possible or [(-np.inf, np.inf)] * len(found)
     p_values = np.array([float(estimate.p_value()) for estimate in found])
     corrected, judged = holm(p_values) if among is None else np.minimum(p_values * among, 1.0), []
-    for estimate, p_value, together, limits in zip(found, p_values, corrected, possible, strict=True):
-        ends = estimate.interval(1 - LEVEL / (among or len(found)))
-        low, high = (float(np.clip(end, *limits)) for end in ends)
+    for estimate, p_value, together in zip(found, p_values, corrected, strict=True):
+        low, high = map(float, estimate.interval(1 - LEVEL / (among or len(found))))
         verdict: Verdict = "within noise"
         if 1 < seeds < SEEDS:
             verdict = "too few"

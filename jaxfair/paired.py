@@ -135,12 +135,19 @@ def drops(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     return table if enough else np.full_like(table, np.nan)
 
 
+def relative_drops(drops: Sequence[np.ndarray], before: Sequence[float]) -> Measure:
+    """Return each group's relative drop, from tables and accuracies as ``differences_of`` takes them."""
+    found = [intervals.over_seeds_and_examples([table]) for table in drops]
+    possible = [intervals.of_drops(one, (1.0,), (was,)) for one, was in zip(found, before, strict=True)]
+    return measured(possible, "percent")
+
+
 def differences_of(
     drops: Sequence[np.ndarray],
     names: tuple[str, ...],
     reference: int,
     runs: int,
-    before: Sequence[float] | None = None,
+    before: Sequence[float],
 ) -> tuple[tuple[Difference, ...], Difference | None]:
     """Compare the groups' drops with the reference's, and the two that are farthest apart.
 
@@ -149,29 +156,26 @@ def differences_of(
         names: of the groups.
         reference: number of the group that the others are compared with.
         runs: how many there are.
-        before: accuracy of each group before, by which intervals are cut off at what is possible; None does not.
+        before: accuracy of each group before, by which intervals are cut off at what is possible.
     """
     known = [g for g, table in enumerate(drops) if np.isfinite(table).all()]
     if reference not in known or len(known) < 2:
         return (), None
 
     def contrast(g: int, other: int) -> intervals.Estimate:
-        return intervals.over_seeds_and_examples([drops[g], drops[other]], (1.0, -1.0))
+        found = intervals.over_seeds_and_examples([drops[g], drops[other]], (1.0, -1.0))
+        return intervals.of_drops(found, (1.0, -1.0), (before[g], before[other]))
 
     def said(g: int, other: int, of: judging.Judged) -> Difference:
         verdict: Verdict = "too few runs" if of.verdict == "too few" else of.verdict
         return Difference(names[g], names[other], of.value, of.low, of.high, of.p_value, of.corrected, verdict)
 
-    def limits(g: int, other: int) -> tuple[float, float]:
-        return (-np.inf, np.inf) if before is None else judging.possible_difference(before[g], before[other])
-
     others = [g for g in known if g != reference]
-    possible = [limits(g, reference) for g in others]
-    judged = judging.judge_together([contrast(g, reference) for g in others], runs, possible=possible)
+    judged = judging.judge_together([contrast(g, reference) for g in others], runs)
     found = [said(g, reference, of) for g, of in zip(others, judged, strict=True)]
     order = sorted(known, key=lambda g: np.nanmean(drops[g]))
     pairs = len(known) * (len(known) - 1) // 2
     ends = order[-1], order[0]
-    (widest,) = judging.judge_together([contrast(*ends)], runs, among=pairs, possible=[limits(*ends)])
+    (widest,) = judging.judge_together([contrast(*ends)], runs, among=pairs)
     gap = said(*ends, widest)
     return tuple(sorted(found, key=lambda difference: -difference.points)), gap

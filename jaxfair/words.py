@@ -1,9 +1,13 @@
 """Numbers, and differences between groups, in words: the same ones in the library's reports and the studies' pages."""
 
 import math
+from collections.abc import Sequence
 
 ROUNDING = 1e-9
 """What is smaller is 0, but for rounding."""
+HUGE = 1e6
+NAMED = 3
+"""Groups that an answer names; the others are counted."""
 
 
 def written(number: float, form: str = ".1f") -> str:
@@ -12,18 +16,49 @@ def written(number: float, form: str = ".1f") -> str:
     Args:
         number: to write.
         form: a format specification; what it would round to 0 is written with one digit instead, unless it is below
-            ``ROUNDING``.
+            ``ROUNDING``. Digits that stand for nothing, of numbers from ``HUGE`` on, are left out.
     """
-    said = format(number, form)
+    said = format(number, form if abs(number) < HUGE or not form.endswith("f") else ".2g")
     if said.strip("-0.%"):
         return said
     return format(number, ".1g") if abs(number) >= ROUNDING else format(0.0, form)
 
 
-def one_line(name: str, most: int = 100) -> str:
-    """Return a name on one line, of bounded length, without its middle: names may differ in how they begin or end."""
-    line, half = " ".join(name.split()), (most - 1) // 2
-    return line if len(line) <= most else f"{line[:half]}…{line[-half:]}"
+def cut(names: Sequence[str], most: int = 100) -> list[str]:
+    """Return names on one line each, the long ones without most of their middles; names that differ stay different.
+
+    Args:
+        names: all that are to be told apart.
+        most: letters from which on a name is cut.
+
+    Example:
+        >>> from jaxfair.words import cut
+        >>> cut(["18 to 64 years of age", "65 years of age"], most=15)
+        ['18 to 6… of age', '65 years of age']
+        >>> cut(["district 10 of the north", "district 11 of the north"], most=15)
+        ['distr…0 of…north', 'distr…1 of…north']
+    """
+    lines = [" ".join(name.split()) for name in names]
+    half, alike = (most - 1) // 2, dict[str, list[str]]()
+    for line in dict.fromkeys(lines):
+        short = line if len(line) <= most else f"{line[:half]}…{line[-half:]}"
+        alike.setdefault(short, []).append(line)
+    found = {
+        line: said for short, own in alike.items() for line, said in zip(own, _apart(short, own, most), strict=True)
+    }
+    return [found[line] for line in lines]
+
+
+def _apart(short: str, names: Sequence[str], most: int) -> list[str]:
+    """Return names that are the same once they are cut with what they differ in; if need be with a number."""
+    if len(names) == 1:
+        return [short]
+    shortest, third = min(map(len, names)), most // 3
+    first = next((i for i in range(shortest) if len({name[i] for name in names}) > 1), shortest)
+    found = [f"{name[:third]}…{name[first : first + third - 1]}…{name[-third:]}" for name in names]
+    if len(set(found)) < len(found):
+        found = [f"{said} ({number})" for number, said in enumerate(found, 1)]
+    return found
 
 
 def in_words(
@@ -32,8 +67,8 @@ def in_words(
     """Say what a group lost more or less than the reference group, and what both lost.
 
     Args:
-        group: name.
-        reference: name, with what else is said after it; empty where it was named before, with what it lost.
+        group: name, as ``cut`` has it.
+        reference: its name, with what else is said after it; empty where it was named before, with what it lost.
         difference: in points of relative drop, and the ends of its interval.
         lost: relative drops of the group and of the reference, in percent.
         also: said of the interval.
@@ -45,7 +80,6 @@ def in_words(
         >>> in_words("b", "a", (8.5, 2.4, 14.6), (5.0, -3.5))
         'b lost 8.5 points more than a (2.4 to 14.6): a loss of 5.0 % of its accuracy against a gain of 3.5 %'
     """
-    group, reference = one_line(group), one_line(reference)
     size, interval = more_or_less(difference, also)
     own, other = _shares(lost if reference else lost[:1])
     than, against = (f" than {reference}", f" against {other}") if reference else ("", "")

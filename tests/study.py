@@ -168,6 +168,7 @@ def make_analyses(
                 drop = 100 * (full - accuracy) / full
             numbers = ("loss", "softmax_gap", "gradient_norm", "top_eigenvalue", "top_eigenvalue_residual")
             groups = {name: rng.gamma(2.0, size=len(group_names)) for name in numbers}
+            groups["softmax_gap"] = groups["softmax_gap"] / (1 + groups["softmax_gap"])  # of which none is above 1
             groups |= {"name": group_names, "train_count": train_count, "test_count": test_count}
             groups |= {"accuracy": accuracy, "accuracy_full": full, "relative_drop_percent": drop}
             groups |= {"top_eigenvalue_converged": np.full(len(group_names), True)}

@@ -16,6 +16,7 @@ from jaxfair.intervals import (
     drop_estimate,
     drop_parts,
     has_drop,
+    of_drops,
     of_mean,
     of_mean_over_runs,
     over_seeds,
@@ -24,7 +25,7 @@ from jaxfair.intervals import (
     paired_shares,
     wilson,
 )
-from jaxfair.judging import holm, judge_together, possible_difference, rank_p_value
+from jaxfair.judging import holm, judge_together, rank_p_value
 from jaxfair.words import written
 
 RNG = np.random.default_rng(0)
@@ -544,13 +545,23 @@ def test_what_splits_have_in_common_is_noise_of_the_mean() -> None:
 def test_intervals_of_differences_are_of_what_is_possible() -> None:
     low, high = paired_shares(np.ones(4))
     assert -1 <= low < high == 1
-    assert possible_difference(1.0, 1.0) == (-100, 100)
-    assert possible_difference(0.5, 0.8) == pytest.approx((-200, 125))
     wide = Estimate(np.asarray(60.0), np.asarray(900.0), np.asarray(4.0))
-    (cut,) = judge_together([wide], 5, possible=[possible_difference(0.9, 1.0)])
+    for before, ends in (((1.0, 1.0), (-100, 100)), ((0.5, 0.8), (-200, 125))):
+        found = of_drops(wide, (1.0, -1.0), before)
+        assert (found.least, found.most) == pytest.approx(ends)
+    (cut,) = judge_together([of_drops(wide, (1.0, -1.0), (0.9, 1.0))], 5)
     (free,) = judge_together([wide], 5)
     assert (cut.high, cut.low) == (100, free.low)
     assert free.high > 140
+
+
+def test_a_relative_drop_is_no_larger_a_gain_than_there_is_room_for() -> None:
+    """From 0.8 on a quarter; seeds have accuracies of their own, and a group of weight 0 may have none."""
+    drop = Estimate(np.asarray(-10.0), np.asarray(400.0), np.asarray(4.0))
+    low, high = of_drops(drop, (1.0, 0.0), [[0.8, 0.0]]).interval(scale="percent")
+    assert (low, high) == pytest.approx((-25, drop.interval(scale="percent").high))
+    found = of_drops(drop, [[0.5, 0.5], [1.0, 0.0]], [[0.8, 0.5], [0.5, 1.0]])
+    assert (found.least, found.most) == pytest.approx(((-12.5 - 50 - 100) / 2, 100))
 
 
 def test_ranks_that_all_seeds_agree_in_have_an_interval_of_some_width() -> None:

@@ -16,7 +16,7 @@ from experiments.reporting import comparisons, series
 from experiments.reporting.comparisons import SELDOM, Difference, compare
 from experiments.reporting.series import UNKNOWN, Estimate
 from experiments.reporting.verdicts import Missing
-from jaxfair.judging import LEVEL, SEEDS, Judged, judge_together, possible_difference
+from jaxfair.judging import LEVEL, SEEDS, Judged, judge_together
 
 
 @functools.lru_cache(maxsize=256)
@@ -34,15 +34,7 @@ def differences(results: Results, network: Variant) -> tuple[Difference, ...]:
     if not others:
         raise Missing("there is no second group to compare with")
     estimates = [drop_contrast(results, (network, _unit(results, g) - _unit(results, reference))) for g in others]
-    limits = [_possible(results, network, g, reference) for g in others]
-    lost = _lost(network, others, results.reference)
-    return compare(others, estimates, lost, len(network.seeds), possible=limits)
-
-
-def _possible(results: Results, network: Variant, group: int, other: int) -> tuple[float, float]:
-    """Return between what the difference of two groups' drops can be."""
-    before = (network.control or results.variants[0]).by_group["accuracy"].mean(axis=0)
-    return possible_difference(float(before[group]), float(before[other]))
+    return compare(others, estimates, _lost(network, others, results.reference), len(network.seeds))
 
 
 def worst(results: Results, network: Variant) -> tuple[int, Estimate]:
@@ -68,8 +60,8 @@ def _gap(results: Results, network: Variant) -> tuple[int, int, Judged]:
     order = known[np.argsort(drop_values(network, controlled=True)[:, known].mean(axis=0), kind="stable")]
     most, least = int(order[-1]), int(order[0])
     gap = drop_contrast(results, (network, _unit(results, most) - _unit(results, least)))
-    pairs, limits = len(known) * (len(known) - 1) // 2, _possible(results, network, most, least)
-    return most, least, judge_together([gap], len(network.seeds), among=pairs, possible=[limits])[0]
+    pairs = len(known) * (len(known) - 1) // 2
+    return most, least, judge_together([gap], len(network.seeds), among=pairs)[0]
 
 
 def nothing_to_explain(results: Results, network: Variant) -> str:

@@ -20,16 +20,19 @@ def measured(variant: Variant, name: str, results: Results | None = None) -> Est
 
     That is over seeds and test images of what is a mean over these; of norms and eigenvalues over seeds, with what
     their splits have in common: exactly where blocks of images were measured, and else as if images were all that seeds
-    differ by, which is the most that it can be. Without ``results`` it is over seeds alone.
+    differ by, which is the most that it can be. Without ``results`` it is over seeds alone. Of one seed a group of less
+    than ``intervals.FEW`` images has no interval.
     """
     values = variant.by_group[name]
     positive = name != "linearized_distance" and (values >= 0).all()  # the largest eigenvalue may be negative, too
-    scale: Scale = "positive" if positive else "real"
+    scale: Scale = "share" if name == "softmax_gap" else "positive" if positive else "real"
     if results is None:
         return over_seeds(values, scale)
     if tables := in_images(results, variant, name):
         found, means = [over_seeds_and_examples([table]) for table in tables], values.mean(axis=0)
-        return series.stack([series.of(e._replace(value=v), scale) for e, v in zip(found, means, strict=True)])
+        known = series.stack([series.of(e._replace(value=v), scale) for e, v in zip(found, means, strict=True)])
+        few = [len(values) == 1 and np.isfinite(table).sum() < intervals.FEW for table in tables]
+        return Estimate(known.mean, *(np.where(few, np.nan, end) for end in known[1:]))
     common, found = overlap(results, variant), intervals.over_seeds(values)
     if name in CURVATURE and common.any():
         most = len(values) * common / np.maximum(1 - common, 1 / len(values))
@@ -177,17 +180,20 @@ def drop_contrast(results: Results, *terms: tuple[Variant, np.ndarray], controll
     """
     full = results.variants[0]
     found = [(v, np.broadcast_to(np.asarray(w, float), v.by_group[DROP].shape)) for v, w in terms]
+    befores = [v.control if controlled and v.control is not None else full for v, _ in found]
     tables, value = [], 0.0
     for g in np.flatnonzero(np.any([weights.any(axis=0) for _, weights in found], axis=0)):
         images, parts = results.group == g, []
-        for v, weights in ((v, weights[:, g]) for v, weights in found if weights[:, g].any()):
-            value += np.mean(weights * drop_values(v, controlled=controlled)[:, g])
-            before = v.control if controlled and v.control is not None else full
-            parts.append(weights[:, None] * drop_parts(before.correct[:, images], v.correct[:, images]))
+        for (v, weights), before in zip(found, befores, strict=True):
+            if weights[:, g].any():
+                value += np.mean(weights[:, g] * drop_values(v, controlled=controlled)[:, g])
+                parts.append(weights[:, g, None] * drop_parts(before.correct[:, images], v.correct[:, images]))
         tables.append(sum(parts))
     if not tables:
         return intervals.Estimate(np.zeros(()), np.zeros(()), np.ones(()))
-    return over_seeds_and_examples(tables, [1.0] * len(tables))._replace(value=np.asarray(value))
+    estimate = over_seeds_and_examples(tables, [1.0] * len(tables))._replace(value=np.asarray(value))
+    had = np.hstack([before.by_group["accuracy"] for before in befores])
+    return intervals.of_drops(estimate, np.hstack([weights for _, weights in found]), had)
 
 
 def points_lost(results: Results, variant: Variant, group: int) -> Estimate:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.reporting import drawing, groups, html
+from experiments.reporting import drawing, html
 from experiments.reporting.drawing import Drawing, Drawn
 from experiments.reporting.series import Estimate
 from experiments.reporting.tables import Column, Row, Table
@@ -15,7 +15,7 @@ from experiments.reporting.verdicts import Missing
 from jaxfair.change import ChangeReport
 from jaxfair.judging import SEEDS
 from jaxfair.paired import Difference, Measure
-from jaxfair.words import written
+from jaxfair.words import cut, written
 
 GROUPS = (
     Column("group"),
@@ -88,7 +88,7 @@ def _points(found: Difference) -> Estimate:
 
 def _named(report: ChangeReport) -> list[str]:
     """Return the groups' names with their numbers of examples, as figures have them."""
-    return [f"{groups.shorten(name, 60)} ({count:,})" for name, count in zip(report.names, report.count, strict=True)]
+    return [f"{name} ({count:,})" for name, count in zip(cut(report.names, 60), report.count, strict=True)]
 
 
 def _beyond(report: ChangeReport) -> dict[str, bool]:

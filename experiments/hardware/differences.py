@@ -11,8 +11,7 @@ from experiments.reporting.comparisons import SELDOM, Difference
 from experiments.reporting.series import Estimate
 from experiments.reporting.verdicts import Missing
 from jaxfair import intervals, judging
-from jaxfair.intervals import drop_parts, has_drop, over_seeds_and_examples
-from jaxfair.judging import possible_difference
+from jaxfair.intervals import drop_parts, has_drop, of_drops, over_seeds_and_examples
 
 
 def differences(hardware: Hardware) -> tuple[Difference, ...]:
@@ -37,10 +36,8 @@ def differences(hardware: Hardware) -> tuple[Difference, ...]:
     found = [_contrast(hardware, series, g) for series, g in pairs]
     where = [series.label for series, _ in pairs]
     lost = [(_drop(hardware, series, g), _drop(hardware, series, reference)) for series, g in pairs]
-    before = plain.reference.by_group["accuracy"].mean(axis=0)
-    limits = [possible_difference(float(before[g]), float(before[reference])) for _, g in pairs]
     seeds = len(plain.reference.accuracy)
-    return comparisons.compare([g for _, g in pairs], found, lost, seeds, where, possible=limits)
+    return comparisons.compare([g for _, g in pairs], found, lost, seeds, where)
 
 
 def _known(hardware: Hardware) -> np.ndarray:
@@ -69,7 +66,8 @@ def _contrast(hardware: Hardware, series: Series, group: int) -> intervals.Estim
         images = hardware.group == g
         tables.append(sign * drop_parts(base.correct[:, images], series.correct[:, images]))
     value = _drop(hardware, series, group) - _drop(hardware, series, hardware.reference)
-    return over_seeds_and_examples(tables, [1.0, 1.0])._replace(value=np.asarray(value))
+    found = over_seeds_and_examples(tables, [1.0, 1.0])._replace(value=np.asarray(value))
+    return of_drops(found, (1.0, -1.0), base.by_group["accuracy"][:, [group, hardware.reference]])
 
 
 def rows(hardware: Hardware) -> list[dict[str, Any]]:

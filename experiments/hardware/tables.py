@@ -26,6 +26,7 @@ from jaxfair.sensitivity import (
 )
 
 KINDS = ("native", "emulated")
+SHARES = ("softmax_gap", "impurity")  # which lie in [0, 1]
 
 
 def quantity(series: Series, name: str) -> np.ndarray:
@@ -41,7 +42,7 @@ def measured(series: Series, name: str) -> tuple[np.ndarray, Estimate, str]:
     """
     if name not in sampling.FREE:
         values = quantity(series, name)
-        return values, over_seeds(values), ""
+        return values, over_seeds(values, "share" if name in SHARES else "real"), ""
     if name not in series.parts:
         values = quantity(series, name)
         return values, over_seeds(values, "positive"), sampling.PLAIN

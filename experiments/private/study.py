@@ -21,8 +21,7 @@ from jaxfair import intervals, paired
 from jaxfair.change import ChangeReport, change_report
 from jaxfair.data.dataset import Dataset
 from jaxfair.errors import JaxfairError, did_you_mean
-from jaxfair.intervals import wilson
-from jaxfair.judging import possible_difference
+from jaxfair.intervals import of_drops, wilson
 from jaxfair.networks import Gathered, gathered
 from jaxfair.runs import Run
 
@@ -250,8 +249,9 @@ def differences(found: Found) -> tuple[Difference, ...]:
     estimates = [estimate for label, _ in chosen for estimate in found.contrasts[label, found.coarsest]]
     members, where = [report.names.index(one.group) for _, report, one in every], [label for label, *_ in every]
     lost = [_both(report, report.relative_drop, one) for _, report, one in every]
-    limits = [possible_difference(*_both(report, report.accuracy_before, one)) for _, report, one in every]
-    return comparisons.compare(members, estimates, lost, 1, where, possible=limits, needed=1)
+    had = [_both(report, report.accuracy_before, one) for _, report, one in every]
+    possible = [of_drops(of, (1.0, -1.0), before) for of, before in zip(estimates, had, strict=True)]
+    return comparisons.compare(members, possible, lost, 1, where, needed=1)
 
 
 def _both(report: ChangeReport, measure: paired.Measure, of: paired.Difference) -> tuple[float, float]:

@@ -13,10 +13,9 @@ from experiments.reporting import series
 from experiments.reporting.series import Estimate
 from jaxfair import intervals, judging
 from jaxfair.judging import SEEDS
-from jaxfair.words import in_words, lost_or_gained
+from jaxfair.words import NAMED, cut, in_words, lost_or_gained
 
 Verdict = Literal["more", "less", "within noise", "too few seeds"]
-NAMED = 3  # groups that an answer names; the others are counted
 
 MEANING = (
     "relative accuracy drop of a group minus that of the reference group, in percentage points. Its interval is over "
@@ -66,7 +65,6 @@ def compare(
     lost: Sequence[tuple[float, float]],
     seeds: int,
     where: Sequence[str] = (),
-    possible: Sequence[tuple[float, float]] | None = None,
     needed: int = SEEDS,
 ) -> tuple[Difference, ...]:
     """Judge differences from the reference group together.
@@ -77,14 +75,13 @@ def compare(
         lost: by each group and by the reference group.
         seeds: how many there are.
         where: see ``Difference``.
-        possible: as ``judging.judge_together`` takes it.
         needed: seeds, before anything is judged; 1 where what is said is of the networks of one seed alone.
 
     Returns:
         From the group that lost most.
     """
     places, made = where or [""] * len(members), []
-    judged = judging.judge_together(found, seeds, possible=possible)
+    judged = judging.judge_together(found, seeds)
     for g, both, place, one in zip(members, lost, places, judged, strict=True):
         verdict: Verdict = "too few seeds" if seeds < needed or one.verdict == "too few" else one.verdict
         points = Estimate(one.value, one.low, one.high)
@@ -102,7 +99,7 @@ def answer(found: Sequence[Difference], names: Sequence[str], reference: int, se
         seeds: how many there are.
         at: where they lost, such as "At SNL 50".
     """
-    differing = [d for d in found if d.beyond]
+    names, differing = cut(names), [d for d in found if d.beyond]
     corrected = f", corrected for {len(found)} comparison{'s' * (len(found) > 1)}"
     if differing:
         first, *more = sorted(differing, key=lambda d: -abs(d.points.mean))
@@ -140,7 +137,7 @@ def in_points(lost: Mapping[str, Estimate], which: str) -> str:
     """
     if not lost:
         return ""
-    first = list(lost.items())[:NAMED]
+    first = list(zip(cut([*lost]), lost.values(), strict=True))[:NAMED]
     said = [f"{name} {lost_or_gained((float(mean), float(low), float(high)))}" for name, (mean, low, high) in first]
     more = len(lost) - NAMED
     said += [f"{more} more {'is' if more == 1 else 'are'} not compared"] if more > 0 else []

@@ -2,13 +2,13 @@
 
 import textwrap
 from collections.abc import Sequence
-from itertools import count
 from typing import NamedTuple
 
 import numpy as np
 
 from jaxfair.data.columns import nfc
 from jaxfair.errors import JaxfairError
+from jaxfair.words import cut
 
 LARGE, SMALL = "#33608c", "#c8502d"
 """Colours of large and of small groups."""
@@ -20,8 +20,8 @@ FEW = 30
 TITLE, PARAGRAPH = 26, 160
 """Letters in a line above a panel, and those from which on a name is cut in figures."""
 
-NAMED = 12
-"""Groups that an error names; the others are counted."""
+NAMED, SHORT = 12, 40
+"""Groups that an error or a warning names; the others are counted. Letters from which on it cuts a name."""
 
 
 def check_name(name: str | None, names: Sequence[str]) -> str | None:
@@ -33,22 +33,16 @@ def check_name(name: str | None, names: Sequence[str]) -> str | None:
     name = None if name is None else nfc(name)
     if name is not None and name not in names:
         raise JaxfairError(
-            f"There is no group '{shorten(name, 40)}' to be the reference; the groups are {some(names)}: give one of "
-            "them by --reference."
+            f"There is no group '{cut([name], SHORT)[0]}' to be the reference; the groups are "
+            f"{some(cut(names, SHORT))}: give one of them by --reference."
         )
     return name
 
 
 def some(names: Sequence[str]) -> str:
-    """Return the first names, with their middles cut, and how many more there are."""
+    """Return the first names, and how many more there are."""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(shorten(name, 40) for name in names[:NAMED]) + more
-
-
-def shorten(text: str, longest: int) -> str:
-    """Return a text with its middle cut, if it has more letters than ``longest``."""
-    end = longest // 3
-    return text if len(text) <= longest else f"{text[: longest - end - 3]}...{text[-end:]}"
+    return ", ".join(names[:NAMED]) + more
 
 
 class Part(NamedTuple):
@@ -103,13 +97,10 @@ class Groups(NamedTuple):
 
     def wrapped(self, longest: int = 18) -> list[str]:
         """Return the names in lines of at most ``longest`` letters; of a whole paragraph the middle is cut."""
-        for limit in count(PARAGRAPH):
-            cut = [shorten(name, limit) for name in self.names]
-            if len(set(cut)) == len(set(self.names)):
-                break
-        return ["\n".join(textwrap.wrap(name, longest)) or name for name in cut]
+        return ["\n".join(textwrap.wrap(name, longest)) or name for name in cut(self.names, PARAGRAPH)]
 
     def warnings(self) -> list[str]:
         """Return a sentence if some groups have fewer than ``FEW`` test images."""
-        few = [self.names[g] for g in self.order if self.test_count[g] < FEW]
+        names = cut(self.names, SHORT)
+        few = [names[g] for g in self.order if self.test_count[g] < FEW]
         return [f"Fewer than {FEW} test images in group {some(few)}: their intervals are very wide."] if few else []

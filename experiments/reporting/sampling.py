@@ -6,7 +6,7 @@ import numpy as np
 
 from experiments.reporting import series
 from experiments.reporting.series import Estimate, over_seeds
-from jaxfair.intervals import over_seeds_and_examples
+from jaxfair.intervals import FEW, FEW_FOR_NORM, over_seeds_and_examples
 
 FREE = {"gradient_norm": "gradient_norm_corrected", "top_eigenvalue": "top_eigenvalue_equal_count"}
 """What is left of a quantity without the part that groups of few images have by sampling (``curvature.sampling``)."""
@@ -16,6 +16,9 @@ SAID = {"gradient_norm": "without its sampling part", "top_eigenvalue": "at the 
 
 PLAIN = "not corrected for sampling, which inflates it, more so on few images"
 """What is said of a quantity of ``FREE`` where its sampling was not measured."""
+
+LEAST = {"gradient_norm": FEW_FOR_NORM, "top_eigenvalue": FEW}
+"""Images of a group without which one seed has no interval of a quantity of ``FREE``: none would cover."""
 
 MEANINGS = {
     "Gradient norm without its sampling part": "the same of the mean over all possible images: over few images it is "
@@ -58,12 +61,14 @@ def free_of_sampling(
             the same blocks.
 
     Returns:
-        Nothing known but the seeds for a group of too few images.
+        Nothing known but the seeds for a group of too few images, and no interval where there is one seed.
     """
-    found = []
+    found, counts = [], by_group.get("curvature_count", by_group["test_count"])
     for group, column in enumerate(by_group[FREE[name]].T):
         blocks, common = in_blocks(parts, name, group), None if overlap is None else [overlap[group]]
-        if blocks is None:
+        if len(column) == 1 and counts[0, group] < LEAST[name]:
+            found.append(Estimate(column.mean(), np.nan, np.nan))
+        elif blocks is None:
             found.append(over_seeds(column))
         else:
             found.append(series.of(over_seeds_and_examples([blocks], overlap=common), "positive"))

@@ -67,7 +67,10 @@ def right(tables: Sequence[np.ndarray]) -> Estimate:
     least = intervals.wilson(np.asarray(mean), np.asarray(len(tables) ** 2 / np.sum(1 / counts)))
     if not 0 < mean < 1 or counts.min() < 2:
         return Estimate(mean, *least)
-    found = of(intervals.over_seeds_and_examples(tables, [1 / len(tables)] * len(tables)), "share")
+    estimate = intervals.over_seeds_and_examples(tables, [1 / len(tables)] * len(tables))
+    if not estimate.variance > 0:  # all seeds have as many right, of few images
+        return Estimate(mean, *least)
+    found = of(estimate, "share")
     if all(0 < np.nanmean(table) < 1 for table in tables):
         return found
     return Estimate(mean, np.minimum(found.low, least.low), np.maximum(found.high, least.high))
@@ -93,7 +96,10 @@ UNKNOWN = Estimate(np.nan, np.nan, np.nan)
 
 
 ROUNDING = 1e-12
-"""Of a mean and its ends, what is smaller than this share of the largest is written as 0: it is sums in float64."""
+"""Of a mean and its ends, what is smaller than this share of the largest is written as 0: it is sums in float64.
+
+An end may be astronomically wide, of two seeds, and counts as 1.
+"""
 
 
 def pieces(value: Estimate, form: str = ".3g") -> tuple[str, str]:
@@ -108,7 +114,7 @@ def pieces(value: Estimate, form: str = ".3g") -> tuple[str, str]:
         return "", ""
     if not (np.isfinite(low) and np.isfinite(high)):
         return written(mean, form), ""
-    rounding = ROUNDING * max(abs(mean), abs(low), abs(high))
+    rounding = ROUNDING * min(max(abs(mean), abs(low), abs(high)), max(abs(mean), 1.0))
     mean, *ends = (written(0.0 if abs(part) < rounding else part, form) for part in (mean, low, high))
     return mean, f"({' to '.join(ends)})"
 

@@ -22,7 +22,7 @@ from jaxfair.inputs import as_labels, check_lengths, fill_left_out, quoted
 from jaxfair.intervals import Interval
 from jaxfair.models import as_examples
 from jaxfair.options import checked
-from jaxfair.words import one_line
+from jaxfair.words import cut
 
 SCALES: Mapping[str, intervals.Scale] = {"accuracy": "share", "loss": "real", "softmax_gap": "share"}
 """Where the mean of what is known of each example can lie."""
@@ -53,7 +53,7 @@ class ReportIntervals(NamedTuple):
     """95 % intervals of a report, over examples; of each group for itself, not corrected for their number.
 
     Those of losses, gaps and eigenvalues are NaN for groups of less than ``intervals.FEW`` examples, those of gradient
-    norms for less than ``sampling.FEW_FOR_NORM``: of so few none would cover.
+    norms for less than ``intervals.FEW_FOR_NORM``: of so few none would cover.
 
     Attributes:
         accuracy: Wilson's score interval.
@@ -430,7 +430,7 @@ def as_text(columns: Mapping[str, Any], form: str = ".4g") -> str:
     shown = {}
     for name, values in columns.items():
         if name.removesuffix("_low").removesuffix("_high") == name and not _is_missing(values):
-            shown[name] = [one_line(_cell(value, form)) for value in values]
+            shown[name] = cut([_cell(value, form) for value in values])
             if f"{name}_low" in columns:
                 ends = columns[f"{name}_low"], columns[f"{name}_high"]
                 shown[name] = [_bracketed(cell, *of) for cell, *of in zip(shown[name], *ends, strict=True)]

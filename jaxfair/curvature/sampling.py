@@ -21,13 +21,11 @@ from jaxfair.curvature.operators import GroupOperator, check_chunk_size, make_pl
 from jaxfair.curvature.programs import LogitsFn, LossFn, Model, Programs, as_pytree, programs
 from jaxfair.curvature.spectrum import GroupCurvature, check_examples, eigenvalues, start_vector
 from jaxfair.errors import JaxfairError
-from jaxfair.intervals import FEW, Interval, students_t
+from jaxfair.intervals import FEW, FEW_FOR_NORM, Interval, students_t
 from jaxfair.options import Seed, checked
 
 BLOCKS, LEAST = 30, 4
 """Blocks of a group, at most, and at least for an interval; a group of 31 examples has 16, of 61 21."""
-FEW_FOR_NORM = 20
-"""Examples of a group without which there is no interval of its norm, since none would cover; see ``FEW``, too."""
 ALIKE = 0.85
 """Of the examples, the least effective number ``(sum w)^2 / sum w^2`` for an interval: of fewer ones it covers less."""
 SLICE = 2**20  # parameters whose products are summed in float64 at once

@@ -11,7 +11,6 @@ import jaxfair
 from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.sampling import (
     BLOCKS,
-    FEW_FOR_NORM,
     EqualCount,
     _eigenvalue_interval,
     _norms,
@@ -24,7 +23,7 @@ from jaxfair.curvature.sampling import (
 from jaxfair.curvature.spectrum import group_curvature
 from jaxfair.errors import JaxfairError
 from jaxfair.groups import group_weights
-from jaxfair.intervals import FEW, over_seeds
+from jaxfair.intervals import FEW, FEW_FOR_NORM, over_seeds
 from tests.curvature.cases import GROUP_WEIGHTS
 from tests.examples import GROUP, GROUPS, INPUTS, LABEL, WEIGHTS, N, linear
 

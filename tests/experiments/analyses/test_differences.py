@@ -37,7 +37,8 @@ def with_predictions(results: Results, group: np.ndarray, full: np.ndarray, tigh
     drops = {"relative_drop_percent": 100 * (1 - after / before)}
     first, middle, last = results.variants
     seeds = tuple(range(len(full)))
-    first, middle = (v._replace(correct=full, seeds=seeds) for v in (first, middle))
+    had = {"accuracy": before}
+    first, middle = (v._replace(correct=full, seeds=seeds, by_group=v.by_group | had) for v in (first, middle))
     last = last._replace(correct=tight, seeds=seeds, by_group=last.by_group | drops)
     return results._replace(variants=(first, middle, last), group=group)
 

@@ -72,6 +72,13 @@ def above_zero(values: np.ndarray) -> list[float]:
     return [mean, mean * np.exp(-half / mean), mean * np.exp(half / mean)]
 
 
+def of_shares(values: np.ndarray) -> list[float]:
+    """Return the same, symmetric in log(v / (1 - v))."""
+    mean, half = values.mean(), T3 * values.std(ddof=1) / np.sqrt(3)
+    middle, half = np.log(mean / (1 - mean)), half / mean / (1 - mean)
+    return [mean, *(1 / (1 + np.exp(-middle - side)) for side in (-half, half))]
+
+
 def results_of_equal(root: Path, seeds: int = 3) -> Results:
     return arrays.collect(make_analyses(root, train_count=(50, 50, 50), test_count=(30, 30, 30), seeds=seeds))
 
@@ -124,7 +131,8 @@ def test_group_rows_equal_masked_numpy(analyses: list[Run], results: Results) ->
             assert low <= drop <= high if label != "Full network" else np.isnan([low, high]).all()
             for quantity in ("loss", "gradient_norm", "top_eigenvalue", "softmax_gap"):
                 seeds = np.array([one[quantity][g] for one in stored])
-                assert [*row[quantity]] == pytest.approx(above_zero(seeds), rel=1e-9)
+                expected = above_zero(seeds) if quantity != "softmax_gap" else of_shares(seeds)
+                assert [*row[quantity]] == pytest.approx(expected, rel=1e-9)
             worst = max(one["top_eigenvalue_residual"][g] for one in stored)
             assert row["top_eigenvalue_residual_max"] == worst
 
@@ -152,6 +160,9 @@ def test_intervals_are_possible(results: Results) -> None:
     spread = full._replace(by_group=full.by_group | {"gradient_norm": np.array([[0.1], [9.0], [0.2]])})
     _, low, high = quantities.measured(spread, "gradient_norm").at(0)
     assert 0 < low < 3.1 < 9 < high
+    gap = full._replace(by_group=full.by_group | {"softmax_gap": np.array([[0.1, 0.9, 0.9], [0.9] * 3, [0.99] * 3])})
+    _, low, high = quantities.measured(gap, "softmax_gap").at(0)
+    assert 0 < low < 0.66 < high < 1
     signed = full._replace(by_group=full.by_group | {"top_eigenvalue": np.array([[-3.0], [-2.0], [-1.0]])})
     np.testing.assert_allclose(quantities.measured(signed, "top_eigenvalue").low, -2 - T3 / np.sqrt(3))
 

@@ -11,6 +11,7 @@ from experiments.reporting import html, tables
 from experiments.reporting.sampling import FREE, free_of_sampling
 from experiments.reporting.series import UNKNOWN, Estimate, over_seeds, right, shares, text
 from experiments.reporting.tables import Column, Table
+from jaxfair.intervals import wilson
 
 VALUE = Estimate(0.123456, 0.1, 2e-05)
 
@@ -25,6 +26,8 @@ VALUE = Estimate(0.123456, 0.1, 2e-05)
         (Estimate(0.0, 6.94e-18, 0.082), ".3g", "0 (0 to 0.082)"),
         (Estimate(2e-16, 1e-16, 3e-16), ".3g", "2e-16 (1e-16 to 3e-16)"),
         (Estimate(0.5, 1e-11, 0.9), ".3g", "0.5 (1e-11 to 0.9)"),
+        (Estimate(28.571, -5.8e19, 99.9), ".1f", "28.6 (-5.8e+19 to 99.9)"),
+        (Estimate(2.5, -5.8e19, 5.8e19), ".3g", "2.5 (-5.8e+19 to 5.8e+19)"),
         (UNKNOWN, ".3g", ""),
     ],
 )
@@ -131,6 +134,10 @@ def test_an_accuracy_that_never_varies_has_wilsons_interval() -> None:
     assert right([always]) == pytest.approx((1.0, 0.8864866, 1.0), abs=1e-6)
     assert right([always, half]).mean == 0.75
     assert right([always, half]).high > right([half, half]).high
+    same = np.full((5, 60), np.nan)  # on splits of their own, all seeds have as many right, of 12 images
+    for seed in range(5):
+        same[seed, 12 * seed : 12 * seed + 12] = [1.0, 1.0, 0.0] * 4
+    assert right([same]) == pytest.approx((2 / 3, *map(float, wilson(np.asarray(2 / 3), np.asarray(12)))))
 
 
 @pytest.mark.slow
