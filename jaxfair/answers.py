@@ -12,7 +12,17 @@ from jaxfair import losses
 from jaxfair.curvature.checks import trusted_logits, trusted_losses
 from jaxfair.curvature.programs import LossFn, as_pytree
 from jaxfair.errors import JaxfairError, warn
-from jaxfair.inputs import as_labels, as_values, fill_left_out, is_one_hot, on_host, out_of_order, quoted, unboxed
+from jaxfair.inputs import (
+    are_whole,
+    as_labels,
+    as_values,
+    fill_left_out,
+    is_one_hot,
+    on_host,
+    out_of_order,
+    quoted,
+    unboxed,
+)
 from jaxfair.models import as_examples
 
 NO_CLASS = ("id", "index", "unnamed: 0", "group", "label", "predicted")
@@ -122,16 +132,33 @@ def _given(given: Any, y: np.ndarray, which: str) -> np.ndarray:
     answers = unboxed(on_host(given, f"answers {which}"))
     if answers.ndim == 2 and answers.dtype.kind in "biu" and len(answers) and is_one_hot(answers):
         return answers.argmax(axis=1)
-    if answers.ndim == 2 and answers.dtype.kind in "biu" and answers.shape[1] > 1:
-        ends = int(answers.min(initial=0)), int(answers.max(initial=0))
-        if 0 <= ends[0] <= ends[1] <= y.max(initial=0):  # whose largest would be the class
-            raise JaxfairError(
-                f"The side {which} has columns of whole numbers up to {ends[1]}, as predicted classes of several runs "
-                "are; give a list of runs, or floating-point logits."
-            )
+    if answers.ndim == 2 and answers.shape[1] > 1 and answers.size and _are_runs(answers, int(y.max(initial=0))):
+        raise JaxfairError(
+            f"The side {which} has columns of whole numbers up to {answers.max():g}, as predicted classes of several "
+            "runs are; give a list of runs, or floating-point logits."
+        )
+    if answers.ndim == 1 and answers.dtype == bool and y.max(initial=0) > 1:
+        raise JaxfairError(
+            f"The side {which} has booleans, and the labels run to {y.max()}; give predicted classes, not whether they "
+            "are right."
+        )
     if answers.ndim == 2 and answers.dtype.kind != "f":
         answers = as_values(answers, f"answers {which}").astype(np.float32)
     return answers
+
+
+def _are_runs(answers: np.ndarray, most: int) -> bool:
+    """Return whether columns are predicted classes of several runs, of which the largest would be the class.
+
+    So are whole numbers that may be classes; of a floating-point type only where several columns have the largest in
+    more than one row of ten, as runs that agree have it, and logits have not.
+    """
+    if answers.dtype.kind not in "biuf" or not 0 <= answers.min() <= answers.max() <= most:
+        return False
+    if answers.dtype.kind != "f":
+        return True
+    several = (answers == answers.max(axis=1, keepdims=True)).sum(axis=1) > 1
+    return bool(are_whole(answers).all() and answers.max() > 0 and several.mean() > 0.1)
 
 
 def _computed(given: tuple[Any, Any], x: Any, y: Any, loss: LossFn) -> np.ndarray:
@@ -180,6 +207,8 @@ def check_classes(sides: list[list[Answers]], y: np.ndarray) -> None:
     said = [side.predicted for some in sides for side in some]
     if len(y) and y.min() == 1 and min(of.min() for of in said) == 0 and max(of.max() for of in said) < y.max():
         warn(f"The labels run from 1 to {y.max()} and the predicted classes from 0; count both from 0.")
+    if len(y) and y.min() == 0 and min(of.min() for of in said) == 1 and most > y.max():
+        warn(f"The labels run from 0 to {y.max()} and the predicted classes from 1 to {most}; count both from 0.")
     for some, which in zip(sides, ("before", "after"), strict=True):
         if len(y) > 1 and any(len(np.unique(side.predicted)) == 1 for side in some):
             warn(f"A network {which} predicts one class for all examples.")

@@ -6,11 +6,11 @@ silently a group. A value has one name, in a report and where one is asked for, 
 
 import unicodedata
 from collections.abc import Sequence
+from datetime import datetime, time
 from decimal import Decimal
 from numbers import Real
 from typing import Any, Literal
 
-import jax
 import numpy as np
 
 from jaxfair.errors import JaxfairError
@@ -46,7 +46,8 @@ def as_groups(
             that has a name has no example.
     """
     masked = np.ma.getmaskarray(group) if isinstance(group, np.ma.MaskedArray) else None
-    if getattr(getattr(group, "dtype", None), "names", None):  # records, of which each is an intersection
+    if fields := getattr(getattr(group, "dtype", None), "names", None):  # records, of which each is an intersection
+        masked = None if masked is None else np.any([masked[field] for field in fields], axis=0)
         group = np.asarray(group).tolist()
     if _has_gaps_in_codes(group):  # which would be floats beside a NaN, and large ones the same
         group = group.astype(object)
@@ -59,6 +60,8 @@ def as_groups(
     if values.ndim != 1:
         raise JaxfairError(f"The groups have shape {values.shape}; give one for each example.")
     unknown = absent(values) | (False if masked is None else masked)
+    if names is not None:
+        values, names, unknown = _without_unnamed(values, list(names), unknown)
     if unknown.any() and missing == "refuse":
         first = int(np.argmax(unknown))
         raise JaxfairError(
@@ -70,8 +73,8 @@ def as_groups(
         raise JaxfairError(f"None of the {len(values)} examples has a group, so that all would be left out; give some.")
     codes = np.full(len(values), -1)
     if names is not None:
-        codes[~unknown] = _numbered(values[~unknown], len(names))
-        found = tuple(_composed(str(name)) for name in names)
+        codes[~unknown] = values[~unknown]
+        found = tuple(map(name_of, names))
         if len(values) and (empty := [name for g, name in enumerate(found) if not (codes == g).any()]):
             raise JaxfairError(
                 f"The group {quoted(empty)} has no example; give groups by name instead of group_names, such as "
@@ -125,15 +128,25 @@ def _column(values: Sequence[Any]) -> np.ndarray:
     NumPy would make one text of both in ``[1, "1"]``, a name of ``nan`` among texts, and rows of pairs.
     """
     values = [None if value is np.ma.masked else value for value in values]  # which NumPy would read as 0
-    values = [value.item() if isinstance(value, jax.Array) and not value.ndim else value for value in values]
+    values = [value if isinstance(value, np.generic) or _has_axes(value) else value.item() for value in values]
     if _are_numbers(values):
         return np.asarray(values)
     if any(isinstance(value, list | np.ndarray) for value in values):
         return np.asarray(as_array(values, "groups"))
+    return _objects(values)
+
+
+def _objects(values: Sequence[Any]) -> np.ndarray:
+    """Return values as an array of the very objects."""
     found = np.empty(len(values), object)
     for i, value in enumerate(values):
         found[i] = value
     return found
+
+
+def _has_axes(value: Any) -> bool:
+    """Return whether this is anything but an array, or a tensor of another library, that holds a single number."""
+    return getattr(value, "ndim", None) != 0 or not hasattr(value, "item")
 
 
 def _are_numbers(values: Sequence[Any]) -> bool:
@@ -142,6 +155,21 @@ def _are_numbers(values: Sequence[Any]) -> bool:
         return False
     whole = [isinstance(value, int | np.integer) for value in values]
     return all(whole) or all(abs(value) < 2**53 for value, is_whole in zip(values, whole, strict=True) if is_whole)
+
+
+def _without_unnamed(
+    values: np.ndarray, names: list[Any], unknown: np.ndarray
+) -> tuple[np.ndarray, list[Any], np.ndarray]:
+    """Return groups as numbers of their names, these, and which are missing: one whose name is NaN or None is, too.
+
+    ``np.unique`` and ``pandas.factorize`` give such a name. A text is one, whatever it says.
+    """
+    numbers = np.full(len(values), -1)
+    numbers[~unknown] = _numbered(values[~unknown], len(names))
+    gone = absent(_objects([0 if isinstance(name, str | bytes) else name for name in names]))
+    unknown = unknown | np.append(gone, False)[numbers]
+    place = np.append(np.cumsum(~gone) - 1, -1)
+    return place[numbers], [name for name, is_gone in zip(names, gone, strict=True) if not is_gone], unknown
 
 
 def _numbered(values: np.ndarray, count: int) -> np.ndarray:
@@ -189,12 +217,25 @@ def _as_python(kinds: np.ndarray) -> list[Any]:
             if (coarse == kinds).all():
                 return coarse.tolist()
         return [str(kind) for kind in kinds]
+    if kinds.dtype.kind == "f" and kinds.dtype.itemsize < 8:  # 0.1, and not the digits that this has in 64 bits
+        return [float(str(kind)) for kind in kinds]
     return kinds.tolist()
 
 
 def name_of(group: Any) -> str:
     """Return what a group is called that has this value, in a report and where one is asked for."""
     return _name(_composed(group))
+
+
+def called(group: Any, names: Sequence[str]) -> str | None:
+    """Return the name among these that a group of this value has; None if there is none.
+
+    A column of days has no time of day in its names, where a value of pandas or of Python has one.
+    """
+    found = [name_of(group)]
+    if isinstance(group, datetime) and group.time() == time():
+        found.append(str(group.date()))
+    return next((name for name in found if name in names), None)
 
 
 def _composed(value: Any) -> Any:
@@ -208,4 +249,6 @@ def _composed(value: Any) -> Any:
 def _name(kind: Any) -> str:
     if isinstance(kind, bytes):
         return kind.decode(errors="replace")
+    if isinstance(kind, Decimal) and kind.is_finite() and kind == kind.to_integral_value():
+        return str(int(kind))
     return str(int(kind)) if isinstance(kind, float) and kind.is_integer() else str(kind)

@@ -119,7 +119,7 @@ def as_numbers(group: Any, count: int, num_groups: int | None = None) -> Int[np.
         raise JaxfairError(f"The groups have shape {group.shape} for {count} labels; give one for each example.")
     if (missing := absent(group)).any():
         raise JaxfairError(f"{missing.sum()} of {count} examples have no group; leave them out of all arrays.")
-    if not np.issubdtype(group.dtype, np.integer):
+    if group.dtype.kind not in "iu":
         if group.dtype.kind not in "fb" or not are_whole(group.astype(float)).all():
             raise JaxfairError(
                 f"The groups have type {group.dtype}; give integers 0..G-1: "

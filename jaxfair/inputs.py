@@ -225,6 +225,25 @@ def _within_int32(array: Any, what: str) -> Any:
     return array
 
 
+ROUNDED = 1e-3
+"""Share of what tells the examples of a column apart that may be lost where it is rounded to 32 bits."""
+
+
+def _warn_of_rounding(array: Any, what: str) -> None:
+    """Warn where numbers of 64 bits lose in 32 what tells their examples apart, such as times since 1970 in seconds."""
+    if not isinstance(array, np.ndarray) or array.dtype != np.float64 or len(array) < 2:
+        return
+    some = array[:: len(array) // 10_000 + 1]
+    with np.errstate(invalid="ignore", over="ignore"):
+        lost = np.abs(some - some.astype(jax.dtypes.canonicalize_dtype(np.float64))).max(axis=0)
+        apart = np.ptp(some, axis=0)
+        if np.any((lost > ROUNDED * apart) & (apart > 0)):
+            warn(
+                f"The {what} have numbers up to {np.nanmax(np.abs(some)):.3g} that differ by less than float32 tells "
+                "apart; subtract what they have in common, or enable jax_enable_x64."
+            )
+
+
 def as_inputs(x: Any) -> Any:
     """Return inputs as a pytree of arrays with the examples along their first axis, all equally many.
 
@@ -239,9 +258,9 @@ def as_inputs(x: Any) -> Any:
     for array in arrays:
         if not array.shape:
             raise JaxfairError("An input is a single number; give arrays with the examples along their first axis.")
-        if not (jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool):
+        if not (jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool) or array.dtype.kind == "m":
             raise JaxfairError(f"Inputs have type {array.dtype}; give numbers.")
-        _within_int32(array, "inputs")
+        _warn_of_rounding(_within_int32(array, "inputs"), "inputs")
     if len({len(array) for array in arrays}) > 1:
         raise JaxfairError(f"The inputs have {quoted(sorted({len(a) for a in arrays}))} examples; give equally many.")
     return jax.tree.unflatten(jax.tree.structure(x, is_leaf=_is_rows), arrays)
@@ -275,6 +294,10 @@ def as_labels(y: Any, num_classes: int | None = None, what: str = "label") -> np
     label = unboxed(label)
     if label.ndim == 2 and label.shape[1] == 1:
         label = label[:, 0]
+    if label.dtype == bool and label.ndim == 1 and num_classes is not None and num_classes > 2:
+        raise JaxfairError(
+            f"The labels are booleans, and there are {num_classes} classes; give each example its class."
+        )
     # A difference of times is a whole number to NumPy, and a complex number would lose its imaginary part.
     numeric = label.dtype == bool or (jnp.issubdtype(label.dtype, jnp.number) and label.dtype.kind not in "mc")
     if label.ndim == 2 and numeric and label.size and is_one_hot(np.asarray(label)):
@@ -341,6 +364,7 @@ def as_told(y: Any) -> Any:
             f"Labels have type {told.dtype}; a loss takes numbers, which np.unique(y, return_inverse=True)[1] makes of "
             "other values."
         )
+    _warn_of_rounding(told, "labels")
     return _signed(_within_int32(told, "labels"))
 
 
@@ -402,8 +426,13 @@ def _is_missing(value: Any) -> bool:
         return text.strip().lower() in MISSING_TEXTS
     try:
         return value is None or value is np.ma.masked or bool(value != value)
-    except (ArithmeticError, TypeError, ValueError):  # pandas.NA has no truth value, Decimal's sNaN no comparison
-        return True
+    except Exception as error:  # whatever another library raises, whose arrays have no truth value
+        if isinstance(value, Decimal) or type(value).__name__ == "NAType":  # sNaN has no comparison, pandas.NA no truth
+            return True
+        raise JaxfairError(
+            f"A group or class is a {type(value).__name__}, of which nobody knows whether it is missing; give one "
+            "number or text for each example, or a tuple of several."
+        ) from error
 
 
 def written_as(value: Any) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxfair import intervals, judging
 from jaxfair.answers import Answers
 from jaxfair.errors import JaxfairError
-from jaxfair.grouping import name_of
+from jaxfair.grouping import called, name_of
 from jaxfair.inputs import quoted
 
 Verdict = Literal["more", "less", "within noise", "too few runs"]
@@ -123,8 +123,10 @@ def reference_of(name: Any, names: tuple[str, ...], member: Sequence[np.ndarray]
     """Return the number of the reference group; without a name, of that with the most examples."""
     if name is None:
         return int(np.argmax([of.sum() for of in member]))
-    if (wanted := name_of(name)) not in names:
-        raise JaxfairError(f"There is no group '{quoted([wanted])}'; the reference is one of {quoted(names, 10)}.")
+    if (wanted := called(name, names)) is None:
+        raise JaxfairError(
+            f"There is no group '{quoted([name_of(name)])}'; the reference is one of {quoted(names, 10)}."
+        )
     return names.index(wanted)
 
 

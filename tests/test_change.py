@@ -494,14 +494,23 @@ def test_an_answer_names_three_groups_at_most() -> None:
     assert "; and 27 more, see the table." in found.answer()
 
 
-@pytest.mark.parametrize("kind", [int, np.uint8, object])
+@pytest.mark.parametrize("kind", [int, np.uint8, object, float])
 def test_columns_of_predicted_classes_are_no_logits(kind: Any) -> None:
     """Whose largest would be the class; whole logits of a network of integers are below 0 too."""
     runs = np.stack([Y, (Y + 1) % 3, Y], axis=1)
     with pytest.raises(JaxfairError, match=r"side before has columns of whole numbers up to 2.* give a list of runs"):
         change_report(runs.astype(kind), runs, None, Y, GROUP)
     logits = np.where(np.eye(3)[Y] == 1, 9, -9).astype(np.int8)
-    np.testing.assert_array_equal(change_report(logits, logits, None, Y, GROUP).accuracy_before.value, 1)
+    for found in (logits, 2.0 * np.eye(3)[Y]):
+        np.testing.assert_array_equal(change_report(found, found, None, Y, GROUP).accuracy_before.value, 1)
+
+
+def test_what_is_right_and_what_counts_from_1_are_no_classes() -> None:
+    with pytest.raises(JaxfairError, match="side after has booleans, and the labels run to 2; give predicted classes"):
+        change_report(Y, Y == 1, None, Y, GROUP)
+    np.testing.assert_array_equal(change_report(Y == 1, Y == 1, None, Y == 1, GROUP).accuracy_before.value, 1)
+    with pytest.warns(match="labels run from 0 to 2 and the predicted classes from 1 to 3; count both from 0"):
+        change_report(Y + 1, Y + 1, None, Y, GROUP)
 
 
 @pytest.mark.parametrize("kind", [np.int64, np.uint64])

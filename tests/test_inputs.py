@@ -211,6 +211,9 @@ def test_groups_that_cannot_be_read_are_refused() -> None:
         ({"group": [None] * N, "missing": "drop"}, "None of the 20 examples has a group"),
         ({"group": ["a", np.nan] * (N // 2)}, "10 of 20 examples have no group"),
         ({"group": [1, "1"] * (N // 2)}, "Two groups have one name"),
+        ({"group": [pd.Series(GROUP), pd.Series(GROUP)]}, "group or class is a Series, of which nobody knows"),
+        ({"group": pd.Series([np.array(["m", "w"])] * N), "missing": "group"}, "group or class is a ndarray, of which"),
+        ({"group": GROUP, "group_names": [0.0, np.nan]}, "10 of 20 examples have no group"),
     ]
     for options, sentence in cases:
         with pytest.raises(JaxfairError, match=sentence):
@@ -785,12 +788,69 @@ def test_groups_are_told_apart_and_called_by_their_values(group: Any, names: tup
         ([0.0, 1.0], np.float64(0)),
         (["\u00e9", "x"], "e\u0301"),
         ([(0, 0), (1, 1)], (0, 0)),
+        ([np.float32(0.1), np.float32(0.2)], 0.1),
+        ([Decimal("1.0"), Decimal("2")], 1),
     ],
     ids=str,
 )
 def test_the_reference_is_a_value_of_the_groups(kinds: list[Any], reference: Any) -> None:
     found = jaxfair.change_report(Y, Y, None, Y, kinds * (N // 2), reference=reference)
     assert {one.reference for one in found.differences} == {grouping.name_of(reference)} <= set(found.names)
+
+
+def test_a_day_is_the_reference_as_pandas_has_it() -> None:
+    group = pd.Series(pd.to_datetime(["2020", "2021"] * (N // 2)))
+    found = jaxfair.change_report(Y, Y, None, Y, group, reference=pd.Timestamp("2021"))
+    assert {one.reference for one in found.differences} == {"2021-01-01"}
+
+
+@pytest.mark.parametrize("names", [[0.0, np.nan], ["a", None], np.ma.array(["a", "b"], mask=[False, True])])
+def test_a_name_that_is_missing_names_no_group(names: Any) -> None:
+    """As of ``np.unique`` and ``pandas.factorize``; a text is a name, whatever it says."""
+    assert report(group=GROUP, group_names=names, missing="drop").count.tolist() == [10]
+    assert report(group=GROUP, group_names=names, missing="group").names[1] == grouping.MISSING
+    assert report(group=GROUP, group_names=["none", b"some"]).names == ("none", "some")
+
+
+def test_groups_in_tensors_of_a_list_and_masked_records_are_told_apart() -> None:
+    class Tensor:  # as PyTorch's: equal to nothing else, and with one number
+        ndim = 0
+
+        def __init__(self, number: int) -> None:
+            self.item = lambda: number
+
+    assert report(group=[Tensor(int(g)) for g in GROUP]).names == ("0", "1")
+    records = np.ma.array(np.array([(1, 2), (2, 3)] * (N // 2), [("i", int), ("s", int)]))
+    assert report(group=records).names == ("(1, 2)", "(2, 3)")
+    records["s"][0] = np.ma.masked
+    assert report(group=records, missing="drop").count.sum() == N - 1
+    with pytest.raises(JaxfairError, match=r"groups have type timedelta64\[D\]; give integers 0..G-1"):
+        jaxfair.group_weights(np.array([0, 1], "m8[D]"), 2)
+    with pytest.raises(JaxfairError, match=r"Inputs have type timedelta64\[D\]; give numbers"):
+        report(x=np.ones((N, 4), "m8[D]"))
+
+
+def test_numbers_that_float32_does_not_tell_apart_are_said() -> None:
+    """Times in seconds since 1970, as inputs and as what is to be told; others draw no word."""
+    far = 1.7e9 + 10 * np.arange(N)
+    with pytest.warns(
+        match=r"inputs have numbers up to 1.7e\+09 that differ by less than float32 tells apart; subtract"
+    ):
+        as_inputs(np.stack([far, X[:, 0]], axis=1))
+    with pytest.warns(match="labels have numbers up to"):
+        inputs.as_told(far)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for near in (np.float64(X), np.full((N, 2), 1e10 + 0.1), (far - far[0])[:, None]):
+            as_inputs(near)
+            inputs.as_told(near[:, 0])
+        with jax.enable_x64(True):
+            as_inputs(far[:, None])
+
+
+def test_booleans_are_labels_of_two_classes_alone() -> None:
+    with pytest.raises(JaxfairError, match="labels are booleans, and there are 3 classes; give each example its class"):
+        report(Y == 1)
 
 
 @pytest.mark.parametrize("kind", [object, np.longdouble, "O of floats"])

@@ -231,6 +231,8 @@ def _encoded(texts: Sequence[str | None]) -> Column:
 def _text(value: Any) -> str | None:
     if value is None or value is np.ma.masked or (isinstance(value, float | np.floating) and np.isnan(value)):
         return None
+    if isinstance(value, dict) and any(_text(part) is None for part in value.values()):  # of Parquet's records
+        return None
     if isinstance(value, float | np.floating) and float(value).is_integer():
         value = int(value)  # a column of whole numbers with a gap is read as floats
     if isinstance(value, Decimal) and value.is_finite() and value == value.to_integral_value():

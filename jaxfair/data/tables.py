@@ -57,7 +57,7 @@ def _csv(data: bytes, table: Path, column: str) -> Cells:
         delimiters = ",;\t|"
     headers = {delimiter: _header(text, delimiter) for delimiter in delimiters}
     delimiter = max(headers, key=lambda d: (column in headers[d], len(headers[d])))
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
     ahead = 1 if told else 0
     records, line = [], 1 + ahead
     try:
@@ -92,7 +92,7 @@ def _text(data: bytes, table: Path) -> str:
 
 def _header(text: str, delimiter: str) -> list[str]:
     """Return the names in the first line that is not empty; none where this delimiter does not separate them."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
     try:
         return [nfc(name.strip()) for name in next((record for record in reader if record), [])]
     except csv.Error:

@@ -55,6 +55,7 @@ def columns(draw: st.DrawFn, length: int | None = None) -> Column:
         (["007", "7"], ("007", "7"), [0, 1]),
         (["250.0", "250.00", "250.01", "2.5e2"], ("2.5e2", "250.0", "250.00", "250.01"), [1, 2, 3, 0]),
         (["caf\u00e9", "cafe\u0301"], ("caf\u00e9",), [0, 0]),  # one text in two forms of Unicode
+        ([{"a": 1, "b": None}, {"a": 1, "b": 2}], ("{'a': 1, 'b': 2}",), [-1, 0]),  # a part is missing
         ([], (), []),
     ],
 )

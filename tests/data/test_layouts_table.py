@@ -59,6 +59,11 @@ def test_excel_quotes(tmp_path: Path) -> None:
     assert values(index.columns['a;b "x"']) == ["one\r\nline; two", '"q"']
 
 
+def test_quotes_after_a_blank_are_quotes(tmp_path: Path) -> None:
+    index = read(tmp_path, 'file, race\n"a.jpg", "White"\n"b.jpg", "one, two"\n')
+    assert values(index.columns["race"]) == ["White", "one, two"]
+
+
 def test_the_delimiter_is_the_one_that_yields_the_path_column(tmp_path: Path) -> None:
     index = read(tmp_path, "a,b,c;file\n1,2,3;a.jpg\n")
     assert values(index.columns["a,b,c"]) == ["1,2,3"]
