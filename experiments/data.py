@@ -37,6 +37,8 @@ Name = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
 class Describe(DataConfig):
     """Load a data set as the studies do, print what is in it, and write a contact sheet.
 
+    A preset of a study may hold out another share of the images for tests (``quickstart``: 25 %) or keep fewer.
+
     Attributes:
         name: of the set.
         out: PNG file of the contact sheet; None is ``results/data/NAME.png``.

@@ -98,7 +98,7 @@ class ChangeReport:
         >>> y, group = np.arange(40) % 2, np.repeat(["a", "b"], 20)
         >>> report = change_report(y, y, None, y, group)
         >>> report.answer()
-        'No group lost more or less of its accuracy than a beyond noise.'
+        'No prediction changed. No group lost more or less of its accuracy than a beyond noise.'
     """
 
     names: tuple[str, ...]
@@ -153,18 +153,19 @@ class ChangeReport:
         unknown = np.flatnonzero(~np.isfinite(self.relative_drop.value))
         never = f"{SELDOM} {'; '.join(self._points(int(g)) for g in unknown[:NAMED])}{_more(len(unknown))}."
         if not self.differences:
-            return never if len(unknown) else "There is no second group to compare with."
+            return never if len(unknown) else f"{self._alone()}; there is no second group to compare with."
         never = f" {never}" if len(unknown) else ""
+        same = "No prediction changed. " * (not self.changed.value.any())
         first, *_ = self.differences
         apart = [found for found in self.differences if found.verdict in ("more", "less")]
         largest = max(self.differences, key=lambda found: abs(found.points))
         seen = f" The largest difference seen: {self._said(largest)}." if largest.points else ""
         if first.verdict == "too few runs":
             few = f"Differences of groups are not judged with {self.runs} runs; at least {judging.SEEDS} are needed."
-            return f"{few}{seen}{never}"
+            return f"{same}{few}{seen}{never}"
         if not apart:
             than = self._cut[first.reference]
-            return f"No group lost more or less of its accuracy than {than} beyond noise.{seen}{never}"
+            return f"{same}No group lost more or less of its accuracy than {than} beyond noise.{seen}{never}"
         rest = len(self.differences) - len(apart)
         within = f" {rest} other group{'s are' if rest > 1 else ' is'} within noise." if rest else ""
         said = [self._said(apart[0], "; 95 % for all groups at once"), *map(self._said, apart[1:NAMED])]
@@ -174,6 +175,11 @@ class ChangeReport:
         """Return what no interval knows where one side is a single network; empty where both are several or one."""
         said = f" There is one network {self.single}: what another one would show there is in no interval."
         return said if self.single else ""
+
+    def _alone(self) -> str:
+        """Say what the first group lost or gained."""
+        lost = [float(end[0]) for end in self.relative_drop]
+        return f"{self._cut[self.names[0]]} {lost_or_gained((lost[0], lost[1], lost[2]), '% of its accuracy')}"
 
     def _points(self, g: int) -> str:
         """Say what a group without a relative drop lost or gained."""

@@ -103,11 +103,12 @@ def more_or_less(difference: tuple[float, float, float], also: str = "", form: s
     return f"{size} points {'more' if more else 'less'}", interval
 
 
-def lost_or_gained(accuracy: tuple[float, float, float]) -> str:
-    """Say what was lost, or else gained, in points of accuracy.
+def lost_or_gained(accuracy: tuple[float, float, float], unit: str = "points of accuracy") -> str:
+    """Say what was lost, or else gained, in points of accuracy or in another unit.
 
     Args:
         accuracy: lost, and the ends of its interval, NaN where there is none; negative is a gain.
+        unit: in which.
 
     Example:
         >>> from jaxfair.words import lost_or_gained
@@ -115,7 +116,7 @@ def lost_or_gained(accuracy: tuple[float, float, float]) -> str:
         ('lost 5.0 points of accuracy (-1.0 to 11.0)', 'gained 39.0 points of accuracy (29.0 to 49.0)')
     """
     size, interval, lost = _turned(accuracy)
-    return f"{'lost' if lost else 'gained'} {size} points of accuracy {interval}".strip()
+    return f"{'lost' if lost else 'gained'} {size} {unit} {interval}".strip()
 
 
 def _turned(value: tuple[float, float, float], also: str = "", form: str = ".1f") -> tuple[str, str, bool]:

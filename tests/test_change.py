@@ -83,7 +83,7 @@ def test_the_same_network_changes_nothing() -> None:
     assert not report.changed.value.any()
     assert not report.loss_rise.value.any()
     assert {difference.verdict for difference in report.differences} == {"within noise"}
-    assert report.answer() == "No group lost more or less of its accuracy than a beyond noise."
+    assert report.answer() == "No prediction changed. No group lost more or less of its accuracy than a beyond noise."
     assert (report.changed.high > 0).all()  # that nothing was seen to change does not mean that nothing can
 
 
@@ -484,6 +484,16 @@ def test_a_network_as_a_side_is_told_how_it_is_given() -> None:
     for side in (network, [frozen(network), network.params]):
         with pytest.raises(JaxfairError, match=r"is a function; give \(logits_fn, params\)"):
             change_report(side, side, x, y, y)
+
+
+def test_one_group_and_one_side_twice_are_answered() -> None:
+    y = np.arange(80) % 2
+    alone = change_report(y, np.where(np.arange(80) < 8, 1 - y, y), None, y, ["all"] * 80)
+    said = re.fullmatch(r"all lost 10.0 % of its accuracy \((.*) to (.*)\); there is no second group.*", alone.answer())
+    assert said
+    assert 2 < float(said[1]) < 10 < float(said[2]) < 25
+    same = change_report(Y, Y, None, Y, GROUP)
+    assert same.answer().startswith("No prediction changed. No group lost more or less of its accuracy than ")
 
 
 def test_an_answer_names_three_groups_at_most() -> None:

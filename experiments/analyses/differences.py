@@ -87,6 +87,7 @@ def nothing_to_explain(results: Results, network: Variant) -> str:
 
 GAPS = {"more": "beyond noise", "less": "beyond noise", "within noise": "within noise", "too few": "too few seeds"}
 """What is said of the largest gap between two groups, by its verdict."""
+ALIKE = "none: all alike"
 
 
 def _lost(network: Variant, groups: Sequence[int], reference: int) -> list[tuple[float, float]]:
@@ -128,6 +129,8 @@ def extreme_rows(results: Results) -> list[dict[str, Any]]:
             _, least, gap = _gap(results, network)
             verdict = "too few seeds" if len(network.seeds) < SEEDS else GAPS[gap.verdict]
             row |= {"least_lost": names[least], "gap_points": Estimate(gap.value, gap.low, gap.high), "gap": verdict}
+            if not gap.value:  # which of them would be chance
+                row |= {"worst_group": ALIKE, "least_lost": ALIKE}
         found.append(row)
     return found
 

@@ -11,6 +11,7 @@ from experiments.reporting.drawing import Drawn
 from experiments.reporting.tables import Column, Row, Table
 from experiments.reporting.verdicts import Claim
 from experiments.running.records import rebalanced
+from jaxfair.data.sources import OWN
 from jaxfair.runs import Run
 
 GROUPS = (
@@ -212,11 +213,12 @@ def introduction(results: Results, analysed: Sequence[Run]) -> str:
     first, chosen = analysed[0], chosen_epochs(analysed)
     stopped = ", ".join(f"{epoch}" for epoch in chosen.values())
     kept = f" The full networks are those of the lowest validation loss, after epoch {stopped}." if chosen else ""
-    seeds, groups = len(results.variants[0].seeds), results.groups
+    seeds, groups, name = len(results.variants[0].seeds), results.groups, first.config["data"]["name"]
+    of = f" of '{name}'" if name not in OWN else ""  # the heading says which file or folder
     return (
         f"{seeds} seed{'s' * (seeds > 1)}, {len(groups.names)} group{'s' * (len(groups.names) > 1)}, "
         f"{groups.train_count.sum():,} training and "
-        f"{groups.test_count.sum():,} test images of '{first.config['data']['name']}'. The reference group is "
+        f"{groups.test_count.sum():,} test images{of}. The reference group is "
         f"{groups.names[results.reference]}.{kept} {seeds_sentence(results)}"
     )
 

@@ -79,7 +79,8 @@ def _at(measure: Measure | None, g: int, factor: float = 1) -> Estimate:
 
 def difference_rows(report: ChangeReport) -> list[Row]:
     """Return one row a group other than the reference, from the one that lost most."""
-    return [{**found._asdict(), "points": _points(found)} for found in report.differences]
+    kept = [name for name in Difference._fields if name not in ("low", "high")]  # which "points" has
+    return [{n: getattr(of, n) for n in kept} | {"points": _points(of)} for of in report.differences]
 
 
 def _points(found: Difference) -> Estimate:

@@ -10,7 +10,7 @@ class Change:
     """Compare predictions before and after a change, group by group, and write a page.
 
     Attributes:
-        before: files of predictions before the change, one for each run.
+        before: files of predictions before the change, one for each run, or one.
         after: files of predictions after it, as many, or one.
         groups: file of the groups, and of the labels unless the predictions have them.
         out: folder; the page is written into ``report`` in it.

@@ -69,12 +69,13 @@ def compare(config: Change, command: Sequence[str]) -> ChangeReport:
 def _about(config: Change, joined: Joined, report: ChangeReport) -> str:
     """Say what was compared."""
     runs = f"{report.runs} runs" if report.runs > 1 else "one run"
+    several = "s" * (len(report.names) > 1)
     noise = "over runs and examples" if report.runs > 1 else "over examples: what other runs would show is not in them"
     left = len(joined.y) - int(report.count.sum())
     dropped = f" {left:,} examples without a group are left out." if left else ""
     reference = f" The reference group is {report.differences[0].reference}." if report.differences else ""
     return (
-        f"{report.count.sum():,} examples of {len(joined.classes)} classes in {len(report.names)} groups "
+        f"{report.count.sum():,} examples of {len(joined.classes)} classes in {len(report.names)} group{several} "
         f"({', '.join(config.group)}), {runs}.{dropped}{reference} 95 % intervals are {noise}.{report.of_single()}"
     )
 

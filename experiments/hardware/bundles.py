@@ -8,7 +8,7 @@ import json
 import lzma
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -183,7 +183,16 @@ def _short(value: Any) -> str:
 
 
 def pack(study: Path, file: Path) -> None:
-    """Write a study's finished runs into one tar archive."""
+    """Write a study's finished runs into one tar archive.
+
+    Raises:
+        JaxfairError: the file has another name than a tar archive's, is there and no packed study, or cannot be
+            written; the study has no finished runs.
+    """
+    if not file.name.lower().endswith((".tar", ".tar.gz", ".tgz")):
+        raise JaxfairError(f"A study is packed as NAME.tar or NAME.tar.gz, not '{file.name}'; give such a name.")
+    if file.exists() and not _is_packed(file):
+        raise JaxfairError(f"'{file}' is there and no packed study; choose another name, or move it away.")
     bundles = read(study)
     folders = sorted({run.path for bundle in bundles for member in bundle.members for run in member.runs})
     mode = "w:gz" if file.name.endswith("gz") else "w"
@@ -199,6 +208,34 @@ def pack(study: Path, file: Path) -> None:
             made.replace(file)
     except OSError as error:
         raise JaxfairError(f"'{file}' cannot be written: {error.strerror or error}; choose another place.") from error
+    print(f"Packed: {file}, {len(folders)} runs of {len(bundles)} profiles")
+
+
+def _is_packed(file: Path) -> bool:
+    """Return whether a file is an archive that begins as ``pack`` writes one."""
+    try:
+        with tarfile.open(file) as archive:
+            first = archive.next()
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError):
+        return False
+    return first is not None and first.name == PROFILES
+
+
+def check_apart(studies: Mapping[Path, Sequence[Bundle]]) -> None:
+    """Refuse studies of which two hold the very same runs, such as a folder and what was packed of it.
+
+    Runs of two machines may end in the same bits, but not at one time: what ``DONE`` says of all files tells.
+
+    Raises:
+        JaxfairError: two do.
+    """
+    seen: dict[frozenset[str], Path] = {}
+    for study, found in studies.items():
+        every = (run for bundle in found for member in bundle.members for run in member.runs)
+        made = frozenset((run.path / "DONE").read_text() for run in every)
+        if made in seen:
+            raise JaxfairError(f"'{seen[made]}' and '{study}' hold the same runs; give each study once.")
+        seen[made] = study
 
 
 def unpack(file: Path, folder: Path) -> Path:

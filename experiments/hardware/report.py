@@ -55,7 +55,9 @@ def write(
     Raises:
         JaxfairError: the studies cannot be compared, or the folder cannot be written; an earlier report is then whole.
     """
-    found = [bundle for study in studies for bundle in bundles.read(study)]
+    read = {study: bundles.read(study) for study in studies}
+    bundles.check_apart(read)
+    found = [bundle for of in read.values() for bundle in of]
     said = [*missing, *bundles.check(found, allow_versions=allow_versions)]
     hardware = hardware_results.collect(found, said, reference)
     runs = [run for bundle in found for member in bundle.members for run in member.runs]

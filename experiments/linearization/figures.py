@@ -321,6 +321,7 @@ def _in_grey(axes: "Axes", x: np.ndarray, values: np.ndarray) -> None:
     axes.plot(x, values, color=PALE, zorder=1, label=["all groups"] + [""] * (values.shape[1] - 1))
 
 
+DISTANCES = f"{BARS[:-1]}, of distances over test images too."
 MITIGATED = "of each group with and without fine-tuning against unequal losses, a panel each network"
 # fmt: off
 DRAWINGS = {
@@ -336,7 +337,7 @@ DRAWINGS = {
         f"One long fine-tuning, looked at on the way. {IMAGES}", harm_by_training),
     "curvature_by_group": Drawing(
         "What the papers hold responsible: gradient norm, largest Hessian eigenvalue and distance to the decision "
-        "boundary of every group, for the full and the linearized networks", BARS, curvature_by_group),
+        "boundary of every group, for the full and the linearized networks", DISTANCES, curvature_by_group),
 }
 PAPER = {
     "fig3_gradient_norm": Drawing(
@@ -366,7 +367,7 @@ PAPER = {
     "fig13_mitigation_gradient_norm": Drawing(
         f"Fig. 13: gradient norm {MITIGATED}", BARS, partial(mitigation_by_group, quantity="gradient_norm")),
     "fig14_mitigation_distance": Drawing(
-        f"Fig. 14: distance to the decision boundary {MITIGATED}", BARS,
+        f"Fig. 14: distance to the decision boundary {MITIGATED}", DISTANCES,
         partial(mitigation_by_group, quantity="softmax_gap")),
     "figD2_mitigation_rate": Drawing(
         "Fig. D.2: accuracy by the rate mu of the multipliers, on all test images and of each group", IMAGES,

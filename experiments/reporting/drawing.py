@@ -48,7 +48,7 @@ DIRECTIONS = np.array([(x, y) for x in (1, -1, 0) for y in (0, 1, -1) if x or y]
 
 
 CLIPPED, MOST_POINTS = "clipped", 10
-BARS = "Bars: 95 % t intervals over seeds."
+BARS = "Bars: 95 % intervals over seeds."
 
 
 class Drawing(NamedTuple):

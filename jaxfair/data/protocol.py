@@ -58,7 +58,8 @@ def make_parts(
     if reported and not config.allow_dropping:
         raise JaxfairError(
             f"{len(reported):,} images or rows of {index.title} cannot be used: {summary(reported)}; "
-            "mend or remove them, or leave them out by allow_dropping (--data.allow-dropping)."
+            "mend or remove them, or leave them out by allow_dropping (--data.allow-dropping of a study, or "
+            "--allow-dropping of experiments.data)."
         )
     used[list(unusable)] = False
     rows = np.flatnonzero(used)

@@ -3,6 +3,7 @@
 import dataclasses
 import html
 import json
+import re
 import shutil
 import tarfile
 import types
@@ -187,8 +188,8 @@ def test_the_report_has_the_title_and_the_reference_that_are_asked_for(study: Pa
 def test_a_packed_study_can_be_merged_with_another(study: Path, tmp_path: Path) -> None:
     packed = tmp_path / "elsewhere.tar.gz"
     assert main(["pack", str(study), str(packed)]) == 0
-    with mock.patch("experiments.reporting.drawing.save", sketch):
-        assert main(["merge", str(study), str(packed), "--out", str(tmp_path / "both")]) == 0
+    with mock.patch("experiments.reporting.drawing.save", sketch), mock.patch.object(bundles, "check_apart"):
+        assert main(["merge", str(study), str(packed), "--out", str(tmp_path / "both")]) == 0  # as of two machines
     assert (tmp_path / "both" / "report" / "report.html").is_file()
     merged = bundles.read(study) + bundles.read(tmp_path / "both" / "unpacked" / "2" / "elsewhere")
     found = of(hardware_results.collect(merged), "plain")
@@ -236,6 +237,27 @@ def test_kinds_of_machine_are_studies_of_their_own_in_one_report(
     np.testing.assert_array_equal(found.profiles[0].distance, first.distance[:1])
     assert main([*options, "--dry-run"]) == 0
     assert "coarse: bfloat16 products (emulated)" in capfd.readouterr().err
+
+
+def test_a_study_and_its_packed_file_are_one(study: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["pack", str(study), str(tmp_path / "packed.tar")]) == 0
+    assert re.search(r"Packed: .*packed.tar, \d+ runs of 2 profiles", capfd.readouterr().out)
+    assert main(["merge", str(study), str(tmp_path / "packed.tar"), "--out", str(tmp_path / "both")]) == 1
+    assert "hold the same runs; give each study once" in capfd.readouterr().err
+
+
+def test_a_file_that_is_no_packed_study_is_not_replaced(
+    study: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "thesis.tar"
+    kept.write_text("mine")
+    assert main(["pack", str(study), str(kept)]) == 1
+    assert "is there and no packed study; choose another name" in capfd.readouterr().err
+    assert kept.read_text() == "mine"
+    assert main(["pack", str(study), str(tmp_path / "packed.zip")]) == 1
+    assert "packed as NAME.tar or NAME.tar.gz, not 'packed.zip'" in capfd.readouterr().err
+    assert main(["pack", str(study), str(tmp_path / "packed.tgz")]) == 0
+    assert main(["pack", str(study), str(tmp_path / "packed.tgz")]) == 0  # its own is
 
 
 def test_packed_files_of_one_name_stay_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
