@@ -83,10 +83,12 @@ def _read(function: Callable) -> Iterator[Any]:
         elif isinstance(value, bytearray | array.array):
             yield type(value).__name__, bytes(value)
         elif id(value) not in seen:
-            seen[id(value)] = value  # kept, or another one might be given its number
+            seen[id(value)] = value, len(seen)  # kept, or another one might be given its number
             stands, parts = _parts(value, home)
             yield value if stands else (type(value).__name__, len(parts))
             left.extend(reversed(parts))
+        else:  # which of those seen it is: two may be alike but for which of them a name stands for
+            yield (seen[id(value)][1],)
 
 
 def _parts(value: Any, home: Any) -> tuple[bool, list[Any]]:

@@ -126,6 +126,58 @@ def test_what_makes_functions_the_same() -> None:
     assert Captured(jax.nn.relu) == Captured(jax.nn.relu) != Captured(jax.nn.gelu)
 
 
+def acting(use: Any, known: Any) -> Any:
+    return lambda x: use(x @ WEIGHTS) * len(known)
+
+
+class Acting:
+    """Functions, and which of them is meant."""
+
+    def __init__(self, which: Any, known: Any) -> None:
+        self.known, self.which = known, which
+
+    def __call__(self, x: Any) -> Any:
+        """Compute logits."""
+        return self.which(x @ WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [(jax.nn.relu, jnp.tanh), (jnp.sign, np.sign), ({"s": 1.0}, {"s": 2.0}), (jnp.ones(3), jnp.zeros(3))],
+    ids=["jitted", "NumPy's", "dictionaries", "arrays"],
+)
+@pytest.mark.parametrize(
+    "make",
+    [acting, Acting, lambda use, known: functools.partial(Acting.__call__, {"known": known, "use": use})],
+    ids=["closure", "attribute", "partial"],
+)
+def test_which_of_the_values_that_are_read_a_name_stands_for_is_told(make: Any, values: Any) -> None:
+    values = list(values)
+    one, same, other = (Captured(make(value, values)) for value in (values[0], values[0], values[1]))
+    assert one == same or make is Acting, "but for an object, which stands for itself"
+    assert one != other
+    if make is not Acting:
+        return
+    model = make(values[0], values)
+    before = Captured(model)
+    assert before == Captured(model)
+    model.which = values[1]
+    assert before != Captured(model)
+
+
+def test_a_setting_that_is_another_of_those_known_is_measured_anew() -> None:
+    small, large = {"s": 1.0}, {"s": 2.0}
+    settings = {"small": small, "large": large, "current": small}
+
+    def network(params: Any, x: Any) -> Any:
+        return settings["current"]["s"] * (x @ params)
+
+    first = losses(network)
+    settings["current"] = large
+    np.testing.assert_allclose(losses(network), losses(lambda params, x: 2.0 * (x @ params)), rtol=1e-6)
+    assert np.abs(losses(network) - first).max() > 0.1
+
+
 class Settings:
     """Settings of a network, as a class holds them."""
 
