@@ -7,13 +7,16 @@ when it was first traced. A network that is trained on under the same name would
 import array
 import functools
 import os
+import re
 import site
 import sys
 import sysconfig
 import types
+import weakref
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -24,14 +27,20 @@ from jaxfair.inputs import check_there, is_bound_to_mesh
 
 MOST = 100_000
 """Things that are looked at: enough for any network. A function that reads more is never the same as another."""
+BY_TEXT = {"getattr", "vars", "globals", "locals", "eval", "exec", "attrgetter", "__dict__", "__getattribute__"}
+"""What looks values up by names that code holds as texts."""
 PLAIN = (int, float, complex, str, bytes, type(None), types.EllipsisType)
 """What is equal where it is not one object."""
+
+VIEWS = tuple(type(view) for view in ({}.keys(), {}.values(), {}.items()))
+"""What shows a dictionary as it is."""
 
 
 class Captured:
     """A function that is equal to another one if both have the same code and read the same.
 
-    Arrays of JAX, which nothing changes, are the same if they are one object, NumPy's if they have the same numbers.
+    Arrays of JAX, which nothing changes, are the same if they are one object, those of others, such as NumPy's, pandas'
+    and PyTorch's, if they have the same numbers.
     """
 
     def __init__(self, function: Callable) -> None:
@@ -67,7 +76,9 @@ class Captured:
 
 
 def _same(one: Any, other: Any) -> bool:
-    return one is other or (type(one) is type(other) and isinstance(one, (*PLAIN, tuple)) and one == other)
+    if one is other or type(one) is not type(other) or not isinstance(one, (*PLAIN, tuple)):
+        return one is other
+    return one == other and (not isinstance(one, float | complex) or repr(one) == repr(other))  # 0.0 is equal to -0.0
 
 
 def _read(function: Callable) -> Iterator[Any]:
@@ -111,15 +122,48 @@ def _parts(value: Any, home: Any) -> tuple[bool, list[Any]]:
         return False, [value.func, value.args, value.keywords]
     if isinstance(value, dict):
         return False, [part for item in list(value.items()) for part in item]
-    if isinstance(value, list | tuple | set | frozenset | deque):
+    if isinstance(value, types.MappingProxyType):
+        return False, [dict(value)]
+    if isinstance(value, (list, tuple, set, frozenset, deque, *VIEWS)):
         return False, list(value)
+    if isinstance(value, memoryview):
+        return False, [value.shape, value.format, value.tobytes()]
+    if isinstance(value, weakref.ref):
+        return False, [value()]
+    if isinstance(value, ContextVar):
+        return True, [value.get(None)]
+    if isinstance(
+        value, types.BuiltinFunctionType | types.MethodWrapperType
+    ):  # of an object, as ``scales.__getitem__``
+        return True, [value.__self__]
     if isinstance(value, np.ndarray):  # of objects
         return False, [value.shape, *value.ravel()]
     if isinstance(value, type):
         return True, _of_class(value)
     if isinstance(value, jax.Array | types.ModuleType | types.CodeType):
         return True, []
-    return True, [*_attributes(value), type(value)]
+    return True, [*(_contents(value) or _attributes(value)), type(value)]
+
+
+def _contents(value: Any) -> list[Any]:
+    """Return what tables and tensors keep outside of Python: their numbers, and a table's names and types.
+
+    What does not give its numbers, though it says that it has some, is never the same.
+    """
+    table, array = (hasattr(type(value), name) for name in ("to_numpy", "__array__"))
+    if not (table or array) or hasattr(type(value), "__jax_array__"):  # which holds an array of JAX's by a name
+        return []
+    try:
+        if table:
+            held = [getattr(value, name, None) for name in ("columns", "index", "name", "attrs")]
+            kinds = np.asarray(getattr(value, "dtypes", ()), object)  # columns of several make an array of one
+            return [value.to_numpy(), *map(str, kinds.ravel()), *held]
+        held = _attributes(value)
+        for method in ("detach", "cpu"):  # a tensor leaves its tape and device first
+            value = getattr(value, method)() if hasattr(type(value), method) else value
+        return [np.asarray(value), *held]
+    except Exception:
+        return [object()]
 
 
 def _named(held: dict[str, Any], names: Sequence[str]) -> list[Any]:
@@ -170,6 +214,29 @@ def _is_full(cell: types.CellType) -> bool:
 
 
 def _names(code: types.CodeType) -> list[str]:
-    """Return the names that code reads, with those of functions inside of it."""
-    inner = [const for const in code.co_consts if isinstance(const, types.CodeType)]
-    return [*code.co_names, *(name for one in inner for name in _names(one))]
+    """Return the names that code and the functions inside of it read, with the words of its texts if it looks some up.
+
+    Texts such as ``params`` are keys as a rule, and are globals of as many scripts.
+    """
+    codes = list(_codes(code))
+    names = [name for one in codes for name in one.co_names]
+    if not BY_TEXT & {*names}:
+        return names
+    held = _members(tuple(const for one in codes for const in one.co_consts))
+    return [*names, *(word for text in held if isinstance(text, str) for word in re.findall(r"[^\W\d]\w*", text))]
+
+
+def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
+    yield code
+    for const in code.co_consts:
+        if isinstance(const, types.CodeType):
+            yield from _codes(const)
+
+
+def _members(const: Any) -> Iterator[Any]:
+    """Yield what a constant of code holds, which may be a tuple of names."""
+    if isinstance(const, tuple | frozenset):
+        for one in const:
+            yield from _members(one)
+    else:
+        yield const
