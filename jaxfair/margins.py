@@ -71,6 +71,7 @@ class DeepFool(NamedTuple):
     success: Array
 
 
+@checked
 def softmax_gap(logits: Float[Array, "n c"] | Float[np.ndarray, "n c"]) -> Float[Array, " n"]:
     """Return the largest softmax score minus the second largest, in [0, 1]; 0 is on the boundary.
 
@@ -86,10 +87,7 @@ def softmax_gap(logits: Float[Array, "n c"] | Float[np.ndarray, "n c"]) -> Float
         >>> print(softmax_gap(np.log(np.array([[0.7, 0.2, 0.1]], np.float32))).round(3))
         [0.5]
     """
-    logits = _as_logits(logits)
-    _check_classes(logits.shape)
-    _warn_of_probabilities(logits)
-    return gap(logits)
+    return gap(_as_logits(logits))
 
 
 def gap(logits: Float[Array, "n c"]) -> Float[Array, " n"]:
@@ -98,7 +96,7 @@ def gap(logits: Float[Array, "n c"]) -> Float[Array, " n"]:
     return jnp.asarray(top[:, 0] - top[:, 1])
 
 
-def _warn_of_probabilities(logits: Array) -> None:
+def _warn_of_probabilities(logits: Array | np.ndarray) -> None:
     if not isinstance(logits, Tracer) and len(logits) and (before := seem_probabilities(np.asarray(logits))):
         warn(f"The logits seem to be probabilities; give those before the {before}.")
 
@@ -112,11 +110,9 @@ def signed_softmax_gap(logits: Float[Array, "n c"], label: Labels) -> Float[Arra
     Raises:
         JaxfairError: there are fewer than two classes, or a label is not one of them.
     """
-    logits = _as_logits(logits)
     label = as_labels(label)
-    _check_classes(logits.shape, label)
+    logits = _as_logits(logits, label)
     check_lengths(logits=len(logits), labels=len(label))
-    _warn_of_probabilities(logits)
     return _margin(jax.nn.softmax(logits), jnp.asarray(label))
 
 
@@ -174,7 +170,8 @@ def distance_along_gradient(
         chunk_size: Number of examples at once.
 
     Raises:
-        JaxfairError: ``linearized_distance`` would refuse the examples, or not ``0 < tolerance <= max_distance < inf``.
+        JaxfairError: ``linearized_distance`` would refuse the examples, not ``0 < tolerance <= max_distance < inf``, or
+            the tolerance is too small a number for the type of ``x``.
     """
     if not 0 < tolerance <= max_distance < math.inf:
         raise JaxfairError(f"tolerance is {tolerance} and max_distance {max_distance}; give 0 < tolerance <= distance.")
@@ -255,12 +252,20 @@ def _over_chunks(function: Callable, classifier: Classifier, x: Any, label: Any,
         return jax.tree.map(jnp.asarray, over_chunks(of_chunk, classifier, gather, len(x), chunk_size))
 
 
-def _as_logits(logits: Any) -> Array:
-    """Return logits as an array of floating-point numbers of JAX, in 32 bits or more."""
+def _as_logits(logits: Any, label: Any = None) -> Array:
+    """Return logits of at least two classes as an array of floating-point numbers of JAX, in 32 bits or more.
+
+    NumPy's of 64 bits come without what all of an example's have in common, which would take the digits of the rest.
+    """
     found = as_array(logits, "logits")
     if not jnp.issubdtype(found.dtype, jnp.floating):
         found = as_values(found, "logits")
-    return widened(jnp.asarray(found))
+    double = isinstance(found, np.ndarray) and found.dtype == np.float64
+    found = found if double else widened(jnp.asarray(found))
+    _check_classes(found.shape, label)
+    _warn_of_probabilities(found)
+    with np.errstate(over="ignore", invalid="ignore"):  # 1e299 - 1e300 is -inf in 32 bits
+        return jnp.asarray(found - found.max(axis=1, keepdims=True) if double else found)
 
 
 def _check_logits(classifier: Classifier, x: Any, label: Any) -> None:
@@ -315,6 +320,14 @@ def _side(classifier: Classifier, x: Array, label: Array) -> Float[Array, " n"]:
 def _line_chunk(
     classifier: Classifier, x: Array, label: Array, max_steps: int, tolerance: float, limit: float
 ) -> Array:
+    kind = jnp.finfo(x.dtype)
+    # Compiled functions take numbers below the normal ones for 0. Those of float16 they compute in float32, but two of
+    # the last places of 0 times the bracket's growth are two again.
+    least = float(3 * kind.smallest_subnormal if x.dtype == jnp.float16 else kind.tiny)
+    if tolerance < least:
+        raise JaxfairError(
+            f"tolerance is {tolerance}, too small for inputs of {x.dtype}; give {2 * least:.1g} or more."
+        )
     side = _side(classifier, x, label)
     direction = _scale(-side, _linearize(classifier, x, label)[2])
     far = jnp.where(side == 0, 0, jnp.full_like(side, jnp.inf))
@@ -345,13 +358,19 @@ def _deepfool_chunk(classifier: Classifier, x: Array, label: Array, max_steps: i
 
 
 def _is_at_boundary(classifier: Classifier, x: Array, perturbation: Array, label: Array) -> Array:
-    """Return whether the label's logit and the largest other are equal but for what rounds of the point's own logits.
+    """Return whether the label's logit and the largest other are equal but for what rounds of the point's own two.
 
-    Towards a corner of three classes each step ends at one face or the other, ever nearer, and crosses neither.
+    Towards a corner of three classes each step ends at one face or the other, ever nearer, and crosses neither. A
+    hundredth of the point's own margin is left at most: 64 last places of half precision, or of logits that have much
+    in common, are as much as some margins. The other classes do not count, one of which may be switched off by -1e9.
     """
     logits = _logits(classifier, x)
-    spread = logits.max(axis=1) - logits.min(axis=1)
-    return jnp.abs(_margin(_logits(classifier, x + perturbation), label)) <= 64 * jnp.finfo(logits.dtype).eps * spread
+    margin = _margin(logits, label)
+    own = jnp.take_along_axis(logits, label[:, None], axis=1)[:, 0]
+    size = jnp.maximum(jnp.abs(own), jnp.abs(own - margin))
+    near = jnp.minimum(64 * jnp.finfo(logits.dtype).eps * size, jnp.abs(margin) / 100)
+    left = jnp.abs(_margin(_logits(classifier, x + perturbation), label))
+    return (left <= near) & jnp.isfinite(near)
 
 
 def _norm(vectors: Array, axes: tuple[int, ...]) -> Array:

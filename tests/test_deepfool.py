@@ -204,6 +204,49 @@ def test_a_corner_that_no_step_crosses_is_reached() -> None:
     np.testing.assert_allclose(found.distance, -np.sqrt(2), rtol=1e-4)
 
 
+def two_classes(x: jax.Array) -> jax.Array:
+    rng = np.random.default_rng(0)
+    first, second = 2 * rng.normal(size=(4, 8)), rng.normal(size=(8, 2))
+    return jnp.tanh(x @ first.astype(x.dtype)) @ second.astype(x.dtype)
+
+
+@pytest.mark.parametrize("off", [-1e9, -np.inf])
+def test_a_class_that_is_switched_off_makes_no_success(off: float) -> None:
+    x, label = np.random.default_rng(1).normal(size=(200, 4)).astype(np.float32), np.arange(200) % 2
+
+    def three_classes(x: jax.Array) -> jax.Array:
+        return jnp.concatenate([two_classes(x), jnp.full((len(x), 1), off)], axis=1)
+
+    found = margins.deepfool(three_classes, x, label, max_steps=3)
+    expected = margins.deepfool(two_classes, x, label, max_steps=3)
+    assert 0 < np.sum(~expected.success) < 200
+    np.testing.assert_array_equal(found.success, expected.success)
+    np.testing.assert_allclose(found.distance, expected.distance, rtol=1e-4)
+    crossed = (np.asarray(two_classes(found.perturbed)).argmax(axis=1) == label) == (found.distance < 0)
+    np.testing.assert_array_equal(crossed[found.success], True)
+    never = margins.deepfool(three_classes, x, np.full(200, 2), max_steps=3)
+    assert not never.success.any()
+    np.testing.assert_array_equal(never.distance, -np.inf)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16, np.float32])
+def test_rounding_of_logits_makes_no_success(dtype: Any) -> None:
+    """What is common to both logits moves no boundary, and 64 last places of half precision are half of a logit."""
+    x, label = np.random.default_rng(1).normal(size=(200, 4)), np.arange(200) % 2
+
+    def classifier(x: jax.Array) -> jax.Array:
+        return two_classes(x) + (0 if dtype != np.float32 else 1000)
+
+    given = jnp.asarray(x).astype(dtype)
+    found = margins.deepfool(classifier, given, label, max_steps=1)
+    gap = np.asarray(classifier(given + 0) @ jnp.array([1, -1], dtype), float)
+    left = np.asarray(classifier(found.perturbed) @ jnp.array([1, -1], dtype), float)
+    crossed = np.sign(gap) != np.sign(left)
+    assert found.success.mean() > 0.2
+    assert (~found.success).mean() > 0.2
+    np.testing.assert_array_less(np.abs(left[found.success & ~crossed]), np.abs(gap[found.success & ~crossed]) / 50)
+
+
 @pytest.mark.usefixtures("float64")
 def test_overshoot_and_step_limit() -> None:
     """Without reaching the boundary there is no distance: infinite, with the point where the search stopped."""

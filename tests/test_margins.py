@@ -249,3 +249,32 @@ def test_a_classifier_that_fails_is_one_sentence() -> None:
         margins.linearized_distance(lambda x: x["a"], tree, label)
     with pytest.raises(JaxfairError, match="label is None; give an array"):
         margins.linearized_distance(lambda x: x, x, None)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("logits", "gap"),
+    [([1e8, 1e8 + 1], np.tanh(0.5)), ([1e20, 1e20 - 1e10], 1), ([1e300, 1e299], 1), ([2.0, -np.inf], 1)],
+)
+def test_what_logits_of_64_bits_have_in_common_takes_no_digits(logits: list[float], gap: float) -> None:
+    for z in ([logits], np.array([logits])):
+        np.testing.assert_allclose(margins.softmax_gap(z), gap, atol=ATOL)  # pyright: ignore[reportArgumentType]
+        signed = margins.signed_softmax_gap(z, np.zeros(1, int))  # pyright: ignore[reportArgumentType]
+        np.testing.assert_allclose(signed, gap if logits[0] > logits[1] else -gap, atol=ATOL)
+
+
+@pytest.mark.parametrize(("dtype", "least"), [(np.float32, 1.2e-38), (np.float16, 1.8e-7), (jnp.bfloat16, 1.2e-38)])
+def test_a_tolerance_that_is_too_small_for_the_type_of_the_inputs_is_refused(dtype: Any, least: float) -> None:
+    x = jnp.asarray([[0.5, 0.25]]).astype(dtype)
+
+    def along(tolerance: float) -> Any:
+        return margins.distance_along_gradient(lambda x: x, x, np.zeros(1, int), 2.0, tolerance)
+
+    with pytest.raises(JaxfairError, match=r"tolerance is .*, too small for inputs of \w*; give .* or more"):
+        along(least / 2)
+    np.testing.assert_allclose(np.asarray(along(least), float), np.sqrt(0.03125), rtol=0.01)
+
+
+def test_logits_on_the_host_have_a_gap_where_transfers_are_disallowed() -> None:
+    with jax.transfer_guard("disallow"):
+        found = margins.softmax_gap(np.zeros((1, 2), np.float32))
+    np.testing.assert_array_equal(found, 0)
