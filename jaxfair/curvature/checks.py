@@ -19,7 +19,11 @@ EPSILON = float(np.finfo(np.float32).eps)
 
 
 def trusted_logits(logits_fn: Partial, params: Any, x: Any, y: Any, precision: str, size: int) -> np.ndarray:
-    """Return the logits of all examples, computed twice, and once more in batches cut differently."""
+    """Return the logits of all examples, computed twice, and once more in batches cut differently.
+
+    Batches have ``size`` examples, and as many as a model is asked of at the door at least: alone, an example has no
+    others that could change its logits.
+    """
     count = len(y)
 
     def run(start: int, size: int) -> np.ndarray:
@@ -33,7 +37,7 @@ def trusted_logits(logits_fn: Partial, params: Any, x: Any, y: Any, precision: s
             )
             return np.roll(found, start, axis=0)
 
-    size = min(size, count)
+    size = min(max(size, models.FEW), count)
     with at_precision(precision), models.asking("logits_fn(params, x)", models.LOGITS_FN):
         given = jax.eval_shape(logits_fn, params, jax.tree.map(lambda leaf: leaf[:size], x))
     shape = getattr(given, "shape", None)
@@ -136,7 +140,14 @@ def trusted_losses(loss: LossFn, logits: Any, y: Any) -> np.ndarray:
         raise JaxfairError("The loss gave two results for the same input; switch its randomness off.")
     allowed = 1e-3 * np.abs(whole) + rounding_of(loss, logits, y, whole)
     for part in _parts(whole, np.asarray(y)):
-        _check_same(of(part), whole[part], allowed[part])
+        try:
+            found = of(part)
+        except Exception as error:  # such as that shapes do not match
+            raise JaxfairError(
+                "The loss of an example depends on which others it is computed with, since it fails on a part of the "
+                "examples; put what it holds of each, such as weights, into y."
+            ) from error
+        _check_same(found, whole[part], allowed[part])
     return whole
 
 

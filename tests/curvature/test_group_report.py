@@ -331,6 +331,20 @@ def test_batch_norm_is_seen_beside_a_class_that_is_switched_off() -> None:
         jaxfair.group_report(masked, params, x, label, np.arange(len(x)) % 2, CurvatureConfig(chunk_size=16))
 
 
+def with_dropout(params: Any, x: Any) -> jax.Array:
+    return model(params, x * jax.random.bernoulli(jax.random.key(0), 0.5, x.shape))
+
+
+def over_the_batch(params: Any, x: Any) -> jax.Array:
+    return jax.nn.softmax(model(params, x), axis=0)
+
+
+@pytest.mark.parametrize("logits_fn", [with_dropout, over_the_batch])
+def test_a_model_is_asked_for_examples_together_though_chunks_have_one(logits_fn: Any, problem: dict[str, Any]) -> None:
+    with pytest.raises(JaxfairError, match="rest of its batch"):
+        jaxfair.group_report(logits_fn, **problem, config=CurvatureConfig(chunk_size=1))
+
+
 def test_reports_of_the_same_examples_in_another_order_are_not_subtracted(problem: dict[str, Any]) -> None:
     """Of one class and group each, so that neither labels nor groups tell."""
     same = {**problem, "y": np.zeros(len(problem["x"]), int), "group": np.zeros(len(problem["x"]), int)}

@@ -334,6 +334,19 @@ def test_a_tree_of_outputs_may_hold_what_is_of_no_example() -> None:
     np.testing.assert_allclose(found.top_eigenvalue, plain.top_eigenvalue + 0.2, rtol=1e-3)
 
 
+def test_a_loss_that_takes_all_examples_alone_is_refused() -> None:
+    x, label, group = X[:10], LABEL[:10], np.arange(10) % 2
+
+    def weighted(outputs: jax.Array, y: jax.Array) -> jax.Array:
+        return losses.cross_entropy(outputs, y) * jnp.arange(1.0, 11)
+
+    message = r"depends on which others it is computed with, .*; put what it holds of each, such as weights, into y"
+    with pytest.raises(JaxfairError, match=message):
+        jaxfair.group_report(linear, OUT, x, label, group, loss=weighted)
+    with pytest.raises(JaxfairError, match=message):
+        jaxfair.change_report((linear, OUT), (linear, 2 * OUT), x, label, group, loss=weighted)
+
+
 def test_a_random_loss_is_refused_every_time() -> None:
     """Also where its own randomness would hide that its examples are others the next time."""
     draw = np.random.default_rng(3)
