@@ -132,9 +132,7 @@ def _parts(value: Any, home: Any) -> tuple[bool, list[Any]]:
         return False, [value()]
     if isinstance(value, ContextVar):
         return True, [value.get(None)]
-    if isinstance(
-        value, types.BuiltinFunctionType | types.MethodWrapperType
-    ):  # of an object, as ``scales.__getitem__``
+    if isinstance(value, types.BuiltinFunctionType | types.MethodWrapperType):  # as ``scales.__getitem__``
         return True, [value.__self__]
     if isinstance(value, np.ndarray):  # of objects
         return False, [value.shape, *value.ravel()]
