@@ -20,6 +20,11 @@ from jaxfair.options import NotNegative, checked
 Vector = Any  # Float[Array, " p"] | Float[np.ndarray, " p"]
 MatVec = Callable[[Vector], Vector]
 
+SAFETY = 10
+"""Of the estimate of an error that ``stop="error"`` compares: with less, a lesser eigenvalue is taken for the largest
+several times as often; more saves no products beside the residual (docs/numerical_stability.md, *When Lanczos
+stops*)."""
+
 
 class EigenResult(NamedTuple):
     """Extreme eigenvalues and whether to believe them.
@@ -80,8 +85,9 @@ def extreme_eigenvalues(
         tolerance: Error to reach for each value, relative to the value itself at the upper end, and at the lower end,
             where values may be near zero, to the largest magnitude seen.
         stop: ``residual`` compares the residual, a bound, with the tolerance. ``error`` goes beyond the Ritz values
-            (``_continued``) and compares an estimate of the error of what it returns, which takes fewer products; its
-            values can be beyond the spectrum by that error.
+            (``_continued``) and compares an estimate of the error (``_estimated``), at most the residual, which takes
+            one or two products less; its values can be beyond the spectrum by that error, and they are those of a
+            lesser eigenvector more often.
         max_steps: Number of products at most.
         max_basis: Number of basis vectors kept, ``max_basis * p`` numbers of memory; beyond it the basis is restarted.
         vectors: Whether to return the Ritz vectors.
@@ -260,7 +266,8 @@ def _ritz(
     floor = basis.epsilon * magnitude if exhausted else 0.0
     values, errors = spectrum[index], np.maximum(residuals - floor, 0)
     if typical is not None and not exhausted:
-        values, errors = _continued(projected, beta, spectrum, residuals, index, tops, typical)
+        values = _continued(projected, beta, spectrum, index, tops, typical)
+        errors = _estimated(residuals, spectrum, index, tops)
         residuals = np.hypot(residuals, values - spectrum[index])  # a Ritz vector's residual is orthogonal to it
     scale = np.where(np.arange(len(index)) < tops, np.abs(spectrum[index]), magnitude)
     met = bool(m == size or (errors <= tolerance * scale).all())
@@ -279,25 +286,19 @@ def _restart(basis: "_Basis", projected: np.ndarray, ritz: _Ritz, smallest: int,
 
 
 def _continued(
-    projected: np.ndarray,
-    beta: float,
-    values: np.ndarray,
-    residuals: np.ndarray,
-    index: np.ndarray,
-    tops: int,
-    typical: float,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return what the next product is about to make of Ritz values, and an estimate of how far off that is.
+    projected: np.ndarray, beta: float, values: np.ndarray, index: np.ndarray, tops: int, typical: float
+) -> np.ndarray:
+    """Return what the next product is about to make of Ritz values.
 
     The projected matrix is bordered by one row, whose coupling ``beta`` is known. Its diagonal is not, before the
     product is computed: it is taken for the Ritz value at the other end, and for the ``typical`` one so far. Where
     Lanczos is on its way to an outlier of the spectrum the eigenvalue mostly lies between what these two give, whose
-    middle is returned with half of what lies between.
+    middle is returned.
     """
     m = len(values)
     if m < 2:
-        return values[index], np.full(len(index), np.inf)
-    bordered, middles, errors = np.pad(projected, (0, 1)), [], []
+        return values[index]
+    bordered, middles = np.pad(projected, (0, 1)), []
     bordered[m, m - 1] = bordered[m - 1, m] = beta
     for slot, ritz in enumerate(values[index]):
         far, place = (values[0], -1 - slot) if slot < tops else (values[-1], slot - tops)
@@ -307,11 +308,23 @@ def _continued(
         for bordered[m, m] in (far, far + share * (ritz - far)):
             ends.append(np.linalg.eigvalsh(bordered)[place])
         middles.append((ends[0] + ends[1]) / 2)
-        errors.append(abs(ends[1] - ends[0]) / 2)
-    if m == 2:  # one step after the first tells little of what is typical, so the usual residual^2 / gap counts as well
-        gap = np.maximum(values[1] - values[0], np.maximum(residuals, np.finfo(float).tiny))
-        errors = np.maximum(errors, residuals**2 / gap)
-    return np.array(middles), np.array(errors)
+    return np.array(middles)
+
+
+def _estimated(residuals: np.ndarray, values: np.ndarray, index: np.ndarray, tops: int) -> np.ndarray:
+    """Return estimates of how far Ritz values are off: ``SAFETY residual^2 / gap``, and no more than the residual.
+
+    The gap is that to the nearest other Ritz value, of which the first steps know little: they may have seen no trace
+    yet of an eigenvalue beyond, which a residual far above the tolerance leaves room for. At the lower end, where the
+    tolerance is relative to a magnitude that may dwarf all eigenvalues there, it is no less than half of the residual.
+    """
+    if len(values) < 2:  # one Ritz value has no gap
+        return np.full(len(index), np.inf)
+    apart = np.abs(values[index, None] - values)
+    apart[np.arange(len(index)), index] = np.inf
+    gap = np.maximum(apart.min(axis=1), np.finfo(float).tiny)
+    least = np.where(np.arange(len(index)) < tops, 0, 0.5)
+    return residuals * np.clip(SAFETY * (residuals / gap), least, 1)
 
 
 def _rows(start: Vector, largest: int, smallest: int, max_steps: int, max_basis: int) -> int:

@@ -23,7 +23,7 @@ from jaxfair.errors import JaxfairError
 from jaxfair.inputs import as_directions, as_weights, check_lengths, quoted
 from jaxfair.options import checked
 
-SHARE, LEAST, COARSE = 8, 100, 3e-3  # a coarse start: one of so many chunks, examples at least, tolerance
+SHARE, LEAST, COARSE = 8, 100, 3e-2  # a coarse start: one of so many chunks, examples at least, tolerance
 ASIDE = 0.3  # of the random start, relative to a start vector of the user's: it may lack the eigenvector
 
 
