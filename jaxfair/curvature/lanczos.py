@@ -31,7 +31,8 @@ class EigenResult(NamedTuple):
 
     Attributes:
         values: Ritz values, or what they are about to become with ``stop="error"``, shape (k,): the largest
-            (algebraic) first, in falling order, then the smallest, in rising order.
+            (algebraic) first, in falling order, then the smallest, in rising order. NaN, as the residual and the vector
+            are, where the steps, or without ``multiple`` the Krylov space, have ended before there were as many.
         residuals: ``||A v - value v||`` of each Ritz pair, shape (k,); an eigenvalue lies within this distance of the
             value.
         steps: Number of matrix-vector products used.
@@ -40,7 +41,8 @@ class EigenResult(NamedTuple):
         alphas: Diagonal of the projected matrix, one number a step, shape (steps,); without the steps in which
             further eigenvectors of a multiple eigenvalue were looked for.
         betas: Off-diagonal that follows each step, shape (steps,). With ``alphas`` it is the tridiagonal matrix of the
-            Krylov space as long as the basis was not restarted.
+            Krylov space as long as the basis was not restarted, or of several that are orthogonal where one was
+            exhausted before there were as many values as were asked for at one end.
         asymmetry: Largest ``|q_i . A q_j - q_j . A q_i|`` over the basis vectors, relative to the largest Ritz value's
             magnitude: rounding, unless the operator is not symmetric.
         vectors: Ritz vectors of ``values``, shape (k, p); None unless asked for.
@@ -95,12 +97,14 @@ def extreme_eigenvalues(
             a multiple eigenvalue shows only once in a Krylov space. It takes about as many products again.
 
     Raises:
-        JaxfairError: The start vector is zero or not finite, a product is not finite, or a number is impossible.
+        JaxfairError: The start vector is zero, not finite or of half precision, a product is not finite or not real, or
+            a number is impossible.
     """
     start = as_vector(start, "start vector")
     several = multiple and max(largest, smallest) > 1
     options = {"tolerance": tolerance, "stop": stop, "max_basis": max_basis}
-    found = _krylov(matvec, start, largest, smallest, max_steps=max_steps, vectors=vectors or several, **options)
+    run = partial(_krylov, matvec, start, largest, smallest, max_steps=max_steps, **options)
+    found = run(vectors=vectors or several, further=several)
     for end in range(2 if several else 0):  # one Krylov space holds one eigenvector of each eigenvalue
         slots = np.arange(largest) if end == 0 else largest + np.arange(smallest)
         while len(slots) > 1 and found.converged:
@@ -125,11 +129,14 @@ def as_vector(values: Any, what: str) -> Vector:
 
 
 def checked_product(matvec: MatVec, vector: Vector) -> Vector:
-    """Return the product with a vector; raise a JaxfairError unless it has the vector's shape."""
+    """Return the product with a vector; raise a JaxfairError unless it is real numbers of the vector's shape."""
     product = matvec(vector)
     if np.shape(product) != vector.shape:
         given = f"has shape {np.shape(product)}" if np.shape(product) else f"is a {type(product).__name__}"
         raise JaxfairError(f"The matrix-vector product {given}; expected the vector's shape, {vector.shape}.")
+    dtype = product.dtype if hasattr(product, "dtype") else np.asarray(product).dtype
+    if not any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
+        raise JaxfairError(f"The matrix-vector product has the type {dtype}; return real numbers.")
     return product
 
 
@@ -188,8 +195,13 @@ def _krylov(
     max_steps: int,
     max_basis: int,
     vectors: bool,
+    further: bool = False,
 ) -> EigenResult:
-    """Find eigenvalues of the Krylov space of one start vector, as ``extreme_eigenvalues`` describes."""
+    """Find eigenvalues of the Krylov space of one start vector, as ``extreme_eigenvalues`` describes.
+
+    Where ``further``, a space that is exhausted before there is a value for each that is asked for at one end is joined
+    by that of a random vector orthogonal to it.
+    """
     rows = _rows(start, largest, smallest, max_steps, max_basis)
     basis, projected = _Basis(start, rows), np.zeros((rows, rows))
     coupling = np.zeros(0)  # of the next basis vector with those before it, if the operator is symmetric
@@ -210,15 +222,29 @@ def _krylov(
         # Where nothing is left, the largest may be the smallest as well: all are one.
         wanted = max(largest, smallest) if ritz.exhausted else largest + smallest
         converged = ritz.met and m >= min(wanted, start.size)
-        if ritz.exhausted or converged or len(alphas) == max_steps:
+        joined = further and ritz.exhausted and m < max(largest, smallest)
+        if (ritz.exhausted and not joined) or converged or len(alphas) == max_steps:
             relative = float(asymmetry / max(np.abs(ritz.spectrum).max(), basis.tiny))
-            kept = basis.combine(ritz.rotation[:, ritz.index]) if vectors else None
-            arrays = np.array(alphas), np.array(betas)
-            return EigenResult(ritz.values, ritz.residuals, len(alphas), converged, *arrays, relative, kept)
+            whole = partial(_whole, known=np.r_[:largest, :smallest] < m)  # m steps have as many values at each end
+            kept = whole(basis.combine(ritz.rotation[:, ritz.index])) if vectors else None
+            found, arrays = (whole(ritz.values), whole(ritz.residuals)), (np.array(alphas), np.array(betas))
+            return EigenResult(*found, len(alphas), converged, *arrays, relative, kept)
+        if joined:
+            basis.split(basis.random())
+            beta = 0.0
         coupling = np.append(np.zeros(m - 1), beta)
         if m == rows:
             coupling = beta * _restart(basis, projected, ritz, smallest, largest)
         basis.append()
+
+
+def _whole(rows: Any, known: np.ndarray) -> Any:
+    """Return a row for each eigenvalue that was asked for, NaN where nothing is ``known`` of it."""
+    if known.all():
+        return rows
+    found = np.full((len(known), *rows.shape[1:]), np.nan, rows.dtype)
+    found[known] = np.asarray(rows)
+    return jnp.asarray(found) if isinstance(rows, jax.Array) else found
 
 
 class _Ritz(NamedTuple):
@@ -327,20 +353,25 @@ def _estimated(residuals: np.ndarray, values: np.ndarray, index: np.ndarray, top
     return residuals * np.clip(SAFETY * (residuals / gap), least, 1)
 
 
-def _rows(start: Vector, largest: int, smallest: int, max_steps: int, max_basis: int) -> int:
-    """Return how many rows the basis has; refuse what Lanczos cannot do."""
-    size, wanted = start.size, largest + smallest
-    if min(largest, smallest) < 0 or not 1 <= wanted <= size:
+def check_counts(size: int, wanted: int, max_steps: int, max_basis: int) -> None:
+    """Raise a JaxfairError for a number of eigenvalues, steps or vectors that Lanczos cannot do with."""
+    if not 1 <= wanted <= size:
         raise JaxfairError(f"{wanted} eigenvalues were asked of an operator of size {size}; ask for 1 to {size}.")
     if max_steps < 1:
         raise JaxfairError(f"At most {max_steps} Lanczos steps were allowed; allow at least 1.")
-    rows = min(max_steps, max_basis, size)
-    if max_basis < wanted + 3 and rows < min(max_steps, size):
+    if max_basis < min(wanted + 3, max_steps, size):
         raise JaxfairError(f"A basis of {max_basis} vectors is too small for {wanted} eigenvalues; allow {wanted + 3}.")
+
+
+def _rows(start: Vector, largest: int, smallest: int, max_steps: int, max_basis: int) -> int:
+    """Return how many rows the basis has; refuse what Lanczos cannot do."""
+    check_counts(start.size, min(largest, smallest, 0) or largest + smallest, max_steps, max_basis)
+    if start.dtype.itemsize < 4:
+        raise JaxfairError(f"The Lanczos start vector has the type {start.dtype}; give float32 or float64.")
     length = norm(start)
     if not np.isfinite(length) or length == 0:
         raise JaxfairError(f"The Lanczos start vector has norm {length}; give a finite vector that is not zero.")
-    return rows
+    return min(max_steps, max_basis, start.size)
 
 
 def norm(vector: Vector) -> float:
@@ -400,6 +431,11 @@ class _Basis:
             coefficients += part
         self._rest, self._beta = rest, norm(rest)
         return coefficients, self._beta
+
+    def random(self) -> Vector:
+        """Return a random vector like the rows, another for each number of them."""
+        noise = np.random.default_rng(self.count).standard_normal(self.rows.shape[1]).astype(self.rows.dtype)
+        return jnp.asarray(noise) if self.device else noise
 
     def append(self) -> None:
         self._put(self.count)

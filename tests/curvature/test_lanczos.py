@@ -1,13 +1,16 @@
 """Lanczos against NumPy's dense eigenvalues, and its own error bound against the true error."""
 
 from collections.abc import Callable
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxfair.curvature import lanczos
+from jaxfair.curvature.density import stochastic_trace
 from jaxfair.curvature.lanczos import EigenResult, MatVec, extreme_eigenvalues
 from jaxfair.errors import JaxfairError
 
@@ -217,6 +220,35 @@ def fail_at(step: int) -> MatVec:
 def test_refusals(run: Callable[[], EigenResult], words: str) -> None:
     with pytest.raises(JaxfairError, match=words):
         run()
+
+
+@pytest.mark.parametrize("start", [np.ones(4, jnp.bfloat16), np.ones(4, np.float16), jnp.ones(4, jnp.bfloat16)])
+def test_a_start_of_half_precision_is_refused(start: Any) -> None:
+    """As parameters are; on the host NumPy did not know bfloat16, whose rounding stops Lanczos anyway."""
+    with pytest.raises(JaxfairError, match=r"start vector has the type b?float16; give float32 or float64\."):
+        extreme_eigenvalues(lambda v: v, start)
+
+
+@pytest.mark.parametrize(
+    ("factor", "words"),
+    [(1 + 1j, "complex128"), (np.array([1, 2, None]), "object"), (np.array(["a", "b", "c"]), "<U1")],
+)
+def test_products_that_are_no_real_numbers_are_refused(factor: Any, words: str) -> None:
+    def matvec(vector: np.ndarray) -> Any:
+        return vector * factor if np.ndim(factor) == 0 else factor
+
+    with pytest.raises(JaxfairError, match=f"matrix-vector product has the type {words}; return real numbers"):
+        extreme_eigenvalues(matvec, np.ones(3))
+    with pytest.raises(JaxfairError, match=f"has the type {words}"):
+        stochastic_trace(matvec, [np.ones(3)])
+
+
+@pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16, np.int32, bool])
+def test_real_products_of_any_type_are_taken(dtype: Any) -> None:
+    found = extreme_eigenvalues(lambda v: np.eye(1, 3, dtype=dtype)[0], np.eye(1, 3)[0])
+    np.testing.assert_allclose(found.values, [1])
+    listed: Any = lambda v: v.tolist()  # noqa: E731
+    np.testing.assert_allclose(extreme_eigenvalues(listed, np.eye(1, 3)[0]).values, [1])
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])

@@ -126,7 +126,10 @@ def test_steps_end_at_the_limit_also_after_restarts(max_steps: int) -> None:
 
 @given(st.integers(6, 14), st.integers(0, 1), st.integers(0, 1), st.integers(1, 40), st.integers(0, 10_000))
 def test_an_eigenvalue_lies_within_each_residual(size: int, more: int, low: int, max_steps: int, seed: int) -> None:
-    """At both ends, however few the steps, and after restarts of the smallest basis; none is beyond the spectrum."""
+    """At both ends, however few the steps, and after restarts of the smallest basis; none is beyond the spectrum.
+
+    One step has one value for both ends: there is none yet where two are asked for at one of them.
+    """
     matrix = random_symmetric(size, seed)
     options: dict[str, Any] = {"largest": 1 + more - low, "smallest": 1 + low, "tolerance": 1e-12}
     result = extreme_eigenvalues(
@@ -134,10 +137,15 @@ def test_an_eigenvalue_lies_within_each_residual(size: int, more: int, low: int,
     )
     eigenvalues = np.linalg.eigvalsh(matrix)
     slack = rounding(matrix)
-    distance = np.abs(result.values[:, None] - eigenvalues).min(axis=1)
-    assert (distance <= result.residuals + slack).all()
-    assert (result.values <= eigenvalues[-1] + slack).all()
-    assert (result.values >= eigenvalues[0] - slack).all()
+    assert len(result.values) == len(result.residuals) == 2 + more
+    ends = options["largest"], options["smallest"]
+    assert np.isfinite(result.values).sum() == sum(min(end, result.steps) for end in ends)
+    known = np.isfinite(result.values)
+    values = result.values[known]
+    distance = np.abs(values[:, None] - eigenvalues).min(axis=1)
+    assert (distance <= result.residuals[known] + slack).all()
+    assert (values <= eigenvalues[-1] + slack).all()
+    assert (values >= eigenvalues[0] - slack).all()
 
 
 @pytest.mark.parametrize("max_basis", [100, 12])
@@ -339,3 +347,36 @@ def test_the_device_finds_what_float32_cannot_square(scale: float) -> None:
     start = jnp.asarray(np.random.default_rng(0).standard_normal(50), jnp.float32)
     found = extreme_eigenvalues(lambda v: diagonal * v, start, tolerance=1e-4, max_steps=50)
     np.testing.assert_allclose(found.values, 50 * scale, rtol=1e-3)
+
+
+@pytest.mark.parametrize("on_device", [False, True], ids=["host", "device"])
+@pytest.mark.parametrize("stop", ["residual", "error"])
+def test_there_are_as_many_values_as_were_asked_for_however_few_differ(on_device: bool, stop: Any) -> None:
+    """A Krylov space has one dimension for each distinct eigenvalue; another one, orthogonal to it, has the rest."""
+    xp: Any = jnp if on_device else np
+    start = xp.asarray(random_start(10), np.float32)
+    same = extreme_eigenvalues(lambda v: 2 * v, start, largest=3, smallest=1, stop=stop, vectors=True)
+    np.testing.assert_allclose(same.values, [2, 2, 2, 2], rtol=1e-6)
+    two = xp.asarray(np.repeat([3.0, 0.0], 5), np.float32)
+    found = extreme_eigenvalues(lambda v: two * v, start, largest=3, smallest=3, stop=stop, vectors=True)
+    np.testing.assert_allclose(found.values, [3, 3, 3, 0, 0, 0], atol=1e-6)
+    assert same.converged
+    assert found.converged
+    assert same.asymmetry < 1e-6
+    assert isinstance(found.vectors, jax.Array) == on_device
+    for end in (found.vectors[:3], found.vectors[3:], same.vectors[:3]):
+        np.testing.assert_allclose(np.asarray(end) @ np.asarray(end).T, np.eye(3), atol=1e-5)
+
+
+@pytest.mark.parametrize("on_device", [False, True], ids=["host", "device"])
+@pytest.mark.parametrize("options", [{"max_steps": 2}, {"multiple": False}])
+def test_what_was_not_found_is_not_a_number_at_its_place(on_device: bool, options: dict[str, Any]) -> None:
+    """So that the first ones are those of the upper end, wherever it stopped."""
+    xp: Any = jnp if on_device else np
+    two = xp.asarray(np.repeat([3.0, 0.0], 5), np.float32)
+    start = xp.asarray(random_start(10), np.float32)
+    found = extreme_eigenvalues(lambda v: two * v, start, largest=3, smallest=4, vectors=True, **options)
+    np.testing.assert_allclose(found.values, [3, 0, np.nan, 0, 3, np.nan, np.nan], atol=1e-6)
+    np.testing.assert_array_equal(np.isnan(found.residuals), np.isnan(found.values))
+    np.testing.assert_array_equal(np.isnan(found.vectors).all(axis=1), np.isnan(found.values))
+    assert not found.converged
