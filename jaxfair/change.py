@@ -17,6 +17,7 @@ from jaxfair.curvature.checks import change_of_logits, trusted_logits
 from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.programs import LossFn
 from jaxfair.curvature.report import as_frame, as_text
+from jaxfair.curvature.spectrum import check_counts
 from jaxfair.errors import JaxfairError
 from jaxfair.grouping import Missing, as_groups
 from jaxfair.inputs import as_array, as_inputs, as_labels, as_told, check_lengths, check_untraced, fill_left_out
@@ -278,6 +279,10 @@ def change_report(
         >>> print(report.relative_drop.value, report.gap.group, report.gap.verdict)
         [ 0. 45.] b more
     """
+    runs = answers.as_runs(before)
+    if config is not None and all(map(answers.is_network, [*runs, *answers.as_runs(after)])):
+        for _, params in runs:
+            check_counts(config, params)
     given = _read(before, after, x, y, group, group_names, reference, missing, loss)
     names, pairs = given.names, len(given.first)
     first, second, y = given.first, given.second, given.y

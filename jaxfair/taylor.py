@@ -19,7 +19,7 @@ from jaxfair import groups, intervals, losses
 from jaxfair.bounds import excess_loss_bound, parameter_distance
 from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.programs import LogitsFn, LossFn
-from jaxfair.curvature.spectrum import check_examples, group_curvature, group_losses
+from jaxfair.curvature.spectrum import check_counts, check_examples, group_curvature, group_losses
 from jaxfair.data.dataset import Dataset, normalize
 from jaxfair.errors import JaxfairError
 from jaxfair.inputs import as_values, on_one_device, quoted
@@ -131,6 +131,8 @@ def taylor_terms(
         raise JaxfairError(f"There is no straight line between the two: {reason}.")
     check_parameters(after)
     after = on_one_device(after)
+    if config is not None:
+        check_counts(config, before)
     before, x, y, rows = check_examples(logits_fn, before, x, y, weights, loss)
     step, found = np.asarray(ravel_pytree(after)[0]) - np.asarray(ravel_pytree(before)[0]), []
     for group in group_losses(logits_fn, before, x, y, rows, config or CurvatureConfig(), loss=loss):

@@ -18,7 +18,7 @@ from jaxfair.curvature import lanczos
 from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.operators import GroupOperator
 from jaxfair.curvature.programs import LogitsFn, LossFn
-from jaxfair.curvature.spectrum import check_examples, eigenvalues, group_losses, start_vector
+from jaxfair.curvature.spectrum import check_counts, check_examples, eigenvalues, group_losses, start_vector
 from jaxfair.errors import JaxfairError
 from jaxfair.inputs import on_one_device
 from jaxfair.models import check_parameters, tree_difference
@@ -105,6 +105,9 @@ def block_curvature(
     """
     params, x, y, rows = check_examples(logits_fn, params, x, y, weights, loss)
     members, step = _members(params, blocks), None
+    settings = CurvatureConfig() if config is None else config
+    for member in members.values():
+        check_counts(_of_block(settings, member), member)
     if after is not None:
         if reason := tree_difference(params, after):
             raise JaxfairError(f"There are no terms for what is not the same network's: {reason}.")
@@ -112,7 +115,6 @@ def block_curvature(
         step = np.asarray(ravel_pytree(on_one_device(after))[0]) - np.asarray(ravel_pytree(params)[0])
         if not np.isfinite(step).all():
             raise JaxfairError("A parameter after the change is not a finite number; check the network.")
-    settings = CurvatureConfig() if config is None else config
     noise, found = np.asarray(start_vector(params, settings.seed)), []
     for group in group_losses(logits_fn, params, x, y, rows, settings, loss=loss):
         gradient, operator = np.asarray(group.gradient), group.operator
@@ -153,6 +155,11 @@ def _restricted(operator: GroupOperator, member: np.ndarray, vector: np.ndarray)
     return np.asarray(operator(whole))[member]
 
 
+def _of_block(config: CurvatureConfig, member: np.ndarray) -> CurvatureConfig:
+    """Return the settings for one block: one of a single parameter has one eigenvalue."""
+    return dataclasses.replace(config, bottom=config.bottom and member.size > 1)
+
+
 def _eigenvalues(
     operator: GroupOperator, member: np.ndarray, noise: np.ndarray, gradient: np.ndarray, config: CurvatureConfig | None
 ) -> tuple[float, float, float, float, float, float]:
@@ -162,9 +169,7 @@ def _eigenvalues(
     start, length = noise[member], lanczos.norm(gradient[member])
     if config.start != "random" and length > 0:
         start = gradient[member] / length + start / lanczos.norm(start)
-    ends = min(1 + int(config.bottom), member.size)  # a block of one parameter has one eigenvalue
-    settings = dataclasses.replace(config, bottom=ends > 1)
-    result = eigenvalues(lambda v: _restricted(operator, member, v), start, settings)
+    result = eigenvalues(lambda v: _restricted(operator, member, v), start, _of_block(config, member))
     top, bottom = ((float(result.values[end]), float(result.residuals[end])) for end in (0, -1))
     return *top, *(bottom if config.bottom else (np.nan, np.nan)), float(result.converged), float(result.steps)
 

@@ -353,7 +353,7 @@ def _estimated(residuals: np.ndarray, values: np.ndarray, index: np.ndarray, top
     return residuals * np.clip(SAFETY * (residuals / gap), least, 1)
 
 
-def check_counts(size: int, wanted: int, max_steps: int, max_basis: int) -> None:
+def check_counts(size: int, wanted: int, max_steps: int, max_basis: int = 100) -> None:
     """Raise a JaxfairError for a number of eigenvalues, steps or vectors that Lanczos cannot do with."""
     if not 1 <= wanted <= size:
         raise JaxfairError(f"{wanted} eigenvalues were asked of an operator of size {size}; ask for 1 to {size}.")

@@ -69,7 +69,8 @@ def minibatch_curvature(
     logits_fn = as_pytree(logits_fn)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
     first = jax.random.normal(jax.random.key(seed), (parameters,), jnp.result_type(*jax.tree.leaves(params)))
-    size = min(batch_size, len(group))
+    size, both = min(batch_size, len(group)), int(parameters > 1)
+    lanczos.check_counts(parameters, 1 + both, max_steps)
     plan = make_plan(logits_fn, params, x, y, count=size, chunk_size=None, precision=precision)
     norms, values = [[[] for _ in range(count)] for _ in range(2)]
     for begin in range(0, len(group), batch_size):
@@ -79,7 +80,7 @@ def minibatch_curvature(
             operator = GroupOperator(logits_fn, params, x, y, member / member.sum(), plan, precision=precision)
             norms[g].append(lanczos.norm(operator.loss_and_gradient()[1]))
             ends = lanczos.extreme_eigenvalues(
-                operator, first, largest=1, smallest=int(parameters > 1), tolerance=tolerance, max_steps=max_steps
+                operator, first, largest=1, smallest=both, tolerance=tolerance, max_steps=max_steps
             ).values
             values[g].append(ends[np.argmax(np.abs(ends))])
     means = [np.mean(found) if found else np.nan for found in norms]

@@ -260,7 +260,7 @@ def group_report(
         >>> print(report.accuracy, report.loss.round(3))
         [1. 1.] [0.551 0.825]
     """
-    check_counts(config)
+    check_counts(config, params)
     labelled, logits_fn = losses.takes_classes(loss), as_pytree(logits_fn)
     group, names, kept = as_groups(group, group_names, missing)
     params, x, y = as_examples(logits_fn, params, x, fill_left_out(y, kept), labelled=labelled)

@@ -19,7 +19,7 @@ from jaxfair.curvature.chunks import Cut, Devices, accumulate
 from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.operators import GroupOperator, check_chunk_size, make_plan
 from jaxfair.curvature.programs import LogitsFn, LossFn, Model, Programs, as_pytree, programs
-from jaxfair.curvature.spectrum import GroupCurvature, check_examples, eigenvalues, start_vector
+from jaxfair.curvature.spectrum import GroupCurvature, check_counts, check_examples, eigenvalues, start_vector
 from jaxfair.errors import JaxfairError
 from jaxfair.intervals import FEW, FEW_FOR_NORM, Interval, students_t
 from jaxfair.options import Seed, checked
@@ -290,10 +290,11 @@ def equal_count_eigenvalues(
         >>> found.count
         30
     """
+    once = dataclasses.replace(config, start="random", bottom=False)
+    check_counts(once, params)
     params, x, y, rows = _checked(logits_fn, params, x, y, weights, loss)
     if draws < 1:
         raise JaxfairError(f"There are {draws} draws; give at least 1.")
-    once = dataclasses.replace(config, start="random", bottom=False)
     sizes = (rows != 0).sum(axis=1)
     count, most = int(sizes.min()), int(sizes.max())
     drawn = [_draws(row, count, draws, seed) for row in rows]

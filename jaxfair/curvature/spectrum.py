@@ -5,6 +5,7 @@ all groups, networks of one module, and chunks.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -112,7 +113,7 @@ def group_curvature(
         >>> print(found.gradient_norm.round(3), found.top_eigenvalue.round(3))
         [0.369 0.261] [0.503 0.503]
     """
-    check_counts(config)
+    check_counts(config, params)
     params, x, y, group_rows = check_examples(logits_fn, params, x, y, weights, loss)
     noise, rows = start_vector(params, config.seed), []
     given = [None] * len(group_rows)
@@ -167,13 +168,17 @@ def group_losses(
         operator.release()  # or a caller's loop variable keeps these passes beside the next group's
 
 
-def check_counts(config: CurvatureConfig) -> None:
-    """Raise a JaxfairError for what Lanczos would refuse later, when a pass over the data was made."""
+def check_counts(config: CurvatureConfig, params: Any) -> None:
+    """Raise a JaxfairError for what Lanczos would refuse later, when a pass over the data was made.
+
+    Of the parameters, which may be unchecked yet, only the number counts.
+    """
     check_chunk_size(config.chunk_size)
-    if config.max_steps < 1:
-        raise JaxfairError(f"At most {config.max_steps} Lanczos steps were allowed; allow at least 1.")
     if config.max_basis < 1:
         raise JaxfairError(f"A basis of {config.max_basis} vectors is too small; allow at least 4.")
+    size = sum(math.prod(np.shape(leaf)) for leaf in jax.tree.leaves(params))
+    if size:  # parameters that are none are refused as such
+        lanczos.check_counts(size, 1 + int(config.bottom), config.max_steps, config.max_basis)
 
 
 def start_vector(params: Any, seed: int) -> Any:
