@@ -32,7 +32,7 @@ from jaxfair.curvature.programs import (
     programs,
 )
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import as_values, as_weights
+from jaxfair.inputs import as_array, as_values, as_weights
 from jaxfair.models import differentiating
 from jaxfair.options import Natural, checked
 
@@ -257,6 +257,8 @@ class GroupOperator:
         """Return the product with a vector, or with each row of a block; over the first ``chunks`` alone if given."""
         if isinstance(vector, Tracer):
             raise JaxfairError("The vector is traced by JAX; call the operator outside of jit and of JAX's solvers.")
+        if isinstance(vector, jax.Array):
+            vector = as_array(vector, "numbers of the vector")  # one that lies on several devices or a mesh comes back
         plain = isinstance(vector, jax.Array | np.ndarray) and not isinstance(vector, np.ma.MaskedArray)
         if not plain or not jnp.issubdtype(vector.dtype, jnp.floating):
             vector = as_values(vector, "numbers of the vector")

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
 import jaxfair
@@ -187,3 +188,20 @@ def test_distances(network: Network) -> None:
         np.testing.assert_array_equal(find(X), alone)
         np.testing.assert_array_equal(find(jax.device_put(X, jax.devices()[1])), alone)
     np.testing.assert_allclose(jax.jit(distance["linearized"])(X), distance["linearized"](X), **SAME)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Explicit, AxisType.Auto])
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("alone", [False, True], ids=["all devices", "a default device"])
+def test_a_vector_on_a_mesh_is_multiplied_as_any_other(kind: Any, count: int, alone: bool) -> None:
+    """Whatever the mesh's number of devices and that of the operator's: sharded, replicated, and a block of them."""
+    mesh = jax.make_mesh((count,), ("p",), axis_types=(kind,), devices=jax.devices()[:count])
+    with jax.default_device(jax.devices()[1] if alone else None):
+        w, weight = np.ones((16, 3), np.float32), np.full(N, 1 / N, np.float32)
+        product = GroupOperator(lambda w, x: x @ w, w, X.reshape(N, 16), np.arange(N) % 3, weight)
+        vector = np.random.default_rng(0).normal(size=product.size).astype(np.float32)
+        expected = np.asarray(product(vector))
+        for spec in (PartitionSpec("p"), PartitionSpec()):
+            np.testing.assert_array_equal(product(jax.device_put(vector, NamedSharding(mesh, spec))), expected)
+        block = jax.device_put(np.stack([vector] * 2), NamedSharding(mesh, PartitionSpec(None, "p")))
+        np.testing.assert_array_equal(product(block), np.stack([expected] * 2))
