@@ -21,7 +21,7 @@ from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.operators import GroupOperator, check_chunk_size, make_plan
 from jaxfair.curvature.programs import LogitsFn, LossFn, as_pytree
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import as_directions, as_weights, check_lengths, quoted
+from jaxfair.inputs import as_directions, as_weights, check_lengths, leaves, quoted
 from jaxfair.options import checked
 
 SHARE, LEAST, COARSE = 8, 100, 3e-2  # a coarse start: one of so many chunks, examples at least, tolerance
@@ -176,15 +176,15 @@ def check_counts(config: CurvatureConfig, params: Any) -> None:
     check_chunk_size(config.chunk_size)
     if config.max_basis < 1:
         raise JaxfairError(f"A basis of {config.max_basis} vectors is too small; allow at least 4.")
-    size = sum(math.prod(np.shape(leaf)) for leaf in jax.tree.leaves(params))
+    size = sum(math.prod(np.shape(leaf)) for leaf in leaves(params, "parameters"))
     if size:  # parameters that are none are refused as such
         lanczos.check_counts(size, 1 + int(config.bottom), config.max_steps, config.max_basis)
 
 
 def start_vector(params: Any, seed: int) -> Any:
     """Return the random vector of shape (p,) that Lanczos starts from."""
-    leaves = jax.tree.leaves(params)
-    size, dtype = sum(leaf.size for leaf in leaves), jnp.result_type(*leaves)
+    arrays = jax.tree.leaves(params)
+    size, dtype = sum(array.size for array in arrays), jnp.result_type(*arrays)
     noise = jax.random.normal(jax.random.key(seed), (size,), dtype)
     # On a CPU Lanczos is in NumPy, whose products take the basis as it is, without a copy.
     return np.asarray(noise) if jax.default_backend() == "cpu" else noise
