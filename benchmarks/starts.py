@@ -34,7 +34,7 @@ from jaxfair.training.fit import fit
 
 GAUSS_NEWTON = 4 / 6
 """What a Gauss-Newton product takes beside a Hessian product, in passes of convolutions."""
-CLOSE = 1e-2
+CLOSE = 1e-1
 """Residual to which the Gauss-Newton matrix's eigenvector is sought, relative to its eigenvalue."""
 TUNING = TrainConfig(epochs=2, batch_size=64, learning_rate=0.01, schedule="cosine")
 SHARES = {"a fifth of the ReLUs": 0.2, "a tenth of the ReLUs": 0.1}
