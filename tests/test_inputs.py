@@ -841,7 +841,7 @@ def test_numbers_that_float32_does_not_tell_apart_are_said() -> None:
         inputs.as_told(far)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for near in (np.float64(X), np.full((N, 2), 1e10 + 0.1), (far - far[0])[:, None]):
+        for near in (X.astype(np.float64), np.full((N, 2), 1e10 + 0.1), (far - far[0])[:, None]):
             as_inputs(near)
             inputs.as_told(near[:, 0])
         with jax.enable_x64(True):
