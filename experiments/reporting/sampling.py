@@ -63,10 +63,10 @@ def free_of_sampling(
     Returns:
         Nothing known but the seeds for a group of too few images, and no interval where there is one seed.
     """
-    found, counts = [], by_group.get("curvature_count", by_group["test_count"])
+    found, counts = [], next((by_group[of] for of in ("curvature_count", "test_count") if of in by_group), None)
     for group, column in enumerate(by_group[FREE[name]].T):
         blocks, common = in_blocks(parts, name, group), None if overlap is None else [overlap[group]]
-        if len(column) == 1 and counts[0, group] < LEAST[name]:
+        if len(column) == 1 and counts is not None and counts[0, group] < LEAST[name]:
             found.append(Estimate(column.mean(), np.nan, np.nan))
         elif blocks is None:
             found.append(over_seeds(column))

@@ -77,12 +77,19 @@ def results_of(folder: Path, study: dict) -> Results:
     return arrays.collect(make_analyses(folder / "runs", **study))
 
 
-def ends(values: np.ndarray) -> np.ndarray:
-    """Return mean and Student's 95 % interval over seeds by SciPy, shape (3,), symmetric in the logarithm."""
+def ends(values: np.ndarray, name: str = "") -> np.ndarray:
+    """Return mean and Student's 95 % interval over seeds by SciPy, shape (3,), symmetric in the logarithm.
+
+    That of a softmax gap is so in log(v / (1 - v)), being a share.
+    """
     if np.ptp(values) == 0:
         return np.repeat(values[:1], 3)
-    low, high = stats.t.interval(0.95, len(values) - 1, 0, stats.sem(values) / values.mean())
-    return values.mean() * np.exp([0, low, high])
+    mean = values.mean()
+    if name == "softmax_gap":
+        low, high = stats.t.interval(0.95, len(values) - 1, 0, stats.sem(values) / mean / (1 - mean))
+        return mean / (mean + (1 - mean) * np.exp([0, -low, -high]))
+    low, high = stats.t.interval(0.95, len(values) - 1, 0, stats.sem(values) / mean)
+    return mean * np.exp([0, low, high])
 
 
 def accuracies(results: Results, variant: Variant) -> np.ndarray:
@@ -353,7 +360,7 @@ def test_points_have_both_intervals_and_a_name(tmp_path: Path, effect: Any) -> N
     drop = quantities.drops(results, tightest)
     for axes, cause in zip(panels, CAUSES, strict=True):
         measured = tightest if effect == "accuracy" else full
-        x = [ends(column) for column in measured.by_group[cause].T]
+        x = [ends(column, cause) for column in measured.by_group[cause].T]
         y = accuracies(results, tightest) if effect == "accuracy" else list(zip(*drop, strict=True))
         points = {}
         for container in axes.containers:
@@ -416,7 +423,7 @@ def test_mitigation_stands_beside_what_it_is_compared_with(with_mitigation: Resu
             elif quantity == "accuracy":
                 expected = accuracies(with_mitigation, variant)
             else:
-                expected = np.array([ends(column) for column in variant.by_group[quantity].T])
+                expected = np.array([ends(column, quantity) for column in variant.by_group[quantity].T])
             np.testing.assert_allclose(drawn(axes, name), expected[[1, 2, 0]])
 
 
