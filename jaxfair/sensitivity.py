@@ -213,7 +213,7 @@ def losses_on_segment(
         JaxfairError: Shapes or structures do not match, a group is empty, or ``chunk_size`` is below 1.
     """
     points = as_values(points, "points")
-    start, x, y, weights = check_examples(logits_fn, start, x, y, weights, loss)
+    start, x, y, weights = check_examples(logits_fn, start, x, y, weights, loss, differentiated=False)
     parameter_distance(start, end)  # refuses what cannot be interpolated
     start, end = on_one_device((start, end))
     if points.ndim != 1 or not points.size:

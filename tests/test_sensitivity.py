@@ -1,6 +1,7 @@
 """The hardware paper's quantities in closed form, and the permutation test by brute force and by simulation."""
 
 import itertools
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -257,7 +258,9 @@ def test_whole_networks_on_the_segment() -> None:
     first = first.replace(masks=jax.tree.map(lambda mask: 0 * mask + np.float32(0.3), first.masks))
     second = jax.tree.map(lambda leaf: 0.5 * leaf + 0.1, first).replace(masks=first.masks)
     call, compiled = networks.Network.__call__, jax.jit(networks.Network.__call__)
-    found = sensitivity.losses_on_segment(call, first, second, x, GROUP, WEIGHTS, np.array([0.0, 1.0, 0.3]))
+    with warnings.catch_warnings():  # that statistics are no parameters is said of what is differentiated
+        warnings.simplefilter("error")
+        found = sensitivity.losses_on_segment(call, first, second, x, GROUP, WEIGHTS, np.array([0.0, 1.0, 0.3]))
     mixed = jax.tree.map(lambda a, b: 0.7 * a + 0.3 * b, first, second)
     for row, network in zip(found, (first, second, mixed), strict=True):
         own = np.asarray(losses.cross_entropy(compiled(network, x), jnp.asarray(GROUP)))

@@ -190,7 +190,9 @@ def spread(y: np.ndarray) -> np.ndarray:
     return np.array(list(dict.fromkeys([*first[: models.FEW // 2], *some]))[: models.FEW], int)
 
 
-def checked_examples(logits_fn: Partial, params: Any, x: Any, y: Any, loss: LossFn) -> tuple[Any, Any, Any]:
+def checked_examples(
+    logits_fn: Partial, params: Any, x: Any, y: Any, loss: LossFn, *, differentiated: bool = True
+) -> tuple[Any, Any, Any]:
     """Return what ``as_examples`` does, once a loss of the user's was that of each example by itself.
 
     It is asked of a few: all would take a pass over the data. Of what is seldom meant it warns: of outputs, of
@@ -198,7 +200,8 @@ def checked_examples(logits_fn: Partial, params: Any, x: Any, y: Any, loss: Loss
     """
     labelled, loss = losses.takes_classes(loss), _as_compiled(loss)
     params, x, y = models.as_examples(logits_fn, params, x, y, labelled=labelled)
-    warn_of_parameters(params)
+    if differentiated:
+        warn_of_parameters(params)
     if not len(y):
         return params, x, y
     few = spread(np.asarray(y))

@@ -191,15 +191,17 @@ def start_vector(params: Any, seed: int) -> Any:
 
 
 def check_examples(
-    logits_fn: LogitsFn, params: Any, x: Any, y: Any, weights: Any, loss: LossFn
+    logits_fn: LogitsFn, params: Any, x: Any, y: Any, weights: Any, loss: LossFn, *, differentiated: bool = True
 ) -> tuple[Any, Any, Any, np.ndarray]:
     """Return parameters, inputs, labels and the groups' weights, shape (groups, n), as arrays that fit together.
+
+    Where parameters are not ``differentiated`` they may be a whole network, batch statistics too, without a warning.
 
     Raises:
         JaxfairError: They do not, a group has no example of any weight, or a loss of the user's is not that of each
             example by itself.
     """
-    params, x, y = checked_examples(as_pytree(logits_fn), params, x, y, loss)
+    params, x, y = checked_examples(as_pytree(logits_fn), params, x, y, loss, differentiated=differentiated)
     group_rows = as_weights(weights)
     if group_rows.ndim != 2 or not len(group_rows):
         raise JaxfairError(f"The weights have shape {group_rows.shape}; expected (groups, examples).")
