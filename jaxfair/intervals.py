@@ -260,19 +260,23 @@ def has_drop(accuracy: np.ndarray, count: np.ndarray) -> np.ndarray:
     return n * p > students_t(np.inf) ** 2 * (1 - p)
 
 
-def of_drops(found: Estimate, weights: Any, before: Any) -> Estimate:
+def of_drops(found: Estimate, weights: Any, before: Any, count: Any) -> Estimate:
     """Return an estimate of a weighted sum of relative drops in percent that knows between what such a sum can lie.
 
-    A group loses at most all that it had right, and gains at most until it is always right.
+    A group loses at most all that it had right, and gains at most until it is always right. What it had right is known
+    from some examples: one that was right on all of them may still gain, from the lower end of Wilson's interval on.
 
     Args:
         found: of the sum.
         weights: of the drops, shape (groups,), or (seeds, groups) where it is the mean over seeds.
         before: accuracies that the drops are from, of the same shapes; of what has weight 0 they say nothing.
+        count: of the examples that each of these is over, of the same shapes.
     """
-    weights, before = np.broadcast_arrays(np.asarray(weights, float), np.asarray(before, float))
+    arrays = (np.asarray(of, float) for of in (weights, before, count))
+    weights, before, count = np.broadcast_arrays(*arrays)
+    had = wilson(before, count).low
     with np.errstate(divide="ignore", invalid="ignore"):
-        ends = np.where(weights == 0, 0.0, [weights * -100 * (1 - before) / before, weights * 100])
+        ends = np.where(weights == 0, 0.0, [weights * -100 * (1 - had) / had, weights * 100])
     least, most = (ends.min(axis=0), ends.max(axis=0)) if weights.size else np.zeros((2, 1))
     return found._replace(least=least.sum(axis=-1).mean(), most=most.sum(axis=-1).mean())
 

@@ -140,8 +140,13 @@ def drops(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 def relative_drops(drops: Sequence[np.ndarray], before: Sequence[float]) -> Measure:
     """Return each group's relative drop, from tables and accuracies as ``differences_of`` takes them."""
     found = [intervals.over_seeds_and_examples([table]) for table in drops]
-    possible = [intervals.of_drops(one, (1.0,), (was,)) for one, was in zip(found, before, strict=True)]
+    possible = [intervals.of_drops(one, 1.0, *of) for one, *of in zip(found, before, _counts(drops), strict=True)]
     return measured(possible, "percent")
+
+
+def _counts(drops: Sequence[np.ndarray]) -> list[int]:
+    """Return the examples of each group; ``drops`` adds two."""
+    return [table.shape[1] - 2 for table in drops]
 
 
 def differences_of(
@@ -160,13 +165,13 @@ def differences_of(
         runs: how many there are.
         before: accuracy of each group before, by which intervals are cut off at what is possible.
     """
-    known = [g for g, table in enumerate(drops) if np.isfinite(table).all()]
+    known, counts = [g for g, table in enumerate(drops) if np.isfinite(table).all()], _counts(drops)
     if reference not in known or len(known) < 2:
         return (), None
 
     def contrast(g: int, other: int) -> intervals.Estimate:
         found = intervals.over_seeds_and_examples([drops[g], drops[other]], (1.0, -1.0))
-        return intervals.of_drops(found, (1.0, -1.0), (before[g], before[other]))
+        return intervals.of_drops(found, (1.0, -1.0), (before[g], before[other]), (counts[g], counts[other]))
 
     def said(g: int, other: int, of: judging.Judged) -> Difference:
         verdict: Verdict = "too few runs" if of.verdict == "too few" else of.verdict

@@ -192,8 +192,8 @@ def drop_contrast(results: Results, *terms: tuple[Variant, np.ndarray], controll
     if not tables:
         return intervals.Estimate(np.zeros(()), np.zeros(()), np.ones(()))
     estimate = over_seeds_and_examples(tables, [1.0] * len(tables))._replace(value=np.asarray(value))
-    had = np.hstack([before.by_group["accuracy"] for before in befores])
-    return intervals.of_drops(estimate, np.hstack([weights for _, weights in found]), had)
+    had, tested = (np.hstack([before.by_group[name] for before in befores]) for name in ("accuracy", "test_count"))
+    return intervals.of_drops(estimate, np.hstack([weights for _, weights in found]), had, tested)
 
 
 def points_lost(results: Results, variant: Variant, group: int) -> Estimate:

@@ -67,7 +67,8 @@ def _contrast(hardware: Hardware, series: Series, group: int) -> intervals.Estim
         tables.append(sign * drop_parts(base.correct[:, images], series.correct[:, images]))
     value = _drop(hardware, series, group) - _drop(hardware, series, hardware.reference)
     found = over_seeds_and_examples(tables, [1.0, 1.0])._replace(value=np.asarray(value))
-    return of_drops(found, (1.0, -1.0), base.by_group["accuracy"][:, [group, hardware.reference]])
+    both = [group, hardware.reference]
+    return of_drops(found, (1.0, -1.0), base.by_group["accuracy"][:, both], hardware.groups.test_count[both])
 
 
 def rows(hardware: Hardware) -> list[dict[str, Any]]:

@@ -250,7 +250,9 @@ def differences(found: Found) -> tuple[Difference, ...]:
     members, where = [report.names.index(one.group) for _, report, one in every], [label for label, *_ in every]
     lost = [_both(report, report.relative_drop, one) for _, report, one in every]
     had = [_both(report, report.accuracy_before, one) for _, report, one in every]
-    possible = [of_drops(of, (1.0, -1.0), before) for of, before in zip(estimates, had, strict=True)]
+    counts = [dict(zip(report.names, report.count, strict=True)) for _, report, _ in every]
+    tested = [(count[one.group], count[one.reference]) for count, (*_, one) in zip(counts, every, strict=True)]
+    possible = [of_drops(of, (1.0, -1.0), *known) for of, *known in zip(estimates, had, tested, strict=True)]
     return comparisons.compare(members, possible, lost, 1, where, needed=1)
 
 

@@ -37,7 +37,7 @@ def with_predictions(results: Results, group: np.ndarray, full: np.ndarray, tigh
     drops = {"relative_drop_percent": 100 * (1 - after / before)}
     first, middle, last = results.variants
     seeds = tuple(range(len(full)))
-    had = {"accuracy": before}
+    had = {"accuracy": before, "test_count": np.tile([(group == g).sum() for g in groups], (len(full), 1))}
     first, middle = (v._replace(correct=full, seeds=seeds, by_group=v.by_group | had) for v in (first, middle))
     last = last._replace(correct=tight, seeds=seeds, by_group=last.by_group | drops)
     return results._replace(variants=(first, middle, last), group=group)
