@@ -144,6 +144,12 @@ def relative_drops(drops: Sequence[np.ndarray], before: Sequence[float]) -> Meas
     return measured(possible, "percent")
 
 
+def contrast(pair: Sequence[np.ndarray], before: Sequence[float]) -> intervals.Estimate:
+    """Return the first group's relative drop minus the second's, from tables and accuracies of these two."""
+    found = intervals.over_seeds_and_examples(pair, (1.0, -1.0))
+    return intervals.of_drops(found, (1.0, -1.0), before, _counts(pair))
+
+
 def _counts(drops: Sequence[np.ndarray]) -> list[int]:
     """Return the examples of each group; ``drops`` adds two."""
     return [table.shape[1] - 2 for table in drops]
@@ -165,24 +171,23 @@ def differences_of(
         runs: how many there are.
         before: accuracy of each group before, by which intervals are cut off at what is possible.
     """
-    known, counts = [g for g, table in enumerate(drops) if np.isfinite(table).all()], _counts(drops)
+    known = [g for g, table in enumerate(drops) if np.isfinite(table).all()]
     if reference not in known or len(known) < 2:
         return (), None
 
-    def contrast(g: int, other: int) -> intervals.Estimate:
-        found = intervals.over_seeds_and_examples([drops[g], drops[other]], (1.0, -1.0))
-        return intervals.of_drops(found, (1.0, -1.0), (before[g], before[other]), (counts[g], counts[other]))
+    def of(g: int, other: int) -> intervals.Estimate:
+        return contrast([drops[g], drops[other]], [before[g], before[other]])
 
-    def said(g: int, other: int, of: judging.Judged) -> Difference:
-        verdict: Verdict = "too few runs" if of.verdict == "too few" else of.verdict
-        return Difference(names[g], names[other], of.value, of.low, of.high, of.p_value, of.corrected, verdict)
+    def said(g: int, other: int, one: judging.Judged) -> Difference:
+        verdict: Verdict = "too few runs" if one.verdict == "too few" else one.verdict
+        return Difference(names[g], names[other], one.value, one.low, one.high, one.p_value, one.corrected, verdict)
 
     others = [g for g in known if g != reference]
-    judged = judging.judge_together([contrast(g, reference) for g in others], runs)
-    found = [said(g, reference, of) for g, of in zip(others, judged, strict=True)]
+    judged = judging.judge_together([of(g, reference) for g in others], runs)
+    found = [said(g, reference, one) for g, one in zip(others, judged, strict=True)]
     order = sorted(known, key=lambda g: np.nanmean(drops[g]))
     pairs = len(known) * (len(known) - 1) // 2
     ends = order[-1], order[0]
-    (widest,) = judging.judge_together([contrast(*ends)], runs, among=pairs)
+    (widest,) = judging.judge_together([of(*ends)], runs, among=pairs)
     gap = said(*ends, widest)
     return tuple(sorted(found, key=lambda difference: -difference.points)), gap

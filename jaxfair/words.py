@@ -6,6 +6,7 @@ from collections.abc import Sequence
 ROUNDING = 1e-9
 """What is smaller is 0, but for rounding."""
 HUGE = 1e6
+"""From here on a number is written with two digits and an exponent."""
 NAMED = 3
 """Groups that an answer names; the others are counted."""
 

@@ -21,7 +21,7 @@ from jaxfair import intervals, paired
 from jaxfair.change import ChangeReport, change_report
 from jaxfair.data.dataset import Dataset
 from jaxfair.errors import JaxfairError, did_you_mean
-from jaxfair.intervals import of_drops, wilson
+from jaxfair.intervals import wilson
 from jaxfair.networks import Gathered, gathered
 from jaxfair.runs import Run
 
@@ -192,8 +192,8 @@ def contrasts(report: ChangeReport, right: Sequence[np.ndarray], group: np.ndarr
         group: names of the images' groups.
     """
     by_group = {name: [side[None, group == name].astype(float) for side in right] for name in report.names}
-    pairs = [[paired.drops(*by_group[name]) for name in (of.group, of.reference)] for of in report.differences]
-    return [intervals.over_seeds_and_examples(pair, (1.0, -1.0)) for pair in pairs]
+    pairs = [[by_group[name] for name in (of.group, of.reference)] for of in report.differences]
+    return [paired.contrast([paired.drops(*of) for of in pair], [float(of[0].mean()) for of in pair]) for pair in pairs]
 
 
 def bounds(network: Gathered, bits: int, images: np.ndarray, logits: np.ndarray) -> dict[str, Any]:
@@ -249,11 +249,7 @@ def differences(found: Found) -> tuple[Difference, ...]:
     estimates = [estimate for label, _ in chosen for estimate in found.contrasts[label, found.coarsest]]
     members, where = [report.names.index(one.group) for _, report, one in every], [label for label, *_ in every]
     lost = [_both(report, report.relative_drop, one) for _, report, one in every]
-    had = [_both(report, report.accuracy_before, one) for _, report, one in every]
-    counts = [dict(zip(report.names, report.count, strict=True)) for _, report, _ in every]
-    tested = [(count[one.group], count[one.reference]) for count, (*_, one) in zip(counts, every, strict=True)]
-    possible = [of_drops(of, (1.0, -1.0), *known) for of, *known in zip(estimates, had, tested, strict=True)]
-    return comparisons.compare(members, possible, lost, 1, where, needed=1)
+    return comparisons.compare(members, estimates, lost, 1, where, needed=1)
 
 
 def _both(report: ChangeReport, measure: paired.Measure, of: paired.Difference) -> tuple[float, float]:
