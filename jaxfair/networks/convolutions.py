@@ -1,12 +1,15 @@
 """Convolutions whose derivative with respect to the kernel is fast where oneDNN's kernels are asked for.
 
-XLA differentiates a convolution with respect to its kernel by another one, whose own kernel is the whole cotangent.
-oneDNN reads it anew for every pixel of the result, so that it is slow where it outgrows the cache. The same sum is one
-over strips of rows, or, of small images, a few products of matrices. Two primitives, ``convolve`` and
-``kernel_gradient``, bilinear and each the other's transpose, say so for derivatives of any order; every other backend,
-and XLA's own kernels, keep the derivative that they had.
+XLA differentiates a convolution with respect to its kernel by another one, whose own kernel is the whole cotangent and
+whose channels are the images. oneDNN reads that cotangent anew for every pixel of the result, of which there are too
+few to fill its registers, and images are far apart in memory. The same sum is one over tiles that stay in the cache,
+each of which is a convolution over rows, or, of strided ones, a few products of matrices. Two primitives, ``convolve``
+and ``kernel_gradient``, bilinear and each the other's transpose, say so for derivatives of any order; every other
+backend, and XLA's own kernels, keep the derivative that they had.
 """
 
+import itertools
+import math
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -23,10 +26,10 @@ from jaxfair import kernels
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 """Flax's layout of images, kernels and results."""
-STRIP = 2**20
-"""Bytes of the cotangent that are read at once, about half of a core's second cache."""
-SMALL, MANY, LEAST = 8, 256, 2.5e8
-"""Pixels of a row, at most, and channels and operations, at least, from which on products of matrices are fastest."""
+TILE, LANES = 2**19, 16
+"""Bytes of the cotangent that are read at once, a part of a core's second cache, and images of it, at least."""
+LEAST = 2.5e8
+"""Operations of a strided convolution from which on products of matrices are fastest."""
 
 
 def conv_general_dilated(
@@ -105,29 +108,63 @@ def _fast_kernel_gradient(
     padding: Any,
     precision: Any,
 ) -> Array:
-    """Return the same by what is fastest of strips of rows, products of matrices and XLA's own way."""
-    channels, strided = min(lhs.shape[-1], cotangent.shape[-1]), max(window_strides) > 1
-    many = 2 * cotangent.size * size[0] * size[1] * lhs.shape[-1] >= LEAST
-    if size == (1, 1) or (strided and many):
+    """Return the same by what is fastest of tiles, products of matrices and XLA's own way."""
+    if size == (1, 1) or (max(window_strides) > 1 and 2 * cotangent.size * math.prod(size) * lhs.shape[-1] >= LEAST):
         return _by_products(cotangent, lhs, size, window_strides, padding, precision)
-    if strided:
+    if max(window_strides) > 1:
         return _kernel_gradient(
             cotangent, lhs, size=size, window_strides=window_strides, padding=padding, precision=precision
         )
-    if cotangent.shape[2] <= SMALL and channels >= MANY and many:
-        return _by_shifted_products(cotangent, lhs, size, padding, precision)
-    rows = max(1, STRIP // (cotangent.size // cotangent.shape[1] * cotangent.dtype.itemsize))
+    images, rows = _tile(cotangent)
     total: Array | None = None
-    for row in range(0, cotangent.shape[1], rows):
-        strip = cotangent[:, row : row + rows]
-        first = row - padding[0][0]
-        last = first + strip.shape[1] + size[0] - 1
+    for start, row in itertools.product(range(0, len(lhs), images), range(0, cotangent.shape[1], rows)):
+        tile, first = cotangent[start : start + images, row : row + rows], row - padding[0][0]
+        last = first + tile.shape[1] + size[0] - 1
         around = (max(-first, 0), max(last - lhs.shape[1], 0)), padding[1]
-        images, layout = lhs[:, max(first, 0) : last], ("CHWN", "IHWO", "HWNC")
-        part = lax.conv_general_dilated(images, strip, (1, 1), around, dimension_numbers=layout, precision=precision)
+        seen = lhs[start : start + images, max(first, 0) : last]
+        if total is not None:
+            # One after another: copies of all tiles at once would leave the cache, and where XLA has oneDNN add up more
+            # than 33 convolutions in one call, that ends the process.
+            seen, tile, total = lax.optimization_barrier((seen, tile, total))
+        part = _of_tile(tile, seen, size, around, precision)
         total = part if total is None else total + part
     assert total is not None
     return total
+
+
+def _tile(cotangent: Array) -> tuple[int, int]:
+    """Return of how many images, and of how many rows of each, a tile of the cotangent is."""
+    count, high = cotangent.shape[:2]
+    size = cotangent.size * cotangent.dtype.itemsize
+    if size <= 2 * TILE:
+        return count, high
+    images = min(count, max(LANES, TILE * count // size))
+    return images, min(high, max(1, TILE * count * high // (images * size)))
+
+
+def _of_tile(cotangent: Array, lhs: Array, size: Any, padding: Any, precision: Any) -> Array:
+    """Return it as a convolution over rows alone, whose channels are the columns of all images.
+
+    Its images are ``lhs`` with its own channels as columns. Its kernel is the cotangent, as often as the kernel has
+    columns and each time moved by one of these against ``lhs``, so that the result has enough columns and channels to
+    fill registers, and what is copied stays in whole rows.
+    """
+    (count, high, across, out), (wide, channels) = cotangent.shape, lhs.shape[2:]
+    low = padding[1][0]
+    # Moved by j - low, and cut to the width of the images; what leaves them met their padding.
+    moved = [
+        lax.pad(
+            cotangent,
+            jnp.zeros((), cotangent.dtype),
+            [(0, 0, 0), (0, 0, 0), (j - low, wide - across - (j - low), 0), (0, 0, 0)],
+        )
+        for j in range(size[1])
+    ]
+    kernel = jnp.concatenate(moved, axis=-1).transpose(1, 0, 2, 3).reshape(high, 1, count * wide, size[1] * out)
+    images = lhs.transpose(1, 3, 0, 2).reshape(1, lhs.shape[1], channels, count * wide)
+    around = padding[0], (0, 0)
+    found = lax.conv_general_dilated(images, kernel, (1, 1), around, dimension_numbers=LAYOUT, precision=precision)
+    return found.reshape(size[0], channels, size[1], out).transpose(0, 2, 1, 3)
 
 
 def _by_products(cotangent: Array, lhs: Array, size: Any, strides: Any, padding: Any, precision: Any) -> Array:
@@ -143,26 +180,6 @@ def _by_products(cotangent: Array, lhs: Array, size: Any, strides: Any, padding:
     flat = cotangent.reshape(-1, out)
     products = [jnp.matmul(row.reshape(len(flat), -1).T, flat, precision=precision) for row in rows]
     return jnp.stack(products).reshape(*size, lhs.shape[-1], out)
-
-
-def _by_shifted_products(cotangent: Array, lhs: Array, size: Any, padding: Any, precision: Any) -> Array:
-    """Return it as a product for each row of the kernel, with the cotangent moved by every column side by side."""
-    (count, high, _, out), wide, channels = cotangent.shape, lhs.shape[2], lhs.shape[-1]
-    low = padding[1][0]
-    # Moved by j - low against the images, and cut to their width; what leaves them met their padding.
-    moved = [
-        lax.pad(
-            cotangent,
-            jnp.zeros((), cotangent.dtype),
-            [(0, 0, 0), (0, 0, 0), (j - low, wide - cotangent.shape[2] - (j - low), 0), (0, 0, 0)],
-        )
-        for j in range(size[1])
-    ]
-    flat = jnp.concatenate(moved, axis=-1).reshape(count * high * wide, size[1] * out)
-    padded = jnp.pad(lhs, ((0, 0), padding[0], (0, 0), (0, 0)))
-    rows = [padded[:, i : i + high].reshape(len(flat), channels) for i in range(size[0])]
-    products = jnp.stack([jnp.matmul(row.T, flat, precision=precision) for row in rows])
-    return products.reshape(size[0], channels, size[1], out).transpose(0, 2, 1, 3)
 
 
 def _primitive(name: str, function: Any) -> Primitive:

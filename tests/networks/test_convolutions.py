@@ -14,9 +14,9 @@ from jaxfair.curvature.programs import operations
 from jaxfair.networks import convolutions
 
 CASES = [  # rows and columns, channels in and out, kernel, stride, padding; which way the kernel gradient takes
-    ((9, 6), (3, 4), 3, 1, ((1, 1), (1, 1))),  # strips
+    ((9, 6), (3, 4), 3, 1, ((1, 1), (1, 1))),  # tiles
     ((9, 6), (3, 4), 5, 1, ((0, 3), (2, 1))),
-    ((7, 6), (5, 6), 3, 1, ((1, 1), (1, 1))),  # products with the cotangent moved
+    ((7, 6), (5, 6), 3, 1, ((1, 1), (1, 1))),
     ((7, 6), (5, 6), 3, 1, ((0, 0), (3, 0))),
     ((8, 7), (3, 4), 3, 2, ((1, 1), (1, 1))),  # products with the images moved
     ((9, 7), (3, 4), 5, 3, ((2, 0), (1, 3))),
@@ -40,8 +40,8 @@ MODES: dict[str, Callable[[Any, Any, Any], Any]] = {
 def asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have oneDNN asked for, at sizes of small cases; the numbers are the same by whatever kernels there are."""
     monkeypatch.setattr(kernels, "asked", lambda environment: True)
-    monkeypatch.setattr(convolutions, "STRIP", 1500)
-    monkeypatch.setattr(convolutions, "MANY", 5)
+    monkeypatch.setattr(convolutions, "TILE", 1500)
+    monkeypatch.setattr(convolutions, "LANES", 2)
     monkeypatch.setattr(convolutions, "LEAST", 1)
 
 
@@ -69,13 +69,27 @@ def test_derivatives_are_those_of_xla(case: Any, mode: str) -> None:
         np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize(("case", "convolved", "products"), [(CASES[0], 3, 0), (CASES[2], 0, 3), (CASES[4], 0, 3)])
+@pytest.mark.parametrize(("case", "convolved", "products"), [(CASES[0], 4, 0), (CASES[2], 4, 0), (CASES[4], 0, 3)])
 def test_a_cpu_takes_the_fast_way_and_others_xlas(case: Any, convolved: int, products: int) -> None:
-    """Three strips of three rows, or a product for each row of the kernel, beside the two other convolutions."""
+    """Two tiles of each pair of images, or a product for each row of the kernel, beside the two other convolutions."""
     function = jax.jit(jax.grad(loss(convolutions.conv_general_dilated, *case[3:]), (0, 1)))
     for platform, counts in (("cpu", (2 + convolved, products)), ("cuda", (3, 0))):
         text = jax.export.export(function, platforms=[platform])(*images(case)).mlir_module()
         assert (text.count("stablehlo.convolution"), text.count("stablehlo.dot_general")) == counts
+
+
+def test_many_tiles_are_added_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By oneDNN's kernels (make test-onednn) a sum of 34 convolutions one after another would end this process."""
+    monkeypatch.setattr(convolutions, "TILE", 1)
+    monkeypatch.setattr(convolutions, "LANES", 1)
+    rng = np.random.default_rng(0)
+    x, w = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((3, 16, 8, 16), (3, 3, 16, 16)))
+    padding = (1, 1), (1, 1)
+    found, wanted = (
+        jax.jit(jax.grad(loss(f, 1, padding), 1))(x, w)
+        for f in (convolutions.conv_general_dilated, lax.conv_general_dilated)
+    )
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
 
 
 def test_its_operations_are_counted_as_those_of_xla() -> None:
