@@ -285,8 +285,10 @@ def drop_parts(before: np.ndarray, after: np.ndarray, *, relative: bool = True) 
     """Return the table of shape (seeds, examples + 2) whose mean is a group's relative accuracy drop in percent.
 
     The drop ``100 (1 - after / before)`` is linearised at the two accuracies, so that ``over_seeds_and_examples`` takes
-    it. Two examples are added that one seed gets wrong and right by the change, and the other way round: without them a
-    small group on which nothing happened would have an interval of no width (Bonett and Price 2012, with one seed).
+    it. Two examples are added that the change turns from right to wrong, and the other way round: without them a small
+    group on which nothing happened would have an interval of no width (Bonett and Price 2012, with one seed). They
+    count by how far seeds agree about an example: fully where all say the same of it, since further seeds are then no
+    further examples, and least where it changes by chance in each.
 
     Args:
         before: 1 where the network before the change is right, shape (seeds, examples of the group); NaN where a seed
@@ -295,16 +297,33 @@ def drop_parts(before: np.ndarray, after: np.ndarray, *, relative: bool = True) 
         relative: whether the drop is in percent of the accuracy before, or in points of accuracy.
     """
     before, after = np.asarray(before, float), np.asarray(after, float)
-    extra, nothing = np.full((len(before), 1), 1 / len(before)), np.zeros((len(before), 1))
     shares = np.nanmean(before), np.nanmean(after)
     if not shares[0] and relative:
         return np.full((len(before), before.shape[1] + 2), np.nan)  # nothing can be lost
-    before, after = np.hstack([before, extra, nothing]), np.hstack([after, nothing, extra])
+    ratio = shares[1] / shares[0] if relative else 1.0
+    extra = np.full((len(before), 1), np.sqrt(_kept_by_mean(ratio * before - after)))
+    before, after = np.hstack([before, extra, 0 * extra]), np.hstack([after, 0 * extra, extra])
     level, other = np.nanmean(before), np.nanmean(after)
     if not relative:
         return 100 * (shares[0] - shares[1] + (before - level) - (after - other))
-    ratio = shares[1] / shares[0]
     return 100 * (1 - ratio + (ratio * (before - level) - (after - other)) / shares[0])
+
+
+def _kept_by_mean(table: np.ndarray) -> float:
+    """Return which share of the examples' variance is left by the mean over seeds: 1 of one that all of them repeat.
+
+    Args:
+        table: of shape (seeds, examples); NaN where a seed does not test an example.
+    """
+    tested, seeds = ~np.isnan(table), len(table)
+    apart = np.where(tested, table - np.nanmean(table, axis=1, keepdims=True), 0.0)
+    own = ((apart**2).sum(axis=1) / tested.sum(axis=1)).mean()
+    if seeds == 1 or not own > 0:
+        return 1.0
+    pairs = np.triu_indices(seeds, 1)
+    common, products = (tested.astype(float) @ tested.T)[pairs], (apart @ apart.T)[pairs]
+    alike = (products[common > 0] / common[common > 0]).mean() / own if common.any() else 0.0
+    return float(1 / seeds + (1 - 1 / seeds) * np.clip(alike, 0, 1))
 
 
 def drop_estimate(before: np.ndarray, after: np.ndarray, group: np.ndarray | None = None) -> Estimate:

@@ -152,6 +152,18 @@ def test_a_drop_in_points_is_the_difference_of_accuracies() -> None:
     assert nothing.variance > 0, "that nothing was seen to happen does not mean that nothing can"
 
 
+@pytest.mark.parametrize("lost", [0, 3, 10])
+def test_runs_that_repeat_each_other_are_no_further_examples(lost: int) -> None:
+    """Ten images say the same in one run and in twenty alike; where runs flip others, these say more."""
+    once = over_seeds_and_examples([drop_parts(np.ones((1, 10)), np.arange(10)[None] >= lost)])
+    for runs in (2, 20):
+        table = drop_parts(np.ones((runs, 10)), np.tile(np.arange(10) >= lost, (runs, 1)))
+        assert over_seeds_and_examples([table]).variance == pytest.approx(once.variance)
+    if 0 < lost < 10:
+        moved = np.array([np.roll(np.arange(10) >= lost, run) for run in range(10)])
+        assert over_seeds_and_examples([drop_parts(np.ones((10, 10)), moved)]).variance < once.variance / 5
+
+
 @pytest.mark.parametrize("freedom", [1, 4, 9])
 @pytest.mark.parametrize("share", [0.01, 0.4, 0.9, 1.0])
 def test_a_variance_of_two_parts_is_averaged_over_what_the_seeds_part_may_be(freedom: float, share: float) -> None:
@@ -467,6 +479,35 @@ def test_alike_is_said_wrongly_in_one_of_twenty(seeds: int, images: int) -> None
         wrong += float(found.equivalence_p_value(margin)) < 0.05
     print(f"{seeds} seeds, {images} images: {100 * wrong / times:.1f} %")
     assert 0.03 <= wrong / times <= 0.065
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tested", [1.0, 0.5])
+@pytest.mark.parametrize("alike", [0.0, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize(("seeds", "examples", "lost"), [(5, 10, 0.15), (10, 10, 0.05), (5, 50, 0.05), (5, 400, 0.05)])
+def test_a_small_group_that_lost_as_much_is_seldom_said_to_differ(
+    seeds: int, examples: int, lost: float, alike: float, tested: float
+) -> None:
+    """Beside 500 examples, where seeds agree about an example, more or less, and test all of them or one split each."""
+    from scipy.stats import norm
+
+    rng, wrong, covered, times = np.random.default_rng(0), 0, 0, 1000
+    for _ in range(times):
+        parts = []
+        for count in (examples, 500):
+            number = round(count / tested)
+            hard = np.sqrt(alike) * rng.normal(size=number)
+            after = hard + np.sqrt(1 - alike) * rng.normal(size=(seeds, number)) > norm.ppf(lost)
+            out = np.argsort(rng.random((seeds, number)), axis=1) >= count
+            parts.append(drop_parts(*(np.where(out, np.nan, table)[:, ~out.all(axis=0)] for table in (1.0, after))))
+        (difference,) = judge_together([over_seeds_and_examples(parts, (1.0, -1.0))], seeds)
+        wrong += difference.verdict in ("more", "less")
+        low, high = over_seeds_and_examples(parts[:1]).interval()
+        covered += bool(low <= 100 * lost <= high)
+    case = f"{seeds} seeds, {examples} examples, {alike} alike, {tested} tested"
+    print(f"{case}: {100 * wrong / times:.1f} % said to differ, {100 * covered / times:.1f} % covered")
+    assert wrong / times <= 0.075
+    assert covered / times >= 0.925
 
 
 @pytest.mark.slow
