@@ -48,6 +48,8 @@ def changed(hardware: Hardware, part: str, index: int, by_group: dict[str, np.nd
     """Return results in whose plain training one series has other quantities by group, or other fields."""
     first = hardware.comparisons[0]
     series = (first.reference,) if part == "reference" else getattr(first, part)
+    if "loss" in by_group:
+        fields = {"loss": np.repeat(by_group["loss"], hardware.groups.test_count, axis=1)} | fields
     new = series[index]._replace(by_group=series[index].by_group | by_group, **fields)
     value = new if part == "reference" else (*series[:index], new, *series[index + 1 :])
     return hardware._replace(comparisons=(first._replace(**{part: value}), *hardware.comparisons[1:]))
@@ -113,6 +115,7 @@ def _comparison(
             control=control,
             accuracy=(own["accuracy"] * tests).sum(axis=1) / tests.sum(),
             correct=right(own["accuracy"], tests),
+            loss=np.repeat(own["loss"], tests, axis=1),
             by_group=own,
             distance=scale * rng.uniform(1, 2, seeds),
             curve=growth if budget is None and len(steps) and control != "batch" else None,

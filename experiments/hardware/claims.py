@@ -2,7 +2,8 @@
 
 As all findings are (``reporting.verdicts``): one number a seed, Student's t interval over seeds (of accuracies that are
 lost over test images too), and whether it lies on the claimed side. All seeds share one split. ``Delta`` and ``xi`` are
-of test images' losses, each network on its own profile's arithmetic. Gradient norms and eigenvalues are free of what
+of test images' losses, each network on its own profile's arithmetic; groups are ranked by Delta at equal counts of
+test images (``tables.equal_count_delta``), since fewer make it larger. Gradient norms and eigenvalues are free of what
 few images add to them, and means over all native profiles, where that was measured; but for the bound, which is of the
 loss on these very images at the reference. That hardware does what one rounding error does is said only where an
 equivalence interval says so.
@@ -52,11 +53,12 @@ def _of_groups(hardware: Hardware) -> list[Claim]:
     for kind in _kinds(plain):
         found += [
             judge(f"small_more_sensitive ({kind})", f"Smaller groups are more sensitive to hardware ({kind})",
-                  f"{RHO} the number of training images with Delta over {kind} profiles",
+                  f"{RHO} the number of training images with Delta over {kind} profiles, at equal test counts",
                   _ranks, "train_count", kind, side="below"),
             *(judge(f"{key}_foretells_delta ({kind})",
                     f"Groups with a larger {name} are more sensitive ({kind})",
-                    f"{RHO} the {name}, mean over devices, with Delta over {kind} profiles", _ranks, key, kind)
+                    f"{RHO} the {name}, mean over devices, with Delta over {kind} profiles, at equal test counts",
+                    _ranks, key, kind)
               for key, name in (("gradient_norm", "gradient norm"), ("top_eigenvalue", "top Hessian eigenvalue"))),
         ]
     return [
@@ -143,7 +145,7 @@ def _ranks(hardware: Hardware, x: str, y: str) -> tuple[Measured, str, str]:
         second, how = numbers.over_devices(plain, y)
         found, tied = rank_correlations(first, second, "groups")
         return found._replace(small=_too_alike(second, y)), tied, how or note
-    delta = numbers.delta(plain, numbers.of_kind(plain, y))
+    delta = numbers.equal_count_delta(hardware, plain, numbers.of_kind(plain, y))
     found, tied = rank_correlations(first, numbers.known(delta), "groups")
     said = "; ".join(filter(None, (_counts(plain, y), note)))
     small = too_small(np.ptp(delta, axis=1), NATS, "nats")

@@ -24,6 +24,7 @@ class Series(NamedTuple):
         profile, kind, control: by name.
         accuracy: over the test set, shape (s,).
         correct: 1.0 where the prediction is right, shape (s, test images).
+        loss: of each test image, in nats, of the same shape.
         by_group: each quantity of ``result.json``, shape (s, g).
         distance: of the parameters from the reference's, shape (s,); 0 for the reference.
         curve: the same after each recorded step, estimated from sketches, shape (s, t); None where there is none.
@@ -39,6 +40,7 @@ class Series(NamedTuple):
     control: str
     accuracy: np.ndarray
     correct: np.ndarray
+    loss: np.ndarray
     by_group: dict[str, np.ndarray]
     distance: np.ndarray
     curve: np.ndarray | None
@@ -198,6 +200,7 @@ def _series(bundle: Bundle, label: str, member: Member, base: _Base) -> Series:
         control=member.control,
         accuracy=np.array([result["accuracy"] for result in results]),
         correct=np.array([(e["logits"].argmax(-1) == e["label"]).astype(float) for e in examples]),
+        loss=np.array([e["loss"] for e in examples], float),
         by_group=by_group,
         distance=np.array([parameter_distance(a.params, b.params) for a, b in zip(base.networks, own, strict=True)]),
         curve=curve,

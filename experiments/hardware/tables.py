@@ -26,6 +26,8 @@ from jaxfair.sensitivity import (
 )
 
 KINDS = ("native", "emulated")
+DRAWS = 200
+"""Random parts of a group that ``equal_count_delta`` is the mean over."""
 SHARES = ("softmax_gap", "impurity")  # which lie in [0, 1]
 
 
@@ -104,6 +106,24 @@ def delta(comparison: Comparison, others: Sequence[Series]) -> np.ndarray:
         raise Missing("there is nothing to compare the reference with")
     losses = np.stack([series.by_group["loss"] for series in (comparison.reference, *others)], axis=1)
     return group_sensitivity(losses)[:, 0]
+
+
+def equal_count_delta(hardware: Hardware, comparison: Comparison, others: Sequence[Series]) -> np.ndarray:
+    """Return Delta as it is on average over as many random images of each group as the smallest has, shape (s, g).
+
+    A maximum of absolute differences is the larger the fewer images the losses are means of. All seeds share these, so
+    groups of unlike numbers of test images are ranked by that alone, by Delta itself.
+    """
+    if not others:
+        raise Missing("there is nothing to compare the reference with")
+    moved = np.stack([series.loss for series in others]) - comparison.reference.loss
+    images, rng = _images(hardware), np.random.default_rng(0)
+    count, found = min(map(len, images)), []
+    for members in images:
+        drawn = rng.permuted(np.tile(members, (DRAWS if len(members) > count else 1, 1)), axis=1)[:, :count]
+        means = np.stack([moved[:, :, one].mean(axis=-1) for one in drawn])
+        found.append(np.abs(means).max(axis=1).mean(axis=0))
+    return np.stack(found, axis=1)
 
 
 def xi(comparison: Comparison, others: Sequence[Series]) -> np.ndarray:
