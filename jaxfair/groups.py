@@ -11,7 +11,7 @@ from jaxfair.errors import JaxfairError
 from jaxfair.grouping import as_groups
 from jaxfair.inputs import absent, are_whole, as_values, check_lengths, on_host, quoted, unboxed
 from jaxfair.intervals import Interval
-from jaxfair.options import Count, Level, Seed, checked
+from jaxfair.options import Level, checked
 
 __all__ = [
     "Interval",
@@ -194,33 +194,33 @@ def seed_interval(values: np.ndarray, level: Level = 0.95) -> Interval:
 
 @checked
 def drop_interval(
-    correct_before: np.ndarray,
-    correct_after: np.ndarray,
-    group: np.ndarray | None = None,
-    *,
-    resamples: Count = 2000,
-    seed: Seed = 0,
-    level: Level = 0.95,
+    correct_before: np.ndarray, correct_after: np.ndarray, group: np.ndarray | None = None, *, level: Level = 0.95
 ) -> Interval:
-    """Return a bootstrap interval of the relative accuracy drop in percent, meaned over groups and seeds.
+    """Return the interval of the relative accuracy drop in percent, meaned over groups, over seeds and test examples.
 
-    Seeds and test examples are both resampled with replacement and independently (the pigeonhole bootstrap,
-    Owen 2007), examples within their group, so the interval shows the noise of training and of a small test set
-    together. Before and after are paired: one resample uses the same seeds and examples for both. It covers less than
-    its level where three to five seeds differ much more than test sets would, and more where they hardly differ.
+    All seeds are measured on the same examples, so these do not average out over seeds, and before and after are
+    paired. It is that of ``change_report``'s drops (``intervals.drop_parts``).
 
     Args:
         correct_before: Whether the full network is right, 1.0 or 0.0, shape (seeds, examples).
         correct_after: The same for the linearized network of each seed.
         group: Group of each example, shape (examples,); None for one group. Every group counts the same, whatever its
             size.
-        resamples: Number of bootstrap resamples.
-        seed: Seed of the resampling.
         level: Confidence level.
+
+    Returns:
+        NaN where the full networks are right too seldom in some group for a relative drop (``intervals.has_drop``).
 
     Raises:
         JaxfairError: Shapes do not match, a value is not between 0 and 1, an example has no group, or the level is not
             between 0 and 1.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxfair.groups import drop_interval
+        >>> before, after = np.ones((3, 50)), np.ones((3, 50)) * (np.arange(50) >= 10)
+        >>> print(*(end.round(1) for end in drop_interval(before, after)))
+        7.1 31.1
     """
     correct_before, correct_after = (as_values(correct, "predictions") for correct in (correct_before, correct_after))
     shapes = correct_before.shape, correct_after.shape
@@ -229,25 +229,16 @@ def drop_interval(
     for correct in (correct_before, correct_after):
         if (odd := correct[~(np.abs(correct - 0.5) <= 0.5)]).size:
             raise JaxfairError(f"A prediction is {odd[0]:g}; give 1 where one is right and 0 where it is wrong.")
-    num_seeds, num_examples = shapes[0]
-    group, _, kept = as_groups(np.zeros(num_examples, int) if group is None else group, missing="drop")
-    check_lengths(predictions=num_examples, groups=len(group))
+    number = shapes[0][1]
+    group, _, kept = as_groups(np.zeros(number, int) if group is None else group, missing="drop")
+    check_lengths(predictions=number, groups=len(group))
     if not kept.all():
-        raise JaxfairError(f"{(~kept).sum()} of {num_examples} examples have no group; leave them out of all three.")
-    rng = np.random.default_rng(seed)
-    chosen_seeds = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=resamples) / num_seeds
-    per_group = []
-    for value in np.unique(group):
-        members = group == value
-        count = members.sum()
-        examples = rng.multinomial(count, np.full(count, 1 / count), size=resamples) / count
-        before = examples @ np.asarray(correct_before[:, members], float).T
-        after = examples @ np.asarray(correct_after[:, members], float).T
-        drops = relative_drop(before, after)
-        known = chosen_seeds * ~np.isnan(drops)
-        with np.errstate(invalid="ignore"):
-            per_group.append(np.nansum(drops * known, axis=1) / known.sum(axis=1))
-    statistic = np.mean(per_group, axis=0)
-    statistic = statistic[np.isfinite(statistic)]
-    ends = np.quantile(statistic, [(1 - level) / 2, (1 + level) / 2]) if len(statistic) else (np.nan, np.nan)
-    return Interval(*map(np.asarray, ends))
+        raise JaxfairError(f"{(~kept).sum()} of {number} examples have no group; leave them out of all three.")
+    members = [np.flatnonzero(group == value) for value in np.unique(group)]
+    share, had = 1 / len(members), [correct_before[:, of].mean() for of in members]
+    counts = [len(of) for of in members]
+    if not intervals.has_drop(np.array(had), np.array(counts)).all():
+        return Interval(np.asarray(np.nan), np.asarray(np.nan))
+    tables = [intervals.drop_parts(correct_before[:, of], correct_after[:, of]) for of in members]
+    found = intervals.over_seeds_and_examples(tables, [share] * len(tables))
+    return intervals.of_drops(found, share, had, counts).interval(level, "percent")

@@ -326,22 +326,6 @@ def _kept_by_mean(table: np.ndarray) -> float:
     return float(1 / seeds + (1 - 1 / seeds) * np.clip(alike, 0, 1))
 
 
-def drop_estimate(before: np.ndarray, after: np.ndarray, group: np.ndarray | None = None) -> Estimate:
-    """Return the relative accuracy drop in percent, meaned over groups, over seeds and test examples.
-
-    Args:
-        before: 1 where the full network of each seed is right, shape (seeds, examples).
-        after: the same for the changed network.
-        group: group of each example; None for one group. Every group counts the same, whatever its size.
-    """
-    shapes = np.shape(before), np.shape(after)
-    if shapes[0] != shapes[1] or len(shapes[0]) != 2 or not np.size(before):
-        raise JaxfairError(f"Predictions have shapes {shapes[0]} and {shapes[1]}; give (seeds, examples) for both.")
-    group = np.zeros(shapes[0][1], int) if group is None else np.asarray(group)
-    tables = [drop_parts(before[:, group == g], after[:, group == g]) for g in np.unique(group)]
-    return over_seeds_and_examples(tables, [1 / len(tables)] * len(tables))
-
-
 POSSIBLE = {"positive": (0.0, np.inf), "share": (0.0, 1.0), "correlation": (-1.0, 1.0)}
 POSSIBLE |= {"percent": (-np.inf, 100.0)}
 """Between what a quantity of each scale lies; a real one may be anything."""

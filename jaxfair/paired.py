@@ -150,6 +150,13 @@ def contrast(pair: Sequence[np.ndarray], before: Sequence[float]) -> intervals.E
     return intervals.of_drops(found, (1.0, -1.0), before, _counts(pair))
 
 
+def extremes(values: Any, counts: Any) -> tuple[int, int]:
+    """Return the places of the largest value and of the smallest; of equal ones, those of the most examples."""
+    ranked = [(round(float(value), 9), int(count)) for value, count in zip(values, counts, strict=True)]
+    most = max(range(len(ranked)), key=lambda g: ranked[g])
+    return most, min(range(len(ranked)), key=lambda g: (ranked[g][0], -ranked[g][1]))
+
+
 def _counts(drops: Sequence[np.ndarray]) -> list[int]:
     """Return the examples of each group; ``drops`` adds two."""
     return [table.shape[1] - 2 for table in drops]
@@ -185,9 +192,9 @@ def differences_of(
     others = [g for g in known if g != reference]
     judged = judging.judge_together([of(g, reference) for g in others], runs)
     found = [said(g, reference, one) for g, one in zip(others, judged, strict=True)]
-    order = sorted(known, key=lambda g: np.nanmean(drops[g]))
+    ends = extremes([float(np.nanmean(drops[g])) for g in known], [np.isfinite(drops[g]).sum() for g in known])
+    ends = known[ends[0]], known[ends[1]]
     pairs = len(known) * (len(known) - 1) // 2
-    ends = order[-1], order[0]
     (widest,) = judging.judge_together([of(*ends)], runs, among=pairs)
     gap = said(*ends, widest)
     return tuple(sorted(found, key=lambda difference: -difference.points)), gap

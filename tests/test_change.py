@@ -141,6 +141,12 @@ def test_a_group_that_loses_is_named() -> None:
     assert report.answer().endswith("): 50.0 % of its accuracy against 0.0 %.")
     assert report.gap is not None
     assert report.gap.group == "small"
+    for names in (("a", "b", "c"), ("a", "c", "b")):  # a tie goes to the group of more examples, whatever it is called
+        of = np.repeat(names, [1000, 1000, 10])
+        tied = np.concatenate([np.zeros(1000), np.arange(1000) < 100, np.arange(10) < 1]).astype(int)
+        gap = change_report(0 * tied, tied, None, 0 * tied, of, reference="a").gap
+        assert gap is not None
+        assert (gap.group, gap.verdict) == (names[1], "more")
     assert "small lost" in str(report)
     assert change_report(y, after, None, y, group, reference="small").differences[0].verdict == "less"
 

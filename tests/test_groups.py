@@ -107,61 +107,52 @@ def draw_correct(rng: np.random.Generator, seeds: int, examples: int, loss: floa
 
 
 @pytest.mark.parametrize("loss", [0.0, 1.0])
-def test_drop_interval_of_a_certain_drop_is_a_point(loss: float) -> None:
-    """No example lost, or all: every resample says the same."""
-    before, after = draw_correct(np.random.default_rng(0), 4, 30, loss)
-    np.testing.assert_allclose(groups.drop_interval(before, after, resamples=100), 100 * loss, rtol=1e-12)
+def test_drop_interval_of_what_always_or_never_happened_has_a_width(loss: float) -> None:
+    """On 30 examples, however many seeds say the same."""
+    before = np.ones((1, 30))
+    low, high = groups.drop_interval(before, before - loss)
+    assert low <= 100 * loss <= high
+    assert 5 < high - low < 25
+    again = groups.drop_interval(*(np.tile(table, (4, 1)) for table in (before, before - loss)))
+    np.testing.assert_allclose(again, (low, high), rtol=0.3)  # by Student's t of so many examples, and of seeds
 
 
 def test_drop_interval_over_groups_counts_every_group_the_same() -> None:
-    """One example keeps its accuracy, nine lose theirs: a drop of 50 %, not of 90 %."""
-    group = np.arange(10) > 0
-    before, after = np.ones((3, 10)), np.tile(1.0 - group, (3, 1))
-    interval = groups.drop_interval(before, after, group, resamples=100)
-    np.testing.assert_allclose(interval, 50, rtol=1e-12)
+    """Ten examples keep their accuracy, ninety lose theirs: a drop of 50 %, not of 90 %."""
+    group = np.arange(100) > 9
+    before, after = np.ones((3, 100)), np.tile(1.0 - group, (3, 1))
+    low, high = groups.drop_interval(before, after, group)
+    assert 30 < low < 50 < high < 65
 
 
 def test_drop_interval_grows_with_the_level_and_as_examples_go() -> None:
     before, after = draw_correct(np.random.default_rng(0), 5, 400, 0.2)
 
     def width(examples: int, level: float) -> float:
-        low, high = groups.drop_interval(before[:, :examples], after[:, :examples], resamples=400, level=level)
+        low, high = groups.drop_interval(before[:, :examples], after[:, :examples], level=level)
         assert low < 20 < high
         return float(high - low)
 
     assert width(400, 0.8) < width(400, 0.95) < width(40, 0.95)
 
 
-def test_drop_interval_is_reproducible() -> None:
-    before, after = draw_correct(np.random.default_rng(0), 3, 40, 0.2)
-    first, again, other = (groups.drop_interval(before, after, resamples=200, seed=seed) for seed in (1, 1, 2))
-    assert first == again != other
-
-
 def test_drop_interval_is_paired() -> None:
-    """Examples differ a lot in difficulty, but each network loses one in ten of those it had right: no noise."""
-    before = np.tile(np.arange(40) % 2, (3, 1)).astype(float)
-    low, high = groups.drop_interval(before, 0.9 * before, resamples=200)
-    np.testing.assert_allclose((low, high), 10, rtol=1e-12)
+    """Examples differ a lot in difficulty, but each network loses one in ten of those it had right: little noise."""
+    before = np.tile(np.arange(400) % 2, (3, 1)).astype(float)
+    low, high = groups.drop_interval(before, 0.9 * before)
+    assert 8 < low < 10 < high < 12
 
 
-def test_drop_interval_leaves_out_a_network_without_accuracy() -> None:
-    """The drop from 0 is not defined, so it must not count as no drop; the other networks lose everything."""
-    before = np.array([[0.0], [1], [1], [1]]) * np.ones(20)
-    interval = groups.drop_interval(before, np.zeros((4, 20)), resamples=200)
-    np.testing.assert_allclose(interval, 100, rtol=1e-12)
+def test_drop_interval_needs_networks_with_some_accuracy() -> None:
+    """The drop from 0 is not defined, so it must not count as no drop."""
+    assert np.isnan(groups.drop_interval(np.zeros((4, 20)), np.zeros((4, 20)))).all()
 
 
 def test_drop_interval_covers() -> None:
-    """At least nominal coverage, without being uselessly wide.
-
-    The drop over all seeds and examples is 100 * loss. Resampling seeds and examples counts their common noise up to
-    three times (Owen 2007), so the interval may be wider than the best one by sqrt(3), not by more than 2. The
-    share of 200 repeats that covers has standard deviation 0.015 at 95 %.
-    """
+    """The drop over all seeds and examples is 100 * loss; 200 repeats have a standard deviation of 0.015 at 95 %."""
     rng = np.random.default_rng(0)
     cases = [draw_correct(rng, 6, 50, 0.2) for _ in range(200)]
-    intervals = np.array([groups.drop_interval(*case, resamples=200) for case in cases])
+    intervals = np.array([groups.drop_interval(*case) for case in cases])
     assert np.mean((intervals[:, 0] < 20) & (intervals[:, 1] > 20)) >= 0.95 - 3 * 0.015
     points = [np.mean(groups.relative_drop(b.mean(axis=1), a.mean(axis=1))) for b, a in cases]
     assert np.mean(intervals[:, 1] - intervals[:, 0]) < 2 * 2 * 1.96 * np.std(points)

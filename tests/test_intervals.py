@@ -13,7 +13,6 @@ from jaxfair.intervals import (
     Estimate,
     Scale,
     _unknown_spread,
-    drop_estimate,
     drop_parts,
     has_drop,
     of_drops,
@@ -124,15 +123,10 @@ def test_groups_share_the_seeds() -> None:
 
 def test_a_drop_is_the_papers() -> None:
     before, after = RNG.random((3, 60)) < 0.8, RNG.random((3, 60)) < 0.6
-    value = 100 * (1 - after.mean() / before.mean())
-    np.testing.assert_allclose(drop_estimate(before, after).value, value, atol=1e-9)
-    group = np.repeat([0, 1], [20, 40])
-    both = [float(drop_estimate(before[:, group == g], after[:, group == g]).value) for g in (0, 1)]
-    np.testing.assert_allclose(drop_estimate(before, after, group).value, np.mean(both), atol=1e-9)
-    assert drop_estimate(before, before).interval(scale="percent").low < 0, "nothing changed on 60 images of many"
-    assert np.isnan(drop_estimate(np.zeros((2, 5)), np.zeros((2, 5))).value), "nothing can be lost"
-    with pytest.raises(JaxfairError, match=r"shapes \(2, 5\) and \(2, 4\)"):
-        drop_estimate(np.ones((2, 5)), np.ones((2, 4)))
+    np.testing.assert_allclose(drop_parts(before, after).mean(), 100 * (1 - after.mean() / before.mean()), atol=1e-9)
+    nothing = over_seeds_and_examples([drop_parts(before, before)])
+    assert nothing.interval(scale="percent").low < 0, "nothing changed on 60 images of many"
+    assert np.isnan(drop_parts(np.zeros((2, 5)), np.zeros((2, 5)))).all(), "nothing can be lost"
 
 
 def test_a_drop_needs_an_accuracy_whose_interval_does_not_reach_0() -> None:
@@ -519,7 +513,8 @@ def test_a_drops_interval_covers(levels: tuple[float, float], seeds: int, exampl
     before, after = networks(rng, 4000, 2000, levels)
     truth, hits, times = 100 * (1 - after.mean() / before.mean()), 0, 2000
     for _ in range(times):
-        found = drop_estimate(*networks(rng, seeds, examples, levels)).interval(scale="percent")
+        drop = over_seeds_and_examples([drop_parts(*networks(rng, seeds, examples, levels))])
+        found = drop.interval(scale="percent")
         hits += bool(found.low <= truth <= found.high)
     print(f"levels {levels}, {seeds} seeds, {examples} examples: {100 * hits / times:.1f} %")
     assert 0.93 <= hits / times <= 0.975

@@ -17,6 +17,7 @@ from experiments.reporting.comparisons import SELDOM, Difference, compare
 from experiments.reporting.series import UNKNOWN, Estimate
 from experiments.reporting.verdicts import Missing
 from jaxfair.judging import LEVEL, SEEDS, Judged, judge_together
+from jaxfair.paired import extremes
 
 
 @functools.lru_cache(maxsize=256)
@@ -42,7 +43,8 @@ def worst(results: Results, network: Variant) -> tuple[int, Estimate]:
     known = np.flatnonzero(has_drop(network))
     if not len(known):
         raise Missing(f"the full network of some seed is {SELDOM} in every group")
-    group = int(known[np.argmax(drop_values(network, controlled=True)[:, known].mean(axis=0))])
+    lost = drop_values(network, controlled=True)[:, known].mean(axis=0)
+    group = int(known[extremes(lost, results.groups.test_count[known])[0]])
     drop = drop_contrast(results, (network, _unit(results, group)))
     return group, series.of(drop, "percent", 1 - LEVEL / len(known))
 
@@ -57,8 +59,8 @@ def _gap(results: Results, network: Variant) -> tuple[int, int, Judged]:
     known = np.flatnonzero(has_drop(network))
     if len(known) < 2:
         raise Missing("there is no second group to compare with")
-    order = known[np.argsort(drop_values(network, controlled=True)[:, known].mean(axis=0), kind="stable")]
-    most, least = int(order[-1]), int(order[0])
+    lost = drop_values(network, controlled=True)[:, known].mean(axis=0)
+    most, least = (int(known[place]) for place in extremes(lost, results.groups.test_count[known]))
     gap = drop_contrast(results, (network, _unit(results, most) - _unit(results, least)))
     pairs = len(known) * (len(known) - 1) // 2
     return most, least, judge_together([gap], len(network.seeds), among=pairs)[0]

@@ -237,7 +237,8 @@ def warnings(results: Results) -> list[str]:
     unknown = differences.without_drop(results)
     never = (
         f"In group{'s' * (len(unknown) > 1)} {', '.join(unknown)} the full network or a control of some seed is "
-        f"{SELDOM}: its 95 % interval reaches 0, so that what is lost there can be said in points of accuracy only."
+        f"{SELDOM}: its 95 % interval reaches 0. What a network that is compared with it lost there can be said in "
+        "points of accuracy only."
     )
     return [*results.missing, *by_heart(results), *[never] * bool(unknown), *results.groups.warnings(), *said]
 

@@ -15,13 +15,14 @@ from jaxfair.intervals import Scale, drop_parts, over_seeds_and_examples
 from jaxfair.intervals import has_drop as has_ratio
 
 
+@functools.lru_cache(maxsize=1024)  # tables and figures ask again
 def measured(variant: Variant, name: str, results: Results | None = None) -> Estimate:
     """Return a quantity of each group other than accuracies and drops, with its interval.
 
-    That is over seeds and test images of what is a mean over these; of norms and eigenvalues over seeds, with what
-    their splits have in common: exactly where blocks of images were measured, and else as if images were all that seeds
-    differ by, which is the most that it can be. Without ``results`` it is over seeds alone. Of one seed a group of less
-    than ``intervals.FEW`` images has no interval.
+    That is over seeds and test images of what is a mean over these, and a group of less than ``intervals.FEW`` images
+    has none; of norms and eigenvalues over seeds, with what their splits have in common: exactly where blocks of images
+    were measured, and else as if images were all that seeds differ by, which is the most that it can be. Without
+    ``results`` it is over seeds alone.
     """
     values = variant.by_group[name]
     positive = name != "linearized_distance" and (values >= 0).all()  # the largest eigenvalue may be negative, too
@@ -29,10 +30,8 @@ def measured(variant: Variant, name: str, results: Results | None = None) -> Est
     if results is None:
         return over_seeds(values, scale)
     if tables := in_images(results, variant, name):
-        found, means = [over_seeds_and_examples([table]) for table in tables], values.mean(axis=0)
-        known = series.stack([series.of(e._replace(value=v), scale) for e, v in zip(found, means, strict=True)])
-        few = [len(values) == 1 and np.isfinite(table).sum() < intervals.FEW for table in tables]
-        return Estimate(known.mean, *(np.where(few, np.nan, end) for end in known[1:]))
+        means = values.mean(axis=0)
+        return series.stack([_over_images(table, mean, scale) for table, mean in zip(tables, means, strict=True)])
     common, found = overlap(results, variant), intervals.over_seeds(values)
     if name in CURVATURE and common.any():
         most = len(values) * common / np.maximum(1 - common, 1 / len(values))
@@ -42,6 +41,15 @@ def measured(variant: Variant, name: str, results: Results | None = None) -> Est
             most = common * np.array([of.mean() for of in own]) / np.maximum(found.variance, 1e-300)
         found = found._replace(variance=found.variance * (1 + most))
     return series.of(found, scale)
+
+
+def _over_images(table: np.ndarray, mean: float, scale: Scale) -> Estimate:
+    """Return a mean over seeds and test images, of a table that is NaN where a seed does not test an image."""
+    if np.isfinite(table).any(axis=0).sum() < intervals.FEW:
+        return Estimate(mean, np.nan, np.nan)
+    if np.isfinite(table).all():
+        return series.with_interval(mean, intervals.of_mean_over_runs(table, scale))
+    return series.of(over_seeds_and_examples([table])._replace(value=np.asarray(mean)), scale)
 
 
 def in_images(results: Results, variant: Variant, name: str) -> list[np.ndarray] | None:
@@ -120,19 +128,21 @@ def drop_values(variant: Variant, *, controlled: bool = False) -> np.ndarray:
         controlled: from its control, instead of from the full network as the papers do.
 
     Returns:
-        NaN where the network that it is compared with is right too seldom for that (``intervals.has_drop``).
+        NaN for a group that the full network or the control of some seed is right too seldom in
+        (``intervals.has_drop``): of one network all that is said of drops is said of the same groups.
     """
-    if not controlled or variant.control is None:
-        return variant.by_group[DROP]
-    before = variant.control.by_group["accuracy"]
-    said = has_ratio(before, variant.control.by_group["test_count"])
-    return np.where(said, relative_drop(before, variant.by_group["accuracy"]), np.nan)
+    of_full, of_control = variant.by_group[DROP], variant.by_group[DROP]
+    if variant.control is not None:
+        before = variant.control.by_group["accuracy"]
+        said = has_ratio(before, variant.control.by_group["test_count"])
+        of_control = np.where(said, relative_drop(before, variant.by_group["accuracy"]), np.nan)
+    known = np.isfinite([of_full, of_control]).all(axis=(0, 1))
+    return np.where(known, of_control if controlled else of_full, np.nan)
 
 
 def has_drop(variant: Variant) -> np.ndarray:
     """Return which groups have relative drops for every seed, from the full network and from the control."""
-    found = [drop_values(variant), drop_values(variant, controlled=True)]
-    return np.asarray(np.isfinite(found).all(axis=(0, 1)))
+    return np.asarray(np.isfinite(drop_values(variant)).all(axis=0))
 
 
 @functools.lru_cache(maxsize=256)  # tables and figures ask again
@@ -203,7 +213,7 @@ def points_lost(results: Results, variant: Variant, group: int) -> Estimate:
 
 
 def summary_rows(results: Results) -> list[dict[str, Any]]:
-    """Return one row a variant: ReLUs, accuracies and drops of large and small groups, with intervals."""
+    """Return one row a variant: ReLUs, accuracies, and drops of those large and small groups that have one."""
     sizes = {"large": np.flatnonzero(results.groups.large), "small": np.flatnonzero(~results.groups.large)}
     rows = []
     for variant in results.variants:
@@ -214,6 +224,7 @@ def summary_rows(results: Results) -> list[dict[str, Any]]:
         if any(np.isfinite(v.passes).all() for v in results.variants):
             row["million_passes"] = float(variant.passes.mean() / 1e6)
         for size, members in sizes.items():
+            members = members[has_drop(variant)[members]]
             drop = UNKNOWN if variant.method == "full" else joint_drop(results, variant, members)
             row[f"{size}_drop_percent"] = drop
             if results.matched:
@@ -231,7 +242,10 @@ def group_rows(results: Results) -> list[dict[str, Any]]:
     for variant in results.variants:
         drop, right = drops(results, variant), accuracies(results, variant)
         own, splits = variant.by_group, (s for s in ("train", "validation") if f"{s}_accuracy" in variant.by_group)
-        known = {f"{s}_accuracy": shares(own[f"{s}_accuracy"], own[f"{s}_count"].min(axis=0)) for s in splits}
+        known = {
+            f"{s}_accuracy": shares(own[f"{s}_accuracy"], own[f"{s}_count"].min(axis=0), sampled=s == "validation")
+            for s in splits
+        }
         known |= {name: measured(variant, name, results) for name in ("loss", *CURVATURE) if name in own}
         known |= {
             FREE[name]: free_of_sampling(own, variant.parts, name, overlap(results, variant)) for name in variant.parts

@@ -31,7 +31,7 @@ from experiments.reporting.verdicts import (
 from jaxfair import intervals
 from jaxfair.intervals import Scale
 from jaxfair.judging import SEEDS
-from jaxfair.words import more_or_less
+from jaxfair.words import cut, more_or_less
 
 UNHARMED = 2.0  # "nearly unharmed" is a smaller relative drop, in percent
 RHO = "Spearman correlation over groups of"
@@ -129,7 +129,9 @@ def together(results: Results, network: Variant, claim: Claim | None = None) -> 
         also = BY_VERDICT.get(claim.verdict, ", within noise")
     size, interval = more_or_less((mean, low, high), also)
     few = "Together, the groups with fewer training images than the average"
-    return f"{few} lost {size} than the others {interval}."
+    lost = [results.groups.names[g] for g in results.groups.order if not has_drop(network)[g]]
+    without = f", without {', '.join(cut(lost))}," * bool(lost)
+    return f"{few}{without} lost {size} than the others {interval}."
 
 
 def accuracy_lost(one: Variant, other: Variant) -> Measured:

@@ -55,6 +55,7 @@ from experiments.reporting.verdicts import (
 from experiments.running.methods import PLAIN
 from jaxfair import intervals
 from jaxfair.bounds import excess_loss_bound
+from jaxfair.judging import judge_together
 from jaxfair.runs import Run
 
 SEVERAL = 3  # times as much
@@ -343,8 +344,21 @@ def _with_accuracy(results: Results, name: str) -> tuple[Measured, str, str]:
     network = _networks(results, "snl")[0]
     accuracy = network.by_group["accuracy"]
     found, note = rank_correlations(quantity(network, name), accuracy, "groups")
-    found = found._replace(small=too_small(np.ptp(accuracy, axis=1), RIGHT, ""))
+    small = too_small(np.ptp(accuracy, axis=1), RIGHT, "")
+    found = found._replace(small=small, nothing=_alike(results, network))
     return found, _with_sampling(note, name), _named(results, network)
+
+
+def _alike(results: Results, network: Variant) -> str:
+    """Say so if no group is more or less accurate than the reference beyond noise; all seeds rank the same images."""
+    tables = [network.correct[:, results.group == g] for g in range(len(results.groups.names))]
+    reference = tables.pop(results.reference)
+    if any((np.isfinite(table).sum(axis=1) < 2).any() for table in (reference, *tables)):
+        return ""
+    found = [intervals.over_seeds_and_examples([table, reference], (1.0, -1.0)) for table in tables]
+    if any(of.verdict != "within noise" for of in judge_together(found, len(network.seeds))):
+        return ""
+    return f"no group is more or less accurate than {results.groups.names[results.reference]}, beyond noise"
 
 
 def _as_relus_go(results: Results, name: str, method: str) -> tuple[Measured, str, str]:

@@ -56,18 +56,21 @@ def accuracy_by_budget(results: Results) -> "Figure":
     axes, variants = grid[0, 0], sorted(results.variants, key=lambda v: v.relu_count)
     at = drawing.log_axis(axes, [v.relu_count for v in variants], ",")
     families = (("SNL", ("full", "snl"), "o", "-"), ("DeepReDuce", ("deepreduce",), "D", "none"))
-    for part in results.groups.parts:
+    apart = 10 ** (
+        0.12 * drawing.shifts(len(results.groups.parts))
+    )  # or wide bars of one would hide those of the other
+    for part, shift in zip(results.groups.parts, apart, strict=True):
         for method, of, marker, line in families:
             chosen = [v for v in variants if v.method in of]
             if not chosen:
                 continue
             values = [quantities.accuracy(results, v, np.flatnonzero(part.members)) for v in chosen]
             of_method = method if any(v.method != "full" for v in chosen) else "full network"
-            x, name = [at[variants.index(v)] for v in chosen], f"{part.name}, {of_method}"
+            x, name = [at[variants.index(v)] * shift for v in chosen], f"{part.name}, {of_method}"
             drawing.errorbar(axes, x, series.stack(values), part.color, marker, line, name)
         if alike := [v for v in variants if v.method == "snl" and v.control is not None]:
             values = [quantities.accuracy(results, v.control, np.flatnonzero(part.members)) for v in alike if v.control]
-            x, name = [at[variants.index(v)] for v in alike], f"{part.name}, trained alike with all ReLUs"
+            x, name = [at[variants.index(v)] * shift for v in alike], f"{part.name}, trained alike with all ReLUs"
             drawing.errorbar(axes, x, series.stack(values), part.color, "_", ":", name)
     axes.set_xlabel("ReLUs kept")
     axes.set_ylabel("mean accuracy of the groups")

@@ -449,12 +449,16 @@ def _clip(panels: Sequence["Axes"], which: str) -> None:
 
     ends = place([[bar.low, bar.high] for bar in bars]).reshape(-1, 2)
     long = ends[:, 1] - ends[:, 0]
-    usual = long <= WIDE * np.median(long[long > 0]) if (long > 0).any() else long >= 0
-    if usual.all() or any(line.get_gid() == CLIPPED for axes in panels for line in axes.lines):
+    if not (long > 0).any() or any(line.get_gid() == CLIPPED for axes in panels for line in axes.lines):
         return
     drawn: list[Any] = [container for axes in panels for container in axes.containers]
     middles = place(np.concatenate([container.lines[0].get_xydata() for container in drawn])[:, "xy".index(which)])
-    core = np.concatenate([middles[np.isfinite(middles)], ends[usual].ravel(), [0.0] * _crosses_zero(panels, which)])
+    middles = middles[np.isfinite(middles)]
+    # Where nearly all are wide, as of two seeds, the shortest and the points themselves say what is usual.
+    usual = long <= WIDE * min(np.median(long[long > 0]), max(np.ptp(middles), long[long > 0].min()))
+    if usual.all():
+        return
+    core = np.concatenate([middles, ends[usual].ravel(), [0.0] * _crosses_zero(panels, which)])
     low, high = core.min(), core.max()
     if high - low > 0.6 * np.ptp(np.append(ends, core)):
         return

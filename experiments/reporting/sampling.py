@@ -6,7 +6,7 @@ import numpy as np
 
 from experiments.reporting import series
 from experiments.reporting.series import Estimate, over_seeds
-from jaxfair.intervals import FEW, FEW_FOR_NORM, over_seeds_and_examples
+from jaxfair.intervals import FEW, FEW_FOR_NORM, Scale, over_seeds_and_examples
 
 FREE = {"gradient_norm": "gradient_norm_corrected", "top_eigenvalue": "top_eigenvalue_equal_count"}
 """What is left of a quantity without the part that groups of few images have by sampling (``curvature.sampling``)."""
@@ -65,11 +65,12 @@ def free_of_sampling(
     """
     found, counts = [], next((by_group[of] for of in ("curvature_count", "test_count") if of in by_group), None)
     for group, column in enumerate(by_group[FREE[name]].T):
+        scale: Scale = "positive" if (column >= 0).all() else "real"  # what was taken off can be more than there was
         blocks, common = in_blocks(parts, name, group), None if overlap is None else [overlap[group]]
         if len(column) == 1 and counts is not None and counts[0, group] < LEAST[name]:
             found.append(Estimate(column.mean(), np.nan, np.nan))
         elif blocks is None:
-            found.append(over_seeds(column))
+            found.append(over_seeds(column, scale))
         else:
-            found.append(series.of(over_seeds_and_examples([blocks], overlap=common), "positive"))
+            found.append(series.of(over_seeds_and_examples([blocks], overlap=common), scale))
     return series.stack(found)

@@ -39,7 +39,7 @@ def over_seeds(values: Any, scale: Scale = "real") -> Estimate:
     return of(intervals.over_seeds(np.asarray(values, float)), scale)
 
 
-def shares(values: Any, counts: Any) -> Estimate:
+def shares(values: Any, counts: Any, *, sampled: bool = False) -> Estimate:
     """Return the mean over seeds of shares of so many images, such as accuracies, with its interval.
 
     It is Student's t over seeds. Where these do not differ, or there is one, nothing is known of their noise, and an
@@ -48,11 +48,16 @@ def shares(values: Any, counts: Any) -> Estimate:
     Args:
         values: shares of each seed, shape (seeds, ...).
         counts: images of one seed, a number or of the shape of one seed's shares; of seeds that differ the fewest.
+        sampled: whether the images are a sample themselves, as validation images are. Seeds that share them do not show
+            that, so no interval is narrower than Wilson's of one seed's images.
     """
     values = np.asarray(values, float)
     found, by_images = over_seeds(values, "share"), intervals.wilson(values.mean(axis=0), np.asarray(counts, float))
     differ = np.ptp(values, axis=0) > 0
-    return Estimate(found.mean, *(np.where(differ, *ends) for ends in zip(found[1:], by_images, strict=True)))
+    low, high = (np.where(differ, *ends) for ends in zip(found[1:], by_images, strict=True))
+    if sampled:
+        low, high = np.minimum(low, by_images.low), np.maximum(high, by_images.high)
+    return Estimate(found.mean, low, high)
 
 
 def right(tables: Sequence[np.ndarray]) -> Estimate:

@@ -98,7 +98,7 @@ class Measured(NamedTuple):
         p_value: two-sided, exact; None for that of Student's t test.
         idle: whether a bound that holds is so far away that this says nothing.
         small: the size of an effect that the statistic ranks, where it has none of its own.
-        items: of how many a share is, where seeds that do not differ have Wilson's interval of so many; 0 is unknown.
+        items: of how many a share is, than whose interval by Wilson none is narrower; 0 is unknown.
         least: the smallest p-value that there can be, where an exact test has one that matters.
         nothing: why the differences that the finding is about are no more than noise; empty where they are.
     """
@@ -200,10 +200,12 @@ def decide(results: Any, name: str, statement: str, statistic: str, measure: Cal
         found = Measured(intervals.over_seeds(np.asarray(found, float)), len(found))
     value, low, high = (round(float(x), DIGITS) for x in series.of(found.mean, found.scale))
     spread = low < high
-    if not spread and found.items:
-        low, high = (round(float(x), DIGITS) for x in intervals.wilson(np.asarray(value), np.asarray(found.items)))
+    if found.items:  # of so few it is no surer for seeds that differ, too
+        few = intervals.wilson(np.asarray(value), np.asarray(found.items))
+        low, high = round(min(low, float(few.low)), DIGITS), round(max(high, float(few.high)), DIGITS)
         if not found.idle:  # which says nothing, and is not tested
-            found = found._replace(p_value=intervals.wilson_p_value(value, found.items, threshold))
+            by_seeds = float(found.mean.p_value(threshold)) if spread else 0.0
+            found = found._replace(p_value=max(by_seeds, intervals.wilson_p_value(value, found.items, threshold)))
     if side == "within":
         found, said = _equivalence(found, threshold)
         notes.append(said)

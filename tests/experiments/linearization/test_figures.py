@@ -21,6 +21,7 @@ from experiments.linearization import figures
 from experiments.reporting import drawing
 from experiments.reporting.drawing import GREY, LOOKS
 from experiments.reporting.groups import LARGE
+from experiments.reporting.series import Estimate
 from experiments.reporting.verdicts import Missing
 from jaxfair.errors import JaxfairError
 from tests.study import lay_out, make_analyses, mitigated
@@ -289,6 +290,16 @@ def test_one_wide_interval_does_not_flatten_the_others(tmp_path: Path) -> None:
         assert ((low < middles) & (middles < high)).all()
 
 
+@pytest.mark.parametrize(("half", "shown"), [([1, 60, 90, 40, 120], 6), ([60, 60, 90, 40, 120], 200)])
+def test_two_seeds_leave_something_to_see(half: list[float], shown: float) -> None:
+    """Their intervals are up to a hundred times as long as what they are of; where none is short, all are shown."""
+    mean = np.array([1.0, 3.0, 2.0, 5.0, 4.0])
+    figure, grid = drawing.subplots(1, 1, 5, 3)
+    drawing.errorbar(grid[0, 0], range(5), Estimate(mean, mean - half, mean + half), *LOOKS[0])
+    drawing.clip(figure)
+    assert shown / 2 < np.ptp(grid[0, 0].get_ylim()) < 2 * shown
+
+
 def test_accuracies_are_drawn_against_relus(tmp_path: Path) -> None:
     results = results_of(tmp_path, {})
     (axes,) = figures.accuracy_by_budget(results).axes
@@ -296,7 +307,10 @@ def test_accuracies_are_drawn_against_relus(tmp_path: Path) -> None:
     assert set(drawn) == {f"{size} groups, {method}" for size in ("large", "small") for method in ("SNL", "DeepReDuce")}
     rows = quantities.summary_rows(results)
     expected = [[rows[i]["relus"], rows[i]["small_groups"].mean] for i in (2, 1, 0)]
-    np.testing.assert_allclose(drawn["small groups, SNL"], expected)
+    np.testing.assert_allclose(drawn["small groups, SNL"][:, 1], np.array(expected)[:, 1])
+    apart = drawn["small groups, SNL"][:, 0] / drawn["large groups, SNL"][:, 0]
+    np.testing.assert_allclose(apart, apart[0])  # beside each other, around the number of ReLUs
+    np.testing.assert_allclose(drawn["small groups, SNL"][:, 0] / np.sqrt(apart), np.array(expected)[:, 0])
     assert drawn["large groups, DeepReDuce"][0, 1] == pytest.approx(rows[3]["large_groups"].mean)
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0", "50", "200", "768"]
 

@@ -57,6 +57,25 @@ def test_shares_that_all_seeds_have_are_as_uncertain_as_so_many_images() -> None
     np.testing.assert_allclose(shares([1.0], 13), [1, *found.at(0)[1:]])  # of one seed, its images are all there is
 
 
+def test_no_share_of_images_that_are_a_sample_is_surer_than_so_many_images() -> None:
+    """Nine of ten in four seeds and all in the fifth: seeds that share ten images do not know what others would say."""
+    values = np.array([0.9, 0.9, 0.9, 0.9, 1.0])
+    plain, sampled = shares(values, 10), shares(values, 10, sampled=True)
+    assert plain.low > 0.8
+    np.testing.assert_allclose([sampled.low, sampled.high], wilson(0.92, 10), rtol=1e-12)
+    apart = np.array([0.1, 0.9, 0.5])
+    np.testing.assert_allclose(shares(apart, 1000, sampled=True), shares(apart, 1000))
+
+
+def test_what_was_taken_off_may_be_more_than_there_was() -> None:
+    """Then the mean over seeds may lie below 0, and its interval is one on the plain scale; of norms it is none."""
+    count = np.full((3, 1), 10)
+    for values, low in (([0.1, 0.9, 0.5], 0.0), ([-0.3, -0.2, -0.13], -1.0)):
+        by_group = {FREE["gradient_norm"]: np.array(values)[:, None], "test_count": count}
+        found = free_of_sampling(by_group, {"gradient_norm": np.full((3, 1, 8), np.nan)}, "gradient_norm").at(0)
+        assert low < found.low < found.mean < found.high
+
+
 TABLE = Table(
     [Column("network", under="note"), Column("relus", "ReLUs"), Column("x"), Column("x", "shorter", ".1f")],
     [

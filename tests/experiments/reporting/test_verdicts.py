@@ -101,6 +101,18 @@ def test_a_share_that_all_seeds_have_is_tested_as_its_interval_is_made() -> None
     assert intervals.wilson(np.array(1.0), np.array(10), level).low == pytest.approx(0.5), "both say the same"
 
 
+def test_no_share_of_groups_is_surer_for_a_group_that_differs() -> None:
+    """A bound that holds for all groups of all seeds, and one that fails for a group of one seed."""
+    found = []
+    for last in (1.0, 0.8):
+        share = Measured(intervals.over_seeds(np.array([1.0, 1.0, 1.0, 1.0, last])), 5, "share", items=5)
+        found.append(decide(None, "", "", "", lambda _, of=share: (of, ""), threshold=0.5))
+    sure, less = found
+    assert sure.p_value < less.p_value
+    assert sure.high - sure.low < less.high - less.low
+    assert less.low < sure.low
+
+
 @pytest.mark.slow  # 2,000 studies
 @pytest.mark.parametrize("seeds", [5, 10])
 @pytest.mark.parametrize("walk", [False, True])
