@@ -381,7 +381,7 @@ def test_each_finding_is_judged_by_its_statistic(results: Results, name: str, ve
         ends = [np.tanh(np.arctanh(mean) + sign * half / (1 - mean**2)) for sign in (-1, 1)]
     elif name == "bound_holds":
         odds = [np.log(mean / (1 - mean)) + sign * half / (mean * (1 - mean)) for sign in (-1, 1)]
-        few = wilson(mean, 5)  # groups, of which a share is no surer for seeds that differ
+        few = wilson(np.asarray(mean), np.asarray(5))  # groups, of which a share is no surer for seeds that differ
         ends = [min(1 / (1 + np.exp(-odds[0])), few.low), max(1 / (1 + np.exp(-odds[1])), few.high)]
     assert claim.value == pytest.approx(mean, rel=1e-7, abs=1e-8)
     if name in OF_IMAGES:  # which are many, so that these intervals are nearly those over seeds

@@ -62,7 +62,7 @@ def test_no_share_of_images_that_are_a_sample_is_surer_than_so_many_images() -> 
     values = np.array([0.9, 0.9, 0.9, 0.9, 1.0])
     plain, sampled = shares(values, 10), shares(values, 10, sampled=True)
     assert plain.low > 0.8
-    np.testing.assert_allclose([sampled.low, sampled.high], wilson(0.92, 10), rtol=1e-12)
+    np.testing.assert_allclose([sampled.low, sampled.high], wilson(np.asarray(0.92), np.asarray(10)), rtol=1e-12)
     apart = np.array([0.1, 0.9, 0.5])
     np.testing.assert_allclose(shares(apart, 1000, sampled=True), shares(apart, 1000))
 
