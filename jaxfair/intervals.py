@@ -16,6 +16,9 @@ from jaxfair.errors import JaxfairError
 Scale = Literal["real", "positive", "share", "correlation", "percent"]
 """Where a quantity can lie: anywhere, above 0, in [0, 1], in [-1, 1], or below 100 (a relative drop in percent)."""
 
+POSSIBLE = {"positive": (0.0, np.inf), "share": (0.0, 1.0), "correlation": (-1.0, 1.0)}
+POSSIBLE |= {"percent": (-np.inf, 100.0)}
+"""Between what a quantity of each scale lies; a real one may be anything."""
 
 FEW = 45
 """Examples without which a mean of skewed numbers (a loss, a gap, an eigenvalue) has no interval.
@@ -65,26 +68,21 @@ class Estimate(NamedTuple):
 
         It is symmetric in ``log(v)``, ``logit(v)``, ``artanh(v)`` or ``log(100 - v)``, with the standard error there by
         the delta method, so its ends are possible, and its middle is the value. A value at the end of its range (a
-        share of 0) has no such standard error; then the plain interval is cut off at what is possible. So is every one
-        at ``least`` and ``most``.
+        share of 0, up to rounding) has no such standard error; then the plain interval is cut off at what is possible.
+        So is every one at ``least`` and ``most``.
         """
         if scale not in get_args(Scale):
             raise JaxfairError(f"There is no scale '{scale}'; give one of {', '.join(get_args(Scale))}.")
-        value = np.asarray(self.value, float)
+        low, high = POSSIBLE.get(scale, (-np.inf, np.inf))
+        value = _at_ends(np.asarray(self.value, float), low, high)
         half = _errors(level, self.freedom, self.share, self.rest) * np.sqrt(self.variance)
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            forward, backward, slope, low, high = {
-                "real": (lambda v: v, lambda u: u, np.ones_like(value), -np.inf, np.inf),
-                "positive": (np.log, np.exp, 1 / value, 0.0, np.inf),
-                "share": (
-                    lambda v: np.log(v / (1 - v)),
-                    lambda u: 1 / (1 + np.exp(-u)),
-                    1 / (value * (1 - value)),
-                    0,
-                    1,
-                ),
-                "correlation": (np.arctanh, np.tanh, 1 / (1 - value**2), -1.0, 1.0),
-                "percent": (lambda v: -np.log(100 - v), lambda u: 100 - np.exp(-u), 1 / (100 - value), -np.inf, 100.0),
+        with np.errstate(all="ignore"):
+            forward, backward, slope = {
+                "real": (lambda v: v, lambda u: u, np.ones_like(value)),
+                "positive": (np.log, np.exp, 1 / value),
+                "share": (lambda v: np.log(v / (1 - v)), lambda u: 1 / (1 + np.exp(-u)), 1 / (value * (1 - value))),
+                "correlation": (np.arctanh, np.tanh, 1 / (1 - value**2)),
+                "percent": (lambda v: -np.log(100 - v), lambda u: 100 - np.exp(-u), 1 / (100 - value)),
             }[scale]
             inside = (value > low) & (value < high)
             ends = [np.where(inside, backward(forward(value) + s * half * slope), value + s * half) for s in (-1, 1)]
@@ -105,6 +103,15 @@ class Estimate(NamedTuple):
         with np.errstate(divide="ignore", invalid="ignore"):
             statistic = (margin - np.abs(np.asarray(self.value, float))) / np.sqrt(self.variance)
         return np.asarray(_beyond(statistic, self.freedom, self.share, self.rest))
+
+
+def _at_ends(value: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Return values of which those beyond an end of their range, or within rounding of it, lie on it; NaN stays.
+
+    Rounding is that of sums of numbers as large as the ends; a sum of numbers above 0 does not cancel to it.
+    """
+    room = 1e-12 * max((abs(end) for end in (low, high) if np.isfinite(end)), default=0.0)
+    return np.where(value <= low + room, low, np.where(value >= high - room, high, value))
 
 
 @functools.lru_cache(64)
@@ -278,7 +285,8 @@ def of_drops(found: Estimate, weights: Any, before: Any, count: Any) -> Estimate
     with np.errstate(divide="ignore", invalid="ignore"):
         ends = np.where(weights == 0, 0.0, [weights * -100 * (1 - had) / had, weights * 100])
     least, most = (ends.min(axis=0), ends.max(axis=0)) if weights.size else np.zeros((2, 1))
-    return found._replace(least=least.sum(axis=-1).mean(), most=most.sum(axis=-1).mean())
+    low, high = float(least.sum(axis=-1).mean()), float(most.sum(axis=-1).mean())
+    return found._replace(value=_at_ends(found.value, low, high), least=low, most=high)
 
 
 def drop_parts(before: np.ndarray, after: np.ndarray, *, relative: bool = True) -> np.ndarray:
@@ -324,11 +332,6 @@ def _kept_by_mean(table: np.ndarray) -> float:
     common, products = (tested.astype(float) @ tested.T)[pairs], (apart @ apart.T)[pairs]
     alike = (products[common > 0] / common[common > 0]).mean() / own if common.any() else 0.0
     return float(1 / seeds + (1 - 1 / seeds) * np.clip(alike, 0, 1))
-
-
-POSSIBLE = {"positive": (0.0, np.inf), "share": (0.0, 1.0), "correlation": (-1.0, 1.0)}
-POSSIBLE |= {"percent": (-np.inf, 100.0)}
-"""Between what a quantity of each scale lies; a real one may be anything."""
 
 
 def students_t(freedom: float, level: float = 0.95) -> float:

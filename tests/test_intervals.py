@@ -82,6 +82,17 @@ def test_an_interval_lies_where_its_quantity_can_and_holds_it(scale: Scale) -> N
             assert found.low < found.high
 
 
+@pytest.mark.parametrize(("scale", "end"), [("share", 1.0), ("share", 0.0), ("correlation", -1.0), ("percent", 100.0)])
+def test_a_value_within_rounding_of_an_end_has_the_interval_of_that_end(scale: Scale, end: float) -> None:
+    """The slope there would stretch the interval over everything."""
+    (low, high), *others = (
+        Estimate(np.asarray(end + off), np.asarray(0.01), np.asarray(4.0)).interval(scale=scale)
+        for off in (0.0, -2e-14, 2e-14)
+    )
+    for found in others:
+        np.testing.assert_allclose(found, (low, high), atol=1e-12)
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_scales_differ_and_an_unknown_one_is_refused() -> None:
     estimate = Estimate(np.asarray(0.5), np.asarray(0.01), np.asarray(4.0))
