@@ -50,20 +50,26 @@ def _attention_map(output: Float[Array, "n h w c"]) -> Float[Array, "n hw"]:
     return flat / jnp.sqrt(jnp.sum(flat**2, axis=1, keepdims=True) + 1e-24)
 
 
-def says_second(loss: Any, logits: np.ndarray, y: Any, classes: tuple[int, int] = (0, 1)) -> np.ndarray:
+def says_second(loss: Any, logits: np.ndarray, y: Any) -> np.ndarray:
     """Return of networks with one logit whether it says the second of two classes: the one with the smaller loss.
 
-    That is a logit above 0 for a logistic loss, and above one half for a squared one.
+    That is a logit above 0 for a logistic loss, and above one half for a squared one of classes 0 and 1.
 
     Args:
         loss: ``(logits, y) -> losses`` of shape (n,).
         logits: Of shape (n, 1).
         y: Labels, in the shape that the loss takes.
-        classes: What the loss calls the two classes.
     """
     if np.ndim(y) > 1 and np.shape(y)[1:] != (1,):  # rows that say more than a class
         return logits[:, 0] > 0
-    first, second = (np.asarray(loss(jnp.asarray(logits), jnp.full_like(jnp.asarray(y), k))) for k in classes)
+
+    def of(logits: np.ndarray, label: int) -> np.ndarray:
+        return np.asarray(loss(jnp.asarray(logits), jnp.full_like(jnp.asarray(y), label)))
+
+    label = np.asarray(y)
+    # Ones alone may be of classes 0 and 1, or -1 and 1; by losses of the latter, as of ``label * logit``, 0 is none.
+    signs = (label == -1).any() or ((label == 1).all() and (of(logits, 0) == of(np.zeros_like(logits), 0)).all())
+    first, second = of(logits, -1 if signs else 0), of(logits, 1)
     return np.where(first == second, logits[:, 0] > 0, second < first)
 
 

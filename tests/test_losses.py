@@ -107,3 +107,19 @@ def test_attention_is_the_squared_distance_of_normalised_maps() -> None:
 def test_attention_of_an_output_of_zeros_has_a_finite_gradient() -> None:
     dead, live = [jnp.zeros((2, 3, 3, 2))], [jnp.ones((2, 3, 3, 2))]
     assert np.isfinite(jax.grad(lambda x: losses.attention(x, live).sum())(dead)[0]).all()
+
+
+@pytest.mark.parametrize(
+    ("loss", "boundary"),
+    [
+        (lambda z, y: (y - z[:, 0]) ** 2, 0.5),
+        (lambda z, y: (1 - y * z[:, 0]) ** 2, 0.0),
+        (lambda z, y: jax.nn.softplus(z[:, 0]) - y * z[:, 0], 0.0),
+    ],
+    ids=["squares", "margin", "logistic"],
+)
+@pytest.mark.parametrize("y", [[1, 1, 1, 1], [1.0, 1.0, 1.0, 1.0]])
+def test_labels_of_ones_alone_have_the_boundary_of_their_loss(loss: Any, boundary: float, y: list) -> None:
+    """They are of 0 and 1, or of -1 and 1 where by the loss 0 is no class."""
+    logits = np.array([[-3.0], [0.25], [0.75], [2.5]])
+    np.testing.assert_array_equal(losses.says_second(loss, logits, np.array(y)), logits[:, 0] > boundary)

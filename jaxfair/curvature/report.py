@@ -402,7 +402,7 @@ def _predictions(logits: np.ndarray, y: np.ndarray, loss: LossFn) -> tuple[np.nd
     are classes or one-hot rows; several labels or a regression have none.
     """
     one = logits.shape[1] == 1
-    signs = one and np.array_equal(np.unique(y), [-1, 1])
+    signs = one and np.isin(y, [-1, 1]).all()
     nothing, classes = np.full(len(logits), np.nan), max(logits.shape[1], 2)
     try:
         label = np.asarray(as_labels(y > 0 if signs else y, classes))
@@ -411,7 +411,7 @@ def _predictions(logits: np.ndarray, y: np.ndarray, loss: LossFn) -> tuple[np.nd
             raise
         return nothing, nothing
     if one:
-        second = losses.says_second(loss, logits, y, (-1, 1) if signs else (0, 1))
+        second = losses.says_second(loss, logits, y)
         if (second != (logits[:, 0] > 0)).any():
             return second == label, nothing
         logits = np.concatenate([np.zeros_like(logits), logits], axis=1)

@@ -285,15 +285,16 @@ def test_models_and_losses_that_have_no_curvature_are_one_sentence(model: Any, l
 
 
 @pytest.mark.parametrize("power", [1, 2])
-def test_one_logit_with_labels_of_signs_has_an_accuracy(power: int) -> None:
-    """By a hinge and by squares, whose boundary between -1 and 1 is 0."""
+@pytest.mark.parametrize("y", [2 * GROUP - 1, np.ones(N, int), -np.ones(N, int)], ids=["both", "ones", "minus ones"])
+def test_one_logit_with_labels_of_signs_has_an_accuracy(y: np.ndarray, power: int) -> None:
+    """By a hinge and by squares, whose boundary between -1 and 1 is 0; of one class as of both."""
 
     def apart(outputs: jax.Array, y: jax.Array) -> jax.Array:
         return jnp.maximum(1 - y * outputs[:, 0], 0 if power == 1 else -jnp.inf) ** power
 
-    logit = X @ OUT[:, :1]
-    found = jaxfair.group_report(linear, OUT[:, :1], X, 2 * GROUP - 1, LABEL, loss=apart)
-    right = (logit[:, 0] > 0) == (GROUP == 1)
+    weights = 4 * OUT[:, :1]  # some logits are beyond 2, where squares are nearer to a label of 0 than of 1
+    found = jaxfair.group_report(linear, weights, X, y, LABEL, loss=apart)
+    right = ((X @ weights)[:, 0] > 0) == (y == 1)
     np.testing.assert_allclose(found.accuracy, [right[g == LABEL].mean() for g in range(OUTPUTS)])
     assert (found.softmax_gap > 0).all()
 
