@@ -65,7 +65,7 @@ class Expansion(NamedTuple):
         return self.first + self.second
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # arrays have no single answer
 class ChangeReport:
     """What ``change_report`` found; ``print`` shows the answer and a table.
 

@@ -227,6 +227,7 @@ def test_the_report_is_data_too() -> None:
     assert found["first_term"] == report.columns()["first_term"].tolist()
     assert list(report.to_frame().index) == list(report.names)
     assert "ChangeReport" in jaxfair.__all__
+    assert len({report, report, change_report(Y, Y, None, Y, GROUP)}) == 2
 
 
 def test_the_foretold_stands_beside_what_happened() -> None:

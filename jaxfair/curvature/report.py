@@ -72,7 +72,7 @@ class ReportIntervals(NamedTuple):
     top_eigenvalue: Interval
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # arrays have no single answer
 class GroupComparison:
     """One report less another of the same examples; arrays of shape (num_groups,). ``print`` shows a table.
 
@@ -111,7 +111,7 @@ class GroupComparison:
         return f"{as_text(self.columns())}\n{FOOT}"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # arrays have no single answer
 class GroupReport:
     """What ``group_report`` found of each group; arrays of shape (num_groups,). ``print`` shows a table.
 

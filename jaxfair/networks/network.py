@@ -20,7 +20,7 @@ from jaxfair.options import Seed, checked
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["params", "batch_stats", "masks"], meta_fields=["module"])
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # arrays have no single answer
 class Network:
     """A module with its variables: what training, linearization and analysis hand to each other.
 

@@ -217,6 +217,14 @@ def test_reports_of_other_examples_are_not_subtracted(
             _ = jaxfair.group_report(model, **(enough | change)) - with_intervals
 
 
+def test_a_report_is_equal_to_itself_alone(problem: dict[str, Any]) -> None:
+    one, other = (jaxfair.group_report(model, **problem) for _ in range(2))
+    less = one - other
+    assert one == one
+    assert other not in [one, less]
+    assert len({one, other, less, less}) == 3
+
+
 CALLS = iter(range(1_000_000))
 
 

@@ -157,6 +157,12 @@ def test_sizes_of_wide_resnets() -> None:
     assert sizes(networks.ResNet((4, 4, 4), 10, 160, block="preactivation", stem_width=16), 32)[1] == 36_479_194
 
 
+def test_a_network_is_equal_to_itself_alone() -> None:
+    one, other = (networks.init(networks.CNN(num_classes=3, features=(2,)), (8, 8, 1), seed=0) for _ in range(2))
+    assert one in [other, one]
+    assert len({one, other}) == 2
+
+
 def test_sizes_of_the_cnn() -> None:
     """Two stages of 32x32x32 and 16x16x64 units; the head sees 8x8x64 features."""
     expected = 32 * 32**2 + 64 * 16**2, (27 + 1) * 32 + (9 * 32 + 1) * 64 + (64 * 8**2 + 1) * 10
