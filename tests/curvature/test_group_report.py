@@ -217,6 +217,21 @@ def test_reports_of_other_examples_are_not_subtracted(
             _ = jaxfair.group_report(model, **(enough | change)) - with_intervals
 
 
+def test_reports_of_other_losses_of_ones_own_are_not_subtracted(problem: dict[str, Any]) -> None:
+    """A loss is known by what it says: one that is written anew is the same, and a multiple of it is not."""
+
+    def report(times: float, params: Any = None) -> jaxfair.GroupReport:
+        weight = jnp.asarray(times)  # another array each time, of which JAX tells nothing
+        given = problem | ({} if params is None else {"params": params})
+        return jaxfair.group_report(model, **given, loss=lambda z, y: weight * losses.cross_entropy(z, y))
+
+    one = report(1.0)
+    other = report(1.0, jax.tree.map(lambda leaf: 2 * leaf, problem["params"]))
+    assert ((other - one).difference["loss"] != 0).all()
+    with pytest.raises(JaxfairError, match="of different losses; compare networks by the same one"):
+        _ = report(2.0) - one
+
+
 def test_a_report_is_equal_to_itself_alone(problem: dict[str, Any]) -> None:
     one, other = (jaxfair.group_report(model, **problem) for _ in range(2))
     less = one - other
