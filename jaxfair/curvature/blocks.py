@@ -6,12 +6,13 @@ passes are those of the whole network for every block, and only Lanczos' vectors
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple, get_args
 
-import jax
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jax.tree_util import keystr, tree_flatten_with_path
 
 from jaxfair import losses
 from jaxfair.curvature import lanczos
@@ -21,7 +22,7 @@ from jaxfair.curvature.programs import LogitsFn, LossFn
 from jaxfair.curvature.spectrum import check_counts, check_examples, eigenvalues, group_losses, start_vector
 from jaxfair.errors import JaxfairError
 from jaxfair.inputs import on_one_device
-from jaxfair.models import check_parameters, tree_difference
+from jaxfair.models import asking, check_parameters, tree_difference
 from jaxfair.options import checked
 
 Blocks = Literal["layer", "array"] | Callable[[str], str]
@@ -132,20 +133,41 @@ def _members(params: Any, blocks: Blocks) -> dict[str, np.ndarray]:
     """Return the coordinates of each block in the flat vector of parameters, by its name."""
     if not callable(blocks) and blocks not in get_args(get_args(Blocks)[0]):
         raise JaxfairError(f"There is no rule '{blocks}' for blocks; give layer, array, or a function of paths.")
-    found: dict[str, list[np.ndarray]] = {}
+    found: dict[Any, list[np.ndarray]] = {}
     start = 0
-    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-        if path and getattr(path[-1], "name", "") in ("value", "raw_value"):  # of a box: NNX, nn.Partitioned
-            path = path[:-1]
-        name = jax.tree_util.keystr(path, simple=True, separator="/") or "params"
+    for path, leaf in _arrays(params):
+        block = path
         if callable(blocks):
-            name = str(blocks(name))
+            with asking("blocks(path)", "a function from an array's path, a text such as 'head/kernel', to a name"):
+                block = str(blocks(_named(path)))
         elif blocks == "layer":
-            name = name.rpartition("/")[0] or name  # an array in no module is a layer of its own
-        found.setdefault(name, []).append(np.arange(start, start + leaf.size))
+            block = path[:-1] or path  # an array in no module is a layer of its own
+        found.setdefault(block, []).append(np.arange(start, start + leaf.size))
         start += leaf.size
-    whole = {name: np.concatenate(several) for name, several in found.items()}
-    return {name: member for name, member in whole.items() if member.size}
+    whole = {block: np.concatenate(several) for block, several in found.items()}
+    whole = {block: member for block, member in whole.items() if member.size}
+    if callable(blocks):
+        return whole
+    times = Counter(map(_named, whole))  # a slash in a name looks like a path
+    return {_named(block) if times[_named(block)] == 1 else keystr(block): own for block, own in whole.items()}
+
+
+def _named(path: tuple) -> str:
+    return keystr(path, simple=True, separator="/") or "params"
+
+
+def _arrays(params: Any) -> Iterator[tuple[tuple, Any]]:
+    """Yield the path of each array and the array; one in a box of Flax, of NNX or nn.Partitioned, has the box's path.
+
+    Both kinds of box can be given an axis; what else has a field of that name, such as ``value``, is a module.
+    """
+
+    def is_box(node: Any) -> bool:
+        return hasattr(type(node), "add_axis")
+
+    for path, node in tree_flatten_with_path(params, is_leaf=is_box)[0]:
+        for within, leaf in tree_flatten_with_path(node)[0]:
+            yield path + within[1:], leaf
 
 
 def _restricted(operator: GroupOperator, member: np.ndarray, vector: np.ndarray) -> np.ndarray:

@@ -1,11 +1,14 @@
 """Blocks of parameters: dense sub-matrices of the Hessian in float64, and what adds up to the whole."""
 
 from functools import partial
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.flatten_util import ravel_pytree
 
 from jaxfair import losses, taylor
@@ -126,6 +129,41 @@ def test_blocks_of_a_users_own_and_single_arrays() -> None:
     assert bare.names == ("params",)
 
 
+class Heads(NamedTuple):
+    """A module that has a field of the name by which a box holds its array."""
+
+    query: Any
+    value: Any
+
+
+ONE = np.ones(CLASSES, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("params", "layers", "arrays"),
+    [
+        ({"a": {"b": Heads(ONE, ONE)}}, ("a/b",), ("a/b/query", "a/b/value")),
+        ({"a": nn.Partitioned(ONE, ("x",)), "b": {"value": ONE}}, ("a", "b"), ("a", "b/value")),
+        ({"a": nnx.State({"kernel": nnx.Param(ONE), "bias": nnx.Param(ONE)})}, ("a",), ("a/bias", "a/kernel")),
+        ({"a/b": {"w": ONE}, "a": {"b": {"w": ONE}}}, ("['a']['b']", "['a/b']"), ("['a']['b']['w']", "['a/b']['w']")),
+        ({"a/b": ONE, "a": {"b": ONE}}, ("a", "a/b"), ("['a']['b']", "['a/b']")),
+    ],
+    ids=["a field named value", "nn.Partitioned", "NNX", "slashes", "a slash in no module"],
+)
+def test_blocks_are_named_by_modules_and_arrays(params: Any, layers: tuple, arrays: tuple) -> None:
+    """A box of Flax is no module, whatever else has a field of its name's; a slash in a name is no path."""
+
+    def product(params: Any, x: jax.Array) -> jax.Array:
+        return x * sum(jax.tree.leaves(params))
+
+    params = jax.tree.map(np.copy, params)
+    rules: list[tuple[Any, tuple]] = [("layer", layers), ("array", arrays)]
+    for blocks, names in rules:
+        found = block_curvature(product, params, INPUTS[:, :CLASSES], LABEL, GROUP_WEIGHTS, None, blocks=blocks)
+        assert found.names == names
+        assert found.size.sum() == CLASSES * len(jax.tree.leaves(params))
+
+
 @pytest.mark.parametrize("start", ["gradient", "coarse"])
 def test_a_start_changes_no_value(start) -> None:
     one, other = (
@@ -153,5 +191,7 @@ def test_no_program_more_than_for_the_whole() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(JaxfairError, match="give 'layer' or 'array' or a function"):
         block_curvature(mlp, PARAMS, *GIVEN, blocks="head")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(JaxfairError, match=r"blocks\(path\) fails .*; give a function from an array's path"):
+        block_curvature(mlp, PARAMS, *GIVEN, blocks=lambda path: path["first"])  # pyright: ignore[reportArgumentType]
     with pytest.raises(JaxfairError, match="'first/bias' is of shape"):
         block_curvature(mlp, PARAMS, *GIVEN, after={**AFTER, "first": {"bias": 0.0}})
