@@ -1,6 +1,8 @@
 """Numbers, and differences between groups, in words: the same ones in the library's reports and the studies' pages."""
 
 import math
+import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 
 ROUNDING = 1e-9
@@ -9,6 +11,8 @@ HUGE = 1e6
 """From here on a number is written with two digits and an exponent."""
 NAMED = 3
 """Groups that an answer names; the others are counted."""
+TURNS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+"""Unicode's classes of what turns the rest of a line around."""
 
 
 def written(number: float, form: str = ".1f") -> str:
@@ -28,6 +32,9 @@ def written(number: float, form: str = ".1f") -> str:
 def cut(names: Sequence[str], most: int = 100) -> list[str]:
     """Return names on one line each, the long ones without most of their middles; names that differ stay different.
 
+    One that differs from another in blanks alone, or in what is not seen, is quoted as Python does. What would turn a
+    line around or end it is escaped in any.
+
     Args:
         names: all that are to be told apart.
         most: letters from which on a name is cut.
@@ -38,16 +45,35 @@ def cut(names: Sequence[str], most: int = 100) -> list[str]:
         ['18 to 6… of age', '65 years of age']
         >>> cut(["district 10 of the north", "district 11 of the north"], most=15)
         ['distr…0 of…north', 'distr…1 of…north']
+        >>> cut(["male", "male "])
+        ['male', "'male '"]
     """
-    lines = [" ".join(name.split()) for name in names]
-    half, alike = (most - 1) // 2, dict[str, list[str]]()
-    for line in dict.fromkeys(lines):
+    lines, half, alike = _lines(names), (most - 1) // 2, dict[str, list[str]]()
+    for name, line in lines.items():
         short = line if len(line) <= most else f"{line[:half]}…{line[-half:]}"
-        alike.setdefault(short, []).append(line)
-    found = {
-        line: said for short, own in alike.items() for line, said in zip(own, _apart(short, own, most), strict=True)
+        alike.setdefault(short, []).append(name)
+    found: dict[str, str] = {}
+    for short, own in alike.items():
+        found.update(zip(own, _apart(short, [lines[name] for name in own], most), strict=True))
+    return [found[name] for name in names]
+
+
+def _lines(names: Sequence[str]) -> dict[str, str]:
+    """Return each name as a line, on which it is seen where two would look the same."""
+    lines = {name: " ".join("".join(map(_harmless, name)).split()) for name in names}
+    seen = {name: "".join(c for c in line if unicodedata.category(c) != "Cf") for name, line in lines.items()}
+    times = Counter(seen.values())
+    return {
+        name: repr(name).replace("  ", " \\x20") if name != look and (times[look] > 1 or not look) else lines[name]
+        for name, look in seen.items()
     }
-    return [found[line] for line in lines]
+
+
+def _harmless(letter: str) -> str:
+    """Return a letter, escaped if it controls what is read after it: a terminal, or the direction of a line."""
+    controls = unicodedata.category(letter) in ("Cc", "Cs") and not letter.isspace()
+    turns = unicodedata.bidirectional(letter) in TURNS
+    return letter.encode("unicode_escape").decode() if controls or turns else letter
 
 
 def _apart(short: str, names: Sequence[str], most: int) -> list[str]:

@@ -558,7 +558,7 @@ def test_classes_may_be_codes_beyond_32_bits(kind: Any) -> None:
 def test_names_of_groups_are_bounded_and_on_one_line_in_an_answer_and_its_table() -> None:
     """Names of usual length are whole, and long ones are told apart by their ends."""
     usual = ("not Male & not Blond_Hair & Young & Smiling", "Male & Blond_Hair & not Young & not Smiling")
-    for names in (usual, ("x" * 20000 + "a", "x" * 20000 + "b"), ("two\nlines", "a\rb\u2028c")):
+    for names in (usual, ("x" * 20000 + "a", "x" * 20000 + "b"), ("two\nlines", "a\rb\u2028c"), ("male ", "male")):
         group = np.array(names)[np.arange(N) % 2]
         after = np.where(group == names[0], Y, (Y + 1) % 3)
         report = change_report(Y, after, None, Y, group, reference=names[0])
@@ -571,7 +571,22 @@ def test_names_of_groups_are_bounded_and_on_one_line_in_an_answer_and_its_table(
     assert words.cut(usual) == [*usual]
     middles = [f"{'x' * 200}{number}{'x' * 200}" for number in range(12)]
     assert len({*words.cut(middles)}) == 12
-    assert words.cut(["a  b", "a b"], most=3) == ["a b", "a b"]
+    assert len({*words.cut(["a  b", "a b"], most=3)}) == 2
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["male", "male "], ["male", "'male '"]),
+        (["a  b", "a   b", "a b", "a\xa0b"], ["'a \\x20b'", "'a \\x20 b'", "a b", "'a\\xa0b'"]),
+        (["ab", "a\u200bb", "\u200b"], ["ab", "'a\\u200bb'", "'\\u200b'"]),
+        (["a\u202ebc", "\x1b[31ma", "\udc80"], ["a\\u202ebc", "\\x1b[31ma", "\\udc80"]),
+        (["two\nlines", "", "ab\u200cc"], ["two lines", "", "ab\u200cc"]),
+    ],
+    ids=["blanks", "several", "unseen", "controls", "harmless"],
+)
+def test_names_that_look_alike_are_told_apart(names: list[str], said: list[str]) -> None:
+    assert words.cut(names) == said
 
 
 def test_labels_of_examples_that_are_left_out_may_be_masked() -> None:
