@@ -83,8 +83,11 @@ def parameter_distance(params: Any, other: Any) -> float:
     if reason := tree_difference(params, other):
         raise JaxfairError(f"The two parameter trees differ in structure or shapes ({reason}); give one module's.")
     leaves, others = ([as_values(leaf, "parameters") for leaf in jax.tree.leaves(tree)] for tree in (params, other))
-    squares = [((a - b) ** 2).sum() for a, b in zip(leaves, others, strict=True)]
-    return float(np.sqrt(sum(squares)))
+    with np.errstate(all="ignore"):  # a distance may be too large for float64
+        apart = [a - b for a, b in zip(leaves, others, strict=True)]
+        # Squares of numbers near 1: those of 1e-200 would be 0.
+        scale = int(np.frexp(np.max([0.0, *(np.abs(step).max(initial=0.0) for step in apart)]))[1])
+        return float(np.ldexp(np.sqrt(sum((np.ldexp(step, -scale) ** 2).sum() for step in apart)), scale))
 
 
 @checked
@@ -103,7 +106,7 @@ def excess_loss_bound(
         excess_loss: Loss difference ``J(theta_r; D_a) - J(theta; D_a)`` in nats, shape (g,); negative where it fell.
 
     Raises:
-        JaxfairError: Shapes do not match, or a norm or distance is negative.
+        JaxfairError: Shapes do not match, a norm or distance is negative, or a term is infinite.
 
     Example:
         >>> import numpy as np
@@ -139,7 +142,8 @@ def sensitivity_bound(
         bottom_eigenvalue: Smallest (most negative) eigenvalue of ``H_a``, shape (g,); None for the theorem as printed.
 
     Raises:
-        JaxfairError: Shapes do not match, or a norm, distance or sensitivity is negative.
+        JaxfairError: Shapes do not match, a norm, distance or sensitivity is negative, a term is infinite, or a
+            smallest eigenvalue is above the largest.
 
     Example:
         >>> import numpy as np
@@ -154,6 +158,11 @@ def sensitivity_bound(
     if bottom_eigenvalue is not None:
         bottom_eigenvalue = as_values(bottom_eigenvalue, TERMS)
         _check_shapes(top_eigenvalue, bottom_eigenvalue)
+        top, bottom = np.broadcast_arrays(np.atleast_1d(top_eigenvalue), np.atleast_1d(bottom_eigenvalue))
+        # Lanczos may find one eigenvalue from either side, to a hundredth of it; smaller ones are rounding in float32.
+        if (wrong := np.flatnonzero(bottom > np.maximum(0.99 * top, 1.01 * top) + 1e-6)).size:
+            pair = f"{bottom[wrong[0]]:g} and the largest {top[wrong[0]]:g}"
+            raise JaxfairError(f"A smallest eigenvalue is {pair}; give the two ends of one spectrum.")
         top_eigenvalue = np.maximum(top_eigenvalue, -bottom_eigenvalue)
     return _taylor(gradient_norm, top_eigenvalue, distance, sensitivity)
 
@@ -256,8 +265,13 @@ def _taylor(gradient_norm: Values, eigenvalue: Values, distance: Values, actual:
     g, top, d, seen = np.broadcast_arrays(*values)
     if (g < 0).any() or (d < 0).any():
         raise JaxfairError("A gradient norm or a distance is negative; give L2 norms.")
-    first, second = g * d, 0.5 * top * d**2
-    bound = first + second
+    with np.errstate(all="ignore"):
+        first, second = g * d, 0.5 * top * d**2
+        bound = first + second
+    if any(np.isinf(part).any() for part in (g, top, d, first, second, bound)):
+        raise JaxfairError(
+            "A term of the bound is infinite or too large for float64; give finite ones, or NaN for none."
+        )
     tightness = np.divide(seen, bound, out=np.full(bound.shape, np.nan), where=bound > 0)
     return TaylorBound(first, second, bound, np.array(seen), seen <= bound, tightness)
 

@@ -107,7 +107,13 @@ def test_parameter_distance() -> None:
     first = {"a": jnp.zeros((2, 2)), "b": [jnp.ones(3)]}
     second = {"a": jnp.ones((2, 2)), "b": [jnp.zeros(3)]}
     assert bounds.parameter_distance(first, second) == np.sqrt(7)
-    assert bounds.parameter_distance(first, first) == 0
+    assert bounds.parameter_distance(first, first) == bounds.parameter_distance([], []) == 0
+    with np.errstate(all="raise"):
+        for size in (1e-200, 1e200, 1e308):
+            found = bounds.parameter_distance(
+                [np.zeros(2), np.zeros(1)], [size * np.array([0.3, 0]), size * np.full(1, 0.4)]
+            )
+            assert found == pytest.approx(0.5 * size, rel=1e-15)
     for other in ({"a": first["a"]}, {"a": jnp.zeros((2, 3)), "b": first["b"]}, {"a": first["a"], "b": first["a"]}):
         with pytest.raises(JaxfairError, match="differ in structure or shapes"):
             bounds.parameter_distance(first, other)
@@ -298,6 +304,11 @@ def test_bad_input() -> None:
     for norm, distance in ((-1.0, 1.0), (1.0, -1.0)):
         with pytest.raises(JaxfairError, match="is negative"):
             bounds.excess_loss_bound(norm, 1.0, distance, 0.0)
+    for terms in ((np.inf, 1.0, 0.0), (1.0, 1.0, 1e200), (1.0, -np.inf, 1.0)):
+        with pytest.raises(JaxfairError, match="infinite or too large for float64"):
+            bounds.excess_loss_bound(*terms, 0.0)
+    with pytest.raises(JaxfairError, match="smallest eigenvalue is 3 and the largest -2; give the two ends"):
+        bounds.sensitivity_bound(0.0, np.array([1.0, -2.0]), 1.0, 0.9, bottom_eigenvalue=np.array([1.0, 3.0]))
     with pytest.raises(JaxfairError, match=r"A sensitivity is -0\.5"):
         bounds.sensitivity_bound(1.0, 1.0, 1.0, np.array([0.5, -0.5]))
 
