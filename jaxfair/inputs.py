@@ -72,6 +72,7 @@ def as_array(values: Any, what: str) -> Any:
         if isinstance(error, JaxfairError):
             raise
         raise JaxfairError(f"The {what} have no regular shape; give an array with one row an example.") from error
+    _check_several(array, what)
     if array.dtype.names:
         raise JaxfairError(f"The {what} are records of {quoted(array.dtype.names)}; give an array without names.")
     if array.dtype.kind == "T":  # NumPy's own texts, whose missing ones would be counted as any other
@@ -79,6 +80,18 @@ def as_array(values: Any, what: str) -> Any:
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:  # NumPy's longest, which JAX has not
         return array.astype(np.float64)
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))  # as some files have them
+
+
+def _check_several(array: np.ndarray, what: str) -> None:
+    """Raise a JaxfairError if NumPy made one object of what was given, such as a generator, None or a text."""
+    if array.ndim or array.dtype.kind not in "OUS" or isinstance(one := array.item(), numbers.Real | Decimal):
+        return
+    way = "give an array or a list with one for each example"
+    if what == "labels" and isinstance(one, dict):
+        way = (
+            "stack what a loss takes into one array, or let logits_fn take x = (inputs, targets) and return the losses"
+        )
+    raise JaxfairError(f"The {what} are {'None' if one is None else f'one {type(one).__name__}'}; {way}.")
 
 
 class Stored:
@@ -354,11 +367,6 @@ def as_told(y: Any) -> Any:
     """
     told = unboxed(as_array(y, "labels"))
     _check_not_missing(told)
-    if told.dtype == object and not told.ndim and told.item() is not None:
-        raise JaxfairError(
-            f"The labels are one {type(told.item()).__name__}; stack what a loss takes into one array, or let "
-            "logits_fn take x = (inputs, targets) and return the losses."
-        )
     if not (told.dtype == bool or jnp.issubdtype(told.dtype, jnp.number)) or told.dtype.kind == "m":
         raise JaxfairError(
             f"Labels have type {told.dtype}; a loss takes numbers, which np.unique(y, return_inverse=True)[1] makes of "

@@ -1300,6 +1300,26 @@ def test_nothing_is_asked_of_the_labels_of_examples_that_are_left_out(kind: str)
             ask(np.where(np.arange(N) == 8, -7, np.where(MASKED, -1, Y)), group, missing="drop")
 
 
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (iter, "one list_iterator"),
+        (set, "one set"),
+        (lambda values: dict(enumerate(values)).values(), "one dict_values"),
+        (str, "one str"),
+        (lambda values: None, "None"),
+    ],
+)
+@pytest.mark.parametrize(("what", "name"), [("x", "inputs"), ("y", "labels"), ("group", "groups")])
+def test_what_is_no_array_is_told_by_its_type(make: Any, kind: str, what: str, name: str) -> None:
+    given: dict[str, Any] = {"x": X, "y": Y, "group": GROUP}
+    given[what] = make(np.asarray(given[what]).ravel().tolist())
+    message = f"The {name} are {kind}; give an array or a list with one for each example"
+    message = "There are no inputs; give an array" if given["x"] is None else message
+    with pytest.raises(JaxfairError, match=message):
+        report(**given)
+
+
 def test_targets_that_are_a_tree_are_told_what_to_do() -> None:
     tree = {"kind": Y, "size": X[:, 0]}
     with pytest.raises(JaxfairError, match=r"labels are one dict; stack .* take x = \(inputs, targets\) and return"):
