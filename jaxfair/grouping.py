@@ -4,6 +4,7 @@ A missing group is marked in one of the ways that ``inputs.absent`` knows, whate
 silently a group. A value has one name, in a report and where one is asked for, and no two groups share it.
 """
 
+import math
 import unicodedata
 from collections.abc import Sequence
 from datetime import datetime, time
@@ -21,6 +22,8 @@ Missing = Literal["refuse", "drop", "group"]
 
 MISSING = "missing"
 """Name of the group of the examples whose group is missing."""
+LONGEST = 1e28
+"""From here on a whole number of floating point is named with its exponent; Python's decimals have as many digits."""
 MOST_GROUPS = 1000
 """More values are ids of something else, and each would be measured."""
 
@@ -61,7 +64,7 @@ def as_groups(
         raise JaxfairError(f"The groups have shape {values.shape}; give one for each example.")
     unknown = absent(values) | (False if masked is None else masked)
     if names is not None:
-        values, names, unknown = _without_unnamed(values, list(names), unknown)
+        values, names, unknown = _without_unnamed(values, _listed(names), unknown)
     if unknown.any() and missing == "refuse":
         first = int(np.argmax(unknown))
         raise JaxfairError(
@@ -157,6 +160,15 @@ def _are_numbers(values: Sequence[Any]) -> bool:
     return all(whole) or all(abs(value) < 2**53 for value, is_whole in zip(values, whole, strict=True) if is_whole)
 
 
+def _listed(names: Sequence[Any]) -> list[Any]:
+    """Return names of groups as a list; those in a single column, as an array or a table, are taken from it."""
+    shape = np.shape(names) if hasattr(names, "ndim") else ()
+    found = list(np.asarray(names)[:, 0]) if shape[1:] == (1,) else list(names)
+    if any(isinstance(name, list | np.ndarray) for name in found):
+        raise JaxfairError("The group_names are rows of several; give one name for each group.")
+    return found
+
+
 def _without_unnamed(
     values: np.ndarray, names: list[Any], unknown: np.ndarray
 ) -> tuple[np.ndarray, list[Any], np.ndarray]:
@@ -249,6 +261,5 @@ def _composed(value: Any) -> Any:
 def _name(kind: Any) -> str:
     if isinstance(kind, bytes):
         return kind.decode(errors="replace")
-    if isinstance(kind, Decimal) and kind.is_finite() and kind == kind.to_integral_value():
-        return str(int(kind))
-    return str(int(kind)) if isinstance(kind, float) and kind.is_integer() else str(kind)
+    whole = isinstance(kind, float | Decimal) and math.isfinite(kind) and abs(kind) < LONGEST and kind == int(kind)
+    return str(int(kind) if whole else kind)

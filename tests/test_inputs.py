@@ -204,6 +204,7 @@ def test_groups_that_cannot_be_read_are_refused() -> None:
         ({"group": GROUP[:8]}, "20 labels, 8 groups"),
         ({"group": GROUP, "group_names": ["a"]}, "1 group names for groups 0 to 1"),
         ({"group": GROUP, "group_names": ["a", "a"]}, "Two groups have one name"),
+        ({"group": GROUP, "group_names": [["a"], ["b"]]}, "group_names are rows of several; give one name for each"),
         ({"group": np.where(GROUP, "b", "a"), "group_names": ["a", "b"]}, "names by number"),
         ({"group": GROUP, "missing": "keep"}, "missing is 'keep'; give 'refuse' or 'drop' or 'group'"),
         ({"group": GROUP, "group_names": {0: "a", 1: "b"}}, "group_names is of type dict; give a list"),
@@ -1298,6 +1299,13 @@ def test_nothing_is_asked_of_the_labels_of_examples_that_are_left_out(kind: str)
     for ask in (report, lambda y, group, **how: jaxfair.change_report(Y, Y, None, y, group, **how)):
         with pytest.raises(JaxfairError, match=r"label of example 8 is -7; .*count from 0"):
             ask(np.where(np.arange(N) == 8, -7, np.where(MASKED, -1, Y)), group, missing="drop")
+
+
+def test_names_of_groups_are_of_bounded_length_and_one_column() -> None:
+    assert report(group=np.where(GROUP, 1e300, 1e20)).names == ("1" + 20 * "0", "1e+300")
+    assert report(group=[Decimal("1E+300"), Decimal("2.0")] * (N // 2)).names == ("2", "1E+300")
+    for names in (np.array([["a"], ["b"]]), pd.DataFrame({"name": ["a", "b"]})):
+        assert report(group_names=names).names == ("a", "b")
 
 
 @pytest.mark.parametrize(
