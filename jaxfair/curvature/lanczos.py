@@ -26,6 +26,10 @@ several times as often; more saves no products beside the residual (docs/numeric
 stops*)."""
 
 
+OWN_SEED = 0x1A9C205
+"""Of further random vectors: one that nobody draws a start vector with, of which nothing else would be left."""
+
+
 class EigenResult(NamedTuple):
     """Extreme eigenvalues and whether to believe them.
 
@@ -37,7 +41,7 @@ class EigenResult(NamedTuple):
             value.
         steps: Number of matrix-vector products used.
         converged: Whether the stopping rule was met for every value that was asked for; where the Krylov space is
-            exhausted, up to the rounding of the products (the type's epsilon times the largest magnitude).
+            exhausted, up to the rounding of the products (ten of the type's epsilons times the largest magnitude).
         alphas: Diagonal of the projected matrix, one number a step, shape (steps,); without the steps in which
             further eigenvectors of a multiple eigenvalue were looked for.
         betas: Off-diagonal that follows each step, shape (steps,). With ``alphas`` it is the tridiagonal matrix of the
@@ -102,7 +106,8 @@ def extreme_eigenvalues(
     """
     start = as_vector(start, "start vector")
     several = multiple and max(largest, smallest) > 1
-    options = {"tolerance": tolerance, "stop": stop, "max_basis": max_basis}
+    random = np.random.default_rng(OWN_SEED)
+    options = {"tolerance": tolerance, "stop": stop, "max_basis": max_basis, "random": random}
     run = partial(_krylov, matvec, start, largest, smallest, max_steps=max_steps, **options)
     found = run(vectors=vectors or several, further=several)
     for end in range(2 if several else 0):  # one Krylov space holds one eigenvector of each eigenvalue
@@ -157,17 +162,23 @@ def _with_missed(
         with jax.default_matmul_precision("highest"):
             return vector - (known @ vector) @ known
 
-    fresh = apart(apart(np.random.default_rng(len(known)).standard_normal(start.size).astype(start.dtype)))
+    fresh = apart(apart(options["random"].standard_normal(start.size).astype(start.dtype)))
     fresh = jnp.asarray(fresh) if isinstance(start, jax.Array) else np.asarray(fresh)
     left = max_steps - found.steps
     if left < 1:
         return found._replace(converged=False), False
-    ends = (1, 0) if upper else (0, 1)
-    more = _krylov(lambda v: apart(matvec(apart(v))), fresh, *ends, max_steps=left, vectors=True, **options)
+    size, ends = float(np.abs(found.values).max()), (1, 0) if upper else (0, 1)
+
+    def rest(vector: Vector) -> Vector:
+        inside = apart(vector)
+        # Rounding along what is known has the other end's value, or it would be found as a 0 where all else is beyond.
+        return apart(checked_product(matvec, inside)) + (-size if upper else size) * (vector - inside)
+
+    more = _krylov(rest, fresh, *ends, size, max_steps=left, vectors=True, **options)
     worst, value = slots[-1], more.values[0]
     beyond = value - found.values[worst] if upper else found.values[worst] - value
     spent = found._replace(steps=found.steps + more.steps, converged=more.converged)
-    if beyond <= options["tolerance"] * np.abs(found.values).max() + found.residuals[worst]:
+    if beyond <= options["tolerance"] * size + found.residuals[worst]:
         return spent, False
     values, residuals, vectors = found.values.copy(), found.residuals.copy(), np.array(found.vectors)
     values[worst], residuals[worst], vectors[worst] = value, more.residuals[0], np.asarray(more.vectors)[0]
@@ -189,17 +200,20 @@ def _krylov(
     start: Vector,
     largest: int,
     smallest: int,
+    size: float = 0.0,
     *,
     tolerance: float,
     stop: Stop,
     max_steps: int,
     max_basis: int,
+    random: np.random.Generator,
     vectors: bool,
     further: bool = False,
 ) -> EigenResult:
     """Find eigenvalues of the Krylov space of one start vector, as ``extreme_eigenvalues`` describes.
 
-    Where ``further``, a space that is exhausted before there is a value for each that is asked for at one end is joined
+    Magnitudes are at least ``size``, which is known of the operator: what is left of it may be rounding alone. Where
+    ``further``, a space that is exhausted before there is a value for each that is asked for at one end is joined
     by that of a random vector orthogonal to it.
     """
     rows = _rows(start, largest, smallest, max_steps, max_basis)
@@ -218,19 +232,19 @@ def _krylov(
         alphas.append(float(coefficients[-1]))
         betas.append(beta)
         typical = float(np.mean(alphas[1:] or 0)) if stop == "error" else None
-        ritz = _ritz(projected[:m, :m], beta, basis, largest, smallest, tolerance, typical)
+        ritz = _ritz(projected[:m, :m], beta, basis, largest, smallest, size, tolerance, typical)
         # Where nothing is left, the largest may be the smallest as well: all are one.
         wanted = max(largest, smallest) if ritz.exhausted else largest + smallest
         converged = ritz.met and m >= min(wanted, start.size)
         joined = further and ritz.exhausted and m < max(largest, smallest)
         if (ritz.exhausted and not joined) or converged or len(alphas) == max_steps:
-            relative = float(asymmetry / max(np.abs(ritz.spectrum).max(), basis.tiny))
+            relative = float(asymmetry / ritz.magnitude)
             whole = partial(_whole, known=np.r_[:largest, :smallest] < m)  # m steps have as many values at each end
             kept = whole(basis.combine(ritz.rotation[:, ritz.index])) if vectors else None
             found, arrays = (whole(ritz.values), whole(ritz.residuals)), (np.array(alphas), np.array(betas))
             return EigenResult(*found, len(alphas), converged, *arrays, relative, kept)
         if joined:
-            basis.split(basis.random())
+            basis.split(basis.like(random.standard_normal(start.size)))
             beta = 0.0
         coupling = np.append(np.zeros(m - 1), beta)
         if m == rows:
@@ -255,6 +269,7 @@ class _Ritz(NamedTuple):
         rotation: Its eigenvectors, shape (m, m).
         index: Which of them were asked for, shape (k,).
         values, residuals: Of these, as in ``EigenResult``.
+        magnitude: The largest that was seen.
         met: Whether all of them are as near as was asked.
         exhausted: Whether nothing is left of the product but rounding, so that no further step is possible.
     """
@@ -264,6 +279,7 @@ class _Ritz(NamedTuple):
     index: np.ndarray
     values: np.ndarray
     residuals: np.ndarray
+    magnitude: float
     met: bool
     exhausted: bool
 
@@ -274,10 +290,11 @@ def _ritz(
     basis: "_Basis",
     largest: int,
     smallest: int,
+    least: float,
     tolerance: float,
     typical: float | None,
 ) -> _Ritz:
-    """Solve the projected matrix, whose coupling with the next row is ``beta``.
+    """Solve the projected matrix, whose coupling with the next row is ``beta``, of an operator of ``least`` this size.
 
     ``typical`` is the mean diagonal after the first step where the stopping rule is ``error``, None otherwise.
     """
@@ -285,19 +302,17 @@ def _ritz(
     spectrum, rotation = np.linalg.eigh(projected)
     tops = min(largest, m)
     index = np.concatenate([np.arange(m)[::-1][:tops], np.arange(m)[:smallest]]).astype(int)
-    residuals, magnitude = beta * np.abs(rotation[-1, index]), np.abs(spectrum).max()
+    residuals, magnitude = beta * np.abs(rotation[-1, index]), max(np.abs(spectrum).max(), least, basis.tiny)
     # Nothing is left but rounding of the product: the Krylov space is invariant.
-    exhausted = bool(beta <= 10 * basis.epsilon * max(magnitude, beta, basis.tiny) or m == size)
-    # Below the rounding of the products no residual can fall.
-    floor = basis.epsilon * magnitude if exhausted else 0.0
-    values, errors = spectrum[index], np.maximum(residuals - floor, 0)
+    exhausted = bool(beta <= 10 * basis.epsilon * max(magnitude, beta) or m == size)
+    values, errors = spectrum[index], residuals
     if typical is not None and not exhausted:
         values = _continued(projected, beta, spectrum, index, tops, typical)
         errors = _estimated(residuals, spectrum, index, tops)
         residuals = np.hypot(residuals, values - spectrum[index])  # a Ritz vector's residual is orthogonal to it
     scale = np.where(np.arange(len(index)) < tops, np.abs(spectrum[index]), magnitude)
-    met = bool(m == size or (errors <= tolerance * scale).all())
-    return _Ritz(spectrum, rotation, index, values, residuals, met, exhausted)
+    met = exhausted or bool((errors <= tolerance * scale).all())  # below rounding no residual can fall
+    return _Ritz(spectrum, rotation, index, values, residuals, magnitude, met, exhausted)
 
 
 def _restart(basis: "_Basis", projected: np.ndarray, ritz: _Ritz, smallest: int, largest: int) -> np.ndarray:
@@ -432,10 +447,10 @@ class _Basis:
         self._rest, self._beta = rest, norm(rest)
         return coefficients, self._beta
 
-    def random(self) -> Vector:
-        """Return a random vector like the rows, another for each number of them."""
-        noise = np.random.default_rng(self.count).standard_normal(self.rows.shape[1]).astype(self.rows.dtype)
-        return jnp.asarray(noise) if self.device else noise
+    def like(self, vector: np.ndarray) -> Vector:
+        """Return a vector of NumPy as the rows are, in type and place."""
+        own = vector.astype(self.rows.dtype)
+        return jnp.asarray(own) if self.device else own
 
     def append(self) -> None:
         self._put(self.count)

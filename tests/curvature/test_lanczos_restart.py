@@ -341,6 +341,23 @@ def test_a_multiple_eigenvalue_is_looked_for_after_restarts_too() -> None:
     np.testing.assert_allclose(found.values, [20, 20], rtol=1e-9)
 
 
+@pytest.mark.parametrize("stop", ["residual", "error"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_every_copy_is_found_of_spectra_of_few_values(stop: Any, dtype: Any) -> None:
+    """At both ends, zero and negative ones too, where all that is left of the operator may be its rounding."""
+    rng = np.random.default_rng(0)
+    for trial in range(200):
+        size = int(rng.integers(2, 9))
+        values, rotation = rng.integers(-3, 4, size), np.linalg.qr(rng.normal(size=(size, size)))[0]
+        matrix = np.diag(values) if trial % 3 else (rotation * values) @ rotation.T
+        largest = int(rng.integers(0, size + 1))
+        smallest = int(rng.integers(largest == 0, size - largest + 1)) if largest < size else 0
+        options: dict[str, Any] = {"largest": largest, "smallest": smallest, "tolerance": 1e-5, "stop": stop}
+        found = extreme_eigenvalues(dense(matrix.astype(dtype)), random_start(size, trial).astype(dtype), **options)
+        assert found.converged
+        np.testing.assert_allclose(found.values, ends(values, largest, smallest), atol=1e-3)
+
+
 @pytest.mark.parametrize("scale", [1e-25, 1e22])
 def test_the_device_finds_what_float32_cannot_square(scale: float) -> None:
     diagonal = jnp.asarray(scale * np.arange(1.0, 51.0), jnp.float32)
