@@ -38,10 +38,12 @@ class EigenResult(NamedTuple):
             (algebraic) first, in falling order, then the smallest, in rising order. NaN, as the residual and the vector
             are, where the steps, or without ``multiple`` the Krylov space, have ended before there were as many.
         residuals: ``||A v - value v||`` of each Ritz pair, shape (k,); an eigenvalue lies within this distance of the
-            value.
+            value. At least the noise of the products, which is taken for ``asymmetry`` times the square root of the
+            number of basis vectors: of numbers as large as that at random it is about the norm.
         steps: Number of matrix-vector products used.
         converged: Whether the stopping rule was met for every value that was asked for; where the Krylov space is
             exhausted, up to the rounding of the products (ten of the type's epsilons times the largest magnitude).
+            Never where their noise alone is more, unless the asymmetry is below a hundred of these epsilons.
         alphas: Diagonal of the projected matrix, one number a step, shape (steps,); without the steps in which
             further eigenvectors of a multiple eigenvalue were looked for.
         betas: Off-diagonal that follows each step, shape (steps,). With ``alphas`` it is the tridiagonal matrix of the
@@ -239,10 +241,13 @@ def _krylov(
         joined = further and ritz.exhausted and m < max(largest, smallest)
         if (ritz.exhausted and not joined) or converged or len(alphas) == max_steps:
             relative = float(asymmetry / ritz.magnitude)
+            noise = float(asymmetry * np.sqrt(m))
+            quiet = relative <= 100 * basis.epsilon or bool((noise <= tolerance * ritz.scale).all())
             whole = partial(_whole, known=np.r_[:largest, :smallest] < m)  # m steps have as many values at each end
             kept = whole(basis.combine(ritz.rotation[:, ritz.index])) if vectors else None
-            found, arrays = (whole(ritz.values), whole(ritz.residuals)), (np.array(alphas), np.array(betas))
-            return EigenResult(*found, len(alphas), converged, *arrays, relative, kept)
+            found = whole(ritz.values), whole(np.maximum(ritz.residuals, noise))
+            arrays = np.array(alphas), np.array(betas)
+            return EigenResult(*found, len(alphas), converged and quiet, *arrays, relative, kept)
         if joined:
             basis.split(basis.like(random.standard_normal(start.size)))
             beta = 0.0
@@ -268,7 +273,8 @@ class _Ritz(NamedTuple):
         spectrum: Its eigenvalues, rising, shape (m,).
         rotation: Its eigenvectors, shape (m, m).
         index: Which of them were asked for, shape (k,).
-        values, residuals: Of these, as in ``EigenResult``.
+        values, residuals: Of these, as in ``EigenResult``, but for the noise.
+        scale: Of these, what the tolerance is relative to.
         magnitude: The largest that was seen.
         met: Whether all of them are as near as was asked.
         exhausted: Whether nothing is left of the product but rounding, so that no further step is possible.
@@ -279,6 +285,7 @@ class _Ritz(NamedTuple):
     index: np.ndarray
     values: np.ndarray
     residuals: np.ndarray
+    scale: np.ndarray
     magnitude: float
     met: bool
     exhausted: bool
@@ -312,7 +319,7 @@ def _ritz(
         residuals = np.hypot(residuals, values - spectrum[index])  # a Ritz vector's residual is orthogonal to it
     scale = np.where(np.arange(len(index)) < tops, np.abs(spectrum[index]), magnitude)
     met = exhausted or bool((errors <= tolerance * scale).all())  # below rounding no residual can fall
-    return _Ritz(spectrum, rotation, index, values, residuals, magnitude, met, exhausted)
+    return _Ritz(spectrum, rotation, index, values, residuals, scale, magnitude, met, exhausted)
 
 
 def _restart(basis: "_Basis", projected: np.ndarray, ritz: _Ritz, smallest: int, largest: int) -> np.ndarray:

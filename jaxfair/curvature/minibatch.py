@@ -10,7 +10,7 @@ from jaxfair import groups
 from jaxfair.curvature import lanczos
 from jaxfair.curvature.operators import GroupOperator, make_plan
 from jaxfair.curvature.programs import LogitsFn, as_pytree
-from jaxfair.errors import JaxfairError
+from jaxfair.errors import JaxfairError, warn
 from jaxfair.models import as_examples
 from jaxfair.options import NotNegative, Seed, checked
 
@@ -73,15 +73,19 @@ def minibatch_curvature(
     lanczos.check_counts(parameters, 1 + both, max_steps)
     plan = make_plan(logits_fn, params, x, y, count=size, chunk_size=None, precision=precision)
     norms, values = [[[] for _ in range(count)] for _ in range(2)]
+    unsure = 0
     for begin in range(0, len(group), batch_size):
         inside = (np.arange(len(group)) >= begin) & (np.arange(len(group)) < begin + batch_size)
         for g in np.unique(group[inside]):
             member = (inside & (group == g)).astype(first.dtype)
             operator = GroupOperator(logits_fn, params, x, y, member / member.sum(), plan, precision=precision)
             norms[g].append(lanczos.norm(operator.loss_and_gradient()[1]))
-            ends = lanczos.extreme_eigenvalues(
+            found = lanczos.extreme_eigenvalues(
                 operator, first, largest=1, smallest=both, tolerance=tolerance, max_steps=max_steps
-            ).values
-            values[g].append(ends[np.argmax(np.abs(ends))])
+            )
+            values[g].append(found.values[np.argmax(np.abs(found.values))])
+            unsure += not found.converged
+    if unsure:
+        warn(f"{unsure} of {sum(map(len, values))} eigenvalues have not converged; allow more steps, or use float64.")
     means = [np.mean(found) if found else np.nan for found in norms]
     return MinibatchCurvature(np.array(means), tuple(np.array(found) for found in values))

@@ -35,10 +35,11 @@ class GroupCurvature(NamedTuple):
         loss: Mean loss; cross-entropy in nats unless another was given.
         gradient_norm: L2 norm of the gradient of that mean.
         top_eigenvalue: Largest (algebraic) eigenvalue of its Hessian.
-        top_eigenvalue_residual: Distance from that value within which an eigenvalue lies.
+        top_eigenvalue_residual: Distance from that value within which an eigenvalue lies; at least the noise of the
+            products (``lanczos.EigenResult``), all that is left of the Hessian where a model is very confident.
         bottom_eigenvalue: Smallest (algebraic) eigenvalue; NaN unless asked for.
         bottom_eigenvalue_residual: Distance from that value within which an eigenvalue lies.
-        converged: Whether the stopping rule was met.
+        converged: Whether the stopping rule was met, and the products' noise is less than that asks for.
         steps: Number of Lanczos steps, which are products with the group's Hessian.
         products: The same with those over a part of the group, each counted as that part.
         asymmetry: Largest difference of the Hessian from its transpose, as ``lanczos.EigenResult`` has it; far above

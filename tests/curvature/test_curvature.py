@@ -13,6 +13,8 @@ from scipy.special import log_softmax, softmax
 
 from jaxfair import networks
 from jaxfair.curvature.config import CurvatureConfig, Start
+from jaxfair.curvature.minibatch import minibatch_curvature
+from jaxfair.curvature.report import group_report
 from jaxfair.curvature.spectrum import GroupCurvature, group_curvature
 from jaxfair.errors import JaxfairError
 from jaxfair.groups import group_weights
@@ -66,6 +68,27 @@ def test_softmax_regression_in_float32() -> None:
     found, (loss, gradient_norm, eigenvalues) = softmax_regression(tolerance=1e-5), closed_form()
     for ours, theirs in zip(found[:3], (loss, gradient_norm, eigenvalues[:, -1]), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=100 * np.finfo(np.float32).eps * theirs.max())
+
+
+def test_rounding_that_is_all_that_saturation_leaves_is_no_eigenvalue() -> None:
+    """Of logits of 1e4 nothing is left in float64 where the network is right; of those of 10, nearly all in float32."""
+    rng = np.random.default_rng(0)
+    w, x = rng.normal(size=(4, 3)).astype(np.float32), rng.normal(size=(120, 4)).astype(np.float32)
+    weights, sure = group_weights(np.arange(120) % 2, 2), np.tanh(x @ w).argmax(axis=1)
+
+    def network(scale: float) -> Any:
+        return lambda w, x: scale * jnp.tanh(x @ w)
+
+    found = group_curvature(network(1e4), w, x, sure, weights, CurvatureConfig(bottom=True))
+    assert not found.converged.any()
+    assert (found.top_eigenvalue_residual > 0.9 * found.top_eigenvalue).all()
+    with pytest.raises(JaxfairError, match="so confident that float32 holds rounding alone"):
+        group_report(network(1e4), w, x, sure, np.arange(120) % 2)
+    with pytest.warns(UserWarning, match="2 of 2 eigenvalues have not converged"):
+        minibatch_curvature(network(1e4), w, x, sure, np.arange(120) % 2)
+    plain = group_curvature(network(10), w, x, sure, weights, CurvatureConfig(bottom=True))
+    assert plain.converged.all()
+    assert (plain.top_eigenvalue_residual < 1e-3 * plain.top_eigenvalue).all()
 
 
 @pytest.mark.usefixtures("float64")
