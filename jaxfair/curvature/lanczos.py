@@ -15,6 +15,7 @@ import numpy as np
 from jaxfair.curvature.config import Stop
 from jaxfair.errors import JaxfairError
 from jaxfair.inputs import as_array, as_values, unboxed
+from jaxfair.models import asking
 from jaxfair.options import NotNegative, checked
 
 Vector = Any  # Float[Array, " p"] | Float[np.ndarray, " p"]
@@ -26,6 +27,8 @@ several times as often; more saves no products beside the residual (docs/numeric
 stops*)."""
 
 
+SQUARES = float(np.finfo(float).tiny / np.finfo(float).eps)
+"""Of a sum of squares, the least that has lost nothing to numbers too small for float64."""
 OWN_SEED = 0x1A9C205
 """Of further random vectors: one that nobody draws a start vector with, of which nothing else would be left."""
 
@@ -136,8 +139,10 @@ def as_vector(values: Any, what: str) -> Vector:
 
 
 def checked_product(matvec: MatVec, vector: Vector) -> Vector:
-    """Return the product with a vector; raise a JaxfairError unless it is real numbers of the vector's shape."""
-    product = matvec(vector)
+    """Return the product with a vector; raise a JaxfairError if there is none of real numbers in the vector's shape."""
+    with asking("The matrix-vector product", "a function of a vector of shape (p,) that returns another"):
+        # Of NumPy's a copy, which the function may write into: the vector is a row of the basis.
+        product = matvec(vector.copy() if isinstance(vector, np.ndarray) else vector)
     if np.shape(product) != vector.shape:
         given = f"has shape {np.shape(product)}" if np.shape(product) else f"is a {type(product).__name__}"
         raise JaxfairError(f"The matrix-vector product {given}; expected the vector's shape, {vector.shape}.")
@@ -405,14 +410,19 @@ def norm(vector: Vector) -> float:
     if isinstance(vector, jax.Array) and jax.default_backend() != "cpu":  # a copy to the host would take far longer
         return float(_device_norm(vector))
     host = np.asarray(vector, np.float64)
-    return float(np.sqrt(np.einsum("i,i->", host, host)))
+    square = float(np.einsum("i,i->", host, host))
+    if SQUARES < square < np.inf:
+        return float(np.sqrt(square))
+    largest = float(np.abs(host).max(initial=0.0))
+    return largest * norm(host / largest) if 0 < largest < np.inf else float(np.sqrt(square))
 
 
 def _device_norm(vector: Vector) -> Any:
     """Return the L2 norm of numbers scaled by a power of two, whose squares neither overflow nor vanish."""
     largest = jnp.abs(vector).max()
     exponent = jnp.where((largest > 0) & jnp.isfinite(largest), jnp.frexp(largest)[1], 0)
-    scale = jnp.ldexp(jnp.ones((), vector.dtype), jnp.clip(exponent, -120, 120))
+    most = int(jnp.finfo(vector.dtype).maxexp) - 8
+    scale = jnp.ldexp(jnp.ones((), vector.dtype), jnp.clip(exponent, -most, most))
     return scale * jnp.linalg.norm(vector / scale)
 
 

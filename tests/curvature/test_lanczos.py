@@ -251,6 +251,33 @@ def test_real_products_of_any_type_are_taken(dtype: Any) -> None:
     np.testing.assert_allclose(extreme_eigenvalues(listed, np.eye(1, 3)[0]).values, [1])
 
 
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("xp", [np, jnp], ids=["host", "device"])
+@pytest.mark.parametrize("scale", [1e-300, 1e-170, 1e160, 1e300])
+def test_float64_whose_squares_are_no_number(xp: Any, scale: float) -> None:
+    values = xp.asarray(scale * np.array([3.0, 3, 3, 1, 0]))
+    found = extreme_eigenvalues(lambda v: values * v, xp.asarray(random_start(5)), smallest=1)
+    np.testing.assert_allclose(found.values, [3 * scale, 0], rtol=1e-6, atol=1e-6 * scale)
+    assert found.converged
+    assert lanczos.norm(np.array([scale, 0, -scale])) == pytest.approx(np.sqrt(2) * scale, rel=1e-12)
+
+
+def test_a_product_may_be_written_into_its_vector() -> None:
+    start = random_start(5)
+    found = extreme_eigenvalues(lambda v: np.multiply(v, 2, out=v), start)
+    np.testing.assert_allclose(found.values, [2], rtol=1e-12)
+    assert found.steps == 1
+    probe = np.ones(5)
+    assert stochastic_trace(lambda v: np.multiply(v, 2, out=v), [probe]).value == 10
+    assert probe.tolist() == [1] * 5
+
+
+def test_a_product_that_fails_is_said_in_a_sentence() -> None:
+    for run in (lambda matvec: extreme_eigenvalues(matvec, np.ones(3)), lambda m: stochastic_trace(m, [np.ones(3)])):
+        with pytest.raises(JaxfairError, match=r"product fails \(.*mismatch.*\); give a function of a vector of shape"):
+            run(lambda v: np.eye(4) @ v)
+
+
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
 def test_the_norm_on_a_device_neither_overflows_nor_vanishes(scale):
     """Numbers whose squares are no float32."""
