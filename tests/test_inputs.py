@@ -1533,6 +1533,54 @@ def test_a_model_that_reads_none_of_its_parameters_is_refused() -> None:
         assert len(str(refused.value)) < LONGEST
 
 
+def cut(w: Any, x: Any) -> jax.Array:
+    return jax.lax.stop_gradient(net(w, x))
+
+
+def wrong(z: Any, y: Any) -> jax.Array:
+    return (z.argmax(axis=1) != y).astype(jnp.float32)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: jaxfair.group_curvature(cut, W, X, Y, WEIGHTS),
+        lambda: jaxfair.group_curvature(lambda w, x: jnp.round(net(w, x)), W, X, Y, WEIGHTS),
+        lambda: jaxfair.group_report(net, W, X, Y, GROUP, loss=wrong),
+        lambda: GroupOperator(net, W, X, Y, WEIGHTS[0], loss=lambda z, y: jnp.ones(len(y))),
+        lambda: jaxfair.per_example_gradient_norms(cut, W, X, Y),
+        lambda: taylor.taylor_terms(cut, W, 2 * W, X, Y, WEIGHTS),
+        lambda: minibatch_curvature(cut, W, X, Y, GROUP),
+    ],
+)
+def test_a_model_or_loss_without_a_derivative_is_refused(call: Callable[[], Any]) -> None:
+    """It would be measured as 0, converged; what is cut in part, or has a derivative of its own, is not refused."""
+    with pytest.raises(JaxfairError, match="derivative of the loss by every parameter is 0, as by") as refused:
+        call()
+    assert len(str(refused.value)) < LONGEST
+
+
+@jax.custom_jvp
+def straight(z: Any) -> Any:
+    return jnp.round(z)
+
+
+straight.defjvp(lambda at, along: (straight(*at), along[0]))
+
+
+@pytest.mark.parametrize(
+    "logits_fn",
+    [
+        lambda p, x: straight(net(p["w"], x)),
+        lambda p, x: net(p["w"], x) + jax.lax.stop_gradient(jnp.round(x @ p["w"])),
+        lambda p, x: jnp.tanh(jax.lax.stop_gradient(net(p["w"], x)) @ p["head"]),
+    ],
+)
+def test_a_derivative_of_some_parameters_is_enough(logits_fn: Any) -> None:
+    params = {"w": W, "head": np.eye(CLASSES, dtype=np.float32)}
+    assert (jaxfair.group_curvature(logits_fn, params, X, Y, WEIGHTS).gradient_norm > 0).all()
+
+
 def test_arrays_that_a_model_does_not_read_are_said() -> None:
     """By their paths; one that a loop reads is read, and an empty one holds nothing to read."""
     heads = {str(i): 2 * W for i in range(9)}

@@ -218,7 +218,27 @@ def checked_examples(
             warn_of_labels(found.shape, np.asarray(y))
     elif before := losses.seem_probabilities(np.asarray(found)):
         warn(f"logits_fn seems to return probabilities; return the logits before the {before}.")
+    if differentiated:
+        _check_derivative(logits_fn, params, some, y[few], loss)
     return params, x, y
+
+
+def _check_derivative(logits_fn: Partial, params: Any, x: Any, y: Any, loss: LossFn) -> None:
+    """Raise a JaxfairError if the derivative by every parameter is 0 whatever the numbers are, as traced alone says."""
+    with models.differentiating(), at_precision("highest"):
+        traced = _scaled_gradient.trace(logits_fn, as_pytree(loss), params, x, jnp.asarray(y), 1.0).jaxpr
+    if not any(depends_on_last(traced, 1)):
+        raise JaxfairError(
+            "The derivative of the loss by every parameter is 0, as by jax.lax.stop_gradient, rounding, a comparison "
+            "or argmax in logits_fn or in the loss; leave it out, or give it a derivative by jax.custom_jvp."
+        )
+
+
+@jax.jit
+def _scaled_gradient(logits_fn: Any, loss: Any, params: Any, x: Any, y: Any, scale: Any) -> Any:
+    """Return the gradient of a sum of losses times a scale, on which every part of it that is not 0 depends."""
+    found, pull_back = jax.vjp(lambda params: per_example(loss, models.outputs(logits_fn, params, x), y), params)
+    return pull_back(jnp.full_like(found, scale))
 
 
 def _trusted_few(loss: LossFn, found: Any, y: Any, of_inputs: tuple[bool, ...]) -> None:

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxfair import groups
+from jaxfair import groups, losses
 from jaxfair.curvature import lanczos
+from jaxfair.curvature.checks import checked_examples
 from jaxfair.curvature.operators import GroupOperator, make_plan
 from jaxfair.curvature.programs import LogitsFn, as_pytree
 from jaxfair.errors import JaxfairError, warn
-from jaxfair.models import as_examples
 from jaxfair.options import NotNegative, Seed, checked
 
 
@@ -61,7 +61,7 @@ def minibatch_curvature(
     Raises:
         JaxfairError: Shapes or types do not match, groups or labels are out of range, or the batch size is below 1.
     """
-    params, x, y = as_examples(as_pytree(logits_fn), params, x, y, labelled=True)
+    params, x, y = checked_examples(as_pytree(logits_fn), params, x, y, losses.cross_entropy)
     group, y = groups.as_numbers(group, len(y)), jnp.asarray(y)
     if batch_size < 1:
         raise JaxfairError(f"The batch size is {batch_size}; give at least 1.")
