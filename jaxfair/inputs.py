@@ -238,12 +238,20 @@ def _within_int32(array: Any, what: str) -> Any:
     return array
 
 
+def of_doubles() -> Any:
+    """Return what NumPy knows of the type that JAX makes of numbers of 64 bits: one of 32, unless told otherwise."""
+    return np.finfo(jax.dtypes.canonicalize_dtype(np.float64))
+
+
 ROUNDED = 1e-3
 """Share of what tells the examples of a column apart that may be lost where it is rounded to 32 bits."""
 
 
-def _warn_of_rounding(array: Any, what: str) -> None:
-    """Warn where numbers of 64 bits lose in 32 what tells their examples apart, such as times since 1970 in seconds."""
+def warn_of_rounding(array: Any, what: str) -> None:
+    """Warn where numbers of 64 bits lose in 32 what tells their examples apart, such as times since 1970 in seconds.
+
+    Of parameters there are no examples, and each array's numbers are told apart.
+    """
     if not isinstance(array, np.ndarray) or array.dtype != np.float64 or len(array) < 2:
         return
     some = array[:: len(array) // 10_000 + 1]
@@ -272,8 +280,10 @@ def as_inputs(x: Any) -> Any:
         if not array.shape:
             raise JaxfairError("An input is a single number; give arrays with the examples along their first axis.")
         if not (jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool) or array.dtype.kind == "m":
-            raise JaxfairError(f"Inputs have type {array.dtype}; give numbers.")
-        _warn_of_rounding(_within_int32(array, "inputs"), "inputs")
+            gone = array.dtype == object and int(absent(array.ravel()).sum())
+            also = f", and {gone} are missing; fill them or leave these examples out" if gone else "; give numbers"
+            raise JaxfairError(f"Inputs have type {array.dtype}{also}.")
+        warn_of_rounding(_within_int32(array, "inputs"), "inputs")
     if len({len(array) for array in arrays}) > 1:
         raise JaxfairError(f"The inputs have {quoted(sorted({len(a) for a in arrays}))} examples; give equally many.")
     return jax.tree.unflatten(jax.tree.structure(x, is_leaf=_is_rows), arrays)
@@ -303,6 +313,10 @@ def as_labels(y: Any, num_classes: int | None = None, what: str = "label") -> np
     """
     label = as_array(y, "labels")
     if isinstance(label, Tracer):
+        if label.ndim != 1 or not jnp.issubdtype(label.dtype, jnp.integer):
+            raise JaxfairError(
+                f"Labels that JAX traces have type {label.dtype} and shape {label.shape}; give integers of shape (n,)."
+            )
         return label
     label = unboxed(label)
     if label.ndim == 2 and label.shape[1] == 1:
@@ -372,7 +386,7 @@ def as_told(y: Any) -> Any:
             f"Labels have type {told.dtype}; a loss takes numbers, which np.unique(y, return_inverse=True)[1] makes of "
             "other values."
         )
-    _warn_of_rounding(told, "labels")
+    warn_of_rounding(told, "labels")
     return _signed(_within_int32(told, "labels"))
 
 
@@ -460,8 +474,8 @@ def as_weights(weights: Any) -> np.ndarray:
     of where it stands alone, as a sum may be meant.
 
     Raises:
-        JaxfairError: They are no numbers, some are masked or not finite, or rows of them say by booleans, whole numbers
-            or 0 and 1 alone who is in a group.
+        JaxfairError: They are no numbers, some are masked or not finite, all of a group's leave the range of the type
+            that JAX computes in, or rows of them say by booleans, whole numbers or 0 and 1 alone who is in a group.
     """
     found = unboxed(on_host(weights, "weights"))
     if found.dtype.kind in "biu":
@@ -469,6 +483,12 @@ def as_weights(weights: Any) -> np.ndarray:
         raise JaxfairError(f"The weights are {kind}, {ADDED}")
     if not np.isfinite(found := _real(found, "weights")).all():
         raise JaxfairError("A weight is not a finite number; an example of no weight has 0.")
+    largest, kind = np.abs(np.atleast_1d(found)).max(axis=-1, initial=0.0), of_doubles()
+    if (lost := (largest > 0) & ((largest < float(kind.tiny)) | (largest > float(kind.max)))).any():
+        raise JaxfairError(
+            f"The largest weight is {largest[lost].flat[0]:.3g} in size, which {kind.dtype} cannot hold; give weights "
+            "that sum to 1."
+        )
     if found.ndim and (((found == 0) | (found == 1)).all(axis=-1) & (found.sum(axis=-1) > 1)).any():
         if found.ndim > 1:
             raise JaxfairError(f"The weights of a group are 0 and 1 alone, {ADDED}")

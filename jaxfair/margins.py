@@ -24,7 +24,16 @@ from jaxtyping import Array, Float, Int
 from jaxfair.curvature.chunks import over_chunks
 from jaxfair.curvature.programs import as_pytree
 from jaxfair.errors import JaxfairError, warn
-from jaxfair.inputs import as_array, as_labels, as_values, check_lengths, on_one_device, quoted, unboxed
+from jaxfair.inputs import (
+    as_array,
+    as_labels,
+    as_values,
+    check_lengths,
+    on_one_device,
+    quoted,
+    unboxed,
+    warn_of_rounding,
+)
 from jaxfair.loops import run_until
 from jaxfair.losses import seem_probabilities
 from jaxfair.models import asking, widened
@@ -233,6 +242,9 @@ def _over_chunks(function: Callable, classifier: Classifier, x: Any, label: Any,
     if not x.ndim or not jnp.issubdtype(x.dtype, jnp.floating):
         given = str(x.dtype) if x.ndim else "a single number"
         raise JaxfairError(f"Inputs are {given}; distances need the floating-point inputs that the network is given.")
+    if len(x) and 0 in x.shape:
+        raise JaxfairError(f"Inputs have shape {x.shape}, and no number in them; distances are measured in these.")
+    warn_of_rounding(x, "inputs")
     if label is not None:
         check_lengths(inputs=len(x), labels=len(label))
     classifier, x = on_one_device((as_pytree(classifier), x))

@@ -25,8 +25,10 @@ from jaxfair.inputs import (
     check_lengths,
     check_untraced,
     leaves,
+    of_doubles,
     on_one_device,
     quoted,
+    warn_of_rounding,
 )
 
 FEW = 8
@@ -50,14 +52,43 @@ def check_parameters(params: Any) -> None:
             raise JaxfairError(f"The parameter '{name}' is a shape without numbers; give the arrays themselves.")
         if not hasattr(leaf, "dtype") or leaf.dtype not in (jnp.float32, jnp.float64):
             kind = leaf.dtype if hasattr(leaf, "dtype") else type(leaf).__name__
+            kind = f"{kind}, of another byte order" if str(kind)[:1] in "<>" else kind
             raise JaxfairError(
                 f"The parameter '{name}' has type {kind}; second derivatives need arrays of float32 or float64: "
                 "convert it, or keep it out of params."
             )
         if isinstance(leaf, jax.Array) and leaf.is_deleted():
             raise JaxfairError(f"The parameter '{name}' was donated to a jitted function and is gone; keep a copy.")
+        _check_range(leaf, name)
     if not any(leaf.size for leaf in jax.tree.leaves(params)):
         raise JaxfairError("The parameters hold no number; give arrays that are not empty.")
+
+
+def _check_range(leaf: Any, name: str) -> None:
+    """Raise a JaxfairError for numbers of 64 bits that 32 cannot hold, where JAX computes in these, or warn of them."""
+    if not isinstance(leaf, np.ndarray) or leaf.dtype != np.float64:
+        return
+    kind = of_doubles()
+    if ((np.abs(leaf) > float(kind.max)) & np.isfinite(leaf)).any():
+        raise JaxfairError(
+            f"The parameter '{name}' has numbers up to {np.nanmax(np.abs(leaf)):.3g}, which {kind.dtype} cannot hold; "
+            "rescale them, or enable jax_enable_x64."
+        )
+    warn_of_rounding(leaf.ravel(), "parameters")
+
+
+def step_between(before: Any, after: Any) -> np.ndarray:
+    """Return the change of parameters as one vector, of their type; a small one has not lost its digits.
+
+    Raises:
+        JaxfairError: It is not finite.
+    """
+    pairs = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
+    steps = [(np.asarray(b, np.float64) - np.asarray(a, np.float64)).ravel() for a, b in pairs]
+    step = np.concatenate(steps).astype(jnp.result_type(*jax.tree.leaves(before)))
+    if not np.isfinite(step).all():
+        raise JaxfairError("A parameter before or after the change is not a finite number; check the networks.")
+    return step
 
 
 def tree_difference(params: Any, other: Any) -> str:

@@ -210,14 +210,17 @@ def losses_on_segment(
         loss: ``(logits, y) -> losses`` of shape (n,), one for each example.
 
     Raises:
-        JaxfairError: Shapes or structures do not match, a group is empty, or ``chunk_size`` is below 1.
+        JaxfairError: Shapes or structures do not match, a parameter or point is not finite, a group is empty, or
+            ``chunk_size`` is below 1.
     """
     points = as_values(points, "points")
     start, x, y, weights = check_examples(logits_fn, start, x, y, weights, loss, differentiated=False)
-    parameter_distance(start, end)  # refuses what cannot be interpolated
+    if not np.isfinite(parameter_distance(start, end)):  # which refuses what cannot be interpolated
+        raise JaxfairError("A parameter at an end is not a finite number; check the networks.")
     start, end = on_one_device((start, end))
-    if points.ndim != 1 or not points.size:
-        raise JaxfairError(f"The points have shape {points.shape}; give at least one, shape (t,).")
+    if points.ndim != 1 or not points.size or not np.isfinite(points).all():
+        given = f"have shape {points.shape}" if points.ndim != 1 or not points.size else "are not all finite"
+        raise JaxfairError(f"The points {given}; give at least one, finite numbers of shape (t,).")
     model, y = Model(as_pytree(logits_fn), as_pytree(loss)), jnp.asarray(y)
     used = np.flatnonzero((weights != 0).any(axis=0))
 

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 
 from jaxfair import groups, intervals, losses
@@ -22,9 +21,9 @@ from jaxfair.curvature.programs import LogitsFn, LossFn
 from jaxfair.curvature.spectrum import check_counts, check_examples, group_curvature, group_losses
 from jaxfair.data.dataset import Dataset, normalize
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import as_values, on_one_device, quoted
+from jaxfair.inputs import as_values, quoted
 from jaxfair.intervals import Interval
-from jaxfair.models import check_parameters, tree_difference
+from jaxfair.models import check_parameters, step_between, tree_difference
 from jaxfair.networks.network import Network, frozen
 from jaxfair.options import NotNegative, checked
 from jaxfair.sensitivity import losses_on_segment
@@ -125,16 +124,16 @@ def taylor_terms(
         loss: ``(outputs of logits_fn, y) -> losses`` of shape (n,), one for each example.
 
     Raises:
-        JaxfairError: The two have not the same parameters, shapes or types do not match, or a group has no weight.
+        JaxfairError: The two have not the same parameters, or some are not finite, shapes or types do not match, or a
+            group has no weight.
     """
     if reason := tree_difference(before, after):
         raise JaxfairError(f"There is no straight line between the two: {reason}.")
     check_parameters(after)
-    after = on_one_device(after)
     if config is not None:
         check_counts(config, before)
     before, x, y, rows = check_examples(logits_fn, before, x, y, weights, loss)
-    step, found = np.asarray(ravel_pytree(after)[0]) - np.asarray(ravel_pytree(before)[0]), []
+    step, found = step_between(before, after), []
     for group in group_losses(logits_fn, before, x, y, rows, config or CurvatureConfig(), loss=loss):
         curved = np.asarray(group.operator(step), float) if step.any() else np.zeros(step.shape)
         along = step.astype(float)

@@ -840,6 +840,11 @@ def test_numbers_that_float32_does_not_tell_apart_are_said() -> None:
         as_inputs(np.stack([far, X[:, 0]], axis=1))
     with pytest.warns(match="labels have numbers up to"):
         inputs.as_told(far)
+    for measure in (linearized_distance, jaxfair.deepfool):
+        with pytest.warns(match="inputs have numbers up to"):
+            measure(lambda x: (x - 1.7e9) @ W, X.astype(np.float64) + 1.7e9, Y)
+    with pytest.warns(match=r"parameters have numbers up to 1e\+08 that differ"):
+        jaxfair.group_curvature(lambda w, x: net(w - 1e8, x), W.astype(np.float64) + 1e8, X, Y, WEIGHTS)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for near in (X.astype(np.float64), np.full((N, 2), 1e10 + 0.1), (far - far[0])[:, None]):
@@ -1512,6 +1517,30 @@ def test_masked_labels_of_examples_that_are_left_out_are_not_asked_for() -> None
     y[7] = np.ma.masked
     with pytest.raises(JaxfairError, match="1 of the labels are masked"):
         report(y, WITHOUT["nan"], missing="drop")
+
+
+MISSING_CELL = pd.DataFrame(X).astype("Float64").mask(np.arange(N * 4).reshape(N, 4) == 5)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: jaxfair.group_curvature(net, 1e300 * W.astype(float), X, Y, WEIGHTS), "which float32 cannot hold"),
+        (lambda: GroupOperator(net, W, X, Y, np.full(N, 1e-50)), "weight is 1e-50 in size, which float32 cannot hold"),
+        (lambda: jaxfair.group_curvature(net, W, X, Y, 1e-50 * WEIGHTS.astype(float)), "which float32 cannot hold"),
+        (lambda: jaxfair.group_curvature(net, W.astype(">f4"), X, Y, WEIGHTS), "type >f4, of another byte order; "),
+        (lambda: jaxfair.group_curvature(net, W, MISSING_CELL, Y, WEIGHTS), "type object, and 1 are missing; fill"),
+        (lambda: linearized_distance(lambda x: x @ W[:0], X[:, :0], Y), r"shape \(20, 0\), and no number in them"),
+        (
+            lambda: jax.jit(lambda y: linearized_distance(lambda x: net(W, x), X, y).distance)(np.eye(CLASSES)[Y]),
+            r"Labels that JAX traces have type float32 and shape \(20, 3\); give integers",
+        ),
+    ],
+)
+def test_numbers_that_would_be_lost_or_fail_deep_down_are_refused(call: Callable[[], Any], words: str) -> None:
+    with pytest.raises(JaxfairError, match=words) as refused:
+        call()
+    assert len(str(refused.value)) < LONGEST
 
 
 def test_a_model_that_reads_none_of_its_parameters_is_refused() -> None:

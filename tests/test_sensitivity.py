@@ -298,6 +298,16 @@ STEPS, CURVES = np.arange(4), np.zeros((2, 3, 4))
             lambda: sensitivity.losses_on_segment(predictions, *SEGMENT[:5], np.zeros((2, 2)), loss=squares),
             r"shape \(2, 2\)",
         ),
+        (
+            lambda: sensitivity.losses_on_segment(predictions, *SEGMENT[:5], np.array([0, np.nan]), loss=squares),
+            "points are not all finite",
+        ),
+        (
+            lambda: sensitivity.losses_on_segment(
+                predictions, START, jax.tree.map(lambda leaf: leaf * np.nan, START), *SEGMENT[2:], loss=squares
+            ),
+            "parameter at an end is not a finite number",
+        ),
         (lambda: sensitivity.losses_on_segment(predictions, *SEGMENT, chunk_size=0, loss=squares), "chunk size is 0"),
         (
             lambda: sensitivity.losses_on_segment(predictions, *SEGMENT, precision="low", loss=squares),

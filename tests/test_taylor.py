@@ -57,8 +57,16 @@ def test_where_the_expansion_breaks() -> None:
 
 
 def test_what_is_not_known_breaks_nowhere_that_is_known() -> None:
-    line = taylor.along_line(linear, WEIGHTS, np.full_like(WEIGHTS, np.nan), INPUTS, LABEL, SHARES)
-    assert np.isnan(line.breaks(0.5)).all()
+    line = taylor.along_line(linear, WEIGHTS, WEIGHTS + STEP, INPUTS, LABEL, SHARES)
+    assert np.isnan(line._replace(actual=np.full_like(line.actual, np.nan)).breaks(0.5)).all()
+
+
+def test_a_change_too_small_for_float32_has_its_terms() -> None:
+    """Parameters of float64 that differ by less than their last place in 32 bits."""
+    shares = SHARES.astype(np.float32)
+    found = taylor.taylor_terms(linear, WEIGHTS, WEIGHTS + 1e-9 * STEP, INPUTS, LABEL, shares)
+    plain = taylor.taylor_terms(linear, WEIGHTS, WEIGHTS + 1e-2 * STEP, INPUTS, LABEL, shares)
+    np.testing.assert_allclose(1e7 * found.first, plain.first, rtol=1e-5)
 
 
 def test_the_bound_is_that_of_the_theorem() -> None:
@@ -171,6 +179,9 @@ def test_what_does_not_fit_is_refused() -> None:
     for fractions in ([0.5, 0.2], [-1.0, 1.0], [0.0, 2.0], []):
         with pytest.raises(JaxfairError, match="ascending numbers from 0 to 1"):
             taylor.along_line(linear, WEIGHTS, WEIGHTS, *given, fractions)
+    for measure in (taylor.taylor_terms, taylor.along_line):
+        with pytest.raises(JaxfairError, match="parameter before or after the change is not a finite number"):
+            measure(linear, WEIGHTS, WEIGHTS * np.nan, *given)
     with pytest.raises(JaxfairError, match="finite numbers in one shape"):
         taylor.agreement(np.ones((2, 3)), np.ones((2, 4)))
     with pytest.raises(JaxfairError, match="at least two"):
