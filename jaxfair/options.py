@@ -66,13 +66,16 @@ NotNegative = Annotated[float, From(0)]
 class Options:
     """What a dataclass of options inherits: each field has to hold what its annotation says.
 
-    Whole numbers of NumPy are whole numbers, and any real number is a float; a boolean is neither.
+    Whole numbers of NumPy are whole numbers, and Python's from then on; any real number is a float; a boolean is
+    neither.
     """
 
     def __post_init__(self) -> None:
         """Raise a JaxfairError that names the first field that is of another type, or a name that there is not."""
         for name, kind in _kinds(type(self)).items():
-            check_kind(f"{type(self).__name__}.{name}", getattr(self, name), kind)
+            value = getattr(self, name)
+            check_kind(f"{type(self).__name__}.{name}", value, kind)
+            object.__setattr__(self, name, _of_python(value, kind))
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
@@ -87,15 +90,16 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def door(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            given = signature.bind(*args, **kwargs).arguments
+            given = signature.bind(*args, **kwargs)
         except TypeError:  # Python says best which argument there is not
             return function(*args, **kwargs)
         kinds = _kinds(function)
-        for name, value in given.items():
+        for name, value in given.arguments.items():
             check_kind(name, value, kinds.get(name, Any))
             _check_there(name, value)
+            given.arguments[name] = _of_python(value, kinds.get(name, Any))
         with _moving():
-            return function(*args, **kwargs)
+            return function(*given.args, **given.kwargs)
 
     return door
 
@@ -130,6 +134,17 @@ def check_kind(name: str, value: Any, kind: Any) -> None:
         value = next(one for one in value if not _fits(one, wanted))
         verb = "holds" if _is_plain(value) else "holds one"
     raise JaxfairError(f"{name} {verb} {_shown(value)}; give {said}{_near(value, wanted)}")
+
+
+def _of_python(value: Any, kind: Any) -> Any:
+    """Return a whole number as Python's where one is asked for: one of NumPy's of 8 bits has no product above 127."""
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    return int(value) if whole and _is_of_numbers(kind) else value
+
+
+def _is_of_numbers(kind: Any) -> bool:
+    within = get_origin(kind) in (Annotated, Union, types.UnionType)
+    return kind in (int, float) or (within and any(map(_is_of_numbers, get_args(kind))))
 
 
 def _check_rules(name: str, value: Any, kind: Any) -> None:

@@ -76,6 +76,22 @@ def test_the_sentence_names_what_was_given_and_what_there_is(make: Callable[[], 
 def test_numbers_of_numpy_are_numbers() -> None:
     config = TrainConfig(epochs=np.int64(3), learning_rate=np.float32(0.5), weight_decay=0)  # pyright: ignore
     assert dataclasses.replace(config, epochs=3) == config
+    assert type(config.epochs) is int
+
+
+def test_a_short_whole_number_of_numpy_counts_as_far_as_another() -> None:
+    """One of 8 bits has no product beyond 127 or 255; nor is a plan kept that was made with it."""
+    rng = np.random.default_rng(0)
+    w, x, y = rng.normal(size=(4, 3)), rng.normal(size=(320, 4)), rng.integers(0, 3, 320)
+    weights = jaxfair.group_weights(np.arange(320) % 2, np.int8(2))
+
+    def find(size: Any) -> np.ndarray:
+        return jaxfair.group_curvature(lambda w, x: x @ w, w, x, y, weights, CurvatureConfig(chunk_size=size)).loss
+
+    for size in (np.int8(50), np.uint8(100)):
+        np.testing.assert_array_equal(find(size), find(int(size)))
+    both = [jaxfair.gradient_sampling(lambda w, x: x @ w, w, x, y, weights, blocks=n) for n in (np.int8(30), 30)]
+    np.testing.assert_array_equal(both[0].norm, both[1].norm)
 
 
 @pytest.mark.usefixtures("unchecked")
