@@ -87,8 +87,9 @@ def join(before: Sequence[Path], after: Sequence[Path], groups: Path, names: Nam
         names: of the columns.
 
     Raises:
-        JaxfairError: a file or column is not there; an id, label or prediction is missing; an id occurs twice, or on
-            one side only; probabilities do not add up to 1; or the classes do not fit each other.
+        JaxfairError: a file or column is not there; a name of columns that the user chose fits none; an id, label or
+            prediction is missing; an id occurs twice, or on one side only; probabilities do not add up to 1; or the
+            classes do not fit each other.
     """
     for side in (before, after):
         if twice := [path for i, path in enumerate(side) if path.resolve() in {one.resolve() for one in side[:i]}]:
@@ -101,6 +102,7 @@ def join(before: Sequence[Path], after: Sequence[Path], groups: Path, names: Nam
     if lacking := [name for name in ids if name not in people.row]:
         raise JaxfairError(f"'{groups}' has no row for {len(lacking)} of {len(ids)} ids: {quoted(lacking)}; add them.")
     label = _labels([people, *sides], ids, names)
+    _check_named(sides, names)
     answers = [_answers(one, ids, names) for one in sides]
     wanted = [columns.nfc(name) for name in names.group]
     if twice := [name for i, name in enumerate(wanted) if name in wanted[:i]]:
@@ -220,6 +222,20 @@ def _labels(files: Sequence[_File], ids: Sequence[str], names: Names) -> list[st
                 "mend one of them, or leave its column out."
             )
     return label
+
+
+def _check_named(files: Sequence[_File], names: Names) -> None:
+    """Refuse a name that the user gave and no file of predictions has: other columns would count in its place."""
+    there = list(dict.fromkeys(name for file in files for name in file.cells))
+    begin = list(dict.fromkeys(name.rpartition("_")[0] for name in there if "_" in name))
+    for option, end, options in (("predicted", "", there), ("logits", "_", begin), ("probabilities", "_", begin)):
+        name = getattr(names, option)
+        fits = name in there if not end else any(one.startswith(f"{name}_") for one in there)
+        if not fits and name != getattr(Names(), option):
+            raise JaxfairError(
+                f"No file of predictions has a column '{name}{end and '_CLASS'}', as --{option} says"
+                f"{did_you_mean(name, options or there)}"
+            )
 
 
 def _answers(file: _File, ids: Sequence[str], names: Names) -> _Answers:

@@ -204,6 +204,22 @@ def test_of_logits_and_probabilities_those_count_that_are_named(tmp_path: Path) 
     assert (joined.after[0] == 1 - joined.before[0]).all()  # classes, since probabilities of 0 have no loss
 
 
+@pytest.mark.parametrize(
+    ("option", "name", "message"),
+    [
+        ("probabilities", "calibratd", "has a column 'calibratd_CLASS', as --probabilities says; did you mean 'calib"),
+        ("logits", "zzz", "has a column 'zzz_CLASS', as --logits says; choose from calibrated"),
+        ("predicted", "predict", "has a column 'predict', as --predicted says; did you mean 'predicted'"),
+    ],
+)
+def test_no_other_column_counts_for_one_that_is_named(option: str, name: str, message: str, tmp_path: Path) -> None:
+    shares = scores("calibrated", np.full((N, 2), 0.5))
+    found = files(tmp_path, after={**shares, "predicted": PREDICTED[0]})
+    join([found["before"]], [found["after"]], found["people"], Names(probabilities="calibrated"))
+    with pytest.raises(JaxfairError, match=f"No file of predictions {message}"):
+        join([found["before"]], [found["after"]], found["people"], Names()._replace(**{option: name}))
+
+
 def test_one_file_is_one_run(tmp_path: Path) -> None:
     found = files(tmp_path)
     again = tmp_path / ".." / tmp_path.name / "after.csv"
