@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import difflib
 import errno
+import importlib
 import inspect
 import os
 import signal
@@ -31,6 +32,17 @@ UNUSABLE = (*STORAGE, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP)
 """Errors of an operating system that are a matter of the disk or of a path, and no bug: a command line names paths."""
 ONE_SIGNAL = 1.0
 """Seconds in which further signals are the same one: a terminal or a cluster may tell a process and its parent."""
+COMPUTED_WITH = {
+    "jax_enable_x64": False,
+    "jax_default_prng_impl": "threefry2x32",
+    "jax_threefry_partitionable": True,
+    "jax_random_seed_offset": 0,
+    "jax_numpy_dtype_promotion": "standard",
+    "jax_softmax_custom_jvp": False,
+    "jax_disable_jit": False,
+    "jax_disable_most_optimizations": False,
+}
+"""Settings of JAX that change numbers and are in no run's digest; the precision of products is on every page."""
 
 
 OF_DATA = ("--data.label", "--data.group", "--data.drop", "--data.numeric", "--data.keep")
@@ -91,9 +103,10 @@ def main(
         _check_repeated(rest, commands[word].once)
         options = parse(commands[word].options, f"{program} {word}".strip(), about, rest, others)
         with _handlers(_end):
-            run = commands[word].load()
             if commands[word].computes:
+                _import()
                 configure_jax()
+            run = commands[word].load()
         with _interruptible(got):
             run(options, [program, *given])
 
@@ -291,16 +304,38 @@ def _of_several(kind: type, before: str) -> Iterator[str]:
             yield word
 
 
+def _import() -> None:
+    """Import what reads variables of the environment as it is imported, before hours of work for what it would draw.
+
+    Raises:
+        JaxfairError: it cannot be imported, or does not understand a variable.
+    """
+    for name, variables in (("jax", "JAX_..."), ("matplotlib", "MPLBACKEND")):
+        try:
+            importlib.import_module(name)
+        except (ImportError, ValueError) as error:
+            why = short(" ".join(str(error).split()), 120).rstrip(".")
+            raise JaxfairError(f"{name} cannot be imported: {why}; see {variables} in the environment.") from error
+
+
 def configure_jax() -> None:
     """Set full float32 products and a compilation cache on disk, which spares a second run the compilation.
 
     What JAX's own environment variables say stays: the hardware study starts processes with other precisions, and a
     cluster may have a better place for the cache.
+
+    Raises:
+        JaxfairError: they say what would change numbers and be seen in no record.
     """
     import jax
 
     from jaxfair.data import cache as store
 
+    for name, expected in COMPUTED_WITH.items():
+        if (found := getattr(jax.config, name, jax.config.values.get(name, expected))) != expected:
+            raise JaxfairError(
+                f"{name.upper()} is {found}, which changes numbers: this command computes with {expected}; unset it."
+            )
     if "JAX_DEFAULT_MATMUL_PRECISION" not in os.environ:
         jax.config.update("jax_default_matmul_precision", "highest")
     # A program that calls oneDNN cannot be kept (jax 0.11.2): it is compiled again, which is nothing to warn of.

@@ -66,8 +66,8 @@ def begin(execution: Execution) -> None:
     if execution.executor == "here" or execution.only:
         try:
             jax.devices()
-        except RuntimeError as error:  # a platform that this machine lacks, or flags that XLA does not know
-            why = str(error).splitlines()[0].rstrip(".")
+        except (RuntimeError, AssertionError) as error:  # a platform that this machine lacks, or flags unknown to XLA
+            why = (str(error) or "it has no platform here").splitlines()[0].rstrip(".")
             raise JaxfairError(f"JAX cannot start: {why}; see JAX_PLATFORMS and XLA_FLAGS.") from error
         if execution.devices > 1:
             sharing.check(execution.devices)

@@ -267,6 +267,39 @@ def test_the_cache_is_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert (tmp_path / "cache" / "jaxfair" / "compiled").is_dir()
 
 
+@pytest.mark.parametrize(
+    ("variable", "message"),
+    [
+        ("JAX_ENABLE_X64=1", "JAX_ENABLE_X64 is True, which changes numbers: this command computes with False; unset"),
+        (
+            "JAX_RANDOM_SEED_OFFSET=3",
+            "JAX_RANDOM_SEED_OFFSET is 3, which changes numbers: this command computes with 0",
+        ),
+        ("JAX_DEFAULT_MATMUL_PRECISION=silly", 'jax cannot be imported: Invalid value "silly"'),
+        ("MPLBACKEND=silly", "matplotlib cannot be imported: Key backend: 'silly' is not a valid value"),
+        ("JAX_PLATFORMS=rocm", "JAX cannot start: "),
+    ],
+)
+def test_a_variable_that_cannot_be_followed_is_refused_before_the_first_run(
+    variable: str, message: str, tmp_path: Path
+) -> None:
+    name, _, value = variable.partition("=")
+    command = [
+        sys.executable,
+        "-m",
+        "experiments.linearization",
+        "--preset",
+        "quickstart",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    environment = {**os.environ, name: value}
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert message in sentence(ended.stderr)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("home", ["under a file", "none"])
 def test_no_writable_cache_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str) -> None:
     def no_home() -> Path:
