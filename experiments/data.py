@@ -17,6 +17,7 @@ import numpy as np
 import tyro
 
 from experiments import cli
+from experiments.reporting import files
 from experiments.running import datasets
 from experiments.running.progress import Progress
 from experiments.running.settings import DataConfig
@@ -29,6 +30,8 @@ EACH = 10  # images of a group in the contact sheet
 MOST_GROUPS = 20
 WIDE = 0.2  # an interval of an accuracy of 80 % that is wider deserves a warning
 MOST_CLASSES = 12  # that get a column of their own
+SHEET = "contact sheet", "jaxfair contact sheet"
+"""What the picture is called, and the text in it by which an earlier one is known, see ``files.replacing``."""
 
 Name = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
 
@@ -68,14 +71,12 @@ def describe(config: Describe) -> None:
     out = config.out or Path("results/data") / f"{config.name}.png"
     if out.suffix.lower() != ".png" or out.is_dir():
         raise JaxfairError(f"The contact sheet cannot be '{out}'; name a file that ends in .png.")
+    files.check_own(out, *SHEET)
     loaded = datasets.load(config)
     train_set, test_set, _ = datasets.splits(loaded, config)
     print(overview(config, loaded, train_set, test_set))
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        contact_sheet(train_set, out, f"{loaded.title}: some training images of each group")
-    except OSError as error:
-        raise JaxfairError(f"The contact sheet cannot be written to '{out}': {error.strerror or error}.") from error
+    with files.replacing(out, *SHEET) as made:
+        contact_sheet(train_set, made / out.name, f"{loaded.title}: some training images of each group")
     print(f"\nContact sheet: {out} (it shows images of the set: mind their licence before you pass it on)")
 
 
@@ -146,7 +147,7 @@ def contact_sheet(dataset: Dataset, out: Path, title: str) -> None:
                 image = images[position]
                 axis.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255)
     figure.suptitle(title, fontsize=10, parse_math=False)
-    figure.savefig(out, dpi=110, bbox_inches="tight")
+    figure.savefig(out, dpi=110, bbox_inches="tight", metadata={"Description": SHEET[1]})
 
 
 def prepare(config: Prepare) -> None:

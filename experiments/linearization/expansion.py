@@ -8,12 +8,12 @@ import numpy as np
 
 from experiments.analyses import results as arrays
 from experiments.linearization.report import STUDY
-from experiments.reporting import reports, series, tables
+from experiments.reporting import files, reports, series, tables
 from experiments.reporting.tables import Column, Table
 from experiments.running import datasets
 from experiments.running.progress import Progress, say
 from experiments.running.records import load_network, rebalanced
-from jaxfair import processes, runs, taylor
+from jaxfair import runs, taylor
 from jaxfair.errors import JaxfairError
 from jaxfair.runs import Run
 from jaxfair.taylor import NetworkLines
@@ -36,6 +36,8 @@ FOOT = (
     "for these groups. Breaks: the median over seeds and groups of the first tenth of the way at which two terms in "
     f"weights and masks are off by {taylor.LEVEL:.0%} or more."
 )
+TOLD = "table of what is foretold", "R2 of what is foretold"
+"""What the table is called, and the text in it by which an earlier one is known, see ``files.replacing``."""
 
 
 def rows(study: Path) -> list[dict[str, Any]]:
@@ -101,12 +103,14 @@ def _agreement(lines: Sequence[NetworkLines]) -> dict[str, Any]:
 
 def write(given: "Foretold", _: Sequence[str]) -> None:
     """Write the table as CSV and Markdown, and print it."""
+    page = given.out / "foretold.md"
     with runs.writing(given.out):
         given.out.mkdir(parents=True, exist_ok=True)  # before the work
+    files.check_own(page, *TOLD)
     found = rows(given.study)
-    with processes.locked(given.out, say):
-        tables.write_csv(given.out / "foretold.csv", found)
+    with files.replacing(page, *TOLD) as made:
+        tables.write_csv(made / "foretold.csv", found)
         text = f"{tables.markdown(Table(COLUMNS, found))}\n\n{FOOT}\n"
-        (given.out / "foretold.md").write_text(text, encoding="utf-8")
+        (made / page.name).write_text(text, encoding="utf-8")
     tables.show(Table(COLUMNS, found), "What the expansion foretells", FOOT)
-    print(f"\nTable: {given.out / 'foretold.md'}")
+    print(f"\nTable: {page}")

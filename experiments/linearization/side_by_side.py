@@ -9,14 +9,12 @@ from experiments.analyses import results as arrays
 from experiments.analyses.results import Results, Variant
 from experiments.linearization import claims, page
 from experiments.linearization.report import STUDY
-from experiments.reporting import drawing, reports, series, tables, verdicts
+from experiments.reporting import drawing, files, reports, series, tables, verdicts
 from experiments.reporting.drawing import Drawing, Points
 from experiments.reporting.series import Estimate
 from experiments.reporting.tables import Column, Table
 from experiments.reporting.verdicts import Claim, Missing
-from experiments.running.progress import say
 from experiments.running.settings import check_once
-from jaxfair import processes
 from jaxfair.errors import JaxfairError
 
 if TYPE_CHECKING:
@@ -24,6 +22,7 @@ if TYPE_CHECKING:
 
     from experiments.linearization.across import Across
 
+HEADING = "# Studies side by side"
 METHODS = {"snl": "SNL", "deepreduce": "DeepReDuce"}
 MARKERS = "oD^vsP"
 COLUMNS = (
@@ -79,21 +78,18 @@ def write(studies: Sequence[Study], into: Path) -> list[Path]:
     """Write the figure (PNG, SVG), the tables (CSV) and both as Markdown into a folder, and return the files.
 
     Raises:
-        JaxfairError: the folder cannot be written.
+        JaxfairError: the folder cannot be written, or holds files of others by these names.
     """
     networks = network_rows(studies)
-    try:
-        (drawn,) = drawing.draw_all(DRAWINGS, studies, into)
+    with files.replacing(into / "across.md", "comparison of studies", HEADING) as made:
+        (drawn,) = drawing.draw_all(DRAWINGS, studies, made)
         if drawn.file is None:
             raise Missing(drawn.reason)
-        tables.write_csv(into / "networks.csv", networks)
-        tables.write_csv(into / "claims.csv", claim_rows(studies))
-        (into / "across.md").write_text(markdown(studies, networks), encoding="utf-8")
-    except OSError as error:
-        reason = error.strerror or error
-        raise JaxfairError(f"'{into}' cannot be written: {reason}; make room or choose another --out.") from error
-    names = ("networks.csv", "claims.csv", "across.md")
-    return [drawn.file, drawn.file.with_suffix(".png"), *(into / name for name in names)]
+        tables.write_csv(made / "networks.csv", networks)
+        tables.write_csv(made / "claims.csv", claim_rows(studies))
+        (made / "across.md").write_text(markdown(studies, networks), encoding="utf-8")
+    names = (drawn.file.name, f"{drawn.name}.png", "networks.csv", "claims.csv", "across.md")
+    return [into / name for name in names]
 
 
 def relative_drop(studies: Sequence[Study]) -> "Figure":
@@ -175,7 +171,7 @@ def markdown(studies: Sequence[Study], networks: Sequence[dict[str, Any]]) -> st
     said = [page.answer(study.results, study.found).replace("\n\n", " ") for study in studies]
     answers = [f"- {study.title}: {answer}" for study, answer in zip(studies, said, strict=True)]
     parts = [
-        "# Studies side by side",
+        HEADING,
         "\n".join(answers),
         tables.markdown(Table(COLUMNS, networks)),
         tables.markdown(findings),
@@ -193,6 +189,5 @@ def _verdict(claim: Claim | None) -> str:
 def compare(given: "Across", _: Sequence[str]) -> None:
     """Write the comparison, and print the files that it is in."""
     studies = read(given.studies)
-    with processes.locked(given.out, say):
-        for file in write(studies, given.out):
-            print(file)
+    for file in write(studies, given.out):
+        print(file)

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from experiments import cli
-from experiments.reporting import reports, tables
+from experiments.reporting import files, reports, tables
 from experiments.reporting.comparisons import PICKED
-from experiments.running.progress import duration, say
+from experiments.running.progress import duration
 from experiments.running.settings import StudyFolder
-from jaxfair import processes
 from jaxfair.errors import JaxfairError
 
 TABLES = {
@@ -31,6 +30,9 @@ TABLES = {
 TABLES |= {"trainings": "Fairness violation"}
 GROUPS = ("network", "relus", "training", "group", "train_count", "test_count", "train_accuracy")
 GROUPS += ("validation_accuracy", "accuracy", "relative_drop_percent", "relative_drop_matched_percent")
+MADE = "## How this was made"
+PAGE = "page of a study", MADE
+"""What is written, and the text in it by which an earlier one is known, see ``files.replacing``."""
 PACKAGES = ("jax", "flax", "optax", "numpy")
 
 
@@ -47,8 +49,7 @@ def write(study: Path, page: Path) -> None:
     if record.get("study") == "private":
         raise JaxfairError(f"'{study}' holds a report of private inference, which is no study's; publish its tables.")
     reports.check_files(study, record)
-    if page.is_file() and "## How this was made" not in page.read_text(encoding="utf-8", errors="replace"):
-        raise JaxfairError(f"'{page}' is no page of a study, and would be lost; give another --out.")
+    files.check_own(page, *PAGE)
     if (study / "runs").is_dir():  # merged studies have theirs elsewhere, and were checked when they were merged
         reports.open_runs(study, (name for name in record["runs"] if (study / "runs" / name).is_dir()))
     if not record.get("made") or "figures" not in record:
@@ -56,9 +57,8 @@ def write(study: Path, page: Path) -> None:
         raise JaxfairError(f"The report of '{study}' does not say {lacking}; run the same study again.")
     parts = [f"# {tables.escaped(record['title'])}", *filter(None, [tables.escaped(record.get("answer") or "")])]
     parts += ["\n".join(f"- {tables.escaped(said)}" for said in record["warnings"])] if record.get("warnings") else []
-    try:
-        page.parent.mkdir(parents=True, exist_ok=True)
-        shown = [(figure["file"], _figure(report, figure, page)) for figure in record["figures"]]
+    with files.replacing(page, *PAGE) as made:
+        shown = [(figure["file"], _figure(report, figure, made / page.name)) for figure in record["figures"]]
         first, *more = [text for file, text in shown if "/" not in file] or [""]
         parts += filter(None, [first, tables.escaped(record.get("introduction") or ""), *more])
         for name, head in TABLES.items():
@@ -67,15 +67,13 @@ def write(study: Path, page: Path) -> None:
                 first = f"{said}\n\n" if (said := record.get("meanings", {}).get(name)) else ""
                 parts.append(f"## {head}\n\n{first}{tables.markdown(tables.read_csv(file))}{also}")
         if (file := report / "groups.csv").is_file():
-            shutil.copyfile(file, page.with_name(f"{page.stem}-groups.csv"))
+            shutil.copyfile(file, made / f"{page.stem}-groups.csv")
             parts.append(_groups(tables.read_csv(file), f"{page.stem}-groups.csv"))
         if of_paper := [text for file, text in shown if "/" in file]:  # which lie in a folder of their own
             parts += ["## Figures of the paper", *of_paper]
         parts.append(f"## Findings of the paper\n\n{(report / 'claims.md').read_text(encoding='utf-8').strip()}")
-        parts.append(f"## How this was made\n\n{provenance(record['command'], record['made'])}")
-        page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise JaxfairError(f"'{page}' cannot be written: {error.strerror or error}; choose another --out.") from error
+        parts.append(f"{MADE}\n\n{provenance(record['command'], record['made'])}")
+        (made / page.name).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 def _figure(report: Path, figure: Mapping[str, str], page: Path) -> str:
@@ -132,8 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
 
     def publish(given: Page, _: Sequence[str]) -> None:
-        with processes.locked(given.out, say):
-            write(given.study, given.out)
+        write(given.study, given.out)
         print(f"Page: {given.out}; its figures lie beside it.")
 
     command = cli.Command(Page, lambda: publish, "the study is untouched")

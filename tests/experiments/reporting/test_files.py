@@ -1,0 +1,77 @@
+"""Files that a command writes beside those of others: all or none, and in the place of its own only."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from experiments import data
+from experiments.linearization import foretold, side_by_side
+from experiments.reporting import files, publish
+from jaxfair.errors import JaxfairError
+from tests.study import make_study
+
+KIND = "page of tests", "# Tests"
+
+
+def write(folder: Path, name: str, text: str, last: str = "more.csv") -> None:
+    with files.replacing(folder / name, *KIND) as made:
+        (made / name).write_text(f"# Tests\n{text}")
+        (made / last).write_text(text)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_files_take_their_places_together(tmp_path: Path) -> None:
+    """A call that fails between two of them leaves those of an earlier one, and nothing beside."""
+    write(tmp_path, "page.md", "first")
+    before = contents(tmp_path)
+    assert sorted(before) == ["more.csv", "page.md"]
+    with pytest.raises(JaxfairError, match=r"page\.md' cannot be written: .*; make room or choose another --out\."):
+        write(tmp_path, "page.md", "second", last="missing/more.csv")
+    assert contents(tmp_path) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(before)
+    write(tmp_path, "page.md", "third")
+    assert contents(tmp_path) == {"more.csv": b"third", "page.md": b"# Tests\nthird"}
+
+
+@pytest.mark.parametrize("mine", ["page.md", "more.csv"])
+def test_a_file_of_others_stays(mine: str, tmp_path: Path) -> None:
+    (tmp_path / mine).write_text("mine")
+    with pytest.raises(JaxfairError, match=rf"{mine}' is no (file of a )?page of tests, and would be lost; give anoth"):
+        write(tmp_path, "page.md", "first")
+    assert contents(tmp_path) == {mine: b"mine"}
+
+
+@pytest.mark.parametrize(
+    ("mine", "command"),
+    [
+        ("out.png", lambda study, out: data.main(["describe", "digits", "--out", str(out / "out.png")])),
+        ("out.md", lambda study, out: publish.main([str(study), "--out", str(out / "out.md")])),
+        ("out-groups.csv", lambda study, out: publish.main([str(study), "--out", str(out / "out.md")])),
+        ("claims.csv", lambda study, out: side_by_side.write(side_by_side.read([study]), out)),
+        ("foretold.md", lambda study, out: foretold.main([str(study), "--out", str(out)])),
+    ],
+)
+def test_no_command_replaces_what_it_did_not_write(
+    mine: str, command: Callable[[Path, Path], object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_study(tmp_path / "study", "Study", seeds=1)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / mine).write_text("mine")
+    try:
+        assert command(tmp_path / "study", out) == 1
+        said = capsys.readouterr().err
+    except JaxfairError as error:
+        said = str(error)
+    assert f"{mine}' is no " in said
+    assert contents(out) == {mine: b"mine"}
+
+
+def test_an_earlier_contact_sheet_is_replaced(tmp_path: Path) -> None:
+    for _ in range(2):
+        assert data.main(["describe", "digits", "--out", str(tmp_path / "sheet.png")]) == 0
+    assert list(contents(tmp_path)) == ["sheet.png"]
