@@ -59,6 +59,8 @@ class Command(NamedTuple):
         after: what is true after an interruption.
         computes: whether JAX is set up for it, which takes a second or two.
         once: options that may not be repeated, see ``several``; of all others the last counts.
+        unused: tells of given options which others decide nothing beside them, and what would make them count: by name,
+            as "--bcd", which is that of "--bcd.block" too.
     """
 
     options: type | Mapping[str, Any]
@@ -66,6 +68,7 @@ class Command(NamedTuple):
     after: str = KEPT
     computes: bool = True
     once: Sequence[str] = ()
+    unused: Callable[[Any], Mapping[str, str]] = lambda _: {}
 
 
 def main(
@@ -102,6 +105,7 @@ def main(
             _check_word(given, others)
         _check_repeated(rest, commands[word].once)
         options = parse(commands[word].options, f"{program} {word}".strip(), about, rest, others)
+        _check_unused(rest, commands[word].unused(options))
         with _handlers(_end):
             if commands[word].computes:
                 _import()
@@ -274,9 +278,23 @@ def parse(
     return tyro.cli(type(default), default=default, args=rest, prog=program, description=f"{text}{named}\n\n{presets}")
 
 
+def _typed(arguments: Sequence[str]) -> list[str]:
+    """Return the words of a command line as options are called, without their values where these are part of them."""
+    return [word.partition("=")[0].replace("_", "-") for word in arguments]
+
+
+def _check_unused(arguments: Sequence[str], unused: Mapping[str, str]) -> None:
+    """Refuse an option that was typed and decides nothing; what a preset says of it is no matter."""
+    for word in _typed(arguments):
+        for name, advice in unused.items():
+            if word == name or word.startswith(f"{name}."):
+                instead = f", or {advice}" if advice else ""
+                raise JaxfairError(f"{word} decides nothing in this study; leave it out{instead}.")
+
+
 def _check_repeated(arguments: Sequence[str], once: Sequence[str]) -> None:
     """Refuse an option that is given twice where the last would count, and the values before be lost without a word."""
-    given = [word.partition("=")[0].replace("_", "-") for word in arguments]
+    given = _typed(arguments)
     if twice := [word for word in once if given.count(word) > 1]:
         raise JaxfairError(f"The option {twice[0]} is given twice; give all of its values after one.")
 

@@ -35,9 +35,10 @@ TINY = (
 # Two profiles, two seeds, alignment.
 TINY_HARDWARE = (
     *("--seeds=2", "--profiles", "cpu", "bf16", "--model.stage-sizes", "1", "1", "--model.width=4"),
-    *("--train.epochs=3", "--steps", "1", "2", "25", "--analysis.no-linearized-distance"),
-    *("--snl.learning-rate=0.02", "--snl.kappa=1e-2", "--snl-finetune.epochs=1", "--analysis.max-steps=4"),
+    *("--train.epochs=3", "--steps", "1", "2", "25", "--analysis.no-linearized-distance", "--analysis.max-steps=4"),
 )
+UNUSED = {"--deepreduce": {"--deepreduce-train"}, "--budgets": {"--snl", "--snl-finetune"}, "--nodes": {"--profiles"}}
+"""What is refused beside an option without values, and beside nodes."""
 ALWAYS_SAVE = [f"--{stage}.checkpoint-seconds=0" for stage in ("train", "snl", "snl-finetune", "deepreduce-train")]
 RUNS = {"train": 1, "linearize": 2, "finetune": 2, "analyse": 3, "sampling": 1, "gradients": 1}  # of it, by stage
 CONFIGURED = (
@@ -48,11 +49,15 @@ CONFIGURED = (
 
 
 def told(study: Sequence[str], *options: str) -> list[str]:
-    """Return a study's options but those that are given again, which would be refused, and then the further ones."""
+    """Return a study's options but those that are given again or unused then, which is refused; then the others."""
     given = {option.partition("=")[0] for option in options}
+    for option, following in zip(options, [*options[1:], "--"], strict=True):
+        if option in UNUSED and (option == "--nodes" or following.startswith("--")):
+            given |= UNUSED[option]
     kept, keep = [], True
     for word in study:
-        keep = word.partition("=")[0] not in given if word.startswith("--") else keep
+        name = word.partition("=")[0]
+        keep = given.isdisjoint((name, name.partition(".")[0])) if word.startswith("--") else keep
         kept += [word] * keep
     return [*kept, *options]
 

@@ -17,7 +17,7 @@ if __name__ == "__main__":
     cli.listen()
     prefer_onednn(os.environ)  # before JAX is imported, which reads its flags then
 
-from experiments.compression.settings import PRESETS
+from experiments.compression.settings import PRESETS, ignored
 
 
 def _study() -> cli.Work:
@@ -28,7 +28,7 @@ def _study() -> cli.Work:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
-    command = cli.Command(PRESETS, _study, once=cli.several(PRESETS))
+    command = cli.Command(PRESETS, _study, once=cli.several(PRESETS), unused=ignored)
     return cli.main("python -m experiments.compression", __doc__, {"": command}, arguments)
 
 

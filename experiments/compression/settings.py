@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from experiments.running.settings import AnalysisConfig, DataConfig, Execution, ModelConfig, Rebalance
+from experiments.running.settings import AnalysisConfig, DataConfig, Execution, ModelConfig, Rebalance, unused
 from jaxfair.training.config import SNL_FINETUNE, Method, TrainConfig
 
 
@@ -101,3 +101,13 @@ GPU = Study(
 """A ResNet-18 of full width on one GPU; not yet timed on any."""
 
 PRESETS = {"quickstart": QUICKSTART, "cpu": CPU, "gpu": GPU}
+
+
+def ignored(study: Study) -> dict[str, str]:
+    """Return what the study does not look at, see ``cli.Command``."""
+    found, pruned = unused(study, {"--finetune": study.mitigations}), study.pruning and study.sparsities
+    if not pruned:
+        found["--finetune"] = "give --pruning and --sparsities"
+    if not (pruned and "gradual" in study.pruning):
+        found["--rounds"] = "give --pruning gradual and --sparsities"
+    return found

@@ -17,7 +17,7 @@ from experiments import cli
 if __name__ == "__main__":
     cli.listen()
 
-from experiments.hardware.settings import PRESETS, Merge, Pack
+from experiments.hardware.settings import PRESETS, Merge, Pack, ignored
 
 
 def _run() -> cli.Work:
@@ -41,7 +41,7 @@ def _pack() -> cli.Work:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
     commands = {
-        "": cli.Command(PRESETS, _run, once=cli.several(PRESETS)),
+        "": cli.Command(PRESETS, _run, once=cli.several(PRESETS), unused=ignored),
         "pack": cli.Command(Pack, _pack),
         "merge": cli.Command(Merge, _merge),
     }

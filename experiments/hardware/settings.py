@@ -6,7 +6,15 @@ from typing import Annotated, Literal
 
 import tyro
 
-from experiments.running.settings import AnalysisConfig, DataConfig, Execution, ModelConfig, StudyFolder, StudyFolders
+from experiments.running.settings import (
+    AnalysisConfig,
+    DataConfig,
+    Execution,
+    ModelConfig,
+    StudyFolder,
+    StudyFolders,
+    unused,
+)
 from jaxfair.linearize.config import SnlConfig
 from jaxfair.training.config import SNL_FINETUNE, TrainConfig
 
@@ -105,6 +113,20 @@ PAPER = Study(profiles=("gpu",), mitigation=True, data=DataConfig("utkface-race"
 """Nelaturu et al. 2024 on one GPU, ten seeds; run it on each kind of GPU, and merge."""
 
 PRESETS = {"quickstart": QUICKSTART, "cpu": CPU, "gpu": GPU, "paper": PAPER}
+
+
+def ignored(study: Study) -> dict[str, str]:
+    """Return what the study does not look at, see ``cli.Command``."""
+    found = unused(study, {"--train": ["alignment"] * study.mitigation})
+    of_alignment = ("--train.mitigation.weight", "--train.mitigation.distance")
+    for option in found:
+        if ".mitigation." in option:
+            found[option] = "give --mitigation" * (option in of_alignment)
+    if study.nodes:
+        found["--profiles"] = "name each profile in --nodes"
+    if not study.budgets:
+        found |= dict.fromkeys(("--snl", "--snl-finetune"), "give --budgets")
+    return found
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from experiments.running.settings import AnalysisConfig, DataConfig, Execution, Further, ModelConfig, Rebalance
+from experiments.running.settings import AnalysisConfig, DataConfig, Execution, Further, ModelConfig, Rebalance, unused
 from jaxfair.linearize.config import (
     BCD_FINETUNE,
     CULLED_SETS,
@@ -205,3 +205,21 @@ PAPER = Study(
 """Das et al. 2024 in full: ten seeds, ResNet-18, all eleven culled sets; days on one GPU, see ``--dry-run``."""
 
 PRESETS = {"quickstart": QUICKSTART, "digits": DIGITS, "cpu": CPU, "cpu-long": CPU_LONG, "gpu": GPU, "paper": PAPER}
+
+
+def ignored(study: Study) -> dict[str, str]:
+    """Return what the study does not look at, see ``cli.Command``."""
+    mitigated = {f"--{training}": study.mitigations for training in ("snl-finetune", "deepreduce-train")}
+    found = unused(study, mitigated)
+    for method in ("senet", "bcd"):
+        if not any(one.startswith(method) for one in study.methods):
+            found[f"--{method}"] = f"give --methods {method}"
+    if "--senet" in found:
+        found["--senet-attention"] = found["--senet"]
+    if not study.deepreduce:
+        found |= dict.fromkeys(("--deepreduce-start", "--deepreduce-train"), "name a configuration by --deepreduce")
+    if not (study.budgets or study.equal_budgets):
+        found["--snl"] = "give --budgets"
+        if "finetuned" not in study.controls:
+            found["--snl-finetune"] = "give --budgets"
+    return found

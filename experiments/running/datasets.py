@@ -162,7 +162,11 @@ def splits(loaded: Loaded, config: DataConfig) -> tuple[Dataset, Dataset, Datase
     Raises:
         JaxfairError: the data cannot be split or thinned so, or there is no imbalance to be swapped.
     """
-    train, test = _thinned(loaded, config, shares(config, loaded) or loaded.keep)
+    keep = shares(config, loaded) or loaded.keep
+    if not keep and (config.keep_in_test or config.keep_by != DataConfig.keep_by):
+        option = "keep-in-test" if config.keep_in_test else "keep-by"
+        raise JaxfairError(f"All images of '{config.name}' are kept; give shares as keep too, or leave {option} out.")
+    train, test = _thinned(loaded, config, keep)
     if config.rebalance is not None:
         made = _swapped(loaded, config) if config.rebalance == "swapped" else _folded(loaded, config, train)
         train, test = with_training_statistics(made, test)

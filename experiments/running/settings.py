@@ -1,15 +1,16 @@
 """What every study is told: data, network, measurements, executor; read by command lines, so without JAX."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
 from jaxfair.curvature.config import Start
 from jaxfair.data.config import SourceConfig
 from jaxfair.errors import JaxfairError
+from jaxfair.training.config import MitigationConfig
 
 MOST_SEEDS = 10_000
 """Of a study: far more than anybody trains, and few enough to be planned in seconds."""
@@ -138,6 +139,42 @@ class Execution:
     memory: float | None = None
     minutes: int | None = None
     only: tuple[str, ...] = ()
+
+
+NUMBER_OF = {
+    "rate": "lagrangian",
+    "level": "cvar",
+    "adversary-rate": "arl",
+    "weight": "alignment",
+    "distance": "alignment",
+}
+"""Of which mitigation each number is."""
+
+
+def unused(study: Any, mitigated: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Return by option of any study what it does not look at, and what would make it count, as ``cli.Command`` wants.
+
+    Args:
+        study: all settings.
+        mitigated: by the option of a training, the mitigations by which the study makes it beside its own.
+    """
+    found = dict(_unused_numbers(study, "--", mitigated))
+    return found | ({"--only": "leave out --dry-run, which lists all runs"} if study.dry_run else {})
+
+
+def _unused_numbers(config: Any, before: str, mitigated: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str]]:
+    """Yield the numbers of mitigations that no training is made by."""
+    for field in dataclasses.fields(config):
+        value, name = getattr(config, field.name), field.name.replace("_", "-")
+        if isinstance(value, MitigationConfig):
+            training = before.rstrip(".")
+            made = {method.partition("-")[0] for method in (value.method, *mitigated.get(training, ()))}
+            option = "--mitigations" if training in mitigated else f"{before}{name}.method"
+            for number, method in NUMBER_OF.items():
+                if method not in made:
+                    yield f"{before}{name}.{number}", f"give {option} {method}"
+        elif dataclasses.is_dataclass(value):
+            yield from _unused_numbers(value, f"{before}{name}.", mitigated)
 
 
 def check_once(studies: Sequence[Path]) -> None:

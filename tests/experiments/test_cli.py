@@ -102,6 +102,15 @@ BEFORE_ANYTHING_IS_MADE = {
     "--data.path=": "--data.path is empty, as an unset variable is; give a value.",
     "--data.path=~/faces": "'~/faces' is no folder: the shell did not replace ~; write the whole path.",
     "--model.network cnn --model.block bottleneck": "Blocks and the stem's width are those of a ResNet",
+    "--deepreduce --deepreduce-start base": "--deepreduce-start decides nothing in this study; leave it out, or name a",
+    "--deepreduce --deepreduce_train.epochs=3": "--deepreduce-train.epochs decides nothing in this study; leave it out",
+    "--budgets --snl-finetune.epochs 3": "--snl-finetune.epochs decides nothing in this study; leave it out, or give",
+    "--senet-attention 5": "--senet-attention decides nothing in this study; leave it out, or give --methods senet.",
+    "--bcd.block 3": "--bcd.block decides nothing in this study; leave it out, or give --methods bcd.",
+    "--bcd.finetune.epochs 3 --methods senet": "--bcd.finetune.epochs decides nothing in this study",
+    "--snl-finetune.mitigation.weight 7 --mitigations cvar": "leave it out, or give --mitigations alignment.",
+    "--train.mitigation.rate 5": "leave it out, or give --train.mitigation.method lagrangian.",
+    "--only xx --dry-run": "--only decides nothing in this study; leave it out, or leave out --dry-run, w",
     "--executor slurm --memory inf": "memory inf; give numbers above 0",
 }
 

@@ -76,6 +76,11 @@ def test_describe_says_when_the_group_is_the_class(tmp_path: Path, capsys: pytes
         (["describe", "digit"], "no data set 'digit'; did you mean 'digits'"),
         (["describe", "digits", "--out", "sheet.csv"], "ends in .png"),
         (["describe", "digits", "--path", "x.zip"], "'digits' takes no path"),
+        (
+            ["describe", "digits", "--keep-in-test"],
+            "All images of 'digits' are kept; give shares as keep too, or leave k",
+        ),
+        (["describe", "digits", "--keep-by", "group"], "are kept; give shares as keep too, or leave keep-by out."),
         (["descibe", "digits"], "no command 'descibe'; did you mean 'describe'"),
         (["describe", "npz"], "has no path"),
         (["prepare", "cifar10", "--path", "x"], "only utkface can"),

@@ -11,7 +11,7 @@ import pytest
 from tests.study import ALWAYS_SAVE, ROOT, TINY, TINY_HARDWARE, assert_same_study, hardware_made_once, made_once
 
 KILLS = 30
-SAVED = [option for option in ALWAYS_SAVE if not option.startswith("--deepreduce")]
+SAVED = [option for option in ALWAYS_SAVE if option.startswith("--train")]
 STUDIES = pytest.mark.parametrize(
     ("module", "options", "expected"),
     [

@@ -192,6 +192,15 @@ def test_a_plan_lists_what_is_finished_and_what_is_not(out: Path, capsys: pytest
         (["--sparsities", "1.0"], "The sparsity is 1.0"),
         (["--bits", "9"], "to 9 bits; give a whole number from 2 to 8"),
         (["--rounds=31"], "31 rounds in 30 epochs"),
+        (
+            ["--rounds=7", "--pruning", "layer"],
+            "--rounds decides nothing in this study; leave it out, or give --pruning",
+        ),
+        (
+            ["--pruning", "--finetune.epochs=3"],
+            "--finetune.epochs decides nothing in this study; leave it out, or give",
+        ),
+        (["--finetune.mitigation.level=1"], "leave it out, or give --mitigations cvar."),
         (["--bits", "--formats", "--sparsities"], "0 numbers of bits, 0 formats and 0 sparsities"),
         (["--seeds=0"], "0 seeds"),
         (["--bits", "8", "--bits", "4"], "--bits is given twice; give all of its values after one."),

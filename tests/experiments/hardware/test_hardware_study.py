@@ -88,7 +88,8 @@ def test_larger_batches_differ_in_their_size_and_rate_only(study: Path) -> None:
 
 @pytest.mark.slow  # a study of its own: SNL on every profile takes longer than all the rest
 def test_linearization_runs_on_every_profile_too(tmp_path: Path) -> None:
-    assert main([*OPTIONS, "--seeds=1", "--budgets", "0.5", "--out", str(tmp_path)]) == 0
+    descent = ("--budgets", "0.5", "--snl.learning-rate=0.02", "--snl.kappa=1e-2", "--snl-finetune.epochs=1")
+    assert main([*OPTIONS, "--seeds=1", *descent, "--out", str(tmp_path)]) == 0
     made = hardware_results.collect(bundles.read(tmp_path))
     linearized = made.comparisons[-1]
     assert linearized.title.startswith("SNL ")
@@ -222,7 +223,7 @@ def test_kinds_of_machine_are_studies_of_their_own_in_one_report(
     """Finished runs are found there; a machine that has not its profile fails alone."""
     for name in ("plain", "coarse"):
         shutil.copytree(study / "runs", tmp_path / name / "runs")
-    options = [*OPTIONS, "--seeds=1", "--out", str(tmp_path), "--nodes", "plain=cpu", "coarse=bf16", "lost=gpu"]
+    options = told(OPTIONS, "--seeds=1", "--out", str(tmp_path), "--nodes", "plain=cpu", "coarse=bf16", "lost=gpu")
     with mock.patch("experiments.reporting.drawing.save", sketch):
         assert main(options) == 1
     said = capfd.readouterr().err
@@ -349,6 +350,14 @@ def test_emulation_may_differ_between_bundles(study: Path) -> None:
         (("--nodes", "a=cpu", "--nodes", "b=bf16"), "The option --nodes is given twice"),
         (("--profiles", "cpu", "--profiles", "bf16"), "The option --profiles is given twice"),
         (("--steps", "1", "--steps", "2"), "The option --steps is given twice"),
+        (("--nodes", "a=cpu", "--profiles", "bf16"), "--profiles decides nothing in this study; leave it out, or name"),
+        (("--train.mitigation.rate", "5"), "--train.mitigation.rate decides nothing in this study; leave it out."),
+        (
+            ("--train.mitigation.weight=5", "--no-mitigation"),
+            "--train.mitigation.weight decides nothing in this study; leave it out, or",
+        ),
+        (("--snl.kappa", "1"), "--snl.kappa decides nothing in this study; leave it out, or give --budgets."),
+        (("--dry-run", "--only", "xx"), "--only decides nothing in this study; leave it out, or leave out --dry-run"),
         (("--devices", "2"), "compares bits, which sums over several devices change"),
         (("--profiles", "cpu", "--reference", "ten"), "no group 'ten' to be the reference; the groups are 0, 1, 2,"),
         (("--profiles", "cpu", "--budgets", "769"), "The ReLU budget is 769, but the network has 768 units"),
