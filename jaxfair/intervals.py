@@ -6,8 +6,8 @@ shared by all seeds, so they do not average out over seeds. NumPy in and out.
 """
 
 import functools
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,14 @@ from jaxfair.errors import JaxfairError
 
 Scale = Literal["real", "positive", "share", "correlation", "percent"]
 """Where a quantity can lie: anywhere, above 0, in [0, 1], in [-1, 1], or below 100 (a relative drop in percent)."""
+SCALES: dict[Scale, tuple[Callable[[Any], Any], Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "real": (lambda v: v, lambda u: u, np.ones_like),
+    "positive": (np.log, np.exp, lambda v: 1 / v),
+    "share": (lambda v: np.log(v / (1 - v)), lambda u: 1 / (1 + np.exp(-u)), lambda v: 1 / (v * (1 - v))),
+    "correlation": (np.arctanh, np.tanh, lambda v: 1 / (1 - v**2)),
+    "percent": (lambda v: -np.log(100 - v), lambda u: 100 - np.exp(-u), lambda v: 1 / (100 - v)),
+}
+"""Of each the function to where its intervals are symmetric, the one back, and the slope of the first."""
 
 POSSIBLE = {"positive": (0.0, np.inf), "share": (0.0, 1.0), "correlation": (-1.0, 1.0)}
 POSSIBLE |= {"percent": (-np.inf, 100.0)}
@@ -71,28 +79,28 @@ class Estimate(NamedTuple):
         share of 0, up to rounding) has no such standard error; then the plain interval is cut off at what is possible.
         So is every one at ``least`` and ``most``.
         """
-        if scale not in get_args(Scale):
-            raise JaxfairError(f"There is no scale '{scale}'; give one of {', '.join(get_args(Scale))}.")
+        if scale not in SCALES:
+            raise JaxfairError(f"There is no scale '{scale}'; give one of {', '.join(SCALES)}.")
         low, high = POSSIBLE.get(scale, (-np.inf, np.inf))
         value = _at_ends(np.asarray(self.value, float), low, high)
         half = _errors(level, self.freedom, self.share, self.rest) * np.sqrt(self.variance)
+        forward, backward, slope = SCALES[scale]
         with np.errstate(all="ignore"):
-            forward, backward, slope = {
-                "real": (lambda v: v, lambda u: u, np.ones_like(value)),
-                "positive": (np.log, np.exp, 1 / value),
-                "share": (lambda v: np.log(v / (1 - v)), lambda u: 1 / (1 + np.exp(-u)), 1 / (value * (1 - value))),
-                "correlation": (np.arctanh, np.tanh, 1 / (1 - value**2)),
-                "percent": (lambda v: -np.log(100 - v), lambda u: 100 - np.exp(-u), 1 / (100 - value)),
-            }[scale]
             inside = (value > low) & (value < high)
-            ends = [np.where(inside, backward(forward(value) + s * half * slope), value + s * half) for s in (-1, 1)]
+            there = [backward(forward(value) + s * half * slope(value)) for s in (-1, 1)]
+            ends = [np.where(inside, end, value + s * half) for end, s in zip(there, (-1, 1), strict=True)]
         low, high = np.maximum(low, self.least), np.minimum(high, self.most)
         return Interval(*(np.clip(end, low, high) for end in ends))
 
-    def p_value(self, null: float = 0.0) -> np.ndarray:
-        """Return the two-sided p-value of the test that the mean is ``null``."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            statistic = np.abs(np.asarray(self.value, float) - null) / np.sqrt(self.variance)
+    def p_value(self, null: float = 0.0, scale: Scale = "real") -> np.ndarray:
+        """Return the two-sided p-value of the test that the mean is ``null``: ``interval`` of that scale inverted."""
+        low, high = POSSIBLE.get(scale, (-np.inf, np.inf))
+        value = _at_ends(np.asarray(self.value, float), low, high)
+        forward, _, slope = SCALES[scale]
+        with np.errstate(all="ignore"):
+            inside = (value > low) & (value < high) & (low < null < high)
+            far = np.where(inside, (forward(value) - forward(null)) / slope(value), value - null)
+            statistic = np.abs(far) / np.sqrt(self.variance)
         return np.asarray(2 * _beyond(statistic, self.freedom, self.share, self.rest))
 
     def equivalence_p_value(self, margin: float) -> np.ndarray:

@@ -623,3 +623,14 @@ def test_ranks_that_all_seeds_agree_in_have_an_interval_of_some_width() -> None:
     assert 0.8 < low < 1
     unlike = np.array([0.5, 1.0])
     np.testing.assert_array_equal(over_seeds_of_ranks(unlike, 5).variance, over_seeds(unlike).variance)
+
+
+def test_a_p_value_is_that_of_the_level_at_which_the_interval_ends_there() -> None:
+    found = over_seeds(np.array([0.911, 0.926, 0.94, 0.971, 0.984]))
+    cases: list[tuple[Scale, float, float]] = [("correlation", 0.9, 0.94), ("share", 0.5, 0.4), ("percent", 99.5, 99.4)]
+    for scale, null, value in cases:
+        one = found._replace(value=np.array(value))
+        ends = one.interval(1 - float(one.p_value(null, scale)), scale)
+        assert min(abs(float(end) - null) for end in ends) < 1e-9
+    assert found.p_value(0.9) < 0.05 < found.p_value(0.9, "correlation")  # its interval on that scale goes below 0.9
+    np.testing.assert_allclose(found.p_value(0.0, "positive"), found.p_value(0.0))  # which no interval reaches

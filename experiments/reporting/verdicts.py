@@ -204,14 +204,14 @@ def decide(results: Any, name: str, statement: str, statistic: str, measure: Cal
         few = intervals.wilson(np.asarray(value), np.asarray(found.items))
         low, high = round(min(low, float(few.low)), DIGITS), round(max(high, float(few.high)), DIGITS)
         if not found.idle:  # which says nothing, and is not tested
-            by_seeds = float(found.mean.p_value(threshold)) if spread else 0.0
+            by_seeds = float(found.mean.p_value(threshold, found.scale)) if spread else 0.0
             found = found._replace(p_value=max(by_seeds, intervals.wilson_p_value(value, found.items, threshold)))
     if side == "within":
         found, said = _equivalence(found, threshold)
         notes.append(said)
     p_value = found.p_value
     if p_value is None:  # without a spread there is no test
-        p_value = float(found.mean.p_value(threshold)) if spread else np.nan
+        p_value = float(found.mean.p_value(threshold, found.scale)) if spread else np.nan
         notes += ["all seeds agree exactly, so the interval has no width and decides nothing"] * (low == high)
     near = abs(value) if side == "within" else value
     ahead = (near - threshold) * (1 if side == "above" else -1)
