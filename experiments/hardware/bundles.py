@@ -99,16 +99,22 @@ def read(study: Path, profiles: Iterable[str] | None = None) -> list[Bundle]:
     for name in names:
         try:
             stored = json.loads((Path(study) / f"profile-{name}.json").read_text())
-        except (OSError, ValueError) as error:
+            about = [str(stored[key]) for key in ("profile", "label", "kind")]
+            listed = [
+                (
+                    [made[key] for key in ("control", "mitigation", "budget")],
+                    {key: [*made.get(key, ())] for key in RUNS},
+                )
+                for made in stored["members"]
+            ]
+            reference = bool(stored["reference"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise JaxfairError(f"'{study}' has no finished runs of profile '{name}'; run the study first.") from error
         members = [
-            Member(
-                *(made[key] for key in ("control", "mitigation", "budget")),
-                **{key: reports.open_runs(study, made.get(key, [])) for key in RUNS},
-            )
-            for made in stored["members"]
+            Member(*which, **{key: reports.open_runs(study, names) for key, names in of.items()})
+            for which, of in listed
         ]
-        found.append(Bundle(study, stored["profile"], stored["label"], stored["kind"], stored["reference"], members))
+        found.append(Bundle(study, *about, reference, members))
     if not found:
         raise JaxfairError(f"'{study}' holds no hardware study; give the folder that experiments.hardware wrote.")
     return sorted(found, key=lambda bundle: not bundle.reference)
@@ -121,9 +127,11 @@ def listed(study: Path, profiles: Sequence[str]) -> None:
 
 
 def _listed(study: Path) -> list[str]:
+    """Return the profiles that a study says it has; none where it is no hardware study, or its list is damaged."""
     try:
-        return json.loads((study / PROFILES).read_text())
-    except (OSError, ValueError):
+        names = json.loads((study / PROFILES).read_text())
+        return [*dict.fromkeys(name for name in names if isinstance(name, str))]
+    except (OSError, ValueError, TypeError):
         return []
 
 

@@ -424,6 +424,21 @@ def test_the_segment_is_of_the_data_that_the_study_read(
     np.testing.assert_allclose(found.losses[0], [loss[group == g].mean() for g in range(2)], rtol=1e-5)
 
 
+@pytest.mark.parametrize("record", ["{}", "[]", "null", '{"members": [{}]}', '{"members": 1, "profile": "cpu"}'])
+def test_a_damaged_list_of_runs_is_refused(record: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "profiles.json").write_text('["cpu", "cpu"]')
+    (tmp_path / "profile-cpu.json").write_text(record)
+    assert main(["pack", str(tmp_path), str(tmp_path / "packed.tar")]) == 1
+    assert "has no finished runs of profile 'cpu'; run the study first." in capfd.readouterr().err
+    (tmp_path / "profiles.json").write_text("null")
+    assert main(["merge", str(tmp_path), "--out", str(tmp_path / "both")]) == 1
+    assert "holds no hardware study" in capfd.readouterr().err
+    whole = '{"profile": "cpu", "label": "CPU", "kind": "native", "reference": true, "members": []}'
+    (tmp_path / "profiles.json").write_text('["cpu", "cpu"]')
+    (tmp_path / "profile-cpu.json").write_text(whole)
+    assert len(bundles.read(tmp_path)) == 1
+
+
 def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
     with pytest.raises(JaxfairError, match="holds no hardware study"):
         bundles.read(tmp_path)
