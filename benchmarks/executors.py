@@ -114,6 +114,8 @@ def main() -> None:
     if chosen.study:
         carry_out(Path(chosen.study), chosen.count, float(chosen.seconds), Execution(only=(chosen.only,)))
         return
+    if min(*chosen.workers, chosen.count) < 1:
+        parser.error(f"--workers {' '.join(map(str, chosen.workers))} --count {chosen.count}: give numbers above 0")
     try:
         measured = measure(chosen.workers, chosen.count)
     except JaxfairError as error:

@@ -11,7 +11,18 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from benchmarks import accelerator, convolutions, libraries, measure, problems, report, starts, timing, tracing
+from benchmarks import (
+    accelerator,
+    convolutions,
+    executors,
+    libraries,
+    measure,
+    problems,
+    report,
+    starts,
+    timing,
+    tracing,
+)
 from benchmarks.jobs import Found, Job, Method, disagreement, loosest
 from benchmarks.libraries import jaxfair_jobs as ours
 from jaxfair import losses
@@ -515,6 +526,15 @@ def test_a_stage_that_was_stopped_midway_is_made_again(tmp_path, monkeypatch):
         (tmp_path / f"{stage.name}.json").write_text(json.dumps({"missing": missing.get(stage.name, {})}))
     assert accelerator.run_all(tmp_path, 8, small=True) == {}
     assert asked == ["layouts"]
+
+
+def test_impossible_numbers_of_workers_are_refused_before_the_first_run(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["executors", "--workers", "2", "0"])
+    monkeypatch.setattr(executors, "measure", lambda *_: pytest.fail("runs were made"))
+    with pytest.raises(SystemExit) as ended:
+        executors.main()
+    assert ended.value.code == 2
+    assert "--workers 2 0 --count 12: give numbers above 0" in capsys.readouterr().err
 
 
 @pytest.mark.slow
