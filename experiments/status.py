@@ -55,6 +55,8 @@ class Planned(NamedTuple):
 class Status:
     """Show how far a study is.
 
+    A run counts as finished where DONE is; whether its files are whole, the study's command checks when it goes on.
+
     Attributes:
         study: its folder.
         every: seconds after which the table is shown again, until all runs are finished or have failed.

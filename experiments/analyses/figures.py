@@ -87,7 +87,7 @@ def harm_by_imbalance(results: Results) -> "Figure":
     return figure
 
 
-IMAGES = "Bars: 95 % intervals over seeds and test images together."
+IMAGES = "Bars: 95 % intervals over seeds and test images together, of one seed over these alone."
 # fmt: off
 DRAWINGS = {
     "differences_by_group": Drawing(

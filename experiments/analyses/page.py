@@ -12,6 +12,7 @@ from experiments.reporting.tables import Column, Row, Table
 from experiments.reporting.verdicts import Claim
 from experiments.running.records import rebalanced
 from jaxfair.data.sources import OWN
+from jaxfair.intervals import FEW
 from jaxfair.runs import Run
 
 GROUPS = (
@@ -125,7 +126,10 @@ def seeds_sentence(results: Results) -> str:
     """Say what the intervals of a study's tables are."""
     seeds = len(results.variants[0].seeds)
     if seeds == 1:
-        return "One seed: 95 % intervals are over test images alone; what is no mean over these has none."
+        return (
+            "One seed: 95 % intervals are over test images alone; what is no mean over these has none, nor have losses "
+            f"and distances of groups of fewer than {FEW} images."
+        )
     splits = "seeds on one split"
     if results.splits == seeds:
         splits = "seeds, each with a split of its own,"

@@ -14,7 +14,7 @@ from experiments.hardware import tables as numbers
 from experiments.hardware.differences import differences
 from experiments.hardware.results import Comparison, Hardware, Series
 from experiments.reporting import drawing
-from experiments.reporting.drawing import BARS, COLORS, GREY, LARGE, SMALL, Drawing, Drawn, Points
+from experiments.reporting.drawing import BARS, COLORS, GREY, LARGE, OVER_SEEDS, SMALL, Drawing, Drawn, Points
 from experiments.reporting.sampling import SAID
 from experiments.reporting.series import Estimate, over_seeds, right
 from experiments.reporting.verdicts import Missing
@@ -151,8 +151,10 @@ def divergence(hardware: Hardware) -> "Figure":
     """Draw how far each training is from the reference over its first steps, and when it is as far as the controls."""
     plain, after = hardware.comparisons[0], np.asarray(hardware.steps) > 0
     recorded = [(series, series.curve) for series in plain.every[1:] if series.curve is not None]
-    if not after.any() or not recorded or not np.isfinite(plain.moved).all():
+    if not after.any() or not np.isfinite(plain.moved).all():
         raise Missing("the first steps of the trainings were not recorded; use --steps")
+    if not recorded:
+        raise Missing("no other training is followed step by step; give another profile, --ulps or --controls")
     joined = numbers.rejoining(hardware, plain)
     figure, grid = drawing.subplots(1, 1, 8.0, 4.6)
     axes, steps = grid[0, 0], np.asarray(hardware.steps)[after]
@@ -329,13 +331,13 @@ DRAWINGS = {
         "Bars: 95 % intervals over seeds and test images together.", accuracy_by_group),
     "reference_and_distance": Drawing(
         "Fig. 2: how far apart parameters end (permuted networks count as far); gradient norm and largest Hessian "
-        "eigenvalue of each group's loss at the reference", f"{BARS[:-1]}, {FREED}", reference_and_distance),
+        "eigenvalue of each group's loss at the reference", f"{OVER_SEEDS}, {FREED}", reference_and_distance),
     "size_gradient_sensitivity": Drawing(
         "Fig. 3: group size, gradient norm at the reference, and sensitivity to hardware",
-        f"{DELTA}. {BARS[:-1]}, {FREED}", size_gradient_sensitivity),
+        f"{DELTA}. {OVER_SEEDS}, {FREED}", size_gradient_sensitivity),
     "curvature_and_boundary": Drawing(
         "Fig. 5: largest Hessian eigenvalue of each group against its distance to the decision boundary (softmax gap: "
-        "0 is on it) and its impurity (0 is far from it), at the reference", f"{BARS[:-1]}, {FREED}",
+        "0 is on it) and its impurity (0 is far from it), at the reference", f"{OVER_SEEDS}, {FREED}",
         curvature_and_boundary),
     "divergence": Drawing(
         "How trainings part: L2 distance to the reference's parameters after each step, over how far these had moved "

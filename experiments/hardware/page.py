@@ -229,9 +229,15 @@ def introduction(hardware: Hardware) -> str:
         f"{seeds} seed{'s' * (seeds > 1)}, {len(groups.names)} groups, {groups.train_count.sum():,} training and "
         f"{groups.test_count.sum():,} test images; {profiles} profile{'s' * (profiles != 1)} beside the reference "
         f"{plain.reference.label}, {len(plain.ulps)} controls in which one rounding error is made. The reference group "
-        f"is {groups.names[hardware.reference]}. In brackets: 95 % intervals over seeds, those of accuracies and drops "
-        "over test images too."
+        f"is {groups.names[hardware.reference]}. {intervals_sentence(seeds)}"
     )
+
+
+def intervals_sentence(seeds: int) -> str:
+    """Say what the intervals of a study's tables are over."""
+    if seeds == 1:
+        return "In brackets: 95 % intervals of accuracies and drops, over test images; all else of one seed has none."
+    return "In brackets: 95 % intervals over seeds, those of accuracies and drops over test images too."
 
 
 def _facts(hardware: Hardware, command: Sequence[str]) -> dict[str, Any]:

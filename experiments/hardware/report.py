@@ -140,8 +140,8 @@ def _logits(mean: Array, std: Array, network: Network, images: Array) -> Array:
 def print_summary(hardware: Hardware, title: str = page.TITLE) -> None:
     """Print one row a profile and control of the plain training, the warnings, and who loses more than whom."""
     plain = hardware.comparisons[0]
-    seeds = f"{len(plain.reference.accuracy)} seeds, those of accuracies over test images too"
-    caption = f"In brackets: 95 % intervals over {seeds}. Losses are of test images."
+    seeds = len(plain.reference.accuracy)
+    caption = f"{seeds} seed{'s' * (seeds > 1)}. {page.intervals_sentence(seeds)} Losses are of test images."
     table = page.profile_table(numbers.profile_rows(hardware), plain.title)
     tables.show(table, title, caption, page.warnings(hardware))
     print(f"\n{differences.whole_answer(hardware)}")

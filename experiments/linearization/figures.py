@@ -16,7 +16,7 @@ from experiments.analyses import figures, quantities
 from experiments.analyses.figures import IMAGES
 from experiments.analyses.results import Results, Variant
 from experiments.reporting import drawing, series
-from experiments.reporting.drawing import BARS, LOOKS, PALE, Drawing, Points
+from experiments.reporting.drawing import BARS, LOOKS, OVER_SEEDS, PALE, Drawing, Points
 from experiments.reporting.series import Estimate, over_seeds
 from experiments.reporting.verdicts import Missing
 from experiments.running.settings import FURTHER
@@ -324,7 +324,7 @@ def _in_grey(axes: "Axes", x: np.ndarray, values: np.ndarray) -> None:
     axes.plot(x, values, color=PALE, zorder=1, label=["all groups"] + [""] * (values.shape[1] - 1))
 
 
-DISTANCES = f"{BARS[:-1]}, of distances over test images too."
+DISTANCES = f"{OVER_SEEDS}, of distances over test images too."
 MITIGATED = "of each group with and without fine-tuning against unequal losses, a panel each network"
 # fmt: off
 DRAWINGS = {

@@ -48,7 +48,8 @@ DIRECTIONS = np.array([(x, y) for x in (1, -1, 0) for y in (0, 1, -1) if x or y]
 
 
 CLIPPED, MOST_POINTS = "clipped", 10
-BARS = "Bars: 95 % intervals over seeds."
+OVER_SEEDS = "Bars: 95 % intervals over seeds"
+BARS = f"{OVER_SEEDS}; of one seed there are none."
 
 
 class Drawing(NamedTuple):
@@ -102,7 +103,7 @@ def draw_all(drawings: Mapping[str, Drawing], results: Any, folder: Path) -> lis
 
     folder.mkdir(parents=True, exist_ok=True)
     found = []
-    with mpl.rc_context({**STYLE, "font.family": _fonts()}), _glyphs_said_once():
+    with mpl.rc_context({**STYLE, "font.family": _fonts()}), _said_once():
         for name, drawing in drawings.items():
             try:
                 figure = drawing.draw(results)
@@ -123,17 +124,22 @@ def _fonts() -> list[str]:
 
 
 @contextmanager
-def _glyphs_said_once() -> Iterator[None]:
-    """Say in one line that the fonts lack letters of some names, which Matplotlib says for each letter and file."""
+def _said_once() -> Iterator[None]:
+    """Say in one line each what Matplotlib says for each letter and file: that fonts lack letters, or room is short."""
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         yield
-    lacking = [one for one in said if "missing from font" in str(one.message)]
-    for one in said:
-        if one not in lacking:
+    lines = {
+        "missing from font": "Names have letters that no font for figures on this machine has; tables show them, "
+        "figures do not.",
+        "layout not applied": "A figure has more in it than room; parts of it overlap, and tables have the numbers.",
+    }
+    known = [next((part for part in lines if part in str(one.message)), "") for one in said]
+    for one, part in zip(said, known, strict=True):
+        if not part:
             warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
-    if lacking:
-        say("Names have letters that no font for figures on this machine has; tables show them, figures do not.")
+    for part in dict.fromkeys(filter(None, known)):
+        say(lines[part])
 
 
 def subplots(

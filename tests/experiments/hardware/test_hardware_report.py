@@ -179,6 +179,27 @@ def test_what_cannot_be_drawn_says_why(tmp_path: Path, monkeypatch: pytest.Monke
     assert "nan" not in " ".join(" ".join(row) for row in found.rows).lower()
 
 
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"steps": ()}, "the first steps of the trainings were not recorded; use --steps"),
+        ({"profiles": (), "ulps": 0, "others": ()}, "no other training is followed step by step; give another profile"),
+    ],
+)
+def test_trainings_cannot_part_where_one_or_none_is_followed(settings: dict[str, Any], reason: str) -> None:
+    with pytest.raises(Missing, match=reason):
+        figures.divergence(make_hardware(**settings))
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_one_seed_has_no_intervals_over_seeds(seeds: int, capsys: pytest.CaptureFixture[str]) -> None:
+    made = make_hardware(seeds=seeds)
+    report.print_summary(made)
+    for said in (" ".join(capsys.readouterr().out.split()), hardware_page.introduction(made)):
+        assert f"{seeds} seed{'s' * (seeds > 1)}" in said
+        assert ("intervals over seeds" in said) == (seeds > 1)
+
+
 def test_a_report_is_complete_and_loads_nothing(folder: Path, page: Page) -> None:
     drawn = set(figures.DRAWINGS) - {"segment"}
     assert {p.name for p in folder.iterdir()} == FILES | {f"{name}.{kind}" for name in drawn for kind in ("png", "svg")}

@@ -10,6 +10,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from scipy import stats
 
 from experiments.analyses import figures as shared
@@ -110,13 +111,14 @@ def drawn(axes: Axes, label: str, which: int = 1) -> np.ndarray:
 
 
 @pytest.mark.parametrize("study", STUDIES.values(), ids=STUDIES.keys())
-def test_every_study_is_drawn_without_warnings(tmp_path: Path, study: dict) -> None:
+def test_every_study_is_drawn_without_warnings(tmp_path: Path, study: dict, capsys: pytest.CaptureFixture[str]) -> None:
     results, before = results_of(tmp_path, study), mpl.rcParams["font.size"]
     with warnings.catch_warnings(), mock.patch("experiments.reporting.drawing.save", lay_out):
         warnings.simplefilter("error")
         # A character that the font lacks is drawn as a box.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         drawn = drawing.draw_all(ALL, results, tmp_path)
+    assert "overlap" not in capsys.readouterr().err
     assert [figure.name for figure in drawn] == list(ALL)
     for figure in drawn:
         lacking = figure.name in OF_MITIGATION and not any(variant.base for variant in results.variants)
@@ -125,6 +127,19 @@ def test_every_study_is_drawn_without_warnings(tmp_path: Path, study: dict) -> N
         lacking |= figure.name in ("harm_by_training", "harm_by_imbalance")  # nothing was followed, on these data alone
         assert (figure.file is None) == lacking == bool(figure.reason), figure
     assert mpl.rcParams["font.size"] == before
+
+
+def test_figures_without_room_are_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def crowded(_: object) -> Figure:
+        figure = Figure(figsize=(1, 1), layout="constrained")
+        figure.subplots(40, 40)
+        return figure
+
+    with warnings.catch_warnings(), mock.patch("experiments.reporting.drawing.save", lay_out):
+        warnings.simplefilter("error")
+        drawing.draw_all({name: drawing.Drawing(name, "", crowded) for name in "ab"}, None, tmp_path)
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["A figure has more in it than room; parts of it overlap, and tables have the numbers."]
 
 
 def test_followed_fine_tuning_is_drawn_by_its_epochs(tmp_path: Path) -> None:

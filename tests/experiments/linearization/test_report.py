@@ -221,6 +221,7 @@ def test_small_test_sets_and_missing_convergence_are_warned_of(tmp_path: Path) -
     assert "Fewer than 30 test images in group c:" in page.text
     assert "Some eigenvalues of SNL 200 did not converge" in page.text
     assert "One seed: 95 % intervals are over test images alone" in page.text
+    assert "nor have losses and distances of groups of fewer than 45 images." in page.text
     assert "nan" not in " ".join(" ".join(row) for row in page.rows).lower()
 
 
