@@ -273,7 +273,11 @@ def test_lowers_for_accelerators(kind: Arithmetic) -> None:
 
 
 def test_in_lanczos_the_hessian_is_a_little_asymmetric() -> None:
-    """By less than a rounding of its kind, and the eigenvalue is wrong by a few of them at most."""
+    """By less than a rounding of its kind, and the eigenvalue is wrong by a few of them at most.
+
+    Its residual says about as much, which is more than the thousandth that was asked for; rounding that leaves the
+    Hessian symmetric, of which it knows nothing, is of the same size.
+    """
 
     def curvature(kind: Arithmetic) -> GroupCurvature:
         def logits(params: Any, x: Any) -> Any:
@@ -284,7 +288,9 @@ def test_in_lanczos_the_hessian_is_a_little_asymmetric() -> None:
         return group_curvature(logits, params, IMAGES32, LABEL, group_weights(GROUP, GROUPS))
 
     native, emulated = curvature("native"), curvature("bf16")
-    assert emulated.converged.all()
+    assert native.converged.all()
+    assert not emulated.converged.any()
+    assert (np.abs(emulated.top_eigenvalue - native.top_eigenvalue) <= 2 * emulated.top_eigenvalue_residual).all()
     assert native.asymmetry.max() < 2.0**-20 < 2.0**-16 < emulated.asymmetry.min()
     assert emulated.asymmetry.max() < 2.0**-7
     np.testing.assert_allclose(emulated.top_eigenvalue, native.top_eigenvalue, rtol=2.0**-5)
