@@ -54,12 +54,18 @@ def _check_level(_: str, level: float) -> None:
         raise JaxfairError(f"The level is {level}; give one between 0 and 1.")
 
 
+def _check_tolerance(_: str, tolerance: float) -> None:
+    if not 0 <= tolerance < 1:  # nothing is known of a value that may be off by as much as itself
+        raise JaxfairError(f"The tolerance is {_shown(tolerance)}; give a relative error, from 0 to below 1.")
+
+
 Seed = Annotated[int, _check_seed]
 Count = Annotated[int, From(1)]
 Level = Annotated[float, _check_level]
 Natural = Annotated[int, From(0)]
 Positive = Annotated[float, From(0, itself=False)]
 NotNegative = Annotated[float, From(0)]
+Tolerance = Annotated[float, _check_tolerance]
 """Kinds of numbers that arguments and fields are annotated with."""
 
 

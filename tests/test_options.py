@@ -64,7 +64,8 @@ def test_no_field_takes_another_type(config: type[Any], name: str) -> None:
         (lambda: SnlConfig(rule="Exact"), "SnlConfig.rule is 'Exact'; give 'exact' or 'threshold'; did you mean 'exact'?"),  # noqa: E501
         (lambda: DeepReduceConfig([1, 2]), "DeepReduceConfig.culled is [1, 2]; give a tuple of whole numbers."),
         (lambda: CurvatureConfig(chunk_size=2.5), "CurvatureConfig.chunk_size is 2.5; give a whole number or None."),
-        (lambda: CurvatureConfig(tolerance=np.inf), "The tolerance is inf; give a relative error, at least 0."),
+        (lambda: CurvatureConfig(tolerance=np.inf), "The tolerance is inf; give a relative error, from 0 to below 1."),
+        (lambda: CurvatureConfig(tolerance=100), "The tolerance is 100; give a relative error, from 0 to below 1."),
     ],
 )  # fmt: skip
 def test_the_sentence_names_what_was_given_and_what_there_is(make: Callable[[], Any], said: str) -> None:

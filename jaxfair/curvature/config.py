@@ -3,8 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from jaxfair.errors import JaxfairError
-from jaxfair.options import Natural, Options, Seed
+from jaxfair.options import Natural, Options, Seed, Tolerance
 
 Start = Literal["random", "gradient", "coarse"]
 Stop = Literal["residual", "error"]
@@ -36,7 +35,7 @@ class CurvatureConfig(Options):
         precision: Precision of matrix products on accelerators; ``highest`` is full float32.
 
     Raises:
-        JaxfairError: A name is unknown, or the tolerance is negative or no number.
+        JaxfairError: A name is unknown, or the tolerance is not from 0 to below 1.
 
     Example:
         >>> from jaxfair import CurvatureConfig
@@ -45,7 +44,7 @@ class CurvatureConfig(Options):
     """
 
     bottom: bool = False
-    tolerance: float = 1e-3
+    tolerance: Tolerance = 1e-3
     stop: Stop = "residual"
     start: Start = "random"
     max_steps: int = 100
@@ -58,8 +57,6 @@ class CurvatureConfig(Options):
     def __post_init__(self) -> None:
         """Refuse what no computation could follow."""
         super().__post_init__()
-        if not 0 <= self.tolerance < float("inf"):
-            raise JaxfairError(f"The tolerance is {self.tolerance}; give a relative error, at least 0.")
         from jaxfair.curvature.programs import at_precision  # of JAX, which knows the names
 
         at_precision(self.precision)

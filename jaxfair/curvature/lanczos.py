@@ -16,7 +16,7 @@ from jaxfair.curvature.config import Stop
 from jaxfair.errors import JaxfairError
 from jaxfair.inputs import as_array, as_values, unboxed
 from jaxfair.models import asking
-from jaxfair.options import NotNegative, checked
+from jaxfair.options import Tolerance, checked
 
 Vector = Any  # Float[Array, " p"] | Float[np.ndarray, " p"]
 MatVec = Callable[[Vector], Vector]
@@ -74,7 +74,7 @@ def extreme_eigenvalues(
     *,
     largest: int = 1,
     smallest: int = 0,
-    tolerance: NotNegative = 1e-3,
+    tolerance: Tolerance = 1e-3,
     stop: Stop = "residual",
     max_steps: int = 100,
     max_basis: int = 100,

@@ -12,7 +12,7 @@ from jaxfair.curvature.checks import checked_examples
 from jaxfair.curvature.operators import GroupOperator, make_plan
 from jaxfair.curvature.programs import LogitsFn, as_pytree
 from jaxfair.errors import JaxfairError, warn
-from jaxfair.options import NotNegative, Seed, checked
+from jaxfair.options import Seed, Tolerance, checked
 
 
 class MinibatchCurvature(NamedTuple):
@@ -37,7 +37,7 @@ def minibatch_curvature(
     group: Any,
     *,
     batch_size: int = 256,
-    tolerance: NotNegative = 1e-2,
+    tolerance: Tolerance = 1e-2,
     max_steps: int = 100,
     seed: Seed = 0,
     precision: str = "highest",
