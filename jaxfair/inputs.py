@@ -195,6 +195,15 @@ def check_untraced(tree: Any, what: str) -> None:
         raise JaxfairError(f"The {what} are traced by JAX; call this outside of jit, grad and vmap.")
 
 
+def check_outside_of_jit() -> None:
+    """Raise a JaxfairError inside of a function that JAX compiles, where even what nobody traces has no values.
+
+    Inside of one that is differentiated or mapped all that does not depend on its argument has.
+    """
+    if isinstance(jnp.zeros(()), Tracer):
+        raise JaxfairError("This is called inside of a function that JAX compiles; call it outside of jit.")
+
+
 def on_host(values: Any, what: str) -> np.ndarray:
     """Return what ``as_array`` does as an array of NumPy.
 

@@ -23,6 +23,7 @@ from jaxfair.inputs import (
     as_labels,
     as_told,
     check_lengths,
+    check_outside_of_jit,
     check_untraced,
     leaves,
     of_doubles,
@@ -121,6 +122,7 @@ def as_examples(logits_fn: Any, params: Any, x: Any, y: Any, *, labelled: bool) 
     check_parameters(params)
     params, x = on_one_device((params, as_inputs(x)))
     check_untraced(x, "inputs")
+    check_outside_of_jit()
     count = len(jax.tree.leaves(x)[0])
     if not count:
         raise JaxfairError("There are no examples; give at least one.")

@@ -1543,6 +1543,23 @@ def test_numbers_that_would_be_lost_or_fail_deep_down_are_refused(call: Callable
     assert len(str(refused.value)) < LONGEST
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: jaxfair.per_example_gradient_norms(net, W, X, Y).sum(),
+        lambda: jaxfair.group_report(net, W, X, Y, GROUP).loss.sum(),
+        lambda: jaxfair.change_report((net, W), (net, 2 * W), X, Y, GROUP).loss_rise.value.sum(),
+        lambda: extreme_eigenvalues(lambda v: 2 * v, jnp.ones(3)).values[0],
+    ],
+)
+def test_inside_of_jit_nothing_is_measured_even_of_what_is_not_traced(call: Callable[[], Any]) -> None:
+    """Since JAX traces every operation there; where it maps or differentiates, the others are computed."""
+    with pytest.raises(JaxfairError, match="inside of a function that JAX compiles; call it outside of jit"):
+        jax.jit(lambda s: s * call())(1.0)
+    found = [jax.grad(lambda s: s * float(call()))(1.0), jax.vmap(lambda s: s * float(call()))(jnp.ones(2))[0]]
+    np.testing.assert_allclose(found, call(), rtol=1e-6)
+
+
 def test_a_model_that_reads_none_of_its_parameters_is_refused() -> None:
     """Every derivative is 0 then, and converged."""
 

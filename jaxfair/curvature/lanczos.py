@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxfair.curvature.config import Stop
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import as_array, as_values, unboxed
+from jaxfair.inputs import as_array, as_values, check_outside_of_jit, unboxed
 from jaxfair.models import asking
 from jaxfair.options import Tolerance, checked
 
@@ -131,6 +131,8 @@ def as_vector(values: Any, what: str) -> Vector:
         JaxfairError: It is no array of numbers of shape (p,).
     """
     vector = unboxed(as_array(values, f"numbers of the {what}"))
+    if isinstance(vector, jax.Array):
+        check_outside_of_jit()
     if not jnp.issubdtype(vector.dtype, jnp.floating):
         vector = as_values(vector, f"numbers of the {what}")
     if vector.ndim != 1 or not vector.size:
