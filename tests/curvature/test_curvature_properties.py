@@ -281,7 +281,7 @@ SCALE = {"scale": jnp.ones(1)}
         ({"x": X[:0], "y": Y[:0], "weights": WEIGHTS[:, :0]}, "There are no examples"),
         (
             {"params": SCALE, "logits_fn": lambda p, x: p["scale"] * x, "config": CurvatureConfig(bottom=True)},
-            "2 eigenvalues were asked of an operator of size 1",
+            "one parameter, with one eigenvalue; leave bottom=True out",
         ),
     ],
 )
