@@ -164,7 +164,7 @@ def _listed(names: Sequence[Any]) -> list[Any]:
     """Return names of groups as a list; those in a single column, as an array or a table, are taken from it."""
     shape = np.shape(names) if hasattr(names, "ndim") else ()
     found = list(np.asarray(names)[:, 0]) if shape[1:] == (1,) else list(names)
-    if any(isinstance(name, list | np.ndarray) for name in found):
+    if any(isinstance(name, list) or (isinstance(name, np.ndarray) and name.ndim) for name in found):
         raise JaxfairError("The group_names are rows of several; give one name for each group.")
     return found
 

@@ -47,8 +47,12 @@ def prefer_onednn(environment: MutableMapping[str, str]) -> None:
 
 
 def silence(environment: MutableMapping[str, str]) -> None:
-    """Keep XLA's log, which these flags fill, from users, unless they have set how much is logged."""
-    environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    """Keep XLA's log, which these flags fill, from users, unless they have set how much is logged.
+
+    A level of 1 is JAX's own, which sets it when it is imported: a process that has done so hands it to its children.
+    """
+    if environment.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":
+        environment["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 
 def asked(environment: Mapping[str, str]) -> bool:

@@ -54,6 +54,9 @@ def test_what_the_user_says_of_them_stays(version) -> None:
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "0"}
     kernels.prefer_onednn(quiet)
     assert quiet["TF_CPP_MIN_LOG_LEVEL"] == "0"
+    child = {"TF_CPP_MIN_LOG_LEVEL": "1"}  # JAX sets this when it is imported, so that children inherit it
+    kernels.prefer_onednn(child)
+    assert child["TF_CPP_MIN_LOG_LEVEL"] == "3"
 
 
 def test_what_is_asked_for_engages_and_logs_nothing() -> None:
