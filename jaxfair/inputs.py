@@ -86,7 +86,7 @@ def _check_several(array: np.ndarray, what: str) -> None:
     """Raise a JaxfairError if NumPy made one object of what was given, such as a generator, None or a text."""
     if array.ndim or array.dtype.kind not in "OUS" or isinstance(one := array.item(), numbers.Real | Decimal):
         return
-    way = "give an array or a list with one for each example"
+    way = "give an array or a list of them"
     if what == "labels" and isinstance(one, dict):
         way = (
             "stack what a loss takes into one array, or let logits_fn take x = (inputs, targets) and return the losses"

@@ -1327,7 +1327,7 @@ def test_names_of_groups_are_of_bounded_length_and_one_column() -> None:
 def test_what_is_no_array_is_told_by_its_type(make: Any, kind: str, what: str, name: str) -> None:
     given: dict[str, Any] = {"x": X, "y": Y, "group": GROUP}
     given[what] = make(np.asarray(given[what]).ravel().tolist())
-    message = f"The {name} are {kind}; give an array or a list with one for each example"
+    message = f"The {name} are {kind}; give an array or a list of them"
     message = "There are no inputs; give an array" if given["x"] is None else message
     with pytest.raises(JaxfairError, match=message):
         report(**given)
