@@ -99,7 +99,7 @@ def read(study: Path, profiles: Iterable[str] | None = None) -> list[Bundle]:
     for name in names:
         try:
             stored = json.loads((Path(study) / f"profile-{name}.json").read_text())
-            about = [str(stored[key]) for key in ("profile", "label", "kind")]
+            profile, label, kind = (str(stored[key]) for key in ("profile", "label", "kind"))
             listed = [
                 (
                     [made[key] for key in ("control", "mitigation", "budget")],
@@ -114,7 +114,7 @@ def read(study: Path, profiles: Iterable[str] | None = None) -> list[Bundle]:
             Member(*which, **{key: reports.open_runs(study, names) for key, names in of.items()})
             for which, of in listed
         ]
-        found.append(Bundle(study, *about, reference, members))
+        found.append(Bundle(study, profile, label, kind, reference, members))
     if not found:
         raise JaxfairError(f"'{study}' holds no hardware study; give the folder that experiments.hardware wrote.")
     return sorted(found, key=lambda bundle: not bundle.reference)
