@@ -43,8 +43,7 @@ def worst(results: Results, network: Variant) -> tuple[int, Estimate]:
     known = np.flatnonzero(has_drop(network))
     if not len(known):
         raise Missing(f"the full network of some seed is {SELDOM} in every group")
-    lost = drop_values(network, controlled=True)[:, known].mean(axis=0)
-    group = int(known[extremes(lost, results.groups.test_count[known])[0]])
+    group, _ = _ends(results, network, known)
     drop = drop_contrast(results, (network, _unit(results, group)))
     return group, series.of(drop, "percent", 1 - LEVEL / len(known))
 
@@ -59,11 +58,17 @@ def _gap(results: Results, network: Variant) -> tuple[int, int, Judged]:
     known = np.flatnonzero(has_drop(network))
     if len(known) < 2:
         raise Missing("there is no second group to compare with")
-    lost = drop_values(network, controlled=True)[:, known].mean(axis=0)
-    most, least = (int(known[place]) for place in extremes(lost, results.groups.test_count[known]))
+    most, least = _ends(results, network, known)
     gap = drop_contrast(results, (network, _unit(results, most) - _unit(results, least)))
     pairs = len(known) * (len(known) - 1) // 2
     return most, least, judge_together([gap], len(network.seeds), among=pairs)[0]
+
+
+def _ends(results: Results, network: Variant, known: np.ndarray) -> tuple[int, int]:
+    """Return the numbers of the groups that lost most and least, of those with a drop."""
+    lost = drop_values(network, controlled=True)[:, known].mean(axis=0)
+    most, least = extremes(lost, results.groups.test_count[known])
+    return int(known[most]), int(known[least])
 
 
 def nothing_to_explain(results: Results, network: Variant) -> str:

@@ -56,9 +56,7 @@ def accuracy_by_budget(results: Results) -> "Figure":
     axes, variants = grid[0, 0], sorted(results.variants, key=lambda v: v.relu_count)
     at = drawing.log_axis(axes, [v.relu_count for v in variants], ",")
     families = (("SNL", ("full", "snl"), "o", "-"), ("DeepReDuce", ("deepreduce",), "D", "none"))
-    apart = 10 ** (
-        0.12 * drawing.shifts(len(results.groups.parts))
-    )  # or wide bars of one would hide those of the other
+    apart = 10 ** (0.12 * drawing.shifts(len(results.groups.parts)))  # or wide bars would hide the others'
     for part, shift in zip(results.groups.parts, apart, strict=True):
         for method, of, marker, line in families:
             chosen = [v for v in variants if v.method in of]

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from jax.tree_util import keystr, tree_flatten_with_path
 
 from jaxfair import losses
@@ -21,8 +20,7 @@ from jaxfair.curvature.operators import GroupOperator
 from jaxfair.curvature.programs import LogitsFn, LossFn
 from jaxfair.curvature.spectrum import check_counts, check_examples, eigenvalues, group_losses, start_vector
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import on_one_device
-from jaxfair.models import asking, check_parameters, tree_difference
+from jaxfair.models import asking, check_parameters, step_between, tree_difference
 from jaxfair.options import checked
 
 Blocks = Literal["layer", "array"] | Callable[[str], str]
@@ -113,9 +111,7 @@ def block_curvature(
         if reason := tree_difference(params, after):
             raise JaxfairError(f"There are no terms for what is not the same network's: {reason}.")
         check_parameters(after)
-        step = np.asarray(ravel_pytree(on_one_device(after))[0]) - np.asarray(ravel_pytree(params)[0])
-        if not np.isfinite(step).all():
-            raise JaxfairError("A parameter after the change is not a finite number; check the network.")
+        step = step_between(params, after)
     noise, found = np.asarray(start_vector(params, settings.seed)), []
     for group in group_losses(logits_fn, params, x, y, rows, settings, loss=loss):
         gradient, operator = np.asarray(group.gradient), group.operator
