@@ -30,6 +30,8 @@ TILE, LANES = 2**19, 16
 """Bytes of the cotangent that are read at once, a part of a core's second cache, and images of it, at least."""
 LEAST = 2.5e8
 """Operations of a strided convolution from which on products of matrices are fastest."""
+FEW = 4
+"""Channels of images, at most, whose convolutions by products of matrices are fastest at every size."""
 
 
 def conv_general_dilated(
@@ -109,9 +111,10 @@ def _fast_kernel_gradient(
     precision: Any,
 ) -> Array:
     """Return the same by what is fastest of tiles, products of matrices and XLA's own way."""
-    if size == (1, 1) or (max(window_strides) > 1 and 2 * cotangent.size * math.prod(size) * lhs.shape[-1] >= LEAST):
+    strided, large = max(window_strides) > 1, 2 * cotangent.size * math.prod(size) * lhs.shape[-1] >= LEAST
+    if size == (1, 1) or (strided and large) or (not strided and lhs.shape[-1] <= FEW):
         return _by_products(cotangent, lhs, size, window_strides, padding, precision)
-    if max(window_strides) > 1:
+    if strided:
         return _kernel_gradient(
             cotangent, lhs, size=size, window_strides=window_strides, padding=padding, precision=precision
         )

@@ -14,12 +14,14 @@ from jaxfair.curvature.programs import operations
 from jaxfair.networks import convolutions
 
 CASES = [  # rows and columns, channels in and out, kernel, stride, padding; which way the kernel gradient takes
-    ((9, 6), (3, 4), 3, 1, ((1, 1), (1, 1))),  # tiles
-    ((9, 6), (3, 4), 5, 1, ((0, 3), (2, 1))),
+    ((9, 6), (5, 4), 3, 1, ((1, 1), (1, 1))),  # tiles
+    ((9, 6), (5, 4), 5, 1, ((0, 3), (2, 1))),
     ((7, 6), (5, 6), 3, 1, ((1, 1), (1, 1))),
     ((7, 6), (5, 6), 3, 1, ((0, 0), (3, 0))),
     ((8, 7), (3, 4), 3, 2, ((1, 1), (1, 1))),  # products with the images moved
     ((9, 7), (3, 4), 5, 3, ((2, 0), (1, 3))),
+    ((9, 6), (3, 4), 3, 1, ((1, 1), (1, 1))),  # few channels: the same products
+    ((9, 6), (1, 4), 5, 1, ((0, 3), (2, 1))),
     ((8, 8), (3, 4), 1, 2, ((0, 0), (0, 0))),
     ((8, 8), (3, 4), 1, 1, ((0, 0), (0, 0))),
 ]
@@ -69,7 +71,9 @@ def test_derivatives_are_those_of_xla(case: Any, mode: str) -> None:
         np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize(("case", "convolved", "products"), [(CASES[0], 4, 0), (CASES[2], 4, 0), (CASES[4], 0, 3)])
+@pytest.mark.parametrize(
+    ("case", "convolved", "products"), [(CASES[0], 4, 0), (CASES[2], 4, 0), (CASES[4], 0, 3), (CASES[6], 0, 3)]
+)
 def test_a_cpu_takes_the_fast_way_and_others_xlas(case: Any, convolved: int, products: int) -> None:
     """Two tiles of each pair of images, or a product for each row of the kernel, beside the two other convolutions."""
     function = jax.jit(jax.grad(loss(convolutions.conv_general_dilated, *case[3:]), (0, 1)))
