@@ -333,7 +333,11 @@ def show(result: dict[str, Any]) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure one problem, write and print the result; a mistake is answered by one sentence."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--problem", default="resnet18-w16", help=", ".join(problems.SPECS))
+    parser.add_argument(
+        "--problem",
+        default="resnet18-w16",
+        help=f"{', '.join(problems.SPECS)}; @1 and so on after it are other networks",
+    )
     parser.add_argument("--operations", nargs="+", default=OPERATIONS, help=f"all, or some of {', '.join(OPERATIONS)}")
     parser.add_argument("--libraries", nargs="+", default=libraries.NAMES, help=", ".join(libraries.NAMES))
     parser.add_argument(

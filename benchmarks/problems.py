@@ -42,6 +42,7 @@ class Spec(NamedTuple):
         per_group: images in each group.
         batch: images of single products, densities and margins.
         epochs: of training, for a spectrum with outliers.
+        seed: of the network's start and of the order of its training images.
     """
 
     title: str
@@ -52,6 +53,7 @@ class Spec(NamedTuple):
     per_group: int
     batch: int
     epochs: int
+    seed: int = 0
 
     @property
     def resnet(self) -> bool:
@@ -89,7 +91,7 @@ class Problem(NamedTuple):
     """A network in evaluation mode and the examples of its groups.
 
     Attributes:
-        name: key of ``SPECS``.
+        name: as ``load`` was given it.
         spec: its sizes.
         network: jaxfair's network, or the parameters of an MLP or a GPT.
         logits_fn: ``(params, x) -> logits``.
@@ -140,16 +142,19 @@ def load(name: str, cache: Path | None = None, factor: int = 1) -> Problem:
     """Build a problem; its network is trained once and kept in ``cache``.
 
     Args:
-        name: key of ``SPECS``.
+        name: key of ``SPECS``; ``@`` and a number after it are the seed of another network.
         cache: folder of trained networks; None is ``default_cache()``.
         factor: by which to multiply the number of images.
 
     Raises:
         JaxfairError: there is no such problem.
     """
-    if name not in SPECS:
-        raise JaxfairError(f"There is no problem '{name}'; choose from {', '.join(SPECS)}.")
-    spec = SPECS[name]
+    key, at, seed = name.partition("@")
+    if key not in SPECS or (at and not (seed.isascii() and seed.isdecimal())):
+        raise JaxfairError(
+            f"There is no problem '{name}'; choose from {', '.join(SPECS)}, with @1, @2 and so on for other networks."
+        )
+    spec = SPECS[key]._replace(seed=int(seed or 0))
     small = sources.digits()
     images, label = _enlarged(spec, np.asarray(small.images)), np.asarray(small.label)
     whole = make_dataset(images, label, label, name=name, class_names=small.class_names, group_names=small.group_names)
@@ -236,7 +241,8 @@ def _cached(spec: Spec, whole: Dataset, cache: Path) -> Any:
     """Read the trained network, or train it and keep it."""
     untrained = partial(_untrained, spec, whole.image_shape)
     structure = jax.eval_shape(untrained)
-    key = json.dumps([spec.sizes, spec.width, spec.epochs, whole.fingerprint(), jax.__version__])
+    named = [spec.sizes, spec.width, spec.epochs, whole.fingerprint(), jax.__version__]
+    key = json.dumps([*named, spec.seed] if spec.seed else named)
     path = cache / f"{spec.kind}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.npz"
     try:
         with np.load(path) as stored:
@@ -258,11 +264,11 @@ def _cached(spec: Spec, whole: Dataset, cache: Path) -> Any:
 
 def _untrained(spec: Spec, shape: tuple[int, int, int]) -> Any:
     if spec.kind == "gpt":
-        return transformer.init(GREYS, int(np.prod(shape)) - 1, spec.width, *spec.sizes)
+        return transformer.init(GREYS, int(np.prod(shape)) - 1, spec.width, *spec.sizes, seed=spec.seed)
     if spec.kind != "mlp":
-        return networks.init(networks.ResNet(spec.sizes, 10, spec.width, block=spec.kind), shape, 0)
+        return networks.init(networks.ResNet(spec.sizes, 10, spec.width, block=spec.kind), shape, spec.seed)
     sizes = [int(np.prod(shape)), *spec.sizes, 10]
-    keys = jax.random.split(jax.random.key(0), len(sizes) - 1)
+    keys = jax.random.split(jax.random.key(spec.seed), len(sizes) - 1)
     return [
         {"kernel": jax.random.normal(key, (m, n)) * (2 / m) ** 0.5, "bias": jnp.zeros(n)}
         for key, m, n in zip(keys, sizes, sizes[1:], strict=False)
@@ -271,7 +277,7 @@ def _untrained(spec: Spec, shape: tuple[int, int, int]) -> Any:
 
 def _trained_resnet(spec: Spec, network: Network, whole: Dataset) -> Network:
     config = TrainConfig(epochs=spec.epochs, batch_size=64, learning_rate=0.05, schedule="cosine")
-    (fitted,) = fit([network], whole, config, seeds=[0])
+    (fitted,) = fit([network], whole, config, seeds=[spec.seed])
     return fitted.network
 
 
@@ -288,6 +294,6 @@ def _trained_plain(spec: Spec, params: Any, whole: Dataset) -> Any:
         return jax.tree.map(lambda p, g: p - 0.05 * g, params, jax.grad(loss)(params))
 
     for epoch in range(spec.epochs):
-        for index in epoch_order(len(x), 64, 0, epoch):
+        for index in epoch_order(len(x), 64, spec.seed, epoch):
             params = step(params, index)
     return params

@@ -4,7 +4,8 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import Any, NamedTuple
 
 from jaxfair.errors import JaxfairError
 
@@ -92,21 +93,52 @@ COMPARED = {
 """Of each row of the summary: its table, how our jobs' names begin, and how those compared begin and what they have."""
 
 
-def in_short(results: Sequence[dict[str, Any]]) -> str:
-    """Return the table of our fastest job against the fastest of the library that is nearest, in any layout."""
+class Compared(NamedTuple):
+    """Our fastest job of a kind against the fastest of the library that is nearest, in any layout.
+
+    Attributes:
+        ours: name of our job, and its median seconds.
+        theirs: those of the other library's.
+    """
+
+    ours: tuple[str, float]
+    theirs: tuple[str, float]
+
+    @property
+    def ratio(self) -> float:
+        """How many times as long the other takes."""
+        return self.theirs[1] / self.ours[1]
+
+
+def compared(result: dict[str, Any], what: str) -> Compared | None:
+    """Return a row of ``COMPARED`` of a result, or None where one of the two was not timed."""
+    operation, ours, (library, part) = COMPARED[what]
+    found = result.get(operation, {})
+    rows = found.get("methods", {}) if operation == "eigenvalues" else found
+    timed = {name: row["median"] for name, row in rows.items() if "median" in row}
+    own = {name: median for name, median in timed.items() if name.startswith(ours)}
+    others = {name: median for name, median in timed.items() if name.startswith(library) and part in name}
+    if not own or not others:
+        return None
+    first, second = (min(each.items(), key=lambda item: item[1]) for each in (own, others))
+    return Compared(first, second)
+
+
+def in_short(results: Sequence[dict[str, Any]], networks: Sequence[dict[str, Any]] = ()) -> str:
+    """Return the table of what ``COMPARED`` has; ``networks`` are results of the same problems' other networks."""
     lines = []
     for result in results:
-        for what, (operation, ours, (library, part)) in COMPARED.items():
-            found = result.get(operation, {})
-            rows = found.get("methods", {}) if operation == "eigenvalues" else found
-            own = [row["median"] for name, row in rows.items() if name.startswith(ours) and "median" in row]
-            theirs = {name: row for name, row in rows.items() if name.startswith(library) and part in name}
-            others = {name: row["median"] for name, row in theirs.items() if "median" in row}
-            if own and others:
-                name = min(others, key=others.__getitem__)
-                ratio, aim = others[name] / min(own), AIMS[what].get(result["problem"]["name"])
-                times = [seconds(min(own)), seconds(others[name]), f"{ratio:.2f}", f"{aim:g}" if aim else ""]
-                lines.append([f"{what}: {result['title']}", *times, name])
+        for what in COMPARED:
+            if (found := compared(result, what)) is None:
+                continue
+            aim = AIMS[what].get(result["problem"]["name"])
+            again = [one.ratio for each in _others(result, networks) if (one := compared(each, what))]
+            ratios = sorted([found.ratio, *again])
+            ratio = f"{found.ratio:.2f}"
+            if again:
+                ratio += f"; {len(ratios)} networks {median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+            times = [seconds(found.ours[1]), seconds(found.theirs[1]), ratio, f"{aim:g}" if aim else ""]
+            lines.append([f"{what}: {result['title']}", *times, found.theirs[0]])
     if not lines:
         return ""
     head = ["job", "jaxfair", "other", "other / jaxfair", "aimed at", "which other"]
@@ -116,6 +148,34 @@ def in_short(results: Sequence[dict[str, Any]]) -> str:
         _limits(each) for each in traced if each["profile"]["job"] in each.get("eigenvalues", {}).get("methods", {})
     ]
     return "\n".join(["**In short.** Below 1 the other library is faster.\n", table(head, lines), *limits])
+
+
+def _others(result: dict[str, Any], networks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the results of a problem's other networks, which are named after it."""
+    return [each for each in networks if each["problem"]["name"].startswith(f"{result['problem']['name']}@")]
+
+
+def of_networks(results: Sequence[dict[str, Any]], networks: Sequence[dict[str, Any]]) -> list[str]:
+    """Return a part on each problem whose eigenvalues were timed on networks of other seeds as well."""
+    head = ["seed", "jaxfair", "products a group", "other", "products a group", "other / jaxfair", "which two"]
+    parts = []
+    for result in results:
+        rows, commands = [], []
+        for each in [result, *_others(result, networks)]:
+            if found := compared(each, EIGENVALUES):
+                cells = [
+                    text
+                    for name, time in (found.ours, found.theirs)
+                    for text in (seconds(time), f"{each['eigenvalues']['methods'][name]['products']:.1f}")
+                ]
+                which = f"{found.ours[0]}; {found.theirs[0]}"
+                rows.append([f"{each['problem'].get('seed', 0)}", *cells, f"{found.ratio:.2f}", which])
+                commands.append(f"`{each['command']}`")
+        if len(rows) > 1:
+            title = f"## Eigenvalues of other networks: {result['title']}\n"
+            text = "The same problem with networks trained from other seeds, in the order of the commands below.\n"
+            parts.append("\n".join([title, text, table(head, rows), ", ".join(commands[1:]) + ".\n"]))
+    return parts
 
 
 def _limits(result: dict[str, Any]) -> str:
@@ -364,10 +424,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     try:
         results = read(chosen.results)
+        folder = chosen.results / "networks"
+        networks = read(folder) if folder.is_dir() else []
         chosen.out.parent.mkdir(parents=True, exist_ok=True)
         plot(results, chosen.out.with_name("benchmarks.png"))
-        parts = [section(result) for result in results] + starts(chosen.results / "starts")
-        page = "\n".join([INTRODUCTION, in_short(results), *parts, TRIED])
+        parts = [section(result) for result in results] + of_networks(results, networks)
+        parts += starts(chosen.results / "starts")
+        page = "\n".join([INTRODUCTION, in_short(results, networks), *parts, TRIED])
         chosen.out.write_text(page, encoding="utf-8")
     except (JaxfairError, OSError) as error:
         raise SystemExit(str(error)) from error

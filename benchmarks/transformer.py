@@ -10,7 +10,7 @@ HEAD = 64
 EPSILON = 1e-5  # of a layer norm, PyTorch's
 
 
-def init(vocabulary: int, length: int, width: int, layers: int) -> dict[str, Any]:
+def init(vocabulary: int, length: int, width: int, layers: int, seed: int = 0) -> dict[str, Any]:
     """Draw weights with nanoGPT's deviation of 0.02.
 
     Args:
@@ -18,8 +18,9 @@ def init(vocabulary: int, length: int, width: int, layers: int) -> dict[str, Any
         length: of a sequence, in tokens.
         width: numbers that a token is made of.
         layers: blocks.
+        seed: of the weights.
     """
-    keys = iter(jax.random.split(jax.random.key(0), 4 * layers + 3))
+    keys = iter(jax.random.split(jax.random.key(seed), 4 * layers + 3))
 
     def matrix(rows: int, columns: int, name: str = "kernel") -> dict[str, jax.Array]:
         return {name: 0.02 * jax.random.normal(next(keys), (rows, columns))}

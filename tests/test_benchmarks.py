@@ -250,6 +250,31 @@ def test_in_short_our_fastest_is_compared_with_the_fastest_layout_of_others():
     assert "than the 3.7 that" in found
 
 
+def test_other_networks_of_a_problem_have_other_seeds_and_their_own_rows(cache, tmp_path, written):
+    """A name with a seed is another network; its ratio stands in the summary and in a table of its own."""
+    other, first = problems.load("tiny@1", cache), problems.load("tiny", cache)
+    assert other.spec.seed == 1
+    np.testing.assert_array_equal(other.x, first.x)
+    assert not np.array_equal(other.params["head"]["kernel"], first.params["head"]["kernel"])
+    for wrong in ("tiny@", "tiny@x", "large@1"):
+        with pytest.raises(JaxfairError, match=f"no problem '{wrong}'"):
+            problems.load(wrong, cache)
+    result = json.loads(written.read_text())
+    result["problem"]["name"] = "tiny"
+    methods = {"jaxfair: gradient start": {"median": 2.0, "products": 3.0, "setting": None, "error": 1e-4}}
+    methods["pyhessian: power iteration"] = {"median": 6.0, "products": 9.0, "setting": None, "error": 1e-4}
+    result["eigenvalues"] = {"methods": methods}
+    (tmp_path / "networks").mkdir()
+    (tmp_path / "tiny.json").write_text(json.dumps(result))
+    result["problem"] |= {"name": "tiny@1", "seed": 1}
+    methods["pyhessian: power iteration"]["median"] = 10.0
+    (tmp_path / "networks" / "tiny-1.json").write_text(json.dumps(result))
+    report.main(["--results", str(tmp_path), "--out", str(tmp_path / "page.md")])
+    page = (tmp_path / "page.md").read_text()
+    assert "| 3.00; 2 networks 4.00 (3.00 to 5.00) |" in page
+    assert "| 1 | 2 s | 3.0 | 10 s | 9.0 | 5.00 | jaxfair: gradient start; pyhessian: power iteration |" in page
+
+
 def test_a_training_step_is_that_of_sgd(tiny):
     """From its definition, with the batch's own statistics; the second call is a step further, with its momentum."""
     (job,) = ours.training(tiny).values()
