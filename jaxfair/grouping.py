@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxfair.errors import JaxfairError
-from jaxfair.inputs import absent, are_whole, as_array, on_host, quoted, written_as
+from jaxfair.inputs import absent, are_whole, as_array, check_told_apart, on_host, quoted, written_as
 
 Missing = Literal["refuse", "drop", "group"]
 """What to do with examples whose group is missing: refuse them, leave them out, or make them a group of their own."""
@@ -62,6 +62,7 @@ def as_groups(
         values, masked = values[:, 0], None if masked is None else masked[:, 0]
     if values.ndim != 1:
         raise JaxfairError(f"The groups have shape {values.shape}; give one for each example.")
+    check_told_apart(values, "groups")
     unknown = absent(values) | (False if masked is None else masked)
     if names is not None:
         values, names, unknown = _without_unnamed(values, _listed(names), unknown)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 from jaxfair import intervals
 from jaxfair.errors import JaxfairError
 from jaxfair.grouping import as_groups
-from jaxfair.inputs import absent, are_whole, as_values, check_lengths, on_host, quoted, unboxed
+from jaxfair.inputs import absent, are_whole, as_values, check_lengths, check_told_apart, on_host, quoted, unboxed
 from jaxfair.intervals import Interval
 from jaxfair.options import Level, checked
 
@@ -119,6 +119,7 @@ def as_numbers(group: Any, count: int, num_groups: int | None = None) -> Int[np.
         raise JaxfairError(f"The groups have shape {group.shape} for {count} labels; give one for each example.")
     if (missing := absent(group)).any():
         raise JaxfairError(f"{missing.sum()} of {count} examples have no group; leave them out of all arrays.")
+    check_told_apart(group, "groups")
     if group.dtype.kind not in "iu":
         if group.dtype.kind not in "fb" or not are_whole(group.astype(float)).all():
             raise JaxfairError(

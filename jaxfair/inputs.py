@@ -350,6 +350,7 @@ def as_labels(y: Any, num_classes: int | None = None, what: str = "label") -> np
             f"Labels have type {label.dtype} and shape {label.shape}; expected integers of shape (n,){way}."
         )
     if not jnp.issubdtype(label.dtype, jnp.integer):
+        check_told_apart(np.asarray(label), "labels" if what == "label" else f"answers{what.removeprefix('class')}")
         values = np.asarray(label, np.float64)
         if (odd := np.flatnonzero(~are_whole(values))).size:
             raise JaxfairError(
@@ -415,6 +416,21 @@ def _signed(label: Any) -> Any:
 def are_whole(values: np.ndarray) -> np.ndarray:
     """Return which floating-point numbers are whole numbers, each told from its neighbours in 64 bits."""
     return (np.abs(values) < 2**53) & (values == np.round(values))
+
+
+def check_told_apart(codes: np.ndarray, what: str) -> None:
+    """Raise a JaxfairError if codes have a type that rounded some of them to others, as bfloat16 does from 256 on.
+
+    A batch that was cast to half precision as a whole has such labels.
+    """
+    if not jnp.issubdtype(codes.dtype, jnp.floating) or codes.dtype.itemsize > 4:
+        return
+    size = np.abs(codes.astype(np.float64))
+    if (lost := np.isfinite(size) & (size >= 2.0 ** (jnp.finfo(codes.dtype).nmant + 1))).any():
+        raise JaxfairError(
+            f"The {what} go up to {size[lost].max():.9g} and are {codes.dtype}, which cannot tell such numbers from "
+            "the next ones; give the integers that they were before."
+        )
 
 
 def unboxed(values: Any) -> Any:

@@ -149,6 +149,25 @@ def test_labels_that_mean_nothing_are_refused_everywhere(kind: str) -> None:
             distance(bind(net, W), X, y)
 
 
+@pytest.mark.parametrize(("kind", "first"), [(jnp.bfloat16, 256), (np.float16, 2048), (np.float32, 2**24)])
+def test_codes_that_a_short_type_has_rounded_to_others_are_refused(kind: Any, first: int) -> None:
+    """A batch is cast to half precision as a whole, with its labels: 257 and 259 of bfloat16 are 256 and 260."""
+    whole = np.arange(N) % 2 + first
+    short, fine = np.asarray(whole, kind), np.asarray(whole - 2, kind)
+    calls: dict[str, Callable[[Any], Any]] = {
+        "labels": lambda codes: inputs.as_labels(codes),
+        "answers before": lambda codes: jaxfair.change_report(codes, whole, None, whole, GROUP),
+        "groups": lambda codes: grouping.as_groups(codes),
+    }
+    for what, call in calls.items():
+        for codes in (short, jnp.asarray(short)):
+            with pytest.raises(JaxfairError, match=f"The {what} go up to .* and are {short.dtype}"):
+                call(codes)
+        call(fine)
+    with pytest.raises(JaxfairError, match="groups go up to"):
+        jaxfair.group_weights(short, first + 2 if first < 2**24 else 2)
+
+
 @pytest.mark.parametrize(
     ("group", "names"),
     [
