@@ -16,6 +16,7 @@ from jaxfair.inputs import (
     are_whole,
     as_labels,
     as_values,
+    column_names,
     fill_left_out,
     is_one_hot,
     on_host,
@@ -124,12 +125,18 @@ def _single(answers: np.ndarray, loss: LossFn) -> np.ndarray:
 
 def _given(given: Any, y: np.ndarray, which: str) -> np.ndarray:
     """Return answers as an array; a column that names the examples of a table is no class."""
-    columns = [str(name) for name in getattr(given, "columns", ())]
+    columns = column_names(given)
     if len(columns) > 1 and (no_class := [name for name in columns if name.strip().lower() in NO_CLASS]):
         raise JaxfairError(f"The side {which} has a column '{no_class[0]}', which is no class; leave it out.")
     if names := out_of_order(given):
         raise JaxfairError(f"The side {which} has columns {quoted(names)}; give the classes in their order.")
     answers = unboxed(on_host(given, f"answers {which}"))
+    if answers.ndim == 2 and (no_score := np.flatnonzero(_are_ids(answers))).size:
+        name = f"'{columns[no_score[0]]}'" if columns else f"{no_score[0]}"
+        raise JaxfairError(
+            f"The side {which} has a column {name} of whole numbers beside others, as ids are, which is no class; "
+            "leave it out."
+        )
     if answers.ndim == 2 and answers.dtype.kind in "biu" and len(answers) and is_one_hot(answers):
         return answers.argmax(axis=1)
     if answers.ndim == 2 and answers.shape[1] > 1 and answers.size and _are_runs(answers, int(y.max(initial=0))):
@@ -145,6 +152,18 @@ def _given(given: Any, y: np.ndarray, which: str) -> np.ndarray:
     if answers.ndim == 2 and answers.dtype.kind != "f":
         answers = as_values(answers, f"answers {which}").astype(np.float32)
     return answers
+
+
+def _are_ids(answers: np.ndarray) -> np.ndarray:
+    """Return which columns hold whole numbers, several of them, where others do not: no network has such logits.
+
+    A class that is switched off has one number alone, and numbers of half precision are whole where they are large.
+    """
+    if answers.dtype.kind != "f" or answers.dtype.itemsize < 4 or len(answers) < 3:
+        return np.zeros(answers.shape[1], bool)
+    whole = are_whole(answers).all(axis=0)
+    several = np.array([len(np.unique(column)) > 2 for column in answers.T], bool)
+    return whole & several & ~whole.all()
 
 
 def _are_runs(answers: np.ndarray, most: int) -> bool:
@@ -188,7 +207,7 @@ def _predicted(logits: np.ndarray, loss: LossFn, told: np.ndarray) -> np.ndarray
 
 def check_columns(sides: list[list[Any]]) -> None:
     """Refuse tables whose columns have the same names in another order: classes are read by their position."""
-    tables = [[str(name) for name in side.columns] for some in sides for side in some if hasattr(side, "columns")]
+    tables = [names for some in sides for side in some if (names := column_names(side))]
     for other in tables[1:]:
         if sorted(other) == sorted(tables[0]) and other != tables[0]:
             raise JaxfairError(f"Tables have the columns {quoted(tables[0])} and {quoted(other)}; give one order.")

@@ -54,7 +54,7 @@ def as_array(values: Any, what: str) -> Any:
         values = values.data
     if what == "labels":
         _check_one_hot_columns(values)
-    if callable(getattr(values, "to_pylist", None)):  # of Arrow, whose nulls are None then
+    if callable(getattr(values, "to_pylist", None)) and not column_names(values):  # of Arrow, whose nulls are None then
         values = values.to_pylist()
     for method in ("detach", "cpu", "to_numpy", "numpy"):  # a tensor leaves its tape and device first
         if not isinstance(values, np.ndarray) and callable(call := getattr(values, method, None)):
@@ -163,15 +163,18 @@ def _reading(what: str) -> Iterator[None]:
         raise JaxfairError(f"NumPy cannot read the {what} ({said}); give dense float32, such as .float().") from error
 
 
+def column_names(table: Any) -> list[str]:
+    """Return the names of a table's columns, which Arrow has by another name; none of what is no table."""
+    return [str(name) for name in getattr(table, "column_names", getattr(table, "columns", ()))]
+
+
 def out_of_order(table: Any) -> list[str]:
     """Return the names of a table's columns where they say another order of classes than that in which they stand.
 
     They do if they are numbers, or differ in numbers alone, as ``logits_10`` before ``logits_2`` where a table was
     sorted by its names. Empty where they say no order, or this one.
     """
-    if callable(getattr(table, "to_pylist", None)):  # of Arrow, whose columns are arrays
-        return []
-    names = [str(name).strip() for name in getattr(table, "columns", ())]
+    names = [name.strip() for name in column_names(table)]
     try:
         order = [(float(name),) for name in names]
     except ValueError:

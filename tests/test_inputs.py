@@ -630,6 +630,14 @@ def test_what_has_no_derivative_is_named_wherever_one_is_taken(model: Any) -> No
         (lambda: linearized_distance(lambda x: np.asarray(x) @ W, X, Y), "leaves JAX"),
         (lambda: linearized_distance(lambda x: (9 * x @ W).astype(int), X, Y), "has no gradient"),
         (lambda: jaxfair.change_report(pd.DataFrame(net(W, X)).assign(id=1), X, None, Y, GROUP), "column 'id'"),
+        (
+            lambda: jaxfair.change_report(pd.DataFrame(net(W, X)).assign(person=range(N)), X, None, Y, GROUP),
+            "before has a column 'person' of whole numbers",
+        ),
+        (
+            lambda: jaxfair.change_report(X, np.column_stack([range(N), net(W, X)]), None, Y, GROUP),
+            "after has a column 0 of whole numbers",
+        ),
         (lambda: jaxfair.change_report(list(X), list(X), None, Y, GROUP), "A list holds runs"),
         (
             lambda: jaxfair.group_report(Partial(lambda w, x, act: net(w, x), act="tanh"), W, X, Y, GROUP),
@@ -1460,6 +1468,23 @@ def test_one_hot_columns_of_a_table_are_in_the_order_of_their_numbers() -> None:
         for one_hot in (pd.get_dummies(classes.astype(str)), pd.get_dummies(classes.astype(str), prefix="digit")):
             with pytest.raises(JaxfairError, match=r"labels have one-hot columns .*0, .*1, .*10, .* and 7 more; give"):
                 ask(one_hot)
+
+
+def test_tables_of_arrow_are_tables() -> None:
+    """Whose columns are arrays, and the names of these something else; they were refused as texts."""
+    arrow = pytest.importorskip("pyarrow")
+    logits = np.asarray(net(W, X))
+    table = arrow.table({f"logits_{i}": logits[:, i] for i in range(CLASSES)})
+    found = jaxfair.change_report(table, table, None, arrow.table({"y": Y}), arrow.table({"group": GROUP.astype(str)}))
+    expected = jaxfair.change_report(logits, logits, None, Y, GROUP)
+    np.testing.assert_array_equal(found.accuracy_before.value, expected.accuracy_before.value)
+    np.testing.assert_array_equal(as_inputs(table), logits)
+    with pytest.raises(JaxfairError, match="logits_2, logits_1, logits_0 and logits_0, .*; give one order"):
+        jaxfair.change_report(table.select(table.column_names[::-1]), table, None, Y, GROUP)
+    with pytest.raises(JaxfairError, match="column 'id', which is no class"):
+        jaxfair.change_report(table.append_column("id", arrow.array(Y)), table, None, Y, GROUP)
+    with pytest.raises(JaxfairError, match="1 of 20 examples have no group"):
+        grouping.as_groups(arrow.table({"group": [None, *"ab" * 9, "a"]}))
 
 
 def test_columns_that_say_no_order_are_in_any() -> None:
