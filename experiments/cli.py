@@ -177,8 +177,9 @@ def _guarded(work: Callable[[list[int]], None], after: str = KEPT) -> int:
     except OSError as error:
         if error.errno not in UNUSABLE:
             raise
-        shown = short(str(error.filename), 100)
-        print(f"error: '{shown}' cannot be used: {error.strerror}; {after}.", file=sys.stderr)
+        # Of a file that is open, as on a full disk, the system says no name.
+        shown = f"'{short(str(error.filename), 100)}' cannot be used" if error.filename else "A file cannot be written"
+        print(f"error: {shown}: {error.strerror}; {after}.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"\ninterrupted; {after}.", file=sys.stderr)

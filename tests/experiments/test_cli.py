@@ -364,6 +364,29 @@ def test_a_closed_stream_ends_no_work_and_gives_its_number_to_no_file(tmp_path: 
     assert (tmp_path / "file").read_text() == ""
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.EACCES, "Permission denied", "a/b"), "'a/b' cannot be used: Permission denied; finished"),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            "A file cannot be written: No space left on device; finished",
+        ),
+    ],
+)
+def test_what_the_system_says_of_a_file_is_one_sentence(
+    error: OSError, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work(*_: object) -> None:
+        raise error
+
+    from experiments.status import Status
+
+    command = cli.Command(Status, lambda: work, computes=False)
+    assert cli.main("x", None, {"": command}, ["study"]) == 1
+    assert sentence(capsys.readouterr().err).startswith(said)
+
+
 def test_a_signal_ends_a_program_that_can_say_nothing_before_its_command_begins() -> None:
     program = "import os; from experiments import cli; cli.listen(); os.close(2); os.kill(os.getpid(), 15)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 128 + 15
