@@ -1479,7 +1479,7 @@ def test_tables_of_arrow_are_tables() -> None:
     expected = jaxfair.change_report(logits, logits, None, Y, GROUP)
     np.testing.assert_array_equal(found.accuracy_before.value, expected.accuracy_before.value)
     np.testing.assert_array_equal(as_inputs(table), logits)
-    with pytest.raises(JaxfairError, match="logits_2, logits_1, logits_0 and logits_0, .*; give one order"):
+    with pytest.raises(JaxfairError, match=r"logits_2, logits_1, logits_0 and logits_0, .*; give one order"):
         jaxfair.change_report(table.select(table.column_names[::-1]), table, None, Y, GROUP)
     with pytest.raises(JaxfairError, match="column 'id', which is no class"):
         jaxfair.change_report(table.append_column("id", arrow.array(Y)), table, None, Y, GROUP)

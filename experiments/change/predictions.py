@@ -17,6 +17,7 @@ from jaxfair.errors import JaxfairError, did_you_mean
 from jaxfair.inputs import quoted
 
 NPZ = ".npz"
+RULED_OUT = ("-inf", "-infinity")
 SUM, FEW_DIGITS = 1e-3, 0.05  # how far from 1 probabilities may add up, at least, and as rounded ones at most
 
 
@@ -94,8 +95,8 @@ def join(before: Sequence[Path], after: Sequence[Path], groups: Path, names: Nam
     for side in (before, after):
         if twice := [path for i, path in enumerate(side) if path.resolve() in {one.resolve() for one in side[:i]}]:
             raise JaxfairError(f"'{twice[0]}' is given twice for one side, and is one run; give every file once.")
-    people = _open(groups, names.id)
-    sides = [_open(path, names.id) for path in (*before, *after)]
+    people = _open(groups, names)
+    sides = [_open(path, names) for path in (*before, *after)]
     ids = sorted(sides[0].row)
     for one in sides[1:]:
         _check_same(sides[0], one)
@@ -126,7 +127,7 @@ def join(before: Sequence[Path], after: Sequence[Path], groups: Path, names: Nam
     return Joined(tuple(ids), y, classes, named, found[: len(before)], found[len(before) :], tuple(notes))
 
 
-def _open(path: Path, id_column: str) -> _File:
+def _open(path: Path, names: Names) -> _File:
     """Read a file and find the row of each id."""
     try:
         data = path.read_bytes()
@@ -135,17 +136,23 @@ def _open(path: Path, id_column: str) -> _File:
     if path.suffix.lower() == NPZ:
         cells = _arrays(path)
     else:
-        table = tables.parse(data, path, id_column)
+        table = tables.parse(data, path, names.id)
         if table.ragged:
             raise JaxfairError(f"In '{path}', {table.ragged[0].name} {table.ragged[0].reason}; mend the row.")
         if repeated := [name for name in table.names if name and list(table.names).count(name) > 1]:
             raise JaxfairError(f"'{path}' has several columns named '{repeated[0]}'; rename all but one.")
+        asked = {columns.nfc(name) for of in names for name in ([of] if isinstance(of, str) else of)}
+        if passed := next((name for name in table.passed if name in asked), None):
+            raise JaxfairError(
+                f"In '{path}', the column '{passed}' {table.passed[passed]}; write one value in each row, of logits a "
+                "column for each class."
+            )
         cells = {name: cells for name, cells in zip(table.names, table.columns, strict=True) if name}
-    ids = _texts(cells, id_column, path)
+    ids = _texts(cells, names.id, path)
     for i, name in enumerate(ids, 1):
         if name is None:
             raise JaxfairError(
-                f"Row {i} of '{path}' has no '{id_column}'; give every row its id (NA, None and the like are none)."
+                f"Row {i} of '{path}' has no '{names.id}'; give every row its id (NA, None and the like are none)."
             )
     row = {str(name): i for i, name in enumerate(ids)}
     if len(row) < len(ids):
@@ -255,6 +262,10 @@ def _answers(file: _File, ids: Sequence[str], names: Names) -> _Answers:
             if len(found) < 2:
                 raise JaxfairError(f"'{file.path}' has '{found[0]}' alone; give a column {kind}_CLASS for each class.")
             scores = np.array([_numbers(file, name, ids) for name in found]).T
+            if (none := np.flatnonzero(np.isneginf(scores).all(axis=1))).size:
+                raise JaxfairError(
+                    f"All scores of id {ids[none[0]]} in '{file.path}' are -inf; give one class at least."
+                )
             if kind == names.probabilities:
                 scores = _as_logits(scores, max(_decimals(file.cells[name]) for name in found), file.path, ids)
             classes = tuple(name.removeprefix(f"{kind}_") for name in found)
@@ -314,7 +325,7 @@ def _numbers(file: _File, name: str, ids: Sequence[str]) -> np.ndarray:
         texts: Any = found
     else:
         texts = _of(file, name, ids)
-        found = np.array([-np.inf if text.lower() == "-inf" else number(text) for text in texts], float)
+        found = np.array([-np.inf if text.lower() in RULED_OUT else number(text) for text in texts], float)
     wrong = np.isnan(found) | np.isposinf(found)
     if wrong.any():
         i = int(np.argmax(wrong))

@@ -203,16 +203,21 @@ def official_split(column: Column | None) -> Column | None:
     return Column(code[column.codes], names)
 
 
+def of_column(name: str) -> str:
+    """Return how a column is named where something is said of it (``Rejected``)."""
+    return f"the column '{name}'"
+
+
 def no_split(columns: Mapping[str, Column]) -> tuple[Rejected, ...]:
     """Return what is to be said where no official part is: a ``split`` that says none, or one of another name."""
     column = columns.get("split")
     if column is None:
         reason = "names the parts of a set, which are mixed: call it 'split' to keep its test rows out of training"
-        return tuple(Rejected(f"the column '{name}'", reason) for name, other in columns.items() if _says_parts(other))
+        return tuple(Rejected(of_column(name), reason) for name, other in columns.items() if _says_parts(other))
     if len(column.names) < 2 or any(name.lower() in PARTS for name in column.names):
         return ()
     few = ", ".join(name[:20] for name in column.names[:3])
-    return (Rejected("the column 'split'", f"says {few}, none of which is train, test or validation: it is no split"),)
+    return (Rejected(of_column("split"), f"says {few}, none of which is train, test or validation: it is no split"),)
 
 
 def _says_parts(column: Column) -> bool:

@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxfair.data import cache as store
 from jaxfair.data import tfds
-from jaxfair.data.columns import Column, Index, Rejected, nfc
+from jaxfair.data.columns import Column, Index, Rejected, nfc, of_column
 from jaxfair.data.config import SourceConfig
 from jaxfair.data.dataset import Dataset, make_dataset
 from jaxfair.data.files import Files
@@ -199,6 +199,7 @@ def load(
         columns[named.label[0]] = columns.pop("label")  # as TFDS calls what the official files call class or digit
     name = config.name if named else re.sub(r"[^\w.-]+", "-", path.stem)  # fit for a file name
     index = index._replace(columns=columns, left_out=(*_not_dropped(config, named), *index.left_out))
+    _check_passed(config, named, columns, index.left_out)
     config = _with_defaults(config, named, columns)
     parts, left_out = make_parts(images, index, config, name)
     return Loaded(parts, index.title, f"{layout} in {path}", left_out, named.keep if named else ())
@@ -335,6 +336,20 @@ def _check_spelled(name: str, columns: Mapping[str, Column], wanted: bool) -> No
     for other in columns:
         if wanted and name not in columns and other.strip().lower() == name:
             raise JaxfairError(f"There is a column '{other}'; call it '{name}', or name it by {name} (--data.{name}).")
+
+
+def _check_passed(
+    config: SourceConfig, named: Named | None, columns: Mapping[str, Column], left_out: Sequence[Rejected]
+) -> None:
+    """Refuse a label or group of a column that was passed over: the groups would be the classes without a word."""
+    own = () if named else ("label", "group")
+    said = {one.name: one.reason for one in left_out}
+    for name in (*(config.label or own[:1]), *(config.group or own[1:])):
+        if name not in columns and (why := said.get(of_column(name))):
+            raise JaxfairError(
+                f"The column '{name}' {why}; give a single number or text in each row, or choose other "
+                "columns by label and group (--data.label, --data.group)."
+            )
 
 
 def _not_dropped(config: SourceConfig, named: Named | None) -> tuple[Rejected, ...]:

@@ -7,14 +7,16 @@ never closed for a cell with the rest of the table in it.
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from jaxfair.data.columns import Rejected, nfc
 from jaxfair.errors import JaxfairError
 
 PARQUET = (".parquet", ".pq")
+NO_CELLS = "holds lists, or values that Python cannot hold: it is passed over"
 
 
 class Cells(NamedTuple):
@@ -25,14 +27,14 @@ class Cells(NamedTuple):
         columns: Their cells, in the same order: texts, or what Parquet holds.
         rows: The row of each cell, from 1 below the header.
         ragged: Rows that have too few or too many cells.
-        passed: Columns that are passed over.
+        passed: Why columns are passed over, by their names.
     """
 
     names: Sequence[str]
     columns: Sequence[Sequence[Any]]
     rows: Sequence[int]
     ragged: tuple[Rejected, ...] = ()
-    passed: tuple[Rejected, ...] = ()
+    passed: Mapping[str, str] = MappingProxyType({})
 
 
 def parse(data: bytes, table: Path, column: str) -> Cells:
@@ -113,11 +115,7 @@ def _parquet(data: bytes, table: Path) -> Cells:
         ) from error
     names = [nfc(name) for name in content.column_names]
     cells = {i: found for i, column in enumerate(content.columns) if (found := _cells(column)) is not None}
-    passed = tuple(
-        Rejected(f"the column '{name}'", "holds lists, or values that Python cannot hold: it is passed over")
-        for i, name in enumerate(names)
-        if i not in cells
-    )
+    passed = {name: NO_CELLS for i, name in enumerate(names) if i not in cells}
     return Cells([names[i] for i in cells], list(cells.values()), range(1, content.num_rows + 1), passed=passed)
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pytest
 from PIL import Image
+from pyarrow import parquet
 from sklearn.datasets import load_digits
 
 from jaxfair.data import dataset, images, sources, splits, tfds
@@ -321,6 +323,24 @@ def test_text_in_a_table_that_looks_like_numbers_or_gaps(tmp_path: Path) -> None
     loaded = sources.load(dataclasses.replace(config, group=("race",), allow_dropping=True))
     assert loaded.train.group_counts.tolist() == [4, 4]
     assert [item.reason for item in loaded.left_out].count("has no race") == 12
+
+
+def test_a_column_of_lists_is_no_group_and_no_label(tmp_path: Path) -> None:
+    """It was passed over, and the groups were the classes."""
+    for i in range(4):
+        (tmp_path / f"{i}.jpg").write_bytes(jpeg(i))
+    columns = {"path": [f"{i}.jpg" for i in range(4)], "label": [0, 1] * 2, "group": [["a"], ["b"]] * 2}
+    columns |= {"race": [b"\xff", b"\xfe"] * 2, "sex": ["f", "m"] * 2}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "t.parquet")
+    config = SourceConfig("table", path=tmp_path / "t.parquet")
+    for group, name, holds in (
+        ((), "group", "lists"),
+        (("race",), "race", "bytes"),
+        (("sex", "race"), "race", "bytes"),
+    ):
+        with pytest.raises(JaxfairError, match=f"The column '{name}' holds {holds}.*; give a single number or text"):
+            sources.load(dataclasses.replace(config, group=group))
+    assert sources.load(dataclasses.replace(config, group=("sex",))).train.group_names == ("f", "m")
 
 
 def test_the_advice_for_arrays_of_objects_keeps_what_is_missing(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxfair.data import tables
-from jaxfair.data.columns import Column, Index, Rejected, from_values, nfc, no_split, official_split
+from jaxfair.data.columns import Column, Index, Rejected, from_values, nfc, no_split, of_column, official_split
 from jaxfair.data.files import Files, is_junk, plain_base
 from jaxfair.data.layouts.find import several
 from jaxfair.data.opening import holds_files, open_files
@@ -65,7 +65,7 @@ def read(table: Path, files: Files, path_column: str) -> Index:
         )
     if spelled := [name for name in cells if name.strip().lower() == "split" != name]:
         raise JaxfairError(f"The table '{table}' has a column '{spelled[0]}'; call it 'split', or otherwise.")
-    columns, no_texts = _columns(cells, list(kept.values()))
+    columns, passed = _columns(cells, content.passed, list(kept.values()))
     unnamed = sorted(name for name in present - named.keys() if name != inside)
     beside = [Rejected(several(unnamed), f"named by no row of {table.name}")] if unnamed else []
     return Index(
@@ -74,7 +74,7 @@ def read(table: Path, files: Files, path_column: str) -> Index:
         stream=lambda: files.rows(list(kept)),
         columns=columns,
         split=official_split(columns.get("split")),
-        left_out=(*no_split(columns), *no_texts, *content.passed, *beside),
+        left_out=(*no_split(columns), *passed, *beside),
         rejected=rejected,
     )
 
@@ -187,12 +187,16 @@ def _finder(files: Files, inside: str) -> Callable[[str, str], str]:
     return find
 
 
-def _columns(cells: Mapping[str, Sequence[Any]], rows: Sequence[int]) -> tuple[dict[str, Column], list[Rejected]]:
-    """Return the columns of some rows, and those whose bytes are no texts, such as encoded images of Parquet."""
+def _columns(
+    cells: Mapping[str, Sequence[Any]], passed: Mapping[str, str], rows: Sequence[int]
+) -> tuple[dict[str, Column], list[Rejected]]:
+    """Return the columns of some rows, and those that hold no cells, such as encoded images of Parquet."""
     of_rows = {name: [column[i] for i in rows] for name, column in cells.items()}
     columns = {name: from_values(values) for name, values in of_rows.items() if all(map(_is_cell, values))}
-    others = [f"the column '{name}'" for name in cells if name not in columns]
-    return columns, [Rejected(name, "holds bytes that are no text in UTF-8: it is passed over") for name in others]
+    no_texts = {
+        name: "holds bytes that are no text in UTF-8: it is passed over" for name in cells if name not in columns
+    }
+    return columns, [Rejected(of_column(name), why) for name, why in (no_texts | dict(passed)).items()]
 
 
 def _is_cell(value: Any) -> bool:

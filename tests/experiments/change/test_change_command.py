@@ -306,6 +306,7 @@ TWICE = {"id": [IDS[1], *IDS[1:]], "predicted": PREDICTED[0]}
 
 SIGNED = {"id": IDS, "probabilities_no": [1 + 1e-9] * N, "probabilities_yes": [-1e-9] * N}
 BOTH = {"id": IDS, **{f"{kind}_{name}": [0.5] * N for kind in ("logits", "probabilities") for name in ("no", "yes")}}
+LISTED = {"id": IDS, "label": LABEL, "group": [[name] for name in GROUP]}
 SATURATED = {"id": IDS, "predicted": np.where(np.arange(N) % 3, np.arange(N) % 2, 0.93)}
 
 
@@ -335,6 +336,7 @@ SATURATED = {"id": IDS, "predicted": np.where(np.arange(N) % 3, np.arange(N) % 2
         ({"before": {**scores("logits", -LOGITS[0]), "predicted": PREDICTED[0]}}, "not the class of the largest score"),
         ({"before": {**scores("logits", LOGITS[0]), "logits_no": ["1_5"] * N}}, "'1_5'; give a finite number"),
         ({"before": {**scores("logits", LOGITS[0]), "logits_no": ["inf"] * N}}, "'inf'; give a finite number"),
+        ({"before": scores("logits", np.full((N, 2), -np.inf))}, "All scores of id p000 in '.*before.csv' are -inf"),
         (
             {"people": {"id": IDS, "label": np.arange(N) % 2, "group": GROUP}, "before": SATURATED},
             "one number for an id, such as 0.93, which is no class; give predicted classes, or columns",
@@ -345,6 +347,14 @@ SATURATED = {"id": IDS, "predicted": np.where(np.arange(N) % 3, np.arange(N) % 2
 def test_what_does_not_fit_is_named(changes: dict[str, Columns], message: str, tmp_path: Path) -> None:
     found = files(tmp_path, ".csv", **changes)
     with pytest.raises(JaxfairError, match=message):
+        join([found["before"]], [found["after"]], found["people"], Names())
+
+
+@pytest.mark.parametrize("changes", [{"before": {"id": IDS, "logits": LOGITS[0]}}, {"people": LISTED}])
+def test_columns_of_lists_are_named(changes: dict[str, Columns], tmp_path: Path) -> None:
+    """They were passed over without a word, as if the table had none of this name."""
+    found = files(tmp_path, ".parquet", **changes)
+    with pytest.raises(JaxfairError, match=r"the column '(logits|group)' holds lists, .*; write one value in each row"):
         join([found["before"]], [found["after"]], found["people"], Names())
 
 
