@@ -9,11 +9,12 @@ import collections.abc
 import contextlib
 import functools
 import inspect
+import itertools
 import numbers
 import os
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -104,6 +105,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
             check_kind(name, value, kinds.get(name, Any))
             _check_there(name, value)
             given.arguments[name] = _of_python(value, kinds.get(name, Any))
+        _check_one_order(given.arguments)
         with _moving():
             return function(*given.args, **given.kwargs)
 
@@ -118,6 +120,23 @@ def _check_there(name: str, value: Any) -> None:
     arrays = [leaf for leaf in leaves if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)]
     if any(array.is_deleted() for array in arrays):
         raise JaxfairError(f"{name} holds an array that was donated to a jitted function and is gone; keep a copy.")
+
+
+def _check_one_order(given: Mapping[str, Any]) -> None:
+    """Raise a JaxfairError if tables or columns of pandas name the same rows in another order: these go by position.
+
+    An index that counts rows names none, and predictions of a shuffled table have it.
+    """
+    indices: dict[str, Any] = {name: getattr(value, "index", None) for name, value in given.items()}
+    named = [name for name, rows in indices.items() if getattr(rows, "is_unique", False) is True]
+    named = [name for name in named if type(indices[name]).__name__ != "RangeIndex"]
+    for one, other in itertools.combinations(named, 2):
+        rows, others = indices[one], indices[other]
+        if len(rows) == len(others) and not rows.equals(others) and set(rows) == set(others):
+            raise JaxfairError(
+                f"The index of {other} is that of {one} in another order, and rows are taken by position; give "
+                f"{other}.loc[{one}.index]."
+            )
 
 
 def _moving() -> contextlib.AbstractContextManager[None]:

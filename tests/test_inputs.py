@@ -1470,6 +1470,23 @@ def test_one_hot_columns_of_a_table_are_in_the_order_of_their_numbers() -> None:
                 ask(one_hot)
 
 
+def test_columns_that_name_their_rows_in_two_orders_are_refused() -> None:
+    """They are read by position, so that each would be of another row; what is advised gives the right numbers."""
+    people = pd.DataFrame({"y": Y, "group": GROUP}, index=[f"person {i}" for i in range(N)])
+    other = people.sort_index()
+    assert not people.index.equals(other.index)
+    with pytest.raises(JaxfairError, match=r"of group is that of y in another order.*; give group\.loc\[y\.index"):
+        jaxfair.change_report(Y, Y, None, people.y, other.group)
+    found = jaxfair.change_report(Y, Y, None, people.y, other.group.loc[people.y.index])
+    np.testing.assert_array_equal(found.count, np.bincount(GROUP))
+    before, after = pd.Series([0.8, 0.5], ["a", "b"]), pd.Series([0.4, 0.8], ["b", "a"])
+    with pytest.raises(JaxfairError, match="another order"):
+        jaxfair.relative_drop(before, after)
+    np.testing.assert_allclose(jaxfair.relative_drop(before, after.loc[before.index]), [0, 20])
+    shuffled = people.reset_index(drop=True).iloc[SHUFFLED]  # whose predictions count from 0
+    jaxfair.change_report(pd.Series(Y), pd.Series(Y), None, shuffled.y, shuffled.group)
+
+
 def test_tables_of_arrow_are_tables() -> None:
     """Whose columns are arrays, and the names of these something else; they were refused as texts."""
     arrow = pytest.importorskip("pyarrow")
