@@ -212,8 +212,12 @@ def no_split(columns: Mapping[str, Column]) -> tuple[Rejected, ...]:
     """Return what is to be said where no official part is: a ``split`` that says none, or one of another name."""
     column = columns.get("split")
     if column is None:
-        reason = "names the parts of a set, which are mixed: call it 'split' to keep its test rows out of training"
-        return tuple(Rejected(of_column(name), reason) for name, other in columns.items() if _says_parts(other))
+        mixed = "of a set, which are mixed:"
+        why = f"names the parts {mixed} call it 'split' to keep its test rows out of training"
+        said = {name: why for name, other in columns.items() if _says_parts(other)}
+        why = f"seems to say a part {mixed} write a column 'split' of train and test to keep test rows out of training"
+        said |= {name: why for name in columns if name.lower().removeprefix("is_") in PARTS}
+        return tuple(Rejected(of_column(name), reason) for name, reason in said.items())
     if len(column.names) < 2 or any(name.lower() in PARTS for name in column.names):
         return ()
     few = ", ".join(name[:20] for name in column.names[:3])

@@ -131,10 +131,10 @@ def _check_values(column: Column, keys: Sequence[str], what: str, title: str) ->
 
 
 def _spelled_twice(column: Column, keys: Sequence[str]) -> Iterator[Rejected]:
-    """Yield what is to be said of values that differ in case alone, such as ``Male`` and ``male``: they stay two."""
+    """Yield what is to be said of values that differ in case or blanks alone, as ``Male`` and ``male``: both stay."""
     first: dict[str, str] = {}
     for name in column.names:
-        if (other := first.setdefault(name.casefold(), name)) != name:
+        if (other := first.setdefault(" ".join(name.casefold().split()), name)) != name:
             yield Rejected(f"'{short(other, 40)}' and '{short(name, 40)}'", f"are two values of {' & '.join(keys)}")
 
 

@@ -81,6 +81,13 @@ def test_parts_in_an_array_of_another_name_are_said(tmp_path: Path, cells: list[
     assert (index.split, index.left_out) == (None, (("the column 'partition'", reason),) * said)
 
 
+@pytest.mark.parametrize("name", ["is_test", "Train", "is_val"])
+def test_a_column_that_is_called_like_a_part_is_said(tmp_path: Path, name: str) -> None:
+    index = arrays.read(save(tmp_path, images=IMAGES, **{name: np.array([True, False] * 2), "tests": np.arange(4)}))
+    reason = "seems to say a part of a set, which are mixed: write a column 'split' of train and test to keep test rows"
+    assert [(one.name, one.reason[: len(reason)]) for one in index.left_out] == [(f"the column '{name}'", reason)]
+
+
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
 def test_numbers_are_written_as_they_were_given(tmp_path: Path, kind: type) -> None:
     index = arrays.read(save(tmp_path, images=IMAGES, dose=np.array([0.1, 2.5, 3, np.nan], kind)))
@@ -116,8 +123,14 @@ def test_numbers_are_written_as_they_were_given(tmp_path: Path, kind: type) -> N
         ({"images": IMAGES, "age": np.zeros((4, 1), int)}, r"'age' of .* shape \(4, 1\); expected 4"),
         ({"images": IMAGES, "note": np.array("text")}, r"'note' of .* shape \(\); expected 4"),
         ({"images": IMAGES, "day": np.zeros(4, "datetime64[D]")}, r"'day' of .* type datetime64\[D\]"),
-        ({"images": IMAGES, "race": OBJECTS}, "Python objects, which is not safe to load; save numbers or strings"),
-        ({"images": OBJECTS}, "Python objects"),
+        (
+            {"images": IMAGES, "race": OBJECTS},
+            "array 'race' of Python objects, which is not safe to load; save numbers or strings",
+        ),
+        (
+            {"images": OBJECTS, "race": IMAGES},
+            r"'images' of Python objects, .*; save images of one size as one array of uint8",
+        ),
     ],
 )
 def test_content_is_refused(tmp_path: Path, content: dict[str, Any], words: str) -> None:

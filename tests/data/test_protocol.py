@@ -190,11 +190,11 @@ def test_refusals(config: SourceConfig, words: str) -> None:
         parts(config)
 
 
-def test_values_that_differ_in_case_alone_are_said() -> None:
-    known = {"smile": columns.from_values(SMILE), "sex": columns.from_values(["Male", "male", "female"] * 4)}
+def test_values_that_differ_in_case_or_blanks_alone_are_said() -> None:
+    known = {"smile": columns.from_values(SMILE), "sex": columns.from_names(["Male", "male ", "fe male"] * 4)}
     made = parts(protocol("smile", "sex"), columns=known)
-    assert made.train.group_names == ("Male", "female", "male")
-    assert made.left_out == (("'Male' and 'male'", "are two values of sex"),)
+    assert made.train.group_names == ("Male", "fe male", "male ")
+    assert made.left_out == (("'Male' and 'male '", "are two values of sex"),)
 
 
 def test_messages_are_bounded() -> None:

@@ -54,21 +54,30 @@ def named(path: Path, what: str) -> dict[str, np.ndarray]:
         JaxfairError: It cannot be read, is no such file or cut short, or holds something else than plain arrays.
     """
     advice = f"write it by np.savez(path, {what} by their names)"
+    arrays: dict[str, Any] = {}
     try:
         content = np.load(path, allow_pickle=False)
-        arrays: dict[str, Any] = dict(content) if isinstance(content, np.lib.npyio.NpzFile) else {"": None}
+        several = isinstance(content, np.lib.npyio.NpzFile)
+        for name in content.files if several else ("",):
+            arrays[name] = None  # which it stays where it is none
+            arrays[name] = content[name] if several else None
     except (OSError, EOFError, TypeError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, OSError) and error.strerror:
             raise JaxfairError(f"'{path}' cannot be read: {error.strerror}; give an .npz file.") from error
         if "Object arrays" in str(error):
-            raise JaxfairError(
-                f"'{path}' holds an array of Python objects, which is not safe to load; save numbers or strings, "
-                "such as np.array(values, dtype=str), in which None and NaN stay missing."
-            ) from error
+            raise JaxfairError(f"'{path}' holds {_of_objects(next(reversed(arrays), ''))}.") from error
         raise JaxfairError(f"'{path}' is no .npz file, or is cut short; {advice}.") from error
     if not all(isinstance(array, np.ndarray) for array in arrays.values()):
         raise JaxfairError(f"'{path}' holds something else than named arrays; {advice}.")
     return arrays
+
+
+def _of_objects(name: str) -> str:
+    """Say what is wrong with an array of Python objects, which images of unlike sizes are too."""
+    way = "save numbers or strings, such as np.array(values, dtype=str), in which None and NaN stay missing"
+    if name == "images":
+        way = "save images of one size as one array of uint8, such as np.stack(images)"
+    return f"the array '{short(name, 40)}' of Python objects, which is not safe to load; {way}"
 
 
 def _check_images(images: np.ndarray, path: Path) -> None:
