@@ -290,10 +290,9 @@ def change_report(
     right = [np.array([side.predicted == y for side in some], float) for some in (first, second)]
     changed = np.array([a.predicted != b.predicted for a, b in zip(first, second, strict=True)], float)
     broken, mended = right[0] * (1 - right[1]), right[1] * (1 - right[0])
-    drops = [paired.drops(right[0][:, of], right[1][:, of]) for of in member]
-    points = [intervals.drop_parts(right[0][:, of], right[1][:, of], relative=False) for of in member]
-    before = [float(right[0][:, of].mean()) for of in member]
-    differences, gap = paired.differences_of(drops, names, given.reference, pairs, before)
+    by_group = [(right[0][:, of], right[1][:, of]) for of in member]
+    points = [intervals.drop_parts(*of, relative=False) for of in by_group]
+    differences, gap = paired.differences_of(by_group, names, given.reference)
     had, has = paired.table_of_losses(first), paired.table_of_losses(second)
     rise = None if had is None or has is None else has - had
     expansion, why = _expansion(given, rise, config, loss)
@@ -303,7 +302,7 @@ def change_report(
         runs=pairs,
         accuracy_before=paired.shares(right[0], member),
         accuracy_after=paired.shares(right[1], member),
-        relative_drop=paired.relative_drops(drops, before),
+        relative_drop=paired.relative_drops(by_group),
         accuracy_drop=paired.points([intervals.over_seeds_and_examples([table]) for table in points]),
         loss_before=paired.mean_losses(had, member),
         loss_after=paired.mean_losses(has, member),

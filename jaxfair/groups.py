@@ -210,7 +210,8 @@ def drop_interval(
         level: Confidence level.
 
     Returns:
-        NaN where the full networks are right too seldom in some group for a relative drop (``intervals.has_drop``).
+        NaN where the full network of some seed is right too seldom in a group for a relative drop
+        (``intervals.has_drop``), as in ``change_report``.
 
     Raises:
         JaxfairError: Shapes do not match, a value is not between 0 and 1, an example has no group, or the level is not
@@ -236,10 +237,5 @@ def drop_interval(
     if not kept.all():
         raise JaxfairError(f"{(~kept).sum()} of {number} examples have no group; leave them out of all three.")
     members = [np.flatnonzero(group == value) for value in np.unique(group)]
-    share, had = 1 / len(members), [correct_before[:, of].mean() for of in members]
-    counts = [len(of) for of in members]
-    if not intervals.has_drop(np.array(had), np.array(counts)).all():
-        return Interval(np.asarray(np.nan), np.asarray(np.nan))
-    tables = [intervals.drop_parts(correct_before[:, of], correct_after[:, of]) for of in members]
-    found = intervals.over_seeds_and_examples(tables, [share] * len(tables))
-    return intervals.of_drops(found, share, had, counts).interval(level, "percent")
+    right = [(correct_before[:, of], correct_after[:, of]) for of in members]
+    return intervals.mean_drop(right).interval(level, "percent")

@@ -130,24 +130,16 @@ def reference_of(name: Any, names: tuple[str, ...], member: Sequence[np.ndarray]
     return names.index(wanted)
 
 
-def drops(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Return ``intervals.drop_parts`` of a group; NaN where some run is right too seldom for a relative drop."""
-    table = intervals.drop_parts(before, after)
-    enough = intervals.has_drop(before.mean(axis=1), np.full(len(before), before.shape[1])).all()
-    return table if enough else np.full_like(table, np.nan)
+def relative_drops(right: Sequence[Sequence[np.ndarray]]) -> Measure:
+    """Return each group's relative drop, of answers as ``differences_of`` takes them; NaN where there is none."""
+    return measured([intervals.mean_drop([of]) for of in right], "percent")
 
 
-def relative_drops(drops: Sequence[np.ndarray], before: Sequence[float]) -> Measure:
-    """Return each group's relative drop, from tables and accuracies as ``differences_of`` takes them."""
-    found = [intervals.over_seeds_and_examples([table]) for table in drops]
-    possible = [intervals.of_drops(one, 1.0, *of) for one, *of in zip(found, before, _counts(drops), strict=True)]
-    return measured(possible, "percent")
-
-
-def contrast(pair: Sequence[np.ndarray], before: Sequence[float]) -> intervals.Estimate:
-    """Return the first group's relative drop minus the second's, from tables and accuracies of these two."""
-    found = intervals.over_seeds_and_examples(pair, (1.0, -1.0))
-    return intervals.of_drops(found, (1.0, -1.0), before, _counts(pair))
+def contrast(right: Sequence[Sequence[np.ndarray]]) -> intervals.Estimate:
+    """Return the first group's relative drop minus the second's, of answers of these two."""
+    found = intervals.contrast_of_drops([[intervals.Term(w, *of)] for w, of in zip((1.0, -1.0), right, strict=True)])
+    had, counts = zip(*((before.mean(), before.shape[1]) for before, _ in right), strict=True)
+    return intervals.of_drops(found, (1.0, -1.0), had, counts)
 
 
 def extremes(values: Any, counts: Any) -> tuple[int, int]:
@@ -157,33 +149,22 @@ def extremes(values: Any, counts: Any) -> tuple[int, int]:
     return most, min(range(len(ranked)), key=lambda g: (ranked[g][0], -ranked[g][1]))
 
 
-def _counts(drops: Sequence[np.ndarray]) -> list[int]:
-    """Return the examples of each group; ``drops`` adds two."""
-    return [table.shape[1] - 2 for table in drops]
-
-
 def differences_of(
-    drops: Sequence[np.ndarray],
-    names: tuple[str, ...],
-    reference: int,
-    runs: int,
-    before: Sequence[float],
+    right: Sequence[Sequence[np.ndarray]], names: tuple[str, ...], reference: int
 ) -> tuple[tuple[Difference, ...], Difference | None]:
     """Compare the groups' drops with the reference's, and the two that are farthest apart.
 
     Args:
-        drops: each group's ``drops``.
+        right: for each group 1 where a run is right, before and after, both of shape (runs, examples of the group).
         names: of the groups.
         reference: number of the group that the others are compared with.
-        runs: how many there are.
-        before: accuracy of each group before, by which intervals are cut off at what is possible.
     """
-    known = [g for g, table in enumerate(drops) if np.isfinite(table).all()]
+    known, runs = [g for g, (before, _) in enumerate(right) if intervals.all_have_drop(before)], len(right[0][0])
     if reference not in known or len(known) < 2:
         return (), None
 
     def of(g: int, other: int) -> intervals.Estimate:
-        return contrast([drops[g], drops[other]], [before[g], before[other]])
+        return contrast([right[g], right[other]])
 
     def said(g: int, other: int, one: judging.Judged) -> Difference:
         verdict: Verdict = "too few runs" if one.verdict == "too few" else one.verdict
@@ -192,7 +173,8 @@ def differences_of(
     others = [g for g in known if g != reference]
     judged = judging.judge_together([of(g, reference) for g in others], runs)
     found = [said(g, reference, one) for g, one in zip(others, judged, strict=True)]
-    ends = extremes([float(np.nanmean(drops[g])) for g in known], [np.isfinite(drops[g]).sum() for g in known])
+    lost = [100 * (1 - right[g][1].mean() / right[g][0].mean()) for g in known]
+    ends = extremes(lost, [right[g][0].shape[1] for g in known])
     ends = known[ends[0]], known[ends[1]]
     pairs = len(known) * (len(known) - 1) // 2
     (widest,) = judging.judge_together([of(*ends)], runs, among=pairs)

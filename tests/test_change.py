@@ -340,9 +340,7 @@ def test_verdicts_err_as_seldom_as_they_say() -> None:
             lost = np.where((group == 2) & (not same), 0.06 / 0.9, 0.02 / 0.9)
             right = before & (rng.random(group.size) >= lost)
             tables = [[np.array([side[group == g]], float) for g in range(4)] for side in (before, right)]
-            drops = [paired.intervals.drop_parts(*pair) for pair in zip(*tables, strict=True)]
-            had = [float(table.mean()) for table in tables[0]]
-            found, gap = paired.differences_of(drops, ("0", "1", "2", "3"), 0, 1, had)
+            found, gap = paired.differences_of([*zip(*tables, strict=True)], ("0", "1", "2", "3"), 0)
             assert gap is not None
             if same:
                 false += any(one.verdict != "within noise" for one in (*found, gap))

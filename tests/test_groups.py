@@ -9,7 +9,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxfair import groups
+from jaxfair import change_report, groups
 from jaxfair.errors import JaxfairError
 
 EPS32 = float(np.finfo(np.float32).eps)
@@ -134,6 +134,18 @@ def test_drop_interval_grows_with_the_level_and_as_examples_go() -> None:
         return float(high - low)
 
     assert width(400, 0.8) < width(400, 0.95) < width(40, 0.95)
+
+
+@pytest.mark.parametrize("seldom", [3, 4])
+def test_drop_interval_is_that_of_the_report_of_a_change(seldom: int) -> None:
+    """Of 40 examples three right ones are too few for a relative drop, in one run as in the mean over runs."""
+    before = np.array([np.arange(40) < seldom, np.arange(40) < 30])
+    after = before & (np.arange(40) % 3 > 0)
+    found = groups.drop_interval(before, after)
+    y, one = np.ones(40, int), np.zeros(40, int)
+    report = change_report([*before.astype(int)], [*after.astype(int)], None, y, one).relative_drop
+    np.testing.assert_array_equal(found, [report.low[0], report.high[0]])
+    assert np.isfinite(found).all() == (seldom == 4)
 
 
 def test_drop_interval_is_paired() -> None:

@@ -11,7 +11,7 @@ from experiments.reporting.sampling import FREE, free_of_sampling, in_blocks
 from experiments.reporting.series import UNKNOWN, Estimate, over_seeds, right, shares
 from jaxfair import intervals
 from jaxfair.groups import relative_drop
-from jaxfair.intervals import Scale, drop_parts, over_seeds_and_examples
+from jaxfair.intervals import Scale, over_seeds_and_examples
 from jaxfair.intervals import has_drop as has_ratio
 
 
@@ -191,17 +191,17 @@ def drop_contrast(results: Results, *terms: tuple[Variant, np.ndarray], controll
     full = results.variants[0]
     found = [(v, np.broadcast_to(np.asarray(w, float), v.by_group[DROP].shape)) for v, w in terms]
     befores = [v.control if controlled and v.control is not None else full for v, _ in found]
-    tables, value = [], 0.0
+    groups, value = [], 0.0
     for g in np.flatnonzero(np.any([weights.any(axis=0) for _, weights in found], axis=0)):
-        images, parts = results.group == g, []
+        images, parts = results.group == g, list[intervals.Term]()
         for (v, weights), before in zip(found, befores, strict=True):
             if weights[:, g].any():
                 value += np.mean(weights[:, g] * drop_values(v, controlled=controlled)[:, g])
-                parts.append(weights[:, g, None] * drop_parts(before.correct[:, images], v.correct[:, images]))
-        tables.append(sum(parts))
-    if not tables:
+                parts.append(intervals.Term(weights[:, g], before.correct[:, images], v.correct[:, images]))
+        groups.append(parts)
+    if not groups:
         return intervals.Estimate(np.zeros(()), np.zeros(()), np.ones(()))
-    estimate = over_seeds_and_examples(tables, [1.0] * len(tables))._replace(value=np.asarray(value))
+    estimate = intervals.contrast_of_drops(groups, float(value))
     had, tested = (np.hstack([before.by_group[name] for before in befores]) for name in ("accuracy", "test_count"))
     return intervals.of_drops(estimate, np.hstack([weights for _, weights in found]), had, tested)
 

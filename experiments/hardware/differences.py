@@ -11,7 +11,7 @@ from experiments.reporting.comparisons import SELDOM, Difference
 from experiments.reporting.series import Estimate
 from experiments.reporting.verdicts import Missing
 from jaxfair import intervals, judging
-from jaxfair.intervals import drop_parts, has_drop, of_drops, over_seeds_and_examples
+from jaxfair.intervals import Term, contrast_of_drops, has_drop, of_drops
 
 
 def differences(hardware: Hardware) -> tuple[Difference, ...]:
@@ -61,12 +61,12 @@ def _drop(hardware: Hardware, series: Series, group: int) -> float:
 
 def _contrast(hardware: Hardware, series: Series, group: int) -> intervals.Estimate:
     """Return the relative accuracy drop of a group on a profile minus that of the reference group, in points."""
-    base, tables = hardware.comparisons[0].reference, []
+    base, terms = hardware.comparisons[0].reference, []
     for g, sign in ((group, 1.0), (hardware.reference, -1.0)):
         images = hardware.group == g
-        tables.append(sign * drop_parts(base.correct[:, images], series.correct[:, images]))
+        terms.append([Term(sign, base.correct[:, images], series.correct[:, images])])
     value = _drop(hardware, series, group) - _drop(hardware, series, hardware.reference)
-    found = over_seeds_and_examples(tables, [1.0, 1.0])._replace(value=np.asarray(value))
+    found = contrast_of_drops(terms, value)
     both = [group, hardware.reference]
     return of_drops(found, (1.0, -1.0), base.by_group["accuracy"][:, both], hardware.groups.test_count[both])
 

@@ -192,8 +192,7 @@ def contrasts(report: ChangeReport, right: Sequence[np.ndarray], group: np.ndarr
         group: names of the images' groups.
     """
     by_group = {name: [side[None, group == name].astype(float) for side in right] for name in report.names}
-    pairs = [[by_group[name] for name in (of.group, of.reference)] for of in report.differences]
-    return [paired.contrast([paired.drops(*of) for of in pair], [float(of[0].mean()) for of in pair]) for pair in pairs]
+    return [paired.contrast([by_group[name] for name in (of.group, of.reference)]) for of in report.differences]
 
 
 def bounds(network: Gathered, bits: int, images: np.ndarray, logits: np.ndarray) -> dict[str, Any]:
