@@ -17,7 +17,7 @@ import numpy as np
 
 from experiments.hardware import tables as numbers
 from experiments.hardware.results import Comparison, Hardware, Series
-from experiments.reporting.sampling import FREE
+from experiments.reporting.sampling import FREE, eigenvalues_alike
 from experiments.reporting.verdicts import (
     CHEAP,
     DISTANCE,
@@ -144,7 +144,10 @@ def _ranks(hardware: Hardware, x: str, y: str) -> tuple[Measured, str, str]:
     if y not in numbers.KINDS:
         second, how = numbers.over_devices(plain, y)
         found, tied = rank_correlations(first, second, "groups")
-        return found._replace(small=_too_alike(second, y)), tied, how or note
+        nothing = ""
+        if x != "train_count":  # both are of the same images
+            nothing = eigenvalues_alike(plain.reference.parts, hardware.reference, hardware.groups.names)
+        return found._replace(small=_too_alike(second, y), nothing=nothing), tied, how or note
     delta = numbers.equal_count_delta(hardware, plain, numbers.of_kind(plain, y))
     found, tied = rank_correlations(first, numbers.known(delta), "groups")
     said = "; ".join(filter(None, (_counts(plain, y), note)))

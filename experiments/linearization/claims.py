@@ -45,6 +45,7 @@ from experiments.reporting.verdicts import (
     Measured,
     Missing,
     Size,
+    alike,
     corrected,
     decide,
     is_idle,
@@ -55,7 +56,6 @@ from experiments.reporting.verdicts import (
 from experiments.running.methods import PLAIN
 from jaxfair import intervals
 from jaxfair.bounds import excess_loss_bound
-from jaxfair.judging import judge_together
 from jaxfair.runs import Run
 
 SEVERAL = 3  # times as much
@@ -352,13 +352,9 @@ def _with_accuracy(results: Results, name: str) -> tuple[Measured, str, str]:
 def _alike(results: Results, network: Variant) -> str:
     """Say so if no group is more or less accurate than the reference beyond noise; all seeds rank the same images."""
     tables = [network.correct[:, results.group == g] for g in range(len(results.groups.names))]
-    reference = tables.pop(results.reference)
-    if any((np.isfinite(table).sum(axis=1) < 2).any() for table in (reference, *tables)):
+    if any((np.isfinite(table).sum(axis=1) < 2).any() for table in tables):
         return ""
-    found = [intervals.over_seeds_and_examples([table, reference], (1.0, -1.0)) for table in tables]
-    if any(of.verdict != "within noise" for of in judge_together(found, len(network.seeds))):
-        return ""
-    return f"no group is more or less accurate than {results.groups.names[results.reference]}, beyond noise"
+    return alike(tables, results.reference, f"more or less accurate than {results.groups.names[results.reference]}")
 
 
 def _as_relus_go(results: Results, name: str, method: str) -> tuple[Measured, str, str]:
@@ -477,7 +473,10 @@ def _hessian_bound(results: Results, what: Literal["holds", "ranks"]) -> tuple[M
     note = f"medians: bound {np.median(bound):.3g}, eigenvalue {np.median(top):.3g}"
     if what == "ranks":
         found, tied = rank_correlations(term, top, "groups")
-        found = found._replace(small=too_small(np.log2(top.max(axis=1) / top.min(axis=1)), RATIO, "in log2"))
+        names, common = results.groups.names, quantities.overlap(results, full)
+        nothing = sampling.eigenvalues_alike(full.parts, results.reference, names, common)
+        small = too_small(np.log2(top.max(axis=1) / top.min(axis=1)), RATIO, "in log2")
+        found = found._replace(small=small, nothing=nothing)
         return found, "; ".join(filter(None, [note, tied]))
     idle = is_idle(np.median(bound), np.median(top))
     note += f"; {(top <= bound).sum()} of {top.size} groups of all seeds within it"

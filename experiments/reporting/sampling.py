@@ -1,11 +1,12 @@
 """What few images add to a group's gradient norm and largest eigenvalue, and how readers are told that it is gone."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from experiments.reporting import series
 from experiments.reporting.series import Estimate, over_seeds
+from experiments.reporting.verdicts import alike
 from jaxfair.intervals import FEW, FEW_FOR_NORM, Scale, over_seeds_and_examples
 
 FREE = {"gradient_norm": "gradient_norm_corrected", "top_eigenvalue": "top_eigenvalue_equal_count"}
@@ -74,3 +75,21 @@ def free_of_sampling(
         else:
             found.append(series.of(over_seeds_and_examples([blocks], overlap=common), scale))
     return series.stack(found)
+
+
+def eigenvalues_alike(
+    parts: Mapping[str, np.ndarray], reference: int, names: Sequence[str], overlap: np.ndarray | None = None
+) -> str:
+    """Say so if no group's largest eigenvalue differs from the reference group's beyond noise, or if nobody knows.
+
+    Args:
+        parts: as ``free_of_sampling`` takes them, as is ``overlap``.
+        reference: number of the group that the others are compared with.
+        names: of the groups.
+        overlap: share of test images that two seeds have in common.
+    """
+    blocks = [in_blocks(parts, "top_eigenvalue", group) for group in range(len(names))]
+    known = [found for found in blocks if found is not None]
+    if len(known) < len(blocks):
+        return "how far few images set the groups' eigenvalues apart was not measured for all of them"
+    return alike(known, reference, f"known to have a larger or smaller eigenvalue than {names[reference]}", overlap)

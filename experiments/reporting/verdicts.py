@@ -56,7 +56,8 @@ class Claim(NamedTuple):
             is not either; too small to matter: the whole interval is nearer than the claim's floor, or the effect so
             small; may be: its value is, and the interval reaches further; holds, says nothing: a bound that is far
             away;
-            nothing to explain: the differences that it is about are not beyond those of the controls;
+            nothing to explain: the differences that it is about are not beyond noise or those of the controls, or not
+            known to be;
             too few to rank: no order of so few groups has a p-value below 5 %.
         note: networks, budgets and groups concerned, or why there are not enough data.
         p_value: two-sided, that the statistic is at the threshold; NaN where there is none.
@@ -272,6 +273,28 @@ def too_small(change: np.ndarray, floor: float, unit: str) -> Size:
 def is_idle(bound: Any, seen: Any) -> bool:
     """Return whether a bound is so far above what it bounds that it says nothing where it holds."""
     return bool(bound > IDLE * max(seen, 0.0))
+
+
+def alike(tables: Sequence[np.ndarray], reference: int, what: str, overlap: np.ndarray | None = None) -> str:
+    """Say so if no group differs from the reference group beyond noise in what is ranked; empty if one does.
+
+    Quantities of the same few images go together from one random part of a population to the next, which is nothing
+    about groups: without a difference between groups there is no order of theirs to explain.
+
+    Args:
+        tables: a quantity of each group's images, or blocks of them, as ``intervals.over_seeds_and_examples`` takes it.
+        reference: number of the group that the others are compared with.
+        what: no group is.
+        overlap: as ``sampling.free_of_sampling`` takes it.
+    """
+    found = []
+    for group, table in enumerate(tables):
+        if group != reference:
+            common = None if overlap is None else [overlap[group], overlap[reference]]
+            found.append(intervals.over_seeds_and_examples([table, tables[reference]], (1.0, -1.0), common))
+    if any(of.verdict != "within noise" for of in judging.judge_together(found, len(tables[reference]))):
+        return ""
+    return f"no group is {what}, beyond noise"
 
 
 def stored(by_group: Mapping[str, np.ndarray], name: str, label: str) -> np.ndarray:

@@ -171,6 +171,58 @@ def test_small_groups_are_seldom_said_to_be_more_sensitive_where_none_is(tests: 
     assert said / times <= 0.05 + 0.03
 
 
+def of_random_parts(rng: np.random.Generator, count: int, apart: float = 0.0) -> Hardware:
+    """Return results of logistic regression whose groups are random parts of one population, or lie apart.
+
+    The largest eigenvalue of a group's Hessian comes with its quotients over blocks of images, as it is measured.
+    """
+    made = make_hardware(group_names="abcdef", train_count=[90] * 6, test_count=[count] * 6, seeds=5, ulps=0, others=())
+    weights = rng.normal(size=10) / 10**0.5
+    gap, top, blocks = np.empty((5, 6)), np.empty((5, 6)), np.empty((5, 6, 20))
+    for g in range(6):
+        images = rng.normal(size=(count, 10)) * np.exp(apart * g)
+        for seed in range(5):
+            own = 2 * weights + 0.2 * np.random.default_rng(seed).normal(size=10)
+            right = 1 / (1 + np.exp(-images @ own))
+            gap[seed, g] = np.abs(2 * right - 1).mean()
+            values, vectors = np.linalg.eigh((images * (right * (1 - right))[:, None]).T @ images / count)
+            top[seed, g] = values[-1]
+            quotients = right * (1 - right) * (images @ vectors[:, -1]) ** 2
+            blocks[seed, g] = quotients.reshape(20, -1).mean(axis=1)
+    free = {"softmax_gap": gap, "top_eigenvalue": top, FREE["top_eigenvalue"]: top}
+    return changed(made, "reference", 0, free, parts={"top_eigenvalue": blocks})
+
+
+def test_groups_that_are_apart_have_an_order_to_explain() -> None:
+    """And those that are random parts of one population have none, nor those whose sampling was not measured."""
+    rng, said = np.random.default_rng(1), {}
+    made = {"apart": of_random_parts(rng, 200, 0.3), "parts": of_random_parts(rng, 200)}
+    made["unknown"] = changed(made["apart"], "reference", 0, {}, parts={})
+    for name, one in made.items():
+        said[name] = claims._ranks(one, "softmax_gap", "top_eigenvalue")[0].nothing
+    assert said == {
+        "apart": "",
+        "parts": "no group is known to have a larger or smaller eigenvalue than a, beyond noise",
+        "unknown": "how far few images set the groups' eigenvalues apart was not measured for all of them",
+    }
+    assert not claims._ranks(made["parts"], "train_count", "top_eigenvalue")[0].nothing, "which is of no images"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [40, 200, 1000])
+def test_random_parts_are_seldom_said_to_have_eigenvalues_by_their_boundary(count: int) -> None:
+    """Both are of the same images, so that random parts of one population seem to follow each other in 20 of 100."""
+    rng, times, ranked, said = np.random.default_rng(0), 300, 0, 0
+    for _ in range(times):
+        found, *_ = claims._ranks(of_random_parts(rng, count), "softmax_gap", "top_eigenvalue")
+        assert found.p_value is not None
+        ranked += found.p_value < 0.05
+        said += found.p_value < 0.05 and not found.nothing
+    print(f"{count} images: {100 * said / times:.1f} %, by ranks alone {100 * ranked / times:.1f} %")
+    assert said / times <= 0.05 + 0.025
+    assert ranked / times > 0.1
+
+
 # What makes a finding true, given Delta or differences of (s, g) that rise by this much from the largest group on.
 RISING = np.array([0.2, 0.4, 0.1, 0.3])  # groups of 300, 20, 400 and 100 images
 BORNE_OUT: dict[str, Callable[[Hardware, float], Hardware]] = {

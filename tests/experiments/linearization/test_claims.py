@@ -309,7 +309,29 @@ def hessian_bound_ranks(results: Results, effect: np.ndarray) -> Made:
     ranks, expected = permutations(effect, 5, 1)
     made, _ = hessian_bound_holds(results, effect)
     values = {"gradient_term": np.tile(np.arange(5.0), (SEEDS, 1)), "top_eigenvalue": ranks.astype(float)}
-    return change(made, "Full network", {f"hessian_bound_{name}": value for name, value in values.items()}), expected
+    made = change(made, "Full network", {f"hessian_bound_{name}": value for name, value in values.items()})
+    return with_blocks(made, np.arange(5.0)), expected
+
+
+def with_blocks(results: Results, apart: np.ndarray) -> Results:
+    """Give the full network eigenvalues of blocks of images: groups' are so far apart, seeds' 0.1, and blocks' 0.5."""
+    rng = np.random.default_rng(0)
+    blocks = apart[:, None] + 0.1 * rng.normal(size=(SEEDS, 5, 1)) + 0.5 * rng.normal(size=(5, 30))
+    full, *others = results.variants
+    return results._replace(variants=(full._replace(parts={"top_eigenvalue": blocks}), *others))
+
+
+def test_eigenvalues_that_may_be_alike_have_no_order_to_explain(results: Results) -> None:
+    """What the bound's term ranks is of the same few images, whatever the groups are."""
+    made, _ = hessian_bound_ranks(results, np.array(EFFECTS["supported"]))
+    unknown = made._replace(variants=(made.variants[0]._replace(parts={}), *made.variants[1:]))
+    said = {"apart": made, "alike": with_blocks(made, np.zeros(5)), "unknown": unknown}
+    found = {key: by_name(claims(of))["hessian_bound_ranks"] for key, of in said.items()}
+    assert found["apart"].verdict == UNCORRECTED
+    assert found["alike"].verdict == found["unknown"].verdict == "nothing to explain"
+    assert "no group is known to have a larger or smaller eigenvalue than a, beyond noise" in found["alike"].note
+    assert "was not measured for all of them" in found["unknown"].note
+    assert {of.value for of in found.values()} == {found["apart"].value}
 
 
 FEWER = ("SNL 300", "SNL 200", "SNL 50")
