@@ -125,10 +125,10 @@ class Words(NamedTuple):
 def seeds_sentence(results: Results) -> str:
     """Say what the intervals of a study's tables are."""
     seeds = len(results.variants[0].seeds)
+    few = f"losses and distances of groups of fewer than {FEW} images"
     if seeds == 1:
         return (
-            "One seed: 95 % intervals are over test images alone; what is no mean over these has none, nor have losses "
-            f"and distances of groups of fewer than {FEW} images."
+            f"One seed: 95 % intervals are over test images alone; what is no mean over these has none, nor have {few}."
         )
     splits = "seeds on one split"
     if results.splits == seeds:
@@ -137,7 +137,7 @@ def seeds_sentence(results: Results) -> str:
         splits = "seeds, each with training images of its own,"
     return (
         f"95 % intervals: of accuracies, drops, losses, distances and what is free of sampling over {seeds} {splits} "
-        "and the test images; of all else over seeds."
+        f"and the test images; of all else over seeds; {few} have none."
     )
 
 

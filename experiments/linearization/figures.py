@@ -21,6 +21,7 @@ from experiments.reporting.series import Estimate, over_seeds
 from experiments.reporting.verdicts import Missing
 from experiments.running.settings import FURTHER
 from jaxfair.errors import JaxfairError
+from jaxfair.intervals import FEW
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -322,7 +323,7 @@ def _in_grey(axes: "Axes", x: np.ndarray, values: np.ndarray) -> None:
     axes.plot(x, values, color=PALE, zorder=1, label=["all groups"] + [""] * (values.shape[1] - 1))
 
 
-DISTANCES = f"{OVER_SEEDS}, of distances over test images too."
+DISTANCES = f"{OVER_SEEDS}, of distances over test images too, but for groups of fewer than {FEW}, which have none."
 MITIGATED = "of each group with and without fine-tuning against unequal losses, a panel each network"
 # fmt: off
 DRAWINGS = {

@@ -10,7 +10,7 @@ import pytest
 
 from experiments.analyses import quantities
 from experiments.analyses import results as arrays
-from experiments.analyses.page import warnings
+from experiments.analyses.page import seeds_sentence, warnings
 from experiments.analyses.results import Results, collect
 from experiments.analyses.study import whole
 from experiments.reporting import reports
@@ -147,6 +147,17 @@ def test_one_seed_has_intervals_over_test_images_alone(tmp_path: Path) -> None:
     assert np.isfinite(row["parameter_distance"]).tolist() == [True, False, False]
     for name in ("accuracy", "large_groups", "large_drop_percent"):
         assert row[name].low < row[name].mean < row[name].high
+
+
+def test_groups_of_few_images_have_no_interval_of_a_loss_and_the_page_says_so(results: Results) -> None:
+    """However many seeds there are; of the three groups only one has 45 images."""
+    full = results.variants[0]
+    losses = np.random.default_rng(0).gamma(2.0, size=full.correct.shape)
+    loss = quantities.measured(full._replace(examples={"loss": losses}), "loss", results)
+    assert np.isfinite(loss.low).tolist() == [False, True, False]
+    for seeds in (3, 1):
+        said = seeds_sentence(results._replace(variants=(full._replace(seeds=full.seeds[:seeds]),)))
+        assert "losses and distances of groups of fewer than 45 images" in said
 
 
 def test_intervals_are_possible(results: Results) -> None:
