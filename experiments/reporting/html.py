@@ -19,6 +19,8 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 th, td { padding: .2rem .55rem; text-align: right; vertical-align: top; border-bottom: 1px solid #e4e4e4; }
 th { vertical-align: bottom; min-width: 4.2em; max-width: 9em; hyphens: auto; } td { white-space: nowrap; }
 th:first-child, td:first-child, .word { text-align: left; white-space: normal; min-width: 6em; }
+/* Whose numbers they are is seen wherever a wide table is scrolled to. */
+table:not(.text) :is(th, td):first-child { position: sticky; left: 0; background: #fff; max-width: min(16em, 40vw); }
 small, .interval, .text td:last-child { color: #707070; font-size: .85em; } .interval { display: block; }
 .text th, .text td { white-space: normal; text-align: left; max-width: none; }
 .text td:first-child { min-width: 16em; } .text td:last-child { min-width: 12em; }
@@ -85,7 +87,12 @@ def table(of: Table, *, prose: bool = False) -> str:
 
 
 def _is_of_words(rows: Iterable[Row], column: Column) -> bool:
-    """Return whether a column holds words, which are read from the left; numbers are compared by their ends."""
+    """Return whether a column holds names or words, which are read from the left; numbers are compared by their ends.
+
+    A name may begin with a digit, as that of a group "65 and older".
+    """
+    if column.name in tables.NAMES:
+        return True
     found = [value for row in rows if (value := row[column.name]) not in ("", None)]
     return bool(found) and all(isinstance(value, str) and value[:1].isalpha() for value in found)
 

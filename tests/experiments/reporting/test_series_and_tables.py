@@ -90,6 +90,12 @@ def test_columns_of_words_are_read_from_the_left() -> None:
     page = html.table(Table([Column("group"), Column("lost"), Column("bits"), Column("n")], rows))
     assert '<td>a</td><td class="word">more</td><td>10 of 10</td><td>3</td>' in page
     assert '<th class="word">lost</th>' in page
+    ages = [{"network": "SNL 50", "worst_group": "65 and older", "least_lost": "18-64"}]
+    page = html.table(Table([Column("network"), Column("worst_group"), Column("least_lost")], ages))
+    assert page.endswith(
+        '<td>SNL 50</td><td class="word">65 and older</td><td class="word">18-64</td></tr></tbody></table></div>'
+    )
+    assert ":is(th, td):first-child { position: sticky; left: 0;" in html.page("t", [page])  # names stay in sight
 
 
 def test_every_writer_says_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
