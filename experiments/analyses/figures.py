@@ -93,7 +93,7 @@ DRAWINGS = {
     "differences_by_group": Drawing(
         "Who lost more than whom: relative accuracy drop of each group minus that of the reference group",
         "Black: beyond noise; grey: within it, or too few seeds to say. Bars: 95 % intervals over seeds and test "
-        "images together that hold for all groups of a network at once; an arrow: it goes on outside of its panel.",
+        "images together that hold for all groups of a network at once.",
         differences_by_group),
     "accuracy_drop_by_group": Drawing(
         "Relative accuracy drop of each group against the full network of the same seed",

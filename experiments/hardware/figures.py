@@ -324,7 +324,7 @@ DRAWINGS = {
         "Who loses more than whom on other hardware: relative accuracy drop of each group, from the reference hardware "
         "to another one, minus that of the reference group",
         "Black: beyond noise; grey: within it, or too few seeds to say. Bars: 95 % intervals over seeds and test "
-        "images together that hold for all groups and profiles at once; an arrow: it goes on outside of its panel.",
+        "images together that hold for all groups and profiles at once.",
         differences_by_group),
     "accuracy_by_group": Drawing(
         "Fig. 1: accuracy of each group, a row each hardware and control, and its difference from the reference",

@@ -48,6 +48,7 @@ DIRECTIONS = np.array([(x, y) for x in (1, -1, 0) for y in (0, 1, -1) if x or y]
 
 
 CLIPPED, MOST_POINTS = "clipped", 10
+ARROW = "An arrow: an interval goes on outside of its panel."
 OVER_SEEDS = "Bars: 95 % intervals over seeds"
 BARS = f"{OVER_SEEDS}; of one seed there are none."
 
@@ -76,7 +77,7 @@ class Drawn(NamedTuple):
 
     Attributes:
         name: of its files.
-        title, caption: see ``Drawing``.
+        title, caption: see ``Drawing``; the caption of a figure with arrows ends with ``ARROW``.
         file: as SVG, beside which it lies as PNG; None if it cannot be drawn.
         reason: why it cannot be drawn, one sentence.
     """
@@ -108,10 +109,11 @@ def draw_all(drawings: Mapping[str, Drawing], results: Any, folder: Path) -> lis
             try:
                 figure = drawing.draw(results)
                 clip(figure)
-                file, reason = save(figure, folder / name), ""
+                arrows = any(line.get_gid() == CLIPPED for axes in figure.axes for line in axes.lines)
+                file, reason, more = save(figure, folder / name), "", f" {ARROW}" * arrows
             except Missing as missing:
-                file, reason = None, str(missing)
-            found.append(Drawn(name, drawing.title, drawing.caption, file, reason))
+                file, reason, more = None, str(missing), ""
+            found.append(Drawn(name, drawing.title, drawing.caption + more, file, reason))
     return found
 
 
@@ -416,7 +418,7 @@ def finish(figure: "Figure", panels: Sequence["Axes"], label: str) -> None:
 
 
 def clip(figure: "Figure") -> None:
-    """Let intervals much wider than most run out of their panel, with an arrow, so that the others are seen."""
+    """Let intervals much wider than most run out of their panel, so that others are seen; each that does has arrows."""
     for which in "xy":
         seen: set[int] = set()
         for axes in figure.axes:
@@ -424,6 +426,10 @@ def clip(figure: "Figure") -> None:
             if id(axes) not in seen:
                 _clip(together, which)
             seen |= {id(other) for other in together}
+
+
+ARROWS = {"x": "<>", "y": "v^"}
+"""Markers at the lower and the upper limit of an axis."""
 
 
 class _Bar(NamedTuple):
@@ -454,29 +460,39 @@ def _clip(panels: Sequence["Axes"], which: str) -> None:
         return np.log10(np.maximum(values, 1e-30)) if logarithmic else np.asarray(values, float)
 
     ends = place([[bar.low, bar.high] for bar in bars]).reshape(-1, 2)
-    long = ends[:, 1] - ends[:, 0]
-    if not (long > 0).any() or any(line.get_gid() == CLIPPED for axes in panels for line in axes.lines):
+    if not (ends[:, 0] < ends[:, 1]).any() or any(_is_arrow(line, which) for axes in panels for line in axes.lines):
         return
+    if (narrower := _usual(panels, which, ends, place)) is not None:
+        for axes in panels:
+            axes.set(**{f"{which}lim": 10**narrower if logarithmic else narrower})
+    limits = np.sort(place(getattr(panels[0], f"get_{which}lim")()))  # a logarithmic axis may have been cut before
+    for bar, (start, end) in zip(bars, ends, strict=True):
+        for beyond, limit, marker in ((start < limits[0], 0, ARROWS[which][0]), (end > limits[1], 1, ARROWS[which][1])):
+            if beyond:
+                at = {which: 10 ** limits[limit] if logarithmic else limits[limit], "yx"["xy".index(which)]: bar.at}
+                look = {"color": bar.color, "marker": marker, "markersize": 5, "clip_on": False}
+                bar.axes.plot(at["x"], at["y"], **look, gid=CLIPPED)
+
+
+def _is_arrow(line: Any, which: str) -> bool:
+    return line.get_gid() == CLIPPED and line.get_marker() in ARROWS[which]
+
+
+def _usual(panels: Sequence["Axes"], which: str, ends: np.ndarray, place: Callable[..., np.ndarray]) -> Any:
+    """Return the limits that all but a few wide intervals need, as ``place`` has them; None if they need no others."""
+    long = ends[:, 1] - ends[:, 0]
     drawn: list[Any] = [container for axes in panels for container in axes.containers]
     middles = place(np.concatenate([container.lines[0].get_xydata() for container in drawn])[:, "xy".index(which)])
     middles = middles[np.isfinite(middles)]
     # Where nearly all are wide, as of two seeds, the shortest and the points themselves say what is usual.
     usual = long <= WIDE * min(np.median(long[long > 0]), max(np.ptp(middles), long[long > 0].min()))
     if usual.all():
-        return
+        return None
     core = np.concatenate([middles, ends[usual].ravel(), [0.0] * _crosses_zero(panels, which)])
     low, high = core.min(), core.max()
     if high - low > 0.6 * np.ptp(np.append(ends, core)):
-        return
-    limits = np.array([low, high]) + np.array([-0.07, 0.07]) * (high - low)
-    for axes in panels:
-        axes.set(**{f"{which}lim": 10**limits if logarithmic else limits})
-    for bar, (start, end) in zip(bars, ends, strict=True):
-        for beyond, limit, marker in ((start < limits[0], 0, "<v"), (end > limits[1], 1, ">^")):
-            if beyond:
-                at = {which: 10 ** limits[limit] if logarithmic else limits[limit], "yx"["xy".index(which)]: bar.at}
-                look = {"color": bar.color, "marker": marker["xy".index(which)], "markersize": 5, "clip_on": False}
-                bar.axes.plot(at["x"], at["y"], **look, gid=CLIPPED)
+        return None
+    return np.array([low, high]) + np.array([-0.07, 0.07]) * (high - low)
 
 
 def _crosses_zero(panels: Sequence["Axes"], which: str) -> bool:
