@@ -164,14 +164,15 @@ def joint_drop(results: Results, variant: Variant, members: np.ndarray, *, contr
     Args:
         results: of the study.
         variant: the network.
-        members: groups chosen beforehand, by size: the worst one seen is always the unluckiest too.
+        members: groups chosen beforehand, by size: the worst one seen is always the unluckiest too. Those count that
+            have a drop of this network (``has_drop``), in every table and figure.
         controlled: from its control, instead of from the full network.
 
     Returns:
-        Nothing known where there are no groups, or some seed of the network that it is compared with is right too
-        seldom in one of them. The full network's own drop is 0, without an interval.
+        Nothing known where no group has one. The full network's own drop is 0, without an interval.
     """
-    if not len(members) or not np.isfinite(drop_values(variant, controlled=controlled)[:, members]).all():
+    members = members[has_drop(variant)[members]]
+    if not len(members):
         return UNKNOWN
     if variant is results.variants[0]:
         return Estimate(0.0, np.nan, np.nan)
@@ -224,7 +225,6 @@ def summary_rows(results: Results) -> list[dict[str, Any]]:
         if any(np.isfinite(v.passes).all() for v in results.variants):
             row["million_passes"] = float(variant.passes.mean() / 1e6)
         for size, members in sizes.items():
-            members = members[has_drop(variant)[members]]
             drop = UNKNOWN if variant.method == "full" else joint_drop(results, variant, members)
             row[f"{size}_drop_percent"] = drop
             if results.matched:

@@ -195,6 +195,16 @@ def test_a_group_that_cannot_lose_has_no_drop_and_no_interval(tmp_path: Path) ->
         assert np.isnan(row["small_drop_percent"]).all(), row
 
 
+def test_a_group_without_a_drop_leaves_those_of_the_others(tmp_path: Path) -> None:
+    """One of two small groups is never right: tables and figures have what the other one lost."""
+    counts = {"train_count": (400, 300, 20, 20), "test_count": (40, 60, 30, 13), "group_names": "abcd"}
+    results = arrays.collect(make_analyses(tmp_path, **counts, never_right=(3,)))
+    for variant in results.variants[1:]:
+        both, one = (quantities.joint_drop(results, variant, np.array(members)) for members in ([2, 3], [2]))
+        assert np.isfinite([*one]).all()
+        assert both == one
+
+
 def test_analyses_that_do_not_belong_together_are_refused(analyses: list[Run]) -> None:
     with pytest.raises(JaxfairError, match="not of the same seeds"):
         arrays.collect(analyses[:-1])
