@@ -27,7 +27,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FAMILIES = {"snl": ("Blues", "o"), "deepreduce": ("Oranges", "D")}
+FAMILIES = {
+    "snl": ("Blues", "o"),
+    "deepreduce": ("Oranges", "D"),
+    "control": ("Purples", "v"),
+    "random": ("Greens", "^"),
+}
 METHODS = {"full": ("full network", *LOOKS[0]), "snl": ("SNL", *LOOKS[1]), "deepreduce": ("DeepReDuce", *LOOKS[2])}
 METHODS_NAMED = {
     **{method: METHODS[method][0] for method in ("snl", "deepreduce")},
@@ -153,7 +158,7 @@ def _look(results: Results, variant: Variant) -> tuple[object, str]:
         return "#222222", "s"
     family = [v.label for v in results.variants if v.method == variant.method]
     shade = 0.85 - 0.5 * family.index(variant.label) / max(len(family) - 1, 1)
-    colors, marker = FAMILIES.get(variant.method, ("Purples", "v"))
+    colors, marker = FAMILIES.get(variant.method, ("Greys", "P"))
     return mpl.colormaps[colors](shade), marker
 
 

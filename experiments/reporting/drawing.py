@@ -183,8 +183,9 @@ def filled(
 
 def panels(titles: Sequence[str], label: str) -> tuple["Figure", list["Axes"]]:
     """Return panels that share their axes, at most five in a row."""
-    lines = max(title.count("\n") for title in titles)
-    figure, found = filled(len(titles), 5, max(2.1, 5 / len(titles)), 2.1 + 0.15 * lines, sharex=True, sharey=True)
+    lines, around = max(title.count("\n") for title in titles), 0.8  # inches of the legend and what is below
+    height = 2.1 + 0.15 * lines + around / -(-len(titles) // 5)
+    figure, found = filled(len(titles), 5, max(2.1, 5 / len(titles)), height, sharex=True, sharey=True)
     for axes, title in zip(found, titles, strict=True):
         axes.set_title(title, fontsize=9)
     label_side(figure, label)
@@ -400,11 +401,15 @@ def log_axis(axes: "Axes", numbers: Sequence[float], form: str) -> np.ndarray:
 
 def scale(panels: Sequence[Any], which: str) -> None:
     """Make the axis logarithmic if the points span a decade; intervals that reach 0 then run out of the panel."""
+    from matplotlib.ticker import LogLocator
+
     values = np.concatenate([c.lines[0].get_xydata() for axes in panels for c in axes.containers])[:, "xy".index(which)]
     if np.nanmin(values) > 0 and np.nanmax(values) > 10 * np.nanmin(values):
         for axes in panels:
             axes.set(**{f"{which}scale": "log"})
             axis = getattr(axes, f"{which}axis")
+            if np.nanmax(values) < 100 * np.nanmin(values):  # of which one decade alone may have a tick
+                axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             axis.set_major_formatter("{x:g}")  # powers as mathematics would need its parser
             axis.set_minor_formatter("")
             axes.set(**{f"{which}lim": (max(getattr(axes, f"get_{which}lim")()[0], np.nanmin(values) / 3), None)})
@@ -512,11 +517,13 @@ def caterpillars(parts: Mapping[str, Sequence[tuple[str, Estimate, bool]]], labe
     longest = max(len(line) for rows in parts.values() for name, *_ in rows for line in name.split("\n"))
     width, height = 2.2 + LETTER * longest, 1.0 + max(sum(LINE * n + 0.08 for n in rows) for rows in lines)
     figure, panels = filled(len(parts), max(1, int(11.5 / width)), width, height, sharex=True)
-    for axes, (title, rows) in zip(panels, parts.items(), strict=True):
-        for place, (_, value, beyond) in enumerate(rows):
+    for axes, (title, rows), of_rows in zip(panels, parts.items(), lines, strict=True):
+        high = (LINE * np.array(of_rows) + 0.08) / (LINE + 0.08)  # of one line is 1
+        places = np.cumsum(high) - high / 2 - 0.5
+        for place, (_, value, beyond) in zip(places, rows, strict=True):
             errorbar(axes, value, place, LOOKS[0][0] if beyond else GREY, "o" if beyond else ".")
-        axes.set_yticks(range(len(rows)), [name for name, *_ in rows], fontsize=8)
-        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_yticks(places, [name for name, *_ in rows], fontsize=8)
+        axes.set_ylim(high.sum() - 0.5, -0.5)
         axes.axvline(0, color=GREY, linewidth=0.8)
         axes.grid(visible=False, axis="y")
         axes.set_title(title, fontsize=9)

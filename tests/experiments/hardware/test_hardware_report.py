@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import jax.numpy as jnp
+import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
@@ -28,6 +29,7 @@ from jaxfair.losses import cross_entropy
 from jaxfair.networks.architectures import CNN
 from jaxfair.networks.network import init, predict
 from tests.experiments.page import Page
+from tests.figures import check
 from tests.hardware_study import ALL, BASE, STEPS, changed, make_hardware
 from tests.study import sketch
 
@@ -105,6 +107,19 @@ def middles_and_ends(container: Any) -> np.ndarray:
     bars = container.lines[2][0].get_segments()
     drawn = zip(container.lines[0].get_xydata(), bars, strict=True)
     return np.array([[p[1], *b[:, 1]] for p, b in drawn])
+
+
+@pytest.mark.parametrize("count", [2, 12])
+def test_figures_are_readable_with_few_groups_and_with_many(count: int) -> None:
+    names = [f"{5 * i} to {5 * i + 4} years of age, living alone" for i in range(count)]
+    train, test = ([most - most // 13 * i for i in range(count)] for most in (1300, 130))
+    hardware = make_hardware(trainings=ALL, group_names=names, train_count=train, test_count=test, ulps=1)
+    with mpl.rc_context(drawing.STYLE):
+        for drawn in figures.DRAWINGS.values():
+            figure = drawn.draw(hardware)
+            drawing.clip(figure)
+            figure.draw_without_rendering()
+            check(figure)
 
 
 def test_groups_are_drawn_from_large_to_small_and_kinds_apart(hardware: Hardware) -> None:

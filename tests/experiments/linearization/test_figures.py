@@ -25,6 +25,7 @@ from experiments.reporting.groups import LARGE
 from experiments.reporting.series import Estimate
 from experiments.reporting.verdicts import Missing
 from jaxfair.errors import JaxfairError
+from tests.figures import box_of, check, overlaps
 from tests.study import lay_out, make_analyses, mitigated
 
 NETWORKS = (
@@ -68,6 +69,14 @@ STUDIES = {
     },
     "controlled": {
         "networks": [*NETWORKS, ("Matched to SNL 50", "matched", 768), ("Matched to SNL 200", "matched", 768)]
+    },
+    "five methods, twelve groups of ages": {
+        "group_names": [
+            f"{5 * i} to {5 * i + 4} years{', living alone at home and elsewhere' * (i % 4 > 1)}" for i in range(12)
+        ],
+        "train_count": [1200 - 100 * i for i in range(12)],
+        "test_count": [60 - 3 * i for i in range(12)],
+        "networks": [*NETWORKS, ("Full network, fine-tuned", "control", 768), ("Random 50", "random", 50)],
     },
     "names that look like markup": {"group_names": ("$x^$", "<b>&amp;", "é_{\\frac ☃")},
 }
@@ -113,7 +122,13 @@ def drawn(axes: Axes, label: str, which: int = 1) -> np.ndarray:
 @pytest.mark.parametrize("study", STUDIES.values(), ids=STUDIES.keys())
 def test_every_study_is_drawn_without_warnings(tmp_path: Path, study: dict, capsys: pytest.CaptureFixture[str]) -> None:
     results, before = results_of(tmp_path, study), mpl.rcParams["font.size"]
-    with warnings.catch_warnings(), mock.patch("experiments.reporting.drawing.save", lay_out):
+
+    def examine(figure: Figure, path: Path) -> Path:
+        file = lay_out(figure, path)
+        check(figure)
+        return file
+
+    with warnings.catch_warnings(), mock.patch("experiments.reporting.drawing.save", examine):
         warnings.simplefilter("error")
         # A character that the font lacks is drawn as a box.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
@@ -209,28 +224,6 @@ def test_a_long_name_leaves_room_for_the_figure(tmp_path: Path) -> None:
         assert min(heights) > 0.9, (draw.__name__, heights)  # inches
 
 
-def overlaps(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether two boxes with axes along the text, shape (4, 2), share an inner point: no side parts them."""
-    for box in (a, b):
-        for side in (box[1] - box[0], box[2] - box[1]):
-            first, second = a @ side, b @ side
-            slack = 0.02 * np.linalg.norm(side) ** 2
-            if first.max() <= second.min() + slack or second.max() <= first.min() + slack:
-                return False
-    return True
-
-
-def box_of(text: Any) -> np.ndarray:
-    """Return the corners of a drawn text, however it is rotated, shape (4, 2)."""
-    rotation = text.get_rotation()
-    anchor = text.get_transform().transform(text.get_unitless_position())
-    text.set_rotation(0)
-    corners = text.get_window_extent().corners()[[0, 1, 3, 2]] - anchor
-    text.set_rotation(rotation)
-    turn = np.deg2rad(rotation)
-    return corners @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]]) + anchor
-
-
 @pytest.mark.parametrize(
     ("names", "count"),
     [("{}", 10), ("{} years", 10), ("occupation number {}, in the city", 5), ("{} & male & young", 25), ("{}", 60)],
@@ -283,6 +276,14 @@ def test_differences_are_drawn_from_the_largest_down(tmp_path: Path) -> None:
             np.testing.assert_allclose(points(container), [[of.points.mean, place]])
             np.testing.assert_allclose(lines[2][0].get_segments()[0][:, 0], of.points[1:])
             assert lines[0].get_color() == (GREY if of.verdict == "within noise" else LOOKS[0][0])
+
+
+def test_names_of_several_lines_stand_apart() -> None:
+    names = ["a\nname\nof four\nlines" if i % 5 < 2 else f"{i}" for i in range(10)]
+    with mpl.rc_context(drawing.STYLE):
+        figure = drawing.caterpillars({"": [(name, Estimate(1.0, 0.5, 2.0), False) for name in names]}, "points")
+        figure.draw_without_rendering()
+        check(figure)
 
 
 def test_one_wide_interval_does_not_flatten_the_others(tmp_path: Path) -> None:
@@ -361,11 +362,15 @@ def test_quantities_are_drawn_by_group_and_relus(tmp_path: Path, quantity: str, 
 
 def test_values_over_decades_get_a_logarithmic_axis(tmp_path: Path) -> None:
     results = results_of(tmp_path, {})
-    for factor, scale in ((np.array([1.0, 10, 100]), "log"), (np.array([1.0, 1.1, 1.2]), "linear")):
+    for factor, scale in (([1.0, 10, 100], "log"), ([1.2, 5, 13], "log"), ([1.0, 1.1, 1.2], "linear")):
         groups = [v.by_group | {"gradient_norm": np.tile(factor, (3, 1))} for v in results.variants]
         changed = [v._replace(by_group=g) for v, g in zip(results.variants, groups, strict=True)]
         figure = figures.by_group_and_relus(results._replace(variants=tuple(changed)), "gradient_norm")
         assert figure.axes[0].get_yscale() == scale
+        figure.draw_without_rendering()
+        check(figure)  # that there are two numbers at least
+        heights = [axes.get_position().height * figure.get_figheight() for axes in figure.axes]
+        assert min(heights) > 1.2  # inches, though it is one row with a legend
 
 
 def test_global_accuracy_names_the_configurations(tmp_path: Path) -> None:
