@@ -12,6 +12,7 @@ from experiments.analyses.quantities import drop_values, has_drop
 from experiments.analyses.results import Results, Variant
 from experiments.reporting import series
 from experiments.reporting.comparisons import SELDOM
+from experiments.reporting.groups import some
 from experiments.reporting.sampling import FREE, PLAIN, SAID, in_blocks
 from experiments.reporting.verdicts import (
     DISTANCE,
@@ -87,7 +88,7 @@ def contrast(results: Results, *terms: tuple[Variant, np.ndarray], scale: Scale 
 
 def named(results: Results, networks: Sequence[Variant], *texts: str) -> str:
     """Join what networks are called, and add the groups of which one of them has no drop."""
-    lost = ", ".join(results.groups.names[g] for g in np.flatnonzero(~in_all(networks)))
+    lost = some(cut([results.groups.names[g] for g in np.flatnonzero(~in_all(networks))]))
     never = f"; without a drop, as some seed's full network is {SELDOM} there: {lost}"
     return ", ".join(texts) + never * bool(lost)
 

@@ -265,13 +265,13 @@ def _worst(results: Results, pairs: Sequence[tuple[Variant, Variant]]) -> tuple[
         gained = [quantities.in_worst(results, a, g) - quantities.in_worst(results, b, g) for a, b in pairs]
         tables.append(np.mean(gained, axis=0))
     found = Measured(intervals.over_seeds_and_examples(tables, [1.0] * len(tables)), len(tables[0]))
-    return found, _named(results, *(network for pair in pairs for network in pair))
+    return found, _called(*(network for pair in pairs for network in pair))
 
 
 def _mean_lost(results: Results, pairs: Sequence[tuple[Variant, Variant]]) -> tuple[Measured, str]:
     lost = np.mean([plain.correct - aware.correct for aware, plain in pairs], axis=0)
     found = Measured(intervals.over_seeds_and_examples([lost]), len(lost))
-    return found, _named(results, *(network for pair in pairs for network in pair))
+    return found, _called(*(network for pair in pairs for network in pair))
 
 
 def _kind(network: Variant) -> str:
@@ -288,7 +288,12 @@ def _networks(results: Results, method: str) -> list[Variant]:
 
 
 def _named(results: Results, *networks: Variant) -> str:
-    return named(results, networks, *(f"{network.label} ({network.relu_count:,} ReLUs)" for network in networks))
+    """Name networks whose drops are compared, and the groups that have none."""
+    return named(results, networks, _called(*networks))
+
+
+def _called(*networks: Variant) -> str:
+    return ", ".join(f"{network.label} ({network.relu_count:,} ReLUs)" for network in networks)
 
 
 def _small(results: Results) -> np.ndarray:
@@ -314,7 +319,7 @@ def _tightest(results: Results) -> tuple[Variant, str]:
 def _overall(results: Results) -> tuple[Measured, str]:
     network = _networks(results, "snl")[0]
     before = network.control or results.variants[0]
-    return accuracy_lost(before, network), _named(results, before, network)
+    return accuracy_lost(before, network), _called(before, network)
 
 
 def _distance(results: Results, method: str) -> tuple[Measured, str, str]:
@@ -326,7 +331,7 @@ def _distance(results: Results, method: str) -> tuple[Measured, str, str]:
     lengths = ", ".join(f"{of:.3g}" for of in values.mean(axis=0)[::-1])
     found, note = rank_correlations(fewer, values, "budgets")
     found = found._replace(small=too_small(np.log2(values[:, 0] / values[:, -1]), RATIO, "in log2"))
-    return found, note, f"{_named(results, *networks[::-1])}: {lengths}"
+    return found, note, f"{_called(*networks[::-1])}: {lengths}"
 
 
 def _moved(results: Results) -> tuple[np.ndarray, str]:
@@ -337,7 +342,7 @@ def _moved(results: Results) -> tuple[np.ndarray, str]:
     if not all((np.isfinite(of) & (of > 0)).all() for of in distances):
         raise Missing("the parameter distance of some network is not known, or 0")
     lengths = ", ".join(f"{of.mean():.3g}" for of in distances)
-    return np.log2(distances[0] / distances[1]), f"{_named(results, network, network.control)}: {lengths}"
+    return np.log2(distances[0] / distances[1]), f"{_called(network, network.control)}: {lengths}"
 
 
 def _with_accuracy(results: Results, name: str) -> tuple[Measured, str, str]:
@@ -346,7 +351,7 @@ def _with_accuracy(results: Results, name: str) -> tuple[Measured, str, str]:
     found, note = rank_correlations(quantity(network, name), accuracy, "groups")
     small = too_small(np.ptp(accuracy, axis=1), RIGHT, "")
     found = found._replace(small=small, nothing=_alike(results, network))
-    return found, _with_sampling(note, name), _named(results, network)
+    return found, _with_sampling(note, name), _called(network)
 
 
 def _alike(results: Results, network: Variant) -> str:
@@ -378,7 +383,8 @@ def _as_relus_go(results: Results, name: str, method: str) -> tuple[Measured, st
     else:
         floor, unit = (POINTS, "points") if name == DROP else (DISTANCE, "")
         found = found._replace(small=too_small(few - many, floor, unit))
-    return found, "; ".join(filter(None, [_with_sampling(note, name), against])), _named(results, *networks)
+    which = _named(results, *networks) if name == DROP else _called(*networks)
+    return found, "; ".join(filter(None, [_with_sampling(note, name), against])), which
 
 
 def _beside_control(network: Variant, name: str) -> np.ndarray:
@@ -417,7 +423,7 @@ def _nearest(results: Results) -> tuple[Variant, Variant]:
     pairs = [(snl, other) for snl in _networks(results, "snl") for other in _networks(results, "deepreduce")]
     pair = min(pairs, key=apart)  # the tightest of equals
     if apart(pair) > COMPARABLE:
-        raise Missing(f"the nearest budgets differ by more than a factor of {COMPARABLE}: {_named(results, *pair)}")
+        raise Missing(f"the nearest budgets differ by more than a factor of {COMPARABLE}: {_called(*pair)}")
     return pair
 
 
@@ -434,7 +440,7 @@ def _bound(results: Results, term: str) -> tuple[Measured, str, str]:
     rise = quantity(network, "loss") - quantity(full, "loss")
     terms = zip(quantity(full, "gradient_norm"), top, network.parameter_distance, rise, strict=True)
     found = [excess_loss_bound(g, t, float(d), r) for g, t, d, r in terms]
-    note = f"{_named(results, network)}; the change of the masks is no part of the bound"
+    note = f"{_called(network)}; the change of the masks is no part of the bound"
     if term == "bound":
         middle, risen = np.median([b.bound for b in found]), np.median(rise)
         holds = intervals.over_seeds(np.array([bound.holds.mean() for bound in found]))
@@ -497,7 +503,7 @@ def _against_random(results: Results) -> tuple[Measured, str]:
     if snl is None:  # of none, nothing is chosen
         raise Missing("no random mask keeps as many ReLUs as one of SNL's, above 0")
     other = chance[snl.relu_count]
-    return accuracy_lost(snl, other), _named(results, snl, other)
+    return accuracy_lost(snl, other), _called(snl, other)
 
 
 def _mitigations(results: Results, kind: str) -> list[tuple[Variant, Variant]]:
@@ -509,7 +515,7 @@ def _mitigations(results: Results, kind: str) -> list[tuple[Variant, Variant]]:
 def _mitigated_everywhere(results: Results, kind: str) -> tuple[Measured, str]:
     pairs, terms = _mitigations(results, kind), []
     if len(pairs) < 2:
-        raise Missing(f"{len(pairs)} networks were made with mitigation beside the same ones without it")
+        raise Missing(f"{len(pairs) or 'no'} network was made with mitigation beside the same one without it")
     small = _small(results)
     for network, other in pairs:
         weights = mean_weights(small, other, network) / len(pairs)
@@ -526,17 +532,17 @@ def _mitigated(
         raise Missing("no network was made with mitigation beside the same one without it")
     network, other = min(pairs, key=lambda pair: (pair[1].method != "snl", pair[1].relu_count))
     if what == "all":
-        return accuracy_lost(other, network), _named(results, network, other)
+        return accuracy_lost(other, network), _called(network, other)
     if what == "gap":
-        return _gap(other) - _gap(network), _named(results, network, other)
+        return _gap(other) - _gap(network), _called(network, other)
     small = _small(results)
     if what in ("gradient_norm", "softmax_gap"):
         after, before = (quantity(v, what)[:, small].mean(axis=1) for v in (network, other))
         if what == "softmax_gap":
-            return after - before, _named(results, network, other)
+            return after - before, _called(network, other)
         if np.minimum(after, before).min() <= 0:
             raise Missing("a mean of 'gradient_norm' is not positive for some seed, so there is no ratio")
-        return np.log2(after / before), f"{_named(results, network, other)}; {sampling.PLAIN}"
+        return np.log2(after / before), f"{_called(network, other)}; {sampling.PLAIN}"
     members, sign = (small, 1) if what == "drop" else (results.groups.large, -1)
     weights = mean_weights(members, network, other)
     return contrast(results, (other, sign * weights), (network, -sign * weights)), _named(results, network, other)

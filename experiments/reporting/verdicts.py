@@ -135,9 +135,9 @@ FOOT = (
     "go through (of budgets by the larger of both); then with Holm's correction for all findings of the table. What is "
     "claimed to be within a margin of 0 is tested by two one-sided t tests: the 90 % "
     f"interval has to lie within it. Too small to matter are effects below {POINTS:g} points of a drop, {RIGHT:g} of "
-    f"accuracy, {NATS:g} nats of a loss, {2**RATIO - 1:.0%} of a norm or eigenvalue, and {DISTANCE:g} of a distance to "
-    "the boundary, by the whole interval; they may be too small where the value alone is. Unless each seed has a split "
-    "of its own, the split of the data is no part of the noise."
+    f"accuracy, {NATS:g} nats of a loss, {100 * (2**RATIO - 1):.0f} % of a norm or eigenvalue, and {DISTANCE:g} of a "
+    "distance to the boundary, by the whole interval; they may be too small where the value alone is. Unless each seed "
+    "has a split of its own, the split of the data is no part of the noise."
 )
 
 
@@ -191,8 +191,8 @@ def decide(results: Any, name: str, statement: str, statistic: str, measure: Cal
         threshold: of what.
         floor: how far from the threshold is far enough to matter.
     """
-    of = " of 0" if side == "within" else f" by {floor:g} or more" if floor else ""
-    statistic = f"{statistic}; claimed {side} {threshold:g}{of}"
+    of = " of 0" if side == "within" else f" by {floor:.2g} or more" if floor else ""
+    statistic = f"{statistic}; claimed {side} {threshold:.2g}{of}"
     try:
         found, *notes = measure(results, *arguments)
     except Missing as missing:

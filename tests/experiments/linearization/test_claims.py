@@ -525,6 +525,7 @@ def test_few_seeds_decide_nothing(tmp_path: Path, seeds: int) -> None:
     assert np.isfinite(found["small_lose_more"][3:6]).all()  # over test images, at least
     assert np.isfinite(found["small_gradient_norm"][3:6]).tolist() == [True, seeds > 1, seeds > 1]
     assert "at least 5 seeds" in found["small_lose_more"].note
+    assert found["small_gradient_norm"].statistic.endswith("claimed above 0 by 0.07 or more")
 
 
 def test_every_finding_has_its_case(results: Results) -> None:
@@ -596,6 +597,9 @@ def test_a_group_that_is_never_right_for_some_seed_is_left_out_and_named(results
     assert found["small_lose_more"].value == pytest.approx(expected, abs=1e-8)
     for name in ("small_lose_more", "harm_grows", "softmax_gap_foretells_drop", "snl_milder"):
         assert "right too seldom for a relative drop there: c" in found[name].note, found[name]
+    for name in ("accuracy_kept", "distance_grows", "gradient_norm_rises", "bound_holds"):  # which are not of drops
+        assert np.isfinite(found[name].value)
+        assert "relative drop" not in found[name].note, found[name]
     assert not any(np.isnan(claim.value) for claim in found.values() if claim.seeds)
 
 
