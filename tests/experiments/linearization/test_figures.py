@@ -316,6 +316,24 @@ def test_two_seeds_leave_something_to_see(half: list[float], shown: float) -> No
     assert shown / 2 < np.ptp(grid[0, 0].get_ylim()) < 2 * shown
 
 
+def test_wide_intervals_of_both_axes_have_arrows_which_the_caption_explains(tmp_path: Path) -> None:
+    """One point each is wide in x and in y; and an end of a logarithmic axis that is cut is no end of an interval."""
+    figure, grid = drawing.subplots(1, 2, 4, 3)
+    mean, half, low = np.arange(1.0, 7.0), np.full(6, 0.3), np.array([1e-4, *np.arange(1.5, 5.0)])
+    wide = [half + 90 * (np.arange(6) == i) for i in (2, 4)]
+    x, y = (Estimate(mean, mean - half, mean + half) for half in wide)
+    drawing.errorbar(grid[0, 0], x, y, *LOOKS[0])
+    drawing.errorbar(grid[0, 1], range(6), Estimate(3.0 ** np.arange(6), [*low, 200.0], [2.0, *[300.0] * 5]), *LOOKS[0])
+    drawing.scale([grid[0, 1]], "y")
+    with mock.patch("experiments.reporting.drawing.save", lay_out):
+        (drawn,) = drawing.draw_all({"both": drawing.Drawing("Both", "", lambda _: figure)}, None, tmp_path)
+        (plain,) = drawing.draw_all({"none": drawing.Drawing("None", "", lambda _: Figure())}, None, tmp_path)
+    arrows = [[line for line in axes.lines if line.get_gid() == drawing.CLIPPED] for axes in grid[0]]
+    assert sorted(str(line.get_marker()) for line in arrows[0]) == ["<", ">", "^", "v"]
+    assert [str(line.get_marker()) for line in arrows[1]] == ["v"]
+    assert (drawn.caption, plain.caption) == (f"Both. {drawing.ARROW}", "None.")
+
+
 def test_accuracies_are_drawn_against_relus(tmp_path: Path) -> None:
     results = results_of(tmp_path, {})
     (axes,) = figures.accuracy_by_budget(results).axes
