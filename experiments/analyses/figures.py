@@ -12,7 +12,7 @@ from experiments.analyses import imbalance, quantities
 from experiments.analyses.differences import differences
 from experiments.analyses.results import Results, Variant
 from experiments.reporting import drawing, series
-from experiments.reporting.drawing import GREY, LOOKS, Drawing
+from experiments.reporting.drawing import AT_ONCE, GREY, IMAGES, LOOKS, Drawing
 from experiments.reporting.verdicts import Missing
 
 if TYPE_CHECKING:
@@ -87,13 +87,11 @@ def harm_by_imbalance(results: Results) -> "Figure":
     return figure
 
 
-IMAGES = "Bars: 95 % intervals over seeds and test images together, of one seed over these alone."
 # fmt: off
 DRAWINGS = {
     "differences_by_group": Drawing(
         "Who lost more than whom: relative accuracy drop of each group minus that of the reference group",
-        "Black: beyond noise; grey: within it, or too few seeds to say. Bars: 95 % intervals over seeds and test "
-        "images together that hold for all groups of a network at once.",
+        f"Black: beyond noise; grey: within it, or too few seeds to say. {AT_ONCE.format('groups of a network')}",
         differences_by_group),
     "accuracy_drop_by_group": Drawing(
         "Relative accuracy drop of each group against the full network of the same seed",

@@ -8,12 +8,14 @@ from experiments.analyses.results import HARM, Results, Variant
 from experiments.reporting import html, reports, sampling
 from experiments.reporting.comparisons import MEANING, PICKED, SELDOM
 from experiments.reporting.drawing import Drawn
+from experiments.reporting.groups import some
 from experiments.reporting.tables import Column, Row, Table
 from experiments.reporting.verdicts import Claim
 from experiments.running.records import rebalanced
 from jaxfair.data.sources import OWN
 from jaxfair.intervals import FEW
 from jaxfair.runs import Run
+from jaxfair.words import cut
 
 GROUPS = (
     Column("group"),
@@ -199,7 +201,8 @@ def page(
 def _compared(results: Results) -> list[str]:
     """Return the extremes of each network, and its differences between groups, which a reader unfolds."""
     rows, extremes = differences.rows(results), differences.extreme_rows(results)
-    parts = [html.table(Table(EXTREMES, extremes)), html.paragraph(PICKED)] if extremes else []
+    several = any(row["least_lost"] for row in extremes)  # or else there is nobody who lost most
+    parts = [html.table(Table(EXTREMES, extremes)), html.paragraph(PICKED)] if several else []
     for network in dict.fromkeys(row["network"] for row in rows):
         mine = [row for row in rows if row["network"] == network]
         parts.append(html.folded(f"{network}: against {mine[0]['reference']}", html.table(Table(DIFFERENCES, mine))))
@@ -240,9 +243,9 @@ def warnings(results: Results) -> list[str]:
     said = [f"Some eigenvalues of {label} did not converge; see their residuals." for label in lacking]
     unknown = differences.without_drop(results)
     never = (
-        f"In group{'s' * (len(unknown) > 1)} {', '.join(unknown)} the full network or a control of some seed is "
-        f"{SELDOM}: its 95 % interval reaches 0. What a network that is compared with it lost there can be said in "
-        "points of accuracy only."
+        f"In group{'s' * (len(unknown) > 1)} {some(cut(unknown))} the full network or a control of some seed is "
+        f"{SELDOM}: the 95 % interval of its accuracy reaches 0. What a network that is compared with it lost there "
+        "can be said in points of accuracy only."
     )
     return [*results.missing, *by_heart(results), *[never] * bool(unknown), *results.groups.warnings(), *said]
 

@@ -13,6 +13,7 @@ from experiments.reporting.series import Estimate
 from experiments.reporting.tables import Column, Row, Table
 from experiments.reporting.verdicts import Missing
 from jaxfair.change import ChangeReport
+from jaxfair.intervals import FEW
 from jaxfair.judging import SEEDS
 from jaxfair.paired import Difference, Measure
 from jaxfair.words import cut, written
@@ -47,15 +48,17 @@ MEANINGS = {
     "Relative drop": "(accuracy before - accuracy after) / accuracy before, in percent; negative is an improvement. "
     "Its interval allows for the pairs: the same examples are asked before and after.",
     "Relative drop minus that of the reference": "in percentage points. Its interval is wider than 95 %, so that those "
-    "of all groups compared hold at once (Bonferroni); corrected is p for their number (Holm 1979). More or less: the "
-    "interval is wholly on that side of 0, and the corrected p is below 5 %.",
+    "of all groups compared hold at once (Bonferroni); p is that of the test that the difference is 0, corrected by "
+    "Holm (1979) for their number. More or less: the interval is wholly on that side of 0, and the corrected p is "
+    "below 5 %.",
     "Right, then wrong; wrong, then right; prediction changed": "shares of the group's examples whose "
     "answers flipped, which an unchanged accuracy can hide.",
     "Most frequent prediction changed": "compression-identified exemplars: examples on which the most frequent "
     "predictions of the runs before and after differ (Hooker et al. 2019); its interval is over examples alone.",
     "McNemar's p": "exact, two-sided: how probable so unequal numbers of both kinds of flips are if both are equally "
     "likely; of each group for itself.",
-    "Loss": "mean cross-entropy in nats, from logits or from the logarithms of probabilities.",
+    "Loss": "mean cross-entropy in nats, from logits or from the logarithms of probabilities. A group of fewer than "
+    f"{FEW} examples has no interval of it.",
 }
 
 
@@ -145,7 +148,7 @@ DRAWINGS = {
                              "reference, beyond noise.", draw_drops),
     "flips": Drawing("Predictions that flipped", EACH, draw_flips),
     "losses": Drawing("Rise of each group's loss", f"{EACH} Black: they do not hold 0; of two to four runs none is "
-                      "judged.", draw_losses),
+                      f"judged. Groups of fewer than {FEW} examples have none.", draw_losses),
 }  # fmt: skip
 
 

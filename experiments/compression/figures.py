@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from experiments.analyses import figures, quantities
-from experiments.analyses.figures import IMAGES
 from experiments.analyses.results import Results, Variant
 from experiments.compression.claims import FAMILIES, kept, networks
 from experiments.reporting import drawing, series
-from experiments.reporting.drawing import GREY, LOOKS, PALE, Drawing
+from experiments.reporting.drawing import GREY, IMAGES, LOOKS, PALE, Drawing
 from experiments.reporting.verdicts import Missing
 
 if TYPE_CHECKING:

@@ -14,7 +14,19 @@ from experiments.hardware import tables as numbers
 from experiments.hardware.differences import differences
 from experiments.hardware.results import Comparison, Hardware, Series
 from experiments.reporting import drawing
-from experiments.reporting.drawing import BARS, COLORS, GREY, LARGE, OVER_SEEDS, SMALL, Drawing, Drawn, Points
+from experiments.reporting.drawing import (
+    AT_ONCE,
+    BARS,
+    COLORS,
+    GREY,
+    IMAGES,
+    LARGE,
+    OVER_SEEDS,
+    SMALL,
+    Drawing,
+    Drawn,
+    Points,
+)
 from experiments.reporting.sampling import SAID
 from experiments.reporting.series import Estimate, over_seeds, right
 from experiments.reporting.verdicts import Missing
@@ -323,12 +335,11 @@ DRAWINGS = {
     "differences_by_group": Drawing(
         "Who loses more than whom on other hardware: relative accuracy drop of each group, from the reference hardware "
         "to another one, minus that of the reference group",
-        "Black: beyond noise; grey: within it, or too few seeds to say. Bars: 95 % intervals over seeds and test "
-        "images together that hold for all groups and profiles at once.",
+        f"Black: beyond noise; grey: within it, or too few seeds to say. {AT_ONCE.format('groups and profiles')}",
         differences_by_group),
     "accuracy_by_group": Drawing(
         "Fig. 1: accuracy of each group, a row each hardware and control, and its difference from the reference",
-        "Bars: 95 % intervals over seeds and test images together.", accuracy_by_group),
+        IMAGES, accuracy_by_group),
     "reference_and_distance": Drawing(
         "Fig. 2: how far apart parameters end (permuted networks count as far); gradient norm and largest Hessian "
         "eigenvalue of each group's loss at the reference", f"{OVER_SEEDS}, {FREED}", reference_and_distance),

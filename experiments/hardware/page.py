@@ -224,11 +224,12 @@ def page(
 def introduction(hardware: Hardware) -> str:
     """Say of how many seeds, which profiles and which reference group a report is, and what its intervals are over."""
     plain, groups = hardware.comparisons[0], hardware.groups
-    seeds, profiles = len(plain.reference.accuracy), len(plain.profiles)
+    seeds, profiles, ulps = len(plain.reference.accuracy), len(plain.profiles), len(plain.ulps)
     return (
-        f"{seeds} seed{'s' * (seeds > 1)}, {len(groups.names)} groups, {groups.train_count.sum():,} training and "
-        f"{groups.test_count.sum():,} test images; {profiles} profile{'s' * (profiles != 1)} beside the reference "
-        f"{plain.reference.label}, {len(plain.ulps)} controls in which one rounding error is made. The reference group "
+        f"{seeds} seed{'s' * (seeds > 1)}, {len(groups.names)} group{'s' * (len(groups.names) > 1)}, "
+        f"{groups.train_count.sum():,} training and {groups.test_count.sum():,} test images; "
+        f"{profiles} profile{'s' * (profiles != 1)} beside the reference {plain.reference.label}, "
+        f"{ulps} control{'s' * (ulps != 1)} in which one rounding error is made. The reference group "
         f"is {groups.names[hardware.reference]}. {intervals_sentence(seeds)}"
     )
 

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.analyses import figures, quantities
-from experiments.analyses.figures import IMAGES
 from experiments.analyses.results import Results, Variant
 from experiments.reporting import drawing, series
-from experiments.reporting.drawing import BARS, LOOKS, OVER_SEEDS, PALE, Drawing, Points
+from experiments.reporting.drawing import BARS, IMAGES, LOOKS, OVER_SEEDS, PALE, Drawing, Points
 from experiments.reporting.series import Estimate, over_seeds
 from experiments.reporting.verdicts import Missing
 from experiments.running.settings import FURTHER
@@ -359,12 +358,12 @@ PAPER = {
     "fig8_accuracy": Drawing(
         "Fig. 8: parameter distance from the full network by the number of ReLUs kept; accuracy of each group at the "
         "tightest budget against its gradient norm and its distance to the boundary there",
-        "Bars: 95 % intervals over seeds, those of accuracy over test images too.",
+        f"{OVER_SEEDS}, those of accuracies and distances over test images too.",
         partial(distance_and_causes, effect="accuracy")),
     "fig8_drop": Drawing(
         "Fig. 8, as Theorem 4.4 has it: what each group loses against its gradient norm and its distance to the "
         "boundary on the full network",
-        "Bars: 95 % intervals over seeds, those of the drop over test images too.",
+        f"{OVER_SEEDS}, those of drops and distances over test images too.",
         partial(distance_and_causes, effect="drop")),
     "fig9_mitigation_accuracy": Drawing(
         f"Fig. 9: accuracy {MITIGATED}", IMAGES, partial(mitigation_by_group, quantity="accuracy")),

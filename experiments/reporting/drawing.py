@@ -51,6 +51,8 @@ CLIPPED, MOST_POINTS = "clipped", 10
 ARROW = "An arrow: an interval goes on outside of its panel."
 OVER_SEEDS = "Bars: 95 % intervals over seeds"
 BARS = f"{OVER_SEEDS}; of one seed there are none."
+IMAGES = f"{OVER_SEEDS} and test images together, of one seed over these alone."
+AT_ONCE = IMAGES[:-1] + "; they hold for all {} at once."
 
 
 class Drawing(NamedTuple):

@@ -22,9 +22,10 @@ LEAST = {"gradient_norm": FEW_FOR_NORM, "top_eigenvalue": FEW}
 """Images of a group without which one seed has no interval of a quantity of ``FREE``: none would cover."""
 
 MEANINGS = {
-    "Gradient norm without its sampling part": "the same of the mean over all possible images: over few images it is "
-    "too long, by tr(Cov) / n in the square. From inner products of gradients of disjoint blocks of images; 0 where "
-    "these are negative. Its interval is over seeds and test images together.",
+    "Gradient norm without its sampling part": "the same of the mean over all possible images: over n images its "
+    "square is too large by the variance of a single image's gradient, summed over the parameters, / n. From inner "
+    "products of gradients of disjoint blocks of images; 0 where these are negative. Its interval is over seeds and "
+    "test images together.",
     "The same at equal counts": "the largest eigenvalue on as many images as the smallest group has, the mean of up to "
     "three draws: on few images it is too large, and only at equal counts equally so.",
 }

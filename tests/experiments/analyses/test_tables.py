@@ -160,6 +160,16 @@ def test_groups_of_few_images_have_no_interval_of_a_loss_and_the_page_says_so(re
         assert "losses and distances of groups of fewer than 45 images" in said
 
 
+def test_a_warning_names_some_of_many_groups(tmp_path: Path) -> None:
+    names, count = [f"{i}{'x' * 300}" for i in range(30)], [9] * 30
+    study = make_analyses(
+        tmp_path, group_names=names, train_count=count, test_count=count, seeds=1, never_right=range(30)
+    )
+    (never,) = (text for text in warnings(arrays.collect(study)) if "reaches 0" in text)
+    assert "and 18 more the full network" in never
+    assert len(never) < 2000
+
+
 def test_intervals_are_possible(results: Results) -> None:
     """Where all are right, nothing varies, but 13 images might have shown something else; no group has one image."""
     full = results.variants[0]

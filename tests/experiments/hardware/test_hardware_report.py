@@ -30,7 +30,7 @@ from jaxfair.networks.architectures import CNN
 from jaxfair.networks.network import init, predict
 from tests.experiments.page import Page
 from tests.figures import check
-from tests.hardware_study import ALL, BASE, STEPS, changed, make_hardware
+from tests.hardware_study import ALL, BASE, PROFILES, STEPS, changed, make_hardware
 from tests.study import sketch
 
 NAMES = ("<b>bold</b>", "é ☃", "c", "d")
@@ -204,6 +204,13 @@ def test_what_cannot_be_drawn_says_why(tmp_path: Path, monkeypatch: pytest.Monke
 def test_trainings_cannot_part_where_one_or_none_is_followed(settings: dict[str, Any], reason: str) -> None:
     with pytest.raises(Missing, match=reason):
         figures.divergence(make_hardware(**settings))
+
+
+def test_of_one_there_is_no_plural() -> None:
+    one = {"group_names": ("a",), "train_count": (90,), "test_count": (60,), "profiles": PROFILES[:1], "ulps": 1}
+    said = hardware_page.introduction(make_hardware(seeds=1, **one))
+    assert "1 seed, 1 group, 90 training" in said
+    assert "1 profile beside the reference CPU (native), 1 control in which" in said
 
 
 @pytest.mark.parametrize("seeds", [1, 2])

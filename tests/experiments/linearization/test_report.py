@@ -261,6 +261,15 @@ def test_what_is_no_report_is_left_alone(analysed: list[Run], tmp_path: Path) ->
     assert (tmp_path / "report" / "thesis.tex").read_text() == "years of work"
 
 
+@pytest.mark.usefixtures("sketched")
+def test_of_one_group_nobody_lost_most(tmp_path: Path) -> None:
+    made = make_analyses(tmp_path, group_names=("all",), train_count=(90,), test_count=(60,), networks=NETWORKS[:2])
+    write(made, tmp_path / "report")
+    text = Page((tmp_path / "report" / "report.html").read_text(encoding="utf-8")).text
+    assert "there is no second group to compare with" in text
+    assert "lost most" not in text
+
+
 def test_the_title_names_the_network(tmp_path: Path) -> None:
     made = make_analyses(tmp_path, seeds=1, networks=NETWORKS[:1])[0]
     cnn = made.config | {"model": {"network": "CNN"}}
