@@ -1,6 +1,7 @@
 """Numbers, and differences between groups, in words: the same ones in the library's reports and the studies' pages."""
 
 import math
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -11,6 +12,11 @@ HUGE = 1e6
 """From here on a number is written with two digits and an exponent."""
 NAMED = 3
 """Groups that an answer names; the others are counted."""
+_LETTERS = "[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]++"
+RIGHT = re.compile(f"{_LETTERS}(?:[ '-]++{_LETTERS})*+(?=.)")
+"""Words of scripts that are read from the right, as Hebrew and Arabic, after which something else follows."""
+FROM_LEFT = "\u200e"
+"""Unicode's mark, which is not seen, that what stands beside it is read from the left."""
 TURNS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 """Unicode's classes of what turns the rest of a line around."""
 
@@ -27,6 +33,19 @@ def written(number: float, form: str = ".1f") -> str:
     if said.strip("-0.%"):
         return said
     return format(number, ".1g") if abs(number) >= ROUNDING else format(0.0, form)
+
+
+def in_order(text: str) -> str:
+    """Return a text in which a name that is read from the right does not turn the numbers and stops after it around.
+
+    A mark that is not seen stands after each such name: what follows is read from the left again.
+
+    Example:
+        >>> from jaxfair.words import in_order
+        >>> in_order("from \u05d0 7. 95 %").split("\u200e")[1]
+        ' 7. 95 %'
+    """
+    return RIGHT.sub(lambda found: found[0] + FROM_LEFT, text)
 
 
 def cut(names: Sequence[str], most: int = 100) -> list[str]:

@@ -15,6 +15,7 @@ from experiments.reporting.groups import LARGE, SMALL, Groups
 from experiments.reporting.series import Estimate
 from experiments.reporting.verdicts import Missing
 from experiments.running.progress import say
+from jaxfair.words import FROM_LEFT, in_order
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -540,7 +541,10 @@ def point_names(groups: Groups) -> tuple[list[str], list[str]]:
     if len(names) <= MOST_POINTS and max(name.count("\n") for name in names) < 2:
         return names, []
     rank = {int(g): str(place) for place, g in enumerate(groups.order, 1)}
-    note = textwrap.wrap(", ".join(f"{rank[int(g)]}: {groups.names[g]}" for g in groups.order), 120)
+    said = ", ".join(f"{rank[int(g)]}: {groups.names[g]}" for g in groups.order)
+    note = textwrap.wrap(in_order(said), 120)
+    if in_order(said) != said:  # or a line that begins with such a name would be read from the right
+        note = [FROM_LEFT + line for line in note]
     return [rank[g] for g in range(len(names))], note
 
 

@@ -9,6 +9,7 @@ from experiments.reporting import tables, verdicts
 from experiments.reporting.drawing import Drawn
 from experiments.reporting.tables import Column, Row, Table
 from experiments.reporting.verdicts import Claim
+from jaxfair.words import in_order
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
@@ -44,42 +45,47 @@ def page(title: str, parts: Iterable[str]) -> str:
         parts: from the functions below.
     """
     meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-    head = f"{meta}<title>{escape(title)}</title><style>{STYLE}</style>"
-    body = "".join([f"<h1>{escape(title)}</h1>", *parts])
+    head = f"{meta}<title>{escaped(title)}</title><style>{STYLE}</style>"
+    body = "".join([f"<h1>{escaped(title)}</h1>", *parts])
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{body}</body></html>\n'
+
+
+def escaped(text: str) -> str:
+    """Return a text in which HTML finds no tag, and which is read in order (``words.in_order``)."""
+    return escape(in_order(text))
 
 
 def heading(text: str) -> str:
     """Return the heading of a section."""
-    return f"<h2>{escape(text)}</h2>"
+    return f"<h2>{escaped(text)}</h2>"
 
 
 def paragraph(text: str) -> str:
     """Return a paragraph."""
-    return f"<p>{escape(text)}</p>"
+    return f"<p>{escaped(text)}</p>"
 
 
 def answer(text: str) -> str:
     """Return the paragraph that says what a reader came for, and those after it, if a blank line parts them."""
     first, *more = text.split("\n\n")
-    return "".join([f'<p class="answer">{escape(first)}</p>', *map(paragraph, more)])
+    return "".join([f'<p class="answer">{escaped(first)}</p>', *map(paragraph, more)])
 
 
 def warning(text: str) -> str:
     """Return a paragraph that a reader must not miss."""
-    return f'<p class="warning">{escape(text)}</p>'
+    return f'<p class="warning">{escaped(text)}</p>'
 
 
 def folded(summary: str, *parts: str, opened: bool = False) -> str:
     """Return parts of which a reader first sees a summary."""
-    return f"<details{' open' * opened}><summary>{escape(summary)}</summary>{''.join(parts)}</details>"
+    return f"<details{' open' * opened}><summary>{escaped(summary)}</summary>{''.join(parts)}</details>"
 
 
 def table(of: Table, *, prose: bool = False) -> str:
     """Return a table without its empty columns; ``prose`` lets the lines of its cells break."""
     columns = [column for column in of.columns if any(tables.pieces(row, column)[0] for row in of.rows)]
     classes = [' class="word"' * (i > 0 and _is_of_words(of.rows, column)) for i, column in enumerate(columns)]
-    head = "".join(f"<th{of}>{escape(column.title)}</th>" for column, of in zip(columns, classes, strict=True))
+    head = "".join(f"<th{of}>{escaped(column.title)}</th>" for column, of in zip(columns, classes, strict=True))
     cells = [[_cell(row, column, of) for column, of in zip(columns, classes, strict=True)] for row in of.rows]
     body = "".join(f"<tr>{''.join(row)}</tr>" for row in cells)
     opening = '<table class="text">' if prose else "<table>"
@@ -98,9 +104,9 @@ def _is_of_words(rows: Iterable[Row], column: Column) -> bool:
 
 
 def _cell(row: Row, column: Column, of: str = "") -> str:
-    value, interval = map(escape, tables.pieces(row, column))
+    value, interval = map(escaped, tables.pieces(row, column))
     value += f' <span class="interval">{interval}</span>' if interval else ""
-    return f"<td{of}>{value}{f'<br><small>{escape(row[column.under])}</small>' if column.under else ''}</td>"
+    return f"<td{of}>{value}{f'<br><small>{escaped(row[column.under])}</small>' if column.under else ''}</td>"
 
 
 def findings(found: Iterable[Claim]) -> str:
@@ -129,17 +135,17 @@ def figure(drawn: Drawn) -> str:
         return paragraph(f"{drawn.title} ({drawn.name}) cannot be drawn: {drawn.reason}")
     svg = drawn.file.read_text(encoding="utf-8")
     svg = svg[svg.index("<svg") :]  # the XML prologue of a stand-alone file has no place inside a page
-    return f'<figure><div class="scroll">{svg}</div><figcaption>{escape(drawn.caption)}</figcaption></figure>'
+    return f'<figure><div class="scroll">{svg}</div><figcaption>{escaped(drawn.caption)}</figcaption></figure>'
 
 
 def meanings(terms: Mapping[str, str]) -> str:
     """Return a section that says what each number means."""
-    listed = "".join(f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>" for term, text in terms.items())
+    listed = "".join(f"<dt>{escaped(term)}</dt><dd>{escaped(text)}</dd>" for term, text in terms.items())
     return f"{heading('What each number means')}<dl>{listed}</dl>"
 
 
 def provenance(facts: Mapping[str, Any]) -> str:
     """Return a section that says how the runs were made, from values that JSON can hold."""
     said = paragraph("Each run's folder holds its whole configuration.")
-    told = folded("Command, versions, devices and settings", f"<pre>{escape(json.dumps(facts, indent=1))}</pre>")
+    told = folded("Command, versions, devices and settings", f"<pre>{escaped(json.dumps(facts, indent=1))}</pre>")
     return f"{heading('How this was made')}{said}{told}"

@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments.reporting import series
 from experiments.reporting.series import Estimate
+from jaxfair.words import in_order
 
 Row = Mapping[str, Any]
 """Cells by name: text, numbers, and estimates, which a CSV file has as ``x``, ``x_low`` and ``x_high``."""
@@ -79,8 +80,11 @@ def markdown(table: Table) -> str:
 
 
 def escaped(text: str) -> str:
-    """Return a text in which Markdown finds no tag and no emphasis, as names of groups may seem to have."""
-    return text.replace("<", "&lt;").replace("*", "\\*")
+    """Return a text in which Markdown finds no tag and no emphasis, as names of groups may seem to have.
+
+    It is read in order (``words.in_order``).
+    """
+    return in_order(text).replace("<", "&lt;").replace("*", "\\*")
 
 
 def show(table: Table, title: str, caption: str = "", warnings: Iterable[str] = ()) -> None:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.reporting import html, tables
+from experiments.reporting import drawing, html, tables
+from experiments.reporting.groups import Groups
 from experiments.reporting.sampling import FREE, free_of_sampling
 from experiments.reporting.series import UNKNOWN, Estimate, over_seeds, right, shares, text
 from experiments.reporting.tables import Column, Table
@@ -96,6 +97,21 @@ def test_columns_of_words_are_read_from_the_left() -> None:
         '<td>SNL 50</td><td class="word">65 and older</td><td class="word">18-64</td></tr></tbody></table></div>'
     )
     assert ":is(th, td):first-child { position: sticky; left: 0;" in html.page("t", [page])  # names stay in sight
+
+
+def test_names_that_are_read_from_the_right_leave_the_numbers_after_them_in_place() -> None:
+    """A mark follows each; each line of a figure's note begins with one, as its first letter may be of such a name."""
+    hebrew, arabic, mark = "\u05d0\u05d1 \u05d2", "\u0627\u0644", "\u200e"
+    text = f"The reference group is {hebrew}. 95 % <i>"
+    assert html.paragraph(text) == f"<p>The reference group is {hebrew}{mark}. 95 % &lt;i&gt;</p>"
+    assert tables.escaped(text) == f"The reference group is {hebrew}{mark}. 95 % &lt;i>"
+    cell = html.table(Table([Column("group")], [{"group": hebrew}]))
+    assert f"<td>{hebrew}</td>" in cell, "a name by itself can be copied"
+    names = (hebrew, arabic, *"abcdefghijklm")
+    _, (note,) = drawing.point_names(Groups(names, np.arange(15, 0, -1), np.full(15, 50)))
+    assert note.startswith(f"{mark}1: {hebrew}{mark}, 2: {arabic}{mark}, 3: a, ")
+    _, (plain,) = drawing.point_names(Groups(tuple("abcdefghijkl"), np.arange(12, 0, -1), np.full(12, 50)))
+    assert plain.isascii()
 
 
 def test_every_writer_says_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
