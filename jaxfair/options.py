@@ -107,9 +107,24 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
             given.arguments[name] = _of_python(value, kinds.get(name, Any))
         _check_one_order(given.arguments)
         with _moving():
-            return function(*given.args, **given.kwargs)
+            found = function(*given.args, **given.kwargs)
+        return _each_moving(found) if inspect.isgenerator(found) else found  # pyright: ignore[reportReturnType]
 
     return door
+
+
+def _each_moving(steps: Any) -> Any:
+    """Yield what a function yields, whose work is done when each is asked for and not when the function is called."""
+    try:
+        while True:
+            with _moving():
+                try:
+                    step = next(steps)
+                except StopIteration:
+                    return
+            yield step
+    finally:
+        steps.close()
 
 
 def _check_there(name: str, value: Any) -> None:

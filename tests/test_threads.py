@@ -67,7 +67,12 @@ def test_arrays_are_handed_over_where_transfers_by_the_way_are_not_allowed(level
         distance = jaxfair.deepfool(lambda x: random_features(PARAMS, x), X, Y).distance
         train = jaxfair.load("digits").train
         network = jaxfair.init(jaxfair.CNN(num_classes=10, features=(2,)), (8, 8, 1), seed=0)
-        return report.loss, report.curvature.top_eigenvalue, norms, distance, jaxfair.predict(network, train)
+        weights = np.ones(60, np.float32) / 60
+        product = jaxfair.GroupOperator(random_features, PARAMS, X, Y, weights)(np.ones(24, np.float32))
+        few = train.take(range(40))
+        (fitted,) = jaxfair.fit([network], few, jaxfair.TrainConfig(epochs=1, batch_size=20), seeds=[0])
+        answers = jaxfair.predict(network, train), jaxfair.predict(fitted.network, train), few.normalize(few.images)
+        return report.loss, report.curvature.top_eigenvalue, norms, distance, product, *answers
 
     expected = found()
     with jax.transfer_guard(level):

@@ -253,6 +253,7 @@ class GroupOperator:
         loss, gradient = accumulate(self._add_gradient, self._zero, self.chunks, self._devices)
         return float(loss), gradient
 
+    @checked
     def __call__(self, vector: Any, chunks: int | None = None) -> Float[Array, "*b p"]:
         """Return the product with a vector, or with each row of a block; over the first ``chunks`` alone if given."""
         if isinstance(vector, Tracer):

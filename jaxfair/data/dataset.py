@@ -113,6 +113,7 @@ class Dataset:
         """Whether the images are on the host, so that a jitted function can have ``fetch``ed ones only."""
         return isinstance(self.images, Rows)
 
+    @checked
     def take(self, index: np.ndarray | Sequence[int]) -> "Dataset":
         """Return the images at some positions, in their order, with this set's statistics.
 
@@ -156,6 +157,7 @@ class Dataset:
         return digest.hexdigest()[:16]
 
 
+@checked
 def normalize(
     images: UInt8[Array, "n h w c"], mean: Float[Array, " c"], std: Float[Array, " c"]
 ) -> Float[Array, "n h w c"]:
