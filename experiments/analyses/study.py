@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from experiments.analyses.results import Results, declared_control
-from experiments.reporting import groups
+from experiments.reporting import groups, reports
 from experiments.running import datasets, executors, plan, records, stages
 from experiments.running.datasets import Prepared
 from experiments.running.progress import Progress
@@ -98,6 +98,8 @@ def run(
         JaxfairError: something cannot be used or written, or runs failed; the report then shows the others.
     """
     check_place(study.out, study.seeds)
+    if not (study.dry_run or study.execution.only):
+        reports.check_new(study.out / "report")
     _check_data(study.data)
     executors.begin(study.execution)
     executors.check_used(study.execution)

@@ -30,6 +30,7 @@ def compare(config: Change, command: Sequence[str]) -> ChangeReport:
     """
     if not config.before or not config.after:
         raise JaxfairError("There are no files of one side; give at least one each by --before and --after.")
+    reports.check_new(config.out / "report")
     given: dict[str, Any] = {name: getattr(config, name) for name in Names._fields}
     given |= {name: nfc(value) for name, value in given.items() if isinstance(value, str)}
     names = Names(**given)

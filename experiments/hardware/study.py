@@ -10,7 +10,7 @@ from experiments.hardware import bundles, nodes, report, runs
 from experiments.hardware.nodes import Place
 from experiments.hardware.runs import Declared, Linearized, Task
 from experiments.hardware.settings import Merge, Study
-from experiments.reporting import groups
+from experiments.reporting import groups, reports
 from experiments.running import datasets, executors, measure, plan, records, stages
 from experiments.running.progress import Progress, say
 from experiments.running.records import Workspace
@@ -33,6 +33,8 @@ def run(study: Study, command: Sequence[str]) -> None:
         JaxfairError: a profile failed; the report, if the reference did not, is of the others.
     """
     check_place(study.out, study.seeds)
+    if not study.dry_run:
+        reports.check_new(study.out / "report")
     check(study)
     made_at, noun = nodes.places(study), "node" if study.nodes else "profile"
     if study.dry_run:

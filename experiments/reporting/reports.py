@@ -66,7 +66,13 @@ def check_new(folder: Path) -> None:
             f"The report cannot be written to '{folder}', where a file is in the place of a folder; name a new one as "
             "--out."
         )
-    if folder.exists() and any(folder.iterdir()) and not (folder / PAGE).exists():
+    if folder.is_symlink():
+        raise JaxfairError(f"'{folder}' is a link, which would be lost; make it a folder, or name a new one as --out.")
+    try:
+        held = {path.name for path in folder.iterdir()}
+    except FileNotFoundError:  # also while another process puts its report in the place of an earlier one
+        return
+    if held and PAGE not in held:
         raise JaxfairError(
             f"'{folder}' holds something else than a report, which would be lost; name a new folder as --out."
         )

@@ -189,15 +189,17 @@ def check_once(studies: Sequence[Path]) -> None:
 
 
 def check_place(out: Path, seeds: int) -> None:
-    """Refuse a study's folder that is a file, or lies in one, and a number of seeds by which no plan would end.
+    """Refuse a study's folder, or that of its runs, that is a file or lies in one, and seeds without end.
 
     Raises:
         JaxfairError: one of both.
     """
     if seeds > MOST_SEEDS:
         raise JaxfairError(f"The study has {seeds} seeds; give at most {MOST_SEEDS}.")
-    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    runs = out.absolute() / "runs"
+    there = next(path for path in (runs, *runs.parents) if path.exists())
     if not there.is_dir():
         raise JaxfairError(
-            f"'{out}' cannot be written: there is a file where a folder is needed; choose another folder with --out."
+            f"'{runs if there == runs else out}' cannot be written: there is a file where a folder is needed; choose "
+            "another folder with --out."
         )

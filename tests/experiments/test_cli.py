@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -215,6 +215,22 @@ def test_an_option_wins_over_the_preset() -> None:
     config = cli.parse(PRESETS, "x", "y", ["--seeds", "7", "--preset", "quickstart"])
     assert config.seeds == 7
     assert config.model == QUICKSTART.model
+
+
+@pytest.mark.parametrize("program", [main, compression.main, hardware.main])
+def test_a_folder_that_cannot_be_written_in_the_end_is_refused_before_the_first_run(
+    program: Callable[[list[str]], int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was refused after all of them, or each run failed."""
+    (tmp_path / "mine" / "report").mkdir(parents=True)
+    (tmp_path / "mine" / "report" / "thesis.tex").write_text("years of work")
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "runs").write_text("")
+    said = {"mine": "holds something else than a report", "made": "runs' cannot be written: there is a file where a"}
+    for out, expected in said.items():
+        assert program(["--out", str(tmp_path / out)]) == 1
+        assert expected in sentence(capsys.readouterr().err)
+    assert {path.name for path in tmp_path.rglob("*")} == {*said, "report", "thesis.tex", "runs"}
 
 
 def test_an_out_folder_under_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -89,6 +89,10 @@ def test_an_empty_folder_is_taken_and_any_other_is_not(tmp_path: Path) -> None:
     with pytest.raises(JaxfairError, match="holds something else than a report, which would be lost"):
         write(tmp_path / "mine", "x")
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "years of work"
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    with pytest.raises(JaxfairError, match="is a link, which would be lost; make it a folder"):
+        write(tmp_path / "link", "x")
+    assert (tmp_path / "link").is_symlink()
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "report"):
         with pytest.raises(JaxfairError, match="cannot be written"):
