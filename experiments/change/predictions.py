@@ -114,6 +114,8 @@ def join(before: Sequence[Path], after: Sequence[Path], groups: Path, names: Nam
     rows = [people.row[name] for name in ids]
     named = np.array([None if group.codes[i] == MISSING else group.names[group.codes[i]] for i in rows], object)
     y, classes, found, strange = _encoded(label, answers)
+    if {"-1", "0"} <= set(group.names):  # as pandas codes a missing value
+        strange.append(f"The group '-1' of '{groups.name}' counts as any other; leave missing ones empty.")
     more = len(people.row) - len(ids)
     notes = [f"{more:,} ids of '{groups.name}' have no prediction and are left out."] if more else []
     notes += strange

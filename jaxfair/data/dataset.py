@@ -243,10 +243,12 @@ def _checked_statistics(statistics: Any, channels: int) -> tuple[np.ndarray, np.
     if len(statistics) != 2:
         raise JaxfairError(f"There are {len(statistics)} statistics; give the channels' means and their deviations.")
     mean, std = (as_values(values, "statistics of the channels") for values in statistics)
-    if mean.shape != (channels,) or std.shape != (channels,) or (std <= 0).any():
+    known = np.isfinite([mean, std]) if mean.shape == std.shape else np.ones(1, bool)
+    fine = known.all() or np.isnan([mean, std]).all()  # or of a set that has none yet
+    if mean.shape != (channels,) or std.shape != (channels,) or (std <= 0).any() or not fine:
         raise JaxfairError(
-            f"The channels' statistics have shapes {mean.shape} and {std.shape}; give a mean and a deviation above 0 "
-            f"of each of the {channels} channels."
+            f"The channels' statistics have shapes {mean.shape} and {std.shape}; give a finite mean and a "
+            f"deviation above 0 of each of the {channels} channels."
         )
     if (mean > 1).any() or (std > 1).any():
         raise JaxfairError(

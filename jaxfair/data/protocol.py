@@ -83,7 +83,7 @@ def make_parts(
         parts.append(make_dataset(pixels, label.codes[part], group.codes[part], **names, statistics=(unknown, unknown)))
     if len(parts) == 2:
         check_classes(*parts)
-    spelled = dict.fromkeys((*_spelled_twice(label, config.label), *_spelled_twice(group, config.group)))
+    spelled = dict.fromkeys((*_doubtful(label, config.label), *_doubtful(group, config.group)))
     return tuple(parts), (*spelled, *index.left_out, *reported, *skipped)
 
 
@@ -130,8 +130,13 @@ def _check_values(column: Column, keys: Sequence[str], what: str, title: str) ->
         )
 
 
-def _spelled_twice(column: Column, keys: Sequence[str]) -> Iterator[Rejected]:
-    """Yield what is to be said of values that differ in case or blanks alone, as ``Male`` and ``male``: both stay."""
+def _doubtful(column: Column, keys: Sequence[str]) -> Iterator[Rejected]:
+    """Yield what is to be said of values that may be meant otherwise, and stay what they are.
+
+    They differ in case or blanks alone, as ``Male`` and ``male``; or -1 is beside 0, as pandas codes a missing value.
+    """
+    if {"-1", "0"} <= set(column.names):
+        yield Rejected("'-1'", f"is a value of {' & '.join(keys)} as any other; leave missing ones empty")
     first: dict[str, str] = {}
     for name in column.names:
         if (other := first.setdefault(" ".join(name.casefold().split()), name)) != name:

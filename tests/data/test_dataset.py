@@ -93,6 +93,7 @@ def test_make_dataset_refuses(changes: dict[str, Any], words: str) -> None:
         ((np.zeros(3), np.ones(3)), r"shapes \(3,\) and \(3,\); give .* of each of the 1 channels"),
         ((np.zeros(1), np.zeros(1)), "a deviation above 0"),
         ((np.zeros(1),), "There are 1 statistics"),
+        (([0.5], [np.nan]), "give a finite mean and a deviation above 0 of each of the 1 channels"),
         (("a", "b"), "The statistics of the channels are one str; give an array or a list of them"),
         ((np.full(1, 125.3), np.full(1, 63.0)), "means go up to 125.3 and their deviations to 63; .* divide"),
     ],

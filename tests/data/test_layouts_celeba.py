@@ -99,6 +99,15 @@ def test_malformed_rows_are_rejected(tmp_path: Path, cells: str, reason: str) ->
     assert index.columns["Male"].codes.tolist() == [0, 1, 0]
 
 
+def test_no_and_not_known_are_not_the_same(tmp_path: Path) -> None:
+    """Tables of other faces have 0 where an attribute is not known, and -1 where it is not there."""
+    table = txt(ROWS | {"000001.jpg": "-1 0"})
+    words = r"list_attr_celeba.txt' of .* has both -1 and 0, of which one may"
+    files = open_files(write(tmp_path, IMAGES | {"list_attr_celeba.txt": table}))
+    with files, pytest.raises(JaxfairError, match=words):
+        celeba.read(files)
+
+
 @pytest.mark.parametrize(
     ("parts", "reason"),
     [

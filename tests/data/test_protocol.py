@@ -197,6 +197,15 @@ def test_values_that_differ_in_case_or_blanks_alone_are_said() -> None:
     assert made.left_out == (("'Male' and 'male '", "are two values of sex"),)
 
 
+def test_a_code_below_0_beside_0_is_said() -> None:
+    """As pandas has it for a missing value; beside 1 alone it is the other of two values."""
+    for values, said in ((["-1", "0", "1"], 1), (["-1", "1"], 0)):
+        known = {"smile": columns.from_values(SMILE), "race": columns.from_values(values * (12 // len(values)))}
+        made = parts(protocol("smile", "race"), columns=known)
+        assert made.train.group_names == tuple(values)
+        assert made.left_out == (("'-1'", "is a value of race as any other; leave missing ones empty"),) * said
+
+
 def test_messages_are_bounded() -> None:
     """Whatever names and cells hold."""
     many = [f"{'x' * 50}{i}" for i in range(N)]

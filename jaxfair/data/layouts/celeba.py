@@ -35,6 +35,11 @@ def read(files: Files) -> Index:
         )
     content = {name: _cells(data) for name, data in files.stream([name for name in (table, partition) if name])}
     header, rows = _attributes(files, table, content[table])
+    if {"-1", "0"} <= {cell for row in rows for cell in row[1:]}:
+        raise JaxfairError(
+            f"'{table}' of '{files.path}' has both -1 and 0, of which one may stand for what is not known; write -1 "
+            "for no, and leave out the rows without a value."
+        )
     tables = {table: _values(find.base(table), rows, _ATTRIBUTE_CODES, len(header))}
     if partition is not None:
         part_rows = content[partition][1 if partition.endswith(".csv") else 0 :]  # a .csv has a header
