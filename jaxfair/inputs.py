@@ -8,7 +8,7 @@ import contextlib
 import numbers
 import operator
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -52,6 +52,9 @@ def as_array(values: Any, what: str) -> Any:
         if np.ma.getmaskarray(values).any():
             raise JaxfairError(f"{np.ma.count_masked(values)} of the {what} are masked; fill them or leave them out.")
         values = values.data
+    kind = type(values)
+    if issubclass(kind, Mapping) and not issubclass(kind, dict):  # of which NumPy would take the keys
+        raise JaxfairError(f"The {what} are a {kind.__name__}; give a plain dictionary of them, by dict(...).")
     if what == "labels":
         _check_one_hot_columns(values)
     if callable(getattr(values, "to_pylist", None)) and not column_names(values):  # of Arrow, whose nulls are None then

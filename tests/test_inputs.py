@@ -3,6 +3,7 @@
 # pyright: reportArgumentType=false, reportCallIssue=false
 # Mistakes are made on purpose here.
 
+import collections
 import dataclasses
 import re
 import warnings
@@ -1485,6 +1486,14 @@ def test_columns_that_name_their_rows_in_two_orders_are_refused() -> None:
     np.testing.assert_allclose(jaxfair.relative_drop(before, after.loc[before.index]), [0, 20])
     shuffled = people.reset_index(drop=True).iloc[SHUFFLED]  # whose predictions count from 0
     jaxfair.change_report(pd.Series(Y), pd.Series(Y), None, shuffled.y, shuffled.group)
+
+
+def test_a_dictionary_of_another_kind_is_named() -> None:
+    """As a tokenizer of Hugging Face returns; what is advised is taken."""
+    encoded = collections.UserDict(points=X)
+    with pytest.raises(JaxfairError, match=r"The inputs are a UserDict; give a plain dictionary of them, by dict\("):
+        as_inputs(encoded)
+    np.testing.assert_array_equal(as_inputs(dict(encoded))["points"], X)
 
 
 def test_tables_of_arrow_are_tables() -> None:
