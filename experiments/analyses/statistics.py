@@ -166,7 +166,8 @@ def small_against_large(results: Results, name: str, ratio: bool) -> tuple[Measu
         raise Missing(f"a mean of '{name}' is not positive for some seed, so there is no ratio")
     means = f"small {small.mean():.3g}, large {large.mean():.3g}"
     if not ratio:
-        return _difference(results, full, name, small - large), means, how
+        weights = sides[0] / sides[0].sum() - sides[1] / sides[1].sum()
+        return over_images(results, name, (full, weights)), means, how
     if not full.parts:
         return np.log2(small / large), means, how
     plain = [quantity(full, name)[:, who].mean() for who in sides]
@@ -174,14 +175,32 @@ def small_against_large(results: Results, name: str, ratio: bool) -> tuple[Measu
     return _log_ratio(results, full, name, values, sides), means, how
 
 
-def _difference(results: Results, network: Variant, name: str, by_seed: np.ndarray) -> Measured | np.ndarray:
-    """Return small less large groups' mean of a quantity, over seeds and test images where each image's is known."""
-    tables = quantities.in_images(results, network, name)
-    if tables is None:
+def over_images(results: Results, name: str, *terms: tuple[Variant, np.ndarray]) -> Measured | np.ndarray:
+    """Return a weighted sum of groups' means of a quantity, over seeds and test images where each image's is known.
+
+    All seeds share the images, and what these add to a difference of networks they add in every seed: over seeds alone
+    two networks that are alike on average are said to differ in up to half of all studies.
+
+    Args:
+        results: of the study.
+        name: of the quantity.
+        terms: networks, and weights of their groups, shape (groups,) or (seeds, groups).
+
+    Returns:
+        A value for each seed, where images are not known.
+    """
+    found = [(v, np.broadcast_to(weights, v.by_group[name].shape)) for v, weights in terms]
+    by_seed = np.sum([(weights * quantity(v, name)).sum(axis=1) for v, weights in found], axis=0)
+    tables = [quantities.in_images(results, v, name) for v, _ in found]
+    if any(of is None for of in tables):
         return by_seed
-    small, large = small_groups(results.groups), results.groups.large
-    found = intervals.over_seeds_and_examples(tables, (small / small.sum() - large / large.sum()).tolist())
-    return Measured(found._replace(value=np.asarray(by_seed.mean())), len(by_seed))
+    weighted = [
+        [weights[:, [g]] * table for g, table in enumerate(of or ())]
+        for of, (_, weights) in zip(tables, found, strict=True)
+    ]
+    groups = [np.sum(of, axis=0) for of in zip(*weighted, strict=True)]
+    estimate = intervals.over_seeds_and_examples(groups, [1.0] * len(groups))
+    return Measured(estimate._replace(value=np.asarray(by_seed.mean())), len(by_seed))
 
 
 def _log_ratio(

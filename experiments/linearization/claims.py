@@ -29,6 +29,7 @@ from experiments.analyses.statistics import (
     mean_weights,
     named,
     of_small_groups,
+    over_images,
     quantity,
     spread_by_images,
     spread_weights,
@@ -489,10 +490,12 @@ def _hessian_bound(results: Results, what: Literal["holds", "ranks"]) -> tuple[M
     return Measured(intervals.over_seeds((1 - top / bound).min(axis=1)), len(bound), idle=idle), note
 
 
-def _gap(network: Variant) -> np.ndarray:
-    """Return the largest distance of a group's loss from the mean of the groups' losses, for each seed."""
+def _farthest(network: Variant) -> np.ndarray:
+    """Return weights by which groups' losses sum to the largest distance of one from their mean, (seeds, groups)."""
     loss = quantity(network, "loss")
-    return np.abs(loss - loss.mean(axis=1, keepdims=True)).max(axis=1)
+    apart = loss - loss.mean(axis=1, keepdims=True)
+    which, count = np.abs(apart).argmax(axis=1), loss.shape[1]
+    return np.sign(np.take_along_axis(apart, which[:, None], 1)) * (np.eye(count)[which] - 1 / count)
 
 
 def _against_random(results: Results) -> tuple[Measured, str]:
@@ -534,12 +537,14 @@ def _mitigated(
     if what == "all":
         return accuracy_lost(other, network), _called(network, other)
     if what == "gap":
-        return _gap(other) - _gap(network), _called(network, other)
+        apart = over_images(results, "loss", (other, _farthest(other)), (network, -_farthest(network)))
+        return apart, _called(network, other)
     small = _small(results)
-    if what in ("gradient_norm", "softmax_gap"):
+    if what == "softmax_gap":
+        weights = small / small.sum()
+        return over_images(results, what, (network, weights), (other, -weights)), _called(network, other)
+    if what == "gradient_norm":
         after, before = (quantity(v, what)[:, small].mean(axis=1) for v in (network, other))
-        if what == "softmax_gap":
-            return after - before, _called(network, other)
         if np.minimum(after, before).min() <= 0:
             raise Missing("a mean of 'gradient_norm' is not positive for some seed, so there is no ratio")
         return np.log2(after / before), f"{_called(network, other)}; {sampling.PLAIN}"

@@ -130,7 +130,7 @@ COLUMNS = (
 )
 FOOT = (
     "In brackets: 95 % intervals over seeds, and over test images too for drops, for what accuracy is kept or gained, "
-    "and where groups' norms, eigenvalues and distances are compared; "
+    "and where groups' norms, eigenvalues and distances are compared, or losses of two networks; "
     "p: two-sided, by Student's t or, for rank correlations, by permutations, random ones where there are too many to "
     "go through (of budgets by the larger of both); then with Holm's correction for all findings of the table. What is "
     "claimed to be within a margin of 0 is tested by two one-sided t tests: the 90 % "
