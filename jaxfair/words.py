@@ -172,4 +172,6 @@ def _turned(value: tuple[float, float, float], also: str = "", form: str = ".1f"
     mean, low, high = (mean, low, high) if above else (-mean, -high, -low)
     size, *ends = (written(part, form) for part in (mean, low, high))
     known = math.isfinite(low) and math.isfinite(high)
+    if low < 0 < high:  # digits beyond those of an interval that reaches to both sides would say more than is known
+        size = format(abs(mean), form)
     return size, f"({' to '.join(ends)}{also})" if known else "", above

@@ -306,6 +306,7 @@ def test_what_a_group_gained_is_not_said_to_be_lost(right: tuple[int, int], said
         ((-0.04, -0.1, 0.0), "gained 0.04 points of accuracy (0.0 to 0.1)"),
         ((0.0, 0.0, 0.0), "lost 0.0 points of accuracy (0.0 to 0.0)"),
         ((-1e-15, -0.5, 0.5), "lost 0.0 points of accuracy (-0.5 to 0.5)"),
+        ((0.002, -1.2, 1.2), "lost 0.0 points of accuracy (-1.2 to 1.2)"),
         ((-2.0, np.nan, np.nan), "gained 2.0 points of accuracy"),
     ],
 )
