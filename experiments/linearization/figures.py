@@ -336,7 +336,7 @@ DRAWINGS = {
         "Mean accuracy of the large and the small groups by the number of ReLUs kept", IMAGES, accuracy_by_budget),
     "accuracy_by_method": Drawing(
         "Accuracy on all test images, and in the worst group of each seed, by method and the number of ReLUs kept",
-        f"{IMAGES} As the worst group is picked after the fact, it looks worse than a group picked before would.",
+        f"{IMAGES} The worst group is picked by other images than those it is measured on, as by these it looks worse.",
         accuracy_by_method),
     "harm_by_training": Drawing(
         "Accuracy of the large and the small groups by the epochs of fine-tuning, linearized and with all ReLUs",
