@@ -43,6 +43,7 @@ ACCURACIES = (
     Column("small_drop_percent", "relative drop, small groups (%)", ".1f"),
     Column("large_harm_percent", "drop from the control, large groups (%)", ".1f"),
     Column("small_harm_percent", "drop from the control, small groups (%)", ".1f"),
+    Column("without_a_drop", "left out of the drops, as they have none"),
     Column("parameter_distance", form=".2f"),
 )
 """Of a study's table of networks; what stands before them is the study's own."""

@@ -245,10 +245,14 @@ def points_lost(results: Results, variant: Variant, group: int) -> Estimate:
 
 
 def summary_rows(results: Results) -> list[dict[str, Any]]:
-    """Return one row a variant: ReLUs, accuracies, and drops of those large and small groups that have one."""
+    """Return one row a variant: ReLUs, accuracies, and drops of those large and small groups that have one.
+
+    Which have none is said where that is so of any network: means over other groups cannot be compared.
+    """
+    left = [[] if v.method == "full" else np.flatnonzero(~has_drop(v)).tolist() for v in results.variants]
     sizes = {"large": np.flatnonzero(results.groups.large), "small": np.flatnonzero(~results.groups.large)}
     rows = []
-    for variant in results.variants:
+    for variant, without in zip(results.variants, left, strict=True):
         row: dict[str, Any] = {"network": variant.label, "relus": variant.relu_count, "seeds": len(variant.seeds)}
         row["accuracy"] = whole_accuracy(variant)
         row |= {f"{size}_groups": accuracy(results, variant, members) for size, members in sizes.items()}
@@ -263,6 +267,8 @@ def summary_rows(results: Results) -> list[dict[str, Any]]:
                 row[f"{size}_harm_percent"] = (
                     joint_drop(results, variant, members, controlled=True) if known else UNKNOWN
                 )
+        if any(left):
+            row["without_a_drop"] = ", ".join(results.groups.names[g] for g in without)
         rows.append(row)
     return rows
 

@@ -32,6 +32,7 @@ COLUMNS = (
     Column("accuracy", form=".3f"),
     Column("large_drop_percent", "drop, large groups (%)", ".1f"),
     Column("small_drop_percent", "drop, small groups (%)", ".1f"),
+    Column("without_a_drop", "left out of the drops, as they have none"),
 )
 FOOT = (
     "In brackets: 95 % intervals; of accuracies and relative drops over seeds and test images together, of findings as "
@@ -151,7 +152,10 @@ DRAWINGS = {"relative_drop_by_group": Drawing(TITLE, "", relative_drop)}
 
 def network_rows(studies: Sequence[Study]) -> list[dict[str, Any]]:
     """Return one row a study and network: accuracy and the drops of large and small groups, with intervals."""
-    return [{"study": study.title, **row} for study in studies for row in quantities.summary_rows(study.results)]
+    rows = [{"study": study.title, **row} for study in studies for row in quantities.summary_rows(study.results)]
+    if any("without_a_drop" in row for row in rows):  # of some study
+        rows = [{"without_a_drop": ""} | row for row in rows]
+    return rows
 
 
 def claim_rows(studies: Sequence[Study]) -> list[dict[str, Any]]:
@@ -173,7 +177,7 @@ def markdown(studies: Sequence[Study], networks: Sequence[dict[str, Any]]) -> st
     parts = [
         HEADING,
         "\n".join(answers),
-        tables.markdown(Table(COLUMNS, networks)),
+        tables.markdown(Table([column for column in COLUMNS if column.name in networks[0]], networks)),
         tables.markdown(findings),
         FOOT,
     ]

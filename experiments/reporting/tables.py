@@ -15,7 +15,18 @@ Row = Mapping[str, Any]
 """Cells by name: text, numbers, and estimates, which a CSV file has as ``x``, ``x_low`` and ``x_high``."""
 
 NAMES = frozenset(
-    ("data", "group", "hardware", "least_lost", "network", "reference", "study", "training", "worst_group")
+    (
+        "data",
+        "group",
+        "hardware",
+        "least_lost",
+        "network",
+        "reference",
+        "study",
+        "training",
+        "without_a_drop",
+        "worst_group",
+    )
 )
 """Columns whose cells are names, some of them a user's: a group may be called ``250.0``, and another ``2.5e2``."""
 

@@ -213,6 +213,10 @@ def test_a_group_without_a_drop_leaves_those_of_the_others(tmp_path: Path) -> No
         both, one = (quantities.joint_drop(results, variant, np.array(members)) for members in ([2, 3], [2]))
         assert np.isfinite([*one]).all()
         assert both == one
+    said = [row["without_a_drop"] for row in quantities.summary_rows(results)]
+    assert said == ["", *["d"] * (len(results.variants) - 1)]
+    everyone = arrays.collect(make_analyses(tmp_path / "all", **counts))
+    assert all("without_a_drop" not in row for row in quantities.summary_rows(everyone))
 
 
 def test_analyses_that_do_not_belong_together_are_refused(analyses: list[Run]) -> None:
