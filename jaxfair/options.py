@@ -140,9 +140,11 @@ def _check_there(name: str, value: Any) -> None:
 def _check_one_order(given: Mapping[str, Any]) -> None:
     """Raise a JaxfairError if tables or columns of pandas name the same rows in another order: these go by position.
 
-    An index that counts rows names none, and predictions of a shuffled table have it.
+    An index that counts rows names none, and predictions of a shuffled table have it. A list holds tables of runs.
     """
-    indices: dict[str, Any] = {name: getattr(value, "index", None) for name, value in given.items()}
+    lists = {name: value for name, value in given.items() if isinstance(value, list)}
+    runs = {f"{name}[{i}]": one for name, some in lists.items() for i, one in enumerate(some) if hasattr(one, "iloc")}
+    indices: dict[str, Any] = {name: getattr(value, "index", None) for name, value in {**given, **runs}.items()}
     named = [name for name, rows in indices.items() if getattr(rows, "is_unique", False) is True]
     named = [name for name in named if type(indices[name]).__name__ != "RangeIndex"]
     for one, other in itertools.combinations(named, 2):
@@ -150,7 +152,7 @@ def _check_one_order(given: Mapping[str, Any]) -> None:
         if len(rows) == len(others) and not rows.equals(others) and set(rows) == set(others):
             raise JaxfairError(
                 f"The index of {other} is that of {one} in another order, and rows are taken by position; give "
-                f"{other}.loc[{one}.index]."
+                f"{other}.loc[{one}.index], or {other}.to_numpy() if its rows do agree."
             )
 
 

@@ -1486,6 +1486,12 @@ def test_columns_that_name_their_rows_in_two_orders_are_refused() -> None:
     np.testing.assert_allclose(jaxfair.relative_drop(before, after.loc[before.index]), [0, 20])
     shuffled = people.reset_index(drop=True).iloc[SHUFFLED]  # whose predictions count from 0
     jaxfair.change_report(pd.Series(Y), pd.Series(Y), None, shuffled.y, shuffled.group)
+    read = pd.Series(Y, np.arange(N))  # with its index from a file, of which the same cannot be known
+    with pytest.raises(JaxfairError, match=r"of y is that of before .*, or y\.to_numpy\(\) if its rows do agree\.$"):
+        jaxfair.change_report(read, read, None, shuffled.y, shuffled.group.to_numpy())
+    jaxfair.change_report(read, read, None, shuffled.y.to_numpy(), shuffled.group.to_numpy())
+    with pytest.raises(JaxfairError, match=r"of before\[1\] is that of y in another order"):
+        jaxfair.change_report([people.y, other.y], [people.y, people.y], None, people.y, people.group)
 
 
 def test_a_dictionary_of_another_kind_is_named() -> None:
