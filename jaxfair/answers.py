@@ -28,6 +28,8 @@ from jaxfair.models import as_examples
 
 NO_CLASS = ("id", "index", "unnamed: 0", "group", "label", "predicted")
 """Columns of a table that say something else of an example than the score of a class."""
+FEW_ROWS = 10
+"""Examples, below which a class may have whole numbers alone by chance or because somebody typed them."""
 
 
 class Answers(NamedTuple):
@@ -157,13 +159,14 @@ def _given(given: Any, y: np.ndarray, which: str) -> np.ndarray:
 def _are_ids(answers: np.ndarray) -> np.ndarray:
     """Return which columns hold whole numbers, several of them, where others do not: no network has such logits.
 
-    A class that is switched off has one number alone, and numbers of half precision are whole where they are large.
+    A class that is switched off has one number alone, which may be infinite, numbers of half precision are whole where
+    they are large, and those of a few rows may be whole by chance.
     """
-    if answers.dtype.kind != "f" or answers.dtype.itemsize < 4 or len(answers) < 3:
+    if answers.dtype.kind != "f" or answers.dtype.itemsize < 4 or len(answers) < FEW_ROWS:
         return np.zeros(answers.shape[1], bool)
     whole = are_whole(answers).all(axis=0)
     several = np.array([len(np.unique(column)) > 2 for column in answers.T], bool)
-    return whole & several & ~whole.all()
+    return whole & several & (np.isfinite(answers) & (answers != np.round(answers))).any()
 
 
 def _are_runs(answers: np.ndarray, most: int) -> bool:

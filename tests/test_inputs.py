@@ -1494,6 +1494,17 @@ def test_columns_that_name_their_rows_in_two_orders_are_refused() -> None:
         jaxfair.change_report([people.y, other.y], [people.y, people.y], None, people.y, people.group)
 
 
+@pytest.mark.parametrize("ruled_out", [-np.inf, np.finfo(np.float32).min])
+def test_logits_that_are_whole_are_no_ids(ruled_out: float) -> None:
+    """Those of a network that were rounded, where a class is ruled out, and a few that somebody typed."""
+    rounded = np.c_[np.round(9 * np.asarray(net(W, X), np.float32)), np.full(N, ruled_out, np.float32)]
+    typed = np.array([[1, 2.5], [3, 0.5], [0, 1.5], [2, 0.1]])
+    for logits in (rounded, typed):
+        y = logits.argmax(axis=1)
+        found = jaxfair.change_report(logits, logits, None, y, GROUP[: len(y)])
+        np.testing.assert_array_equal(found.accuracy_before.value, 1)
+
+
 def test_a_dictionary_of_another_kind_is_named() -> None:
     """As a tokenizer of Hugging Face returns; what is advised is taken."""
     encoded = collections.UserDict(points=X)
