@@ -116,8 +116,8 @@ def compared(result: dict[str, Any], what: str) -> Compared | None:
     found = result.get(operation, {})
     rows = found.get("methods", {}) if operation == "eigenvalues" else found
     timed = {name: row["median"] for name, row in rows.items() if "median" in row}
-    own = {name: median for name, median in timed.items() if name.startswith(ours)}
-    others = {name: median for name, median in timed.items() if name.startswith(library) and part in name}
+    own = {name: time for name, time in timed.items() if name.startswith(ours)}
+    others = {name: time for name, time in timed.items() if name.startswith(library) and part in name}
     if not own or not others:
         return None
     first, second = (min(each.items(), key=lambda item: item[1]) for each in (own, others))
@@ -170,11 +170,11 @@ def of_networks(results: Sequence[dict[str, Any]], networks: Sequence[dict[str, 
                 ]
                 which = f"{found.ours[0]}; {found.theirs[0]}"
                 rows.append([f"{each['problem'].get('seed', 0)}", *cells, f"{found.ratio:.2f}", which])
-                commands.append(f"`{each['command']}`")
-        if len(rows) > 1:
+                commands += [f"`{each['command']}`"] * (each is not result)  # which its own section has
+        if commands:
             title = f"## Eigenvalues of other networks: {result['title']}\n"
             text = "The same problem with networks trained from other seeds, in the order of the commands below.\n"
-            parts.append("\n".join([title, text, table(head, rows), ", ".join(commands[1:]) + ".\n"]))
+            parts.append("\n".join([title, text, table(head, rows), ", ".join(commands) + ".\n"]))
     return parts
 
 
