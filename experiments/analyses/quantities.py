@@ -7,12 +7,14 @@ import numpy as np
 
 from experiments.analyses.results import CURVATURE, DROP, HARM, Results, Variant
 from experiments.reporting import comparisons, series
+from experiments.reporting.groups import some
 from experiments.reporting.sampling import FREE, free_of_sampling, in_blocks
 from experiments.reporting.series import UNKNOWN, Estimate, over_seeds, right, shares
 from jaxfair import intervals
 from jaxfair.groups import relative_drop
 from jaxfair.intervals import Scale, over_seeds_and_examples
 from jaxfair.intervals import has_drop as has_ratio
+from jaxfair.words import cut
 
 
 @functools.lru_cache(maxsize=1024)  # tables and figures ask again
@@ -268,7 +270,7 @@ def summary_rows(results: Results) -> list[dict[str, Any]]:
                     joint_drop(results, variant, members, controlled=True) if known else UNKNOWN
                 )
         if any(left):
-            row["without_a_drop"] = ", ".join(results.groups.names[g] for g in without)
+            row["without_a_drop"] = some(cut([results.groups.names[g] for g in without]))
         rows.append(row)
     return rows
 

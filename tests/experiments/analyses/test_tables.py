@@ -168,6 +168,9 @@ def test_a_warning_names_some_of_many_groups(tmp_path: Path) -> None:
     (never,) = (text for text in warnings(arrays.collect(study)) if "reaches 0" in text)
     assert "and 18 more the full network" in never
     assert len(never) < 2000
+    cell = quantities.summary_rows(arrays.collect(study))[1]["without_a_drop"]
+    assert cell.endswith("and 18 more")
+    assert len(cell) < 2000
 
 
 def test_intervals_are_possible(results: Results) -> None:
