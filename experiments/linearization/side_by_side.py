@@ -154,7 +154,7 @@ def network_rows(studies: Sequence[Study]) -> list[dict[str, Any]]:
     """Return one row a study and network: accuracy and the drops of large and small groups, with intervals."""
     rows = [{"study": study.title, **row} for study in studies for row in quantities.summary_rows(study.results)]
     if any("without_a_drop" in row for row in rows):  # of some study
-        rows = [{"without_a_drop": ""} | row for row in rows]
+        rows = [row | {"without_a_drop": row.get("without_a_drop", "")} for row in rows]
     return rows
 
 

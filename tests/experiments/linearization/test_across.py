@@ -85,6 +85,19 @@ def test_drops_are_drawn_by_study_method_and_budget(studies: list[Study]) -> Non
         assert names == [study.results.groups.names[g] for g in study.results.groups.order]
 
 
+def test_a_study_without_a_drop_of_some_group_adds_one_column_to_all(
+    studies: list[Study], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which is none of the first ones of the file."""
+    of_one = {id(studies[1].results): [{"network": "SNL 50", "accuracy": 0.5, "without_a_drop": "d"}]}
+    monkeypatch.setattr(
+        side_by_side.quantities, "summary_rows", lambda of: of_one.get(id(of), [{"network": "SNL 50", "accuracy": 0.6}])
+    )
+    rows = side_by_side.network_rows(studies)
+    assert [row["without_a_drop"] for row in rows] == ["", "d"]
+    assert [*rows[0]] == [*rows[1]] == ["study", "network", "accuracy", "without_a_drop"]
+
+
 def test_verdicts_stand_side_by_side(studies: list[Study]) -> None:
     text = side_by_side.markdown(studies, side_by_side.network_rows(studies))
     lines = [line.replace("\\|", "/").strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
