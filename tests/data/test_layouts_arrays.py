@@ -192,7 +192,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.npz").write_text("images")
     with pytest.raises(JaxfairError, match=r"something else than named arrays; write it by np.savez"):
         arrays.read(tmp_path / "one.npy")
-    with pytest.raises(JaxfairError, match="Python objects"):
+    with pytest.raises(JaxfairError, match="holds an array of Python objects"):
         arrays.read(tmp_path / "objects.npy")
     with pytest.raises(JaxfairError, match=r"no .npz file"):
         arrays.read(tmp_path / "text.npz")

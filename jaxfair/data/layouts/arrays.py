@@ -77,7 +77,8 @@ def _of_objects(name: str) -> str:
     way = "save numbers or strings, such as np.array(values, dtype=str), in which None and NaN stay missing"
     if name == "images":
         way = "save images of one size as one array of uint8, such as np.stack(images)"
-    return f"the array '{short(name, 40)}' of Python objects, which is not safe to load; {way}"
+    what = f"the array '{short(name, 40)}'" if name else "an array"  # one by itself has no name
+    return f"{what} of Python objects, which is not safe to load; {way}"
 
 
 def _check_images(images: np.ndarray, path: Path) -> None:
