@@ -412,7 +412,7 @@ def contrast_of_drops(groups: Sequence[Sequence[Term]], value: float | None = No
             noise = np.mean(one.weight) * float(over_seeds_and_examples([one.slopes]).variance)
             parts += np.reshape(one.weight, (-1, 1)) * noise * one.slopes
             whole += np.mean(one.weight) * noise
-    if not whole > 0:  # weights of seeds that sum to 0 for every group
+    if not whole > 0:  # the weights of each group's seeds sum to 0, or nothing moves the accuracy before
         return found
     moved = [parts / whole for parts in moved]
     grow = float(over_seeds_and_examples(moved, ones).variance)
