@@ -229,6 +229,16 @@ def test_a_worst_group_of_an_image_is_known_by_it(made: Results) -> None:
     assert 0 <= quantities.worst_accuracy(results, results.variants[0]).mean <= 0.2
 
 
+def test_a_worst_group_that_is_all_right_has_an_interval_on_splits_too(made: Results) -> None:
+    """It had none of any width, as seeds' weights were 1 within rounding only."""
+    results = with_accuracies(made, np.random.default_rng(0), [30, 41], [[1.0, 1.0]])
+    (variant,) = results.variants
+    correct = np.where(np.random.default_rng(0).random(variant.correct.shape) < 0.4, np.nan, variant.correct)
+    mean, low, high = quantities.worst_accuracy(results, variant._replace(correct=correct))
+    assert (mean, high) == (1, 1)
+    assert 0.8 < low < 0.95
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("sizes", "ours", "theirs"),
