@@ -158,8 +158,11 @@ def _others(result: dict[str, Any], networks: Sequence[dict[str, Any]]) -> list[
 def of_networks(results: Sequence[dict[str, Any]], networks: Sequence[dict[str, Any]]) -> list[str]:
     """Return a part on each problem whose eigenvalues were timed on networks of other seeds as well."""
     head = ["seed", "jaxfair", "products a group", "other", "products a group", "other / jaxfair", "which two"]
-    parts = []
-    for result in results:
+    parts, of_problem = [], {}
+    for result in results:  # of a problem there may be several, each of other operations
+        if result["problem"]["name"] not in of_problem or compared(result, EIGENVALUES):
+            of_problem[result["problem"]["name"]] = result
+    for result in of_problem.values():
         rows, commands = [], []
         for each in [result, *_others(result, networks)]:
             if found := compared(each, EIGENVALUES):

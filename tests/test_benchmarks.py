@@ -271,7 +271,8 @@ def test_other_networks_of_a_problem_have_other_seeds_and_their_own_rows(cache, 
     result["command"] = "the other's"
     (tmp_path / "networks" / "tiny-1.json").write_text(json.dumps(result))
     unmeasured = {"problem": {"name": "tiny"}, "title": "t"}
-    assert "\n`the other's`.\n" in report.of_networks([unmeasured], [result])[0]
+    (part,) = report.of_networks([unmeasured, unmeasured], [result])
+    assert "\n`the other's`.\n" in part
     report.main(["--results", str(tmp_path), "--out", str(tmp_path / "page.md")])
     page = (tmp_path / "page.md").read_text()
     assert "| 3.00; 2 networks 4.00 (3.00 to 5.00) |" in page
