@@ -40,7 +40,7 @@ style: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/pyright
 
-# A file's tests share fixtures and so a worker, which needs about 2 GB of memory; the heaviest folders come first.
+# A file's tests share fixtures and so a worker, of which two took 4.4 GB of memory each; the heaviest folders come first.
 PYTEST = $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 tests: $(VENV)/.dev

@@ -42,8 +42,9 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
 
 
-MOST_MAPS = 20_000
-"""Memory maps of a process, of which Linux allows 65,530: compiled programs have many, and beyond that XLA crashes."""
+MOST_MAPS = 10_000
+"""Memory maps of a process, of which Linux allows 65,530: compiled programs have many, and beyond that XLA crashes. Of
+20,000 a worker's memory was up to 5.2 GB, of so many 4.4."""
 
 
 SLOW = {
