@@ -8,7 +8,7 @@ import functools
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
 
 import jax
@@ -160,7 +160,18 @@ class Devices:
 
     def gathered(self, trees: list[Any]) -> Any:
         """Return the sum of arrays that lie on different devices, on the first one."""
-        return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *(self.place(tree, 0) for tree in trees))
+        return _sum([self.place(tree, 0) for tree in trees]) if len(trees) > 1 else self.place(trees[0], 0)
+
+
+@jax.jit
+def _sum(trees: list[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *trees)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def zeros(shape: tuple[int, ...], dtype: Any) -> Any:
+    """Return a total that nothing was added to; compiled, since ``jnp.zeros`` takes as long as a small gradient."""
+    return jnp.zeros(shape, dtype)
 
 
 @differentiating()
@@ -187,17 +198,21 @@ def accumulate(function: Callable[[Any, int], Any], zero: Callable[[], Any], cou
     as_here = threads.as_here()
 
     def work(stripe: int) -> Any:
-        with as_here():
-            return jax.block_until_ready(run(stripe))
+        try:
+            with as_here():
+                return jax.block_until_ready(run(stripe))
+        except BaseException:
+            stopped.set()
+            raise
 
-    # JAX compiles once: the other threads wait for it.
-    running = [_pool(devices.workers).submit(work, stripe) for stripe in range(stripes)]
+    # This thread is a worker too: to wake another one takes time. JAX compiles once: the other threads wait for it.
+    others = [_pool(devices.workers).submit(work, stripe) for stripe in range(1, stripes)]
     try:
-        wait(running, return_when=FIRST_EXCEPTION)
+        totals = [jax.block_until_ready(run(0)), *(each.result() for each in others)]
     finally:
         stopped.set()
-        wait(running)
-    return devices.gathered([each.result() for each in running])
+        wait(others)
+    return devices.gathered(totals)
 
 
 @functools.cache

@@ -81,7 +81,7 @@ def minibatch_curvature(
             operator = GroupOperator(logits_fn, params, x, y, member / member.sum(), plan, precision=precision)
             norms[g].append(lanczos.norm(operator.loss_and_gradient()[1]))
             found = lanczos.extreme_eigenvalues(
-                operator, first, largest=1, smallest=both, tolerance=tolerance, max_steps=max_steps
+                operator.product, first, largest=1, smallest=both, tolerance=tolerance, max_steps=max_steps
             )
             values[g].append(found.values[np.argmax(np.abs(found.values))])
             unsure += not found.converged

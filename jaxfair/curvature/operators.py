@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from jaxfair import kernels, losses
 from jaxfair.curvature.checks import checked_examples
-from jaxfair.curvature.chunks import Chunk, Cut, Devices, accumulate
+from jaxfair.curvature.chunks import Chunk, Cut, Devices, accumulate, zeros
 from jaxfair.curvature.programs import (
     Kind,
     LogitsFn,
@@ -37,7 +37,7 @@ from jaxfair.models import differentiating
 from jaxfair.options import Natural, checked
 
 GIGABYTE = 1024**3
-LEAST_OPERATIONS = 1e8
+LEAST_OPERATIONS = 5e7
 """Of a chunk on a CPU: a call takes a millisecond of Python, in which the other cores' threads wait for it."""
 
 
@@ -265,12 +265,17 @@ class GroupOperator:
             vector = as_values(vector, "numbers of the vector")
         if chunks is not None and not 1 <= chunks <= self.chunks:
             raise JaxfairError(f"The first {chunks} chunks were asked for; there are {self.chunks}: give 1 to as many.")
-        vector = jnp.asarray(vector, self._dtype)
         if vector.shape[-1:] != (self.size,) or vector.ndim > 2 or not vector.size:
             raise JaxfairError(f"The vector has shape {vector.shape}; expected ({self.size},) or (b, {self.size}).")
+        return self.product(vector, chunks)
+
+    def product(self, vector: Any, chunks: int | None = None) -> Float[Array, "*b p"]:
+        """Return what a call does, of an array of real numbers about which nothing is asked."""
+        if not isinstance(vector, jax.Array) or vector.dtype != self._dtype:  # jnp.asarray takes 20 us to do nothing
+            vector = jnp.asarray(vector, self._dtype)
         if vector.ndim == 2 and jax.default_backend() == "cpu":  # where mapped kernels become slow grouped convolutions
-            return jnp.stack([self(row, chunks) for row in vector])
-        zero = functools.partial(jnp.zeros, vector.shape, self._dtype)
+            return jnp.stack([self.product(row, chunks) for row in vector])
+        zero = functools.partial(zeros, vector.shape, self._dtype)
         add = functools.partial(self._add_product, self._devices.copies(vector))
         return accumulate(add, zero, chunks or self.chunks, self._devices)
 
@@ -290,7 +295,7 @@ class GroupOperator:
         return None
 
     def _zero(self) -> tuple[Float[Array, ""], Float[Array, " p"]]:
-        return jnp.zeros((), self._dtype), jnp.zeros(self.size, self._dtype)
+        return zeros((), self._dtype), zeros((self.size,), self._dtype)
 
     def _chunk(self, i: int) -> tuple[Model, Any, Chunk]:
         """Return the network and a chunk's examples on the chunk's device."""

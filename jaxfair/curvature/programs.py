@@ -24,6 +24,9 @@ from jaxfair.inputs import on_one_device
 LogitsFn = Callable[[Any, Any], Any]  # (params, x) -> logits; Classifier, in margins, is x -> logits
 LossFn = Callable[[Any, Any], Any]
 Kind = Literal["hessian", "gauss_newton"]
+ALONE = {"xla_cpu_multi_thread_eigen": False, "xla_disable_hlo_passes": "cpu-parallel-task-assigner"}
+"""Keeps a program on the thread that calls it. Every core has a chunk of its own; to wake another thread for half of a
+copy takes longer than the copy, on a virtual machine milliseconds."""
 
 
 class Model(NamedTuple):
@@ -146,7 +149,7 @@ def programs(backend: str, precision: str) -> Programs:
 
     ``precision`` is part of the program, whatever thread runs it.
     """
-    options = {"xla_cpu_multi_thread_eigen": False} if backend == "cpu" else None
+    options = ALONE if backend == "cpu" else None
 
     def compiled(function: Callable, total: int | None = 0) -> Any:
         @functools.wraps(function)

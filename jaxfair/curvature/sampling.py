@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxfair import losses
 from jaxfair.curvature import lanczos
-from jaxfair.curvature.chunks import Cut, Devices, accumulate
+from jaxfair.curvature.chunks import Cut, Devices, accumulate, zeros
 from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.operators import GroupOperator, check_chunk_size, make_plan
 from jaxfair.curvature.programs import LogitsFn, LossFn, Model, Programs, as_pytree, programs
@@ -364,7 +364,7 @@ def _of_draws(
         start, found = noise, []
         for row in rows:
             operator = GroupOperator(logits_fn, params, x, y, row.astype(noise.dtype), plan, **known)
-            found.append(eigenvalues(operator, start, config, vectors=True))
+            found.append(eigenvalues(operator.product, start, config, vectors=True))
             start = found[-1].vectors[0] + noise / lanczos.norm(noise)
         yield found
 
@@ -445,7 +445,7 @@ def _chunk_size(cut: list[tuple[np.ndarray, np.ndarray]], most: int | None) -> i
 
 
 def _gradient(problem: _Problem, total: Any, copy: int, chunk: Any) -> Any:
-    before = jnp.zeros((), problem.dtype), total
+    before = zeros((), problem.dtype), total
     return problem.programs.loss_and_gradient(before, *problem.networks[copy], chunk)[1]
 
 
@@ -465,7 +465,7 @@ def _of_each_block(problem: _Problem, parts: np.ndarray, size: int, step: Callab
 
     def fill(nothing: None, i: int) -> None:
         cut = Cut(problem.x, problem.y, parts[i].astype(problem.dtype), size)
-        total = problem.devices.place(jnp.zeros(problem.size, problem.dtype), i)
+        total = problem.devices.place(zeros((problem.size,), problem.dtype), i)
         for chunk in range(len(cut)):
             total = step(problem, total, i % problem.devices.count, problem.devices.place(cut[chunk], i))
         found[i] = total

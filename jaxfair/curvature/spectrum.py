@@ -122,7 +122,7 @@ def group_curvature(
         given = as_directions(starts, (len(group_rows), noise.size), "start vectors").astype(noise.dtype)
     for group, near in zip(group_losses(logits_fn, params, x, y, group_rows, config, loss=loss), given, strict=True):
         start, spent = _start(group, noise, config, near)
-        found = eigenvalues(group.operator, start, config, vectors=vectors)
+        found = eigenvalues(group.operator.product, start, config, vectors=vectors)
         rows.append((group.loss, lanczos.norm(group.gradient), spent, found))
     return _collect(rows, bottom=config.bottom)
 
@@ -237,7 +237,7 @@ def _start(group: GroupLoss, noise: Any, config: CurvatureConfig, near: Any) -> 
     if config.start != "coarse" or operator.chunks < SHARE or part * chunk_size < LEAST:
         return start, 0.0
     coarse = dataclasses.replace(config, tolerance=COARSE, stop="error")
-    found = eigenvalues(partial(operator, chunks=part), start, coarse, vectors=True)
+    found = eigenvalues(partial(operator.product, chunks=part), start, coarse, vectors=True)
     return found.vectors.sum(axis=0), found.steps * part / operator.chunks
 
 

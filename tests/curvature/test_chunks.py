@@ -33,15 +33,19 @@ def test_no_example_or_no_size_is_refused(count: int, size: int) -> None:
         over_chunks(lambda _, index: index, None, lambda index: index, count, size)
 
 
-def test_a_failing_worker_stops_the_others() -> None:
-    """What goes on behind the caller computes in another precision, or for minutes after Ctrl-C."""
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_failing_worker_stops_the_others(failing: int) -> None:
+    """What goes on behind the caller computes in another precision, or for minutes after Ctrl-C.
+
+    Of two workers, the first is the caller's own thread.
+    """
     devices, seen = Devices(), []
     devices.workers = 2
 
     def function(total: None, chunk: int) -> None:
         seen.append(chunk)
         time.sleep(0.05)
-        if chunk == 0:
+        if chunk == failing:
             raise JaxfairError("No chunk.")
 
     with pytest.raises(JaxfairError, match="No chunk"):

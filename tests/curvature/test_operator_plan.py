@@ -101,11 +101,11 @@ def test_every_core_gets_chunks_of_a_multiple_of_eight(monkeypatch: pytest.Monke
             assert chunks <= 2 * cores + count / 512, "small examples need no more calls than that"
 
 
-@pytest.mark.parametrize(("width", "pieces"), [(10, 1), (1000, 1), (2600, 2), (20000, 10)])
+@pytest.mark.parametrize(("width", "pieces"), [(10, 1), (500, 1), (1300, 2), (20000, 10)])
 def test_no_core_gets_less_than_a_call_takes(width: int, pieces: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """400 examples of a dense layer, 2 products of 2 x 50 x width operations each: a chunk has 1e8, or all there are.
+    """400 examples of a dense layer, 2 products of 2 x 50 x width operations each: a chunk has 5e7, or all there are.
 
-    The last has enough for 16 pieces, takes 8 cores and splits once more, into pieces of 40 that need no padding.
+    The last has enough for 32 pieces, takes 8 cores and splits once more, into pieces of 40 that need no padding.
     """
     monkeypatch.setattr(operators.jax, "default_backend", lambda: "cpu")
     monkeypatch.setattr("os.cpu_count", lambda: 8)

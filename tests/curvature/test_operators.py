@@ -1,5 +1,7 @@
 """Products of groups against dense float64 matrices of a gated ResNet; chunks, memory, threads and compile counts."""
 
+import functools
+import itertools
 from typing import Any
 
 import jax
@@ -288,3 +290,18 @@ def test_threads_change_rounding_only_and_repeats_nothing(
     for _ in range(5):
         fresh = resnet_operator(network, np.full(N, 1 / N), chunk_size=1)
         jax.tree.map(np.testing.assert_array_equal, (np.asarray(fresh(vector)), fresh.loss_and_gradient()), first)
+
+
+def test_a_chunk_stays_on_the_thread_that_computes_it() -> None:
+    """On a CPU each core has a chunk; XLA would wake another for half of the gradient's concatenation, 1e5 numbers."""
+    rng, sizes = np.random.default_rng(0), (64, 256, 256, 10)
+    layers = [rng.normal(size=shape).astype(np.float32) for shape in itertools.pairwise(sizes)]
+
+    def logits_fn(layers: list[Any], x: Any) -> Any:
+        return functools.reduce(lambda x, layer: jnp.maximum(x @ layer, 0), layers, x)
+
+    chunk = chunks.Chunk(np.ones((128, 64), np.float32), np.zeros(128, np.int32), np.ones(128, np.float32))
+    total = jnp.zeros(()), jnp.zeros(sum(layer.size for layer in layers))
+    model = programs.Model(as_pytree(logits_fn), as_pytree(losses.cross_entropy))
+    lowered = programs.programs("cpu", "highest").loss_and_gradient.lower(total, model, layers, chunk)
+    assert 'outer_dimension_partitions":["' not in lowered.compile().as_text()
