@@ -1,14 +1,18 @@
-"""Time the kernel gradients of a ResNet-18's convolutions, XLA's and ours, in turn, and write JSON.
+"""Time the convolutions of a ResNet-18, or their kernel gradients alone, XLA's and ours, in turn, and write JSON.
 
     python -m benchmarks.convolutions --width 64 --images 32 --out benchmarks/results/convolutions/w64.json
 
-Ours are ``jaxfair.networks.convolutions``; where oneDNN is not asked for, both are XLA's.
+    python -m benchmarks.convolutions --width 8 --images 128 --pixels 16 --whole \\
+        --out benchmarks/results/convolutions/w8-16px.json
+
+Ours are ``jaxfair.networks.convolutions``; where oneDNN is not asked for, both are XLA's but for small images.
 """
 
 import argparse
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +29,21 @@ OURS, XLAS = "jaxfair", "XLA"
 FUNCTIONS = {XLAS: lax.conv_general_dilated, OURS: convolutions.conv_general_dilated}
 
 
-def layers(width: int) -> Iterator[tuple[str, int, int, int, int, int]]:
+def layers(width: int, row: int = 32) -> Iterator[tuple[str, int, int, int, int, int]]:
     """Yield name, pixels of a row, channels in and out, size of the kernel and stride of every kind of layer."""
-    yield "stem", 32, 3, width, 3, 1
+    yield "stem", row, 3, width, 3, 1
     for stage in range(4):
-        pixels, channels = 32 >> stage, width << stage
+        pixels, channels = row >> stage, width << stage
         if stage:
             yield f"stage {stage + 1}, stride 2", pixels * 2, channels // 2, channels, 3, 2
             yield f"stage {stage + 1}, shortcut", pixels * 2, channels // 2, channels, 1, 2
         yield f"stage {stage + 1}", pixels, channels, channels, 3, 1
 
 
-def jobs(images: int, layer: tuple[str, int, int, int, int, int]) -> tuple[dict[str, Callable[[], Any]], float]:
-    """Return both libraries' kernel gradient of one layer, and its GFLOP."""
+def jobs(
+    images: int, layer: tuple[str, int, int, int, int, int], *, whole: bool = False
+) -> tuple[dict[str, Callable[[], Any]], float]:
+    """Return both libraries' kernel gradient of one layer, or the result and both gradients, and their GFLOP."""
     _, pixels, channels, out, size, stride = layer
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(images, pixels, pixels, channels)), jnp.float32)
@@ -46,14 +52,19 @@ def jobs(images: int, layer: tuple[str, int, int, int, int, int]) -> tuple[dict[
     options: dict[str, Any] = {"window_strides": (stride, stride), "padding": [(size // 2, size // 2)] * 2}
 
     def gradient(convolve: Any) -> Callable[[], Any]:
-        def of_kernel(x: Any, kernel: Any, cotangent: Any) -> Any:
-            found = jax.vjp(lambda k: convolve(x, k, **options, dimension_numbers=convolutions.LAYOUT), kernel)[1]
-            return found(cotangent)[0]
+        function = partial(convolve, **options, dimension_numbers=convolutions.LAYOUT)
 
-        compiled = jax.jit(of_kernel)
+        def of_kernel(x: Any, kernel: Any, cotangent: Any) -> Any:
+            return jax.vjp(partial(function, x), kernel)[1](cotangent)
+
+        def of_all(x: Any, kernel: Any, cotangent: Any) -> Any:
+            found, pull_back = jax.vjp(function, x, kernel)
+            return found, *pull_back(cotangent)
+
+        compiled = jax.jit(of_all if whole else of_kernel)
         return lambda: compiled(x, kernel, cotangent)
 
-    gflop = 2 * cotangent.size * kernel.size / out / 1e9
+    gflop = (3 if whole else 1) * 2 * cotangent.size * kernel.size / out / 1e9
     return {name: gradient(convolve) for name, convolve in FUNCTIONS.items()}, gflop
 
 
@@ -62,22 +73,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--width", type=int, default=64, help="channels of the first stage")
     parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--pixels", type=int, default=32, help="of a row of an image, at least 8")
+    parser.add_argument("--whole", action="store_true", help="time the results and both gradients together")
     parser.add_argument("--repeats", type=int, default=9, help="timed rounds; there is one more, which is not counted")
     parser.add_argument("--out", type=Path, required=True, help="JSON file")
     chosen = parser.parse_args(arguments)
     jax.config.update("jax_default_matmul_precision", "highest")
     words = ["python", "-m", "benchmarks.convolutions", *(sys.argv[1:] if arguments is None else arguments)]
     rows = []
-    for layer in layers(chosen.width):
-        both, gflop = jobs(chosen.images, layer)
-        one, other = (np.asarray(job()) for job in both.values())
+    for layer in layers(chosen.width, chosen.pixels):
+        both, gflop = jobs(chosen.images, layer, whole=chosen.whole)
+        one, other = (np.concatenate([np.ravel(part) for part in job()]) for job in both.values())
         apart = float(np.linalg.norm(one - other) / np.linalg.norm(other))
         seconds = timing.in_turn(both, chosen.repeats)
         rows.append({"layer": layer[0], "gflop": gflop, "apart": apart, **seconds})
         times = ", ".join(f"{name} {found['median'] * 1e3:.2f} ms" for name, found in seconds.items())
         ratio = seconds[XLAS]["median"] / seconds[OURS]["median"]
         print(f"{layer[0]:20s} {times}, ratio {ratio:.2f}, apart {apart:.0e}", flush=True)
-    given = {"width": chosen.width, "images": chosen.images, "repeats": chosen.repeats, "layers": rows}
+    given = {name: getattr(chosen, name) for name in ("width", "images", "pixels", "whole", "repeats")}
+    given["layers"] = rows
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
     runs.write_json(chosen.out, {"command": shlex.join(words), **given, "environment": measure.describe({}, {})})
 

@@ -392,10 +392,11 @@ def test_mistakes_are_answered_by_one_sentence(arguments, sentence, cache, tmp_p
     assert str(stopped.value.code).startswith(sentence)
 
 
-def test_kernel_gradients_are_timed_layer_by_layer_and_agree(tmp_path):
+@pytest.mark.parametrize("whole", [[], ["--whole", "--pixels", "16"]])
+def test_convolutions_are_timed_layer_by_layer_and_agree(whole, tmp_path):
     """Of a narrow network."""
     out = tmp_path / "new" / "w2.json"
-    convolutions.main(["--width", "2", "--images", "2", "--repeats", "1", "--out", str(out)])
+    convolutions.main(["--width", "2", "--images", "2", "--repeats", "1", "--out", str(out), *whole])
     found = json.loads(out.read_text())
     assert len(found["layers"]) == 11
     assert max(layer["apart"] for layer in found["layers"]) < 1e-5

@@ -19,7 +19,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxfair.errors import JaxfairError
-from jaxfair.networks import arithmetic, convolutions
+from jaxfair.networks import arithmetic
 from jaxfair.networks.arithmetic import Arithmetic
 from jaxfair.networks.channels import spread, total
 from jaxfair.options import check_kind
@@ -76,15 +76,13 @@ def _no_norm(name: str) -> Callable[[Array], Array]:
 
 
 def _conv(kind: Arithmetic, features: int, size: int, stride: int = 1, *, name: str, use_bias: bool = False) -> nn.Conv:
-    # Where operands are rounded, those of the derivative are too, which is the emulation's own affair.
-    native = kind == "native"
     return nn.Conv(
         features,
         (size, size),
         strides=(stride, stride),
         padding=size // 2,
         use_bias=use_bias,
-        conv_general_dilated=convolutions.conv_general_dilated if native else arithmetic.conv_general_dilated(kind),
+        conv_general_dilated=arithmetic.conv_general_dilated(kind),
         name=name,
     )
 

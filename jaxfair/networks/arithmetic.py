@@ -23,6 +23,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxfair.errors import JaxfairError, did_you_mean
+from jaxfair.networks import convolutions
 
 Arithmetic = Literal["native", "tf32", "bf16", "fp16"]
 BITS = {"tf32": (8, 10), "bf16": (8, 7), "fp16": (5, 10)}  # of the exponent and of the mantissa
@@ -65,10 +66,10 @@ def dot_general(kind: Arithmetic) -> Callable[..., Array]:
 
 
 def conv_general_dilated(kind: Arithmetic) -> Callable[..., Array]:
-    """Return ``lax.conv_general_dilated`` with operands rounded, for ``nn.Conv(conv_general_dilated=...)``.
+    """Return ``convolutions.conv_general_dilated`` with operands rounded, for ``nn.Conv(conv_general_dilated=...)``.
 
     Args:
-        kind: Kind of the rounding; ``native`` returns ``lax.conv_general_dilated`` itself.
+        kind: Kind of the rounding; ``native`` returns ``convolutions.conv_general_dilated`` itself.
 
     Returns:
         A function of float32 or float64 arrays, equal to any other of this kind; it ignores ``precision``.
@@ -77,7 +78,7 @@ def conv_general_dilated(kind: Arithmetic) -> Callable[..., Array]:
         JaxfairError: The kind is unknown; from the function, operands have another type.
     """
     _check(kind)
-    return lax.conv_general_dilated if kind == "native" else _ConvGeneralDilated(kind)
+    return convolutions.conv_general_dilated if kind == "native" else _ConvGeneralDilated(kind)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +123,7 @@ class _ConvGeneralDilated:
         precision: Any = None,
         preferred_element_type: Any = None,
     ) -> Array:
-        product = lax.conv_general_dilated(
+        product = convolutions.conv_general_dilated(
             *_operands(self.kind, lhs, rhs),
             window_strides,
             padding,

