@@ -20,10 +20,13 @@ if TYPE_CHECKING:
 
 # Only these: Pillow's other readers include one that starts Ghostscript, and some that take nearly any bytes.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
+_NAMED = "JPEG, PNG, WebP, BMP, GIF, TIFF or PPM"
 _STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF")
 _MODES = {1: "L", 3: "RGB"}
 _ORIENTATION = 0x0112  # EXIF
-_BITS = 258  # TIFF's tag of how many a value has
+_BITS, _KIND = 258, 339  # TIFF's tags of how many a value has, and of its sign or point
+_WITH_SIGN = 2
+_TIFF = (b"II*\0", b"MM\0*")
 _CHUNK_IMAGES, _CHUNK_BYTES = 64, 1 << 22
 _SECONDS_BETWEEN_REPORTS = 0.1
 
@@ -38,7 +41,8 @@ def decode(
     """Return the pixels of one image.
 
     It is turned upright by its EXIF tag; of several frames, the first is taken. Transparent parts show white behind
-    them, as viewers show them. 16 bits are scaled to 8, numbers with a point from 0..1 to 0..255. For an opaque 8-bit
+    them, as viewers show them. 16 bits are scaled to 8, numbers with a point from 0..1 to 0..255; whole numbers of 32
+    bits, or with a sign, are refused, since nothing says which of them is white. For an opaque 8-bit
     image the result is that of Pillow's ``convert('RGB').resize((width, height), BILINEAR)``, bit for bit;
     torchvision's ``Resize`` of a Pillow image does the same.
 
@@ -163,15 +167,20 @@ def _open(data: bytes) -> "PillowImage.Image":
     try:
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
         image.load()
-        image.info["bits"] = getattr(image, "tag_v2", {}).get(_BITS, (16,))[0]
+        tags = getattr(image, "tag_v2", {})
+        image.info["bits"] = tags.get(_BITS, (16,))[0]
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise Unreadable(f"has more than {Image.MAX_IMAGE_PIXELS:,} pixels") from error
     except MemoryError:
         raise
     except Exception as error:  # Pillow's readers raise nearly anything for bytes that are not as they should be
         if isinstance(error, UnidentifiedImageError) and not data.startswith(_STARTS):
-            raise Unreadable("is no JPEG, PNG, WebP, BMP, GIF, TIFF or PPM image") from error
+            known = data.startswith(_TIFF)  # such as colours with a point
+            kind = "a TIFF that is damaged, or of values that Pillow does not read" if known else f"no {_NAMED} image"
+            raise Unreadable(f"is {kind}") from error
         raise Unreadable("is cut short or damaged") from error
+    if tags.get(_KIND, (1,))[0] == _WITH_SIGN or (image.mode == "I" and tags):  # 255, 65535 or any number is white
+        raise Unreadable("has whole numbers of 32 bits or with a sign, of unknown range; save it in 8 or 16 without")
     try:
         return ImageOps.exif_transpose(image) if image.getexif().get(_ORIENTATION, 1) != 1 else image
     except Exception:  # a broken EXIF block says nothing about the pixels

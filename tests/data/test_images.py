@@ -56,7 +56,7 @@ def test_the_pixels_are_those_of_pillow(
     np.testing.assert_array_equal(pixels, np.asarray(expected).reshape(pixels.shape))
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "I;16", "I", "F"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "I;16", "F"])
 @settings(max_examples=20)
 @given(source=SIZES, size=SIZES, channels=st.sampled_from([1, 3]))
 def test_every_mode_gives_the_shape_asked_for(
@@ -122,11 +122,37 @@ def test_floats_are_scaled_from_one(values: np.ndarray) -> None:
     np.testing.assert_allclose(pixels[..., 0], values * 255, atol=0.501)
 
 
-@pytest.mark.parametrize("value", [-0.5, 1.5, np.nan, 70_000, -1])
+@pytest.mark.parametrize("value", [-0.5, 1.5, np.nan])
 def test_values_of_unknown_range_are_refused(value: float) -> None:
-    pixels = np.full((2, 2), value, np.int32 if isinstance(value, int) else np.float32)
+    pixels = np.full((2, 2), value, np.float32)
     with pytest.raises(Unreadable, match=r"^has values .* outside 0 to"):
         decode(encoded(Image.fromarray(pixels), "TIFF"))
+
+
+@pytest.mark.parametrize("value", [-1, 0, 255, 65_535, 70_000])
+def test_whole_numbers_of_32_bits_say_no_white(value: int) -> None:
+    data = encoded(Image.fromarray(np.full((2, 2), value, np.int32)), "TIFF")
+    with pytest.raises(Unreadable, match=r"^has whole numbers of 32 bits or with a sign, of unknown range"):
+        decode(data)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_whole_numbers_with_a_sign_say_no_white(bits: int) -> None:
+    """A TIFF of one grey value."""
+    tags = {256: 1, 257: 1, 258: bits, 259: 1, 262: 1, 273: 8, 277: 1, 278: 1, 279: bits // 8, 339: 2}
+    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags.items())
+    data = b"II*\0" + struct.pack("<I", 12) + b"\xff\x7f\0\0" + struct.pack("<H", len(tags)) + entries + bytes(4)
+    with pytest.raises(Unreadable, match=r"^has whole numbers of 32 bits or with a sign, of unknown range"):
+        decode(data)
+
+
+def test_a_tiff_that_pillow_does_not_read_is_one() -> None:
+    """Three values with a point of one pixel."""
+    tags = {256: 1, 257: 1, 258: 32, 259: 1, 262: 2, 273: 8, 277: 3, 278: 1, 279: 12, 339: 3}
+    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags.items())
+    data = b"II*\0" + struct.pack("<I", 20) + bytes(12) + struct.pack("<H", len(tags)) + entries + bytes(4)
+    with pytest.raises(Unreadable, match=r"^is a TIFF that is damaged, or of values that Pillow does not read"):
+        decode(data)
 
 
 @given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=6).map(lambda shape: (*shape, 4))))
