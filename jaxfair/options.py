@@ -14,7 +14,7 @@ import numbers
 import os
 import sys
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -90,7 +90,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 
     It is raised when the function is called, also by one that yields. Arrays, and what may be anything, pass. What the
     caller hands over is on the host as a rule, and calling the function asks for it to be moved: that is no transfer by
-    the way, such as ``jax_transfer_guard`` disallows.
+    the way, such as ``jax_transfer_guard`` disallows. Nor are infinite results what ``jax_debug_infs`` is to stop at.
     """
     signature = inspect.signature(function)
 
@@ -106,18 +106,18 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
             _check_there(name, value)
             given.arguments[name] = _of_python(value, kinds.get(name, Any))
         _check_one_order(given.arguments)
-        with _moving():
+        with _at_work():
             found = function(*given.args, **given.kwargs)
-        return _each_moving(found) if inspect.isgenerator(found) else found  # pyright: ignore[reportReturnType]
+        return _each_at_work(found) if inspect.isgenerator(found) else found  # pyright: ignore[reportReturnType]
 
     return door
 
 
-def _each_moving(steps: Any) -> Any:
+def _each_at_work(steps: Any) -> Any:
     """Yield what a function yields, whose work is done when each is asked for and not when the function is called."""
     try:
         while True:
-            with _moving():
+            with _at_work():
                 try:
                     step = next(steps)
                 except StopIteration:
@@ -156,13 +156,20 @@ def _check_one_order(given: Mapping[str, Any]) -> None:
             )
 
 
-def _moving() -> contextlib.AbstractContextManager[None]:
-    """Return a context in which arrays may be moved, where JAX is told to disallow or log what nobody asked for."""
+@contextlib.contextmanager
+def _at_work() -> Iterator[None]:
+    """Let arrays be moved where JAX is told to disallow or log it, and numbers be infinite where it is to stop at them.
+
+    A distance is where no boundary is, as is the logit of a class that is ruled out.
+    """
     jax: Any = sys.modules.get("jax")
     ways = ("host_to_device", "device_to_host", "device_to_device")
-    if jax and any(getattr(jax.config, f"jax_transfer_guard_{way}") in ("disallow", "log") for way in ways):
-        return jax.transfer_guard("allow")
-    return contextlib.nullcontext()
+    with contextlib.ExitStack() as settings:
+        if jax and any(getattr(jax.config, f"jax_transfer_guard_{way}") in ("disallow", "log") for way in ways):
+            settings.enter_context(jax.transfer_guard("allow"))
+        if jax and jax.config.jax_debug_infs:
+            settings.enter_context(jax.debug_infs(False))
+        yield
 
 
 def check_kind(name: str, value: Any, kind: Any) -> None:

@@ -278,3 +278,17 @@ def test_logits_on_the_host_have_a_gap_where_transfers_are_disallowed() -> None:
     with jax.transfer_guard("disallow"):
         found = margins.softmax_gap(np.zeros((1, 2), np.float32))
     np.testing.assert_array_equal(found, 0)
+
+
+def test_an_infinite_distance_is_one_where_jax_is_to_stop_at_infinite_numbers() -> None:
+    x, y = np.array([[3.0, 1.0, 0.0], [1.0, 1.0, 1.0]], np.float32), np.array([0, 1])
+
+    def flat(x: Any) -> Any:
+        return 0 * x + jnp.arange(3.0)
+
+    with jax.debug_infs(True):
+        for found in (margins.deepfool(flat, x, y), margins.linearized_distance(flat, x, y)):
+            np.testing.assert_array_equal(np.abs(found.distance), np.inf)
+        np.testing.assert_allclose(margins.distance_along_gradient(lambda x: x, x[:1], y[:1], 9.0, 1e-4), 2**0.5, 1e-3)
+        assert margins.signed_softmax_gap(x, y)[0] > 0
+        assert jax.config.jax_debug_infs  # pyright: ignore[reportAttributeAccessIssue]
