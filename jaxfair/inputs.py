@@ -514,7 +514,7 @@ def as_weights(weights: Any) -> np.ndarray:
         raise JaxfairError(f"The weights are {kind}, {ADDED}")
     if not np.isfinite(found := _real(found, "weights")).all():
         raise JaxfairError("A weight is not a finite number; an example of no weight has 0.")
-    largest, kind = np.abs(np.atleast_1d(found)).max(axis=-1, initial=0.0), of_doubles()
+    largest, kind = np.abs(np.atleast_1d(found)).max(axis=-1, initial=0.0).astype(np.float64), of_doubles()
     if (lost := (largest > 0) & ((largest < float(kind.tiny)) | (largest > float(kind.max)))).any():
         raise JaxfairError(
             f"The largest weight is {largest[lost].flat[0]:.3g} in size, which {kind.dtype} cannot hold; give weights "

@@ -7,6 +7,7 @@ as what the user is to change, whatever library it is written with.
 import contextlib
 import functools
 import operator
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.experimental import checkify
 from jax.extend.core import Jaxpr
+from jax.lax import GatherScatterMode
 
 from jaxfair.errors import JaxfairError
 from jaxfair.inputs import (
@@ -144,6 +147,7 @@ def as_examples(logits_fn: Any, params: Any, x: Any, y: Any, *, labelled: bool) 
         traced = outputs.trace(logits_fn, params, jax.tree.map(lambda leaf: leaf[:few], x))
     _check_outputs(traced.out_info, few, labelled=labelled)
     _check_read(traced, logits_fn, params)
+    _check_indices(traced, logits_fn, params, x)
     if labelled:
         y = as_labels(y, traced.out_info.shape[1])
     check_lengths(inputs=count, labels=len(y) if np.ndim(y) else 0)
@@ -204,6 +208,36 @@ def dependencies(jaxpr: Jaxpr, given: list[int]) -> list[int]:
 def called_by(equation: Any) -> Any:
     """Return the traced function that an equation calls as it is, on its inputs in their order; None for any other."""
     return equation.params["jaxpr"].jaxpr if equation.primitive.name in ("jit", "pjit") else None
+
+
+def _check_indices(traced: Any, logits_fn: Any, params: Any, x: Any) -> None:
+    """Raise a JaxfairError if a traced model indexes an array outside of it, as by a token that no embedding has.
+
+    JAX promises nothing then: another value is read, and its derivative goes nowhere. Asked of the examples with the
+    least and the largest of each input of whole numbers, where these are in memory.
+    """
+    whole = [leaf for leaf in jax.tree.leaves(x) if hasattr(leaf, "argmin") and jnp.issubdtype(leaf.dtype, jnp.integer)]
+    whole = [leaf for leaf in whole if leaf.size]
+    if not whole or not any(_is_promised(equation) for equation in equations(traced.jaxpr.jaxpr)):
+        return
+    ends = [int(end) // (leaf.size // len(leaf)) for leaf in whole for end in (leaf.argmin(), leaf.argmax())]
+    some = jax.tree.map(lambda leaf: leaf[np.resize(ends, max(FEW, len(ends)))], x)
+    try:
+        found = checkify.checkify(outputs, errors=checkify.index_checks)(logits_fn, params, some)[0].get()
+    except Exception:  # what it cannot look into, such as a derivative of the user's own, is not asked
+        return
+    if found is not None:
+        shape = re.search(r" of shape \(.*?\)", found)
+        numbers = min(int(leaf.min()) for leaf in whole), max(int(leaf.max()) for leaf in whole)
+        raise JaxfairError(
+            f"The model indexes an array{shape[0] if shape else ''} outside of it, of which JAX makes another "
+            f"place; give indices that it has (the inputs have whole numbers from {numbers[0]} to {numbers[1]})."
+        )
+
+
+def _is_promised(equation: Any) -> bool:
+    """Return whether an equation reads an array at places that are taken on trust."""
+    return equation.primitive.name == "gather" and equation.params["mode"] == GatherScatterMode.PROMISE_IN_BOUNDS
 
 
 LOGITS_FN = "a function of parameters and a batch of inputs and its parameters, such as frozen(network), network.params"
@@ -269,6 +303,14 @@ def inner_functions(equation: Any) -> Iterator[Any]:
             inner = getattr(part, "jaxpr", part)
             if hasattr(inner, "eqns"):
                 yield inner
+
+
+def equations(jaxpr: Any) -> Iterator[Any]:
+    """Yield the equations of a traced function at any depth: those of loops, branches and functions that it calls."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in inner_functions(equation):
+            yield from equations(inner)
 
 
 @jax.jit

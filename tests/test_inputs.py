@@ -1782,3 +1782,42 @@ def test_donated_arrays_that_a_loss_binds_are_named() -> None:
                 call(loss)
     kept = Partial(weighted, np.arange(1, 1 + CLASSES, dtype=np.float32))  # NumPy's, whose index would be traced
     np.testing.assert_allclose(report(loss=kept).loss, WEIGHTS @ ((1 + Y) * losses.cross_entropy(net(W, X), Y)), 1e-5)
+
+
+TABLE = {"e": np.linspace(-1, 1, 40, dtype=np.float32).reshape(10, 4), "o": np.ones((4, 3), np.float32)}
+
+
+def embedded(params: Any, x: Any) -> Any:
+    return params["e"][x].mean(1) @ params["o"]
+
+
+@pytest.mark.parametrize("token", [10, 17, -11])
+@pytest.mark.parametrize("kind", [np.asarray, jnp.asarray, lambda x: {"tokens": x, "mask": np.ones(len(x))}])
+def test_a_token_that_no_embedding_has_is_refused(kind: Any, token: int) -> None:
+    x, y, group = np.arange(60).reshape(20, 3) % 10, np.arange(20) % 3, np.arange(20) % 2
+    x[13, 1] = token
+
+    def logits_fn(params: Any, x: Any) -> Any:
+        return embedded(params, x["tokens"] if isinstance(x, dict) else x)
+
+    side, words = (logits_fn, TABLE), rf"indexes an array of shape \(10, 4\) outside of it, .* from -?\d+ to {x.max()}"
+    for call in (
+        lambda: jaxfair.group_report(logits_fn, TABLE, kind(x), y, group),
+        lambda: jaxfair.group_curvature(logits_fn, TABLE, kind(x), y, np.full((1, 20), 0.05)),
+        lambda: jaxfair.change_report(side, side, kind(x), y, group),
+    ):
+        with pytest.raises(JaxfairError, match=words):
+            call()
+
+
+def test_tokens_that_count_from_the_end_are_taken() -> None:
+    x, y = np.arange(60).reshape(20, 3) % 20 - 10, np.arange(20) % 3
+    found = jaxfair.group_curvature(embedded, TABLE, x, y, np.full((1, 20), 0.05))
+    same = jaxfair.group_curvature(embedded, TABLE, x % 10, y, np.full((1, 20), 0.05))
+    np.testing.assert_array_equal(found.gradient_norm, same.gradient_norm)
+
+
+def test_weights_of_32_bits_beside_64_are_taken_without_a_warning() -> None:
+    with jax.enable_x64(True), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        inputs.as_weights(np.full((1, 4), 0.25, np.float32))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Literal, NamedTuple
 
@@ -181,18 +181,10 @@ def depends_on_last(traced: ClosedJaxpr, count: int) -> tuple[bool, ...]:
     return tuple(map(bool, models.dependencies(traced.jaxpr, last)))
 
 
-def equations(jaxpr: Any) -> Iterator[Any]:
-    """Yield the equations of a traced function at any depth: those of loops, branches and functions that it calls."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for inner in models.inner_functions(equation):
-            yield from equations(inner)
-
-
 def multiplies_batches(jaxpr: Any) -> bool:
     """Return whether a traced function multiplies a batch of matrices by a batch of others, as attention does."""
-    products = (each.params["dimension_numbers"] for each in equations(jaxpr) if each.primitive.name == "dot_general")
-    return any(any(batch) for _, batch in products)
+    products = [each for each in models.equations(jaxpr) if each.primitive.name == "dot_general"]
+    return any(any(each.params["dimension_numbers"][1]) for each in products)
 
 
 def operations(jaxpr: Any) -> float:
@@ -202,7 +194,7 @@ def operations(jaxpr: Any) -> float:
     computes counts once.
     """
     total = 0.0
-    for equation in equations(jaxpr):
+    for equation in models.equations(jaxpr):
         shapes: list[Any] = [getattr(variable.aval, "shape", ()) for variable in equation.invars]
         output = float(np.prod(getattr(equation.outvars[0].aval, "shape", ()))) if equation.outvars else 0.0
         if equation.primitive.name == "conv_general_dilated":

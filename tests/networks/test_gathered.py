@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxfair import JaxfairError, networks
-from jaxfair.curvature.programs import equations
+from jaxfair.models import equations
 from jaxfair.networks import layers, masks
 from tests.networks.cases import each_module, random_images, random_network
 
