@@ -146,7 +146,7 @@ def _check_one_order(given: Mapping[str, Any]) -> None:
     runs = {f"{name}[{i}]": one for name, some in lists.items() for i, one in enumerate(some) if hasattr(one, "iloc")}
     indices: dict[str, Any] = {name: getattr(value, "index", None) for name, value in {**given, **runs}.items()}
     named = [name for name, rows in indices.items() if getattr(rows, "is_unique", False) is True]
-    named = [name for name in named if type(indices[name]).__name__ != "RangeIndex"]
+    named = [name for name in named if not _counts_rows(indices[name])]
     for one, other in itertools.combinations(named, 2):
         rows, others = indices[one], indices[other]
         if len(rows) == len(others) and not rows.equals(others) and set(rows) == set(others):
@@ -154,6 +154,11 @@ def _check_one_order(given: Mapping[str, Any]) -> None:
                 f"The index of {other} is that of {one} in another order, and rows are taken by position; give "
                 f"{other}.loc[{one}.index], or {other}.to_numpy() if its rows do agree."
             )
+
+
+def _counts_rows(index: Any) -> bool:
+    """Return whether an index of pandas is 0, 1, 2 and so on, which a reversed table's is not."""
+    return type(index).__name__ == "RangeIndex" and (index.start, index.step) == (0, 1)
 
 
 @contextlib.contextmanager

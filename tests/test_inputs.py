@@ -1486,6 +1486,11 @@ def test_columns_that_name_their_rows_in_two_orders_are_refused() -> None:
     np.testing.assert_allclose(jaxfair.relative_drop(before, after.loc[before.index]), [0, 20])
     shuffled = people.reset_index(drop=True).iloc[SHUFFLED]  # whose predictions count from 0
     jaxfair.change_report(pd.Series(Y), pd.Series(Y), None, shuffled.y, shuffled.group)
+    backwards = people.reset_index(drop=True).iloc[::-1]
+    assert isinstance(backwards.index, pd.RangeIndex)
+    with pytest.raises(JaxfairError, match=r"of group is that of y in another order"):
+        jaxfair.change_report(Y, Y, None, shuffled.y, backwards.group)
+    jaxfair.change_report(pd.Series(Y), pd.Series(Y), None, backwards.y, backwards.group)
     read = pd.Series(Y, np.arange(N))  # with its index from a file, of which the same cannot be known
     with pytest.raises(JaxfairError, match=r"of y is that of before .*, or y\.to_numpy\(\) if its rows do agree\.$"):
         jaxfair.change_report(read, read, None, shuffled.y, shuffled.group.to_numpy())
