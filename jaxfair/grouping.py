@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxfair.errors import JaxfairError
+from jaxfair.errors import JaxfairError, short, warn
 from jaxfair.inputs import absent, are_whole, as_array, check_told_apart, on_host, quoted, written_as
 
 Missing = Literal["refuse", "drop", "group"]
@@ -24,6 +24,7 @@ MISSING = "missing"
 """Name of the group of the examples whose group is missing."""
 LONGEST = 1e28
 """From here on a whole number of floating point is named with its exponent; Python's decimals have as many digits."""
+UNORDERED = "A group is a list or a set; give each example one name, or a tuple of several in one order."
 MOST_GROUPS = 1000
 """More values are ids of something else, and each would be measured."""
 
@@ -93,6 +94,7 @@ def as_groups(
         kinds, codes[~unknown] = _distinct(there)
         _check_codes(kinds)
         found = tuple(_name(kind) for kind in kinds)
+        _warn_of_spellings(found)
     if missing == "group" and unknown.any():
         codes[unknown], found = len(found), (*found, MISSING)
     if len(found) > MOST_GROUPS:
@@ -124,6 +126,17 @@ def _check_codes(kinds: Sequence[Any]) -> None:
     if below := [kind for kind in kinds if is_below(kind)]:
         one = "part" if isinstance(below[0], tuple) else "one"
         raise JaxfairError(f"The group {quoted(below)} has a number below 0; mark a missing {one} by NaN or None.")
+
+
+def _warn_of_spellings(names: Sequence[str]) -> None:
+    """Warn of two groups whose names differ in case or blanks alone, as of texts that several people wrote."""
+    first: dict[str, str] = {}
+    for name in names:
+        if (other := first.setdefault(" ".join(name.casefold().split()), name)) != name:
+            both = f"'{short(other, 40)}' and '{short(name, 40)}'"
+            return warn(
+                f"The groups {both} differ in case or blanks alone and are two; write them alike if they are one."
+            )
 
 
 def _column(values: Sequence[Any]) -> np.ndarray:
@@ -213,7 +226,7 @@ def _distinct(values: np.ndarray) -> tuple[list[Any], np.ndarray]:
     try:
         found = dict.fromkeys(values.tolist())
     except TypeError as error:
-        raise JaxfairError("A group is a list or a set; give each example one name.") from error
+        raise JaxfairError(UNORDERED) from error
     try:
         kinds = sorted(found)
     except TypeError:  # of several types, which have no common order
@@ -252,6 +265,8 @@ def called(group: Any, names: Sequence[str]) -> str | None:
 
 
 def _composed(value: Any) -> Any:
+    if isinstance(value, frozenset):  # sets have no order, and are written in another one in another process
+        raise JaxfairError(UNORDERED)
     if isinstance(value, tuple):
         return tuple(map(_composed, value))
     if isinstance(value, np.generic):

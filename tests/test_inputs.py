@@ -232,6 +232,8 @@ def test_groups_that_cannot_be_read_are_refused() -> None:
         ({"group": [None] * N, "missing": "drop"}, "None of the 20 examples has a group"),
         ({"group": ["a", np.nan] * (N // 2)}, "10 of 20 examples have no group"),
         ({"group": [1, "1"] * (N // 2)}, "Two groups have one name"),
+        ({"group": [frozenset("ab"), frozenset("a")] * (N // 2)}, "is a list or a set; .* or a tuple of several"),
+        ({"group": [(frozenset("ab"), 1), ("a", 1)] * (N // 2)}, "is a list or a set; .* or a tuple of several"),
         ({"group": [pd.Series(GROUP), pd.Series(GROUP)]}, "group or class is a Series, of which nobody knows"),
         ({"group": pd.Series([np.array(["m", "w"])] * N), "missing": "group"}, "group or class is a ndarray, of which"),
         ({"group": GROUP, "group_names": [0.0, np.nan]}, "10 of 20 examples have no group"),
@@ -239,6 +241,15 @@ def test_groups_that_cannot_be_read_are_refused() -> None:
     for options, sentence in cases:
         with pytest.raises(JaxfairError, match=sentence):
             report(**options)
+
+
+@pytest.mark.parametrize("two", [("Male", "male"), ("a", "a "), ("new  york", "new york"), ((1, "A"), (1, "a"))])
+def test_groups_that_differ_in_case_or_blanks_alone_are_said(two: tuple[Any, Any]) -> None:
+    with pytest.warns(UserWarning, match="differ in case or blanks alone and are two"):
+        assert len(report(group=list(two) * (N // 2)).names) == 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report(group=GROUP, group_names=["A", "a"])
 
 
 def test_inputs_that_cannot_be_read_are_refused() -> None:
