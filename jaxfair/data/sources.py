@@ -347,8 +347,8 @@ def _check_passed(
     for name in (*(config.label or own[:1]), *(config.group or own[1:])):
         if name not in columns and (why := said.get(of_column(name))):
             raise JaxfairError(
-                f"The column '{name}' {why}; give a single number or text in each row, or choose other "
-                "columns by label and group (--data.label, --data.group)."
+                f"The column '{name}' {why.removesuffix(table.PASSED)}; give a single number or text in each row, or "
+                "choose other columns by label and group (--data.label, --data.group)."
             )
 
 

@@ -16,7 +16,7 @@ from jaxfair.data.columns import Rejected, nfc
 from jaxfair.errors import JaxfairError
 
 PARQUET = (".parquet", ".pq")
-NO_CELLS = "holds lists, or values that Python cannot hold: it is passed over"
+NO_CELLS = "holds lists, or values that Python cannot hold"
 
 
 class Cells(NamedTuple):
@@ -27,7 +27,7 @@ class Cells(NamedTuple):
         columns: Their cells, in the same order: texts, or what Parquet holds.
         rows: The row of each cell, from 1 below the header.
         ragged: Rows that have too few or too many cells.
-        passed: Why columns are passed over, by their names.
+        passed: Why columns have no cells, by their names.
     """
 
     names: Sequence[str]

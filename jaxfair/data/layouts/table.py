@@ -15,6 +15,8 @@ from jaxfair.data.opening import holds_files, open_files
 from jaxfair.errors import JaxfairError, did_you_mean, short
 
 GONE = "does not exist"
+PASSED = ": it is passed over"
+"""How what is said of a column ends that is neither label nor group."""
 _TABLES = (".csv", ".tsv", *tables.PARQUET)
 
 
@@ -193,10 +195,8 @@ def _columns(
     """Return the columns of some rows, and those that hold no cells, such as encoded images of Parquet."""
     of_rows = {name: [column[i] for i in rows] for name, column in cells.items()}
     columns = {name: from_values(values) for name, values in of_rows.items() if all(map(_is_cell, values))}
-    no_texts = {
-        name: "holds bytes that are no text in UTF-8: it is passed over" for name in cells if name not in columns
-    }
-    return columns, [Rejected(of_column(name), why) for name, why in (no_texts | dict(passed)).items()]
+    no_texts = {name: "holds bytes that are no text in UTF-8" for name in cells if name not in columns}
+    return columns, [Rejected(of_column(name), f"{why}{PASSED}") for name, why in (no_texts | dict(passed)).items()]
 
 
 def _is_cell(value: Any) -> bool:
