@@ -294,7 +294,8 @@ def change_report(
     points = [intervals.drop_parts(*of, relative=False) for of in by_group]
     differences, gap = paired.differences_of(by_group, names, given.reference)
     had, has = paired.table_of_losses(first), paired.table_of_losses(second)
-    rise = None if had is None or has is None else has - had
+    with np.errstate(invalid="ignore"):  # a loss that is infinite before and after
+        rise = None if had is None or has is None else has - had
     expansion, why = _expansion(given, rise, config, loss)
     return ChangeReport(
         names=names,
@@ -415,6 +416,7 @@ def _expansion(
             return None, reason
         logits_fn, params = one
         terms.append(taylor.taylor_terms(logits_fn, params, other[1], given.x, given.told, weights, config, loss=loss))
-    rises = np.array([rise[:, given.group == g].mean(axis=1) for g in range(len(weights))]).T
+    with np.errstate(invalid="ignore"):  # as of means over runs
+        rises = np.array([rise[:, given.group == g].mean(axis=1) for g in range(len(weights))]).T
     columns = {name: np.array([getattr(of, name) for of in terms]) for name in ("distance", "first", "second", "bound")}
     return Expansion(rise=rises, **columns), ""

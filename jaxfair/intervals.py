@@ -467,8 +467,8 @@ def of_mean(values: np.ndarray, scale: Scale = "real", level: float = 0.95, resa
     more than they should. The bootstrap's ends are those of a known spread, though, and the variance of a few that
     carry the mean is not: its degrees of freedom are ``2 n / (kurtosis - 1)``, and the ends are further away by as much
     as Student's quantile is than the normal one. In simulations (``tests/test_intervals.py``) this covers 93 to 97 %
-    from ``FEW`` examples on, also for a network that is right for 99 % of them. NaN for less than ``FEW`` examples, or
-    where all are equal but so few that many random samples have none of these.
+    from ``FEW`` examples on, also for a network that is right for 99 % of them. NaN for less than ``FEW`` examples,
+    where one is infinite, or where all are equal but so few that many random samples have none of these.
 
     Args:
         values: of the examples, shape (n,).
@@ -477,9 +477,10 @@ def of_mean(values: np.ndarray, scale: Scale = "real", level: float = 0.95, resa
         resamples: random samples, always the same ones.
     """
     values = np.asarray(values, float)
-    count, mean = len(values), values.mean()
-    if count < FEW or not values.std() > 0:
+    count = len(values)
+    if count < FEW or not np.isfinite(values).all() or not values.std() > 0:
         return Interval(np.asarray(np.nan), np.asarray(np.nan))
+    mean = values.mean()
     rng, apart, found = np.random.default_rng(0), values - mean, []
     for begin in range(0, resamples, each := max(1, 2**22 // count)):
         drawn = apart[rng.integers(0, count, (min(each, resamples - begin), count))]
@@ -511,6 +512,8 @@ def of_mean_over_runs(table: np.ndarray, scale: Scale = "real", level: float = 0
         scale: where the mean can lie; the ends are cut off there.
         level: of the interval.
     """
+    if not np.isfinite(table).all():
+        return Interval(np.asarray(np.nan), np.asarray(np.nan))
     by_example, runs = table.mean(axis=0), len(table)
     ends = of_mean(by_example, scale, level)
     if runs == 1:

@@ -94,7 +94,8 @@ def mean_losses(table: np.ndarray | None, member: Sequence[np.ndarray], scale: i
     if scale == "positive" and (table < 0).any():  # a loss of the user's, of which nothing says that it is positive
         scale = "real"
     low, high = np.array([intervals.of_mean_over_runs(table[:, of], scale) for of in member], float).T
-    return Measure(np.array([table[:, of].mean() for of in member]), low, high)
+    with np.errstate(invalid="ignore"):  # of one that becomes infinite and one that no longer is
+        return Measure(np.array([table[:, of].mean() for of in member]), low, high)
 
 
 def mcnemar(broken: np.ndarray, mended: np.ndarray) -> float:

@@ -1,6 +1,7 @@
 """``change_report``: counts against brute force, the expansion against closed forms, and what it refuses."""
 
 import re
+import warnings
 from typing import Any, cast
 
 import jax
@@ -120,6 +121,22 @@ def test_a_loss_may_be_below_zero_and_a_class_switched_off() -> None:
         assert (measure.low[known] < measure.value[known]).all()
         assert (measure.value[known] < measure.high[known]).all()
         assert (measure.high[known] < 0).all()
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+def test_losses_that_are_infinite_are_so_without_a_warning(runs: int) -> None:
+    """Of one example before, of another after, and of a third in both, each in a group of its own but the first two."""
+    group = np.repeat(["one", "both", "finite"], 60)
+    y, one, other = np.arange(180) % 3, *RNG.normal(size=(2, 180, 3))
+    one[[0, 60], y[[0, 60]]] = other[[5, 60], y[[5, 60]]] = -np.inf
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        report = change_report([one] * runs, [other] * runs, None, y, group)
+        str(report)
+    at = [report.names.index(name) for name in ("one", "both", "finite")]
+    np.testing.assert_array_equal(report.loss_before.value[at[:2]], np.inf)
+    np.testing.assert_array_equal(np.isnan(report.loss_rise.value[at]), [True, True, False])
+    np.testing.assert_array_equal(np.isnan(report.loss_rise.low[at]), [True, True, False])
 
 
 def test_one_network_on_a_side_of_several_is_said() -> None:
