@@ -237,7 +237,9 @@ def as_values(values: Any, what: str) -> np.ndarray:
     try:
         return np.asarray(array, np.float64)
     except (TypeError, ValueError) as error:
-        raise JaxfairError(f"The {what} are no numbers; give an array of numbers.") from error
+        gone = int(absent(array.ravel()).sum()) if array.dtype == object else 0  # as pandas.NA is, which is no NaN
+        said = f"{gone} of the {what} are missing; fill them" if gone else f"The {what} are no numbers; give numbers"
+        raise JaxfairError(f"{said}.") from error
 
 
 def _within_int32(array: Any, what: str) -> Any:

@@ -1833,6 +1833,13 @@ def test_tokens_that_count_from_the_end_are_taken() -> None:
     np.testing.assert_array_equal(found.gradient_norm, same.gradient_norm)
 
 
+def test_answers_that_pandas_marks_as_missing_are_said_to_be() -> None:
+    logits = pd.DataFrame(np.asarray(net(W, X))).astype("Float64")
+    logits.iloc[3, 1] = pd.NA
+    with pytest.raises(JaxfairError, match="^1 of the answers before are missing; fill them"):
+        jaxfair.change_report(logits, logits, None, Y, GROUP)
+
+
 def test_weights_of_32_bits_beside_64_are_taken_without_a_warning() -> None:
     with jax.enable_x64(True), warnings.catch_warnings():
         warnings.simplefilter("error")
