@@ -1836,7 +1836,7 @@ def test_tokens_that_count_from_the_end_are_taken() -> None:
 def test_answers_that_pandas_marks_as_missing_are_said_to_be() -> None:
     logits = pd.DataFrame(np.asarray(net(W, X))).astype("Float64")
     logits.iloc[3, 1] = pd.NA
-    with pytest.raises(JaxfairError, match="^1 of the answers before are missing; fill them"):
+    with pytest.raises(JaxfairError, match=r"^1 of the answers before are missing; fill them"):
         jaxfair.change_report(logits, logits, None, Y, GROUP)
 
 

@@ -292,3 +292,17 @@ def test_an_infinite_distance_is_one_where_jax_is_to_stop_at_infinite_numbers() 
         np.testing.assert_allclose(margins.distance_along_gradient(lambda x: x, x[:1], y[:1], 9.0, 1e-4), 2**0.5, 1e-3)
         assert margins.signed_softmax_gap(x, y)[0] > 0
         assert jax.config.jax_debug_infs  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize(
+    "hide", [jax.lax.stop_gradient, jnp.round, lambda z: jax.nn.one_hot(z.argmax(axis=1), 3), lambda z: 0.0 + (z > 0)]
+)
+def test_logits_without_a_derivative_have_no_distance(hide: Any) -> None:
+    x, y = np.array([[3.0, 1.0, 0.0], [1.0, 2.0, 1.0]], np.float32), np.array([0, 1])
+    for distance in (
+        margins.linearized_distance,
+        margins.deepfool,
+        lambda *given: margins.distance_along_gradient(*given, 9.0, 1e-4),
+    ):
+        with pytest.raises(JaxfairError, match=r"no derivative by the input, .*; leave it out of the classifier"):
+            distance(lambda x: hide(2 * x), x, y)
