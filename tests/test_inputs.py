@@ -1844,3 +1844,10 @@ def test_weights_of_32_bits_beside_64_are_taken_without_a_warning() -> None:
     with jax.enable_x64(True), warnings.catch_warnings():
         warnings.simplefilter("error")
         inputs.as_weights(np.full((1, 4), 0.25, np.float32))
+
+
+def test_parameters_of_a_class_that_JAX_does_not_know_are_refused_as_such() -> None:
+    """They were taken for one parameter, whose smallest eigenvalue was not to be asked for."""
+    for params in (collections.Counter, object(), pd.DataFrame(W), 1.0):
+        with pytest.raises(JaxfairError, match="The parameter 'params' has type"):
+            jaxfair.group_report(net, params, X, Y, GROUP, CurvatureConfig(bottom=True))

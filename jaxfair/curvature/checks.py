@@ -308,7 +308,8 @@ def checked_asymmetry(asymmetry: np.ndarray, scale: np.ndarray) -> float:
     found = float((asymmetry * scale).max() / max(scale.max(), np.finfo(float).tiny))
     if found > 1e-3 and scale.max() > 1e-6:  # of smaller ones, as on saturated softmaxes, float32 holds only rounding
         raise JaxfairError(
-            f"The Hessian is not symmetric (by {found:.1e} of its size), and its eigenvalues mean nothing: a model is "
-            "so confident that float32 holds rounding alone (enable jax_enable_x64), or a custom derivative is wrong."
+            f"The Hessian is not symmetric (by {found:.1e} of its size), and its eigenvalues mean nothing: a model "
+            "computes in half precision (use float32), or is so confident that float32 holds rounding alone (enable "
+            "jax_enable_x64), or a custom derivative is wrong."
         )
     return found

@@ -177,10 +177,13 @@ def check_counts(config: CurvatureConfig, params: Any) -> None:
     check_chunk_size(config.chunk_size)
     if config.max_basis < 1:
         raise JaxfairError(f"A basis of {config.max_basis} vectors is too small; allow at least 4.")
-    size = sum(math.prod(np.shape(leaf)) for leaf in leaves(params, "parameters"))
+    arrays = leaves(params, "parameters")
+    if not all(hasattr(leaf, "shape") for leaf in arrays):
+        return  # refused as such later
+    size = sum(math.prod(leaf.shape) for leaf in arrays)
     if size == 1 and config.bottom:
         raise JaxfairError("There is one parameter, with one eigenvalue; leave bottom=True out, which asks for two.")
-    if size:  # parameters that are none are refused as such
+    if size:  # no parameters are refused as such, too
         lanczos.check_counts(size, 1 + int(config.bottom), config.max_steps, config.max_basis)
 
 
