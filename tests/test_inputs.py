@@ -1851,3 +1851,19 @@ def test_parameters_of_a_class_that_JAX_does_not_know_are_refused_as_such() -> N
     for params in (collections.Counter, object(), pd.DataFrame(W), 1.0):
         with pytest.raises(JaxfairError, match="The parameter 'params' has type"):
             jaxfair.group_report(net, params, X, Y, GROUP, CurvatureConfig(bottom=True))
+
+
+@pytest.mark.parametrize("kind", [jnp.float16, jnp.bfloat16])
+def test_a_loss_of_half_precision_is_refused(kind: Any) -> None:
+    """Its third digit, and that of every eigenvalue, was rounding, and residuals said otherwise."""
+
+    def loss(z: Any, y: Any) -> jax.Array:
+        return losses.cross_entropy(z, y).astype(kind)
+
+    for call in (
+        lambda: jaxfair.group_report(net, W, X, Y, GROUP, loss=loss),
+        lambda: jaxfair.group_curvature(net, W, X, Y, np.full((1, N), 1 / N), loss=loss),
+        lambda: jaxfair.change_report((net, W), (net, 2 * W), X, Y, GROUP, loss=loss),
+    ):
+        with pytest.raises(JaxfairError, match=r"loss has type b?float16, which rounds it .*; return it in float32"):
+            call()

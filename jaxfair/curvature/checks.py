@@ -129,6 +129,8 @@ def trusted_losses(loss: LossFn, logits: Any, y: Any) -> np.ndarray:
         kind = jax.eval_shape(functools.partial(per_example, loss), jax.tree.map(jnp.asarray, logits), y).dtype
     if not jnp.issubdtype(kind, jnp.floating):
         raise JaxfairError(f"The loss has type {kind}, which has no derivative; give one of floating-point numbers.")
+    if kind.itemsize < 4:  # logits come in 32 bits or more
+        raise JaxfairError(f"The loss has type {kind}, which rounds it and its derivatives; return it in float32.")
 
     def of(part: Any) -> np.ndarray:
         return np.asarray(loss(jax.tree.map(lambda leaf: jnp.asarray(leaf[part]), logits), y[part]), np.float64)
