@@ -1727,7 +1727,26 @@ straight.defjvp(lambda at, along: (straight(*at), along[0]))
 )
 def test_a_derivative_of_some_parameters_is_enough(logits_fn: Any) -> None:
     params = {"w": W, "head": np.eye(CLASSES, dtype=np.float32)}
-    assert (jaxfair.group_curvature(logits_fn, params, X, Y, WEIGHTS).gradient_norm > 0).all()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert (jaxfair.group_curvature(logits_fn, params, X, Y, WEIGHTS).gradient_norm > 0).all()
+    (one,) = {str(each.message) for each in said}  # of the head that is not read, or of what stands behind a barrier
+    assert re.match("(No output depends on|The derivative by) the parameters '(head|w)'.* 0.*; leave them out", one)
+
+
+@pytest.mark.parametrize("hide", [jax.lax.stop_gradient, lambda w: jnp.round(8 * w).astype(jnp.int8) / 8.0])
+def test_parameters_without_a_derivative_are_said(hide: Any) -> None:
+    """Those of a frozen layer, or of one that is quantized inside; nothing is said of what loops and ReLUs read."""
+    params = {"w": W, "out": np.eye(CLASSES, dtype=np.float32)}
+    with pytest.warns(UserWarning, match="The derivative by the parameters 'w' is 0, as by stop_gradient or rounding"):
+        jaxfair.group_curvature(lambda p, x: jax.nn.relu(x @ hide(p["w"])) @ p["out"], params, X, Y, WEIGHTS)
+
+    def looped(p: Any, x: Any) -> jax.Array:
+        return jax.lax.fori_loop(0, 2, lambda _, z: jax.nn.relu(z @ p["out"]), x @ p["w"])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        jaxfair.group_curvature(looped, params, X, Y, WEIGHTS)
 
 
 def test_arrays_that_a_model_does_not_read_are_said() -> None:
@@ -1867,3 +1886,19 @@ def test_a_loss_of_half_precision_is_refused(kind: Any) -> None:
     ):
         with pytest.raises(JaxfairError, match=r"loss has type b?float16, which rounds it .*; return it in float32"):
             call()
+
+
+def test_a_model_that_draws_or_counts_is_told_to_leave_it() -> None:
+    """JAX traces it once a size, so that it gives the same twice, and something else in other batches."""
+    rng, calls = np.random.default_rng(0), []
+
+    def draws(w: Any, x: Any) -> jax.Array:
+        return net(w, x) * float(rng.normal())
+
+    def counts(w: Any, x: Any) -> jax.Array:
+        calls.append(0)
+        return net(w, x) * len(calls)
+
+    for logits_fn in (draws, counts):
+        with pytest.raises(JaxfairError, match=r"rest of its batch; .*, and draw or count nothing in the model"):
+            jaxfair.group_report(logits_fn, W, X, Y, GROUP)

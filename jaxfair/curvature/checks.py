@@ -57,7 +57,7 @@ def trusted_logits(logits_fn: Partial, params: Any, x: Any, y: Any, precision: s
     if difference > 1e-3:
         raise JaxfairError(
             f"The logits of an example changed by {difference:.1e} of their size with the rest of its batch; put batch "
-            "norm and dropout into evaluation mode."
+            "norm and dropout into evaluation mode, and draw or count nothing in the model."
         )
     return first
 
@@ -221,19 +221,28 @@ def checked_examples(
     elif before := losses.seem_probabilities(np.asarray(found)):
         warn(f"logits_fn seems to return probabilities; return the logits before the {before}.")
     if differentiated:
-        _check_derivative(logits_fn, params, some, y[few], loss)
+        _check_derivative(logits_fn, params, some, y[few], loss, unused)
     return params, x, y
 
 
-def _check_derivative(logits_fn: Partial, params: Any, x: Any, y: Any, loss: LossFn) -> None:
-    """Raise a JaxfairError if the derivative by every parameter is 0 whatever the numbers are, as traced alone says."""
+def _check_derivative(logits_fn: Partial, params: Any, x: Any, y: Any, loss: LossFn, unused: list[str]) -> None:
+    """Raise a JaxfairError if the derivative by every parameter is 0 whatever the numbers are, as traced alone says.
+
+    Of some it warns, but for those of which it was said that they are unused.
+    """
     with models.differentiating(), at_precision("highest"):
         traced = _scaled_gradient.trace(logits_fn, as_pytree(loss), params, x, jnp.asarray(y), 1.0).jaxpr
-    if not any(depends_on_last(traced, 1)):
+    found = depends_on_last(traced, 1)
+    if not any(found):
         raise JaxfairError(
             "The derivative of the loss by every parameter is 0, as by jax.lax.stop_gradient, rounding, a comparison "
             "or argmax in logits_fn or in the loss; leave it out, or give it a derivative by jax.custom_jvp."
         )
+    paths = jax.tree_util.tree_flatten_with_path(params)[0]
+    flat = [path for (path, leaf), has_one in zip(paths, found, strict=True) if leaf.size and not has_one]
+    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path in flat]
+    if still := quoted([name for name in names if name not in unused]):
+        warn(f"The derivative by the parameters '{still}' is 0, as by stop_gradient or rounding; leave them out.")
 
 
 @jax.jit
