@@ -12,18 +12,8 @@ from jaxfair import losses
 from jaxfair.curvature.checks import trusted_logits, trusted_losses
 from jaxfair.curvature.programs import LossFn, as_pytree
 from jaxfair.errors import JaxfairError, warn
-from jaxfair.inputs import (
-    are_whole,
-    as_labels,
-    as_values,
-    column_names,
-    fill_left_out,
-    is_one_hot,
-    on_host,
-    out_of_order,
-    quoted,
-    unboxed,
-)
+from jaxfair.inputs import are_whole, as_values, column_names, is_one_hot, on_host, out_of_order, quoted, unboxed
+from jaxfair.labels import as_labels, fill_left_out
 from jaxfair.models import as_examples
 
 NO_CLASS = ("id", "index", "unnamed: 0", "group", "label", "predicted")

@@ -20,7 +20,8 @@ from jaxfair.curvature.report import as_frame, as_text
 from jaxfair.curvature.spectrum import check_counts
 from jaxfair.errors import JaxfairError
 from jaxfair.grouping import Missing, as_groups
-from jaxfair.inputs import as_array, as_inputs, as_labels, as_told, check_lengths, check_untraced, fill_left_out
+from jaxfair.inputs import as_array, as_inputs, check_lengths, check_untraced
+from jaxfair.labels import as_labels, as_told, fill_left_out
 from jaxfair.models import tree_difference
 from jaxfair.options import checked
 from jaxfair.paired import Difference, Measure

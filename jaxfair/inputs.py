@@ -153,7 +153,7 @@ class Stored:
                 f"The {self._what} cannot be read by their {type(self._rows).__name__} ({said}); read them into an "
                 "array of NumPy first."
             ) from error
-        return _within_int32(as_array(found, self._what), self._what)
+        return within_int32(as_array(found, self._what), self._what)
 
 
 @contextlib.contextmanager
@@ -242,7 +242,7 @@ def as_values(values: Any, what: str) -> np.ndarray:
         raise JaxfairError(f"{said}.") from error
 
 
-def _within_int32(array: Any, what: str) -> Any:
+def within_int32(array: Any, what: str) -> Any:
     """Return an array, unless it has whole numbers that JAX would wrap to others where it computes in 32 bits."""
     if isinstance(array, np.ndarray) and array.dtype.kind in "iu" and array.dtype.itemsize >= 4 and array.size:
         ends, narrow = (int(array.min()), int(array.max())), jax.dtypes.canonicalize_dtype(np.int64) == np.int32
@@ -300,7 +300,7 @@ def as_inputs(x: Any) -> Any:
             gone = array.dtype == object and int(absent(array.ravel()).sum())
             also = f", and {gone} are missing; fill them or leave these examples out" if gone else "; give numbers"
             raise JaxfairError(f"Inputs have type {array.dtype}{also}.")
-        warn_of_rounding(_within_int32(array, "inputs"), "inputs")
+        warn_of_rounding(within_int32(array, "inputs"), "inputs")
     if len({len(array) for array in arrays}) > 1:
         raise JaxfairError(f"The inputs have {quoted(sorted({len(a) for a in arrays}))} examples; give equally many.")
     return jax.tree.unflatten(jax.tree.structure(x, is_leaf=_is_rows), arrays)
@@ -315,110 +315,6 @@ def _is_rows(values: Any) -> bool:
     return isinstance(values, list | tuple) and all(
         np.isscalar(v) or (isinstance(v, rows) and _is_rows(v)) for v in values
     )
-
-
-def as_labels(y: Any, num_classes: int | None = None, what: str = "label") -> np.ndarray | jax.Array:
-    """Return labels as integers of shape (n,): of integers, whole floats, booleans, one column, or one-hot rows.
-
-    Args:
-        y: Labels, one for each example.
-        num_classes: Number of classes; None where it is not known yet.
-        what: What one is called in an error.
-
-    Raises:
-        JaxfairError: They are none of these, or not among the classes.
-    """
-    label = as_array(y, "labels")
-    if isinstance(label, Tracer):
-        if label.ndim != 1 or not jnp.issubdtype(label.dtype, jnp.integer):
-            raise JaxfairError(
-                f"Labels that JAX traces have type {label.dtype} and shape {label.shape}; give integers of shape (n,)."
-            )
-        return label
-    label = unboxed(label)
-    if label.ndim == 2 and label.shape[1] == 1:
-        label = label[:, 0]
-    if label.dtype == bool and label.ndim == 1 and num_classes is not None and num_classes > 2:
-        raise JaxfairError(
-            f"The labels are booleans, and there are {num_classes} classes; give each example its class."
-        )
-    # A difference of times is a whole number to NumPy, and a complex number would lose its imaginary part.
-    numeric = label.dtype == bool or (jnp.issubdtype(label.dtype, jnp.number) and label.dtype.kind not in "mc")
-    if label.ndim == 2 and numeric and label.size and is_one_hot(np.asarray(label)):
-        if num_classes is not None and label.shape[1] != max(num_classes, 2):
-            raise JaxfairError(f"Labels are one-hot rows of {label.shape[1]} classes; the network has {num_classes}.")
-        label = np.asarray(label).argmax(axis=1)
-    _check_not_missing(label)
-    if label.ndim != 1 or not numeric:
-        code = "np.unique(y, return_inverse=True)[1] makes"
-        if what != "label":  # two sides may have other classes, and need one code
-            code = "np.searchsorted(classes, answers), with one sorted list of the classes of y and all sides, makes"
-        way = f"; {code} them of texts" if label.dtype.kind in "UO" else ""
-        raise JaxfairError(
-            f"Labels have type {label.dtype} and shape {label.shape}; expected integers of shape (n,){way}."
-        )
-    if not jnp.issubdtype(label.dtype, jnp.integer):
-        check_told_apart(np.asarray(label), "labels" if what == "label" else f"answers{what.removeprefix('class')}")
-        values = np.asarray(label, np.float64)
-        if (odd := np.flatnonzero(~are_whole(values))).size:
-            raise JaxfairError(
-                f"The {what} of example {odd[0]} is {values[odd[0]]:g}; labels are whole numbers from 0."
-            )
-        label = values.astype(np.int64)
-    host = np.asarray(label)
-    too_large = False if num_classes is None else host >= num_classes
-    if (wrong := np.flatnonzero((host < 0) | too_large)).size:
-        classes = "classes" if num_classes is None else f"the {num_classes} classes"
-        raise JaxfairError(f"The {what} of example {wrong[0]} is {host[wrong[0]]}; {classes} count from 0.")
-    # Codes of classes may exceed 32 bits where no network has them, and answers are compared on the host.
-    return host if host.max(initial=0) > np.iinfo(np.int32).max else _signed(label)
-
-
-def fill_left_out(y: Any, kept: np.ndarray) -> Any:
-    """Return labels in which those of examples that are left out, of which nothing is asked, are the first class."""
-    if kept.all():
-        return y
-    if isinstance(y, np.ma.MaskedArray) and np.shape(y)[:1] == kept.shape:
-        masked = np.ma.getmaskarray(y).copy()
-        masked[~kept] = False
-        y = np.ma.array(y.data, mask=masked)
-    labels = as_array(y, "labels")
-    if isinstance(labels, Tracer) or np.ndim(labels) not in (1, 2) or len(labels) != len(kept):
-        return labels  # refused later
-    labels = np.array(labels)
-    if labels.dtype.kind in "biufcO":
-        labels[~kept] = np.arange(labels.shape[1]) == 0 if labels.ndim == 2 and labels.shape[1] > 1 else 0
-    return labels
-
-
-def as_told(y: Any) -> Any:
-    """Return what a loss of the user's is told of the examples as an array, whose whole numbers have a sign.
-
-    Raises:
-        JaxfairError: It is no array of numbers.
-    """
-    told = unboxed(as_array(y, "labels"))
-    _check_not_missing(told)
-    if not (told.dtype == bool or jnp.issubdtype(told.dtype, jnp.number)) or told.dtype.kind == "m":
-        raise JaxfairError(
-            f"Labels have type {told.dtype}; a loss takes numbers, which np.unique(y, return_inverse=True)[1] makes of "
-            "other values."
-        )
-    warn_of_rounding(told, "labels")
-    return _signed(_within_int32(told, "labels"))
-
-
-def _check_not_missing(label: Any) -> None:
-    """Raise a JaxfairError if labels that are texts or objects are missing: codes of them would make that a class."""
-    if label.ndim == 1 and label.dtype.kind in "OU" and (unknown := absent(np.asarray(label))).any():
-        first = f"the first of example {np.argmax(unknown)}{written_as(label[np.argmax(unknown)])}"
-        raise JaxfairError(f"{unknown.sum()} of {len(label)} labels are missing, {first}; leave these examples out.")
-
-
-def _signed(label: Any) -> Any:
-    """Return short whole numbers as those of 32 bits with a sign: 2 * y - 1 of unsigned bytes has no -1."""
-    short = label.dtype.kind == "u" or (label.dtype.kind == "i" and label.dtype.itemsize < 4)
-    return label.astype(np.int32) if short else label
 
 
 def are_whole(values: np.ndarray) -> np.ndarray:

@@ -24,16 +24,8 @@ from jaxtyping import Array, Float, Int
 from jaxfair.curvature.chunks import over_chunks
 from jaxfair.curvature.programs import as_pytree, depends_on_last
 from jaxfair.errors import JaxfairError, warn
-from jaxfair.inputs import (
-    as_array,
-    as_labels,
-    as_values,
-    check_lengths,
-    on_one_device,
-    quoted,
-    unboxed,
-    warn_of_rounding,
-)
+from jaxfair.inputs import as_array, as_values, check_lengths, on_one_device, quoted, unboxed, warn_of_rounding
+from jaxfair.labels import as_labels
 from jaxfair.loops import run_until
 from jaxfair.losses import seem_probabilities
 from jaxfair.models import asking, differentiating, widened

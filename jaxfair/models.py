@@ -23,8 +23,6 @@ from jaxfair.errors import JaxfairError
 from jaxfair.inputs import (
     as_array,
     as_inputs,
-    as_labels,
-    as_told,
     check_lengths,
     check_outside_of_jit,
     check_untraced,
@@ -34,6 +32,7 @@ from jaxfair.inputs import (
     quoted,
     warn_of_rounding,
 )
+from jaxfair.labels import as_labels, as_told
 
 FEW = 8
 """Examples of which a model is asked before anything is measured, if there are as many; one size is traced once."""

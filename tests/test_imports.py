@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 HOUSE = (
     ("jaxfair.errors", "jaxfair.words"),
     ("jaxfair.options", "jaxfair.inputs", "jaxfair.intervals", "jaxfair.kernels", "jaxfair.threads"),
+    ("jaxfair.labels",),
     ("jaxfair.grouping", "jaxfair.models", "jaxfair.judging"),
     ("jaxfair.losses", "jaxfair.groups", "jaxfair.checkpoints", "jaxfair.runs"),
     (

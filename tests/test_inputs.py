@@ -23,7 +23,7 @@ import scipy.sparse
 from jax.tree_util import Partial
 
 import jaxfair
-from jaxfair import bounds, checkpoints, grouping, hardware, inputs, losses, margins, sensitivity, taylor
+from jaxfair import bounds, checkpoints, grouping, hardware, inputs, labels, losses, margins, sensitivity, taylor
 from jaxfair.curvature.checks import trusted_losses
 from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.lanczos import extreme_eigenvalues
@@ -156,7 +156,7 @@ def test_codes_that_a_short_type_has_rounded_to_others_are_refused(kind: Any, fi
     whole = np.arange(N) % 2 + first
     short, fine = np.asarray(whole, kind), np.asarray(whole - 2, kind)
     calls: dict[str, Callable[[Any], Any]] = {
-        "labels": lambda codes: inputs.as_labels(codes),
+        "labels": lambda codes: labels.as_labels(codes),
         "answers before": lambda codes: jaxfair.change_report(codes, whole, None, whole, GROUP),
         "groups": lambda codes: grouping.as_groups(codes),
     }
@@ -878,7 +878,7 @@ def test_numbers_that_float32_does_not_tell_apart_are_said() -> None:
     ):
         as_inputs(np.stack([far, X[:, 0]], axis=1))
     with pytest.warns(match="labels have numbers up to"):
-        inputs.as_told(far)
+        labels.as_told(far)
     for measure in (linearized_distance, jaxfair.deepfool):
         with pytest.warns(match="inputs have numbers up to"):
             measure(lambda x: (x - 1.7e9) @ W, X.astype(np.float64) + 1.7e9, Y)
@@ -888,7 +888,7 @@ def test_numbers_that_float32_does_not_tell_apart_are_said() -> None:
         warnings.simplefilter("error")
         for near in (X.astype(np.float64), np.full((N, 2), 1e10 + 0.1), (far - far[0])[:, None]):
             as_inputs(near)
-            inputs.as_told(near[:, 0])
+            labels.as_told(near[:, 0])
         with jax.enable_x64(True):
             as_inputs(far[:, None])
 

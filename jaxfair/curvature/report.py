@@ -18,8 +18,9 @@ from jaxfair.curvature.sampling import EigenvalueSampling, GradientSampling, eig
 from jaxfair.curvature.spectrum import GroupCurvature, check_counts, group_curvature
 from jaxfair.errors import JaxfairError, warn
 from jaxfair.grouping import Missing, as_groups
-from jaxfair.inputs import as_labels, check_lengths, fill_left_out, quoted
+from jaxfair.inputs import check_lengths, quoted
 from jaxfair.intervals import Interval
+from jaxfair.labels import as_labels, fill_left_out
 from jaxfair.models import as_examples, outputs
 from jaxfair.options import checked
 from jaxfair.words import cut
