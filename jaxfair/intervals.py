@@ -353,6 +353,24 @@ def drop_parts(before: np.ndarray, after: np.ndarray, *, relative: bool = True) 
     return 100 * (1 - ratio + (ratio * (before - level) - (after - other)) / shares[0])
 
 
+def bias_of_ratios(before: np.ndarray, after: np.ndarray) -> float:
+    """Return by about how many points the mean over seeds of each one's own relative drop is too small on average.
+
+    The noise of an accuracy before, ``B``, makes ``after / B`` too large by ``var(B) / B^2`` of it, and noise that both
+    share takes ``cov / B^2`` of that away, to second order (Cochran 1977, 6.8): nothing is left where all that is right
+    after is right before, and much where few are right and the two networks do not agree about which.
+
+    Args:
+        before: as ``drop_parts`` takes it; each seed is right somewhere.
+        after: the same.
+    """
+    had, has, both = (np.nanmean(table, axis=1) for table in (before, after, np.multiply(before, after)))
+    count = np.maximum((~np.isnan(before)).sum(axis=1) - 1, 1)
+    noise, common = had * (1 - had) / count, (both - had * has) / count
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(100 * ((has / had * noise - common) / had**2).mean())
+
+
 def _with_two(before: np.ndarray, after: np.ndarray, ratio: float) -> tuple[np.ndarray, np.ndarray]:
     """Return answers before and after with the two examples that ``drop_parts`` adds."""
     extra = np.full((len(before), 1), np.sqrt(_kept_by_mean(ratio * before - after)))

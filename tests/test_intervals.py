@@ -15,6 +15,7 @@ from jaxfair.intervals import (
     Term,
     _unknown_spread,
     all_have_drop,
+    bias_of_ratios,
     contrast_of_drops,
     drop_parts,
     has_drop,
@@ -583,6 +584,18 @@ def test_a_drop_from_an_accuracy_that_may_be_0_has_no_end() -> None:
     found = contrast_of_drops([[Term(1.0, right, np.roll(right, 4, axis=1))]])
     assert np.isinf(found.interval(0.999)).all()
     assert min(float(found.p_value(null)) for null in (-1e6, -500.0, 90.0)) > 0.001
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.7, 1.0])
+def test_a_mean_of_ratios_is_too_small_a_drop_by_its_bias(shared: float) -> None:
+    """Of 200 images of which 10 % are right, to second order; of no more where the change only loses some of these."""
+    rng, shape = np.random.default_rng(0), (20_000, 200)
+    before, chance = rng.random(shape) < 0.1, rng.random(shape) < 0.08
+    after = np.where(rng.random(shape) < shared, before & (rng.random(shape) < 0.8), chance)
+    bias = 20.0 - 100 * (1 - after.mean(axis=1) / before.mean(axis=1)).mean()
+    told = np.mean([bias_of_ratios(before[[i]], after[[i]]) for i in range(2000)])
+    assert bias == pytest.approx((1 - shared) * 100 * 0.8 * 0.9 / (200 * 0.1), rel=0.25, abs=0.2)
+    assert told == pytest.approx(bias, rel=0.25, abs=0.2)
 
 
 @pytest.mark.slow

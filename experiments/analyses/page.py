@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from experiments.analyses import differences
+from experiments.analyses import differences, quantities
 from experiments.analyses.results import HARM, Results, Variant
 from experiments.reporting import html, reports, sampling
 from experiments.reporting.comparisons import MEANING, PICKED, SELDOM
@@ -242,12 +242,17 @@ def warnings(results: Results) -> list[str]:
     """Return a sentence for each thing that a reader of the numbers must know."""
     lacking = [v.label for v in results.variants if not v.by_group["top_eigenvalue_converged"].all()]
     said = [f"Some eigenvalues of {label} did not converge; see their residuals." for label in lacking]
-    unknown = differences.without_drop(results)
+    unknown, biased = differences.without_drop(results), quantities.biased_drops(results)
     never = (
         f"In group{'s' * (len(unknown) > 1)} {some(cut(unknown))} the full network or a control of some seed is "
         f"{SELDOM}: the 95 % interval of its accuracy reaches 0. What a network that is compared with it lost there "
         "can be said in points of accuracy only."
     )
+    small = (
+        "A relative drop is the mean over seeds of a ratio, which the noise of the accuracy that it is from makes too "
+        f"small where few are right. By more than a tenth of what its interval reaches it is: {some(biased)}."
+    )
+    said += [small] * bool(biased)
     return [*results.missing, *by_heart(results), *[never] * bool(unknown), *results.groups.warnings(), *said]
 
 

@@ -17,7 +17,7 @@ from experiments.linearization.page import answer
 from experiments.reporting.comparisons import in_points
 from experiments.reporting.series import UNKNOWN, Estimate
 from experiments.reporting.verdicts import Missing
-from jaxfair.intervals import drop_parts, over_seeds_and_examples
+from jaxfair.intervals import bias_of_ratios, drop_parts, over_seeds_and_examples
 from jaxfair.judging import holm
 from tests.study import make_analyses
 
@@ -155,6 +155,19 @@ def test_a_group_that_is_hardly_ever_right_is_said_in_points(tmp_path: Path) -> 
     assert "c lost 0.0 points of accuracy (" in said
     assert "c lost" not in said.split("\n\nWhere ")[0]
     assert "c" not in [row["worst_group"] for row in extreme_rows(rare)]
+
+
+def test_drops_that_are_too_small_by_the_noise_of_few_right_answers_are_named(made: Results) -> None:
+    """Networks that are right in 10 % of the images of one group, each in others, and in 80 % of all else."""
+    rng, group = np.random.default_rng(0), np.repeat(np.arange(5), 300)
+    shares = np.array([0.8, 0.8, 0.1, 0.8, 0.8])[group]
+    full, tight = (rng.random((2, 6, len(group))) < shares).astype(float)
+    results = with_predictions(made, group, full, tight)
+    results = results._replace(variants=(results.variants[0], results.variants[2]))
+    bias = np.mean([bias_of_ratios(full[[s]][:, group == 2], tight[[s]][:, group == 2]) for s in range(6)])
+    (said,) = [text for text in page.warnings(results) if "mean over seeds of a ratio" in text]
+    assert said.endswith(f"it is: Asian at SNL 50 (from the full network, by about {bias:.1f} points).")
+    assert not quantities.biased_drops(drawn(made, rng, [0.1] * 5))
 
 
 def test_a_gain_in_points_is_said_to_be_one() -> None:
