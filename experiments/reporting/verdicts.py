@@ -30,6 +30,8 @@ Verdict = Literal[
 ]
 LACKING: Verdict = "not enough data"
 Side = Literal["above", "below", "within"]
+THERE = ("supported", "not supported: contradicted", "too small to matter", "may be too small to matter")
+"""Verdicts that something is there, whether it matters or not: they need a corrected p-value below 5 %."""
 """Of the threshold; within is less than it from 0, which only an equivalence interval can show."""
 
 RANKED = 3  # a rank correlation of two is 1 or -1, so seeds that agree by chance would show anything
@@ -315,7 +317,7 @@ def corrected(found: Sequence[Claim]) -> list[Claim]:
     """Return a report's claims judged together: with p-values corrected by Holm (1979) for their number."""
     made = []
     for claim, p_value in zip(found, judging.holm(np.array([c.p_value for c in found])), strict=True):
-        undone = claim.p_value < LEVEL <= p_value and claim.verdict in ("supported", "not supported: contradicted")
+        undone = claim.p_value < LEVEL <= p_value and claim.verdict in THERE
         verdict: Verdict = "not supported: not after correction" if undone else claim.verdict
         against = (
             "it comes out on the other side of what is claimed" if undone and "contradicted" in claim.verdict else ""

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.reporting.verdicts import Measured, corrected, decide, rank_correlations, too_small
+from experiments.reporting.verdicts import Measured, Side, corrected, decide, rank_correlations, too_small
 from jaxfair import intervals
 from jaxfair.judging import rank_p_value
 
@@ -77,6 +77,23 @@ def test_so_few_groups_that_no_order_shows_anything(items: int, verdict: str, sa
     assert (judged.verdict, judged.note) == (verdict, said)
     each = decide(None, "a", "b", "c", lambda _: rank_correlations(x, x, "budgets"))
     assert each.verdict == "supported", "each seed orders budgets anew"
+
+
+@pytest.mark.parametrize(
+    ("values", "side", "verdict"),
+    [
+        ([0.010, 0.016, 0.009, 0.010, 0.004], "above", "too small to matter"),
+        ([0.01, 0.09, 0.03, 0.05, 0.06], "above", "may be too small to matter"),
+        ([0.20, 0.31, 0.12, 0.40, 0.11], "above", "supported"),
+        ([0.20, 0.31, 0.12, 0.40, 0.11], "below", "not supported: contradicted"),
+    ],
+)
+def test_nothing_is_there_that_is_not_after_correction(values: list[float], side: Side, verdict: str) -> None:
+    """Nor what is too small to matter: of a hundred findings on nothing five have such an interval."""
+    found = decide(None, "a", "b", "c", lambda _: (np.array(values), ""), side=side, floor=0.05)
+    alone = corrected([found])[0]
+    among = corrected([found, *[found._replace(p_value=0.5)] * 20])[0]
+    assert (alone.verdict, among.verdict) == (verdict, "not supported: not after correction")
 
 
 def test_budgets_are_tested_by_seeds_too() -> None:
