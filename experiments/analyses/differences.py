@@ -15,7 +15,7 @@ from experiments.analyses.results import Results, Variant
 from experiments.reporting import comparisons, series
 from experiments.reporting.comparisons import SELDOM, Difference, compare
 from experiments.reporting.series import UNKNOWN, Estimate
-from experiments.reporting.verdicts import Missing
+from experiments.reporting.verdicts import Missing, order_beyond_noise
 from jaxfair.judging import LEVEL, SEEDS, Judged, judge_together
 from jaxfair.paired import extremes
 
@@ -36,6 +36,13 @@ def differences(results: Results, network: Variant) -> tuple[Difference, ...]:
         raise Missing("there is no second group to compare with")
     estimates = [drop_contrast(results, (network, _unit(results, g) - _unit(results, reference))) for g in others]
     return compare(others, estimates, _lost(network, others, results.reference), len(network.seeds))
+
+
+@functools.lru_cache(maxsize=256)  # each suspect asks again
+def order_of_drops(results: Results, network: Variant) -> np.ndarray:
+    """Return the order of the groups that have a drop by what they lost beyond noise (``order_beyond_noise``)."""
+    known = [_unit(results, int(g)) for g in np.flatnonzero(has_drop(network))]
+    return order_beyond_noise(len(known), lambda a, b: drop_contrast(results, (network, known[a] - known[b])))
 
 
 def worst(results: Results, network: Variant) -> tuple[int, Estimate]:

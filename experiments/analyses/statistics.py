@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from experiments.analyses import quantities
-from experiments.analyses.differences import nothing_to_explain
+from experiments.analyses.differences import nothing_to_explain, order_of_drops
 from experiments.analyses.quantities import drop_values, has_drop
 from experiments.analyses.results import Results, Variant
 from experiments.reporting import series
@@ -242,7 +242,7 @@ def foretells_drop(results: Results, name: str, network: Variant) -> tuple[Measu
     """Correlate a quantity of every group on the full network with what the groups lose on another one."""
     values, how = free_of_sampling(full_network(results), name)
     x, y = values[:, has_drop(network)], group_drops(network, has_drop(network))
-    found, note = rank_correlations(x, y, "groups")
+    found, note = rank_correlations(x, y, "groups", order=order_of_drops(results, network))
     small = too_small(np.ptp(y, axis=1), POINTS, "points")
     return found._replace(nothing=nothing_to_explain(results, network), small=small), note, how
 

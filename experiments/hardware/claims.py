@@ -143,10 +143,10 @@ def _ranks(hardware: Hardware, x: str, y: str) -> tuple[Measured, str, str]:
         first, note = numbers.over_devices(plain, x)
     if y not in numbers.KINDS:
         second, how = numbers.over_devices(plain, y)
-        found, tied = rank_correlations(first, second, "groups")
-        nothing = ""
+        nothing, order = "", None
         if x != "train_count":  # both are of the same images
-            nothing = eigenvalues_alike(plain.reference.parts, hardware.reference, hardware.groups.names)
+            nothing, order = eigenvalues_alike(plain.reference.parts, hardware.reference, hardware.groups.names)
+        found, tied = rank_correlations(first, second, "groups", order=order)
         return found._replace(small=_too_alike(second, y), nothing=nothing), tied, how or note
     delta = numbers.equal_count_delta(hardware, plain, numbers.of_kind(plain, y))
     found, tied = rank_correlations(first, numbers.known(delta), "groups")

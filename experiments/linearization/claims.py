@@ -348,17 +348,18 @@ def _moved(results: Results) -> tuple[np.ndarray, str]:
 def _with_accuracy(results: Results, name: str) -> tuple[Measured, str, str]:
     network = _networks(results, "snl")[0]
     accuracy = network.by_group["accuracy"]
-    found, note = rank_correlations(quantity(network, name), accuracy, "groups")
-    small = too_small(np.ptp(accuracy, axis=1), RIGHT, "")
-    found = found._replace(small=small, nothing=_alike(results, network))
+    nothing, order = _alike(results, network)
+    found, note = rank_correlations(quantity(network, name), accuracy, "groups", order=order)
+    found = found._replace(small=too_small(np.ptp(accuracy, axis=1), RIGHT, ""), nothing=nothing)
     return found, _with_sampling(note, name), _called(network)
 
 
-def _alike(results: Results, network: Variant) -> str:
-    """Say so if no group is more or less accurate than the reference beyond noise; all seeds rank the same images."""
+@functools.lru_cache(maxsize=32)  # norms and distances ask
+def _alike(results: Results, network: Variant) -> tuple[str, np.ndarray | None]:
+    """Return ``alike`` of the groups' accuracies, since all seeds rank the same images."""
     tables = [network.correct[:, results.group == g] for g in range(len(results.groups.names))]
     if any((np.isfinite(table).sum(axis=1) < 2).any() for table in tables):
-        return ""
+        return "", None
     return alike(tables, results.reference, f"more or less accurate than {results.groups.names[results.reference]}")
 
 
@@ -478,9 +479,9 @@ def _hessian_bound(results: Results, what: Literal["holds", "ranks"]) -> tuple[M
     bound, term, top = (quantity(full, f"hessian_bound_{name}") for name in arrays.HESSIAN_BOUND)
     note = f"medians: bound {np.median(bound):.3g}, eigenvalue {np.median(top):.3g}"
     if what == "ranks":
-        found, tied = rank_correlations(term, top, "groups")
         names, common = results.groups.names, quantities.overlap(results, full)
-        nothing = sampling.eigenvalues_alike(full.parts, results.reference, names, common)
+        nothing, order = sampling.eigenvalues_alike(full.parts, results.reference, names, common)
+        found, tied = rank_correlations(term, top, "groups", order=order)
         small = too_small(np.log2(top.max(axis=1) / top.min(axis=1)), RATIO, "in log2")
         found = found._replace(small=small, nothing=nothing)
         return found, "; ".join(filter(None, [note, tied]))

@@ -80,7 +80,7 @@ def free_of_sampling(
 
 def eigenvalues_alike(
     parts: Mapping[str, np.ndarray], reference: int, names: Sequence[str], overlap: np.ndarray | None = None
-) -> str:
+) -> tuple[str, np.ndarray | None]:
     """Say so if no group's largest eigenvalue differs from the reference group's beyond noise, or if nobody knows.
 
     Args:
@@ -88,9 +88,12 @@ def eigenvalues_alike(
         reference: number of the group that the others are compared with.
         names: of the groups.
         overlap: share of test images that two seeds have in common.
+
+    Returns:
+        The sentence, and ``verdicts.order_beyond_noise``, None where nobody knows.
     """
     blocks = [in_blocks(parts, "top_eigenvalue", group) for group in range(len(names))]
     known = [found for found in blocks if found is not None]
     if len(known) < len(blocks):
-        return "how far few images set the groups' eigenvalues apart was not measured for all of them"
+        return "how far few images set the groups' eigenvalues apart was not measured for all of them", None
     return alike(known, reference, f"known to have a larger or smaller eigenvalue than {names[reference]}", overlap)

@@ -439,7 +439,8 @@ def test_findings_are_corrected_for_their_number(results: Results) -> None:
     np.testing.assert_array_equal([c.corrected for c in found], holm(np.array([c.p_value for c in found])))
     assert by_name(found)["small_lose_more"].verdict == "supported"
     orders = by_name(claims(foretells("gradient_norm", 1, results, np.ones(SEEDS))[0]))["gradient_norm_foretells_drop"]
-    assert orders.p_value == pytest.approx(2 / 120)  # no other order of the groups ranks as well; two-sided
+    # One order of five groups ranks as well, and two do of those beyond noise, where the two tie that a seed exchanges.
+    assert orders.p_value == pytest.approx(2 * 2 / 120)
     assert orders.verdict == UNCORRECTED
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.reporting.verdicts import Measured, Side, corrected, decide, rank_correlations, too_small
+from experiments.reporting.verdicts import Measured, Side, alike, corrected, decide, rank_correlations, too_small
 from jaxfair import intervals
 from jaxfair.judging import rank_p_value
 
@@ -94,6 +94,52 @@ def test_nothing_is_there_that_is_not_after_correction(values: list[float], side
     alone = corrected([found])[0]
     among = corrected([found, *[found._replace(p_value=0.5)] * 20])[0]
     assert (alone.verdict, among.verdict) == (verdict, "not supported: not after correction")
+
+
+def of_the_same_images(
+    rng: np.random.Generator, groups: int, apart: int, count: int
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Return the groups' softmax gaps, which are alike, and their answers, of some with wrong labels, in five seeds."""
+    wrong = np.zeros(groups)
+    wrong[rng.permutation(groups)[:apart]] = 0.3 * rng.random(apart)
+    margin = 1.5 + rng.normal(size=(1, groups, count)) + 0.5 * rng.normal(size=(5, groups, count))
+    margin += 0.1 * rng.normal(size=(5, groups, 1))
+    right = (margin > 0) & (rng.random((1, groups, count)) >= wrong[:, None])
+    return np.abs(np.tanh(margin / 2)).mean(axis=2), [*np.moveaxis(right.astype(float), 1, 0)]
+
+
+def test_groups_that_may_be_alike_tie_in_what_is_of_the_same_images() -> None:
+    """Of five groups one differs: no order of one and four has a p-value below 2 / 5, whatever the others' order."""
+    tables = [np.tile(np.arange(200) < right, (5, 1)).astype(float) for right in (161, 162, 20, 160, 163)]
+    accuracy = np.stack([table.mean(axis=1) for table in tables], axis=1)
+    nothing, order = alike(tables, 0, "more or less accurate")
+    assert not nothing
+    np.testing.assert_array_equal(order, [1, 1, -4, 1, 1])
+    assert rank_correlations(accuracy, accuracy, "groups")[0].p_value == pytest.approx(2 / 120)
+    assert rank_correlations(accuracy, accuracy, "groups", order=order)[0].p_value == pytest.approx(2 / 5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [45, 200, 1000])
+@pytest.mark.parametrize(("groups", "apart"), [(5, 1), (5, 4), (10, 1), (10, 9)])
+def test_groups_do_not_follow_the_order_of_their_images(groups: int, apart: int, count: int) -> None:
+    """What is alike in all groups, and of the same images as what is not, ranks nothing: in at most 5 of 100 studies.
+
+    By all groups' order, once one of them differs, it is said to in up to 88.
+    """
+    rng, times, said = np.random.default_rng(0), 150, np.zeros(2)
+    for _ in range(times):
+        gap, tables = of_the_same_images(rng, groups, apart, count)
+        accuracy = np.stack([table.mean(axis=1) for table in tables], axis=1)
+        nothing, order = alike(tables, 0, "more or less accurate")
+        for i, one in enumerate((order, None)):
+            found = rank_correlations(gap, accuracy, "groups", order=one)[0]
+            assert found.p_value is not None
+            said[i] += found.p_value < 0.05 and not nothing
+    of_tied, of_all = 100 * said / times
+    print(f"{groups} groups, {apart} apart, {count} images: {of_tied:.1f} of 100, by all groups' order {of_all:.1f}")
+    assert of_tied <= 5 + 300 * np.sqrt(0.05 * 0.95 / times)
+    assert apart > 1 or of_all > 10 or count < 200
 
 
 def test_budgets_are_tested_by_seeds_too() -> None:
