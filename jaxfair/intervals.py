@@ -525,20 +525,26 @@ def of_mean_over_runs(table: np.ndarray, scale: Scale = "real", level: float = 0
     misses the skewness, and covers 89 to 90 % of 60 examples that networks are mostly right for
     (``tests/test_intervals.py``).
 
+    Where runs have test sets of their own, an example counts by what it moves the mean of all runs, so that it is one
+    example to those that share it.
+
     Args:
-        table: one number for each run and example, shape (runs, examples).
+        table: one number for each run and example, shape (runs, examples); NaN where a run does not test an example.
         scale: where the mean can lie; the ends are cut off there.
         level: of the interval.
     """
-    if not np.isfinite(table).all():
+    if np.isinf(table).any():
         return Interval(np.asarray(np.nan), np.asarray(np.nan))
-    by_example, runs = table.mean(axis=0), len(table)
+    table = table[:, ~np.isnan(table).all(axis=0)]
+    (runs, count), tested, means = table.shape, ~np.isnan(table), np.nanmean(table, axis=1, keepdims=True)
+    apart = np.where(tested, table - means, 0.0) / tested.sum(axis=1, keepdims=True)
+    by_example = table.mean(axis=0) if tested.all() else means.mean() + count * apart.mean(axis=0)
     ends = of_mean(by_example, scale, level)
     if runs == 1:
         return ends
     both = over_seeds_and_examples([table])
-    own = max(float(both.variance) - by_example.var(ddof=1) / len(by_example), 0.0)
-    reach, value = students_t(runs - 1, level) * np.sqrt(own), by_example.mean()
+    own = max(float(both.variance) - by_example.var(ddof=1) / count, 0.0)
+    reach, value = students_t(runs - 1, level) * np.sqrt(own), means.mean()
     least, most = POSSIBLE.get(scale, (-np.inf, np.inf))
     low = value - np.hypot(value - ends.low, reach)
     return Interval(*(np.clip(end, least, most) for end in (low, value + np.hypot(ends.high - value, reach))))

@@ -128,7 +128,8 @@ class Words(NamedTuple):
 def seeds_sentence(results: Results) -> str:
     """Say what the intervals of a study's tables are."""
     seeds = len(results.variants[0].seeds)
-    few = f"losses and distances of groups of fewer than {FEW} images"
+    together = " in all seeds together" * (results.splits > 1)
+    few = f"losses and distances of groups of fewer than {FEW} images{together}"
     if seeds == 1:
         return (
             f"One seed: 95 % intervals are over test images alone; what is no mean over these has none, nor have {few}."

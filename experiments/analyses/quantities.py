@@ -23,9 +23,9 @@ def measured(variant: Variant, name: str, results: Results | None = None) -> Est
     """Return a quantity of each group other than accuracies and drops, with its interval.
 
     That is over seeds and test images of what is a mean over these, and a group of less than ``intervals.FEW`` images
-    has none; of norms and eigenvalues over seeds, with what their splits have in common: exactly where blocks of images
-    were measured, and else as if images were all that seeds differ by, which is the most that it can be. Without
-    ``results`` it is over seeds alone.
+    in all seeds together has none; of norms and eigenvalues over seeds, with what their splits have in common: exactly
+    where blocks of images were measured, and else as if images were all that seeds differ by, which is the most that it
+    can be. Without ``results`` it is over seeds alone.
     """
     values = variant.by_group[name]
     positive = name != "linearized_distance" and (values >= 0).all()  # the largest eigenvalue may be negative, too
@@ -50,9 +50,7 @@ def _over_images(table: np.ndarray, mean: float, scale: Scale) -> Estimate:
     """Return a mean over seeds and test images, of a table that is NaN where a seed does not test an image."""
     if np.isfinite(table).any(axis=0).sum() < intervals.FEW:
         return Estimate(mean, np.nan, np.nan)
-    if np.isfinite(table).all():
-        return series.with_interval(mean, intervals.of_mean_over_runs(table, scale))
-    return series.of(over_seeds_and_examples([table])._replace(value=np.asarray(mean)), scale)
+    return series.with_interval(mean, intervals.of_mean_over_runs(table, scale))
 
 
 def in_images(results: Results, variant: Variant, name: str) -> list[np.ndarray] | None:

@@ -327,7 +327,9 @@ def _in_grey(axes: "Axes", x: np.ndarray, values: np.ndarray) -> None:
     axes.plot(x, values, color=PALE, zorder=1, label=["all groups"] + [""] * (values.shape[1] - 1))
 
 
-DISTANCES = f"{OVER_SEEDS}, of distances over test images too, but for groups of fewer than {FEW}, which have none."
+DISTANCES = (
+    f"{OVER_SEEDS}, of distances over test images too, but for groups of fewer than {FEW} in all, which have none."
+)
 MITIGATED = "of each group with and without fine-tuning against unequal losses, a panel each network"
 # fmt: off
 DRAWINGS = {
