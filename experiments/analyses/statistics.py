@@ -140,20 +140,29 @@ def accuracy_lost(one: Variant, other: Variant) -> Measured:
     return Measured(intervals.over_seeds_and_examples([one.correct - other.correct]), len(one.seeds))
 
 
-def spread_by_images(results: Results, network: Variant, known: np.ndarray) -> float:
-    """Return how much of the standard deviation over known groups of their drops is due to few images, in points.
+def spread_by_images(results: Results, *terms: tuple[Variant, float], known: np.ndarray) -> float:
+    """Return what few images add to a weighted sum of standard deviations over known groups of their drops, in points.
 
     Few images make measured drops differ where groups lost alike, in every seed to the same side, so that seeds do not
-    average it out. It is the standard deviation as measured less that without the images' variance, mean over seeds.
+    average it out; and they do so the more, the less a network agrees with its control about which are right. It is
+    what the sum would be if the networks' groups differed equally but for that: by as much as all show on average.
+
+    Args:
+        results: of the study.
+        terms: networks, and their weights, which sum to 0.
+        known: groups.
     """
-    before = network.control or results.variants[0]
-    drops, noise = drop_values(network, controlled=True)[:, known], []
-    for g in np.flatnonzero(known):
-        table = intervals.drop_parts(before.correct[:, results.group == g], network.correct[:, results.group == g])
-        noise.append(np.nanvar(table, axis=1, ddof=1) / np.isfinite(table).sum(axis=1))
-    variance = drops.var(axis=1)
-    left = np.maximum(variance - (1 - 1 / known.sum()) * np.mean(noise, axis=0), 0)
-    return float(np.mean(np.sqrt(variance) - np.sqrt(left)))
+    noise, left = [], []
+    for network, _ in terms:
+        before, drops = network.control or results.variants[0], drop_values(network, controlled=True)[:, known]
+        of_groups = []
+        for g in np.flatnonzero(known):
+            table = intervals.drop_parts(before.correct[:, results.group == g], network.correct[:, results.group == g])
+            of_groups.append(np.nanvar(table, axis=1, ddof=1) / np.isfinite(table).sum(axis=1))
+        noise.append((1 - 1 / known.sum()) * np.mean(of_groups, axis=0))
+        left.append(drops.var(axis=1) - noise[-1])
+    alike = max(float(np.mean(left)), 0.0)
+    return float(sum(w * np.sqrt(alike + of).mean() for (_, w), of in zip(terms, noise, strict=True)))
 
 
 def small_against_large(results: Results, name: str, ratio: bool) -> tuple[Measured | np.ndarray, str, str]:

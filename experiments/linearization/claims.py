@@ -45,7 +45,6 @@ from experiments.reporting.verdicts import (
     Claim,
     Measured,
     Missing,
-    Size,
     alike,
     corrected,
     decide,
@@ -242,7 +241,7 @@ def _pairs(results: Results, method: str, other: str, kind: str = "") -> list[tu
 
 def _at_equal(
     results: Results, pairs: Sequence[tuple[Variant, Variant]], what: Literal["mean", "spread"]
-) -> tuple[Measured, str]:
+) -> tuple[Measured, str, str]:
     terms, by_images = [], 0.0
     for ours, theirs in pairs:
         known = in_all((ours, theirs))
@@ -251,12 +250,14 @@ def _at_equal(
         for network, sign in ((theirs, 1), (ours, -1)):
             weights = spread_weights(network, known) if what == "spread" else mean_weights(known, network)
             terms.append((network, sign / len(pairs) * weights))
-            by_images += sign / len(pairs) * spread_by_images(results, network, known) if what == "spread" else 0.0
+        if what == "spread":
+            by_images += spread_by_images(results, (theirs, 1.0), (ours, -1.0), known=known) / len(pairs)
     found, called = contrast(results, *terms), _named(results, *(network for pair in pairs for network in pair))
-    left = float(found.mean.value) - by_images
-    if what == "spread" and left * np.sign(found.mean.value) < POINTS:
-        found = found._replace(small=Size(f"without what few test images add to both it is {left:.2g} points", False))
-    return found, called
+    if what == "mean":
+        return found, called, ""
+    seen = float(found.mean.value)
+    found = found._replace(mean=found.mean._replace(value=np.asarray(seen - by_images)))
+    return found, called, f"without what few test images add to it, {by_images:.2g} of {seen:.2g} points"
 
 
 def _worst(results: Results, pairs: Sequence[tuple[Variant, Variant]]) -> tuple[Measured, str, str]:
@@ -410,7 +411,7 @@ def _foretells_drop(results: Results, name: str) -> tuple[Measured, str, str, st
     return found, note, _named(results, network), how
 
 
-def _methods(results: Results, what: Literal["mean", "spread"]) -> tuple[Measured, str]:
+def _methods(results: Results, what: Literal["mean", "spread"]) -> tuple[Measured, str, str]:
     return _at_equal(results, _pairs(results, "snl", "deepreduce") or [_nearest(results)], what)
 
 
