@@ -37,7 +37,7 @@ def measured(variant: Variant, name: str, results: Results | None = None) -> Est
         return series.stack([_over_images(table, mean, scale) for table, mean in zip(tables, means, strict=True)])
     common, found = overlap(results, variant), intervals.over_seeds(values)
     if name in CURVATURE and common.any():
-        most = len(values) * common / np.maximum(1 - common, 1 / len(values))
+        most = most_by_images(len(values), common)
         parts = [b for g in range(values.shape[1]) if (b := in_blocks(variant.parts, name, g)) is not None]
         if len(parts) == values.shape[1]:
             own = [np.nanvar(blocks, axis=1, ddof=1) / np.isfinite(blocks).sum(axis=1) for blocks in parts]
@@ -51,6 +51,18 @@ def _over_images(table: np.ndarray, mean: float, scale: Scale) -> Estimate:
     if np.isfinite(table).any(axis=0).sum() < intervals.FEW:
         return Estimate(mean, np.nan, np.nan)
     return series.with_interval(mean, intervals.of_mean_over_runs(table, scale))
+
+
+def most_by_images(seeds: int, common: np.ndarray) -> np.ndarray:
+    """Return the most that shared test images add to the variance of a mean over seeds, as a multiple of what is seen.
+
+    It is so much if images are all that seeds differ by.
+
+    Args:
+        seeds: how many.
+        common: the share of a seed's test images that another seed has too (``overlap``).
+    """
+    return seeds * common / np.maximum(1 - common, 1 / seeds)
 
 
 def in_images(results: Results, variant: Variant, name: str) -> list[np.ndarray] | None:

@@ -178,7 +178,7 @@ def small_against_large(results: Results, name: str, ratio: bool) -> tuple[Measu
         weights = sides[0] / sides[0].sum() - sides[1] / sides[1].sum()
         return over_images(results, name, (full, weights)), means, how
     if not full.parts:
-        return np.log2(small / large), means, how
+        return log_ratio(results, full, small, large), means, how
     plain = [quantity(full, name)[:, who].mean() for who in sides]
     how = f"{how}; {'on all images' if 'count' in how else 'plain'}: small {plain[0]:.3g}, large {plain[1]:.3g}"
     return _log_ratio(results, full, name, values, sides), means, how
@@ -210,6 +210,24 @@ def over_images(results: Results, name: str, *terms: tuple[Variant, np.ndarray])
     groups = [np.sum(of, axis=0) for of in zip(*weighted, strict=True)]
     estimate = intervals.over_seeds_and_examples(groups, [1.0] * len(groups))
     return Measured(estimate._replace(value=np.asarray(by_seed.mean())), len(by_seed))
+
+
+def log_ratio(results: Results, network: Variant, one: np.ndarray, other: np.ndarray) -> Measured:
+    """Return ``log2`` of a ratio of norms or eigenvalues, over seeds and what their splits have in common at most.
+
+    What each image adds is not known. Over seeds alone networks that are alike on average are said to differ in up to
+    18 of 100 studies whose splits share a quarter of the test images, so in at most 4. On one split it is a ratio of
+    these images.
+
+    Args:
+        results: of the study.
+        network: one of those that are compared, which test the same images.
+        one: of each seed, above 0.
+        other: the same.
+    """
+    found, seeds = intervals.over_seeds(np.log2(one / other)), len(one)
+    most = quantities.most_by_images(seeds, quantities.overlap(results, network).max())
+    return Measured(found._replace(variance=found.variance * (1 + most)), seeds)
 
 
 def _log_ratio(

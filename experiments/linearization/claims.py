@@ -25,6 +25,7 @@ from experiments.analyses.statistics import (
     foretells_drop,
     group_drops,
     in_all,
+    log_ratio,
     lost_by,
     mean_weights,
     named,
@@ -548,7 +549,7 @@ def _mitigated(
         after, before = (quantity(v, what)[:, small].mean(axis=1) for v in (network, other))
         if np.minimum(after, before).min() <= 0:
             raise Missing("a mean of 'gradient_norm' is not positive for some seed, so there is no ratio")
-        return np.log2(after / before), f"{_called(network, other)}; {sampling.PLAIN}"
+        return log_ratio(results, network, after, before), f"{_called(network, other)}; {sampling.PLAIN}"
     members, sign = (small, 1) if what == "drop" else (results.groups.large, -1)
     weights = mean_weights(members, network, other)
     return contrast(results, (other, sign * weights), (network, -sign * weights)), _named(results, network, other)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -713,6 +714,23 @@ def test_networks_alike_are_seldom_said_to_be_mitigated(results: Results, count:
     print(f"{count} images: {100 * said[0] / times} %, over seeds alone {100 * said[1] / times} %")
     assert (said[0] / times <= 0.05 + 3 * np.sqrt(0.05 / times)).all()
     assert (said[1] / times > 0.15).all()
+
+
+@pytest.mark.parametrize(("seeds", "shared"), [(3, 0.25), (5, 0.25), (10, 0.25), (5, 0.5), (10, 0.5)])
+def test_ratios_of_norms_know_that_splits_share_images(results: Results, seeds: int, shared: float) -> None:
+    """Two networks alike on average, of which each of 45 images moves the ratio in all seeds that test it."""
+    rng, said, count, full = np.random.default_rng(0), np.zeros(2), 45, results.variants[0]
+    number = round(count / shared)
+    with mock.patch.object(quantities, "overlap", return_value=np.array([shared])):
+        for _ in range(1000):
+            out = np.argsort(rng.random((seeds, number)), axis=1) >= count
+            moved = 0.7 * rng.normal(size=number) + 0.7 * rng.normal(size=(seeds, number))
+            ratio = np.where(out, 0.0, moved).sum(axis=1) / count + 0.03 * rng.normal(size=seeds)
+            found = statistics.log_ratio(results, full, 2**ratio, np.ones(seeds)).mean
+            said += [found.p_value() < 0.05, over_seeds(ratio).p_value() < 0.05]
+    print(f"{seeds} seeds, {shared} shared: {said / 10} of 100, the latter over seeds alone")
+    assert said[0] <= 50
+    assert said[1] > 60
 
 
 def with_unlike_controls(results: Results, rng: np.random.Generator, count: int, agree: float) -> Results:
