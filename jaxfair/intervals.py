@@ -418,18 +418,20 @@ def contrast_of_drops(groups: Sequence[Sequence[Term]], value: float | None = No
             seeds it is too small by what the noise of the accuracy before adds to a ratio, about as much as the
             variance at the drops that were seen errs to the other side; so it keeps that.
     """
-    tables, ones = [np.sum([one.parts for one in terms], axis=0) for terms in groups], [1.0] * len(groups)
+    tables, ones = [_summed([one.parts for one in terms]) for terms in groups], [1.0] * len(groups)
     found = over_seeds_and_examples(tables, ones)
     if value is not None:
         found = found._replace(value=np.asarray(value))
         if len(tables[0]) > 1:
             return found
-    moved, whole = [np.zeros_like(table) for table in tables], 0.0
-    for parts, terms in zip(moved, groups, strict=True):
+    moved, whole = [], 0.0
+    for terms in groups:
+        parts = []
         for one in terms:
             noise = np.mean(one.weight) * float(over_seeds_and_examples([one.slopes]).variance)
-            parts += np.reshape(one.weight, (-1, 1)) * noise * one.slopes
+            parts.append(np.reshape(one.weight, (-1, 1)) * noise * one.slopes)
             whole += np.mean(one.weight) * noise
+        moved.append(_summed(parts))
     if not whole > 0:  # the weights of each group's seeds sum to 0, or nothing moves the accuracy before
         return found
     moved = [parts / whole for parts in moved]
@@ -439,6 +441,24 @@ def contrast_of_drops(groups: Sequence[Sequence[Term]], value: float | None = No
     both = over_seeds_and_examples([t + unit * m for t, m in zip(tables, moved, strict=True)], ones).variance
     lean = np.clip((both / found.variance - 2) / 2, -1, 1) * found.variance / unit
     return found._replace(lean=lean, grow=grow)
+
+
+def _summed(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the sum of tables of the same examples whose last columns are the two that ``drop_parts`` adds to each.
+
+    These stay apart: two networks that are subtracted would cancel them, and have an interval of no width where nothing
+    happens to a small group. Together they count as two, as of one drop.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    means = [np.nanmean(table, axis=1, keepdims=True) for table in parts]
+    apart = [table - mean for table, mean in zip(parts, means, strict=True)]
+    count = (~np.isnan(parts[0])).sum(axis=1, keepdims=True)
+    added = [table[:, -2:] for table in apart]
+    middles = [two.mean(axis=1, keepdims=True) for two in added]
+    added = [mid + (two - mid) / np.sqrt(len(parts)) for mid, two in zip(middles, added, strict=True)]
+    columns = [np.sum([table[:, :-2] for table in apart], axis=0), *added]
+    return np.sum(means, axis=0) + (count + 2 * len(parts) - 2) / count * np.hstack(columns)
 
 
 def mean_drop(right: Sequence[Sequence[np.ndarray]]) -> Estimate:

@@ -600,6 +600,19 @@ def test_a_difference_of_drops_is_held_against_the_variance_that_it_has_there() 
             assert float(found.equivalence_p_value(abs(float(end)))) <= 0.95
 
 
+@pytest.mark.parametrize("tested", [1.0, 0.5])
+def test_two_networks_that_lose_nothing_do_not_cancel_what_few_examples_might_show(tested: float) -> None:
+    """The two examples that each drop adds stay apart: of twelve that are all right, both count as two."""
+    right = np.where(np.random.default_rng(0).random((5, 12)) < tested, 1.0, np.nan)
+    one, both = (contrast_of_drops([[Term(w, right, right) for w in some]], 0.0) for some in ([1.0], [1.0, -1.0]))
+    assert float(both.variance) == pytest.approx(float(one.variance), rel=0.3)
+    rng = np.random.default_rng(0)
+    networks = [alike(rng, 5, 60, 0.4, 0.2, lost).astype(float) for lost in (0.1, 0.3)]
+    terms = [[Term(w, *of) for w, of in zip((1.0, -1.0), networks, strict=True)]]
+    drops = [100 * (1 - after.mean() / before.mean()) for before, after in networks]
+    assert float(contrast_of_drops(terms).value) == pytest.approx(drops[0] - drops[1])
+
+
 def test_a_drop_from_an_accuracy_that_may_be_0_has_no_end() -> None:
     """So far out that the accuracy before reaches 0, no p-value is below the level, whatever is supposed."""
     right = np.array([[1.0] * 4 + [0.0] * 16])

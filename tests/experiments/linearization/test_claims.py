@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.analyses import quantities, statistics
+from experiments.analyses import imbalance, quantities, statistics
 from experiments.analyses import results as arrays
 from experiments.analyses.results import Results
 from experiments.linearization import claims as linearized
@@ -783,6 +783,21 @@ def test_who_agrees_less_with_its_control_is_seldom_said_to_be_less_steady(
     said = np.mean([spread_of_both(with_unlike_controls(results, rng, count, agree))[2] < 0.05 for _ in range(times)])
     print(f"{count} images, {agree} alike: {100 * said:.1f} of 100")
     assert said <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / times)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [12, 40, 200])
+def test_an_imbalance_that_changes_nothing_is_seldom_said_to(results: Results, count: int) -> None:
+    """Groups lose alike on data as they are and on balanced ones: of 300 studies 5 % are said to differ (nominal)."""
+    rng, times, said = np.random.default_rng(0), 300, np.zeros(2)
+    for _ in range(times):
+        own, balanced = (with_unlike_controls(results, rng, count, 0.95) for _ in range(2))
+        network = next(v for v in own.variants if v.label == "SNL 50")
+        own = own._replace(rebalanced={"balanced": balanced})
+        for i, measure in enumerate((imbalance.change, imbalance.difference)):
+            said[i] += measure(own, "balanced", network).mean.p_value() < 0.05
+    print(f"{count} images: {100 * said / times} of 100")
+    assert (said / times <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / times)).all()
 
 
 def test_groups_of_too_few_images_have_no_norm_free_of_sampling(results: Results) -> None:
