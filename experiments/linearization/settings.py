@@ -216,6 +216,13 @@ def ignored(study: Study) -> dict[str, str]:
             found[f"--{method}"] = f"give --methods {method}"
     if "--senet" in found:
         found["--senet-attention"] = found["--senet"]
+    found["--senet.balanced"] = "give --methods senet-balanced"  # what the names of methods say
+    found["--bcd.accept"] = "give --methods bcd-loss, bcd-worst-group or bcd-cvar"
+    if "bcd-cvar" not in study.methods:
+        found["--bcd.level"] = "give --methods bcd-cvar"
+    if study.mitigation_rates and not {"lagrangian-detached", "lagrangian-published"} & {*study.mitigations}:
+        for training in mitigated:
+            found.setdefault(f"{training}.mitigation.rate", "leave out --mitigation-rates")
     if not study.deepreduce:
         found |= dict.fromkeys(("--deepreduce-start", "--deepreduce-train"), "name a configuration by --deepreduce")
     if not (study.budgets or study.equal_budgets):

@@ -10,7 +10,7 @@ import tyro
 from jaxfair.curvature.config import Start
 from jaxfair.data.config import SourceConfig
 from jaxfair.errors import JaxfairError
-from jaxfair.training.config import MitigationConfig
+from jaxfair.training.config import MitigationConfig, TrainConfig
 
 MOST_SEEDS = 10_000
 """Of a study: far more than anybody trains, and few enough to be planned in seconds."""
@@ -163,7 +163,7 @@ def unused(study: Any, mitigated: Mapping[str, Sequence[str]]) -> dict[str, str]
 
 
 def _unused_numbers(config: Any, before: str, mitigated: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str]]:
-    """Yield the numbers of mitigations that no training is made by."""
+    """Yield the numbers of mitigations that no training is made by, and of distillation where there is none."""
     for field in dataclasses.fields(config):
         value, name = getattr(config, field.name), field.name.replace("_", "-")
         if isinstance(value, MitigationConfig):
@@ -174,6 +174,9 @@ def _unused_numbers(config: Any, before: str, mitigated: Mapping[str, Sequence[s
                 if method not in made:
                     yield f"{before}{name}.{number}", f"give {option} {method}"
         elif dataclasses.is_dataclass(value):
+            if isinstance(value, TrainConfig) and not value.distillation_weight:
+                taught = name not in ("train", "sparse-train")  # whose networks have no teacher
+                yield f"{before}{name}.temperature", f"give {before}{name}.distillation-weight" * taught
             yield from _unused_numbers(value, f"{before}{name}.", mitigated)
 
 
