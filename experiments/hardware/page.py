@@ -177,7 +177,8 @@ def profile_table(rows: Sequence[Row], training: str | None = None) -> Table:
     """Return ``tables.profile_rows`` as readers see them, or those of one training alone, which need not name it."""
     columns = PROFILES if training else (Column("training"), *PROFILES)
     mine = [row for row in rows if training in (None, row["training"])]
-    return Table(columns, [{**row, "same_bits": f"{row['same_bits_seeds']} of {row['seeds']}"} for row in mine])
+    bits = [f"{row['same_bits_seeds']} of {row['seeds']}" if row["role"] != "reference" else "" for row in mine]
+    return Table(columns, [{**row, "same_bits": said} for row, said in zip(mine, bits, strict=True)])
 
 
 def page(
@@ -200,8 +201,9 @@ def page(
     """
     parts = [html.answer(differences.whole_answer(hardware))]
     parts += [html.paragraph(introduction(hardware)), *map(html.warning, warnings(hardware))]
-    parts += [html.heading("Who loses more than whom on other hardware"), html.paragraph(LOST)]
-    parts += [html.figures(drawn[:1])]
+    # The figure before what it means: on a small screen the reader would see text alone.
+    parts += [html.heading("Who loses more than whom on other hardware"), html.figures(drawn[:1])]
+    parts += [html.paragraph(LOST)]
     if compared := rows["differences"]:
         against = f"All differences: against {compared[0]['reference']}"
         parts.append(html.folded(against, html.table(Table(DIFFERENCES, compared))))

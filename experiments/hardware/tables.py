@@ -219,11 +219,11 @@ def profile_rows(hardware: Hardware) -> list[Row]:
             row: dict[str, Any] = {"training": comparison.title, "hardware": series.label, "kind": series.kind}
             row |= {"role": role, "control": series.control, "seeds": len(series.accuracy)}
             row["accuracy"] = right([series.correct])
-            largest = differences(comparison, [series])[0].max(axis=1)  # unknown where one is
-            row |= {
-                "largest_loss_difference": over_seeds(largest, "positive"),
-                "distance": over_seeds(series.distance, "positive"),
-            }
+            row |= {"largest_loss_difference": UNKNOWN, "distance": UNKNOWN}  # of the reference from itself
+            if role != "reference":
+                largest = differences(comparison, [series])[0].max(axis=1)  # unknown where one is
+                row["largest_loss_difference"] = over_seeds(largest, "positive")
+                row["distance"] = over_seeds(series.distance, "positive")
             row["same_bits_seeds"] = int(series.same_bits.sum())
             rows.append(row | {"as_far_as_ulps_from_step": said_to_rejoin(series, found)})
     return rows

@@ -12,6 +12,7 @@ from scipy import stats
 from experiments.hardware import claims, differences, figures, report
 from experiments.hardware import tables as numbers
 from experiments.hardware.differences import answer, rounding
+from experiments.hardware.page import profile_table
 from experiments.hardware.results import Hardware
 from experiments.reporting import drawing
 from experiments.reporting import tables as written
@@ -98,7 +99,11 @@ def test_profiles_are_told_from_controls_and_rejoin_them(hardware: Hardware) -> 
     assert said[4:7] == ["", "", "same bits"]
     assert [row["same_bits_seeds"] for row in rows] == [3, 0, 0, 0, 0, 0, 3, 0, 0]
     plain = made.comparisons[0]
-    for row, series in zip(rows, plain.every, strict=True):
+    assert np.isnan([rows[0][name].mean for name in ("largest_loss_difference", "distance")]).all()
+    _, of_reference, *of_others = written.texts(profile_table(rows, "plain"))
+    assert of_reference[3:] == [""] * 4, "nothing of the reference against itself"
+    assert [line[5] for line in of_others] == [f"{same} of 3" for same in (0, 0, 0, 0, 0, 3, 0, 0)]
+    for row, series in zip(rows[1:], plain.every[1:], strict=True):
         largest = np.abs(series.by_group["loss"] - plain.reference.by_group["loss"]).max(axis=1)
         np.testing.assert_allclose(row["largest_loss_difference"].mean, largest.mean())
     one = plain._replace(ulps=plain.ulps[:1])
