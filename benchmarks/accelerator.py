@@ -26,13 +26,14 @@ import numpy as np
 
 from benchmarks import measure, problems, right, timing
 from benchmarks.libraries import jaxfair_jobs as ours
-from jaxfair import hardware, networks, runs
+from jaxfair import hardware, networks, processes, runs
 from jaxfair.data.sources import load
 from jaxfair.errors import JaxfairError
 from jaxfair.training.config import TrainConfig
 from jaxfair.training.fit import fit
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGE = "page.md"
 STOPPED = "stopped after"
 """What is said of a part for which no time was left: the same command makes it."""
 VARIANTS = {
@@ -202,7 +203,7 @@ def forecast(out: Path, small: bool, end: float) -> dict[str, Any]:
 
 def bundle(out: Path, small: bool, end: float) -> dict[str, Any]:
     """Train the hardware study's networks on this device and pack them, to be merged with other machines' bundles."""
-    profile = {"cpu": "cpu", "gpu": "gpu", "tpu": "tpu"}[jax.default_backend()]
+    profile = hardware.named(jax.default_backend()).name
     folder, file = out / "hardware", out / f"hardware-{profile}.tar.gz"
     words = ["-m", "experiments.hardware", "--preset", "quickstart", "--profiles", profile, "--out", str(folder)]
     words += ["--seeds", "1", "--train.epochs", "1", "--ulps", "0", "--controls"] if small else []
@@ -254,17 +255,43 @@ def _child(words: Sequence[str], environment: dict[str, str] | None = None, seco
 def run_stage(name: str, out: Path, small: bool, minutes: float) -> None:
     """Run one stage in this process, of which it may take ``minutes``, and save what it found."""
     begin = time.perf_counter()
-    found = WORK[name](out, small, time.monotonic() + 60 * minutes)
     environment = {**runs.environment(), **hardware.describe()}
+    _check_same(out, environment)
+    found = WORK[name](out, small, time.monotonic() + 60 * minutes)
     record = {"stage": name, "stage_seconds": time.perf_counter() - begin, **found, "environment": environment}
     runs.write_json(out / f"{name}.json", record)
 
 
-def run_all(out: Path, minutes: float, small: bool) -> dict[str, str]:
-    """Run the stages that are not there yet and fit into the time; return why the others are missing."""
-    end, missing = time.monotonic() + 60 * minutes, {}
-    out.mkdir(parents=True, exist_ok=True)
+def _check_same(out: Path, environment: dict[str, Any]) -> None:
+    """Refuse a folder whose answers are of another device, or of another JAX: one page would mix both.
+
+    Raises:
+        JaxfairError: it is one.
+    """
     for stage in STAGES:
+        if earlier := _earlier(out, stage.name).get("environment"):
+            ours, theirs = (
+                f"{of['device_count']} x {of['device_kind']}, jax {of['versions']['jax']}"
+                for of in (environment, earlier)
+            )
+            if ours != theirs:
+                raise JaxfairError(f"'{out.name}' has answers of {theirs}, and here is {ours}; choose another --out.")
+
+
+def run_all(
+    out: Path, minutes: float, small: bool, note: Callable[[dict[str, str]], object] = lambda _: None
+) -> dict[str, str]:
+    """Run the stages that are not there yet and fit into the time; return why the others are missing.
+
+    Args:
+        out: folder of the answers.
+        minutes: that all may take.
+        small: whether problems are tiny.
+        note: is told before each stage why others are missing so far.
+    """
+    end, missing = time.monotonic() + 60 * minutes, {}
+    for stage in STAGES:
+        note(missing)
         left = end - time.monotonic()
         earlier = _earlier(out, stage.name)
         if earlier and not any(STOPPED in reason for reason in earlier.get("missing", {}).values()):
@@ -277,13 +304,17 @@ def run_all(out: Path, minutes: float, small: bool) -> dict[str, str]:
         seconds = min(left, 60 * stage.minutes)
         words = [sys.executable, "-m", "benchmarks.accelerator", "--stage", stage.name, "--out", str(out)]
         words += ["--minutes", str(seconds / 60)]
-        process = subprocess.Popen(
-            [*words, *(["--small"] if small else [])],
-            cwd=ROOT,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        words += ["--small"] if small else []
+        if reason := _run(words, seconds):
+            missing[stage.name] = reason
+    return missing
+
+
+def _run(words: Sequence[str], seconds: float) -> str:
+    """Run a stage, which ends with this process however that ends; return why it failed, if it did."""
+    with processes.leash() as stdin:
+        how: Any = {"cwd": ROOT, "stdin": stdin, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+        process = subprocess.Popen(words, **how)
         try:
             _, error = process.communicate(timeout=seconds)
         except (subprocess.TimeoutExpired, KeyboardInterrupt) as stopped:
@@ -291,18 +322,16 @@ def run_all(out: Path, minutes: float, small: bool) -> dict[str, str]:
             process.wait()
             if isinstance(stopped, KeyboardInterrupt):
                 raise
-            missing[stage.name] = f"it took more than {min(left / 60, stage.minutes):.1f} minutes"
-            continue
-        if process.returncode:
-            missing[stage.name] = (error.strip().splitlines() or [f"status {process.returncode}"])[-1][:300]
-    return missing
+            return f"it took more than {seconds / 60:.1f} minutes; --stage NAME --minutes 20 gives it more"
+    return (error.strip().splitlines() or [f"status {process.returncode}"])[-1][:300] if process.returncode else ""
 
 
 def page(out: Path, missing: dict[str, str]) -> str:
     """Return what was found as Markdown of one screen."""
     found = {stage.name: earlier for stage in STAGES if (earlier := _earlier(out, stage.name))}
     if not found:
-        return "Nothing was found: " + "; ".join(f"{name}: {reason}" for name, reason in missing.items()) + "\n"
+        reasons = [f"{name}: {reason}" for name, reason in missing.items()]
+        return f"Nothing was found: {'; '.join(reasons) or 'no stage has ended yet'}\n"
     about = next(iter(found.values()))["environment"]
     versions = about["versions"]
     lines = [f"# {about['device_kind']}", ""]
@@ -310,10 +339,19 @@ def page(out: Path, missing: dict[str, str]) -> str:
               f"{str(about['commit'])[:7]}, {about['started']}; convolutions by {about['kernels']}.", ""]  # fmt: skip
     for stage in STAGES:
         said = (
-            _said[stage.name](found[stage.name]) if stage.name in found else f"missing: {missing.get(stage.name, '')}"
+            _said[stage.name](found[stage.name])
+            if stage.name in found
+            else f"missing: {missing.get(stage.name, 'not made yet')}"
         )
         lines += [f"- **{stage.question}** {said}"]
     return "\n".join(lines) + "\n"
+
+
+def write_page(out: Path, missing: dict[str, str]) -> str:
+    """Write what was found so far as ``page``, and return it."""
+    text = page(out, missing)
+    (out / PAGE).write_text(text, encoding="utf-8")
+    return text
 
 
 def _seconds(rows: dict[str, float], most: int = 6) -> str:
@@ -330,7 +368,8 @@ _said: dict[str, Callable[[dict[str, Any]], str]] = {
     "layouts": lambda f: (
         f"A Hessian product of {f['problem']}: "
         + _seconds({n: row["median"] for n, row in f["seconds"].items()}, 8)
-        + f". Other bits when repeated: {', '.join(n for n, row in f['seconds'].items() if len(row['digests']) > 1)}"
+        + ". Other bits when repeated: "
+        + (", ".join(n for n, row in f["seconds"].items() if len(row["digests"]) > 1) or "none")
         + f". Missing: {'; '.join(f'{n}: {why}' for n, why in f['missing'].items()) or 'none'}."
     ),
     "job": lambda f: (
@@ -360,6 +399,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--problem", default="tiny", help=argparse.SUPPRESS)
     parser.add_argument("--precision", default="highest", help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
+    if not 0 < chosen.minutes < float("inf"):
+        parser.error(f"--minutes is {chosen.minutes:g}; give a number above 0")
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # stages start processes that need their share
     if "JAX_DEFAULT_MATMUL_PRECISION" not in os.environ:
         jax.config.update("jax_default_matmul_precision", "highest")
@@ -368,12 +409,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if chosen.stage == "product":
             product(chosen.problem, chosen.precision, out)
         elif chosen.stage:
+            processes.end_with_parent(group=True)
             run_stage(chosen.stage, out, chosen.small, chosen.minutes)
         else:
-            missing = run_all(out, chosen.minutes, chosen.small)
-            text = page(out, missing)
-            (out / "page.md").write_text(text, encoding="utf-8")
-            print(text)
+            with processes.locked(out / PAGE, print):  # two would time each other
+                # After each stage, so that what was found is on the page however the command ends.
+                missing = run_all(out, chosen.minutes, chosen.small, lambda missing: write_page(out, missing))
+                print(write_page(out, missing))
     except (JaxfairError, OSError) as error:
         raise SystemExit(str(error)) from error
     except KeyboardInterrupt:

@@ -228,14 +228,20 @@ def children(commands: Iterable[tuple[Sequence[str], Mapping[str, str]]]) -> lis
             raise
 
 
-def end_with_parent() -> None:
-    """End this process when its parent does, if that gave it a ``leash`` as standard input."""
+def end_with_parent(*, group: bool = False) -> None:
+    """End this process when its parent does, if that gave it a ``leash`` as standard input.
+
+    Args:
+        group: whether all processes of its group end with it, such as those that it has started.
+    """
     if not stat.S_ISFIFO(os.fstat(0).st_mode):  # started by hand
         return
 
     def watch() -> None:
         while os.read(0, 1):
             pass
+        if group:
+            os.killpg(0, signal.SIGKILL)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -2,6 +2,9 @@
 
 import json
 import math
+import subprocess
+import sys
+import time
 from contextlib import nullcontext
 from types import ModuleType
 
@@ -23,6 +26,7 @@ from benchmarks import (
     timing,
     tracing,
 )
+from benchmarks.child import ROOT
 from benchmarks.jobs import Found, Job, Method, disagreement, loosest
 from benchmarks.libraries import jaxfair_jobs as ours
 from jaxfair import losses
@@ -554,8 +558,42 @@ def test_a_stage_that_was_stopped_midway_is_made_again(tmp_path, monkeypatch):
     }
     for stage in accelerator.STAGES:
         (tmp_path / f"{stage.name}.json").write_text(json.dumps({"missing": missing.get(stage.name, {})}))
-    assert accelerator.run_all(tmp_path, 8, small=True) == {}
+    told = []
+    assert accelerator.run_all(tmp_path, 8, True, told.append) == {}
     assert asked == ["layouts"]
+    assert len(told) == len(accelerator.STAGES)
+
+
+def test_a_stage_ends_with_its_command_and_so_does_what_it_has_started(tmp_path):
+    """However that ended: a stage that went on would spoil the times of the next, and write into the same folder."""
+    stage = "import subprocess, sys, time; from jaxfair import processes; processes.end_with_parent(group=True);"
+    stage += f"subprocess.Popen(['sh', '-c', 'sleep 4; touch {tmp_path}/went-on']); open('{tmp_path}/begun', 'w');"
+    command = "import sys; from benchmarks import accelerator"
+    command += f"; accelerator._run([sys.executable, '-c', {stage!r} + 'time.sleep(9)'], 60)"
+    process = subprocess.Popen([sys.executable, "-c", command], cwd=ROOT)
+    while not (tmp_path / "begun").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    time.sleep(5)
+    assert [path.name for path in tmp_path.iterdir()] == ["begun"]
+
+
+def test_the_answers_of_two_devices_are_on_no_page(tmp_path):
+    environment = {"device_count": 1, "device_kind": "cpu", "versions": {"jax": "0.10.2"}}
+    accelerator._check_same(tmp_path, environment)
+    (tmp_path / "seeds.json").write_text(json.dumps({"environment": environment}))
+    accelerator._check_same(tmp_path, environment)
+    with pytest.raises(JaxfairError, match=r"has answers of 1 x cpu, jax 0.10.2, and here is 1 x TPU v6e, jax 0.10.2;"):
+        accelerator._check_same(tmp_path, environment | {"device_kind": "TPU v6e"})
+
+
+def test_an_accelerator_is_given_a_time(tmp_path, capsys):
+    for minutes in ("0", "nan", "inf", "-3"):
+        with pytest.raises(SystemExit):
+            accelerator.main(["--out", str(tmp_path), "--minutes", minutes])
+        assert f"--minutes is {minutes}; give a number above 0" in capsys.readouterr().err
 
 
 def test_impossible_numbers_of_workers_are_refused_before_the_first_run(monkeypatch, capsys):
