@@ -186,8 +186,10 @@ def page(
     """
     parts = [html.answer(answer), html.paragraph(introduction(results, analysed))]
     parts += map(html.warning, warnings(results))
-    parts += [html.heading("Who lost more than whom"), html.paragraph(f"{words.lost} {of_networks(words, results)}")]
-    parts += [html.figures(drawn[:1]), *_compared(results), html.heading("Networks")]
+    # The figure before what it means: on a small screen the reader would see text alone.
+    parts += [html.heading("Who lost more than whom"), html.figures(drawn[:1])]
+    parts += [html.paragraph(f"{words.lost} {of_networks(words, results)}"), *_compared(results)]
+    parts += [html.heading("Networks")]
     parts += [html.table(summary_table(words, summary)), html.figures(drawn[1:])]
     parts += [*more, html.heading("Findings of the paper"), html.findings(found), html.heading("Groups")]
     for variant in results.variants:

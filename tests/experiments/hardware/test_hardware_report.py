@@ -4,6 +4,7 @@ import csv
 import json
 import types
 import warnings
+from html import escape
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -230,6 +231,11 @@ def test_a_report_is_complete_and_loads_nothing(folder: Path, page: Page) -> Non
     assert [url for url in page.loads if not url.startswith("#")] == []
     assert "(segment) cannot be drawn: the networks are not at hand" in page.text
     assert all(figures.DRAWINGS[name][0] in page.text for name in drawn)
+
+
+def test_a_small_screen_shows_the_first_figure_before_what_it_means(folder: Path) -> None:
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    assert 0 < text.index("<figure>") < text.index(escape(hardware_page.LOST))
 
 
 def test_the_record_has_what_a_published_page_begins_with(folder: Path, page: Page) -> None:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from experiments.analyses import differences, quantities
 from experiments.analyses import results as arrays
 from experiments.analyses.results import Results
 from experiments.linearization import claims, figures, report
+from experiments.linearization.page import WORDS
 from experiments.reporting import drawing, reports
 from experiments.reporting import tables as written
 from jaxfair.errors import JaxfairError
@@ -86,6 +88,11 @@ def test_the_page_loads_nothing(page: Page) -> None:
     assert page.loads  # the figures refer to their own glyphs
     assert [url for url in page.loads if not url.startswith("#")] == []
     assert not page.seen & {"script", "iframe", "object", "embed", "link", "base", "img"}
+
+
+def test_a_small_screen_shows_the_first_figure_before_what_it_means(folder: Path) -> None:
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    assert 0 < text.index("<figure>") < text.index(escape(WORDS.lost))
 
 
 def test_every_figure_of_the_paper_is_shown_or_says_why_not(
