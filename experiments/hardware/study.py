@@ -36,6 +36,7 @@ def run(study: Study, command: Sequence[str]) -> None:
     if not study.dry_run:
         reports.check_new(study.out / "report")
     check(study)
+    study = possible(study, command)
     made_at, noun = nodes.places(study), "node" if study.nodes else "profile"
     if study.dry_run:
         for place in {place.folder: place for place in made_at}.values():
@@ -57,6 +58,22 @@ def run(study: Study, command: Sequence[str]) -> None:
     report.write(list(folders), study.out / "report", command, **about)
     if failed:
         raise JaxfairError(f"The report is not of all {noun}s: {text} (see above); {advice}.")
+
+
+def possible(study: Study, command: Sequence[str]) -> Study:
+    """Leave out the profile of one thread, which is no other hardware where one is all; one that is named is refused.
+
+    Args:
+        study: what to make.
+        command: by which it was asked for; where that names no profiles, a preset did.
+    """
+    if executors.threads(study.execution) > 1 or any(word.partition("=")[0] == "--profiles" for word in command):
+        return study
+    single = [name for name in study.profiles if hardware.named(name).proof.get("threads") == 1]
+    if not single or study.nodes:
+        return study
+    say(f"Profile {single[0]} is left out: this study computes with one thread anyway.")
+    return dataclasses.replace(study, profiles=tuple(name for name in study.profiles if name not in single))
 
 
 def _make_all(study: Study, made_at: Sequence[Place], options: Sequence[str]) -> dict[str, str]:

@@ -26,7 +26,7 @@ from experiments.hardware.results import Comparison, Hardware
 from experiments.hardware.settings import PRESETS
 from experiments.reporting.sampling import FREE
 from experiments.running import datasets
-from experiments.running.settings import DataConfig
+from experiments.running.settings import DataConfig, Execution
 from jaxfair.errors import JaxfairError
 from jaxfair.hardware import PLAIN_DIGESTS
 from jaxfair.losses import cross_entropy
@@ -95,6 +95,24 @@ def test_linearization_runs_on_every_profile_too(tmp_path: Path) -> None:
     assert linearized.title.startswith("SNL ")
     assert [series.profile for series in linearized.profiles] == ["bf16"]
     assert (linearized.profiles[0].distance > 0).all()
+
+
+def test_one_thread_is_no_profile_where_it_is_all(capsys: pytest.CaptureFixture[str]) -> None:
+    """It was refused after all runs of the profiles before it, though only a preset had asked for it."""
+    preset, said = (
+        PRESETS["quickstart"],
+        "Profile cpu-1-thread is left out: this study computes with one thread anyway.\n",
+    )
+    one, two = (dataclasses.replace(preset, execution=Execution(threads=count)) for count in (1, 2))
+    assert hardware.possible(two, ["x"]) == two
+    for named in (["--profiles", "cpu-1-thread"], ["--profiles=cpu"]):
+        assert hardware.possible(one, ["x", *named]) == one
+    assert capsys.readouterr().err == ""
+    assert hardware.possible(one, ["x"]).profiles == ("cpu", "cpu-avx", "cpu-sse4.2", "tf32", "bf16", "fp16")
+    assert capsys.readouterr().err == said
+    assert main(["--preset", "quickstart", "--threads", "1", "--dry-run", "--seeds", "1"]) == 0
+    assert said in (found := capsys.readouterr()).err
+    assert "cpu-1-thread" not in found.out
 
 
 def test_a_repeat_has_the_same_bits_and_nothing_else_has(results: Hardware) -> None:
