@@ -1,13 +1,17 @@
 """Every Python example of docs/ and of public docstrings runs as printed; the blocks of a page run in order."""
 
 import doctest
+import importlib
 import importlib.util
+import itertools
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 import jaxfair
+from experiments import cli
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -63,3 +67,29 @@ def test_the_examples_of_public_names_run(name: str) -> None:
     found = doctest.DocTestFinder(recurse=False).find(getattr(jaxfair, name), name, globs={})
     assert found[0].examples, f"{name} has no example"
     assert doctest.DocTestRunner().run(found[0]).failed == 0
+
+
+class Accepted(Exception):
+    """Raised where the work would begin."""
+
+
+STUDY = re.compile(r"python -m experiments\.(linearization|hardware|compression) (--[^\n`]*)")
+
+
+def test_the_commands_of_studies_are_accepted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """Also those of published pages: their options exist, and each decides something."""
+
+    def accept() -> None:
+        raise Accepted
+
+    monkeypatch.setattr(cli, "_import", accept)
+    pages = [(page.name, page.read_text(encoding="utf-8").replace("\\\n", " ")) for page in ALL_PAGES]
+    found = {(name, *match) for name, text in pages for match in STUDY.findall(text) if "$" not in match[1]}
+    assert len(found) > 30
+    for name, study, words in found:
+        words = words.replace("~/", "/home/")  # as a shell does
+        words = words.rstrip('" ') if words.count('"') % 2 else words
+        given = [*itertools.takewhile(lambda word: word not in (">", "&"), shlex.split(words, comments=True))]
+        with pytest.raises(Accepted):
+            print(name, importlib.import_module(f"experiments.{study}.__main__").main(given))
+    assert capsys.readouterr().err == ""

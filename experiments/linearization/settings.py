@@ -221,8 +221,10 @@ def ignored(study: Study) -> dict[str, str]:
     if "bcd-cvar" not in study.methods:
         found["--bcd.level"] = "give --methods bcd-cvar"
     if study.mitigation_rates and not {"lagrangian-detached", "lagrangian-published"} & {*study.mitigations}:
-        for training in mitigated:
-            found.setdefault(f"{training}.mitigation.rate", "leave out --mitigation-rates")
+        own = {"--snl-finetune": study.snl_finetune, "--deepreduce-train": study.deepreduce_train}
+        for training, config in own.items():
+            if config.mitigation.rate not in study.mitigation_rates:  # or it says the same
+                found.setdefault(f"{training}.mitigation.rate", "leave out --mitigation-rates")
     if not study.deepreduce:
         found |= dict.fromkeys(("--deepreduce-start", "--deepreduce-train"), "name a configuration by --deepreduce")
     if not (study.budgets or study.equal_budgets):
