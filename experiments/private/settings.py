@@ -27,8 +27,10 @@ class Private:
         protocols: whose costs are found; accuracy is found under aby3.
         cost_images: for one inference whose costs are found.
         cost_bits: fraction bits of that inference.
-        lan_bandwidth, wan_bandwidth: bytes a second.
-        lan_latency, wan_latency: seconds that a message takes.
+        lan_bandwidth: bytes a second of a local network.
+        lan_latency: seconds that a message takes there.
+        wan_bandwidth: bytes a second of a wide-area network.
+        wan_latency: seconds that a message takes there.
         environment: what ``setup`` made.
         timeout: seconds after which one run of a protocol is ended.
     """
