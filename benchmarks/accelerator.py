@@ -11,7 +11,6 @@ import argparse
 import hashlib
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -178,9 +177,10 @@ def quickstart(out: Path, small: bool, end: float) -> dict[str, Any]:
         "'budgets': (0.05,), 'train': dataclasses.replace(QUICKSTART.train, epochs=1)} if sys.argv[2] else {}));"
         "run(study, ['python -m experiments.linearization', '--preset', 'quickstart'])"
     )
-    begin = time.perf_counter()
+    begin, left = time.perf_counter(), (out / "quickstart" / "runs").exists()  # by one that was stopped
     _child(["-c", code, str(out / "quickstart"), "small" if small else ""], seconds=_left(end))
-    return {"seconds": time.perf_counter() - begin, "report": "quickstart/report/report.html"}
+    seconds = time.perf_counter() - begin
+    return {"seconds": seconds, "resumed": left, "report": "quickstart/report/report.html"}
 
 
 def forecast(out: Path, small: bool, end: float) -> dict[str, Any]:
@@ -198,7 +198,7 @@ def forecast(out: Path, small: bool, end: float) -> dict[str, Any]:
     lines = [line for line in said.splitlines() if "others take about" in line]
     if not lines:
         raise JaxfairError(f"The plan of preset '{preset}' says no time: {said.strip()[-200:]}")
-    return {"preset": preset, "said": lines[0]}
+    return {"preset": preset, "images": count, "side": side, "said": lines[0]}
 
 
 def bundle(out: Path, small: bool, end: float) -> dict[str, Any]:
@@ -240,15 +240,16 @@ def _child(words: Sequence[str], environment: dict[str, str] | None = None, seco
     """Run Python and return what it prints."""
     # As every command of the studies has it, and what one of them is called by here would not.
     given = {"JAX_DEFAULT_MATMUL_PRECISION": "highest", **os.environ, **(environment or {})}
+    called = words[1] if words[0] == "-m" else "its process"  # whose words name folders, and the page is shown
     try:
         ended = subprocess.run(
             [sys.executable, *words], cwd=ROOT, env=given, capture_output=True, text=True, timeout=seconds
         )
     except subprocess.TimeoutExpired:
-        raise JaxfairError(f"'{shlex.join(words)[:80]}' was {STOPPED} {seconds:.0f} seconds") from None
+        raise JaxfairError(f"{called} was {STOPPED} {seconds:.0f} seconds") from None
     if ended.returncode:
         lines = ended.stderr.strip().splitlines() or [f"status {ended.returncode}"]
-        raise JaxfairError(f"'{shlex.join(words)[:80]}' failed: {lines[-1][:200]}")
+        raise JaxfairError(f"{called} failed: {lines[-1][:200]}")
     return ended.stdout
 
 
@@ -358,13 +359,23 @@ def _seconds(rows: dict[str, float], most: int = 6) -> str:
     return ", ".join(f"{name} {value:.3g} s" for name, value in sorted(rows.items(), key=lambda row: row[1])[:most])
 
 
+def _beside(rows: dict[str, float]) -> str:
+    """Say of each operation how long the fastest job of each library takes, ``library: operation, variant``."""
+    best: dict[str, dict[str, float]] = {}
+    for name, value in rows.items():
+        library, _, job = name.partition(": ")
+        of = best.setdefault(job.partition(",")[0], {})
+        of[library] = min(value, of.get(library, value))
+    return "; ".join(f"{operation}: {_seconds(of)}" for operation, of in best.items())
+
+
 _said: dict[str, Callable[[dict[str, Any]], str]] = {
     "right": lambda f: (
         f"{'Yes' if f['right'] else 'NO'}: largest relative error {max(f['errors'].values()):.1e} against float64 "
         f"(allowed {f['allowed']:.0e}), products round to {f['product']}, convolutions to {f['convolution']}; a repeat "
         f"gives {'the same' if f['same_bits'] else 'OTHER'} bits."
     ),
-    "benchmark": lambda f: f"{f['problem']}: {_seconds(f['seconds'])}. Missing: {', '.join(f['missing']) or 'none'}.",
+    "benchmark": lambda f: f"{f['problem']}: {_beside(f['seconds'])}. Missing: {', '.join(f['missing']) or 'none'}.",
     "layouts": lambda f: (
         f"A Hessian product of {f['problem']}: "
         + _seconds({n: row["median"] for n, row in f["seconds"].items()}, 8)
@@ -383,8 +394,12 @@ _said: dict[str, Callable[[dict[str, Any]], str]] = {
         + "."
     ),
     "seeds": lambda f: f"Three of {f['network']}, one epoch: {_seconds(f['seconds'])}.",
-    "quickstart": lambda f: f"{f['seconds']:.3g} s in all.",
-    "forecast": lambda f: f"Preset `{f['preset']}`, of images as many and as large as UTKFace's: {f['said']}",
+    "quickstart": lambda f: (
+        f"{f['seconds']:.3g} s {'for what an earlier call had not made' if f['resumed'] else 'in all'}."
+    ),
+    "forecast": lambda f: (
+        f"Preset `{f['preset']}`, of {f['images']:,} images of {f['side']} x {f['side']}: {f['said']}"
+    ),
     "bundle": lambda f: f"`{f['file']}`, {f['bytes'] / 1e6:.1f} MB, for `experiments.hardware merge`.",
 }
 
