@@ -300,6 +300,7 @@ def _submit(
     queued = slurm.queued(folder)
     if queued is None:
         raise JaxfairError("The cluster does not answer (squeue); try again later.")
+    slurm.check_noted(folder)
     array_of = {name: task.partition("_")[0] for task, (_, names) in queued.items() for name in names}
     parents, depth, arrays = parents_of_jobs(space.jobs), dict[int, int](), dict[tuple[int, str], list[int]]()
     for number, job in enumerate(space.jobs):

@@ -208,16 +208,37 @@ def queued(folder: Path) -> dict[str, tuple[str, list[str]]] | None:
     tasks = {task["id"]: task["runs"] for task in known(folder)}
     if not tasks:
         return {}
+    states = _states(folder)
+    return None if states is None else {name: (states[name], tasks[name]) for name in tasks if name in states}
+
+
+def check_noted(folder: Path) -> None:
+    """Refuse to submit beside tasks that were submitted from here and are in no note, as where a disk was full then.
+
+    Two tasks would make the same runs.
+
+    Raises:
+        JaxfairError: the queue has such tasks.
+    """
+    noted = {task["id"] for task in known(folder)}
+    if lost := sorted({name.partition("_")[0] for name in _states(folder) or {} if name not in noted}):
+        raise JaxfairError(
+            f"The queue has runs of this study that were submitted and could not be noted; cancel them (scancel "
+            f"{' '.join(lost[:5])}), and give the same command again."
+        )
+
+
+def _states(folder: Path) -> dict[str, str] | None:
+    """Return the state of each task in the queue that was submitted from here; None if the cluster does not answer."""
     command = ["squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i %T %o"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     found = [line.split(maxsplit=2) for line in answer.stdout.splitlines()]
-    # By the script that was submitted too, since a cluster that was set up anew counts from 1 again.
+    # By the script that was submitted, since a cluster that was set up anew counts from 1 again.
     ours = (f"{folder.absolute()}{os.sep}", f"{folder.resolve()}{os.sep}")  # of a link the queue says either
-    states = {words[0]: words[1] for words in found if len(words) == 3 and words[2].startswith(ours)}
-    return {name: (states[name].lower(), tasks[name]) for name in tasks if name in states}
+    return {words[0]: words[1].lower() for words in found if len(words) == 3 and words[2].startswith(ours)}
 
 
 def ended(folder: Path) -> dict[str, str]:
@@ -225,7 +246,10 @@ def ended(folder: Path) -> dict[str, str]:
     found = {}
     for task in known(folder):
         command = ["scontrol", "--oneliner", "show", "job", task["id"]]
-        answer = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+        try:
+            answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
+        except (OSError, subprocess.SubprocessError):  # there is no scontrol, or nobody answers
+            answer = ""
         state = next((word.partition("=")[2] for word in answer.split() if word.startswith("JobState=")), "")
         found |= dict.fromkeys(task["runs"], f"{state.lower() or 'over'}, task {task['id']}")
     return found

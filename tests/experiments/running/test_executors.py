@@ -233,6 +233,25 @@ def test_a_queue_knows_a_study_by_either_name_of_its_folder(tmp_path: Path, monk
     assert slurm.queued(tmp_path / "link") == {}
 
 
+def test_nothing_is_submitted_beside_what_could_not_be_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the disk was full when the cluster had taken the tasks: the same command submitted their runs again."""
+    folder, script = tmp_path / "slurm", tmp_path / "squeue"
+    folder.mkdir()
+    script.write_text(f"#!/bin/sh\necho '7_0 RUNNING {folder}/a.sh'\necho '9_1 PENDING /other/slurm/a.sh'\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(JaxfairError, match=r"could not be noted; cancel them \(scancel 7\), and give the same command"):
+        slurm.check_noted(folder)
+    (folder / slurm.SUBMITTED).write_text('[{"id": "7_0", "stage": "train", "runs": ["a"]}]')
+    slurm.check_noted(folder)
+
+
+def test_how_tasks_ended_is_not_known_without_scontrol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / slurm.SUBMITTED).write_text('[{"id": "1_0", "stage": "train", "runs": ["a"]}]')
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert slurm.ended(tmp_path) == {"a": "over, task 1_0"}
+
+
 def test_a_task_that_never_saves_anything_fails(tmp_path: Path) -> None:
     """The run that it is at is named; one that was saved meanwhile counts from new."""
     paths = tuple((tmp_path / f"run-{i}",) for i in range(2))
