@@ -95,7 +95,10 @@ def main(
     def work(got: list[int]) -> None:
         if odd := [text for text in given if not _is_text(text)]:
             shown = odd[0].encode("utf-8", "surrogateescape")
-            raise JaxfairError(f"The argument {shown!r} is not UTF-8; rename the file, or write it so.")
+            advice = "rename the file, or write it so"
+            with suppress(UnicodeDecodeError):
+                shown, advice = shown.decode(), "the locale has no such letters: set LC_ALL=C.UTF-8"
+            raise JaxfairError(f"The argument {shown!r} is not understood as UTF-8; {advice}.")
         _check_words(given)
         if word not in commands:
             raise JaxfairError(f"There is no command '{given[0]}'{did_you_mean(given[0], commands)}")

@@ -426,7 +426,9 @@ def test_a_status_that_nobody_sees_is_no_error(tmp_path: Path, closed: str) -> N
 def test_an_argument_that_is_no_text_is_refused_before_the_work(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As a name of an old archive, which could be in no record and on no page."""
+    """As a name of an old archive, which could be in no record and on no page; or in a locale without its letters."""
     assert call(tmp_path, "--title", "caf\udce9") == 1
-    assert r"The argument b'caf\xe9' is not UTF-8; rename the file" in sentence(capsys.readouterr().err)
+    assert r"The argument b'caf\xe9' is not understood as UTF-8; rename" in sentence(capsys.readouterr().err)
+    assert call(tmp_path, "--title", "caf\udcc3\udca9") == 1
+    assert "'café' is not understood as UTF-8; the locale has no such letters" in sentence(capsys.readouterr().err)
     assert not list(tmp_path.iterdir())
