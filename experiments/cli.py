@@ -242,10 +242,19 @@ def _interruptible(got: list[int]) -> Iterator[None]:
             # Not by print, which may be at work.
             os.write(2, b"\nThe epoch is finished and saved first; interrupt again to lose it.\n")
 
+    def again(lost: Any) -> None:
+        if not issubclass(lost.exc_type, KeyboardInterrupt):
+            return before(lost)
+        timer = threading.Timer(1.1 * ONE_SIGNAL, os.kill, (os.getpid(), got[-1]))
+        timer.daemon = True
+        timer.start()
+
+    before, sys.unraisablehook = sys.unraisablehook, again  # of a destructor that was interrupted: Python goes on
     try:
         with _handlers(interrupt):
             yield
     finally:
+        sys.unraisablehook = before
         if (loops := sys.modules.get("jaxfair.loops")) is not None:
             loops.stop.asked = False
 

@@ -414,6 +414,31 @@ def test_a_signal_ends_a_program_that_can_say_nothing_before_its_command_begins(
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 128 + 15
 
 
+LOST = """
+import signal, sys, time
+from experiments import cli
+from experiments.status import Status
+
+class Array:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+
+def work(*_):
+    array = Array()
+    del array
+    time.sleep(20)
+
+raise SystemExit(cli.main("x", None, {"": cli.Command(Status, lambda: work, computes=False)}, ["study"]))
+"""
+
+
+def test_a_signal_that_comes_within_a_destructor_is_not_lost() -> None:
+    """Python prints an exception that is raised there, such as JAX's when garbage is collected, and goes on."""
+    ended = subprocess.run([sys.executable, "-c", LOST], cwd=ROOT, capture_output=True, text=True, timeout=15)
+    assert ended.returncode == 128 + 15
+    assert ended.stderr.strip() == "interrupted; finished runs are kept, and the same command goes on from here."
+
+
 @pytest.mark.parametrize("closed", ["2>&-", ">&-"])
 def test_a_status_that_nobody_sees_is_no_error(tmp_path: Path, closed: str) -> None:
     (tmp_path / "plan.json").write_text('[{"run": "x", "stage": "train", "work": 1}]')
