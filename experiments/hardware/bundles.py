@@ -251,6 +251,10 @@ def unpack(file: Path, folder: Path) -> Path:
     try:
         with tarfile.open(file) as archive:
             archive.extractall(folder, filter="data")
+            if (stream := archive.fileobj) is not None:
+                stream.seek(archive.offset)
+                if not stream.read(1):  # cut between two of its files, which tarfile takes for the end
+                    raise EOFError
     except FileNotFoundError as error:
         raise JaxfairError(f"There is no '{file}'; give a study's folder, or a file that 'pack' wrote.") from error
     except (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError) as error:

@@ -468,8 +468,15 @@ def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "whole.tar.gz", "w:gz") as archive:
         archive.add(tmp_path / "data", "data")
     (tmp_path / "cut.tar.gz").write_bytes((tmp_path / "whole.tar.gz").read_bytes()[:50_000])
-    with pytest.raises(JaxfairError, match="cannot be unpacked: it is no tar archive, or a damaged one"):
-        bundles.unpack(tmp_path / "cut.tar.gz", tmp_path / "to")
+    with tarfile.open(tmp_path / "two.tar", "w") as archive:
+        archive.add(tmp_path / "data", "data")
+        whole = archive.offset
+        archive.add(tmp_path / "data", "more")
+    bundles.unpack(tmp_path / "two.tar", tmp_path / "whole")
+    (tmp_path / "cut.tar").write_bytes((tmp_path / "two.tar").read_bytes()[:whole])
+    for name in ("cut.tar.gz", "cut.tar"):
+        with pytest.raises(JaxfairError, match="cannot be unpacked: it is no tar archive, or a damaged one"):
+            bundles.unpack(tmp_path / name, tmp_path / "to")
 
 
 def test_a_study_is_merged_with_others_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
