@@ -290,7 +290,7 @@ def test_an_infinite_distance_is_one_where_jax_is_to_stop_at_infinite_numbers() 
         for found in (margins.deepfool(flat, x, y), margins.linearized_distance(flat, x, y)):
             np.testing.assert_array_equal(np.abs(found.distance), np.inf)
         np.testing.assert_allclose(margins.distance_along_gradient(lambda x: x, x[:1], y[:1], 9.0, 1e-4), 2**0.5, 1e-3)
-        assert margins.signed_softmax_gap(x, y)[0] > 0
+        assert margins.signed_softmax_gap(jnp.asarray(x), y)[0] > 0
         assert jax.config.jax_debug_infs  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -299,10 +299,7 @@ def test_an_infinite_distance_is_one_where_jax_is_to_stop_at_infinite_numbers() 
 )
 def test_logits_without_a_derivative_have_no_distance(hide: Any) -> None:
     x, y = np.array([[3.0, 1.0, 0.0], [1.0, 2.0, 1.0]], np.float32), np.array([0, 1])
-    for distance in (
-        margins.linearized_distance,
-        margins.deepfool,
-        lambda *given: margins.distance_along_gradient(*given, 9.0, 1e-4),
-    ):
+    found: list[Any] = [margins.linearized_distance, margins.deepfool]
+    for distance in [*found, partial(margins.distance_along_gradient, max_distance=9.0, tolerance=1e-4)]:
         with pytest.raises(JaxfairError, match=r"no derivative by the input, .*; leave it out of the classifier"):
             distance(lambda x: hide(2 * x), x, y)
