@@ -68,6 +68,8 @@ SPECS = {
     "resnet18-w64": Spec("ResNet-18, width 64, 32x32", "basic", EIGHTEEN, 64, 4, 40, 64, 3),
     # As many images as the training split of UTKFace has.
     "resnet18-w64-3792": Spec("ResNet-18, width 64, 32x32", "basic", EIGHTEEN, 64, 4, 3792, 64, 3),
+    # The network and the images of preset cpu.
+    "resnet18-w8-16px": Spec("ResNet-18, width 8, 16x16", "basic", EIGHTEEN, 8, 2, 40, 128, 10),
     "digits": Spec("small ResNet, width 8, 8x8", "basic", (1, 1, 1), 8, 1, 40, 128, 20),
     "mlp": Spec("MLP, 2 x 256 units, 8x8", "mlp", (256, 256), 0, 1, 40, 128, 20),
     # Those of curvlinops' own benchmark: its MLP and its ResNet-18 with its batches of 512; its ResNet-50 with its
