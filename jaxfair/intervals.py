@@ -451,9 +451,10 @@ def _summed(parts: Sequence[np.ndarray]) -> np.ndarray:
     """
     if len(parts) == 1:
         return parts[0]
-    means = [np.nanmean(table, axis=1, keepdims=True) for table in parts]
+    count = np.where(np.isnan(parts[0]), 0.0, 1.0).sum(axis=1, keepdims=True)
+    count[count == 0] = np.nan  # of a run in which some network has no drop
+    means = [np.nansum(table, axis=1, keepdims=True) / count for table in parts]
     apart = [table - mean for table, mean in zip(parts, means, strict=True)]
-    count = (~np.isnan(parts[0])).sum(axis=1, keepdims=True)
     added = [table[:, -2:] for table in apart]
     middles = [two.mean(axis=1, keepdims=True) for two in added]
     added = [mid + (two - mid) / np.sqrt(len(parts)) for mid, two in zip(middles, added, strict=True)]

@@ -484,8 +484,9 @@ def _hessian_bound(results: Results, what: Literal["holds", "ranks"]) -> tuple[M
         names, common = results.groups.names, quantities.overlap(results, full)
         nothing, order = sampling.eigenvalues_alike(full.parts, results.reference, names, common)
         found, tied = rank_correlations(term, top, "groups", order=order)
-        small = too_small(np.log2(top.max(axis=1) / top.min(axis=1)), RATIO, "in log2")
-        found = found._replace(small=small, nothing=nothing)
+        if (top > 0).all():
+            found = found._replace(small=too_small(np.log2(top.max(axis=1) / top.min(axis=1)), RATIO, "in log2"))
+        found = found._replace(nothing=nothing)
         return found, "; ".join(filter(None, [note, tied]))
     idle = is_idle(np.median(bound), np.median(top))
     note += f"; {(top <= bound).sum()} of {top.size} groups of all seeds within it"

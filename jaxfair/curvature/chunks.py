@@ -160,12 +160,7 @@ class Devices:
 
     def gathered(self, trees: list[Any]) -> Any:
         """Return the sum of arrays that lie on different devices, on the first one."""
-        return _sum([self.place(tree, 0) for tree in trees]) if len(trees) > 1 else self.place(trees[0], 0)
-
-
-@jax.jit
-def _sum(trees: list[Any]) -> Any:
-    return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *trees)
+        return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *(self.place(tree, 0) for tree in trees))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
