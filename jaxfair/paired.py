@@ -86,19 +86,19 @@ def mean_losses(table: np.ndarray | None, member: Sequence[np.ndarray], scale: i
     """Return the mean loss of each group, from losses or their paired differences of shape (runs, examples).
 
     By the studentised bootstrap, since losses are skewed, and over the runs, where there are several. NaN where there
-    are no losses, and without an interval where one is infinite, or for less than ``intervals.FEW`` examples.
+    are no losses, and without an interval for less than ``intervals.FEW`` examples.
     """
     nothing = np.full(len(member), np.nan)
     if table is None:
         return Measure(nothing, nothing, nothing)
     if scale == "positive" and (table < 0).any():  # a loss of the user's, of which nothing says that it is positive
         scale = "real"
-    low, high = np.full((2, len(member)), np.nan)
-    for g, of in enumerate(member):
-        if np.isfinite(table[:, of]).all():
-            low[g], high[g] = intervals.of_mean_over_runs(table[:, of], scale)
     with np.errstate(invalid="ignore"):  # of one that becomes infinite and one that no longer is
-        return Measure(np.array([table[:, of].mean() for of in member]), low, high)
+        value = np.array([table[:, of].mean() for of in member])
+    low, high = np.full((2, len(member)), np.nan)
+    for g in np.flatnonzero(np.isfinite(value)):  # to an interval, a difference of infinite losses would be no loss
+        low[g], high[g] = intervals.of_mean_over_runs(table[:, member[g]], scale)
+    return Measure(value, low, high)
 
 
 def mcnemar(broken: np.ndarray, mended: np.ndarray) -> float:
