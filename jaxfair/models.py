@@ -217,7 +217,8 @@ def _check_indices(traced: Any, logits_fn: Any, params: Any, x: Any) -> None:
     """
     whole = [leaf for leaf in jax.tree.leaves(x) if hasattr(leaf, "argmin") and jnp.issubdtype(leaf.dtype, jnp.integer)]
     whole = [leaf for leaf in whole if leaf.size]
-    if not whole or not any(_is_promised(equation) for equation in equations(traced.jaxpr.jaxpr)):
+    promised, others = (_indexed(traced.jaxpr.jaxpr, promised) for promised in (True, False))
+    if not whole or not promised:
         return
     ends = [int(end) // (leaf.size // len(leaf)) for leaf in whole for end in (leaf.argmin(), leaf.argmax())]
     some = jax.tree.map(lambda leaf: leaf[np.resize(ends, max(FEW, len(ends)))], x)
@@ -225,18 +226,21 @@ def _check_indices(traced: Any, logits_fn: Any, params: Any, x: Any) -> None:
         found = checkify.checkify(outputs, errors=checkify.index_checks)(logits_fn, params, some)[0].get()
     except Exception:  # what it cannot look into, such as a derivative of the user's own, is not asked
         return
-    if found is not None:
-        shape = re.search(r" of shape \(.*?\)", found)
+    shape = re.search(r" of shape (\(.*?\))", found or "")
+    if shape is not None and shape[1] in promised - others:  # what is said of checks all ways of indexing alike
         numbers = min(int(leaf.min()) for leaf in whole), max(int(leaf.max()) for leaf in whole)
         raise JaxfairError(
-            f"The model indexes an array{shape[0] if shape else ''} outside of it, of which JAX makes another "
-            f"place; give indices that it has (the inputs have whole numbers from {numbers[0]} to {numbers[1]})."
+            f"The model indexes an array of shape {shape[1]} outside of it, of which JAX makes another place; "
+            f"give indices that it has (the inputs have whole numbers from {numbers[0]} to {numbers[1]})."
         )
 
 
-def _is_promised(equation: Any) -> bool:
-    """Return whether an equation reads an array at places that are taken on trust."""
-    return equation.primitive.name == "gather" and equation.params["mode"] == GatherScatterMode.PROMISE_IN_BOUNDS
+def _indexed(jaxpr: Any, promised: bool) -> set[str]:
+    """Return shapes of arrays that are indexed at places taken on trust, or at those that JAX clips or leaves out."""
+    ways = [each for each in equations(jaxpr) if "mode" in each.params or each.primitive.name.startswith("dynamic_")]
+    trusted = GatherScatterMode.PROMISE_IN_BOUNDS
+    some = [each for each in ways if (each.params.get("mode") == trusted) == promised]
+    return {str(each.invars[0].aval.shape) for each in some}
 
 
 LOGITS_FN = "a function of parameters and a batch of inputs and its parameters, such as frozen(network), network.params"

@@ -1859,6 +1859,22 @@ def test_answers_that_pandas_marks_as_missing_are_said_to_be() -> None:
         jaxfair.change_report(logits, logits, None, Y, GROUP)
 
 
+@pytest.mark.parametrize("mode", ["clip", "fill"])
+def test_a_place_that_the_model_clips_or_fills_is_taken(mode: str) -> None:
+    """Beside one that is taken on trust, since JAX checks all ways of indexing alike."""
+    x, y = np.arange(60).reshape(20, 3) % 10, np.arange(20) % 3
+
+    def logits_fn(params: Any, x: Any) -> Any:
+        far = params["far"].at[x].get(mode=mode, fill_value=0)
+        return embedded(params, x) + far.mean(1)
+
+    params, rows = {**TABLE, "far": np.ones((4, 3), np.float32)}, np.full((1, 20), 0.05)
+    assert np.isfinite(jaxfair.group_curvature(logits_fn, params, x, y, rows).loss).all()
+    x[13, 1] = 10
+    with pytest.raises(JaxfairError, match="indexes an array"):
+        jaxfair.group_curvature(embedded, TABLE, x, y, rows)
+
+
 def test_weights_of_32_bits_beside_64_are_taken_without_a_warning() -> None:
     with jax.enable_x64(True), warnings.catch_warnings():
         warnings.simplefilter("error")
