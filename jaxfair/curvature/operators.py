@@ -121,7 +121,9 @@ def _traced(kind: Kind, precision: str, model: Model, params: Any, chunk: Chunk)
 
 def _type(leaf: Any) -> Any:
     """Return ``jnp.result_type`` of an array or a number; of an array in a tenth of its time."""
-    return jax.dtypes.canonicalize_dtype(leaf.dtype) if hasattr(leaf, "dtype") else jnp.result_type(leaf)
+    if not hasattr(leaf, "dtype"):
+        return jnp.result_type(leaf)
+    return jax.dtypes.canonicalize_dtype(leaf.dtype, allow_extended_dtype=True)  # such as that of a random key
 
 
 @functools.lru_cache(maxsize=16)  # groups and repeated calls ask for the same few; each holds a user's function

@@ -25,6 +25,16 @@ def of_bytes(params: Any, x: Any) -> jax.Array:
     return (x.astype(params.dtype) / 255) @ params
 
 
+def test_a_function_may_bind_a_random_key() -> None:
+    def scaled(key: Any, params: Any, x: Any) -> jax.Array:
+        return x @ params * jax.random.uniform(key)
+
+    x, params, weight = INPUTS.astype(np.float32), np.zeros((INPUTS.shape[1], 3), np.float32), np.full(N, 1 / N)
+    bound, plain = Partial(scaled, jax.random.key(0)), lambda params, x: scaled(jax.random.key(0), params, x)
+    products = [GroupOperator(model, params, x, LABEL, weight)(np.ones(params.size)) for model in (bound, plain)]
+    np.testing.assert_array_equal(*products)
+
+
 @pytest.mark.usefixtures("float64")
 def test_inputs_may_be_a_pytree() -> None:
     split = {"left": INPUTS[:, :1], "right": INPUTS[:, 1:]}
