@@ -101,9 +101,17 @@ def _ends(lhs: Array, rhs: Array, strides: Sequence[int], padding: Any) -> list[
 
 
 def _is_small(lhs: Array, rhs: Array, strides: Sequence[int], padding: Any) -> bool:
-    """Return whether images or results, which are the images of the derivative, are smaller than the kernel."""
-    ends = _ends(lhs, rhs, strides, padding)
-    return min(ends) > 0 and any(map(operator.lt, map(min, lhs.shape[1:3], ends), rhs.shape[:2]))
+    """Return whether images or results, which are the images of the derivative, are smaller than the kernel.
+
+    Not where the first window sees nothing of the image, as perhaps no other does, nor where JAX knows no numbers of
+    pixels (``jax.export.symbolic_shape``).
+    """
+    if not all(isinstance(pixels, int) for pixels in lhs.shape[1:3]):
+        return False
+    ends, sizes = _ends(lhs, rhs, strides, padding), zip(lhs.shape[1:3], rhs.shape[:2], padding, strict=True)
+    if min(ends) < 1 or not all(-image < low < kernel for image, kernel, (low, _) in sizes):
+        return False
+    return any(map(operator.lt, map(min, lhs.shape[1:3], ends), rhs.shape[:2]))
 
 
 def _by_neighbourhoods(lhs: Array, rhs: Array, strides: Any, padding: Any, precision: Any) -> Array:
@@ -121,8 +129,7 @@ def _by_neighbourhoods(lhs: Array, rhs: Array, strides: Any, padding: Any, preci
     ]
     seen = [padded[:, i : i + spans[0] : strides[0], j : j + spans[1] : strides[1]] for i, j in itertools.product(*met)]
     kernel = rhs[met[0][0] : met[0][-1] + 1, met[1][0] : met[1][-1] + 1].reshape(-1, rhs.shape[-1])
-    rows = jnp.concatenate(seen, axis=-1).reshape(-1, len(kernel))
-    return jnp.matmul(rows, kernel, precision=precision).reshape(len(lhs), *ends, rhs.shape[-1])
+    return jnp.matmul(jnp.concatenate(seen, axis=-1), kernel, precision=precision)
 
 
 def _convolve(lhs: Array, rhs: Array, *, size: Any, **options: Any) -> Array:

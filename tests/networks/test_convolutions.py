@@ -112,6 +112,25 @@ def test_padding_has_names(padding: str, pixels: int) -> None:
     np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("padding", [((3, 0), (1, 1)), ((4, 0), (1, 1)), ((-1, 3), (1, 1)), ((2, 4), (0, 2))])
+@pytest.mark.parametrize("stride", [1, 4])
+def test_a_result_may_see_nothing_but_padding(padding: Any, stride: int) -> None:
+    x, w = images(((1, 1), (5, 4), 3))
+    options = {"window_strides": (stride, 1), "padding": padding, "dimension_numbers": convolutions.LAYOUT}
+    found, wanted = (f(x, w, **options) for f in (convolutions.conv_general_dilated, lax.conv_general_dilated))
+    np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", ["b, 2, 2, 3", "b, h, w, 3"])
+def test_images_may_be_of_any_number_or_size(shape: str) -> None:
+    options = {"window_strides": (1, 1), "padding": ((1, 1), (1, 1)), "dimension_numbers": convolutions.LAYOUT}
+    function = jax.jit(lambda x, w: convolutions.conv_general_dilated(x, w, **options))
+    x, w = images(((2, 2), (3, 4), 3))
+    given = jax.ShapeDtypeStruct(jax.export.symbolic_shape(shape), x.dtype), jax.ShapeDtypeStruct(w.shape, w.dtype)
+    np.testing.assert_allclose(jax.export.export(function)(*given).call(x, w), function(x, w), rtol=1e-4, atol=1e-4)
+
+
 def test_many_tiles_are_added_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """By oneDNN's kernels (make test-onednn) a sum of 34 convolutions one after another would end this process."""
     monkeypatch.setattr(convolutions, "TILE", 1)
