@@ -32,7 +32,7 @@ def test_a_function_may_bind_a_random_key() -> None:
     x, params, weight = INPUTS.astype(np.float32), np.zeros((INPUTS.shape[1], 3), np.float32), np.full(N, 1 / N)
     bound, plain = Partial(scaled, jax.random.key(0)), lambda params, x: scaled(jax.random.key(0), params, x)
     products = [GroupOperator(model, params, x, LABEL, weight)(np.ones(params.size)) for model in (bound, plain)]
-    np.testing.assert_array_equal(*products)
+    np.testing.assert_array_equal(products[0], products[1])
 
 
 @pytest.mark.usefixtures("float64")
