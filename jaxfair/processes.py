@@ -240,7 +240,7 @@ def end_with_parent(*, group: bool = False) -> None:
     def watch() -> None:
         while os.read(0, 1):
             pass
-        if group:
+        if group and os.getpgrp() == os.getpid():  # which is not that of a script that pipes something to it
             os.killpg(0, signal.SIGKILL)
         os._exit(1)
 

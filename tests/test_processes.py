@@ -204,3 +204,11 @@ def test_threads_are_asked_for_by_a_variable(said: str, count: int) -> None:
 def test_a_number_of_threads_is_whole(said: str) -> None:
     with pytest.raises(JaxfairError, match=f"NPROC is '{said}'; give a whole number of threads"):
         processes.asked_threads({"NPROC": said})
+
+
+def test_a_script_that_pipes_something_to_a_stage_goes_on() -> None:
+    """Its group is the script's own; of a process that leads one, all end."""
+    code = "from jaxfair import processes; processes.end_with_parent(group=True); import time; time.sleep(60)"
+    script = f'true | "{sys.executable}" -c "{code}"; echo after'
+    ended = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=60, start_new_session=True)
+    assert ended.stdout == "after\n"
