@@ -96,8 +96,9 @@ def mean_losses(table: np.ndarray | None, member: Sequence[np.ndarray], scale: i
     with np.errstate(invalid="ignore"):  # of one that becomes infinite and one that no longer is
         value = np.array([table[:, of].mean() for of in member])
     low, high = np.full((2, len(member)), np.nan)
-    for g in np.flatnonzero(np.isfinite(value)):  # to an interval, a difference of infinite losses would be no loss
-        low[g], high[g] = intervals.of_mean_over_runs(table[:, member[g]], scale)
+    for g, of in enumerate(member):
+        if np.isfinite(value[g]):  # to an interval, a difference of infinite losses would be no loss
+            low[g], high[g] = intervals.of_mean_over_runs(table[:, of], scale)
     return Measure(value, low, high)
 
 
