@@ -2,9 +2,9 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
-import time
 from contextlib import nullcontext
 from types import ModuleType
 
@@ -565,19 +565,22 @@ def test_a_stage_that_was_stopped_midway_is_made_again(tmp_path, monkeypatch):
 
 
 def test_a_stage_ends_with_its_command_and_so_does_what_it_has_started(tmp_path):
-    """However that ended: a stage that went on would spoil the times of the next, and write into the same folder."""
-    stage = "import subprocess, sys, time; from jaxfair import processes; processes.end_with_parent(group=True);"
-    stage += f"subprocess.Popen(['sh', '-c', 'sleep 4; touch {tmp_path}/went-on']); open('{tmp_path}/begun', 'w');"
+    """However that ended: a stage that went on would spoil the times of the next, and write into the same folder.
+
+    A pipe that both have open has an end when both are gone.
+    """
+    os.mkfifo(alive := tmp_path / "alive")
+    stage = "import subprocess, time; from jaxfair import processes; processes.end_with_parent(group=True);"
+    stage += f"out = open('{alive}', 'w'); subprocess.Popen(['sh', '-c', 'sleep 60; echo on'], stdout=out);"
     command = "import sys; from benchmarks import accelerator"
-    command += f"; accelerator._run([sys.executable, '-c', {stage!r} + 'time.sleep(9)'], 60)"
+    stage += "print('begun', file=out, flush=True); time.sleep(600)"
+    command += f"; accelerator._run([sys.executable, '-c', {stage!r}], 600)"
     process = subprocess.Popen([sys.executable, "-c", command], cwd=ROOT)
-    while not (tmp_path / "begun").exists():
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.kill()
-    process.wait()
-    time.sleep(5)
-    assert [path.name for path in tmp_path.iterdir()] == ["begun"]
+    with alive.open() as seen:
+        assert seen.readline() == "begun\n"
+        process.kill()
+        process.wait()
+        assert seen.read() == ""
 
 
 def test_the_answers_of_two_devices_are_on_no_page(tmp_path):
