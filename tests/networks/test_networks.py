@@ -17,7 +17,7 @@ from jaxfair import checkpoints, networks
 from jaxfair.errors import JaxfairError
 from jaxfair.linearize import snl
 from jaxfair.linearize.config import DeepReduceConfig
-from jaxfair.networks import arithmetic, masks
+from jaxfair.networks import arithmetic, convolutions, masks
 from jaxfair.networks.architectures import layers_of_gates
 from jaxfair.networks.network import apply_watched
 from jaxfair.training.config import TrainConfig
@@ -255,7 +255,7 @@ def test_native_arithmetic_adds_no_operation(kind: str, monkeypatch: pytest.Monk
 
     native, rounded = operations(), operations(arithmetic="bf16")
     monkeypatch.setattr(arithmetic, "dot_general", lambda kind: None)
-    monkeypatch.setattr(arithmetic, "conv_general_dilated", lambda kind: None)
+    monkeypatch.setattr(arithmetic, "conv_general_dilated", lambda kind: convolutions.conv_general_dilated)
     assert native == operations() != rounded
 
 
