@@ -38,7 +38,7 @@ from jaxfair.options import Natural, checked
 
 GIGABYTE = 1024**3
 LEAST_OPERATIONS = 5e7
-"""Of a chunk on a CPU: a call takes a millisecond of Python, in which the other cores' threads wait for it."""
+"""Of a chunk on a CPU: with less to do, to wake another core's thread takes longer than to do it on this one."""
 
 
 class Plan(NamedTuple):

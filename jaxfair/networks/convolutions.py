@@ -1,8 +1,8 @@
 """Convolutions that are fast on a CPU where XLA's are not: of small images, and their derivatives by oneDNN's kernels.
 
 Images, or results, that are smaller than the kernel, such as the last 2 x 2 pixels of a ResNet, no library's kernels
-take, and XLA computes number by number. As a product of matrices, every pixel's neighbourhood by the kernel, it is 5 to
-200 times as fast.
+take, and XLA computes number by number. A product of matrices, of every pixel's neighbourhood and the kernel, takes a
+small part of that time (``python -m benchmarks.convolutions --whole``).
 
 XLA differentiates a convolution with respect to its kernel by another one, whose own kernel is the whole cotangent and
 whose channels are the images. oneDNN reads that cotangent anew for every pixel of the result, of which there are too
@@ -16,7 +16,7 @@ import itertools
 import math
 import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -120,16 +120,22 @@ def _by_neighbourhoods(lhs: Array, rhs: Array, strides: Any, padding: Any, preci
     Rows and columns of the kernel that meet nothing but padding are left out, as are all but the middle of 3 x 3 for an
     image of one pixel.
     """
-    ends, zero = _ends(lhs, rhs, strides, padding), jnp.zeros((), lhs.dtype)
-    padded = lax.pad(lhs, zero, [(0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0)])
+    ends = _ends(lhs, rhs, strides, padding)
     spans = [(end - 1) * stride + 1 for end, stride in zip(ends, strides, strict=True)]
     met = [
         [i for i in range(kernel) if i + span > low and i < low + image]
         for kernel, span, (low, _), image in zip(rhs.shape[:2], spans, padding, lhs.shape[1:3], strict=True)
     ]
-    seen = [padded[:, i : i + spans[0] : strides[0], j : j + spans[1] : strides[1]] for i, j in itertools.product(*met)]
+    moved = _moved(lhs, padding, spans, strides)
+    seen = [moved(i, j) for i, j in itertools.product(*met)]
     kernel = rhs[met[0][0] : met[0][-1] + 1, met[1][0] : met[1][-1] + 1].reshape(-1, rhs.shape[-1])
     return jnp.matmul(jnp.concatenate(seen, axis=-1), kernel, precision=precision)
+
+
+def _moved(lhs: Array, padding: Any, spans: Sequence[int], strides: Sequence[int]) -> Callable[[int, int], Array]:
+    """Return a function of a row and a column of the kernel: of images, what that meets in each place of the result."""
+    padded = lax.pad(lhs, jnp.zeros((), lhs.dtype), [(0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0)])
+    return lambda i, j: padded[:, i : i + spans[0] : strides[0], j : j + spans[1] : strides[1]]
 
 
 def _convolve(lhs: Array, rhs: Array, *, size: Any, **options: Any) -> Array:
@@ -219,13 +225,8 @@ def _of_tile(cotangent: Array, lhs: Array, size: Any, padding: Any, precision: A
 
 def _by_products(cotangent: Array, lhs: Array, size: Any, strides: Any, padding: Any, precision: Any) -> Array:
     """Return it as a product for each row of the kernel, with the images moved by every column side by side."""
-    padded = jnp.pad(lhs, ((0, 0), *padding, (0, 0)))
-    (_, high, wide, out), (across, along) = cotangent.shape, strides
-    ends = (high - 1) * across + 1, (wide - 1) * along + 1
-
-    def moved(i: int, j: int) -> Array:
-        return padded[:, i : i + ends[0] : across, j : j + ends[1] : along]
-
+    _, high, wide, out = cotangent.shape
+    moved = _moved(lhs, padding, [(high - 1) * strides[0] + 1, (wide - 1) * strides[1] + 1], strides)
     rows = [jnp.concatenate([moved(i, j) for j in range(size[1])], axis=-1) for i in range(size[0])]
     flat = cotangent.reshape(-1, out)
     products = [jnp.matmul(row.reshape(len(flat), -1).T, flat, precision=precision) for row in rows]
