@@ -126,10 +126,18 @@ def _by_neighbourhoods(lhs: Array, rhs: Array, strides: Any, padding: Any, preci
         [i for i in range(kernel) if i + span > low and i < low + image]
         for kernel, span, (low, _), image in zip(rhs.shape[:2], spans, padding, lhs.shape[1:3], strict=True)
     ]
-    moved = _moved(lhs, padding, spans, strides)
+    moved = _moved(_computed(lhs), padding, spans, strides)
     seen = [moved(i, j) for i, j in itertools.product(*met)]
     kernel = rhs[met[0][0] : met[0][-1] + 1, met[1][0] : met[1][-1] + 1].reshape(-1, rhs.shape[-1])
-    return jnp.matmul(jnp.concatenate(seen, axis=-1), kernel, precision=precision)
+    return _computed(jnp.matmul(jnp.concatenate(seen, axis=-1), kernel, precision=precision))
+
+
+def _computed(array: Array) -> Array:
+    """Return an array that is computed once, and a derivative that is.
+
+    XLA would compute what copies are of, such as batch norm or its gradient, within each of them anew.
+    """
+    return lax.optimization_barrier(array)
 
 
 def _moved(lhs: Array, padding: Any, spans: Sequence[int], strides: Sequence[int]) -> Callable[[int, int], Array]:
@@ -164,6 +172,7 @@ def _fast_kernel_gradient(
     precision: Any,
 ) -> Array:
     """Return the same by what is fastest of tiles, products of matrices and XLA's own way."""
+    cotangent, lhs = _computed(cotangent), _computed(lhs)
     strided, large = max(window_strides) > 1, 2 * cotangent.size * math.prod(size) * lhs.shape[-1] >= LEAST
     if size == (1, 1) or (strided and large) or (not strided and lhs.shape[-1] <= FEW):
         return _by_products(cotangent, lhs, size, window_strides, padding, precision)

@@ -103,6 +103,17 @@ def test_small_images_are_products_of_matrices(case: Any, asked: bool, monkeypat
 
 
 @pytest.mark.usefixtures("float64")
+@pytest.mark.skipif(jax.__version_info__ < (0, 11), reason="jaxlib 0.10 takes barriers away before it fuses")
+@pytest.mark.parametrize("case", [CASES[2], CASES[4], SMALL[0], SMALL[2]])
+def test_what_is_copied_is_computed_once(case: Any) -> None:
+    """What stands before a convolution, and the gradient of what comes after it, are computed in no copy of them."""
+    whole = loss(convolutions.conv_general_dilated, *case[3:])
+    gradient = jax.jit(jax.grad(lambda x, w: whole(jnp.exp(x), w), (0, 1)))
+    computations = (gradient.lower(*images(case)).compile().as_text() or "").split("\n\n")
+    costly = [each for each in computations if "exponential(" in each or "cosine(" in each]
+    assert costly and not any(" concatenate(" in each for each in costly)
+
+
 @pytest.mark.parametrize("padding", ["SAME", "VALID", "SAME_LOWER"])
 @pytest.mark.parametrize("pixels", [4, 9])
 def test_padding_has_names(padding: str, pixels: int) -> None:
