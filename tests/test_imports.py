@@ -53,7 +53,9 @@ HEAVY = ("matplotlib", "torch", "pandas", "sklearn", "tensorflow", "tensorflow_d
 PROGRAMS = [
     ("experiments.change.__main__", [[]]),
     ("experiments.compression.__main__", [[]]),
+    ("experiments.data.__main__", [["describe"], ["prepare"]]),
     ("experiments.hardware.__main__", [[], ["pack"], ["merge"]]),
+    ("experiments.hardware.child", [["cpu"]]),
     ("experiments.linearization.__main__", [[]]),
     ("experiments.linearization.across", [[]]),
     ("experiments.linearization.foretold", [[]]),
@@ -114,6 +116,13 @@ def test_no_test_file_imports_another() -> None:
     for path in (ROOT / "tests").rglob("*.py"):
         shared = [name for name in imports(path) if name.startswith("tests") and ".test_" in name]
         assert not shared, f"{path.name} imports {shared[0]}; move what they share to a module without tests"
+
+
+def test_every_program_is_asked_for_its_help() -> None:
+    """Whatever in experiments has a command line is in PROGRAMS."""
+    written = [path for path in FILES if " cli.main(" in path.read_text(encoding="utf-8")]
+    programs = {name for name, _ in PROGRAMS if name.startswith("experiments.")}
+    assert {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in written} == programs
 
 
 def test_help_needs_no_jax() -> None:

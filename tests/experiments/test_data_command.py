@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import data
+from experiments.data.__main__ import main
 from experiments.running import datasets
 from experiments.running.settings import DataConfig
 from jaxfair.data import sources
@@ -29,7 +29,7 @@ def mine(path: Path) -> Path:
 
 def test_describe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, out = mine(tmp_path / "mine.npz"), tmp_path / "pictures" / "mine.png"
-    assert data.main(["describe", "npz", "--path", str(path), "--out", str(out)]) == 0
+    assert main(["describe", "npz", "--path", str(path), "--out", str(out)]) == 0
     text = capsys.readouterr().out
     assert f"npz in {path}" in text
     assert "192 training and 48 test images of 6x6x3, split by class and group, 20 % test, seed 0" in text
@@ -47,7 +47,7 @@ def test_any_name_of_a_group_is_drawn_as_it_is(tmp_path: Path, capsys: pytest.Ca
     images = np.zeros((40, 6, 6, 3), np.uint8)
     np.savez(tmp_path / "$a_{$.npz", images=images, label=np.arange(40) % 2, group=np.repeat(["$5-$10", "$x_{$"], 20))
     out = tmp_path / "sheet.png"
-    assert data.main(["describe", "npz", "--path", str(tmp_path / "$a_{$.npz"), "--out", str(out)]) == 0
+    assert main(["describe", "npz", "--path", str(tmp_path / "$a_{$.npz"), "--out", str(out)]) == 0
     assert out.stat().st_size > 1000
     assert "Traceback" not in capsys.readouterr().err
 
@@ -63,7 +63,7 @@ def test_what_is_kept_for_training_is_said(tmp_path: Path, capsys: pytest.Captur
 def test_describe_says_when_the_group_is_the_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     utkface(tmp_path / "data" / "UTKFace.zip")
     out = str(tmp_path / "sheet.png")
-    assert data.main(["describe", "utkface-gender", "--out", out, "--test-fraction", "0.4"]) == 0
+    assert main(["describe", "utkface-gender", "--out", out, "--test-fraction", "0.4"]) == 0
     printed = capsys.readouterr()
     assert "The group is the class." in printed.out
     assert "UTKFace, 10-image subset, utkface in" in printed.out
@@ -90,7 +90,7 @@ def test_describe_says_when_the_group_is_the_class(tmp_path: Path, capsys: pytes
 def test_a_mistake_is_answered_by_one_sentence(
     arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert data.main(arguments) == 1
+    assert main(arguments) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert words in error
@@ -98,14 +98,14 @@ def test_a_mistake_is_answered_by_one_sentence(
 
 
 def test_help_names_the_sets(capsys: pytest.CaptureFixture[str]) -> None:
-    assert data.main([]) == 0
+    assert main([]) == 0
     text = capsys.readouterr().out
     assert all(name in text for name in sources.NAMES)
 
 
 def test_prepare_writes_what_the_studies_find(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = utkface(tmp_path / "mine.zip")
-    assert data.main(["prepare", "utkface", "--path", str(path)]) == 0
+    assert main(["prepare", "utkface", "--path", str(path)]) == 0
     assert "Prepared: " in capsys.readouterr().out
     assert sources.load("utkface-race").origin.startswith("tfds in ")
 

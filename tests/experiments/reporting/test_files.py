@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import data
+from experiments.data.__main__ import main as data
 from experiments.linearization import foretold, side_by_side
 from experiments.reporting import files, publish
 from jaxfair.errors import JaxfairError
@@ -48,7 +48,7 @@ def test_a_file_of_others_stays(mine: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mine", "command"),
     [
-        ("out.png", lambda study, out: data.main(["describe", "digits", "--out", str(out / "out.png")])),
+        ("out.png", lambda study, out: data(["describe", "digits", "--out", str(out / "out.png")])),
         ("out.md", lambda study, out: publish.main([str(study), "--out", str(out / "out.md")])),
         ("out-groups.csv", lambda study, out: publish.main([str(study), "--out", str(out / "out.md")])),
         ("claims.csv", lambda study, out: side_by_side.write(side_by_side.read([study]), out)),
@@ -73,5 +73,5 @@ def test_no_command_replaces_what_it_did_not_write(
 
 def test_an_earlier_contact_sheet_is_replaced(tmp_path: Path) -> None:
     for _ in range(2):
-        assert data.main(["describe", "digits", "--out", str(tmp_path / "sheet.png")]) == 0
+        assert data(["describe", "digits", "--out", str(tmp_path / "sheet.png")]) == 0
     assert list(contents(tmp_path)) == ["sheet.png"]

@@ -1,25 +1,13 @@
-"""Look at a data set, or prepare it for TFDS.
+"""What is in a data set: counts by group and class, statistics, origin, and a contact sheet."""
 
-    python -m experiments.data describe utkface-race
-    python -m experiments.data prepare utkface --path UTKFace.zip
-
-``describe`` loads any data set that the studies can use, with the same options, prints what is in it, and writes a
-contact sheet. ``prepare`` writes UTKFace as a TFDS data set, which needs no tensorflow.
-"""
-
-import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
-import tyro
 
-from experiments import cli
+from experiments.data.settings import Describe
 from experiments.reporting import files
 from experiments.running import datasets
-from experiments.running.progress import Progress
 from experiments.running.settings import DataConfig
 from jaxfair import groups
 from jaxfair.data import sources
@@ -32,38 +20,6 @@ WIDE = 0.2  # an interval of an accuracy of 80 % that is wider deserves a warnin
 MOST_CLASSES = 12  # that get a column of their own
 SHEET = "contact sheet", "jaxfair contact sheet"
 """What the picture is called, and the text in it by which an earlier one is known, see ``files.replacing``."""
-
-Name = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
-
-
-@dataclasses.dataclass(frozen=True)
-class Describe(DataConfig):
-    """Load a data set as the studies do, print what is in it, and write a contact sheet.
-
-    A preset of a study may hold out another share of the images for tests (``quickstart``: 25 %) or keep fewer.
-
-    Attributes:
-        name: of the set.
-        out: PNG file of the contact sheet; None is ``results/data/NAME.png``.
-    """
-
-    name: Name = tyro.MISSING
-    out: Path | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Prepare:
-    """Write UTKFace as a TFDS data set.
-
-    Attributes:
-        name: of the set; ``utkface``.
-        path: folder or archive of the official files.
-        out: folder of TFDS data sets; None is ``tfds`` in the data directory, where the studies look.
-    """
-
-    name: Name
-    path: Path
-    out: Path | None = None
 
 
 def describe(config: Describe) -> None:
@@ -148,33 +104,3 @@ def contact_sheet(dataset: Dataset, out: Path, title: str) -> None:
                 axis.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255)
     figure.suptitle(title, fontsize=10, parse_math=False)
     figure.savefig(out, dpi=110, bbox_inches="tight", metadata={"Description": SHEET[1]})
-
-
-def prepare(config: Prepare) -> None:
-    """Write UTKFace as a TFDS data set."""
-    from jaxfair.data import tfds
-
-    if config.name != "utkface":
-        raise JaxfairError(f"'{config.name}' cannot be prepared; only utkface can, other sets TFDS prepares itself.")
-    with Progress() as progress:
-        folder = tfds.prepare(
-            config.path,
-            config.out or sources.default_data_dir() / "tfds",
-            on_progress=datasets.shown(progress, "prepare images"),
-        )
-    print(f"Prepared: {folder}")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line."""
-    after = "nothing is half made, and the same command starts again"
-    once = [f"--{name.rpartition('.')[2]}" for name in cli.OF_DATA]
-    commands = {
-        "describe": cli.Command(Describe, lambda: lambda config, _: describe(config), after, once=once),
-        "prepare": cli.Command(Prepare, lambda: lambda config, _: prepare(config), after, once=once),
-    }
-    return cli.main("python -m experiments.data", f"{__doc__}\nNames: {', '.join(sources.NAMES)}", commands, arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Data sets looked at, and prepared for TFDS."""
