@@ -16,12 +16,14 @@ from jax.flatten_util import ravel_pytree
 
 from benchmarks import (
     accelerator,
+    answers,
     convolutions,
     executors,
     libraries,
     measure,
     problems,
     report,
+    stages,
     starts,
     timing,
     tracing,
@@ -595,15 +597,15 @@ def test_the_answers_of_two_devices_are_on_no_page(tmp_path):
 def test_a_page_sets_libraries_beside_each_other_by_operation():
     rows = {"jaxfair: forward": 0.001, "torch: forward": 0.002, "torch: forward, channels_last": 0.0015}
     rows |= {"jaxfair: Hessian product, pass kept": 0.02, "jaxfair: Hessian product, recomputed": 0.03}
-    said = accelerator._beside(rows | {"torch: Hessian product, compiled": 0.01})
+    said = answers._beside(rows | {"torch: Hessian product, compiled": 0.01})
     assert said == "forward: jaxfair 0.001 s, torch 0.0015 s; Hessian product: torch 0.01 s, jaxfair 0.02 s"
 
 
 def test_a_quickstart_that_was_stopped_is_not_timed_as_a_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(accelerator, "_child", lambda *_, **__: (tmp_path / "quickstart" / "runs").mkdir(parents=True))
-    assert accelerator._said["quickstart"](accelerator.quickstart(tmp_path, True, 0)).endswith(" s in all.")
-    monkeypatch.setattr(accelerator, "_child", lambda *_, **__: "")
-    said = accelerator._said["quickstart"](accelerator.quickstart(tmp_path, True, 0))
+    monkeypatch.setattr(stages, "_child", lambda *_, **__: (tmp_path / "quickstart" / "runs").mkdir(parents=True))
+    assert answers._quickstart(stages.quickstart(tmp_path, True, 0)).endswith(" s in all.")
+    monkeypatch.setattr(stages, "_child", lambda *_, **__: "")
+    said = answers._quickstart(stages.quickstart(tmp_path, True, 0))
     assert said.endswith(" s for what an earlier call had not made.")
 
 

@@ -51,6 +51,7 @@ LEVEL = {room: level for level, rooms in enumerate(HOUSE) for room in rooms}
 HEAVY = ("matplotlib", "torch", "pandas", "sklearn", "tensorflow", "tensorflow_datasets", "orbax", "tyro", "pyarrow")
 
 PROGRAMS = [
+    ("benchmarks.accelerator", [[]]),
     ("experiments.change.__main__", [[]]),
     ("experiments.compression.__main__", [[]]),
     ("experiments.data.__main__", [["describe"], ["prepare"]]),
