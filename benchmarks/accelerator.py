@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.answers import PAGE, STAGES, STOPPED, earlier, write_page
+from benchmarks.answers import PAGE, STAGES, STOPPED, earlier, why, write_page
 from jaxfair import processes, runs
 from jaxfair.errors import JaxfairError
 
@@ -98,7 +98,7 @@ def _run(words: Sequence[str], seconds: float) -> str:
             if isinstance(stopped, KeyboardInterrupt):
                 raise
             return f"it took more than {seconds / 60:.1f} minutes; --stage NAME --minutes 20 gives it more"
-    return (error.strip().splitlines() or [f"status {process.returncode}"])[-1][:300] if process.returncode else ""
+    return why(error, process.returncode) if process.returncode else ""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -131,7 +131,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             with processes.locked(out / PAGE, print):  # two would time each other
                 # After each stage, so that what was found is on the page however the command ends.
                 missing = run_all(out, chosen.minutes, chosen.small, lambda missing: write_page(out, missing))
-                print(write_page(out, missing))
+                text = write_page(out, missing)
+            if not any(earlier(out, stage.name) for stage in STAGES):
+                raise SystemExit(text.strip())
+            print(text)
     except (JaxfairError, OSError) as error:
         raise SystemExit(str(error)) from error
     except KeyboardInterrupt:

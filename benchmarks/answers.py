@@ -1,6 +1,7 @@
 """What the stages of ``benchmarks.accelerator`` have found, and the page of one screen that is made of it."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +37,12 @@ def earlier(out: Path, stage: str) -> dict[str, Any]:
         return {}
 
 
+def why(said: str, status: int) -> str:
+    """Return why a process failed: the last line that it said, without the time and place that XLA writes before it."""
+    last = (said.strip().splitlines() or [f"status {status}"])[-1]
+    return re.sub(r"^[A-Z]\d{4} [^\]]*\] ", "", last)[:200]
+
+
 def write_page(out: Path, missing: dict[str, str]) -> str:
     """Write what was found so far as ``page``, and return it."""
     text = page(out, missing)
@@ -53,8 +60,7 @@ def page(out: Path, missing: dict[str, str]) -> str:
     """
     found = {stage.name: answer for stage in STAGES if (answer := earlier(out, stage.name))}
     if not found:
-        reasons = [f"{name}: {reason}" for name, reason in missing.items()]
-        return f"Nothing was found: {'; '.join(reasons) or 'no stage has ended yet'}\n"
+        return f"Nothing was found: {_reasons(missing) or 'no stage has ended yet'}\n"
     about = next(iter(found.values()))["environment"]
     versions = about["versions"]
     lines = [f"# {about['device_kind']}", ""]
@@ -68,6 +74,14 @@ def page(out: Path, missing: dict[str, str]) -> str:
         )
         lines += [f"- **{stage.question}** {said}"]
     return "\n".join(lines) + "\n"
+
+
+def _reasons(missing: dict[str, str]) -> str:
+    """Say why stages are missing, each reason once."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in missing.items():
+        by_reason.setdefault(reason, []).append(name)
+    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in by_reason.items())
 
 
 def _right(found: dict[str, Any]) -> str:

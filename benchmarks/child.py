@@ -16,6 +16,7 @@ from typing import Any
 import jax
 
 from benchmarks import libraries, problems, timing
+from benchmarks.answers import why
 from benchmarks.jobs import Method
 from jaxfair import processes
 from jaxfair.errors import JaxfairError
@@ -57,8 +58,7 @@ def measure(
     with processes.leash() as stdin:
         ended = subprocess.run(command, cwd=ROOT, env=environment, stdin=stdin, capture_output=True, text=True)
     if ended.returncode:
-        reason = (ended.stderr.strip().splitlines() or [f"status {ended.returncode}"])[-1]
-        raise JaxfairError(f"The process for '{job}' failed: {reason}")
+        raise JaxfairError(f"The process for '{job}' failed: {why(ended.stderr, ended.returncode)}")
     return {**json.loads(ended.stdout.strip().splitlines()[-1]), "process_seconds": time.perf_counter() - begin}
 
 

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from benchmarks import measure, problems, right, timing
-from benchmarks.answers import STOPPED, earlier
+from benchmarks.answers import STOPPED, earlier, why
 from benchmarks.libraries import jaxfair_jobs as ours
 from jaxfair import hardware, networks
 from jaxfair.data.sources import load
@@ -204,6 +204,5 @@ def _child(words: Sequence[str], environment: dict[str, str] | None = None, seco
     except subprocess.TimeoutExpired:
         raise JaxfairError(f"{called} was {STOPPED} {seconds:.0f} seconds") from None
     if ended.returncode:
-        lines = ended.stderr.strip().splitlines() or [f"status {ended.returncode}"]
-        raise JaxfairError(f"{called} failed: {lines[-1][:200]}")
+        raise JaxfairError(f"{called} failed: {why(ended.stderr, ended.returncode)}")
     return ended.stdout

@@ -585,6 +585,27 @@ def test_a_stage_ends_with_its_command_and_so_does_what_it_has_started(tmp_path)
         assert seen.read() == ""
 
 
+def test_a_page_without_answers_says_each_reason_once_and_the_command_fails(tmp_path, monkeypatch):
+    """As where no stage can start: XLA's line has another time and process each time."""
+    numbers = iter(range(100))
+    refused = "Check failed\nF1130 14:48:{:02}.744018   303{:02} parse_flags.cc:234] Unknown flag in XLA_FLAGS: --x\n"
+
+    class Failed:
+        returncode, pid = -6, 0
+
+        def __init__(self, words, **_):
+            pass
+
+        def communicate(self, timeout):
+            return "", refused.format(number := next(numbers), number)
+
+    monkeypatch.setattr(accelerator.subprocess, "Popen", Failed)
+    with pytest.raises(SystemExit) as ended:
+        accelerator.main(["--out", str(tmp_path), "--minutes", "8"])
+    names = ", ".join(stage.name for stage in accelerator.STAGES)
+    assert ended.value.code == f"Nothing was found: {names}: Unknown flag in XLA_FLAGS: --x"
+
+
 def test_the_answers_of_two_devices_are_on_no_page(tmp_path):
     environment = {"device_count": 1, "device_kind": "cpu", "versions": {"jax": "0.10.2"}}
     accelerator._check_same(tmp_path, environment)
