@@ -148,7 +148,7 @@ class Merge:
 
     Attributes:
         studies: folders of studies, or packed files.
-        out: folder of the report, and of what is unpacked.
+        out: folder of the report.
         allow_versions: compare runs of different package versions.
     """
 

@@ -3,8 +3,10 @@
 import dataclasses
 import functools
 import os
+import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 from experiments.hardware import bundles, nodes, report, runs
 from experiments.hardware.nodes import Place
@@ -236,11 +238,19 @@ def merge(given: Merge, command: Sequence[str]) -> None:
     if not given.studies:
         raise JaxfairError("No study is given; name the folders or packed files of finished studies.")
     check_once(given.studies)
-    unpacked = given.out / "unpacked"
-    with processes.locked(unpacked, say):  # until they are read
+    unpacked = given.out / ".unpacked"
+    with processes.locked(unpacked, say), ExitStack() as after:  # until they are read
+        shutil.rmtree(unpacked, ignore_errors=True)  # of a process that was killed
+        after.callback(shutil.rmtree, unpacked, ignore_errors=True)
         folders = [
             # By position too: files of two machines may have one name.
             study if study.is_dir() else bundles.unpack(study, unpacked / str(position) / study.name.split(".")[0])
             for position, study in enumerate(given.studies, 1)
         ]
-        report.write(folders, given.out / "report", command, allow_versions=given.allow_versions)
+        try:
+            report.write(folders, given.out / "report", command, allow_versions=given.allow_versions)
+        except JaxfairError as error:
+            said = str(error)
+            for folder, study in zip(folders, given.studies, strict=True):
+                said = said.replace(f"{folder}", f"{study}")  # which its reader knows
+            raise JaxfairError(said) from error

@@ -210,7 +210,8 @@ def test_a_packed_study_can_be_merged_with_another(study: Path, tmp_path: Path) 
     with mock.patch("experiments.reporting.drawing.save", sketch), mock.patch.object(bundles, "check_apart"):
         assert main(["merge", str(study), str(packed), "--out", str(tmp_path / "both")]) == 0  # as of two machines
     assert (tmp_path / "both" / "report" / "report.html").is_file()
-    merged = bundles.read(study) + bundles.read(tmp_path / "both" / "unpacked" / "2" / "elsewhere")
+    assert [path.name for path in (tmp_path / "both").iterdir()] == ["report"]
+    merged = bundles.read(study) + bundles.read(bundles.unpack(packed, tmp_path / "elsewhere"))
     found = of(hardware_results.collect(merged), "plain")
     assert [series.profile for series in found.profiles] == ["bf16", "cpu", "bf16"]
     assert len({series.label for series in found.profiles}) == 3
@@ -262,7 +263,9 @@ def test_a_study_and_its_packed_file_are_one(study: Path, tmp_path: Path, capfd:
     assert main(["pack", str(study), str(tmp_path / "packed.tar")]) == 0
     assert re.search(r"Packed: .*packed.tar, \d+ runs of 2 profiles", capfd.readouterr().out)
     assert main(["merge", str(study), str(tmp_path / "packed.tar"), "--out", str(tmp_path / "both")]) == 1
-    assert "hold the same runs; give each study once" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert f"'{study}' and '{tmp_path / 'packed.tar'}' hold the same runs; give each study once" in said
+    assert not any((tmp_path / "both").iterdir())
 
 
 def test_a_file_that_is_no_packed_study_is_not_replaced(
@@ -286,11 +289,14 @@ def test_packed_files_of_one_name_stay_apart(tmp_path: Path, monkeypatch: pytest
         (file.parent / "study" / "machine").write_text(file.parent.name)
         with tarfile.open(file, "w:gz") as archive:
             archive.add(file.parent / "study" / "machine", "machine")
-    given: list[Path] = []
-    monkeypatch.setattr(hardware.report, "write", lambda folders, *_, **__: given.extend(folders))
+    given: list[tuple[str, str]] = []
+    monkeypatch.setattr(
+        hardware.report,
+        "write",
+        lambda folders, *_, **__: given.extend((of.name, (of / "machine").read_text()) for of in folders),
+    )
     assert main(["merge", *map(str, files), "--out", str(tmp_path / "both")]) == 0
-    assert [(folder / "machine").read_text() for folder in given] == ["a", "b"]
-    assert [folder.name for folder in given] == ["gpu", "gpu"]
+    assert given == [("gpu", "a"), ("gpu", "b")]
 
 
 def changed(study: Path, copy: Path, change: Callable[[Run], None]) -> list[Bundle]:
