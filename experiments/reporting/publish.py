@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from experiments import cli
 from experiments.reporting import files, reports, tables
@@ -84,14 +85,14 @@ def _figure(report: Path, figure: Mapping[str, str], page: Path) -> str:
     copy = page.with_name(f"{page.stem}-{source.name}")
     with Image.open(source) as image:
         image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(copy, optimize=True)
-    return f"![{figure['title']}]({copy.name})\n\n{figure['caption']}"
+    return f"![{figure['title']}]({quote(copy.name)})\n\n{figure['caption']}"
 
 
 def _groups(every: tables.Table, file: str) -> str:
     """Write what every group of every network has: images, accuracies, drops."""
     columns = [column for column in every.columns if column.name in GROUPS]
     table = tables.markdown(tables.Table(columns, every.rows))
-    return f"## Groups\n\nAll that was measured of each group is in [{file}]({file}).\n\n{table}"
+    return f"## Groups\n\nAll that was measured of each group is in [{tables.escaped(file)}]({quote(file)}).\n\n{table}"
 
 
 def provenance(command: Sequence[str], made: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """A table as columns and rows, written as Markdown, CSV and in a terminal; ``html.table`` writes it into a page."""
 
 import csv
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,12 +91,17 @@ def markdown(table: Table) -> str:
     return "\n".join([lines[0], "|---" * len(heads) + "|", *lines[1:]])
 
 
+MARKS = re.compile(r"[\\`*~$]|(?<!\w)_|_(?!\w)|\](?=[\[(])")
+"""What Markdown may take for emphasis, code, a formula or a link; within a word an underscore is none."""
+
+
 def escaped(text: str) -> str:
-    """Return a text in which Markdown finds no tag and no emphasis, as names of groups may seem to have.
+    """Return a text in which Markdown finds no tag and no mark of its own, as names of groups may seem to have.
 
     It is read in order (``words.in_order``).
     """
-    return in_order(text).replace("<", "&lt;").replace("*", "\\*")
+    whole = re.sub(r"&(?=#?\w+;)", "&amp;", in_order(text))
+    return MARKS.sub(r"\\\g<0>", whole.replace("<", "&lt;"))
 
 
 def show(table: Table, title: str, caption: str = "", warnings: Iterable[str] = ()) -> None:

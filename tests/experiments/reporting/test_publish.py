@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -161,6 +162,14 @@ def test_every_figure_of_the_report_is_shown_with_its_caption(tmp_path: Path, tm
             assert copy.size == original.size
             apart = np.abs(np.asarray(copy.convert("RGB"), int) - np.asarray(original.convert("RGB"), int))
             assert (apart.max(axis=-1) > 32).mean() < 0.001  # of 256 colours
+
+
+def test_a_page_of_any_name_finds_its_files(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Where Markdown would end a link: at a blank, and at a bracket."""
+    publish.write(made_once(tmp_path_factory.getbasetemp()), tmp_path / "é a) [1]_x_.md")
+    text = (tmp_path / "é a) [1]_x_.md").read_text(encoding="utf-8")
+    linked = {unquote(name) for name in re.findall(r"\]\(([^ )]*)\)", text)}
+    assert linked == {path.name for path in tmp_path.iterdir() if path.suffix in (".png", ".csv")}
 
 
 def test_a_report_of_unknown_making_is_refused(tmp_path: Path) -> None:

@@ -114,6 +114,21 @@ def test_names_that_are_read_from_the_right_leave_the_numbers_after_them_in_plac
     assert plain.isascii()
 
 
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("$5-$10", r"\$5-\$10"),
+        ("_all_ of a_b", r"\_all\_ of a_b"),
+        ("R&D &lt; A&B", "R&D &amp;lt; A&B"),
+        ("`x` ~~y~~ *z*", r"\`x\` \~\~y\~\~ \*z\*"),
+        ("[a](b) [0, 1]", r"[a\](b) [0, 1]"),
+        (r"a\|b", r"a\\|b"),
+    ],
+)
+def test_markdown_finds_no_mark_in_a_name(name: str, written: str) -> None:
+    assert tables.escaped(name) == written
+
+
 def test_every_writer_says_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert tables.markdown(TABLE).splitlines() == [
         "| network | note | ReLUs | x | shorter |",
