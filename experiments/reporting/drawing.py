@@ -399,6 +399,7 @@ def log_axis(axes: "Axes", numbers: Sequence[float], form: str) -> np.ndarray:
     axes.set_xscale("log")
     axes.set_xticks(list(labels), list(labels.values()), rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
     axes.minorticks_off()
+    axes.update_datalim(np.c_[at, at], updatey=False)  # points beside a tick at an end would leave it out
     return at
 
 
@@ -565,7 +566,7 @@ def name_points(figure: "Figure", axes: Any, x: np.ndarray, y: np.ndarray, names
         ends = np.minimum(boxes[:, None, 2:], others[:, 2:]) - np.maximum(boxes[:, None, :2], others[:, :2])
         shared = np.nan_to_num(np.maximum(ends, 0)).prod(axis=-1)
         best = int(np.argmin(shared[:, 1:].sum(axis=1) - 9 * shared[:, 0] + np.abs(offsets).sum(axis=1)))
-        taken.append(boxes[best])
+        taken.append(boxes[best] + [-4, 0, 4, 0])  # or two numbers side by side would be read as one
         place = offsets[best] * 72 / figure.dpi
         axes.annotate(name, target, place, "data", "offset points", ha="center", va="center", size=8, in_layout=False)
 

@@ -129,6 +129,27 @@ def test_markdown_finds_no_mark_in_a_name(name: str, written: str) -> None:
     assert tables.escaped(name) == written
 
 
+def test_numbers_of_points_side_by_side_are_told_apart() -> None:
+    """Both above their points, 12 and 14 would be read as 1214."""
+    figure, ((axes,),) = drawing.subplots(1, 1, 5, 4)
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    figure.draw_without_rendering()
+    beside = 15 / axes.get_window_extent().width  # pixels: as near as two labels can stand without touching
+    drawing.name_points(figure, axes, np.array([0.5, 0.5 + beside]), np.full(2, 0.5), ["12", "14"])
+    first, second = (text.get_window_extent() for text in axes.texts)
+    assert second.x0 - first.x1 > 2 or second.y1 < first.y0 or first.y1 < second.y0
+
+
+def test_a_tick_at_an_end_is_seen_where_points_stand_beside_it() -> None:
+    """As those of several methods do: 0 ReLUs are at the left end."""
+    _, ((axes,),) = drawing.subplots(1, 1, 4, 3)
+    at = drawing.log_axis(axes, [768, 384, 0], ",")
+    drawing.errorbar(axes, at * 1.11, np.array([0.2, 0.5, 0.9]), "black")
+    low, high = axes.get_xlim()
+    assert low < at.min() < at.max() < high
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "384", "768"]
+
+
 def test_every_writer_says_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert tables.markdown(TABLE).splitlines() == [
         "| network | note | ReLUs | x | shorter |",
