@@ -244,7 +244,7 @@ def chosen_epochs(analysed: Sequence[Run]) -> dict[int, int]:
 def warnings(results: Results) -> list[str]:
     """Return a sentence for each thing that a reader of the numbers must know."""
     lacking = [v.label for v in results.variants if not v.by_group["top_eigenvalue_converged"].all()]
-    said = [f"Some eigenvalues of {label} did not converge; see their residuals." for label in lacking]
+    said = [f"Some eigenvalues of {some(lacking)} did not converge; see their residuals."] * bool(lacking)
     unknown, biased = differences.without_drop(results), quantities.biased_drops(results)
     never = (
         f"In group{'s' * (len(unknown) > 1)} {some(cut(unknown))} the full network or a control of some seed is "
