@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.hardware.runs import Declared
-from experiments.reporting import reports
+from experiments.reporting import files, reports
 from experiments.running.progress import say
 from jaxfair import processes, runs
 from jaxfair.errors import JaxfairError
@@ -199,11 +199,12 @@ def pack(study: Path, file: Path) -> None:
     """
     if not file.name.lower().endswith((".tar", ".tar.gz", ".tgz")):
         raise JaxfairError(f"A study is packed as NAME.tar or NAME.tar.gz, not '{file.name}'; give such a name.")
+    files.check_no_link(file)
     if file.exists() and not _is_packed(file):
         raise JaxfairError(f"'{file}' is there and no packed study; choose another name, or move it away.")
     bundles = read(study)
     folders = sorted({run.path for bundle in bundles for member in bundle.members for run in member.runs})
-    mode = "w:gz" if file.name.endswith("gz") else "w"
+    mode = "w:gz" if file.name.lower().endswith("gz") else "w"
     made = file.with_name(f".{file.name}")
     try:
         with processes.locked(file, say), ExitStack() as after:

@@ -10,8 +10,15 @@ from jaxfair import processes
 from jaxfair.errors import JaxfairError
 
 
+def check_no_link(path: Path) -> None:
+    """Raise a JaxfairError if a link stands where something is to be written: what takes its place is none."""
+    if path.is_symlink():
+        raise JaxfairError(f"'{path}' is a link, which would be lost; name the place that it leads to, or another one.")
+
+
 def check_own(main: Path, kind: str, sign: str) -> None:
     """Raise a JaxfairError if a file is there that holds no ``sign``, and so is not of the command that writes it."""
+    check_no_link(main)
     if main.exists() and not _holds(main, sign):
         raise JaxfairError(f"'{main}' is no {kind}, and would be lost; give another --out.")
 

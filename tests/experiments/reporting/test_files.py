@@ -6,12 +6,18 @@ from pathlib import Path
 import pytest
 
 from experiments.data.__main__ import main as data
+from experiments.hardware.__main__ import main as hardware
 from experiments.linearization import foretold, side_by_side
 from experiments.reporting import files, publish
 from jaxfair.errors import JaxfairError
 from tests.study import make_study
 
 KIND = "page of tests", "# Tests"
+LINKED: list[tuple[str, Callable[[Path, Path], object]]] = [
+    ("out.png", lambda _, out: data(["describe", "digits", "--out", str(out / "out.png")])),
+    ("out.md", lambda study, out: publish.main([str(study), "--out", str(out / "out.md")])),
+    ("out.tar", lambda study, out: hardware(["pack", str(study), str(out / "out.tar")])),
+]
 
 
 def write(folder: Path, name: str, text: str, last: str = "more.csv") -> None:
@@ -75,3 +81,19 @@ def test_an_earlier_contact_sheet_is_replaced(tmp_path: Path) -> None:
     for _ in range(2):
         assert data(["describe", "digits", "--out", str(tmp_path / "sheet.png")]) == 0
     assert list(contents(tmp_path)) == ["sheet.png"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize(("mine", "command"), LINKED)
+def test_no_command_replaces_a_link(
+    mine: str, command: Callable[[Path, Path], object], there: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What it leads to may lie where there is room."""
+    make_study(tmp_path / "study", "Study", seeds=1)
+    link = tmp_path / mine
+    link.symlink_to(tmp_path / "elsewhere")
+    if there:
+        (tmp_path / "elsewhere").write_text(publish.MADE)
+    assert command(tmp_path / "study", tmp_path) == 1
+    assert f"{mine}' is a link, which would be lost; " in capsys.readouterr().err
+    assert link.is_symlink()
