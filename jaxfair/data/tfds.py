@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 import shutil
+import sys
 import tempfile
 import threading
 import urllib.request
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxfair import processes
 from jaxfair.data.columns import MISSING, PARTS, Column, Index, Rejected, from_values
 from jaxfair.data.layouts import utkface
 from jaxfair.data.opening import identity, open_files
@@ -126,7 +128,7 @@ def prepare(source: Path, data_dir: Path, *, on_progress: Callable[[int, int], N
                 builder: Any = Builder(data_dir=str(data_dir))
                 builder.index, builder.on_progress = index, on_progress
                 builder.info.metadata.update(origin)
-                return _run(builder, downloads)
+                return _same_origin(_run(builder, downloads), origin)
         except (OSError, RuntimeError) as error:  # the latter from array_record, where a file cannot be written
             raise JaxfairError(f"{data_dir} cannot be written ({_first_line(error)}); make room.") from error
 
@@ -384,14 +386,17 @@ def _unreachable(url: str) -> str:
 
 
 def _run(builder: Any, download_dir: str | None = None) -> Path:
-    """Prepare a set as array_record files and return its folder."""
+    """Prepare a set as array_record files, unless another process has done so meanwhile, and return its folder."""
     import tensorflow_datasets as tfds
 
     folder = Path(builder.data_dir)
-    if folder.exists():  # tfds would take it for whole
-        raise JaxfairError(f"{folder} is no whole set; remove it and prepare the set again.")
-    config = tfds.download.DownloadConfig(try_download_gcs=False)
-    builder.download_and_prepare(download_dir=download_dir, download_config=config, file_format="array_record")
+    with processes.locked(folder.parent, lambda line: print(line, file=sys.stderr)):
+        if _folders(folder):
+            return folder
+        if folder.exists():  # tfds would take it for whole
+            raise JaxfairError(f"{folder} is no whole set; remove it and prepare the set again.")
+        config = tfds.download.DownloadConfig(try_download_gcs=False)
+        builder.download_and_prepare(download_dir=download_dir, download_config=config, file_format="array_record")
     return folder
 
 

@@ -118,6 +118,21 @@ def test_second_preparation(tmp_path: Path, source: Path, monkeypatch: pytest.Mo
         prepare(other, tmp_path / "data")
 
 
+def test_what_another_process_prepares_meanwhile_is_taken(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """It was told to remove that, as no whole set."""
+    check = prepared._check_room
+
+    def meanwhile(data_dir: Path, needed: int) -> None:
+        monkeypatch.setattr(prepared, "_check_room", check)
+        prepare(source, data_dir)
+
+    monkeypatch.setattr(prepared, "_check_room", meanwhile)
+    assert prepared.read(prepare(source, tmp_path / "data")).names
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["utkface"]
+
+
 def test_what_is_no_utkface(tmp_path: Path):
     """Another layout, and names that do not fit, are refused before anything is written."""
     faces = tmp_path / "faces"
