@@ -48,9 +48,15 @@ def user_folder(name: str) -> Path | None:
     shared = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if shared.is_absolute():  # others are to be ignored, says the XDG specification
         return shared / "jaxfair" / name
+    own = home()
+    return own and own / ".cache" / "jaxfair" / name
+
+
+def home() -> Path | None:
+    """Return the user's own folder; None where there is none, as of a user whom a container does not know."""
     try:
-        return Path.home() / ".cache" / "jaxfair" / name
-    except RuntimeError:  # a user without a home
+        return Path.home()
+    except RuntimeError:
         return None
 
 

@@ -271,8 +271,8 @@ def _locate(config: SourceConfig, named: Named | None, data_dir: Path) -> tuple[
         for path in sorted(data_dir.glob(pattern)):
             if holds_files(path) or path.suffix.lower() == ".mat":  # and no checksum or unfinished download
                 return named.layout, path
-    mine = os.environ.get("TFDS_DATA_DIR")
-    folders = [data_dir / "tfds", *([Path(mine)] if mine else []), Path("~/tensorflow_datasets").expanduser()]
+    mine, own = os.environ.get("TFDS_DATA_DIR"), store.home()
+    folders = [data_dir / "tfds", *([Path(mine)] if mine else []), *([own / "tensorflow_datasets"] if own else [])]
     found = tfds.find(named.tfds, folders)
     if found is None:
         here = f"put {named.what} into '{data_dir}' (JAXFAIR_DATA names another folder)"

@@ -312,15 +312,17 @@ def test_the_default_cache_is_where_the_environment_says(monkeypatch: pytest.Mon
 def test_a_user_without_a_home_has_a_cache_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the folder for temporary files, where no compiled program is kept: others could put one there."""
 
-    def no_home() -> Path:
+    def no_home(_: Path) -> Path:
         raise RuntimeError("Could not determine home directory.")
 
     for name in ("JAXFAIR_CACHE", "JAXFAIR_DATA", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.setattr(Path, "expanduser", no_home)  # by which Python finds it
     assert store.user_folder("compiled") is None
     assert store.default_cache() == Path(tempfile.gettempdir()) / "jaxfair" / "data"
     assert sources.default_data_dir() == Path("datasets")
+    with pytest.raises(JaxfairError, match="There are no files of 'utkface-race' in the data directory"):
+        sources.load("utkface-race")
 
 
 def test_an_entry_that_cannot_be_read_is_left_to_others(
