@@ -1,6 +1,7 @@
 """The page of a comparison: who lost more than whom, figures, tables, and what each number means."""
 
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 
 from experiments.reporting import drawing, html
 from experiments.reporting.drawing import Drawing, Drawn
+from experiments.reporting.groups import PARAGRAPH
 from experiments.reporting.series import Estimate
 from experiments.reporting.tables import Column, Row, Table
 from experiments.reporting.verdicts import Missing
@@ -91,8 +93,9 @@ def _points(found: Difference) -> Estimate:
 
 
 def _named(report: ChangeReport) -> list[str]:
-    """Return the groups' names with their numbers of examples, as figures have them."""
-    return [f"{name} ({count:,})" for name, count in zip(cut(report.names, 60), report.count, strict=True)]
+    """Return the groups' names in lines, with their numbers of examples, as figures have them."""
+    named = (f"{name} ({count:,})" for name, count in zip(cut(report.names, PARAGRAPH), report.count, strict=True))
+    return ["\n".join(textwrap.wrap(name, 28)) for name in named]
 
 
 def _beyond(report: ChangeReport) -> dict[str, bool]:

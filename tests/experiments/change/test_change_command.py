@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from experiments.change import page
 from experiments.change.__main__ import main
 from experiments.change.predictions import Names, join
 from jaxfair import change_report
@@ -145,6 +146,17 @@ def test_an_option_of_files_is_given_once(tmp_path: Path, capsys: pytest.Capture
     found = files(tmp_path)
     assert run(found, tmp_path / "out", "--before", str(found["after"])) == 1
     assert capsys.readouterr().err == "error: The option --before is given twice; give all of its values after one.\n"
+
+
+def test_figures_have_the_whole_names_of_groups() -> None:
+    """In lines, as those of studies do: two may differ in their middles alone."""
+    long = "people who are {} years of age or older and live in the north of the county"
+    codes = (PREDICTED == "yes").astype(int)
+    group = np.where(GROUP[0] == GROUP, long.format(18), long.format(65))
+    report = change_report(codes[0], codes[1], None, (LABEL == "yes").astype(int), group)
+    (axes,) = page.draw_drops(report).axes
+    shown = [" ".join(label.get_text().split()).rpartition(" (")[0] for label in axes.get_yticklabels()]
+    assert sorted(shown) == [long.format(18), long.format(65)]
 
 
 def test_names_that_collide_are_refused(tmp_path: Path) -> None:
