@@ -29,6 +29,8 @@ def run_stage(name: str, out: Path, small: bool, minutes: float) -> None:
     from benchmarks import stages
     from jaxfair import hardware
 
+    with runs.writing(out):
+        out.mkdir(parents=True, exist_ok=True)
     begin = time.perf_counter()
     environment = {**runs.environment(), **hardware.describe()}
     _check_same(out, environment)

@@ -606,6 +606,16 @@ def test_a_page_without_answers_says_each_reason_once_and_the_command_fails(tmp_
     assert ended.value.code == f"Nothing was found: {names}: Unknown flag in XLA_FLAGS: --x"
 
 
+def test_a_stage_alone_makes_its_folder(tmp_path, monkeypatch):
+    """As the command that runs all of them does."""
+    monkeypatch.setitem(stages.WORK, "seeds", lambda out, *_: {"there": out.is_dir()})
+    accelerator.run_stage("seeds", tmp_path / "new" / "folder", True, 1.0)
+    assert json.loads((tmp_path / "new" / "folder" / "seeds.json").read_text())["there"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(JaxfairError, match="there is a file where a folder is needed"):
+        accelerator.run_stage("seeds", tmp_path / "file", True, 1.0)
+
+
 def test_the_answers_of_two_devices_are_on_no_page(tmp_path):
     environment = {"device_count": 1, "device_kind": "cpu", "versions": {"jax": "0.10.2"}}
     accelerator._check_same(tmp_path, environment)
