@@ -5,6 +5,7 @@ previous one whole, since Orbax renames a checkpoint into place when all of it i
 """
 
 import hashlib
+import os
 import re
 import shutil
 import threading
@@ -16,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxfair.errors import JaxfairError, StorageError, is_of_storage, warn
+from jaxfair.errors import STORAGE, JaxfairError, StorageError, is_of_storage, short, warn
 from jaxfair.options import Natural, checked
 
 Tree = TypeVar("Tree")
@@ -61,8 +62,10 @@ def save(directory: Path, step: Natural, tree: object) -> None:
     except Exception as error:
         if not isinstance(error, OSError) and not is_of_storage(error):
             raise
+        # Orbax quotes its own database, file by file, before it says that a disk is full.
+        why = next((text for text in map(os.strerror, STORAGE) if text in str(error)), short(str(error)))
         raise StorageError(
-            f"The checkpoint cannot be written to '{directory}': {error}; earlier results are kept."
+            f"The checkpoint cannot be written to '{directory}': {why}; earlier results are kept."
         ) from error
     for other in directory.iterdir():
         if re.fullmatch(r"\d+(\.new)?(\.orbax-checkpoint-tmp.*)?", other.name) and other != final:

@@ -289,3 +289,16 @@ def test_what_a_library_says_of_the_disk_is_the_disks(
     with pytest.raises(StorageError, match=r"cannot be read: .*; nothing was removed"):
         checkpoints.resume(tmp_path, make_tree())
     assert names(tmp_path) == ["1"]
+
+
+def test_a_full_disk_is_said_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Orbax tells of each of its files that it cannot write."""
+
+    def full() -> None:
+        raise ValueError("RESOURCE_EXHAUSTED: " + 'Error writing "a/b" in OCDBT; ' * 99 + os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(checkpoints, "_checkpointer", full)
+    with pytest.raises(StorageError) as refused:
+        checkpoints.save(tmp_path / "kept", 0, {"a": np.zeros(2)})
+    said = f"The checkpoint cannot be written to '{tmp_path / 'kept'}': No space left on device; earlier results are"
+    assert str(refused.value) == f"{said} kept."
