@@ -47,8 +47,7 @@ EXCEPTIONS = {
     "loops._call": "one step of a loop on the CPU; other backends run loops._run_until",
     "kernels.kernels": "asks what a CPU does",
     "convolutions._primitive": "an operation outside of a compiled function",
-    "checks._scaled_gradient": "traced, and never run",
-    "margins._scaled_gradient": "traced, and never run",
+    "programs._scaled_gradient": "traced, and never run",
     "rules._slopes": "a user's own derivative, asked for its own derivative",
     "bound._errors": "bounds what a protocol's process on the CPU computes",
 }

@@ -11,7 +11,7 @@ from jax.tree_util import Partial
 
 from jaxfair import losses, models
 from jaxfair.curvature.chunks import over_chunks
-from jaxfair.curvature.programs import LossFn, as_pytree, at_precision, depends_on_last, per_example
+from jaxfair.curvature.programs import LossFn, as_pytree, at_precision, depends_on_last, has_derivative, per_example
 from jaxfair.errors import JaxfairError, warn
 from jaxfair.inputs import quoted
 
@@ -230,9 +230,8 @@ def _check_derivative(logits_fn: Partial, params: Any, x: Any, y: Any, loss: Los
 
     Of some it warns, but for those of which it was said that they are unused.
     """
-    with models.differentiating(), at_precision("highest"):
-        traced = _scaled_gradient.trace(logits_fn, as_pytree(loss), params, x, jnp.asarray(y), 1.0).jaxpr
-    found = depends_on_last(traced, 1)
+    with at_precision("highest"):
+        found = has_derivative(Partial(_losses, logits_fn, as_pytree(loss), x, jnp.asarray(y)), params)
     if not any(found):
         raise JaxfairError(
             "The derivative of the loss by every parameter is 0, as by jax.lax.stop_gradient, rounding, a comparison "
@@ -245,11 +244,8 @@ def _check_derivative(logits_fn: Partial, params: Any, x: Any, y: Any, loss: Los
         warn(f"The derivative by the parameters '{still}' is 0, as by stop_gradient or rounding; leave them out.")
 
 
-@jax.jit
-def _scaled_gradient(logits_fn: Any, loss: Any, params: Any, x: Any, y: Any, scale: Any) -> Any:
-    """Return the gradient of a sum of losses times a scale, on which every part of it that is not 0 depends."""
-    found, pull_back = jax.vjp(lambda params: per_example(loss, models.outputs(logits_fn, params, x), y), params)
-    return pull_back(jnp.full_like(found, scale))
+def _losses(logits_fn: Any, loss: Any, x: Any, y: Any, params: Any) -> Any:
+    return per_example(loss, models.outputs(logits_fn, params, x), y)
 
 
 def _trusted_few(loss: LossFn, found: Any, y: Any, of_inputs: tuple[bool, ...]) -> None:

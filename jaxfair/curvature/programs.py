@@ -181,6 +181,23 @@ def depends_on_last(traced: ClosedJaxpr, count: int) -> tuple[bool, ...]:
     return tuple(map(bool, models.dependencies(traced.jaxpr, last)))
 
 
+def has_derivative(function: Partial, at: Any) -> tuple[bool, ...]:
+    """Return for each array of an argument whether the derivative by it may be other than 0; a trace alone says so.
+
+    Raises:
+        JaxfairError: JAX cannot differentiate the function.
+    """
+    with models.differentiating():
+        return depends_on_last(_scaled_gradient.trace(function, at, 1.0).jaxpr, 1)
+
+
+@jax.jit
+def _scaled_gradient(function: Partial, at: Any, scale: Any) -> Any:
+    """Return the gradient of the results' sum times a scale, on which every part of it that is not 0 depends."""
+    found, pull_back = jax.vjp(function, at)
+    return pull_back(jnp.full_like(found, scale))
+
+
 def multiplies_batches(jaxpr: Any) -> bool:
     """Return whether a traced function multiplies a batch of matrices by a batch of others, as attention does."""
     products = [each for each in models.equations(jaxpr) if each.primitive.name == "dot_general"]
