@@ -33,6 +33,7 @@ from jaxfair.inputs import (
     warn_of_rounding,
 )
 from jaxfair.labels import as_labels, as_told
+from jaxfair.words import cut
 
 FEW = 8
 """Examples of which a model is asked before anything is measured, if there are as many; one size is traced once."""
@@ -43,7 +44,7 @@ def check_parameters(params: Any) -> None:
     if not leaves(params, "parameters"):
         raise JaxfairError("There are no parameters; give a pytree of floating-point arrays.")
     for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-        name = jax.tree_util.keystr(path, simple=True, separator="/") or "params"
+        name = path_name(path)
         if isinstance(leaf, np.ma.MaskedArray):
             raise JaxfairError(f"The parameter '{name}' is a masked array; give one without a mask.")
         if isinstance(leaf, Tracer):
@@ -100,7 +101,7 @@ def tree_difference(params: Any, other: Any) -> str:
     for path in [*trees[0], *trees[1]]:
         shapes = [np.shape(tree[path]) if path in tree else None for tree in trees]
         if shapes[0] != shapes[1]:
-            name = jax.tree_util.keystr(path, simple=True, separator="/") or "params"
+            name = path_name(path)
             said = ["absent" if shape is None else f"of shape {shape}" for shape in shapes]
             return f"the parameter '{name}' is {said[0]} before and {said[1]} after"
     if jax.tree.structure(params) != jax.tree.structure(other):
@@ -176,8 +177,8 @@ def _check_read(traced: Any, logits_fn: Any, params: Any) -> None:
         )
 
 
-def unused_parameters(traced: Any, logits_fn: Any, params: Any) -> list[str]:
-    """Return the paths of the parameters, of those that hold a number, that no output of a model depends on.
+def unused_parameters(traced: Any, logits_fn: Any, params: Any) -> list[int]:
+    """Return the places among the parameters' arrays, of those that hold a number, that no output depends on.
 
     Args:
         traced: ``outputs``, traced for the next two and for some inputs.
@@ -186,9 +187,28 @@ def unused_parameters(traced: Any, logits_fn: Any, params: Any) -> list[str]:
     """
     first, arguments = len(jax.tree.leaves(logits_fn)), len(traced.jaxpr.jaxpr.invars)
     used = functools.reduce(operator.or_, dependencies(traced.jaxpr.jaxpr, [1 << i for i in range(arguments)]), 0)
-    paths = jax.tree_util.tree_flatten_with_path(params)[0]
-    unused = [path for i, (path, leaf) in enumerate(paths, start=first) if leaf.size and not used >> i & 1]
-    return [jax.tree_util.keystr(path, simple=True, separator="/") or "params" for path in unused]
+    return [i for i, leaf in enumerate(jax.tree.leaves(params)) if leaf.size and not used >> (first + i) & 1]
+
+
+def in_words(params: Any, which: list[int]) -> str:
+    """Say which of the parameters' arrays are meant: how many of how many, the first ones by their paths and shapes.
+
+    A path alone says little where a tree numbers its arrays, and those of a deep network begin alike.
+    """
+    arrays = jax.tree_util.tree_flatten_with_path(params)[0]
+    names = cut([_path(arrays[i][0]) for i in which], 50)
+    said = [f"'{name}' of shape {arrays[i][1].shape}" for name, i in zip(names[:3], which, strict=False)]
+    more = f" and {len(which) - 3} more" if len(which) > 3 else ""
+    return f"{len(which)} of the {len(arrays)} arrays of parameters ({', '.join(said)}{more})"
+
+
+def path_name(path: Any) -> str:
+    """Return what messages call the place of an array of parameters, of bounded length."""
+    return cut([_path(path)])[0]
+
+
+def _path(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/") or "params"
 
 
 def dependencies(jaxpr: Jaxpr, given: list[int]) -> list[int]:

@@ -1731,14 +1731,17 @@ def test_a_derivative_of_some_parameters_is_enough(logits_fn: Any) -> None:
         warnings.simplefilter("always")
         assert (jaxfair.group_curvature(logits_fn, params, X, Y, WEIGHTS).gradient_norm > 0).all()
     (one,) = {str(each.message) for each in said}  # of the head that is not read, or of what stands behind a barrier
-    assert re.match("(No output depends on|The derivative by) the parameters '(head|w)'.* 0.*; leave them out", one)
+    told = r"1 of the 2 arrays of parameters \('(head|w)' of shape \(\d, \d\)\)"
+    assert re.match(f"(No output depends on|The derivative by) {told}.* 0.*; leave them out", one)
 
 
 @pytest.mark.parametrize("hide", [jax.lax.stop_gradient, lambda w: jnp.round(8 * w).astype(jnp.int8) / 8.0])
 def test_parameters_without_a_derivative_are_said(hide: Any) -> None:
     """Those of a frozen layer, or of one that is quantized inside; nothing is said of what loops and ReLUs read."""
     params = {"w": W, "out": np.eye(CLASSES, dtype=np.float32)}
-    with pytest.warns(UserWarning, match="The derivative by the parameters 'w' is 0, as by stop_gradient or rounding"):
+    with pytest.warns(
+        UserWarning, match=r"The derivative by 1 of .* \('w' of .* is 0, as by stop_gradient or rounding"
+    ):
         jaxfair.group_curvature(lambda p, x: jax.nn.relu(x @ hide(p["w"])) @ p["out"], params, X, Y, WEIGHTS)
 
     def looped(p: Any, x: Any) -> jax.Array:
@@ -1750,9 +1753,10 @@ def test_parameters_without_a_derivative_are_said(hide: Any) -> None:
 
 
 def test_arrays_that_a_model_does_not_read_are_said() -> None:
-    """By their paths; one that a loop reads is read, and an empty one holds nothing to read."""
-    heads = {str(i): 2 * W for i in range(9)}
-    with pytest.warns(UserWarning, match=r"on the parameters 'heads/0, .*heads/4 and 4 more', whose derivatives are 0"):
+    """By their paths and shapes; one that a loop reads is read, and an empty one holds nothing to read."""
+    heads = {str(i): i * W[:, :2] for i in range(9)}
+    said = r"9 of the 10 arrays .*\('heads/0' of shape \(4, 2\), .* and 6 more\), whose derivatives are 0"
+    with pytest.warns(UserWarning, match=said):
         jaxfair.block_curvature(lambda p, x: net(p["a"], x), {"a": W, "heads": heads}, X, Y, WEIGHTS, None)
 
     def looped(p: Any, x: Any) -> jax.Array:
@@ -1761,6 +1765,17 @@ def test_arrays_that_a_model_does_not_read_are_said() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         jaxfair.per_example_gradient_norms(looped, {"a": W, "b": np.float32([1]), "none": W[:0]}, X, Y)
+
+
+def test_arrays_of_long_or_numbered_paths_are_told_apart() -> None:
+    deep = {f"encoder_layer_{i:02}": {"attention": {"query_projection": {"kernel": i * W}}} for i in range(3)}
+    with pytest.warns(UserWarning, match=r"'enco\S*01\S*kernel' of shape \(4, 3\), '[^']*02[^']*kernel' of"):
+        jaxfair.per_example_gradient_norms(
+            lambda p, x: net(p["encoder_layer_00"]["attention"]["query_projection"]["kernel"], x), deep, X, Y
+        )
+    with pytest.raises(JaxfairError) as refused:
+        jaxfair.group_report(net, {"k" * 9000: np.arange(3)}, X, Y, GROUP)
+    assert len(str(refused.value)) < 400
 
 
 def softened(w: Any, x: Any) -> jax.Array:

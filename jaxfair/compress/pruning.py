@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxfair.errors import JaxfairError
-from jaxfair.models import check_parameters
+from jaxfair.models import check_parameters, path_name
 from jaxfair.networks.network import Network
 from jaxfair.options import Options, checked
 
@@ -116,8 +116,9 @@ def _check_params(params: Any) -> None:
     check_parameters(params)
     for path, _ in jax.tree_util.tree_leaves_with_path(params):
         if not all(isinstance(key, jax.tree_util.DictKey) for key in path):
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
-            raise JaxfairError(f"The parameter '{name}' is not in nested dicts alone; give a network's .params.")
+            raise JaxfairError(
+                f"The parameter '{path_name(path)}' is not in nested dicts alone; give a network's .params."
+            )
 
 
 @checked

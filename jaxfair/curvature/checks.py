@@ -212,8 +212,7 @@ def checked_examples(
         traced = models.outputs.trace(logits_fn, params, some)
         found = models.outputs(logits_fn, params, some)
     if unused := models.unused_parameters(traced, logits_fn, params):
-        text = f"No output depends on the parameters '{quoted(unused)}', whose derivatives are 0; leave them out."
-        warn(text)
+        warn(f"No output depends on {models.in_words(params, unused)}, whose derivatives are 0; leave them out.")
     if not labelled:
         _trusted_few(loss, found, y[few], depends_on_last(traced.jaxpr, len(jax.tree.leaves(x))))
         if isinstance(found, jax.Array):
@@ -225,7 +224,7 @@ def checked_examples(
     return params, x, y
 
 
-def _check_derivative(logits_fn: Partial, params: Any, x: Any, y: Any, loss: LossFn, unused: list[str]) -> None:
+def _check_derivative(logits_fn: Partial, params: Any, x: Any, y: Any, loss: LossFn, unused: list[int]) -> None:
     """Raise a JaxfairError if the derivative by every parameter is 0 whatever the numbers are, as traced alone says.
 
     Of some it warns, but for those of which it was said that they are unused.
@@ -237,11 +236,11 @@ def _check_derivative(logits_fn: Partial, params: Any, x: Any, y: Any, loss: Los
             "The derivative of the loss by every parameter is 0, as by jax.lax.stop_gradient, rounding, a comparison "
             "or argmax in logits_fn or in the loss; leave it out, or give it a derivative by jax.custom_jvp."
         )
-    paths = jax.tree_util.tree_flatten_with_path(params)[0]
-    flat = [path for (path, leaf), has_one in zip(paths, found, strict=True) if leaf.size and not has_one]
-    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path in flat]
-    if still := quoted([name for name in names if name not in unused]):
-        warn(f"The derivative by the parameters '{still}' is 0, as by stop_gradient or rounding; leave them out.")
+    arrays = zip(jax.tree.leaves(params), found, strict=True)
+    flat = [i for i, (leaf, has_one) in enumerate(arrays) if leaf.size and not has_one and i not in unused]
+    if flat:
+        said = f"The derivative by {models.in_words(params, flat)} is 0, as by stop_gradient or rounding"
+        warn(f"{said}; leave them out.")
 
 
 def _losses(logits_fn: Any, loss: Any, x: Any, y: Any, params: Any) -> Any:
@@ -292,8 +291,13 @@ def _is_statistic(value: Any) -> bool:
 def warn_of_parameters(params: Any) -> None:
     """Warn of batch statistics among the parameters, and of one array that is there under two names."""
     paths = jax.tree_util.tree_flatten_with_path(params, is_leaf=_is_statistic)[0]
-    named = [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in paths]
-    if statistics := [n for n, leaf in named if _is_statistic(leaf) or any(word in n.lower() for word in STATISTICS)]:
+    named = [(models.path_name(path), leaf) for path, leaf in paths]
+    texts = [jax.tree_util.keystr(path).lower() for path, _ in paths]
+    if statistics := [
+        name
+        for (name, leaf), text in zip(named, texts, strict=True)
+        if _is_statistic(leaf) or any(word in text for word in STATISTICS)
+    ]:
         text = f"The parameters hold batch statistics ({quoted(statistics)}); bind them to logits_fn instead."
         warn(text)
     first: dict[Any, str] = {}
