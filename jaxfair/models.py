@@ -237,22 +237,28 @@ def _check_indices(traced: Any, logits_fn: Any, params: Any, x: Any) -> None:
     """
     whole = [leaf for leaf in jax.tree.leaves(x) if hasattr(leaf, "argmin") and jnp.issubdtype(leaf.dtype, jnp.integer)]
     whole = [leaf for leaf in whole if leaf.size]
-    promised, others = (_indexed(traced.jaxpr.jaxpr, promised) for promised in (True, False))
-    if not whole or not promised:
+    if not whole or not (promised := _indexed(traced.jaxpr.jaxpr, True)):
         return
     ends = [int(end) // (leaf.size // len(leaf)) for leaf in whole for end in (leaf.argmin(), leaf.argmax())]
     some = jax.tree.map(lambda leaf: leaf[np.resize(ends, max(FEW, len(ends)))], x)
     try:
-        found = checkify.checkify(outputs, errors=checkify.index_checks)(logits_fn, params, some)[0].get()
+        found = _outside(logits_fn, params, some).get()
     except Exception:  # what it cannot look into, such as a derivative of the user's own, is not asked
         return
     shape = re.search(r" of shape (\(.*?\))", found or "")
-    if shape is not None and shape[1] in promised - others:  # what is said of checks all ways of indexing alike
+    others = _indexed(traced.jaxpr.jaxpr, False)  # what is said of checks all ways of indexing alike
+    if shape is not None and shape[1] in promised - others:
         numbers = min(int(leaf.min()) for leaf in whole), max(int(leaf.max()) for leaf in whole)
         raise JaxfairError(
             f"The model indexes an array of shape {shape[1]} outside of it, of which JAX makes another place; "
             f"give indices that it has (the inputs have whole numbers from {numbers[0]} to {numbers[1]})."
         )
+
+
+@jax.jit
+def _outside(logits_fn: Any, params: Any, x: Any) -> Any:
+    """Return what JAX says of places outside of arrays that a model indexes; all else that it computes is left out."""
+    return checkify.checkify(outputs, errors=checkify.index_checks)(logits_fn, params, x)[0]
 
 
 def _indexed(jaxpr: Any, promised: bool) -> set[str]:

@@ -23,7 +23,19 @@ import scipy.sparse
 from jax.tree_util import Partial
 
 import jaxfair
-from jaxfair import bounds, checkpoints, grouping, hardware, inputs, labels, losses, margins, sensitivity, taylor
+from jaxfair import (
+    bounds,
+    checkpoints,
+    grouping,
+    hardware,
+    inputs,
+    labels,
+    losses,
+    margins,
+    models,
+    sensitivity,
+    taylor,
+)
 from jaxfair.curvature.checks import trusted_losses
 from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.lanczos import extreme_eigenvalues
@@ -1858,6 +1870,27 @@ def test_a_token_that_no_embedding_has_is_refused(kind: Any, token: int) -> None
     ):
         with pytest.raises(JaxfairError, match=words):
             call()
+
+
+def test_the_check_of_tokens_is_compiled_once_for_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second call, with other tokens, runs what the first one compiled."""
+    traced, checkified = [], models.checkify.checkify
+
+    def counted(function: Any, **options: Any) -> Any:
+        traced.append(function)
+        return checkified(function, **options)
+
+    monkeypatch.setattr(models.checkify, "checkify", counted)
+    x, y = np.arange(60).reshape(20, 3) % 10, np.arange(20) % 3
+
+    def logits_fn(params: Any, x: Any) -> Any:
+        return 2 * embedded(params, x)
+
+    for tokens in (x, (x + 1) % 10, x[::-1]):
+        jaxfair.per_example_gradient_norms(logits_fn, TABLE, tokens, y)
+    with pytest.raises(JaxfairError, match="indexes an array"):
+        jaxfair.per_example_gradient_norms(logits_fn, TABLE, x + 1, y)
+    assert len(traced) == 1
 
 
 def test_tokens_that_count_from_the_end_are_taken() -> None:
