@@ -69,7 +69,9 @@ def conv_general_dilated(
         preferred_element_type: Type of the sums; if given, XLA does it all.
     """
     plain = max(*(lhs_dilation or (1,)), *(rhs_dilation or (1,)), feature_group_count, batch_group_count) == 1
-    plain = plain and preferred_element_type is None and lhs.ndim == 4 and _is_flax(lhs, rhs, dimension_numbers)
+    # Of two types, which a product of matrices would take for the wider one, JAX refuses a convolution.
+    plain = plain and preferred_element_type is None and lhs.dtype == rhs.dtype
+    plain = plain and lhs.ndim == 4 and _is_flax(lhs, rhs, dimension_numbers)
     if plain and isinstance(padding, str):
         padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], window_strides, padding)
     if plain and jax.default_backend() == "cpu" and _is_small(lhs, rhs, window_strides, padding):

@@ -80,6 +80,15 @@ def test_derivatives_are_those_of_xla(case: Any, mode: str) -> None:
         np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("case", [CASES[0], SMALL[0]])
+def test_two_types_are_refused_as_jax_has_it(case: Any) -> None:
+    """A product of matrices would take them for the wider one, of small images alone."""
+    x, w = images(case)
+    for convolve in (convolutions.conv_general_dilated, lax.conv_general_dilated):
+        with pytest.raises(TypeError, match="same dtypes, got float32, bfloat16"):
+            loss(convolve, *case[3:])(x, w.astype(jnp.bfloat16))
+
+
 @pytest.mark.parametrize(
     ("case", "convolved", "products"), [(CASES[0], 4, 0), (CASES[2], 4, 0), (CASES[4], 0, 3), (CASES[6], 0, 3)]
 )
