@@ -125,10 +125,12 @@ class Together:
 
 @partial(jax.jit, static_argnames=("step",), donate_argnames=("carry",))
 def _run_steps(step: Callable, carry: Any, fixed: Any, xs: Any) -> tuple[Any, Any]:
-    if len(jax.tree.leaves(xs)[0]) > 1:
-        return jax.lax.scan(lambda c, x: step(c, fixed, x), carry, xs)
-    carry, y = step(carry, fixed, jax.tree.map(lambda a: a[0], xs))
-    return carry, jax.tree.map(lambda a: a[None], y)
+    # Optax's optimizers mix types of numbers, which a user may have told JAX not to take.
+    with jax.numpy_dtype_promotion("standard"):
+        if len(jax.tree.leaves(xs)[0]) > 1:
+            return jax.lax.scan(lambda c, x: step(c, fixed, x), carry, xs)
+        carry, y = step(carry, fixed, jax.tree.map(lambda a: a[0], xs))
+        return carry, jax.tree.map(lambda a: a[None], y)
 
 
 def run_epoch(

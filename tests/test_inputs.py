@@ -1287,6 +1287,22 @@ def test_a_training_under_strict_rank_promotion() -> None:
     assert np.isfinite(found.curvature.top_eigenvalue).all()
 
 
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "step"])
+def test_a_training_under_strict_promotion_of_types(schedule: Any) -> None:
+    """Which Optax's optimizers are not written for, nor Flax's average; the numbers are the same."""
+    config = dataclasses.replace(ONE_STEP, schedule=schedule, momentum=0.9, nesterov=True)
+
+    def trained() -> list[Any]:
+        network = init(jaxfair.CNN(2, features=(2,)), (8, 8, 1), seed=0)
+        return list(jaxfair.fit([network, network], small(), config, seeds=[0, 1], at_once=2))
+
+    expected = jax.tree.leaves([one.network for one in trained()])
+    with jax.numpy_dtype_promotion("strict"):
+        found = jax.tree.leaves([one.network for one in trained()])
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.parametrize("kind", ["Int64", "int64[pyarrow]", "category"])
 def test_large_codes_beside_a_missing_one_are_told_apart(kind: str) -> None:
     codes = pd.Series([2**60, 2**60 + 1, 7] * 5).astype(kind)

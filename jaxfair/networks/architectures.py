@@ -276,7 +276,8 @@ class PlainBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
         """Apply the block; an odd last row or column is dropped."""
-        return nn.avg_pool(Gate(name="gate1")(x), (2, 2), strides=(2, 2))
+        # Flax's average divides by a number of NumPy's, which strict promotion of types does not take.
+        return nn.pool(Gate(name="gate1")(x), 0.0, lax.add, (2, 2), (2, 2), "VALID") / 4
 
 
 class CNN(nn.Module):
