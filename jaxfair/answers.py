@@ -123,11 +123,11 @@ def _given(given: Any, y: np.ndarray, which: str) -> np.ndarray:
     if names := out_of_order(given):
         raise JaxfairError(f"The side {which} has columns {quoted(names)}; give the classes in their order.")
     answers = unboxed(on_host(given, f"answers {which}"))
-    if answers.ndim == 2 and (no_score := np.flatnonzero(_are_ids(answers))).size:
+    if answers.ndim == 2 and (no_score := np.flatnonzero(_are_whole(answers))).size:
         name = f"'{columns[no_score[0]]}'" if columns else f"{no_score[0]}"
         raise JaxfairError(
-            f"The side {which} has a column {name} of whole numbers beside others, as ids are, which is no class; "
-            "leave it out."
+            f"The side {which} has a column {name} of whole numbers beside others, as ids, labels or groups are; leave "
+            "it out, or, if it is the score of a class, add 0.1 to all scores, which says the same."
         )
     if answers.ndim == 2 and answers.dtype.kind in "biu" and len(answers) and is_one_hot(answers):
         return answers.argmax(axis=1)
@@ -146,8 +146,8 @@ def _given(given: Any, y: np.ndarray, which: str) -> np.ndarray:
     return answers
 
 
-def _are_ids(answers: np.ndarray) -> np.ndarray:
-    """Return which columns hold whole numbers, several of them, where others do not: no network has such logits.
+def _are_whole(answers: np.ndarray) -> np.ndarray:
+    """Return which columns hold whole numbers, several of them, where others do not, as logits seldom do.
 
     A class that is switched off has one number alone, which may be infinite, numbers of half precision are whole where
     they are large, and those of a few rows may be whole by chance.

@@ -1549,6 +1549,15 @@ def test_logits_that_are_whole_are_no_ids(ruled_out: float) -> None:
         np.testing.assert_array_equal(found.accuracy_before.value, 1)
 
 
+def test_a_column_of_whole_numbers_beside_logits_is_refused_and_what_is_advised_is_taken() -> None:
+    """It may be ids, labels, or the score of a class that counts something."""
+    logits = np.c_[np.asarray(net(W, X), np.float32), np.arange(N) % 7]
+    with pytest.raises(JaxfairError, match=r"column 3 of whole numbers .*, as ids, labels or groups are; leave it out"):
+        jaxfair.change_report(logits, logits, None, Y, GROUP)
+    found = jaxfair.change_report(logits + 0.1, logits + 0.1, None, Y, GROUP)
+    np.testing.assert_allclose(found.loss_before.value, WEIGHTS @ losses.cross_entropy(jnp.asarray(logits), Y), 1e-5)
+
+
 def test_a_dictionary_of_another_kind_is_named() -> None:
     """As a tokenizer of Hugging Face returns; what is advised is taken."""
     encoded = collections.UserDict(points=X)
