@@ -473,7 +473,12 @@ def check_there(values: Iterable[Any]) -> None:
 
 
 def is_bound_to_mesh(array: jax.Array) -> bool:
-    """Return whether an array's type names a mesh, as of meshes by ``jax.make_mesh``, which no other program takes."""
+    """Return whether an array's type names a mesh, as of meshes by ``jax.make_mesh``, which no other program takes.
+
+    One that JAX traces lies nowhere.
+    """
+    if isinstance(array, Tracer):
+        return False
     return AxisType.Explicit in getattr(getattr(array.sharding, "mesh", None), "axis_types", ())
 
 

@@ -316,7 +316,9 @@ def _linearize(
     cotangents = own[None] - jnp.eye(logits.shape[1], dtype=own.dtype)[:, None]
     gradients = jax.vmap(lambda cotangent: pull_back(cotangent)[0])(cotangents)
     norms = _norm(gradients, tuple(range(2, gradients.ndim)))
-    distances = jnp.where(own.T == 1, jnp.inf, jnp.where(gap == 0, 0, gap / norms))
+    flat = norms == 0  # where the derivative of a quotient, of the label's own among them, would be NaN
+    quotients = jnp.where(flat, jnp.sign(gap) * jnp.inf, gap / jnp.where(flat, 1, norms))
+    distances = jnp.where(own.T == 1, jnp.inf, jnp.where(gap == 0, 0, quotients))
     nearest = jnp.argmin(distances, axis=0)
     chosen = (nearest, jnp.arange(len(x)))
     length = norms[chosen]
@@ -388,7 +390,9 @@ def _norm(vectors: Array, axes: tuple[int, ...]) -> Array:
     """Return lengths: squares of 1e20 or 1e-20 leave the range of float32, and those of 300 that of float16."""
     vectors = vectors.astype(jnp.promote_types(vectors.dtype, jnp.float32))
     largest = jnp.abs(vectors).max(axis=axes, keepdims=True)
-    return jnp.sqrt(((vectors / jnp.where(largest > 0, largest, 1)) ** 2).sum(axis=axes)) * largest.squeeze(axes)
+    squares = ((vectors / jnp.where(largest > 0, largest, 1)) ** 2).sum(axis=axes)
+    # At 0 the root has no derivative, and a length that nothing depends on would make one NaN.
+    return jnp.where(squares == 0, 0, jnp.sqrt(jnp.where(squares == 0, 1, squares))) * largest.squeeze(axes)
 
 
 def _deepfool_step(carry: tuple[Array, ...], fixed: tuple) -> tuple[Array, ...]:

@@ -303,3 +303,41 @@ def test_logits_without_a_derivative_have_no_distance(hide: Any) -> None:
     for distance in [*found, partial(margins.distance_along_gradient, max_distance=9.0, tolerance=1e-4)]:
         with pytest.raises(JaxfairError, match=r"no derivative by the input, .*; leave it out of the classifier"):
             distance(lambda x: hide(2 * x), x, y)
+
+
+WEIGHTS = np.random.default_rng(3).normal(size=(4, 3)).astype(np.float32)
+POINTS, OF_POINTS = np.random.default_rng(4).normal(size=(11, 4)).astype(np.float32), np.arange(11) % 3
+
+
+def bent(w: Any, x: Any) -> Any:
+    return jnp.tanh(x @ w)
+
+
+@pytest.mark.parametrize(
+    "distance",
+    [
+        lambda f: margins.linearized_distance(f, POINTS, OF_POINTS, chunk_size=5).distance,
+        lambda f: margins.deepfool(f, POINTS, OF_POINTS, max_steps=5).distance,
+        lambda f: margins.deepfool(f, POINTS, max_steps=5).distance,
+        lambda f: margins.distance_along_gradient(f, POINTS, OF_POINTS, 10.0, 0.01),
+    ],
+)
+def test_a_classifier_may_close_over_parameters_that_jax_traces(distance: Callable[..., Any]) -> None:
+    """As in a jitted or mapped function of the parameters; another call has its own."""
+    expected = [distance(lambda x, w=w: bent(w, x)) for w in (WEIGHTS, 2 * WEIGHTS)]
+    jitted = jax.jit(lambda w: distance(lambda x: bent(w, x)))
+    for w, of_w in zip((WEIGHTS, 2 * WEIGHTS), expected, strict=True):
+        np.testing.assert_allclose(jitted(w), of_w, rtol=1e-4)
+    mapped = jax.vmap(lambda w: distance(lambda x: bent(w, x)))(np.stack([WEIGHTS, 2 * WEIGHTS]))
+    np.testing.assert_allclose(mapped, np.stack(expected), rtol=1e-4)
+
+
+def test_linearized_distances_have_a_gradient() -> None:
+    """By the parameters; the label's own quotient, 0 / 0, is none of the minimum, and made it NaN."""
+
+    def total(w: Any) -> Any:
+        return margins.linearized_distance(lambda x: bent(w, x), POINTS, OF_POINTS).distance.sum()
+
+    w, step = jnp.asarray(WEIGHTS), 1e-3 * jnp.asarray(np.random.default_rng(5).normal(size=(4, 3)), jnp.float32)
+    slope = (total(w + step) - total(w - step)) / 2
+    np.testing.assert_allclose(jnp.vdot(jax.grad(total)(w), step), slope, rtol=1e-2)
