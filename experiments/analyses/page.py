@@ -82,7 +82,7 @@ MEANINGS = {
     "has learnt its images by heart.",
     "Validation accuracy": "share of images classified correctly that were held out from every training and decided "
     "when that of the full network stops.",
-    "Difference to the reference": f"{MEANING} It is counted from the control where there is one.",
+    "Drop minus that of the reference": f"{MEANING} It is counted from the control where there is one.",
     "Loss": "mean cross-entropy of the group's test images, in nats.",
     "Gradient norm": "L2 norm of the gradient of the group's mean loss with respect to all parameters (masks and batch "
     "statistics are held fixed).",
@@ -197,9 +197,8 @@ def page(
         of = variant.label if "saves" in variant.about else variant.label + units
         opened = variant is results.variants[0]
         parts.append(html.folded(of, html.table(group_table(rows, variant)), opened=opened))
-    return html.page(
-        title, [*parts, html.meanings({**words.meanings, **MEANINGS}), html.provenance(_facts(analysed, command))]
-    )
+    parts.append(html.meanings({**words.meanings, **MEANINGS}, parts))
+    return html.page(title, [*parts, html.provenance(_facts(analysed, command))])
 
 
 def _compared(results: Results) -> list[str]:

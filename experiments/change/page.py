@@ -179,7 +179,8 @@ def page(
     if report.differences:
         parts += [html.table(Table(DIFFERENCES, difference_rows(report))), html.paragraph(gap_sentence(report))]
     parts += [html.heading("Groups"), html.table(Table(GROUPS, group_rows(report)))]
-    parts += [html.heading("Flips and losses"), html.figures([flips, losses]), html.meanings(MEANINGS)]
+    parts += [html.heading("Flips and losses"), html.figures([flips, losses])]
+    parts.append(html.meanings(MEANINGS, parts))
     made = html.folded("Command, files and versions", f"<pre>{escape(json.dumps(facts, indent=1))}</pre>")
     return html.page(title, [*parts, html.heading("How this was made"), made])
 

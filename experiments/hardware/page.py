@@ -111,7 +111,7 @@ SPREAD = (
 )
 
 MEANINGS = {
-    "Difference to the reference": MEANING,
+    "Drop minus that of the reference": MEANING,
     "Profile": "the arithmetic of a training: (native) is what a machine has, (emulated) rounds the operands of every "
     "product. All begin with the same bits and see the data in the same order; the first is the reference.",
     "Controls": "trainings on the reference again: repeated; from weights of which one in every array is changed by "
@@ -128,7 +128,7 @@ MEANINGS = {
     "Bound": "Theorem 4.1 at the reference, with Delta and rho over all profiles: gradient norm times rho, plus half "
     "the largest Hessian eigenvalue (with its residual) times rho squared. Tightness is Delta / bound.",
     **sampling.MEANINGS,
-    "As far as the controls from step": "from there on the median over seeds of the parameters' distance from the "
+    "As far as one-ulp controls from step": "from there on the median over seeds of the parameters' distance from the "
     "reference stays within the range of all one-ulp controls. What hardware does is seen before it. The last step is "
     "the last that was recorded.",
     "Spread, excess, p-value": "mean over seeds of |profile - reference|; the same less the controls'; share of "
@@ -220,7 +220,8 @@ def page(
         tests = "Spread of each profile and group against the one-ulp controls'"
         spread = html.paragraph(SPREADS), html.table(Table(SPREAD, mine["spread"]))
         parts += [html.folded(tests, *spread)] if mine["spread"] else []
-    return html.page(title, [*parts, html.meanings(MEANINGS), html.provenance(_facts(hardware, command))])
+    parts.append(html.meanings(MEANINGS, parts))
+    return html.page(title, [*parts, html.provenance(_facts(hardware, command))])
 
 
 def introduction(hardware: Hardware) -> str:

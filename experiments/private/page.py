@@ -107,8 +107,6 @@ def page(config: Private, title: str, found: Found, facts: Mapping[str, Any]) ->
         *map(html.paragraph, study.judged(found)),
         *([compared] if apart else []),
         html.folded("Groups of every network", html.table(Table(GROUPS, groups))),
-        html.meanings(MEANINGS),
-        html.heading("How this was made"),
-        html.folded("Command, runs and versions", f"<pre>{escape(json.dumps(facts, indent=1))}</pre>"),
     ]
-    return html.page(title, parts)
+    made = html.folded("Command, runs and versions", f"<pre>{escape(json.dumps(facts, indent=1))}</pre>")
+    return html.page(title, [*parts, html.meanings(MEANINGS, parts), html.heading("How this was made"), made])

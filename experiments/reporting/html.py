@@ -1,6 +1,7 @@
 """A report's page: HTML that opens offline, with the figures inside. Every function returns a part of one."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
@@ -138,10 +139,21 @@ def figure(drawn: Drawn) -> str:
     return f'<figure><div class="scroll">{svg}</div><figcaption>{escaped(drawn.caption)}</figcaption></figure>'
 
 
-def meanings(terms: Mapping[str, str]) -> str:
-    """Return a section that says what each number means."""
-    listed = "".join(f"<dt>{escaped(term)}</dt><dd>{escaped(text)}</dd>" for term, text in terms.items())
+def meanings(terms: Mapping[str, str], shown: Iterable[str]) -> str:
+    """Return a section that says what each number means, of those that stand on a page.
+
+    Args:
+        terms: by what a number is called on the page; several names have a comma or a semicolon between them.
+        shown: the parts of the page.
+    """
+    text = "".join(shown).lower()
+    stand = {term: said for term, said in terms.items() if any(_stands(name, text) for name in re.split("[,;] ", term))}
+    listed = "".join(f"<dt>{escaped(term)}</dt><dd>{escaped(said)}</dd>" for term, said in stand.items())
     return f"{heading('What each number means')}<dl>{listed}</dl>"
+
+
+def _stands(name: str, text: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(escaped(name).lower())}s?(?!\w)", text) is not None
 
 
 def provenance(facts: Mapping[str, Any]) -> str:

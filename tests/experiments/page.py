@@ -8,7 +8,7 @@ LOADING = {"src", "href", "xlink:href", "srcset", "data", "poster", "action", "b
 
 
 class Page(HTMLParser):
-    """Collects what a page shows and loads, and checks that its tags are balanced."""
+    """Collects what a page shows and loads; its tags are balanced, and what it explains stands elsewhere on it."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -17,9 +17,12 @@ class Page(HTMLParser):
         self.loads: list[str] = []
         self.rows: list[list[str]] = []
         self.text = ""
+        self.shown, self.terms = "", list[str]()
         self.feed(text)
         self.close()
         assert self.open == []
+        for term in self.terms:
+            assert any(name.lower() in self.shown.lower() for name in re.split("[,;] ", term)), term
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.handle_startendtag(tag, attrs)
@@ -41,7 +44,11 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self.open and self.open[-1] == "style":
             self.loads += re.findall(r"@import|url\([^)]*\)", data)
-        elif "svg" not in self.open:
+        elif self.open and self.open[-1] == "dt":
+            self.terms.append(data)
+        elif "dl" not in self.open:
+            self.shown += data
+        if "svg" not in self.open and "style" not in self.open:
             self.text += data
             if "td" in self.open or "th" in self.open:
                 self.rows[-1][-1] += data

@@ -1,6 +1,7 @@
 """Means with intervals, and tables of them, as text: one way for Markdown, CSV, a terminal and a page."""
 
 import csv
+import re
 from pathlib import Path
 
 import numpy as np
@@ -247,3 +248,11 @@ def test_the_interval_of_a_norm_free_of_sampling_covers(seeds: int, blocks: int,
         hits += bool(found.low[0] <= np.exp(0.02) <= found.high[0])
     print(f"{seeds} seeds, {blocks} blocks, {shared} shared: {100 * hits / times:.1f} %")
     assert 0.925 <= hits / times <= 0.975
+
+
+def test_only_what_stands_on_a_page_is_explained_there() -> None:
+    """By any of its names, one or several; a word that begins alike is another one."""
+    terms = {"Loss": "a", "Saves, kept": "b", "McNemar's p": "c", "Large, small groups": "d", "Drop (%)": "e"}
+    shown = html.meanings(terms, ["<th>mcnemar&#x27;s p</th>", "<td>largest losses</td><td>weights kept</td>"])
+    assert re.findall("<dd>(.)</dd>", shown) == ["b", "c"]
+    assert re.findall("<dd>(.)</dd>", html.meanings(terms, ["test loss of small groups, drop (%)"])) == ["a", "d", "e"]
