@@ -206,8 +206,12 @@ def check_columns(sides: list[list[Any]]) -> None:
             raise JaxfairError(f"Tables have the columns {quoted(tables[0])} and {quoted(other)}; give one order.")
 
 
-def check_classes(sides: list[list[Answers]], y: np.ndarray) -> None:
-    """Refuse networks of unlike classes, and classes without a logit; warn of one that says one class only."""
+def check_classes(sides: list[list[Answers]], y: np.ndarray) -> int:
+    """Refuse networks of unlike classes, and classes without a logit; warn of one that says one class only.
+
+    Returns:
+        The number of classes, of which the last one is a label or said by a network, or has a logit.
+    """
     classes = {side.classes for some in sides for side in some if side.classes is not None}
     if len(classes) > 1:
         given = " and ".join(map(str, sorted(classes)))
@@ -224,3 +228,4 @@ def check_classes(sides: list[list[Answers]], y: np.ndarray) -> None:
     for some, which in zip(sides, ("before", "after"), strict=True):
         if len(y) > 1 and any(len(np.unique(side.predicted)) == 1 for side in some):
             warn(f"A network {which} predicts one class for all examples.")
+    return max([most + 1, *classes])

@@ -20,8 +20,8 @@ from jaxfair.curvature.report import as_frame, as_text
 from jaxfair.curvature.spectrum import check_counts
 from jaxfair.errors import JaxfairError
 from jaxfair.grouping import Missing, as_groups
-from jaxfair.inputs import as_array, as_inputs, check_lengths, check_untraced
-from jaxfair.labels import as_labels, as_told, fill_left_out
+from jaxfair.inputs import as_array, as_inputs, check_lengths, check_untraced, unboxed
+from jaxfair.labels import as_labels, as_told, check_booleans, fill_left_out
 from jaxfair.models import tree_difference
 from jaxfair.options import checked
 from jaxfair.paired import Difference, Measure
@@ -383,7 +383,7 @@ def _read(
     named = (befores, "before"), (afters, "after")
     answers.check_columns([befores, afters])
     sides = [[answers.read(one, x, y, told, kept, loss, which) for one in some] for some, which in named]
-    answers.check_classes(sides, y[kept])
+    check_booleans(unboxed(given), answers.check_classes(sides, y[kept]))
     single = "" if len(befores) == len(afters) else "before" if len(befores) == 1 else "after"
     first, second, befores, afters = (side * (pairs // len(side)) for side in (*sides, befores, afters))
     x = jax.tree.map(lambda leaf: leaf[kept], x)

@@ -47,6 +47,8 @@ def as_array(values: Any, what: str) -> Any:
     if isinstance(values, jax.Array):
         if values.is_deleted():
             raise JaxfairError(f"The {what} were donated to a jitted function and are gone; keep a copy.")
+        if jnp.issubdtype(values.dtype, jax.dtypes.extended):
+            raise JaxfairError(f"The {what} are random keys; give an array of numbers.")
         return values if len(values.devices()) == 1 and not is_bound_to_mesh(values) else np.asarray(values)
     if isinstance(values, np.ma.MaskedArray):
         if np.ma.getmaskarray(values).any():
@@ -214,12 +216,10 @@ def on_host(values: Any, what: str) -> np.ndarray:
     """Return what ``as_array`` does as an array of NumPy.
 
     Raises:
-        JaxfairError: They are traced by JAX or random keys, which have no numbers; or what ``as_array`` refuses.
+        JaxfairError: They are traced by JAX and have no numbers; or what ``as_array`` refuses.
     """
     array = as_array(values, what)
     check_untraced(array, what)
-    if isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.extended):
-        raise JaxfairError(f"The {what} are random keys; give an array of numbers.")
     return np.asarray(array)
 
 
@@ -296,7 +296,7 @@ def as_inputs(x: Any) -> Any:
     for array in arrays:
         if not array.shape:
             raise JaxfairError("An input is a single number; give arrays with the examples along their first axis.")
-        if not (jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool) or array.dtype.kind == "m":
+        if not holds_numbers(array):
             gone = array.dtype == object and int(absent(array.ravel()).sum())
             also = f", and {gone} are missing; fill them or leave these examples out" if gone else "; give numbers"
             raise JaxfairError(f"Inputs have type {array.dtype}{also}.")
@@ -315,6 +315,11 @@ def _is_rows(values: Any) -> bool:
     return isinstance(values, list | tuple) and all(
         np.isscalar(v) or (isinstance(v, rows) and _is_rows(v)) for v in values
     )
+
+
+def holds_numbers(array: Any) -> bool:
+    """Return whether an array is of numbers or booleans; a difference of times is a whole number to NumPy alone."""
+    return array.dtype == bool or (jnp.issubdtype(array.dtype, jnp.number) and array.dtype.kind != "m")
 
 
 def are_whole(values: np.ndarray) -> np.ndarray:
@@ -444,7 +449,7 @@ def as_directions(vectors: Any, shape: tuple[int, int], what: str) -> np.ndarray
 
 def _real(found: np.ndarray, what: str) -> np.ndarray:
     """Return the array, or raise a JaxfairError unless it is of real numbers."""
-    if found.dtype == object or not jnp.issubdtype(found.dtype, jnp.number) or found.dtype.kind == "c":
+    if found.dtype == bool or not holds_numbers(found) or found.dtype.kind == "c":
         raise JaxfairError(f"The {what} have type {found.dtype}; give real numbers.")
     return found
 

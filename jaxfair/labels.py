@@ -13,6 +13,7 @@ from jaxfair.inputs import (
     are_whole,
     as_array,
     check_told_apart,
+    holds_numbers,
     is_one_hot,
     unboxed,
     warn_of_rounding,
@@ -42,12 +43,8 @@ def as_labels(y: Any, num_classes: int | None = None, what: str = "label") -> np
     label = unboxed(label)
     if label.ndim == 2 and label.shape[1] == 1:
         label = label[:, 0]
-    if label.dtype == bool and label.ndim == 1 and num_classes is not None and num_classes > 2:
-        raise JaxfairError(
-            f"The labels are booleans, and there are {num_classes} classes; give each example its class."
-        )
-    # A difference of times is a whole number to NumPy, and a complex number would lose its imaginary part.
-    numeric = label.dtype == bool or (jnp.issubdtype(label.dtype, jnp.number) and label.dtype.kind not in "mc")
+    check_booleans(label, 2 if num_classes is None else num_classes)
+    numeric = holds_numbers(label) and label.dtype.kind != "c"  # which would lose its imaginary part
     if label.ndim == 2 and numeric and label.size and is_one_hot(np.asarray(label)):
         if num_classes is not None and label.shape[1] != max(num_classes, 2):
             raise JaxfairError(f"Labels are one-hot rows of {label.shape[1]} classes; the network has {num_classes}.")
@@ -78,6 +75,14 @@ def as_labels(y: Any, num_classes: int | None = None, what: str = "label") -> np
     return host if host.max(initial=0) > np.iinfo(np.int32).max else _signed(label)
 
 
+def check_booleans(label: Any, num_classes: int) -> None:
+    """Raise a JaxfairError if labels, as an array, are booleans, which say no class of more than two."""
+    if label.dtype == bool and label.ndim in (1, 2) and label.shape[1:] in ((), (1,)) and num_classes > 2:
+        raise JaxfairError(
+            f"The labels are booleans, and there are {num_classes} classes; give each example its class."
+        )
+
+
 def fill_left_out(y: Any, kept: np.ndarray) -> Any:
     """Return labels in which those of examples that are left out, of which nothing is asked, are the first class."""
     if kept.all():
@@ -103,7 +108,7 @@ def as_told(y: Any) -> Any:
     """
     told = unboxed(as_array(y, "labels"))
     _check_not_missing(told)
-    if not (told.dtype == bool or jnp.issubdtype(told.dtype, jnp.number)) or told.dtype.kind == "m":
+    if not holds_numbers(told):
         raise JaxfairError(
             f"Labels have type {told.dtype}; a loss takes numbers, which np.unique(y, return_inverse=True)[1] makes of "
             "other values."

@@ -25,7 +25,7 @@ from jaxfair.curvature.chunks import over_chunks
 from jaxfair.curvature.programs import as_pytree, has_derivative
 from jaxfair.errors import JaxfairError, warn
 from jaxfair.inputs import as_array, as_values, check_lengths, on_one_device, quoted, unboxed, warn_of_rounding
-from jaxfair.labels import as_labels
+from jaxfair.labels import as_labels, check_booleans
 from jaxfair.loops import run_until
 from jaxfair.losses import seem_probabilities
 from jaxfair.models import asking, widened
@@ -111,8 +111,8 @@ def signed_softmax_gap(logits: Float[Array, "n c"], label: Labels) -> Float[Arra
     Raises:
         JaxfairError: there are fewer than two classes, or a label is not one of them.
     """
-    label = as_labels(label)
-    logits = _as_logits(logits, label)
+    given, label = label, as_labels(label)
+    logits = _as_logits(logits, given)
     check_lengths(logits=len(logits), labels=len(label))
     return _margin(jax.nn.softmax(logits), jnp.asarray(label))
 
@@ -230,7 +230,7 @@ def _over_chunks(function: Callable, classifier: Classifier, x: Any, label: Any,
     """Apply ``function(classifier, x, label, *options)`` to chunks of the examples, whose inputs it checks."""
     if isinstance(x, Mapping):
         raise JaxfairError(f"Inputs are a {type(x).__name__}; distances need one array, in which they are measured.")
-    x, label = unboxed(as_array(x, "inputs")), None if label is None else as_labels(label)
+    x, given, label = unboxed(as_array(x, "inputs")), label, None if label is None else as_labels(label)
     if not x.ndim or not jnp.issubdtype(x.dtype, jnp.floating):
         given = str(x.dtype) if x.ndim else "a single number"
         raise JaxfairError(f"Inputs are {given}; distances need the floating-point inputs that the network is given.")
@@ -251,7 +251,7 @@ def _over_chunks(function: Callable, classifier: Classifier, x: Any, label: Any,
 
     with jax.default_matmul_precision("highest"):
         if len(first := x[:chunk_size]):
-            _check_logits(classifier, first, label)
+            _check_logits(classifier, first, given)
             _warn_of_probabilities(widened(_logits(classifier, first)))
         return jax.tree.map(jnp.asarray, over_chunks(of_chunk, classifier, gather, len(x), chunk_size))
 
@@ -293,8 +293,10 @@ def _check_logits(classifier: Classifier, x: Any, label: Any) -> None:
 def _check_classes(shape: tuple[int, ...], label: Any = None) -> None:
     if len(shape) != 2 or shape[1] < 2:
         raise JaxfairError(f"Logits have shape {shape}; a boundary needs (examples, classes) with at least 2 classes.")
-    traced = label is None or isinstance(label, Tracer)
-    if not traced and (wrong := np.setdiff1d(np.asarray(label), np.arange(shape[1]))).size:
+    if label is None or isinstance(given := as_array(label, "labels"), Tracer):
+        return
+    check_booleans(unboxed(given), shape[1])
+    if (wrong := np.setdiff1d(np.asarray(as_labels(label)), np.arange(shape[1]))).size:
         raise JaxfairError(f"Labels [{quoted(wrong)}] are not among the {shape[1]} classes, which count from 0.")
 
 

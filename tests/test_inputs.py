@@ -905,9 +905,22 @@ def test_numbers_that_float32_does_not_tell_apart_are_said() -> None:
             as_inputs(far[:, None])
 
 
-def test_booleans_are_labels_of_two_classes_alone() -> None:
+@pytest.mark.parametrize(
+    "call",
+    [
+        report,
+        lambda y: linearized_distance(bind(net, W), X, y),
+        lambda y: jaxfair.deepfool(bind(net, W), X, y),
+        lambda y: margins.signed_softmax_gap(net(W, X), y),
+        lambda y: jaxfair.change_report((net, W), (net, W), X, y, GROUP),
+        lambda y: jaxfair.change_report(Y, Y, None, y, GROUP),
+    ],
+)
+@pytest.mark.parametrize("box", [np.asarray, pd.Series, list, lambda y: y[:, None]])
+def test_booleans_are_labels_of_two_classes_alone(call: Any, box: Any) -> None:
+    """They say who is right as a rule, wherever the number of classes is known."""
     with pytest.raises(JaxfairError, match="labels are booleans, and there are 3 classes; give each example its class"):
-        report(Y == 1)
+        call(box(Y == 1))
 
 
 @pytest.mark.parametrize("kind", [object, np.longdouble, "O of floats"])
@@ -1009,6 +1022,14 @@ NOT_NUMBERS: dict[str, tuple[Callable[[], Any], str]] = {
     "a predicted class": (
         lambda: jaxfair.change_report(Y, Y - 1, None, Y, GROUP),
         r"The class after of example \d+ is -1",
+    ),
+    "times as weights": (
+        lambda: GroupOperator(net, W, X, Y, np.ones(N, "m8[D]")),
+        "The weights have type timedelta64",
+    ),
+    "keys as labels": (
+        lambda: jaxfair.per_example_gradient_norms(net, W, X, jax.random.split(jax.random.key(0), N)),
+        "The labels are random keys; give an array of numbers",
     ),
     "a long reference": (
         lambda: jaxfair.change_report(Y, Y, None, Y, [f"{'x' * 300}{g}" for g in GROUP], reference="q" * 500),
