@@ -160,7 +160,7 @@ def group_means(values: np.ndarray, group: np.ndarray, num_groups: int) -> np.nd
 def relative_drop(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """Return ``(before - after) / before`` in percent; negative means improved (Das et al. 2024, 5.1).
 
-    NaN where ``before`` is 0: nothing can be lost.
+    NaN where ``before`` is 0: nothing can be lost. One of both may lack leading axes of the other, such as seeds.
 
     Raises:
         JaxfairError: The accuracies are no numbers, or their shapes do not match.
@@ -172,11 +172,10 @@ def relative_drop(before: np.ndarray, after: np.ndarray) -> np.ndarray:
         [25.  0.]
     """
     before, after = (as_values(values, "accuracies") for values in (before, after))
-    try:
-        before, after = np.broadcast_arrays(before, after)
-    except ValueError as error:
+    short, long = sorted((before.shape, after.shape), key=len)
+    if short != long[len(long) - len(short) :]:  # a column beside a row would make a table of all pairs
         shapes = f"{before.shape} before and {after.shape} after"
-        raise JaxfairError(f"The accuracies have shapes {shapes}; give equally many.") from error
+        raise JaxfairError(f"The accuracies have shapes {shapes}; give equally many.")
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(before > 0, 100 * (before - after) / before, np.nan)
 

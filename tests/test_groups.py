@@ -62,6 +62,17 @@ def test_relative_drop() -> None:
     np.testing.assert_allclose(drop, [25, 0, -50, 100, np.nan, np.nan], rtol=1e-14)
 
 
+def test_accuracies_of_other_shapes_are_not_paired_with_all_others() -> None:
+    """A column of a table beside a row made all pairs; seeds may lack on one side."""
+    accuracy = np.array([0.8, 0.5, 0.4])
+    for other in (accuracy[:, None], accuracy[:1], accuracy[:0], accuracy[:2]):
+        for pair in ((accuracy, other), (other, accuracy)):
+            with pytest.raises(JaxfairError, match="give equally many"):
+                groups.relative_drop(*pair)
+    np.testing.assert_allclose(groups.relative_drop(accuracy, np.stack([accuracy, accuracy / 2])), [[0] * 3, [50] * 3])
+    np.testing.assert_allclose(groups.relative_drop(0.8, accuracy), [0, 37.5, 50])
+
+
 @pytest.mark.parametrize(
     ("right", "count", "low", "high"),
     [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
