@@ -292,7 +292,6 @@ def change_report(
     changed = np.array([a.predicted != b.predicted for a, b in zip(first, second, strict=True)], float)
     broken, mended = right[0] * (1 - right[1]), right[1] * (1 - right[0])
     by_group = [(right[0][:, of], right[1][:, of]) for of in member]
-    points = [intervals.drop_parts(*of, relative=False) for of in by_group]
     differences, gap = paired.differences_of(by_group, names, given.reference)
     had, has = paired.table_of_losses(first), paired.table_of_losses(second)
     with np.errstate(invalid="ignore"):  # a loss that is infinite before and after
@@ -305,7 +304,7 @@ def change_report(
         accuracy_before=paired.shares(right[0], member),
         accuracy_after=paired.shares(right[1], member),
         relative_drop=paired.relative_drops(by_group),
-        accuracy_drop=paired.points([intervals.over_seeds_and_examples([table]) for table in points]),
+        accuracy_drop=paired.points_lost(by_group),
         loss_before=paired.mean_losses(had, member),
         loss_after=paired.mean_losses(has, member),
         loss_rise=paired.mean_losses(rise, member, "real"),

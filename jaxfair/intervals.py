@@ -326,7 +326,7 @@ def of_drops(found: Estimate, weights: Any, before: Any, count: Any) -> Estimate
     return found._replace(value=_at_ends(found.value, low, high), least=low, most=high)
 
 
-def drop_parts(before: np.ndarray, after: np.ndarray, *, relative: bool = True) -> np.ndarray:
+def drop_parts(before: np.ndarray, after: np.ndarray, *, relative: bool = True, counted: float = 1.0) -> np.ndarray:
     """Return the table of shape (seeds, examples + 2) whose mean is a group's relative accuracy drop in percent.
 
     The drop ``100 (1 - after / before)`` is linearised at the two accuracies, so that ``over_seeds_and_examples`` takes
@@ -340,13 +340,15 @@ def drop_parts(before: np.ndarray, after: np.ndarray, *, relative: bool = True) 
             does not test an example.
         after: the same after it.
         relative: whether the drop is in percent of the accuracy before, or in points of accuracy.
+        counted: which share of the examples is not 0 on both sides whatever is right, as those outside of the worst
+            group are; the two that are added count as far.
     """
     before, after = np.asarray(before, float), np.asarray(after, float)
     shares = np.nanmean(before), np.nanmean(after)
     if not shares[0] and relative:
         return np.full((len(before), before.shape[1] + 2), np.nan)  # nothing can be lost
     ratio = float(shares[1] / shares[0]) if relative else 1.0
-    before, after = _with_two(before, after, ratio)
+    before, after = _with_two(before, after, ratio, counted)
     level, other = np.nanmean(before), np.nanmean(after)
     if not relative:
         return 100 * (shares[0] - shares[1] + (before - level) - (after - other))
@@ -371,9 +373,11 @@ def bias_of_ratios(before: np.ndarray, after: np.ndarray) -> float:
         return float(100 * ((has / had * noise - common) / had**2).mean())
 
 
-def _with_two(before: np.ndarray, after: np.ndarray, ratio: float) -> tuple[np.ndarray, np.ndarray]:
+def _with_two(
+    before: np.ndarray, after: np.ndarray, ratio: float, counted: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
     """Return answers before and after with the two examples that ``drop_parts`` adds."""
-    extra = np.full((len(before), 1), np.sqrt(_kept_by_mean(ratio * before - after)))
+    extra = np.full((len(before), 1), np.sqrt(counted * _kept_by_mean(ratio * before - after)))
     return np.hstack([before, extra, 0 * extra]), np.hstack([after, 0 * extra, extra])
 
 
@@ -460,6 +464,23 @@ def _summed(parts: Sequence[np.ndarray]) -> np.ndarray:
     added = [mid + (two - mid) / np.sqrt(len(parts)) for mid, two in zip(middles, added, strict=True)]
     columns = [np.sum([table[:, :-2] for table in apart], axis=0), *added]
     return np.sum(means, axis=0) + (count + 2 * len(parts) - 2) / count * np.hstack(columns)
+
+
+def lost_parts(pairs: Sequence[Sequence[np.ndarray]], counted: Sequence[float] | None = None) -> np.ndarray:
+    """Return the table whose mean is the accuracy lost, from 0 to 1: the mean over pairs of networks on these examples.
+
+    Args:
+        pairs: of each ``before`` and ``after`` as ``drop_parts`` takes them, which adds two examples: without these
+            networks that few examples tell apart seem to be alike for sure.
+        counted: of each pair, as ``drop_parts`` takes it.
+    """
+    both = zip(pairs, counted or [1.0] * len(pairs), strict=True)
+    return _summed([drop_parts(*of, relative=False, counted=share) / 100 / len(pairs) for of, share in both])
+
+
+def accuracy_lost(pairs: Sequence[Sequence[np.ndarray]]) -> Estimate:
+    """Return the mean of ``lost_parts`` over seeds and examples together."""
+    return over_seeds_and_examples([lost_parts(pairs)])._replace(least=-1.0, most=1.0)
 
 
 def mean_drop(right: Sequence[Sequence[np.ndarray]]) -> Estimate:

@@ -56,10 +56,9 @@ def measured(estimates: Sequence[intervals.Estimate], scale: intervals.Scale) ->
     return Measure(value, np.array([float(end.low) for end in ends]), np.array([float(end.high) for end in ends]))
 
 
-def points(estimates: Sequence[intervals.Estimate]) -> Measure:
-    """Return one difference of accuracies a group, in percentage points, with its interval within 100 of 0."""
-    found = measured(estimates, "real")
-    return Measure(found.value, np.maximum(found.low, -100.0), np.minimum(found.high, 100.0))
+def points_lost(right: Sequence[Sequence[np.ndarray]]) -> Measure:
+    """Return what accuracy each group lost in percentage points, of answers as ``differences_of`` takes them."""
+    return Measure(*(100 * part for part in measured([intervals.accuracy_lost([of]) for of in right], "real")))
 
 
 def shares(table: np.ndarray, member: Sequence[np.ndarray]) -> Measure:

@@ -120,13 +120,17 @@ FOLDS = 10
 """Parts of each group's test images, on each of which the group is measured that is worst on the others."""
 
 
-def in_worst(results: Results, variant: Variant) -> list[np.ndarray]:
-    """Return where the network is right in each group, shape (seeds, images), where that is the worst; 0 elsewhere.
+@functools.lru_cache(maxsize=64)  # of a network that is compared, each part asks again
+def worst_weights(results: Results, variant: Variant) -> tuple[np.ndarray, ...]:
+    """Return how much each image counts in the accuracy of the worst group, of every group, shape (seeds, images).
 
-    The means of these sum to the accuracy of the group that is least accurate, whichever it is in a seed. One picked by
-    the images that it is measured on is the unluckiest, too: of ten groups alike of 100 images it is 0.04 too low, and
-    a network that raises the worst group to the others seems to lower it. So it is picked by the other images, part by
-    part (cross-fitting), all seeds and networks by the same parts.
+    Means of right answers times these sum over groups to the accuracy of the one that is least accurate, whichever it
+    is in a seed. One picked by the images that it is measured on is the unluckiest, too: of ten groups alike of 100
+    images it is 0.04 too low, and a network that raises the worst group to the others seems to lower it. So it is
+    picked by the other images, part by part (cross-fitting), all seeds and networks by the same parts.
+
+    Returns:
+        About 1 where a seed's worst group is picked, and 0 elsewhere; NaN where a seed does not test an image.
     """
     tables = [variant.correct[:, results.group == g] for g in range(len(results.groups.names))]
     folds = int(max(1, min(FOLDS, *(np.isfinite(table).sum(axis=1).min() for table in tables))))
@@ -143,7 +147,29 @@ def in_worst(results: Results, variant: Variant) -> list[np.ndarray]:
         picked = (of_others[0] / of_others[1]).argmin(axis=0)  # of each part and seed
     share = np.take_along_axis(count / count.sum(axis=1, keepdims=True), picked[None], 0)[0].sum(axis=0)
     seeds = np.arange(len(share))[:, None]
-    return [(picked == g).T[seeds, part] / share[:, None] * tables[g] for g, part in enumerate(parts)]
+    weights = [(picked == g).T[seeds, part] / share[:, None] for g, part in enumerate(parts)]
+    return tuple(np.where(np.isnan(table), np.nan, of) for of, table in zip(weights, tables, strict=True))
+
+
+def in_worst(results: Results, variant: Variant) -> list[np.ndarray]:
+    """Return where the network is right in each group, shape (seeds, images), times ``worst_weights``."""
+    weights = worst_weights(results, variant)
+    return [of * variant.correct[:, results.group == g] for g, of in enumerate(weights)]
+
+
+def worst_gained(results: Results, *pairs: tuple[Variant, Variant]) -> intervals.Estimate:
+    """Return what the worst group gains in accuracy with one network over another, mean over pairs.
+
+    Each network has the worst group of its own (``worst_weights``). Its noise is that of seeds and test images.
+    """
+    both = [[in_worst(results, network) for network in pair] for pair in pairs]
+    picked = [[worst_weights(results, network) for network in pair] for pair in pairs]
+    tables = []
+    for g in range(len(results.groups.names)):
+        counted = [float(np.mean([np.nanmean(of[g]) for of in pair])) for pair in picked]
+        if any(counted):
+            tables.append(-intervals.lost_parts([(theirs[g], ours[g]) for ours, theirs in both], counted))
+    return over_seeds_and_examples(tables, [1.0] * len(tables))._replace(least=-1.0, most=1.0)
 
 
 def _parts(table: np.ndarray, folds: int) -> np.ndarray:

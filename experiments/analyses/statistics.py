@@ -135,9 +135,10 @@ def together(results: Results, network: Variant, claim: Claim | None = None) -> 
     return f"{few}{without} lost {size} than the others {interval}."
 
 
-def accuracy_lost(one: Variant, other: Variant) -> Measured:
-    """Return the accuracy of one network minus that of another, over seeds and test images together."""
-    return Measured(intervals.over_seeds_and_examples([one.correct - other.correct]), len(one.seeds))
+def accuracy_lost(*pairs: tuple[Variant, Variant]) -> Measured:
+    """Return the accuracy of one network minus that of another, mean over pairs, over seeds and images together."""
+    found = intervals.accuracy_lost([(one.correct, other.correct) for one, other in pairs])
+    return Measured(found, len(pairs[0][0].seeds))
 
 
 def spread_by_images(results: Results, *terms: tuple[Variant, float], known: np.ndarray) -> float:

@@ -202,8 +202,8 @@ def _alignment(hardware: Hardware, what: str) -> tuple[np.ndarray | Measured, st
     if not aligned:
         raise Missing("no network was trained with alignment; use --mitigation")
     if what == "accuracy":
-        lost = intervals.drop_parts(plain.reference.correct, aligned[0].reference.correct, relative=False) / 100
-        return Measured(intervals.over_seeds_and_examples([lost]), len(lost)), ""
+        lost = intervals.accuracy_lost([(plain.reference.correct, aligned[0].reference.correct)])
+        return Measured(lost, len(plain.reference.correct)), ""
     if what == "profiles":
         pairs = _on_both(plain, aligned[0])
     else:

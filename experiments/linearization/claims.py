@@ -262,17 +262,13 @@ def _at_equal(
 
 
 def _worst(results: Results, pairs: Sequence[tuple[Variant, Variant]]) -> tuple[Measured, str, str]:
-    both = [[quantities.in_worst(results, network) for network in pair] for pair in pairs]
-    gained = [np.mean([ours[g] - theirs[g] for ours, theirs in both], axis=0) for g in range(len(both[0][0]))]
-    tables = [table for table in gained if np.nansum(np.abs(table)) > 0] or gained[:1]
-    found = Measured(intervals.over_seeds_and_examples(tables, [1.0] * len(tables)), len(tables[0]))
+    found = Measured(quantities.worst_gained(results, *pairs), len(pairs[0][0].seeds))
     called = _called(*(network for pair in pairs for network in pair))
     return found, called, "the worst group is picked by other images than it is measured on"
 
 
 def _mean_lost(results: Results, pairs: Sequence[tuple[Variant, Variant]]) -> tuple[Measured, str]:
-    lost = np.mean([plain.correct - aware.correct for aware, plain in pairs], axis=0)
-    found = Measured(intervals.over_seeds_and_examples([lost]), len(lost))
+    found = accuracy_lost(*((plain, aware) for aware, plain in pairs))
     return found, _called(*(network for pair in pairs for network in pair))
 
 
@@ -321,7 +317,7 @@ def _tightest(results: Results) -> tuple[Variant, str]:
 def _overall(results: Results) -> tuple[Measured, str]:
     network = _networks(results, "snl")[0]
     before = network.control or results.variants[0]
-    return accuracy_lost(before, network), _called(before, network)
+    return accuracy_lost((before, network)), _called(before, network)
 
 
 def _distance(results: Results, method: str) -> tuple[Measured, str, str]:
@@ -509,7 +505,7 @@ def _against_random(results: Results) -> tuple[Measured, str]:
     if snl is None:  # of none, nothing is chosen
         raise Missing("no random mask keeps as many ReLUs as one of SNL's, above 0")
     other = chance[snl.relu_count]
-    return accuracy_lost(snl, other), _called(snl, other)
+    return accuracy_lost((snl, other)), _called(snl, other)
 
 
 def _mitigations(results: Results, kind: str) -> list[tuple[Variant, Variant]]:
@@ -538,7 +534,7 @@ def _mitigated(
         raise Missing("no network was made with mitigation beside the same one without it")
     network, other = min(pairs, key=lambda pair: (pair[1].method != "snl", pair[1].relu_count))
     if what == "all":
-        return accuracy_lost(other, network), _called(network, other)
+        return accuracy_lost((other, network)), _called(network, other)
     if what == "gap":
         apart = over_images(results, "loss", (other, _farthest(other)), (network, -_farthest(network)))
         return apart, _called(network, other)

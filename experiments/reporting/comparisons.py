@@ -124,8 +124,7 @@ def _said(names: Sequence[str], of: Difference, reference: str = "", also: str =
 
 def points_lost(before: np.ndarray, after: np.ndarray) -> Estimate:
     """Return what a group lost in points of accuracy; the arguments are those of ``intervals.drop_parts``."""
-    found = series.of(intervals.over_seeds_and_examples([intervals.drop_parts(before, after, relative=False)]))
-    return Estimate(found.mean, *(np.clip(end, -100.0, 100.0) for end in found[1:]))
+    return Estimate(*(100 * part for part in series.of(intervals.accuracy_lost([(before, after)]))))
 
 
 def in_points(lost: Mapping[str, Estimate], which: str) -> str:

@@ -17,7 +17,7 @@ from experiments.linearization.page import answer
 from experiments.reporting.comparisons import in_points
 from experiments.reporting.series import UNKNOWN, Estimate
 from experiments.reporting.verdicts import Missing
-from jaxfair.intervals import bias_of_ratios, drop_parts, over_seeds_and_examples
+from jaxfair.intervals import accuracy_lost, bias_of_ratios, drop_parts, over_seeds_and_examples
 from jaxfair.judging import holm
 from tests.study import make_analyses
 
@@ -242,6 +242,20 @@ def test_a_worst_group_of_an_image_is_known_by_it(made: Results) -> None:
     assert 0 <= quantities.worst_accuracy(results, results.variants[0]).mean <= 0.2
 
 
+def test_a_worst_group_that_is_the_same_is_not_so_for_sure(made: Results) -> None:
+    """Two examples count as in a difference of accuracies, of all groups that may be the worst together as of one."""
+    rng, widths = np.random.default_rng(0), []
+    for right in ([0.5, 0.95, 0.95, 0.95], [0.9] * 4):
+        results = with_accuracies(made, rng, [40] * 4, [right])
+        pair = (results.variants[0],) * 2
+        low, high = quantities.worst_gained(results, pair, pair).interval()
+        one = accuracy_lost([(of.correct[:, :40],) * 2 for of in pair]).interval()
+        assert low == pytest.approx(-high)
+        assert high == pytest.approx(one.high, rel=0.1)
+        widths.append(high - low)
+    assert widths[0] == pytest.approx(widths[1], rel=0.1)
+
+
 def test_a_worst_group_that_is_all_right_has_an_interval_on_splits_too(made: Results) -> None:
     """It had none of any width, as seeds' weights were 1 within rounding only."""
     results = with_accuracies(made, np.random.default_rng(0), [30, 41], [[1.0, 1.0]])
@@ -282,8 +296,7 @@ def test_who_makes_groups_alike_does_not_seem_to_lower_the_worst(
         results = with_accuracies(made, rng, sizes, [ours, theirs])
         _, low, high = quantities.worst_accuracy(results, results.variants[0])
         hits += bool(low <= worst <= high)
-        both = [quantities.in_worst(results, v) for v in results.variants]
-        low, high = over_seeds_and_examples([a - b for a, b in zip(*both, strict=True)], [1.0] * len(sizes)).interval()
+        low, high = quantities.worst_gained(results, results.variants).interval()
         said += [low > apart, high < apart]
     print(f"{sizes}: covers {100 * hits / times:.1f} %, above and below in {100 * said / times} %")
     assert hits / times >= 0.92
