@@ -148,8 +148,10 @@ def _ranks(hardware: Hardware, x: str, y: str) -> tuple[Measured, str, str]:
             nothing, order = eigenvalues_alike(plain.reference.parts, hardware.reference, hardware.groups.names)
         found, tied = rank_correlations(first, second, "groups", order=order)
         return found._replace(small=_too_alike(second, y), nothing=nothing), tied, how or note
-    delta = numbers.equal_count_delta(hardware, plain, numbers.of_kind(plain, y))
-    found, tied = rank_correlations(first, numbers.known(delta), "groups")
+    delta, order = numbers.known(numbers.equal_count_delta(hardware, plain, numbers.of_kind(plain, y))), None
+    if x != "train_count":
+        order = numbers.order_of_delta(hardware, plain, numbers.of_kind(plain, y))
+    found, tied = rank_correlations(first, delta, "groups", order=order)
     said = "; ".join(filter(None, (_counts(plain, y), note)))
     small = too_small(np.ptp(delta, axis=1), NATS, "nats")
     return found._replace(nothing=_nothing(numbers.of_kind(plain, y), plain), small=small), tied, said

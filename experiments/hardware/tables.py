@@ -14,7 +14,8 @@ from experiments.reporting import sampling
 from experiments.reporting.comparisons import points_lost
 from experiments.reporting.series import UNKNOWN, Estimate, over_seeds, right, stack, with_interval
 from experiments.reporting.tables import Row
-from experiments.reporting.verdicts import Missing, stored
+from experiments.reporting.verdicts import Missing, order_beyond_noise, stored
+from jaxfair import intervals
 from jaxfair.bounds import TaylorBound, sensitivity_bound
 from jaxfair.judging import LEVEL
 from jaxfair.sensitivity import (
@@ -124,6 +125,27 @@ def equal_count_delta(hardware: Hardware, comparison: Comparison, others: Sequen
         means = np.stack([moved[:, :, one].mean(axis=-1) for one in drawn])
         found.append(np.abs(means).max(axis=1).mean(axis=0))
     return np.stack(found, axis=1)
+
+
+def order_of_delta(hardware: Hardware, comparison: Comparison, others: Sequence[Series]) -> np.ndarray:
+    """Return the order of the groups by ``equal_count_delta`` beyond noise (``verdicts.order_beyond_noise``).
+
+    The noise is that of seeds and images, to first order: of the profile that moves a group's loss furthest, in the
+    direction in which it does.
+    """
+    delta = known(equal_count_delta(hardware, comparison, others)).mean(axis=0)
+    moved, tables = np.stack([series.loss for series in others]) - comparison.reference.loss, []
+    for images in _images(hardware):
+        means = moved[:, :, images].mean(axis=-1)
+        furthest, seeds = np.abs(means).argmax(axis=0), np.arange(means.shape[1])
+        sign = np.sign(means[furthest, seeds])
+        tables.append(sign[:, None] * moved[furthest, seeds][:, images])
+
+    def difference(one: int, other: int) -> intervals.Estimate:
+        found = intervals.over_seeds_and_examples([tables[one], tables[other]], (1.0, -1.0))
+        return found._replace(value=np.asarray(delta[one] - delta[other]))
+
+    return order_beyond_noise(len(tables), difference)
 
 
 def xi(comparison: Comparison, others: Sequence[Series]) -> np.ndarray:
