@@ -24,6 +24,7 @@ from experiments.reporting.verdicts import (
     Missing,
     Side,
     decide,
+    order_beyond_noise,
     rank_correlations,
     small_groups,
     stored,
@@ -276,6 +277,19 @@ def foretells_drop(results: Results, name: str, network: Variant) -> tuple[Measu
     found, note = rank_correlations(x, y, "groups", order=order_of_drops(results, network))
     small = too_small(np.ptp(y, axis=1), POINTS, "points")
     return found._replace(nothing=nothing_to_explain(results, network), small=small), note, how
+
+
+def order_of_rises(results: Results, network: Variant) -> np.ndarray | None:
+    """Return the order of the groups by how their loss rises from the full network's, beyond noise.
+
+    What foretells that is of the same images (``verdicts.order_beyond_noise``). None where images are not known.
+    """
+    after, before = (quantities.in_images(results, v, "loss") for v in (network, full_network(results)))
+    if after is None or before is None:
+        return None
+    rises = [one - other for one, other in zip(after, before, strict=True)]
+    apart = partial(intervals.over_seeds_and_examples, weights=(1.0, -1.0))
+    return order_beyond_noise(len(rises), lambda one, other: apart([rises[one], rises[other]]))
 
 
 # fmt: off

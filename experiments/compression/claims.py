@@ -26,6 +26,7 @@ from experiments.analyses.statistics import (
     mean_weights,
     named,
     of_small_groups,
+    order_of_rises,
     quantity,
     small_less_large,
 )
@@ -193,7 +194,7 @@ def _terms(
     network = networks(results, family.raw)[-1 if which == "weakest" else 0]
     foretold = np.sum([quantity(network, term) for term in terms], axis=0)
     rise = quantity(network, "loss_rise")
-    ranked, tied = rank_correlations(foretold, rise, "groups")
+    ranked, tied = rank_correlations(foretold, rise, "groups", order=order_of_rises(results, network))
     return ranked._replace(small=too_small(np.ptp(rise, axis=1), NATS, "nats")), tied, network.label
 
 

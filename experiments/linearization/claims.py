@@ -30,6 +30,7 @@ from experiments.analyses.statistics import (
     mean_weights,
     named,
     of_small_groups,
+    order_of_rises,
     over_images,
     quantity,
     spread_by_images,
@@ -446,7 +447,8 @@ def _bound(results: Results, term: str) -> tuple[Measured, str, str]:
         medians = f"medians: bound {middle:.3g}, rise {risen:.3g} nats"
         shares = {"scale": "share", "idle": is_idle(middle, risen), "items": rise.shape[1]}
         return Measured(holds, len(found), **shares), note, medians
-    ranked, tied = rank_correlations(np.array([getattr(bound, term) for bound in found]), rise, "groups")
+    order = order_of_rises(results, network)
+    ranked, tied = rank_correlations(np.array([getattr(bound, term) for bound in found]), rise, "groups", order=order)
     return ranked._replace(small=too_small(np.ptp(rise, axis=1), NATS, "nats")), tied, note
 
 

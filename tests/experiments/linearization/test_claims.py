@@ -698,6 +698,18 @@ def test_what_mitigation_does_knows_the_images(results: Results) -> None:
         np.testing.assert_allclose([found.mean.value, *found.mean.interval()], [expected.value, *expected.interval()])
 
 
+def test_groups_whose_losses_rise_alike_beyond_noise_tie(results: Results) -> None:
+    """Terms of a bound are of the same images as the losses that they are said to rank."""
+    made = with_images(results, np.random.default_rng(0), 30)
+    full, snl = made.variants[0], next(v for v in made.variants if v.label == "SNL 50")
+    before = snl.examples["loss"] - 0.1 + 0.2 * np.random.default_rng(1).normal(size=made.group.size)
+    made = made._replace(variants=(full._replace(examples={"loss": before}), *made.variants[1:]))
+    np.testing.assert_array_equal(statistics.order_of_rises(made, snl), np.zeros(5))
+    apart = snl._replace(examples={"loss": snl.examples["loss"] + 2.0 * (made.group == 1)})
+    np.testing.assert_array_equal(statistics.order_of_rises(made, apart), [-1, 4, -1, -1, -1])
+    assert statistics.order_of_rises(results, snl._replace(examples={})) is None
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [12, 40, 200])
 def test_networks_alike_are_seldom_said_to_be_mitigated(results: Results, count: int) -> None:
