@@ -86,7 +86,8 @@ class GroupComparison:
         difference: By quantity: accuracy, loss and softmax_gap; and where both reports have intervals
             gradient_norm, without its sampling part, and top_eigenvalue.
         interval: 95 % intervals of them, by quantity: of paired differences of the same examples, or of the same blocks
-            of examples; NaN for groups of too few examples (``ReportIntervals``). They are of each group for itself,
+            of examples; NaN for groups of too few examples (``ReportIntervals``), and of norms and eigenvalues where no
+            block differs. They are of each group for itself,
             not corrected for the number of groups.
     """
 
@@ -412,9 +413,13 @@ def _paired(after: Examples, before: Examples, name: str, count: int) -> tuple[n
 
 
 def _of_parts(after: Sequence[np.ndarray], before: Sequence[np.ndarray]) -> tuple[np.ndarray, Interval]:
-    """Return each group's difference of what is known by blocks of the same examples, and Student's t interval."""
+    """Return each group's difference of what is known by blocks of the same examples, and Student's t interval.
+
+    NaN where no block differs, as for losses: that shows nothing of what other examples would.
+    """
     found = [intervals.over_seeds(one - other) for one, other in zip(after, before, strict=True)]
-    return np.array([one.value for one in found]), _joined([one.interval() for one in found])
+    ends = [one.interval() if one.variance > 0 else (np.nan, np.nan) for one in found]
+    return np.array([one.value for one in found]), _joined(ends)
 
 
 def _predictions(logits: np.ndarray, y: np.ndarray, loss: LossFn) -> tuple[np.ndarray, np.ndarray]:

@@ -200,6 +200,8 @@ def test_two_reports_subtract(enough: dict[str, Any], with_intervals: jaxfair.Gr
     nothing = jaxfair.group_report(model, **enough) - with_intervals
     assert set(nothing.difference) == {"accuracy", "loss", "softmax_gap"}
     assert (nothing.interval["accuracy"].low < 0).all(), "nothing changed on forty examples of many"
+    same = (with_intervals - with_intervals).interval["gradient_norm"]
+    assert np.isnan(same).all(), "where no block differs, an interval would have no width"
     assert (nothing.difference["loss"] == 0).all()
 
 
