@@ -16,9 +16,11 @@ import pytest
 from hypothesis import settings
 
 # `make test-slow` checks shapes and types of every annotated jaxfair function while tests run, which takes a sixth of
-# the time. An int may stand for a float.
+# the time. An int may stand for a float, and a NumPy scalar for an array without axes, as NumPy itself has it.
 if "JAXFAIR_CHECK_TYPES" in os.environ:
-    jaxtyping.install_import_hook("jaxfair", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+    scalars = "(lambda np: beartype.FrozenDict({np.ndarray: np.ndarray | np.generic}))(__import__('numpy'))"
+    conf = f"beartype.BeartypeConf(is_pep484_tower=True, hint_overrides={scalars})"
+    jaxtyping.install_import_hook("jaxfair", f"beartype.beartype(conf={conf})")
 
 from jaxfair import kernels  # loads no JAX, whose flags are set below
 

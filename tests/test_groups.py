@@ -70,7 +70,7 @@ def test_accuracies_of_other_shapes_are_not_paired_with_all_others() -> None:
             with pytest.raises(JaxfairError, match="give equally many"):
                 groups.relative_drop(*pair)
     np.testing.assert_allclose(groups.relative_drop(accuracy, np.stack([accuracy, accuracy / 2])), [[0] * 3, [50] * 3])
-    np.testing.assert_allclose(groups.relative_drop(0.8, accuracy), [0, 37.5, 50])
+    np.testing.assert_allclose(groups.relative_drop(np.array(0.8), accuracy), [0, 37.5, 50])
 
 
 @pytest.mark.parametrize(

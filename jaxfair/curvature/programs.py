@@ -181,7 +181,7 @@ def depends_on_last(traced: ClosedJaxpr, count: int) -> tuple[bool, ...]:
     return tuple(map(bool, models.dependencies(traced.jaxpr, last)))
 
 
-def has_derivative(function: Partial, at: Any) -> tuple[bool, ...]:
+def has_derivative(function: Any, at: Any) -> tuple[bool, ...]:
     """Return for each array of an argument whether the derivative by it may be other than 0; a trace alone says so.
 
     Raises:

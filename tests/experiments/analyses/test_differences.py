@@ -247,7 +247,7 @@ def test_a_worst_group_that_is_the_same_is_not_so_for_sure(made: Results) -> Non
     rng, widths = np.random.default_rng(0), []
     for right in ([0.5, 0.95, 0.95, 0.95], [0.9] * 4):
         results = with_accuracies(made, rng, [40] * 4, [right])
-        pair = (results.variants[0],) * 2
+        pair = results.variants[0], results.variants[0]
         low, high = quantities.worst_gained(results, pair, pair).interval()
         one = accuracy_lost([(of.correct[:, :40],) * 2 for of in pair]).interval()
         assert low == pytest.approx(-high)
@@ -296,7 +296,8 @@ def test_who_makes_groups_alike_does_not_seem_to_lower_the_worst(
         results = with_accuracies(made, rng, sizes, [ours, theirs])
         _, low, high = quantities.worst_accuracy(results, results.variants[0])
         hits += bool(low <= worst <= high)
-        low, high = quantities.worst_gained(results, results.variants).interval()
+        ours_of, theirs_of = results.variants
+        low, high = quantities.worst_gained(results, (ours_of, theirs_of)).interval()
         said += [low > apart, high < apart]
     print(f"{sizes}: covers {100 * hits / times:.1f} %, above and below in {100 * said / times} %")
     assert hits / times >= 0.92
