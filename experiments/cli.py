@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, get_origin, get_type_hints
 
+from jaxfair import processes
 from jaxfair.errors import STORAGE, JaxfairError, did_you_mean, short
 
 Work = Callable[[Any, list[str]], object]
@@ -190,13 +191,15 @@ def _guarded(work: Callable[[list[int]], None], after: str = KEPT) -> int:
     return 0
 
 
-def listen() -> None:
-    """End the process with one sentence if a signal comes while a program still imports what it needs.
+def begin() -> None:
+    """Set a command's process up, before its ``__main__`` imports anything else.
 
-    A command's ``__main__`` calls it first; ``main`` then takes the signals over.
+    Memory that is freed is kept (``processes.keep_memory``). A signal ends the process with one sentence while it still
+    imports what it needs; ``main`` then takes the signals over.
     """
     for number in SIGNALS:
         signal.signal(number, _end)
+    processes.keep_memory(os.environ)
 
 
 def _end(number: int, _: FrameType | None) -> None:

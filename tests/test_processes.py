@@ -212,3 +212,37 @@ def test_a_script_that_pipes_something_to_a_stage_goes_on() -> None:
     script = f'true | "{sys.executable}" -c "{code}"; echo after'
     ended = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=60, start_new_session=True)
     assert ended.stdout == "after\n"
+
+
+KEEPS = """
+import os, resource, sys
+from jaxfair import processes
+if "keep" in sys.argv:
+    processes.keep_memory(os.environ)
+len(b"1" * 2**27)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+len(b"2" * 2**27)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before, os.environ.get("JAX_CPU_ENABLE_ASYNC_DISPATCH"))
+"""
+
+
+@pytest.mark.skipif("CS_GNU_LIBC_VERSION" not in os.confstr_names, reason="other C libraries have no such setting")
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [({}, True), ({"MALLOC_ARENA_MAX": "8"}, False), ({"GLIBC_TUNABLES": "glibc.malloc.perturb=0"}, False)],
+)
+def test_memory_is_kept_unless_the_user_speaks_of_it(said: dict[str, str], kept: bool) -> None:
+    """Linux clears every page of the 128 MB again, or none of them."""
+    plain = {name: value for name, value in os.environ.items() if "MALLOC" not in name and name != "GLIBC_TUNABLES"}
+    plain.pop("JAX_CPU_ENABLE_ASYNC_DISPATCH", None)
+    faults = {}
+    for word in ("keep", "plain"):
+        command = [sys.executable, "-c", KEEPS, word]
+        child = subprocess.run(command, env=plain | said, cwd=ROOT, capture_output=True, text=True, check=True)
+        faults[word], dispatch = child.stdout.split()
+        assert dispatch == ("false" if word == "keep" else "None")
+    assert (int(faults["keep"]) < 100) == kept
+    assert int(faults["plain"]) > 100
+    environment = {"JAX_CPU_ENABLE_ASYNC_DISPATCH": "true", "MALLOC_ARENA_MAX": "8"}
+    processes.keep_memory(environment)
+    assert environment["JAX_CPU_ENABLE_ASYNC_DISPATCH"] == "true"

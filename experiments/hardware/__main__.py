@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from experiments import cli
 
 if __name__ == "__main__":
-    cli.listen()
+    cli.begin()
 
 from experiments.hardware.settings import PRESETS, Merge, Pack, ignored
 

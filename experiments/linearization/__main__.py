@@ -14,7 +14,7 @@ from experiments import cli
 from jaxfair.kernels import prefer_onednn
 
 if __name__ == "__main__":
-    cli.listen()
+    cli.begin()
     prefer_onednn(os.environ)  # before JAX is imported, which reads its flags then
 
 from experiments.linearization.settings import PRESETS, ignored

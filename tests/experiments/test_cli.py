@@ -410,7 +410,7 @@ def test_what_the_system_says_of_a_file_is_one_sentence(
 
 
 def test_a_signal_ends_a_program_that_can_say_nothing_before_its_command_begins() -> None:
-    program = "import os; from experiments import cli; cli.listen(); os.close(2); os.kill(os.getpid(), 15)"
+    program = "import os; from experiments import cli; cli.begin(); os.close(2); os.kill(os.getpid(), 15)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 128 + 15
 
 

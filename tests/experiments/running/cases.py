@@ -117,5 +117,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    cli.listen()
+    cli.begin()
     raise SystemExit(main(sys.argv[1:]))
