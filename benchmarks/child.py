@@ -13,8 +13,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from benchmarks import libraries, problems, timing
 from benchmarks.answers import why
 from benchmarks.jobs import Method
@@ -87,7 +85,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path)
     chosen = parser.parse_args()
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    jax.config.update("jax_default_matmul_precision", "highest")
+    timing.configure()
     problem = problems.load(chosen.problem, chosen.cache, chosen.factor)
     found, missing = libraries.load([chosen.job.partition(":")[0]])
     if missing:

@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=9, help="timed rounds; there is one more, which is not counted")
     parser.add_argument("--out", type=Path, required=True, help="JSON file")
     chosen = parser.parse_args(arguments)
-    jax.config.update("jax_default_matmul_precision", "highest")
+    timing.configure()
     words = ["python", "-m", "benchmarks.convolutions", *(sys.argv[1:] if arguments is None else arguments)]
     rows = []
     for layer in layers(chosen.width, chosen.pixels):

@@ -18,7 +18,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import jax
 import numpy as np
 
 from benchmarks import child, libraries, problems, timing, tracing
@@ -355,7 +354,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     # PyTorch and the processes of the memory measurement need their share of an accelerator.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    jax.config.update("jax_default_matmul_precision", "highest")
+    timing.configure()
     try:
         if unknown := set(chosen.operations) - set(OPERATIONS):
             raise JaxfairError(f"There is no operation '{min(unknown)}'; choose from {', '.join(OPERATIONS)}.")

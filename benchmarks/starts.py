@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import problems
+from benchmarks import problems, timing
 from benchmarks.libraries import jaxfair_jobs as ours
 from benchmarks.measure import TARGET
 from benchmarks.problems import GROUPS, Problem
@@ -130,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--cache", type=Path, default=problems.default_cache(), help="folder of trained networks")
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args(arguments)
-    jax.config.update("jax_default_matmul_precision", "highest")
+    timing.configure()
     try:
         words = ["python", "-m", "benchmarks.starts", *(sys.argv[1:] if arguments is None else arguments)]
         found = measure(problems.load(chosen.problem, chosen.cache))

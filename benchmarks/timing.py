@@ -16,6 +16,12 @@ from jaxfair.curvature.programs import operations
 Seconds = dict[str, float]
 
 
+def configure() -> None:
+    """Set JAX up as the studies' commands do: float32 products in full, and programs in the thread that calls them."""
+    jax.config.update("jax_default_matmul_precision", "highest")
+    jax.config.update("jax_cpu_enable_async_dispatch", False)  # what ``processes.keep_memory`` needs
+
+
 def wait(result: Any) -> None:
     """Wait until a result is there, JAX's or PyTorch's."""
     jax.block_until_ready(result)

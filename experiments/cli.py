@@ -199,7 +199,7 @@ def begin() -> None:
     """
     for number in SIGNALS:
         signal.signal(number, _end)
-    processes.keep_memory(os.environ)
+    processes.keep_memory()
 
 
 def _end(number: int, _: FrameType | None) -> None:
@@ -372,6 +372,7 @@ def configure_jax() -> None:
             )
     if "JAX_DEFAULT_MATMUL_PRECISION" not in os.environ:
         jax.config.update("jax_default_matmul_precision", "highest")
+    jax.config.update("jax_cpu_enable_async_dispatch", False)  # what ``processes.keep_memory`` needs
     # A program that calls oneDNN cannot be kept (jax 0.11.2): it is compiled again, which is nothing to warn of.
     warnings.filterwarnings("ignore", message="Error writing persistent compilation cache entry")
     cache = store.user_folder("compiled")

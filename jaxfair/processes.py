@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -251,20 +251,16 @@ def end_with_parent(*, group: bool = False) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def keep_memory(environment: MutableMapping[str, str]) -> None:
-    """Have this process keep the memory that it frees, and JAX compute on a CPU in the thread that calls it.
+def keep_memory() -> None:
+    """Have this process keep the memory that it frees, for entry points; the library itself sets nothing.
 
-    For entry points, before JAX is imported; the library itself sets nothing. XLA asks for a program's memory at every
-    call. Pieces of many megabytes go back to Linux when the call ends, which clears each of their pages anew for the
-    next: a fifth of a training step on a CPU. glibc keeps them in the heap of the main thread alone, so that programs
-    have to run in it. Numbers are the same. Other C libraries have no such setting, and nothing is set that the
-    environment speaks of (``MALLOC_...``, ``GLIBC_TUNABLES``, ``JAX_CPU_ENABLE_ASYNC_DISPATCH``).
-
-    Args:
-        environment: such as ``os.environ``, which JAX reads and child processes inherit.
+    XLA asks for a program's memory at every call. Pieces of many megabytes go back to Linux when the call ends, which
+    clears each of their pages anew for the next. glibc keeps them in the heap of the main thread alone, so that
+    programs have to run in it: JAX's option ``jax_cpu_enable_async_dispatch`` is to be false before its first array.
+    Numbers are the same. Other C libraries have no such setting, and nothing is set that the environment speaks of
+    (``MALLOC_...``, ``GLIBC_TUNABLES``).
     """
-    environment.setdefault("JAX_CPU_ENABLE_ASYNC_DISPATCH", "false")
-    users = any(name.startswith("MALLOC_") for name in environment) or "malloc" in environment.get("GLIBC_TUNABLES", "")
+    users = any(name.startswith("MALLOC_") for name in os.environ) or "malloc" in os.environ.get("GLIBC_TUNABLES", "")
     libc = None if users or sys.platform != "linux" else ctypes.CDLL(None)
     if libc is not None and hasattr(libc, "mallopt"):
         libc.mallopt(MMAP_MAX, 0)

@@ -218,11 +218,11 @@ KEEPS = """
 import os, resource, sys
 from jaxfair import processes
 if "keep" in sys.argv:
-    processes.keep_memory(os.environ)
+    processes.keep_memory()
 len(b"1" * 2**27)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 len(b"2" * 2**27)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before, os.environ.get("JAX_CPU_ENABLE_ASYNC_DISPATCH"))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
@@ -234,15 +234,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before, os.environ.ge
 def test_memory_is_kept_unless_the_user_speaks_of_it(said: dict[str, str], kept: bool) -> None:
     """Linux clears every page of the 128 MB again, or none of them."""
     plain = {name: value for name, value in os.environ.items() if "MALLOC" not in name and name != "GLIBC_TUNABLES"}
-    plain.pop("JAX_CPU_ENABLE_ASYNC_DISPATCH", None)
     faults = {}
     for word in ("keep", "plain"):
         command = [sys.executable, "-c", KEEPS, word]
         child = subprocess.run(command, env=plain | said, cwd=ROOT, capture_output=True, text=True, check=True)
-        faults[word], dispatch = child.stdout.split()
-        assert dispatch == ("false" if word == "keep" else "None")
-    assert (int(faults["keep"]) < 100) == kept
-    assert int(faults["plain"]) > 100
-    environment = {"JAX_CPU_ENABLE_ASYNC_DISPATCH": "true", "MALLOC_ARENA_MAX": "8"}
-    processes.keep_memory(environment)
-    assert environment["JAX_CPU_ENABLE_ASYNC_DISPATCH"] == "true"
+        faults[word] = int(child.stdout)
+    assert (faults["keep"] < 100) == kept
+    assert faults["plain"] > 100
