@@ -483,6 +483,19 @@ def accuracy_lost(pairs: Sequence[Sequence[np.ndarray]]) -> Estimate:
     return over_seeds_and_examples([lost_parts(pairs)])._replace(least=-1.0, most=1.0)
 
 
+def right_parts(right: np.ndarray) -> np.ndarray:
+    """Return the table whose mean is a group's accuracy, with one example that is right and one that is wrong.
+
+    Without these a small group that is all right is said to be more accurate than a large one, as it would have no
+    noise (Agresti and Caffo 2000). They count by how far seeds agree, as those of ``drop_parts``.
+
+    Args:
+        right: 1 where the network is right, shape (seeds, examples of the group); NaN where a seed does not test one.
+    """
+    extra = np.full((len(right), 1), np.sqrt(_kept_by_mean(right)) / 2)
+    return np.hstack([right, 0.5 + extra, 0.5 - extra])
+
+
 def mean_drop(right: Sequence[Sequence[np.ndarray]]) -> Estimate:
     """Return the mean over groups of the relative drop in percent; NaN where some run has none in a group.
 

@@ -27,6 +27,7 @@ from jaxfair.intervals import (
     over_seeds_and_examples,
     over_seeds_of_ranks,
     paired_shares,
+    right_parts,
     wilson,
 )
 from jaxfair.judging import holm, judge_together, rank_p_value
@@ -172,6 +173,17 @@ def test_pairs_of_networks_that_few_examples_tell_apart_are_not_alike_for_sure()
         assert 0.005 < high < 0.1
     found = accuracy_lost([(right[0], right[1]), (right[0], right[2])])
     assert found.value == pytest.approx(right[0].mean() - (right[1] + right[2]).mean() / 2)
+
+
+def test_a_small_group_that_is_all_right_is_not_more_accurate_for_sure() -> None:
+    """Six of ten such groups are all right where 0.95 are; of one run it is Agresti and Caffo's interval."""
+    few, many = np.ones((5, 10)), (np.random.default_rng(0).random((1, 1000)) < 0.95).astype(float).repeat(5, axis=0)
+    found = over_seeds_and_examples([right_parts(few), right_parts(many)], (1, -1))
+    assert found.p_value() > 0.5 > 1e-6 > over_seeds_and_examples([few, many], (1, -1)).p_value()
+    one = over_seeds_and_examples([right_parts(few[:1]), right_parts(many[:1])], (1, -1))
+    shares = np.array([11 / 12, (many[0].sum() + 1) / 1002])
+    assert one.value == pytest.approx(shares[0] - shares[1])
+    assert one.variance == pytest.approx((shares * (1 - shares) / [11, 1001]).sum())
 
 
 @pytest.mark.slow

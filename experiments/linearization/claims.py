@@ -359,7 +359,8 @@ def _alike(results: Results, network: Variant) -> tuple[str, np.ndarray | None]:
     tables = [network.correct[:, results.group == g] for g in range(len(results.groups.names))]
     if any((np.isfinite(table).sum(axis=1) < 2).any() for table in tables):
         return "", None
-    return alike(tables, results.reference, f"more or less accurate than {results.groups.names[results.reference]}")
+    what = f"more or less accurate than {results.groups.names[results.reference]}"
+    return alike([intervals.right_parts(table) for table in tables], results.reference, what)
 
 
 def _as_relus_go(results: Results, name: str, method: str) -> tuple[Measured, str, str]:

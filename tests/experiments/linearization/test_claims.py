@@ -436,6 +436,16 @@ def test_groups_that_are_as_accurate_are_not_ranked_by_accuracy(results: Results
     assert by_name(claims(made))["accuracy_by_softmax_gap"].verdict != "nothing to explain"
 
 
+def test_a_small_group_that_is_all_right_is_not_ranked_by_accuracy(results: Results) -> None:
+    """It would have no noise, and differ for sure from all that are wrong somewhere."""
+    group, right = np.repeat(np.arange(5), [300, 10, 300, 300, 300]), np.arange(1210) % 20 > 0
+    right[group == 1] = True
+    network = results.variants[0]._replace(correct=np.tile(right.astype(float), (SEEDS, 1)))
+    nothing, order = linearized._alike(results._replace(group=group), network)
+    assert "no group is more or less accurate than a, beyond noise" in nothing
+    np.testing.assert_array_equal(order, np.zeros(5))
+
+
 def test_findings_are_corrected_for_their_number(results: Results) -> None:
     made = small_lose_more(foretells("gradient_norm", 1, results, np.ones(SEEDS))[0], np.array(EFFECTS["supported"]))[0]
     found = claims(made)

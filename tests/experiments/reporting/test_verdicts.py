@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from experiments.reporting.verdicts import Measured, Side, alike, corrected, decide, rank_correlations, too_small
 from jaxfair import intervals
@@ -140,6 +141,22 @@ def test_groups_do_not_follow_the_order_of_their_images(groups: int, apart: int,
     print(f"{groups} groups, {apart} apart, {count} images: {of_tied:.1f} of 100, by all groups' order {of_all:.1f}")
     assert of_tied <= 5 + 300 * np.sqrt(0.05 * 0.95 / times)
     assert apart > 1 or of_all > 10 or count < 200
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0.95, 0.99])
+@pytest.mark.parametrize("counts", [(10, 10, 10, 500), (10, 40, 100, 1000)])
+def test_small_groups_are_seldom_said_to_be_more_accurate(counts: tuple[int, ...], share: float) -> None:
+    """In five seeds that agree about images; without two examples a group that is all right has no noise."""
+    rng, times, said = np.random.default_rng(0), 150, np.zeros(2)
+    for _ in range(times):
+        margins = [3 * rng.normal(size=(1, count)) + rng.normal(size=(5, count)) for count in counts]
+        tables = [(of < np.sqrt(10) * stats.norm.ppf(share)).astype(float) for of in margins]
+        both = [intervals.right_parts(table) for table in tables], tables
+        said += [not alike(of, len(counts) - 1, "more or less accurate")[0] for of in both]
+    print(f"{counts}, {share} right: {100 * said / times} of 100, the latter without two examples")
+    assert said[0] / times <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / times)
+    assert said[1] / times > 0.3
 
 
 def test_budgets_are_tested_by_seeds_too() -> None:
