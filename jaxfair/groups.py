@@ -1,5 +1,6 @@
 """Groups as weights over examples, and intervals for what is measured on them."""
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -160,7 +161,8 @@ def group_means(values: np.ndarray, group: np.ndarray, num_groups: int) -> np.nd
 def relative_drop(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """Return ``(before - after) / before`` in percent; negative means improved (Das et al. 2024, 5.1).
 
-    NaN where ``before`` is 0: nothing can be lost. One of both may lack leading axes of the other, such as seeds.
+    NaN where ``before`` is 0: nothing can be lost. One of both may lack leading axes of the other, or have 1 there,
+    such as one seed.
 
     Raises:
         JaxfairError: The accuracies are no numbers, or their shapes do not match.
@@ -172,7 +174,9 @@ def relative_drop(before: np.ndarray, after: np.ndarray) -> np.ndarray:
         [25.  0.]
     """
     before, after = (as_values(values, "accuracies") for values in (before, after))
-    short, long = sorted((before.shape, after.shape), key=len)
+    short, long = sorted((before.shape, after.shape), key=lambda shape: (math.prod(shape), len(shape)))
+    while len(short) > 1 and short[0] == 1:
+        short = short[1:]
     if short != long[len(long) - len(short) :]:  # a column beside a row would make a table of all pairs
         shapes = f"{before.shape} before and {after.shape} after"
         raise JaxfairError(f"The accuracies have shapes {shapes}; give equally many.")

@@ -71,6 +71,9 @@ def test_accuracies_of_other_shapes_are_not_paired_with_all_others() -> None:
                 groups.relative_drop(*pair)
     np.testing.assert_allclose(groups.relative_drop(accuracy, np.stack([accuracy, accuracy / 2])), [[0] * 3, [50] * 3])
     np.testing.assert_allclose(groups.relative_drop(np.array(0.8), accuracy), [0, 37.5, 50])
+    np.testing.assert_allclose(groups.relative_drop(accuracy[None], np.stack([accuracy] * 2) / 2), [[50] * 3] * 2)
+    for pair in ((0.8, [0.4]), ([0.8], 0.4), ([[0.8]], [0.4])):
+        assert groups.relative_drop(*map(np.array, pair)) == pytest.approx(50)
 
 
 @pytest.mark.parametrize(
