@@ -160,10 +160,7 @@ def spread_by_images(results: Results, *terms: tuple[Variant, float], known: np.
         of_groups = []
         for g in np.flatnonzero(known):
             table = intervals.drop_parts(before.correct[:, results.group == g], network.correct[:, results.group == g])
-            count = np.where(np.isnan(table), 0.0, 1.0).sum(axis=1)
-            count[count < 2] = np.nan  # of a run in which the group has no drop
-            apart = table - (np.nansum(table, axis=1) / count)[:, None]
-            of_groups.append(np.nansum(apart**2, axis=1) / (count - 1) / count)
+            of_groups.append([intervals.over_seeds_and_examples([run[None]]).variance for run in table])
         noise.append((1 - 1 / known.sum()) * np.mean(of_groups, axis=0))
         left.append(drops.var(axis=1) - noise[-1])
     alike = max(float(np.mean(left)), 0.0)
