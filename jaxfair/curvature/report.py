@@ -87,8 +87,7 @@ class GroupComparison:
             gradient_norm, without its sampling part, and top_eigenvalue.
         interval: 95 % intervals of them, by quantity: of paired differences of the same examples, or of the same blocks
             of examples; NaN for groups of too few examples (``ReportIntervals``), and of norms and eigenvalues where no
-            block differs. They are of each group for itself,
-            not corrected for the number of groups.
+            block differs. They are of each group for itself, not corrected for the number of groups.
     """
 
     names: tuple[str, ...]
