@@ -191,7 +191,7 @@ def test_constant_tied_and_nan(function: Callable[..., Any]) -> None:
     ("changes", "message"),
     [
         ({"x": np.zeros((0, 3), np.float32), "label": np.zeros(0, int)}, "There are 0 examples"),
-        ({"label": np.array([0, 1, 4])}, r"Labels \[4\] are not among the 4 classes"),
+        ({"label": np.array([0, 1, 4])}, "label of example 2 is 4; the 4 classes count from 0"),
         ({"label": np.array([0, -1, 2])}, "label of example . is -1; classes count from 0"),
         ({"label": np.zeros(2, int)}, "3 inputs, 2 labels"),
         ({"classes": 1}, r"Logits have shape \(3, 1\)"),
@@ -219,7 +219,7 @@ def test_bad_options() -> None:
             margins.softmax_gap(z)
         with pytest.raises(JaxfairError, match="at least 2 classes"):
             margins.signed_softmax_gap(z, np.zeros(3, int))
-    with pytest.raises(JaxfairError, match=r"Labels \[2\]"):
+    with pytest.raises(JaxfairError, match="label of example 0 is 2; the 2 classes count from 0"):
         margins.signed_softmax_gap(jnp.zeros((1, 2)), np.array([2]))
 
 
