@@ -127,6 +127,7 @@ def linearized_distance(
     inside it. For a misclassified one the minimum is minus the largest distance to a half-space ``z_label > z_k`` that
     it is not in. All those classes have to be overcome: a lower bound of the distance to the label's region, exact
     where overcoming one overcomes all, as with two classes. Where a gap has no gradient it is infinite, with its sign.
+    Differentiable, by the inputs and by parameters that the classifier closes over.
 
     Args:
         classifier: ``x -> logits`` of shape (n, classes), its parameters bound.
@@ -171,8 +172,8 @@ def distance_along_gradient(
         chunk_size: Number of examples at once.
 
     Raises:
-        JaxfairError: ``linearized_distance`` would refuse the examples, not ``0 < tolerance <= max_distance < inf``, or
-            the tolerance is too small a number for the type of ``x``.
+        JaxfairError: JAX differentiates it, ``linearized_distance`` would refuse the examples, not ``0 < tolerance <=
+            max_distance < inf``, or the tolerance is too small a number for the type of ``x``.
     """
     if not 0 < tolerance <= max_distance < math.inf:
         raise JaxfairError(f"tolerance is {tolerance} and max_distance {max_distance}; give 0 < tolerance <= distance.")
@@ -353,10 +354,25 @@ def _line_step(carry: tuple[Array, ...], fixed: tuple) -> tuple[Array, ...]:
     done, near, far, probe = carry
     classifier, x, label, side, direction, tolerance, limit = fixed
     t = jnp.where(jnp.isfinite(far), (near + far) / 2, probe)
-    crossed = side * _margin(classifier(x + _scale(t, direction)), label) <= 0
+    crossed = side * _of_sign_alone(_margin(classifier(x + _scale(t, direction)), label)) <= 0
     near, far = jnp.where(crossed, near, t), jnp.where(crossed & ~done, t, far)
     done = done | (far - near <= tolerance) | (jnp.isinf(far) & (probe >= limit))
     return done, near, far, jnp.minimum(GROWTH * probe, limit)
+
+
+@jax.custom_jvp
+def _of_sign_alone(margin: Array) -> Array:
+    """Return a margin of whose sign alone something is asked, so that JAX would take its derivative for 0."""
+    return margin
+
+
+@_of_sign_alone.defjvp
+def _refuse_derivative(primals: Any, tangents: Any) -> Any:
+    del primals, tangents
+    raise JaxfairError(
+        "distance_along_gradient has no derivative; take linearized_distance, or give it jax.lax.stop_gradient of what "
+        "is differentiated by."
+    )
 
 
 def _deepfool_chunk(classifier: Classifier, x: Array, label: Array, max_steps: int, overshoot: float) -> DeepFool:

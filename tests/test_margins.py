@@ -341,3 +341,17 @@ def test_linearized_distances_have_a_gradient() -> None:
     w, step = jnp.asarray(WEIGHTS), 1e-3 * jnp.asarray(np.random.default_rng(5).normal(size=(4, 3)), jnp.float32)
     slope = (total(w + step) - total(w - step)) / 2
     np.testing.assert_allclose(jnp.vdot(jax.grad(total)(w), step), slope, rtol=1e-2)
+
+
+@pytest.mark.parametrize("differentiate", [jax.grad, jax.jacfwd, lambda f: jax.jit(jax.grad(f))])
+def test_a_distance_by_bisection_has_no_derivative(differentiate: Any) -> None:
+    """It was 0, by parameters and by inputs; where it is held fixed nothing is asked of it."""
+
+    def total(w: Any, x: Any = POINTS) -> Any:
+        return margins.distance_along_gradient(lambda x: bent(w, x), x, OF_POINTS, 10.0, 0.01).sum()
+
+    for by in (total, lambda x: total(WEIGHTS, x)):
+        with pytest.raises(JaxfairError, match="distance_along_gradient has no derivative; take linearized_distance"):
+            differentiate(by)(jnp.asarray(WEIGHTS if by is total else POINTS))
+    held = differentiate(lambda w: total(jax.lax.stop_gradient(w)) + w.sum())(jnp.asarray(WEIGHTS))
+    np.testing.assert_array_equal(held, np.ones_like(WEIGHTS))
