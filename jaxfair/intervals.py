@@ -207,6 +207,18 @@ def over_seeds(values: np.ndarray) -> Estimate:
     return Estimate(mean, values.var(axis=0, ddof=1) / count, np.full_like(mean, count - 1))
 
 
+def over_blocks(values: np.ndarray) -> Estimate:
+    """Return the mean over blocks of examples, shape (blocks,), of which a few may carry all that there is.
+
+    Such a few are what differs between two networks that answer most examples alike. Their variance is known no better
+    than that of few is (``of_mean``): with the number of blocks as degrees of freedom 95 % intervals cover 93 % of
+    differences of norms where 4 of 200 examples change on average, so 99 (``tests/curvature/test_sampling.py``). Of
+    blocks that do not differ the variance is 0.
+    """
+    found, apart = over_seeds(values), values - np.mean(values)
+    return found._replace(freedom=np.minimum(found.freedom, _freedom(apart))) if found.variance > 0 else found
+
+
 def over_seeds_of_ranks(values: np.ndarray, items: int) -> Estimate:
     """Return the mean over seeds of rank correlations of so many items, shape (seeds,).
 
@@ -607,11 +619,15 @@ def of_mean_over_runs(table: np.ndarray, scale: Scale = "real", level: float = 0
 
 def _unknown_spread(apart: np.ndarray, level: float) -> float:
     """Return how much further an interval reaches since the variance of deviations is estimated from these too."""
+    return students_t(_freedom(apart), level) / students_t(np.inf, level)
+
+
+def _freedom(apart: np.ndarray) -> float:
+    """Return the degrees of freedom of the variance of deviations, by their kurtosis: few where few carry it."""
     squares = (apart / np.abs(apart).max()) ** 2
     over_count = (squares**2).sum() / squares.sum() ** 2  # the kurtosis divided by the number of examples
     with np.errstate(divide="ignore"):  # a kurtosis of 1, of deviations of one size, leaves no doubt
-        freedom = 2 / np.maximum(over_count - 1 / len(apart), 0.0)
-    return students_t(freedom, level) / students_t(np.inf, level)
+        return float(2 / np.maximum(over_count - 1 / len(apart), 0.0))
 
 
 def paired_shares(differences: np.ndarray, level: float = 0.95) -> Interval:

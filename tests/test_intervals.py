@@ -23,6 +23,7 @@ from jaxfair.intervals import (
     of_drops,
     of_mean,
     of_mean_over_runs,
+    over_blocks,
     over_seeds,
     over_seeds_and_examples,
     over_seeds_of_ranks,
@@ -60,6 +61,15 @@ def test_intervals_over_splits_cover(spread: float, images: int) -> None:
             row[tested] = spread * rng.normal() + pool[tested] + 0.5 * rng.normal(size=len(tested))
         covered += bool(over_seeds_and_examples([table]).p_value() >= 0.05)
     assert 0.93 <= covered / draws <= 0.97
+
+
+def test_one_block_that_differs_may_be_four() -> None:
+    """Of thirty blocks of which four differ on average one is seen to in 7 of 100 samples; many are as seeds."""
+    one = over_blocks(np.r_[1.0, np.zeros(29)])
+    assert one.interval().high > 4 / 30 > over_seeds(np.r_[1.0, np.zeros(29)]).interval().high
+    assert over_blocks(np.zeros(30)).variance == 0
+    many = np.repeat([0.0, 1.0], 15)  # whose kurtosis is 1
+    np.testing.assert_array_equal(over_blocks(many), over_seeds(many))
 
 
 def test_over_seeds_is_students_t() -> None:

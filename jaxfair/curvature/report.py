@@ -412,11 +412,11 @@ def _paired(after: Examples, before: Examples, name: str, count: int) -> tuple[n
 
 
 def _of_parts(after: Sequence[np.ndarray], before: Sequence[np.ndarray]) -> tuple[np.ndarray, Interval]:
-    """Return each group's difference of what is known by blocks of the same examples, and Student's t interval.
+    """Return each group's difference of what is known by blocks of the same examples, and its interval over these.
 
     NaN where no block differs, as for losses: that shows nothing of what other examples would.
     """
-    found = [intervals.over_seeds(one - other) for one, other in zip(after, before, strict=True)]
+    found = [intervals.over_blocks(one - other) for one, other in zip(after, before, strict=True)]
     ends = [one.interval() if one.variance > 0 else (np.nan, np.nan) for one in found]
     return np.array([one.value for one in found]), _joined(ends)
 

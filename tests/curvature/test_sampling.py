@@ -23,7 +23,7 @@ from jaxfair.curvature.sampling import (
 from jaxfair.curvature.spectrum import group_curvature
 from jaxfair.errors import JaxfairError
 from jaxfair.groups import group_weights
-from jaxfair.intervals import FEW, FEW_FOR_NORM, over_seeds
+from jaxfair.intervals import FEW, FEW_FOR_NORM, over_blocks, over_seeds
 from tests.curvature.cases import GROUP_WEIGHTS
 from tests.examples import GROUP, GROUPS, INPUTS, LABEL, WEIGHTS, N, linear
 
@@ -198,10 +198,31 @@ def test_the_interval_of_a_paired_difference_of_norms_covers(n: int, ratio: floa
             blocks = in_blocks(scale * (noise * np.sqrt(variance) + direction * truth * share))
             gram = blocks @ blocks.T
             parts.append(_parts(gram, _norms(gram, np.full(len(blocks), 1 / len(blocks)))[1]))
-        low, high = over_seeds(parts[0] - parts[1]).interval()
+        low, high = over_blocks(parts[0] - parts[1]).interval()
         hits += bool(low <= 0.4 * truth <= high)
     print(f"n {n}, ratio {ratio}: {100 * hits / times:.1f} %")
     assert 0.92 <= hits / times <= 0.985
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n", "changed"), [(200, 0.02), (200, 0.1), (45, 0.1)])
+def test_the_interval_of_a_difference_of_norms_covers_where_few_examples_change(n: int, changed: float) -> None:
+    """Nominal 95 %: 95 to 99. By Student's t with the number of blocks 93 % of 200 examples of which 4 change."""
+    rng, variance, hits, times = np.random.default_rng(0), 1 / np.arange(1, 21), np.zeros(2), 2000
+    direction = np.sqrt(variance / variance.sum())
+    for _ in range(times):
+        before = 1.5 * direction + rng.standard_normal((n, 20)) * np.sqrt(variance)
+        moved = -3 * direction + 0.5 * rng.standard_normal((n, 20)) * np.sqrt(variance)
+        parts = []
+        for x in (before, before + (rng.random((n, 1)) < changed) * moved):
+            gram = in_blocks(x) @ in_blocks(x).T
+            parts.append(_parts(gram, _norms(gram, np.full(len(gram), 1 / len(gram)))[1]))
+        for i, of in enumerate((over_blocks, over_seeds)):
+            low, high = of(parts[1] - parts[0]).interval()
+            hits[i] += bool(low <= -3 * changed <= high or low == high)  # where nothing changes none is shown
+    print(f"{n} examples, {changed} change: {100 * hits / times} %, the latter by the number of blocks")
+    assert 0.94 <= hits[0] / times <= 0.995
+    assert changed > 0.02 or hits[1] / times < 0.94
 
 
 def test_the_eigenvalues_interval_is_of_the_blocks_quotients() -> None:
