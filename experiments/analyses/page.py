@@ -82,7 +82,8 @@ MEANINGS = {
     "has learnt its images by heart.",
     "Validation accuracy": "share of images classified correctly that were held out from every training and decided "
     "when that of the full network stops.",
-    "Drop minus that of the reference": f"{MEANING} It is counted from the control where there is one.",
+    "Drop minus that of the reference": f"{MEANING} It is counted from the control where there is one. "
+    "Each network is judged for itself, not corrected for the number of networks.",
     "Loss": "mean cross-entropy of the group's test images, in nats.",
     "Gradient norm": "L2 norm of the gradient of the group's mean loss with respect to all parameters (masks and batch "
     "statistics are held fixed).",

@@ -80,6 +80,7 @@ def test_a_page_says_of_what_it_is_and_what_its_tables_mean(tmp_path: Path) -> N
     before, _, after = (tmp_path / "page.md").read_text().partition("## Who lost most")
     told = "2 seeds, 3 groups, 720 training and 113 test images of 'handmade'. The reference group is a. 95 % intervals"
     assert f"\n\n{told}" in before
+    assert "Each network is judged for itself: of twenty whose groups lose alike one may" in after
     networks = after.partition("## Networks\n\n")[2]
     assert networks.startswith("SNL n keeps the n ReLUs that selective network linearization chose")
     assert "relative drop matched percent are counted from the control. Million passes are the work" in networks

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.reporting.verdicts import Measured, Side, alike, corrected, decide, rank_correlations, too_small
+from experiments.reporting.verdicts import (
+    FOOT,
+    Measured,
+    Side,
+    alike,
+    corrected,
+    decide,
+    rank_correlations,
+    too_small,
+)
 from jaxfair import intervals
 from jaxfair.judging import rank_p_value
 
@@ -95,6 +104,17 @@ def test_nothing_is_there_that_is_not_after_correction(values: list[float], side
     alone = corrected([found])[0]
     among = corrected([found, *[found._replace(p_value=0.5)] * 20])[0]
     assert (alone.verdict, among.verdict) == (verdict, "not supported: not after correction")
+
+
+def test_findings_that_say_nothing_are_counted_with_the_others() -> None:
+    """What has a p is corrected for, whatever its verdict, and what has none is not; the foot of the table says so."""
+    found = decide(None, "a", "b", "c", lambda _: (np.array([0.20, 0.31, 0.12, 0.40, 0.11]), ""))
+    idle = found._replace(verdict="nothing to explain", p_value=0.9)
+    untested = found._replace(verdict="holds, says nothing", p_value=np.nan)
+    judged = corrected([found, idle, idle, untested])
+    assert judged[0].corrected == pytest.approx(3 * found.p_value)
+    assert [of.verdict for of in judged[1:]] == ["nothing to explain", "nothing to explain", "holds, says nothing"]
+    assert "for all findings of the table that have a p, also where there is nothing to explain" in FOOT
 
 
 def of_the_same_images(
