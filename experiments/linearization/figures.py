@@ -338,7 +338,8 @@ DRAWINGS = {
         "Mean accuracy of the large and the small groups by the number of ReLUs kept", IMAGES, accuracy_by_budget),
     "accuracy_by_method": Drawing(
         "Accuracy on all test images, and in the worst group of each seed, by method and the number of ReLUs kept",
-        f"{IMAGES} The worst group is picked by other images than those it is measured on, as by these it looks worse.",
+        f"{IMAGES} The worst group is picked by other images than those it is measured on, as by these it looks worse; "
+        "where groups of few images are about as accurate it may be another one, which is better.",
         accuracy_by_method),
     "harm_by_training": Drawing(
         "Accuracy of the large and the small groups by the epochs of fine-tuning, linearized and with all ReLUs",
