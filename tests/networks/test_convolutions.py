@@ -111,7 +111,6 @@ def test_small_images_are_products_of_matrices(case: Any, asked: bool, monkeypat
     assert "convolution" in jax.jit(lambda *given: gradient(*given)).lower(*images(case)).as_text()
 
 
-@pytest.mark.usefixtures("float64")
 @pytest.mark.skipif(jax.__version_info__ < (0, 11), reason="jaxlib 0.10 takes barriers away before it fuses")
 @pytest.mark.parametrize("case", [CASES[2], CASES[4], SMALL[0], SMALL[2]])
 def test_what_is_copied_is_computed_once(case: Any) -> None:
@@ -124,6 +123,7 @@ def test_what_is_copied_is_computed_once(case: Any) -> None:
     assert not any(" concatenate(" in each for each in costly)
 
 
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("padding", ["SAME", "VALID", "SAME_LOWER"])
 @pytest.mark.parametrize("pixels", [4, 9])
 def test_padding_has_names(padding: str, pixels: int) -> None:
