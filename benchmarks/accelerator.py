@@ -122,6 +122,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
     out = chosen.out.absolute()
     try:
+        if chosen.stage:
+            from benchmarks import timing
+
+            timing.dispatch_inline()
         if chosen.stage == "product":
             from benchmarks import stages
 

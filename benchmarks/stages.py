@@ -132,9 +132,10 @@ def _trained(starts: Any, train: Any, config: TrainConfig, seeds: Sequence[int],
 
 
 def quickstart(out: Path, small: bool, end: float) -> dict[str, Any]:
-    """Run the quickstart, and time it."""
+    """Run the quickstart as its command does, and time it; by its function, since the machine may lack tyro."""
     code = (
-        "import dataclasses, pathlib, sys; from experiments.linearization.settings import QUICKSTART;"
+        "import dataclasses, pathlib, sys; from experiments import cli; cli.begin(); cli.configure_jax();"
+        " from experiments.linearization.settings import QUICKSTART;"
         " from experiments.linearization.study import run;"
         "study = dataclasses.replace(QUICKSTART, out=pathlib.Path(sys.argv[1]), **({'seeds': 1, 'deepreduce': (),"
         "'budgets': (0.05,), 'train': dataclasses.replace(QUICKSTART.train, epochs=1)} if sys.argv[2] else {}));"

@@ -19,7 +19,12 @@ Seconds = dict[str, float]
 def configure() -> None:
     """Set JAX up as the studies' commands do: float32 products in full, and programs in the thread that calls them."""
     jax.config.update("jax_default_matmul_precision", "highest")
-    jax.config.update("jax_cpu_enable_async_dispatch", False)  # what ``processes.keep_memory`` needs
+    dispatch_inline()
+
+
+def dispatch_inline() -> None:
+    """Run a CPU's programs in the thread that calls them, whose memory alone ``processes.keep_memory`` keeps."""
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 def wait(result: Any) -> None:
