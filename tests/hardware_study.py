@@ -115,6 +115,7 @@ def _comparison(
             control=control,
             accuracy=(own["accuracy"] * tests).sum(axis=1) / tests.sum(),
             correct=right(own["accuracy"], tests),
+            one_class=np.zeros(seeds, bool),
             loss=np.repeat(own["loss"], tests, axis=1),
             by_group=own,
             distance=scale * rng.uniform(1, 2, seeds),

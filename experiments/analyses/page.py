@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from experiments.analyses import differences, quantities
 from experiments.analyses.results import HARM, Results, Variant
 from experiments.reporting import html, reports, sampling
-from experiments.reporting.comparisons import MEANING, PICKED, SELDOM
+from experiments.reporting.comparisons import MEANING, PICKED, SELDOM, one_class
 from experiments.reporting.drawing import Drawn
 from experiments.reporting.groups import some
 from experiments.reporting.tables import Column, Row, Table
@@ -256,6 +256,7 @@ def warnings(results: Results) -> list[str]:
         f"small where few are right. By more than a tenth of what its interval reaches it is: {some(biased)}."
     )
     said += [small] * bool(biased)
+    said += one_class({v.label: v.one_class for v in results.variants}, results.variants[0].seeds)
     return [*results.missing, *by_heart(results), *[never] * bool(unknown), *results.groups.warnings(), *said]
 
 

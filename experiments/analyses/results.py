@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.reporting import reports
+from experiments.reporting.comparisons import predicts_one_class
 from experiments.reporting.groups import Groups, check_name
 from experiments.reporting.sampling import FREE
 from experiments.running import work
@@ -52,6 +53,7 @@ class Variant(NamedTuple):
         by_group: each quantity of ``result.json``, shape (seeds, groups).
         correct: 1.0 where the prediction is right, shape (seeds, test images of any seed); NaN where a seed does not
             test an image.
+        one_class: whether one class is predicted for all test images, shape (seeds,).
         examples: of quantities that are means over test images (``OF_IMAGES``), each image's, as ``correct``.
         parts: of the quantities of ``sampling.FREE``, as ``sampling.free_of_sampling`` takes them; empty where sampling
             was not measured.
@@ -73,6 +75,7 @@ class Variant(NamedTuple):
     parameter_distance: np.ndarray
     by_group: dict[str, np.ndarray]
     correct: np.ndarray
+    one_class: np.ndarray
     base: str | None = None
     mitigation: Mapping[str, Any] | None = None
     examples: Mapping[str, np.ndarray] = {}
@@ -314,6 +317,7 @@ def _followed(seeds: Sequence[Run], places: _Places) -> Followed:
 def _variant(analysed: Sequence[Run], beside: Mapping[str, Mapping[str, Run]], places: _Places) -> Variant:
     results, variant = [run.json("result.json") for run in analysed], analysed[0].config["variant"]
     examples = [run.arrays("examples.npz") for run in analysed]
+    predicted = [e["logits"].argmax(-1) for e in examples]
     stored = set.intersection(*(set(result["groups"]) for result in results))  # older analyses have fewer
     names = [name for name in results[0]["groups"] if name != "name" and name in stored]
     by_group = {name: np.array([result["groups"][name] for result in results], float) for name in names}
@@ -349,7 +353,8 @@ def _variant(analysed: Sequence[Run], beside: Mapping[str, Mapping[str, Run]], p
         accuracy=np.array([result["accuracy"] for result in results]),
         parameter_distance=np.array([result["parameter_distance"] for result in results], float),
         by_group=by_group,
-        correct=_spread([e["logits"].argmax(-1) == e["label"] for e in examples], places),
+        correct=_spread([of == e["label"] for of, e in zip(predicted, examples, strict=True)], places),
+        one_class=np.array([predicts_one_class(of, e["label"]) for of, e in zip(predicted, examples, strict=True)]),
         examples={
             name: _spread([e[name].astype(float) for e in examples], places)
             for name in OF_IMAGES

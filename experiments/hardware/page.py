@@ -8,7 +8,7 @@ import numpy as np
 from experiments.hardware import differences
 from experiments.hardware.results import Hardware
 from experiments.reporting import html, reports, sampling
-from experiments.reporting.comparisons import MEANING
+from experiments.reporting.comparisons import MEANING, one_class
 from experiments.reporting.drawing import Drawn
 from experiments.reporting.tables import Column, Row, Table
 from experiments.reporting.verdicts import Claim
@@ -156,6 +156,9 @@ def warnings(hardware: Hardware) -> list[str]:
         found.append(f"One-ulp controls: {len(plain.ulps)}; what rounding does is badly known from fewer than 2.")
     elif (smallest := (len(plain.ulps) + 1.0) ** -len(plain.reference.accuracy)) > LEVEL:
         found.append(f"No p-value can be below {smallest:.2g} with so few seeds and controls.")
+    for comparison in hardware.comparisons:
+        alone = {f"{series.label}, {comparison.title}": series.one_class for series in comparison.every}
+        found += one_class(alone, range(len(comparison.reference.one_class)))
     found += hardware.groups.warnings()
     for series in plain.profiles:
         if series.same_bits.all():

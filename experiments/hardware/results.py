@@ -7,6 +7,7 @@ import numpy as np
 
 from experiments.hardware.bundles import Bundle, Member
 from experiments.hardware.runs import CONTROLS
+from experiments.reporting.comparisons import predicts_one_class
 from experiments.reporting.groups import Groups, check_name
 from experiments.reporting.sampling import FREE
 from experiments.running.records import load_network
@@ -24,7 +25,8 @@ class Series(NamedTuple):
         profile, kind, control: by name.
         accuracy: over the test set, shape (s,).
         correct: 1.0 where the prediction is right, shape (s, test images).
-        loss: of each test image, in nats, of the same shape.
+        one_class: whether one class is predicted for all test images, shape (s,).
+        loss: of each test image, in nats, of the shape of ``correct``.
         by_group: each quantity of ``result.json``, shape (s, g).
         distance: of the parameters from the reference's, shape (s,); 0 for the reference.
         curve: the same after each recorded step, estimated from sketches, shape (s, t); None where there is none.
@@ -40,6 +42,7 @@ class Series(NamedTuple):
     control: str
     accuracy: np.ndarray
     correct: np.ndarray
+    one_class: np.ndarray
     loss: np.ndarray
     by_group: dict[str, np.ndarray]
     distance: np.ndarray
@@ -200,6 +203,7 @@ def _series(bundle: Bundle, label: str, member: Member, base: _Base) -> Series:
         control=member.control,
         accuracy=np.array([result["accuracy"] for result in results]),
         correct=np.array([(e["logits"].argmax(-1) == e["label"]).astype(float) for e in examples]),
+        one_class=np.array([predicts_one_class(e["logits"].argmax(-1), e["label"]) for e in examples]),
         loss=np.array([e["loss"] for e in examples], float),
         by_group=by_group,
         distance=np.array([parameter_distance(a.params, b.params) for a, b in zip(base.networks, own, strict=True)]),

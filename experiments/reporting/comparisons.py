@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from experiments.reporting import series
+from experiments.reporting.groups import some
 from experiments.reporting.series import Estimate
 from jaxfair import intervals, judging
 from jaxfair.judging import SEEDS
@@ -142,6 +143,26 @@ def in_points(lost: Mapping[str, Estimate], which: str) -> str:
     more = len(lost) - NAMED
     said += [f"{more} more {'is' if more == 1 else 'are'} not compared"] if more > 0 else []
     return f"Where {which} is {SELDOM}, {'; '.join(said)}."
+
+
+def predicts_one_class(predicted: np.ndarray, label: np.ndarray) -> bool:
+    """Return whether a network predicts one class for all images, whose labels are several."""
+    return len(np.unique(predicted)) == 1 < len(np.unique(label))
+
+
+def one_class(networks: Mapping[str, np.ndarray], seeds: Sequence[int]) -> list[str]:
+    """Return a sentence if some networks predict one class alone: what a group lost there is said by its classes.
+
+    Args:
+        networks: whether the network of each seed does (``predicts_one_class``), shape (seeds,), by label.
+        seeds: their numbers.
+    """
+    found = {
+        label: [str(seed) for seed, is_so in zip(seeds, of, strict=True) if is_so] for label, of in networks.items()
+    }
+    said = [f"{label} (seed{'s' * (len(of) > 1)} {', '.join(of)})" for label, of in found.items() if of]
+    means = "a group's accuracy there is the share of its images that are of that class, and nothing more"
+    return [f"One class is predicted for all test images by {some(said)}: {means}."] if said else []
 
 
 def paragraphs(answer: str, *more: str) -> str:

@@ -222,6 +222,19 @@ def test_a_group_without_a_drop_leaves_those_of_the_others(tmp_path: Path) -> No
     assert all("without_a_drop" not in row for row in quantities.summary_rows(everyone))
 
 
+def test_networks_that_predict_one_class_are_named_with_their_seeds(tmp_path: Path) -> None:
+    made = make_analyses(tmp_path)
+    assert not any("One class" in said for said in warnings(collect(made)))
+    for run in (made[7], made[8], made[11]):  # SNL 50 of the seeds 1 and 2, DeepReDuce C12 of the last one
+        examples = run.arrays("examples.npz")
+        run.write_arrays("examples.npz", examples | {"logits": np.zeros_like(examples["logits"])})
+        run.finish()
+    said = [text for text in warnings(collect(made)) if text.startswith("One class is predicted for all test images")]
+    assert [text.split(": a group's")[0] for text in said] == [
+        "One class is predicted for all test images by SNL 50 (seeds 1, 2), DeepReDuce C12 (seed 2)"
+    ]
+
+
 def test_analyses_that_do_not_belong_together_are_refused(analyses: list[Run]) -> None:
     with pytest.raises(JaxfairError, match="not of the same seeds"):
         arrays.collect(analyses[:-1])
