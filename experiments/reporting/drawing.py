@@ -519,7 +519,9 @@ def caterpillars(parts: Mapping[str, Sequence[tuple[str, Estimate, bool]]], labe
     """
     lines = [[name.count("\n") + 1 for name, *_ in rows] for rows in parts.values()]
     longest = max(len(line) for rows in parts.values() for name, *_ in rows for line in name.split("\n"))
-    width, height = 2.2 + LETTER * longest, 1.0 + max(sum(LINE * n + 0.08 for n in rows) for rows in lines)
+    width = max(2.2 + LETTER * longest, 4.5 / len(parts))  # of one panel with a label that is not too narrow for it
+    above = 0.8 + LINE * max(title.count("\n") + 1 for title in parts)  # and below: the label and the ticks
+    height = above + max(sum(LINE * n + 0.08 for n in rows) for rows in lines)
     figure, panels = filled(len(parts), max(1, int(11.5 / width)), width, height, sharex=True)
     for axes, (title, rows), of_rows in zip(panels, parts.items(), lines, strict=True):
         high = (LINE * np.array(of_rows) + 0.08) / (LINE + 0.08)  # of one line is 1
