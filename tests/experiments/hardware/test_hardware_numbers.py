@@ -223,7 +223,8 @@ def test_random_parts_are_seldom_said_to_have_eigenvalues_by_their_boundary(coun
         of_groups = made.comparisons[0].reference.by_group
         alone, _ = rank_correlations(of_groups["softmax_gap"], of_groups["top_eigenvalue"], "groups")
         found, *_ = claims._ranks(made, "softmax_gap", "top_eigenvalue")
-        assert found.p_value is not None and alone.p_value is not None
+        assert found.p_value is not None
+        assert alone.p_value is not None
         ranked += alone.p_value < 0.05
         said += found.p_value < 0.05 and not found.nothing
     print(f"{count} images: {100 * said / times:.1f} %, by ranks alone {100 * ranked / times:.1f} %")

@@ -294,7 +294,9 @@ def test_controls_and_splits_reach_the_results(tmp_path: Path) -> None:
     assert (tmp_path / "report" / "imbalance_groups.csv").read_text().count("\n") == 1 + 2 * 10
     assert (made.splits, made.matched) == (2, True)
     by_name = {variant.label: variant for variant in made.variants}
-    assert by_name["SNL 384"].control is by_name["Matched to SNL 384"]
+    control = by_name["SNL 384"].control
+    assert control is not None
+    assert control.label == "Matched to SNL 384"
     assert by_name["Matched to SNL 384"].control is by_name["Full network"].control is None
     assert np.isnan(by_name["SNL 384"].correct).any()  # images that one of the seeds does not test
     for variant in made.variants:
