@@ -6,6 +6,7 @@ import difflib
 import errno
 import importlib
 import inspect
+import logging
 import os
 import signal
 import sys
@@ -19,7 +20,7 @@ from types import FrameType
 from typing import Any, NamedTuple, get_origin, get_type_hints
 
 from jaxfair import processes
-from jaxfair.errors import STORAGE, JaxfairError, did_you_mean, short
+from jaxfair.errors import STORAGE, JaxfairError, did_you_mean, is_of_storage, short
 
 Work = Callable[[Any, list[str]], object]
 """Does what a command is for; it gets the options and the words of the whole command line."""
@@ -195,11 +196,25 @@ def begin() -> None:
     """Set a command's process up, before its ``__main__`` imports anything else.
 
     Memory that is freed is kept (``processes.keep_memory``). A signal ends the process with one sentence while it still
-    imports what it needs; ``main`` then takes the signals over.
+    imports what it needs; ``main`` then takes the signals over. After a full disk nothing is printed but its sentence.
     """
+    sys.unraisablehook = _unraised
+    for name in ("absl", "asyncio"):  # through which Orbax tells of each of its threads
+        logging.getLogger(name).addFilter(_other)
     for number in SIGNALS:
         signal.signal(number, _end)
     processes.keep_memory()
+
+
+def _other(record: logging.LogRecord) -> bool:
+    failed = record.exc_info[1] if record.exc_info else None
+    return failed is None or not is_of_storage(failed)
+
+
+def _unraised(lost: Any) -> None:
+    """Print what no one could be told of, as Python does, but for writes that failed after a full disk was noticed."""
+    if str(lost.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(lost)
 
 
 def _end(number: int, _: FrameType | None) -> None:

@@ -52,6 +52,8 @@ def save(directory: Path, step: Natural, tree: object) -> None:
     written, final = directory / f"{step}.new", directory / str(step)
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        for half_written in directory.glob(f"{written.name}.orbax-checkpoint-tmp*"):  # or Orbax tells of it
+            shutil.rmtree(half_written, ignore_errors=True)
         with _orbax, _checkpointer() as checkpointer:
             checkpointer.save(written, arrays, force=True)
         if final.exists():  # put aside first: killed between both, what is there is whole under its other name

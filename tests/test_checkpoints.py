@@ -19,6 +19,8 @@ import pytest
 from jaxfair import checkpoints
 from jaxfair.errors import JaxfairError, StorageError
 
+ROOT = Path(__file__).resolve().parents[1]
+
 
 def make_tree(seed: int = 0) -> Any:
     """Make a tree like that of training: nested, several types, a scalar, values that no decimal holds."""
@@ -302,3 +304,29 @@ def test_a_full_disk_is_said_in_one_sentence(tmp_path: Path, monkeypatch: pytest
         checkpoints.save(tmp_path / "kept", 0, {"a": np.zeros(2)})
     said = f"The checkpoint cannot be written to '{tmp_path / 'kept'}': No space left on device; earlier results are"
     assert str(refused.value) == f"{said} kept."
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from experiments import cli
+cli.begin()
+import numpy as np
+from jaxfair import checkpoints
+from jaxfair.errors import StorageError
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+for _ in range(2):
+    try:
+        checkpoints.save(Path(sys.argv[1]), 0, {f"{i}": np.random.rand(20_000) for i in range(9)})
+    except StorageError as error:
+        print(error, file=sys.stderr)
+"""
+
+
+def test_of_a_full_disk_a_command_prints_nothing_else(tmp_path: Path) -> None:
+    """Orbax's threads log what they raise, writes that are given up fail later, and what is half written is known."""
+    command = [sys.executable, "-c", FULL, str(tmp_path / "kept")]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stderr
+    line = f"The checkpoint cannot be written to '{tmp_path / 'kept'}': File too large; earlier results are kept.\n"
+    assert said == 2 * line
