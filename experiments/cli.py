@@ -25,7 +25,7 @@ from jaxfair.errors import STORAGE, JaxfairError, did_you_mean, is_of_storage, s
 Work = Callable[[Any, list[str]], object]
 """Does what a command is for; it gets the options and the words of the whole command line."""
 
-KEPT = "finished runs are kept, and the same command goes on from here"
+KEPT = "whatever is finished is kept, and the same command goes on from here"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGUSR2", signal.SIGTERM))
 """By which a terminal, an operating system and a cluster (``sbatch --signal=USR2@90``) say that it is time to end."""
 if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup lets it be
@@ -219,7 +219,7 @@ def _unraised(lost: Any) -> None:
 
 def _end(number: int, _: FrameType | None) -> None:
     with suppress(OSError):  # it is closed, or what showed it has ended by the same signal
-        os.write(2, f"\ninterrupted; {KEPT}.\n".encode())
+        os.write(2, b"\ninterrupted before the work began.\n")
     os._exit(128 + number)  # an exception could be lost in the middle of an import
 
 

@@ -17,9 +17,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
+from experiments import cli
+
+if __name__ == "__main__":
+    cli.begin()
+
 import tyro
 
-from experiments import cli
 from experiments.running import slurm
 from experiments.running.progress import EXECUTOR, PLAN, duration
 from experiments.running.settings import StudyFolder

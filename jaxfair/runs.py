@@ -294,11 +294,12 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        advice = "free some space and run the same command again" if full else "choose another folder with --out"
+        advice = "choose another folder with --out"
+        advice = "free some space and run the same command again, which keeps what is finished" if full else advice
         reason = error.strerror or str(error)
         if error.errno in (errno.EEXIST, errno.ENOTDIR):
             reason = "there is a file where a folder is needed"
-        raise StorageError(f"'{path}' cannot be written: {reason}; {advice} (finished runs are kept).") from error
+        raise StorageError(f"'{path}' cannot be written: {reason}; {advice}.") from error
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -11,6 +11,10 @@ import sys
 from collections.abc import Sequence
 
 from experiments import cli
+
+if __name__ == "__main__":
+    cli.begin()
+
 from experiments.change.settings import Change
 
 

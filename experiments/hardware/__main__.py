@@ -42,8 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
     commands = {
         "": cli.Command(PRESETS, _run, once=cli.several(PRESETS), unused=ignored),
-        "pack": cli.Command(Pack, _pack),
-        "merge": cli.Command(Merge, _merge),
+        "pack": cli.Command(Pack, _pack, "the study is untouched, and the same command starts over"),
+        "merge": cli.Command(Merge, _merge, "the studies are untouched, and the same command starts over"),
     }
     return cli.main("python -m experiments.hardware", __doc__, commands, arguments)
 

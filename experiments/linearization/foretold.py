@@ -15,6 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments import cli
+
+if __name__ == "__main__":
+    cli.begin()
+
 from experiments.running.settings import StudyFolder
 
 

@@ -14,6 +14,10 @@ from typing import Any
 from urllib.parse import quote
 
 from experiments import cli
+
+if __name__ == "__main__":
+    cli.begin()
+
 from experiments.reporting import files, reports, tables
 from experiments.reporting.comparisons import PICKED
 from experiments.running.progress import duration

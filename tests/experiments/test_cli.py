@@ -273,7 +273,7 @@ def test_an_interrupt_keeps_finished_runs(
     with monkeypatch.context() as patched:
         patched.setattr(Progress, "update", interrupted)
         assert call(tmp_path, "--seeds", "2", "--splits", "one") == 130
-    assert capsys.readouterr().err.splitlines()[-1].startswith("interrupted; finished runs are kept")
+    assert capsys.readouterr().err.splitlines()[-1].startswith("interrupted; whatever is finished is kept")
     (first,) = finished(tmp_path).values()
     assert (first.config["stage"], first.config["seed"]) == ("train", 0)
     before = (first.path / "DONE").stat().st_mtime_ns
@@ -389,10 +389,10 @@ def test_a_closed_stream_ends_no_work_and_gives_its_number_to_no_file(tmp_path: 
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (OSError(errno.EACCES, "Permission denied", "a/b"), "'a/b' cannot be used: Permission denied; finished"),
+        (OSError(errno.EACCES, "Permission denied", "a/b"), "'a/b' cannot be used: Permission denied; whatever is finished"),
         (
             OSError(errno.ENOSPC, "No space left on device"),
-            "A file cannot be written: No space left on device; finished",
+            "A file cannot be written: No space left on device; whatever is finished",
         ),
     ],
 )
@@ -407,6 +407,12 @@ def test_what_the_system_says_of_a_file_is_one_sentence(
     command = cli.Command(Status, lambda: work, computes=False)
     assert cli.main("x", None, {"": command}, ["study"]) == 1
     assert sentence(capsys.readouterr().err).startswith(said)
+
+
+def test_a_signal_before_the_work_speaks_of_none() -> None:
+    program = "import os; from experiments import cli; cli.begin(); os.kill(os.getpid(), 2)"
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr.strip()) == (128 + 2, "interrupted before the work began.")
 
 
 def test_a_signal_ends_a_program_that_can_say_nothing_before_its_command_begins() -> None:
@@ -436,7 +442,7 @@ def test_a_signal_that_comes_within_a_destructor_is_not_lost() -> None:
     """Python prints an exception that is raised there, such as JAX's when garbage is collected, and goes on."""
     ended = subprocess.run([sys.executable, "-c", LOST], cwd=ROOT, capture_output=True, text=True, timeout=90)
     assert ended.returncode == 128 + 15
-    assert ended.stderr.strip() == "interrupted; finished runs are kept, and the same command goes on from here."
+    assert ended.stderr.strip() == "interrupted; whatever is finished is kept, and the same command goes on from here."
 
 
 @pytest.mark.parametrize("closed", ["2>&-", ">&-"])

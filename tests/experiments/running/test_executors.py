@@ -130,7 +130,7 @@ def test_a_signal_lets_the_epoch_end_and_says_how_to_go_on(tmp_path: Path, numbe
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 128 + number
     assert "The epoch is finished and saved first" in said
-    assert said.splitlines()[-1] == "interrupted; finished runs are kept, and the same command goes on from here."
+    assert said.splitlines()[-1] == "interrupted; whatever is finished is kept, and the same command goes on from here."
     assert "Traceback" not in said
     assert int(next((tmp_path / "saved").iterdir()).name) > 0
 
@@ -146,7 +146,8 @@ def test_a_signal_during_the_imports_is_one_sentence(tmp_path: Path, seconds: fl
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 130
-    assert said.splitlines()[-1] == "interrupted; finished runs are kept, and the same command goes on from here."
+    begun = "interrupted; whatever is finished is kept, and the same command goes on from here."  # on a fast machine
+    assert said.splitlines()[-1] in ("interrupted before the work began.", begun)
     assert "Traceback" not in said
 
 
