@@ -302,6 +302,21 @@ def writing(path: Path) -> Iterator[None]:
         raise StorageError(f"'{path}' cannot be written: {reason}; {advice}.") from error
 
 
+def check_place(folder: Path) -> None:
+    """Refuse a folder in which nothing could be written, before the work for it; one that is not there is not made.
+
+    Raises:
+        StorageError: it, or the folder that it would be made in, is a file or may not be written in.
+    """
+    with writing(folder):
+        whole = folder.absolute()
+        there = next(path for path in (whole, *whole.parents) if path.exists())
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "")
+        if not os.access(there, os.W_OK | os.X_OK):  # which says no of a disk that is only read, too
+            raise PermissionError(errno.EACCES, f"nothing may be written in '{there}'")
+
+
 def _write(path: Path, content: bytes) -> None:
     temporary = _beside(path)
     with writing(path):

@@ -199,7 +199,7 @@ def pack(study: Path, file: Path) -> None:
     """
     if not file.name.lower().endswith((".tar", ".tar.gz", ".tgz")):
         raise JaxfairError(f"A study is packed as NAME.tar or NAME.tar.gz, not '{file.name}'; give such a name.")
-    files.check_no_link(file)
+    files.check_place(file)
     if file.exists() and not _is_packed(file):
         raise JaxfairError(f"'{file}' is there and no packed study; choose another name, or move it away.")
     bundles = read(study)

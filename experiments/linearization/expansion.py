@@ -13,7 +13,7 @@ from experiments.reporting.tables import Column, Table
 from experiments.running import datasets
 from experiments.running.progress import Progress, say
 from experiments.running.records import load_network, rebalanced
-from jaxfair import runs, taylor
+from jaxfair import taylor
 from jaxfair.errors import JaxfairError
 from jaxfair.runs import Run
 from jaxfair.taylor import NetworkLines
@@ -104,8 +104,6 @@ def _agreement(lines: Sequence[NetworkLines]) -> dict[str, Any]:
 def write(given: "Foretold", _: Sequence[str]) -> None:
     """Write the table as CSV and Markdown, and print it."""
     page = given.out / "foretold.md"
-    with runs.writing(given.out):
-        given.out.mkdir(parents=True, exist_ok=True)  # before the work
     files.check_own(page, *TOLD)
     found = rows(given.study)
     with files.replacing(page, *TOLD) as made:

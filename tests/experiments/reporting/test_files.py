@@ -1,14 +1,18 @@
 """Files that a command writes beside those of others: all or none, and in the place of its own only."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from experiments.change.__main__ import main as change
 from experiments.data.__main__ import main as data
 from experiments.hardware.__main__ import main as hardware
-from experiments.linearization import foretold, side_by_side
-from experiments.reporting import files, publish
+from experiments.linearization import across, foretold, side_by_side
+from experiments.linearization.__main__ import main as linearization
+from experiments.reporting import files, publish, reports
+from experiments.running import datasets
 from jaxfair.errors import JaxfairError
 from tests.study import make_study
 
@@ -97,3 +101,32 @@ def test_no_command_replaces_a_link(
     assert command(tmp_path / "study", tmp_path) == 1
     assert f"{mine}' is a link, which would be lost; " in capsys.readouterr().err
     assert link.is_symlink()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(command for _, command in LINKED),
+        lambda study, out: across.main([str(study), "--out", str(out / "far")]),
+        lambda study, out: foretold.main([str(study), "--out", str(out / "far")]),
+        lambda study, out: linearization(["--out", str(out / "far")]),
+        lambda study, out: change([f"--{of}={study}" for of in ("before", "after", "groups")] + [f"--out={out}"]),
+    ],
+)
+def test_a_place_that_is_only_read_is_refused_before_the_work(
+    command: Callable[[Path, Path], object],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Permissions do not stop an administrator, but a disk that is only read does, which ``os.access`` knows too."""
+    make_study(tmp_path / "study", "Study", seeds=1)
+    capsys.readouterr()
+    for of, name in ((datasets, "load"), (reports, "open_runs"), (datasets, "prepare_each")):
+        monkeypatch.setattr(of, name, lambda *_, **__: pytest.fail("there was work before"))
+    monkeypatch.setattr(os, "access", lambda path, _: path != tmp_path)
+    assert command(tmp_path / "study", tmp_path) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"cannot be written: nothing may be written in '{tmp_path}'; choose another folder with --out." in said
+    assert [path.name for path in tmp_path.iterdir()] == ["study"]
