@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,8 @@ from jaxfair.runs import Run
 
 PLACES = ("path", "images")  # fields that say where the data is, not what it is
 UNKNOWN_SIZE, MANY = 32, 100_000  # of images that are not there yet
+BRIGHT = 65
+"""A pixel of 8 bits that some image of a set has, unless all of its images are nearly black."""
 ADDED = ("numeric", "rebalance", "validation_fraction")
 """Fields that older runs do not have: left out where they say nothing, so that these are found."""
 
@@ -153,7 +155,19 @@ def origin(loaded: Loaded, config: DataConfig) -> list[str]:
     percent = ", ".join(dict.fromkeys(f"{100 * share:g} %" for share in keep))
     of_these = f", {100 * config.keep[0]:g} % of what '{config.name}' keeps" if _multiplies(config, loaded) else ""
     kept = [f"kept of the training images: {percent}{of_these} (--data.keep)"] if set(keep) - {1.0} else []
-    return [f"{loaded.title}, {loaded.origin}", *noted, *kept]
+    return [f"{loaded.title}, {loaded.origin}", *noted, *_dark(loaded.parts), *kept]
+
+
+def _dark(parts: Iterable[Dataset]) -> list[str]:
+    """Return a warning if all images are nearly black, as where their bits are fewer than their files'."""
+    brightest, each = 0, 1000
+    for part in parts:
+        for first in range(0, len(part), each):
+            brightest = max(brightest, int(np.asarray(part.images[first : first + each]).max()))
+            if brightest >= BRIGHT:
+                return []
+    said = f"no pixel of any image is above {brightest} of 255, as where 12 bits are stored in files of 16"
+    return [f"warning: {said}; scale the images to the whole range first, or their shades are lost."]
 
 
 def splits(loaded: Loaded, config: DataConfig) -> tuple[Dataset, Dataset, Dataset | None]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from experiments.data.__main__ import main
 from experiments.running import datasets
@@ -58,6 +59,22 @@ def test_what_is_kept_for_training_is_said(tmp_path: Path, capsys: pytest.Captur
     assert "kept of the training images: 30 % (--data.keep)" in capsys.readouterr().err
     datasets.prepare(DataConfig("npz", path=path))
     assert "--data.keep" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("bits", "dark"), [(12, True), (14, True), (16, False)])
+def test_images_that_are_nearly_black_are_said_to_be(bits: int, dark: bool, tmp_path: Path) -> None:
+    """A camera's 12 bits in files of 16 are a sixteenth of the range."""
+    rng = np.random.default_rng(0)
+    for name in ("cat/1", "cat/2", "dog/1", "dog/2"):
+        (tmp_path / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
+        values = rng.integers(0, 2**bits, (16, 16), dtype=np.uint16)
+        values[0, 0] = 2**bits - 1
+        Image.fromarray(values).save(tmp_path / "mine" / f"{name}.png")
+    config = DataConfig("folder", path=tmp_path / "mine", size=16)
+    said = [line for line in datasets.origin(datasets.load(config), config) if line.startswith("warning: ")]
+    assert len(said) == dark
+    if dark:
+        assert f"no pixel of any image is above {2 ** (bits - 8)} of 255, as where 12 bits are stored in" in said[0]
 
 
 def test_describe_says_when_the_group_is_the_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
