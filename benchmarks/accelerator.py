@@ -55,6 +55,17 @@ def _check_same(out: Path, environment: dict[str, Any]) -> None:
                 raise JaxfairError(f"'{out.name}' has answers of {theirs}, and here is {ours}; choose another --out.")
 
 
+def _check_own(out: Path) -> None:
+    """Refuse a folder that holds something else than answers, such as this one where a variable was empty.
+
+    Raises:
+        JaxfairError: it does.
+    """
+    held = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if held and not any(name.startswith((PAGE, *(f"{stage.name}.json" for stage in STAGES))) for name in held):
+        raise JaxfairError(f"'{out}' holds something else than answers; name a new folder as --out.")
+
+
 def run_all(
     out: Path, minutes: float, small: bool, note: Callable[[dict[str, str]], object] = lambda _: None
 ) -> dict[str, str]:
@@ -134,6 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             processes.end_with_parent(group=True)
             run_stage(chosen.stage, out, chosen.small, chosen.minutes)
         else:
+            _check_own(chosen.out)
             with processes.locked(out / PAGE, print):  # two would time each other
                 # After each stage, so that what was found is on the page however the command ends.
                 missing = run_all(out, chosen.minutes, chosen.small, lambda missing: write_page(out, missing))

@@ -21,8 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from benchmarks import measure, timing
+from benchmarks import command, measure, timing
 from jaxfair import runs
+from jaxfair.errors import JaxfairError
 from jaxfair.networks import convolutions
 
 OURS, XLAS = "jaxfair", "XLA"
@@ -68,6 +69,18 @@ def jobs(
     return {name: gradient(convolve) for name, convolve in FUNCTIONS.items()}, gflop
 
 
+def measured(layer: tuple[str, int, int, int, int, int], chosen: argparse.Namespace) -> dict[str, Any]:
+    """Time one layer, print its line, and return what was found."""
+    both, gflop = jobs(chosen.images, layer, whole=chosen.whole)
+    one, other = (np.concatenate([np.ravel(part) for part in job()]) for job in both.values())
+    apart = float(np.linalg.norm(one - other) / np.linalg.norm(other))
+    seconds = timing.in_turn(both, chosen.repeats)
+    times = ", ".join(f"{name} {found['median'] * 1e3:.2f} ms" for name, found in seconds.items())
+    ratio = seconds[XLAS]["median"] / seconds[OURS]["median"]
+    print(f"{layer[0]:20s} {times}, ratio {ratio:.2f}, apart {apart:.0e}", flush=True)
+    return {"layer": layer[0], "gflop": gflop, "apart": apart, **seconds}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Time, print and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -80,20 +93,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     timing.configure()
     words = ["python", "-m", "benchmarks.convolutions", *(sys.argv[1:] if arguments is None else arguments)]
-    rows = []
-    for layer in layers(chosen.width, chosen.pixels):
-        both, gflop = jobs(chosen.images, layer, whole=chosen.whole)
-        one, other = (np.concatenate([np.ravel(part) for part in job()]) for job in both.values())
-        apart = float(np.linalg.norm(one - other) / np.linalg.norm(other))
-        seconds = timing.in_turn(both, chosen.repeats)
-        rows.append({"layer": layer[0], "gflop": gflop, "apart": apart, **seconds})
-        times = ", ".join(f"{name} {found['median'] * 1e3:.2f} ms" for name, found in seconds.items())
-        ratio = seconds[XLAS]["median"] / seconds[OURS]["median"]
-        print(f"{layer[0]:20s} {times}, ratio {ratio:.2f}, apart {apart:.0e}", flush=True)
     given = {name: getattr(chosen, name) for name in ("width", "images", "pixels", "whole", "repeats")}
-    given["layers"] = rows
-    chosen.out.parent.mkdir(parents=True, exist_ok=True)
-    runs.write_json(chosen.out, {"command": shlex.join(words), **given, "environment": measure.describe({}, {})})
+    with command.making(chosen.out):
+        if chosen.pixels < 8 or min(chosen.width, chosen.images, chosen.repeats) < 1:
+            shown = " ".join(f"--{name} {given[name]}" for name in ("width", "images", "pixels", "repeats"))
+            raise JaxfairError(f"There is nothing to time with {shown}; give 8 pixels or more, and 1 of the others.")
+        given["layers"] = [measured(layer, chosen) for layer in layers(chosen.width, chosen.pixels)]
+        runs.write_json(chosen.out, {"command": shlex.join(words), **given, "environment": measure.describe({}, {})})
 
 
 if __name__ == "__main__":

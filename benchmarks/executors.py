@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import child
+from benchmarks import child, command
 from experiments.linearization import study as linearization
 from experiments.linearization.settings import DIGITS
 from experiments.running import datasets, executors
@@ -28,7 +28,6 @@ from experiments.running.progress import Progress
 from experiments.running.records import Output, Workspace, declare
 from experiments.running.settings import Execution
 from jaxfair import hardware, runs
-from jaxfair.errors import JaxfairError
 from jaxfair.runs import Run
 
 PROGRAM = "python -m benchmarks.executors"
@@ -102,7 +101,7 @@ def _declared(space: Workspace, budgets: Sequence[int], seeds: int) -> list[Run]
     return [run for job in space.jobs for run in job.runs]
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, or make the study that is measured as one of its workers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
@@ -110,24 +109,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     for name in ("study", "seconds", "executor", "only"):
         parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     if chosen.study:
         carry_out(Path(chosen.study), chosen.count, float(chosen.seconds), Execution(only=(chosen.only,)))
         return
     if min(*chosen.workers, chosen.count) < 1:
         parser.error(f"--workers {' '.join(map(str, chosen.workers))} --count {chosen.count}: give numbers above 0")
-    try:
+    with command.making(chosen.out):
         measured = measure(chosen.workers, chosen.count)
-    except JaxfairError as error:
-        raise SystemExit(str(error)) from error
-    found = {**measured, "machine": hardware.describe(), **runs.environment()}
-    print(
-        json.dumps(
-            {name: found[name] for name in ("runs an hour", "overhead of a run (s)", "help (s)", "plan")}, indent=1
-        )
-    )
-    if chosen.out is not None:
-        runs.write_json(chosen.out, found)
+        found = {**measured, "machine": hardware.describe(), **runs.environment()}
+        names = ("runs an hour", "overhead of a run (s)", "help (s)", "plan")
+        print(json.dumps({name: found[name] for name in names}, indent=1))
+        if chosen.out is not None:
+            runs.write_json(chosen.out, found)
 
 
 if __name__ == "__main__":

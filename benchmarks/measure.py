@@ -20,12 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import child, libraries, problems, timing, tracing
+from benchmarks import child, command, libraries, problems, timing, tracing
 from benchmarks.jobs import Job, Method, disagreement, loosest, worst_error
 from benchmarks.libraries import jaxfair_jobs as ours
 from benchmarks.problems import GROUPS, Problem
 from jaxfair import hardware, runs
-from jaxfair.errors import JaxfairError
+from jaxfair.errors import JaxfairError, did_you_mean
 
 TIMED = ("products", "training", "report", "density", "margins")
 OPERATIONS = (*TIMED, "eigenvalues", "memory", "scaling", "cache", "profile")
@@ -263,6 +263,8 @@ def measure(
         JaxfairError: answers disagree, a name is unknown, a process fails.
     """
     found, missing = libraries.load(names)
+    if "eigenvalues" in operations:
+        _chosen(found, problem, methods)  # before the others are timed
     environment, peak = describe(found, missing), timing.matmul_peak()
     forward = timing.forward_flops(problem.logits_fn, problem.params, problem.batch[0]) / 1e9
     jobs: dict[str, dict[str, Job]] = {"products": libraries.jobs(found, "products", problem)}
@@ -283,10 +285,7 @@ def measure(
             save(result)
     jobs.clear()  # and with them the passes that they keep
     if "eigenvalues" in operations:
-        every = libraries.jobs(found, "eigenvalues", problem)
-        chosen = {name: method for name, method in every.items() if any(part in f"{name}$" for part in methods)}
-        if not chosen:
-            raise JaxfairError(f"No method's name has {' or '.join(methods)} in it; there are {', '.join(every)}.")
+        chosen = _chosen(found, problem, methods)
 
         def keep(rows: dict[str, Any]) -> None:
             save({**result, "eigenvalues": rows})
@@ -303,6 +302,19 @@ def measure(
     if "profile" in operations:
         result["profile"] = profile(problem)
     return {**result, "load_average_after": timing.load_average()}
+
+
+def _chosen(found: dict[str, ModuleType], problem: Problem, methods: Sequence[str]) -> dict[str, Method]:
+    """Return the eigenvalue methods that are named.
+
+    Raises:
+        JaxfairError: there is none.
+    """
+    every = libraries.jobs(found, "eigenvalues", problem)
+    chosen = {name: method for name, method in every.items() if any(part in f"{name}$" for part in methods)}
+    if not chosen:
+        raise JaxfairError(f"No method's name has {' or '.join(methods)} in it; there are {', '.join(every)}.")
+    return chosen
 
 
 def unfinished_file(out: Path) -> Path:
@@ -355,15 +367,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # PyTorch and the processes of the memory measurement need their share of an accelerator.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     timing.configure()
-    try:
+    words = ["python", "-m", "benchmarks.measure", *(sys.argv[1:] if arguments is None else arguments)]
+    with command.making(chosen.out, after=f"what was timed is in '{chosen.out}.part', if anything was"):
         if unknown := set(chosen.operations) - set(OPERATIONS):
-            raise JaxfairError(f"There is no operation '{min(unknown)}'; choose from {', '.join(OPERATIONS)}.")
-        if chosen.repeats < 1:
-            raise JaxfairError(f"{chosen.repeats} repeats were asked for; give at least 1.")
+            raise JaxfairError(f"There is no operation '{min(unknown)}'{did_you_mean(min(unknown), OPERATIONS)}")
+        if chosen.repeats < 1 or not chosen.first > 0:
+            raise JaxfairError(f"--repeats is {chosen.repeats} and --first {chosen.first:g}; give 1 or more, above 0.")
         problem = problems.load(chosen.problem, chosen.cache)
-        words = ["python", "-m", "benchmarks.measure", *(sys.argv[1:] if arguments is None else arguments)]
-        chosen.out.parent.mkdir(parents=True, exist_ok=True)
-
         unfinished = unfinished_file(chosen.out)  # what was measured before stays until the end
 
         def save(result: dict[str, Any], path: Path = unfinished) -> None:
@@ -381,8 +391,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         save(result, chosen.out)
         unfinished.unlink(missing_ok=True)
-    except (JaxfairError, OSError) as error:
-        raise SystemExit(str(error)) from error
     show(result)
 
 

@@ -20,7 +20,7 @@ from jaxfair.data import cache as store
 from jaxfair.data import sources
 from jaxfair.data.dataset import Dataset, make_dataset
 from jaxfair.data.splits import epoch_order
-from jaxfair.errors import JaxfairError
+from jaxfair.errors import JaxfairError, did_you_mean
 from jaxfair.networks.network import Network
 from jaxfair.training.config import TrainConfig
 from jaxfair.training.fit import fit
@@ -152,10 +152,10 @@ def load(name: str, cache: Path | None = None, factor: int = 1) -> Problem:
         JaxfairError: there is no such problem.
     """
     key, at, seed = name.partition("@")
-    if key not in SPECS or (at and not (seed.isascii() and seed.isdecimal())):
-        raise JaxfairError(
-            f"There is no problem '{name}'; choose from {', '.join(SPECS)}, with @1, @2 and so on for other networks."
-        )
+    if key not in SPECS:
+        raise JaxfairError(f"There is no problem '{name}'{did_you_mean(key, SPECS)}")
+    if at and not (seed.isascii() and seed.isdecimal()):
+        raise JaxfairError(f"There is no problem '{name}'; other networks of '{key}' are {key}@1, {key}@2 and so on.")
     spec = SPECS[key]._replace(seed=int(seed or 0))
     small = sources.digits()
     images, label = _enlarged(spec, np.asarray(small.images)), np.asarray(small.label)

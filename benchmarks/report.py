@@ -2,11 +2,13 @@
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+from benchmarks import command
 from jaxfair.errors import JaxfairError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -425,18 +427,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="folder of JSON files")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks.md", help="page; the plot lies beside")
     chosen = parser.parse_args(arguments)
-    try:
+    with command.making(chosen.out, ".md"):
         results = read(chosen.results)
         folder = chosen.results / "networks"
         networks = read(folder) if folder.is_dir() else []
-        chosen.out.parent.mkdir(parents=True, exist_ok=True)
-        plot(results, chosen.out.with_name("benchmarks.png"))
         parts = [section(result) for result in results] + of_networks(results, networks)
         parts += starts(chosen.results / "starts")
         page = "\n".join([INTRODUCTION, in_short(results, networks), *parts, TRIED])
-        chosen.out.write_text(page, encoding="utf-8")
-    except (JaxfairError, OSError) as error:
-        raise SystemExit(str(error)) from error
+        image = chosen.out.with_name("benchmarks.png")
+        made = [path.with_name(f".{os.getpid()}-{path.name}") for path in (image, chosen.out)]
+        try:  # half of a file is never seen
+            plot(results, made[0])
+            made[1].write_text(page, encoding="utf-8")
+            for path, place in zip(made, (image, chosen.out), strict=True):
+                path.replace(place)
+        finally:
+            for path in made:
+                path.unlink(missing_ok=True)
     print(f"{chosen.out} is written, from {len(results)} results.")
 
 

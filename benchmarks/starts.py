@@ -19,14 +19,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import problems, timing
+from benchmarks import command, problems, timing
 from benchmarks.libraries import jaxfair_jobs as ours
 from benchmarks.measure import TARGET
 from benchmarks.problems import GROUPS, Problem
 from jaxfair import hardware, losses, networks, runs
 from jaxfair.curvature import lanczos, spectrum
 from jaxfair.curvature.operators import GroupOperator, Kind, as_pytree, make_plan
-from jaxfair.errors import JaxfairError
 from jaxfair.groups import group_weights
 from jaxfair.networks.network import Network
 from jaxfair.training.config import TrainConfig
@@ -131,15 +130,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args(arguments)
     timing.configure()
-    try:
-        words = ["python", "-m", "benchmarks.starts", *(sys.argv[1:] if arguments is None else arguments)]
+    words = ["python", "-m", "benchmarks.starts", *(sys.argv[1:] if arguments is None else arguments)]
+    with command.making(chosen.out):
         found = measure(problems.load(chosen.problem, chosen.cache))
         found |= {**hardware.describe(), **runs.environment(), "command": shlex.join(words)}
         if chosen.out is not None:
-            chosen.out.parent.mkdir(parents=True, exist_ok=True)
             runs.write_json(chosen.out, found)
-    except (JaxfairError, OSError) as error:
-        raise SystemExit(str(error)) from error
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 from contextlib import nullcontext
 from types import ModuleType
 
@@ -17,6 +18,7 @@ from jax.flatten_util import ravel_pytree
 from benchmarks import (
     accelerator,
     answers,
+    command,
     convolutions,
     executors,
     libraries,
@@ -386,13 +388,19 @@ def test_memory_of_a_process_of_its_own(cache):
         (["--problem", "huge"], "There is no problem 'huge'; choose from resnet18-w16,"),
         (["--operations", "sums"], "There is no operation 'sums'; choose from products,"),
         (["--libraries", "numpy"], "There is no library 'numpy'; choose from jaxfair,"),
-        (["--repeats", "0"], "0 repeats were asked for; give at least 1."),
+        (["--problem", "tinny"], "There is no problem 'tinny'; did you mean 'tiny'?"),
+        (["--problem", "tiny@x"], "There is no problem 'tiny@x'; other networks of 'tiny' are tiny@1,"),
+        (["--libraries", "torch"], "There is no library 'torch'; did you mean 'pytorch'?"),
+        (["--repeats", "0"], "--repeats is 0 and --first inf; give 1 or more, above 0."),
+        (["--first", "nan"], "--repeats is 5 and --first nan; give 1 or more, above 0."),
+        (["--methods", "none such", "--libraries", "jaxfair"], "No method's name has none such in it; there are"),
     ],
 )
-def test_mistakes_are_answered_by_one_sentence(arguments, sentence, cache, tmp_path):
+def test_mistakes_are_answered_by_one_sentence(arguments, sentence, cache, tmp_path, monkeypatch):
     """With what can be chosen instead."""
     rest = ["--out", str(tmp_path / "x.json"), "--cache", str(cache)]
     given = arguments if "--problem" in arguments else ["--problem", "tiny", *arguments]
+    monkeypatch.setattr(measure.timing, "in_turn", lambda *_, **__: pytest.fail("there was work before"))
     with pytest.raises(SystemExit) as stopped:
         measure.main([*given, *rest])
     assert str(stopped.value.code).startswith(sentence)
@@ -419,10 +427,60 @@ def test_a_measurement_that_is_cut_short_leaves_the_last_whole_one(cache, tmp_pa
         raise KeyboardInterrupt
 
     monkeypatch.setattr(measure, "measure", cut_short)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit, match=r"^interrupted; what was timed is in '.*x\.json\.part', if anything was$"):
         measure.main(["--problem", "tiny", "--out", str(out), "--cache", str(cache)])
     assert out.read_text() == "whole"
     assert '"products"' in measure.unfinished_file(out).read_text()
+
+
+COMMANDS = [
+    lambda out: measure.main(["--problem", "tiny", "--out", out]),
+    lambda out: starts.main(["--problem", "tiny", "--out", out]),
+    lambda out: convolutions.main(["--width", "2", "--out", out]),
+    lambda out: executors.main(["--count", "1", "--out", out]),
+    lambda out: report.main(["--out", out]),
+]
+
+
+@pytest.mark.parametrize("main", COMMANDS, ids=["measure", "starts", "convolutions", "executors", "report"])
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(main, tmp_path, monkeypatch):
+    """One below a file, a folder, and a file of another kind, which would be lost."""
+    works = ((problems, "load"), (convolutions, "layers"), (executors, "measure"), (report, "read"))
+    for of, work in works:
+        monkeypatch.setattr(of, work, lambda *_, **__: pytest.fail("there was work before"))
+    (tmp_path / "file").write_text("mine")
+    ending = "md" if main is COMMANDS[-1] else "json"
+    with pytest.raises(SystemExit, match="cannot be written: there is a file where a folder is needed"):
+        main(str(tmp_path / "file" / f"x.{ending}"))
+    for out in (str(tmp_path), "", str(tmp_path / "file")):
+        with pytest.raises(SystemExit, match=rf"^--out is '.*'; name a file that ends in \.{ending}\.$"):
+            main(out)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_two_commands_do_not_write_one_file_at_once(tmp_path, capsys):
+    """The second waits, and says for whom."""
+    begun, out = threading.Event(), tmp_path / "x.json"
+
+    def first():
+        with command.making(out):
+            begun.set()
+            while "waits for it" not in capsys.readouterr().out:
+                pass
+            out.write_text("first")
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    begun.wait()
+    with command.making(out):
+        assert out.read_text() == "first"
+    thread.join()
+
+
+@pytest.mark.parametrize("wrong", ["--width=0", "--images=-1", "--pixels=7", "--repeats=0"])
+def test_convolutions_of_nothing_are_refused(wrong, tmp_path):
+    with pytest.raises(SystemExit, match=f"nothing to time with .*{wrong.replace('=', ' ')}.*; give 8 pixels or more"):
+        convolutions.main([wrong, "--out", str(tmp_path / "x.json")])
 
 
 def test_a_folder_without_results_is_named(tmp_path):
@@ -640,6 +698,17 @@ def test_a_quickstart_that_was_stopped_is_not_timed_as_a_whole(tmp_path, monkeyp
     assert said.endswith(" s for what an earlier call had not made.")
 
 
+@pytest.mark.parametrize("out", [".", ""])
+def test_an_accelerator_is_given_a_folder_of_its_own(out, tmp_path, monkeypatch):
+    """An unset variable is the folder in which the command was given."""
+    (tmp_path / "thesis.tex").write_text("mine")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(accelerator, "run_all", lambda *_: pytest.fail("there was work before"))
+    with pytest.raises(SystemExit, match=r"'\.' holds something else than answers; name a new folder as --out\."):
+        accelerator.main(["--out", out])
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
 def test_an_accelerator_is_given_a_time(tmp_path, capsys):
     for minutes in ("0", "nan", "inf", "-3"):
         with pytest.raises(SystemExit):
@@ -648,10 +717,9 @@ def test_an_accelerator_is_given_a_time(tmp_path, capsys):
 
 
 def test_impossible_numbers_of_workers_are_refused_before_the_first_run(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["executors", "--workers", "2", "0"])
     monkeypatch.setattr(executors, "measure", lambda *_: pytest.fail("runs were made"))
     with pytest.raises(SystemExit) as ended:
-        executors.main()
+        executors.main(["--workers", "2", "0"])
     assert ended.value.code == 2
     assert "--workers 2 0 --count 12: give numbers above 0" in capsys.readouterr().err
 

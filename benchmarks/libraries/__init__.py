@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from benchmarks.problems import Problem
-from jaxfair.errors import JaxfairError
+from jaxfair.errors import JaxfairError, did_you_mean
 
 NAMES = ("jaxfair", "pytorch", "pyhessian", "curvlinops", "eigenthings", "matfree", "foolbox")
 
@@ -25,7 +25,7 @@ def load(names: Sequence[str]) -> tuple[dict[str, ModuleType], dict[str, str]]:
     found, missing = {}, {}
     for name in names:
         if name not in NAMES:
-            raise JaxfairError(f"There is no library '{name}'; choose from {', '.join(NAMES)}.")
+            raise JaxfairError(f"There is no library '{name}'{did_you_mean(name, NAMES)}")
         try:
             found[name] = importlib.import_module(f"benchmarks.libraries.{name}_jobs")
         except ImportError as error:
