@@ -186,6 +186,10 @@ def _guarded(work: Callable[[list[int]], None], after: str = KEPT) -> int:
         shown = f"'{short(str(error.filename), 100)}' cannot be used" if error.filename else "A file cannot be written"
         print(f"error: {shown}: {error.strerror}; {after}.", file=sys.stderr)
         return 1
+    except MemoryError as error:  # of NumPy, which says how much
+        said = f": {short(str(error), 120)}" * bool(str(error))
+        print(f"error: The memory does not suffice{said}; give smaller sizes, such as of the network.", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"\ninterrupted; {after}.", file=sys.stderr)
         return 128 + (got or [signal.SIGINT])[0]

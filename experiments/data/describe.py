@@ -28,6 +28,9 @@ def describe(config: Describe) -> None:
     if out.suffix.lower() != ".png" or out.is_dir():
         raise JaxfairError(f"The contact sheet cannot be '{out}'; name a file that ends in .png.")
     files.check_own(out, *SHEET)
+    within = config.name == "folder" and config.path is not None and out.resolve().is_relative_to(config.path.resolve())
+    if within:
+        raise JaxfairError(f"The contact sheet '{out}' would be one of the images that it shows; name another place.")
     loaded = datasets.load(config)
     train_set, test_set, _ = datasets.splits(loaded, config)
     print(overview(config, loaded, train_set, test_set))

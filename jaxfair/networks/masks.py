@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from jaxfair.errors import JaxfairError
+from jaxfair.errors import JaxfairError, short
 from jaxfair.options import checked
 
 Masks = Any  # nested dict of Float[Array, "h w c"]
@@ -158,4 +158,5 @@ def _stage(path: str) -> int:
 def check_budget(budget: int, units: int) -> None:
     """Raise a JaxfairError unless so many of the units can be kept."""
     if not 0 <= budget <= units:
-        raise JaxfairError(f"The ReLU budget is {budget}, but the network has {units} units; give 0 to {units}.")
+        shown = short(str(budget), 30)  # which may have hundreds of digits
+        raise JaxfairError(f"The ReLU budget is {shown}, but the network has {units} units; give 0 to {units}.")

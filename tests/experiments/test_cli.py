@@ -394,10 +394,12 @@ def test_a_closed_stream_ends_no_work_and_gives_its_number_to_no_file(tmp_path: 
             OSError(errno.ENOSPC, "No space left on device"),
             "A file cannot be written: No space left on device; whatever is",
         ),
+        (MemoryError("Unable to allocate 65.5 TiB"), "The memory does not suffice: Unable to allocate 65.5 TiB; give"),
+        (MemoryError(), "The memory does not suffice; give smaller sizes"),
     ],
 )
-def test_what_the_system_says_of_a_file_is_one_sentence(
-    error: OSError, said: str, capsys: pytest.CaptureFixture[str]
+def test_what_the_system_says_of_files_and_memory_is_one_sentence(
+    error: Exception, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def work(*_: object) -> None:
         raise error

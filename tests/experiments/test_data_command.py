@@ -44,6 +44,15 @@ def test_describe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert out.stat().st_size > 1000
 
 
+def test_a_contact_sheet_among_the_images_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It would be one of them the next time."""
+    for name in ("cat", "dog"):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+    out = tmp_path / "mine" / "cat" / "sheet.png"
+    assert main(["describe", "folder", "--path", str(tmp_path / "mine"), "--out", str(out)]) == 1
+    assert f"The contact sheet '{out}' would be one of the images that it shows;" in capsys.readouterr().err
+
+
 def test_any_name_of_a_group_is_drawn_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images = np.zeros((40, 6, 6, 3), np.uint8)
     np.savez(tmp_path / "$a_{$.npz", images=images, label=np.arange(40) % 2, group=np.repeat(["$5-$10", "$x_{$"], 20))

@@ -171,6 +171,7 @@ def test_resolve_budget(budget: float, count: int) -> None:
         (-math.inf, "budget is -inf; give a fraction below 1"),
         (1.5, r"1\.5 is neither a fraction below 1 nor a whole number"),
         (101, "budget is 101, but the network has 100 units; give 0 to 100"),
+        (1e300, r"budget is \d{29}…, but the network has 100 units; give 0 to 100"),
     ],
 )
 def test_resolve_budget_refuses(budget: float, words: str) -> None:
