@@ -46,7 +46,7 @@ def write(study: Path, page: Path) -> None:
 
     Raises:
         JaxfairError: the study has no report, or one that does not say how it was made, a run of it that lies there is
-            damaged, or the page cannot be written or is no NAME.md.
+            damaged, or the page cannot be written or is no NAME.md; the study writes another report meanwhile.
     """
     if page.suffix != ".md":
         raise JaxfairError(f"The page is Markdown, and '{page}' is not named so; give --out as NAME.md.")
@@ -60,25 +60,37 @@ def write(study: Path, page: Path) -> None:
     if not record.get("made") or "figures" not in record:
         lacking = "which figures it has" if record.get("made") else "how its runs were made"
         raise JaxfairError(f"The report of '{study}' does not say {lacking}; run the same study again.")
+    with files.replacing(page, *PAGE) as made:
+        try:
+            text = "\n\n".join(_parts(record, report, made / page.name))
+            same = reports.read_record(study) == record
+        except FileNotFoundError:
+            same, text = False, ""
+        if not same:
+            raise JaxfairError(f"The report of '{study}' changed while it was read; give the same command again.")
+        (made / page.name).write_text(f"{text}\n", encoding="utf-8")
+
+
+def _parts(record: Mapping[str, Any], report: Path, page: Path) -> list[str]:
+    """Return the parts of a page, and copy beside it what it shows of a report that has such a record."""
     parts = [f"# {tables.escaped(record['title'])}", *filter(None, [tables.escaped(record.get("answer") or "")])]
     parts += ["\n".join(f"- {tables.escaped(said)}" for said in record["warnings"])] if record.get("warnings") else []
-    with files.replacing(page, *PAGE) as made:
-        shown = [(figure["file"], _figure(report, figure, made / page.name)) for figure in record["figures"]]
-        first, *more = [text for file, text in shown if "/" not in file] or [""]
-        parts += filter(None, [first, tables.escaped(record.get("introduction") or ""), *more])
-        for name, head in TABLES.items():
-            if (file := report / f"{name}.csv").is_file():
-                also = f"\n\n{PICKED}" if name == "extremes" else ""
-                first = f"{said}\n\n" if (said := record.get("meanings", {}).get(name)) else ""
-                parts.append(f"## {head}\n\n{first}{tables.markdown(tables.read_csv(file))}{also}")
-        if (file := report / "groups.csv").is_file():
-            shutil.copyfile(file, made / f"{page.stem}-groups.csv")
-            parts.append(_groups(tables.read_csv(file), f"{page.stem}-groups.csv"))
-        if of_paper := [text for file, text in shown if "/" in file]:  # which lie in a folder of their own
-            parts += ["## Figures of the paper", *of_paper]
-        parts.append(f"## Findings of the paper\n\n{(report / 'claims.md').read_text(encoding='utf-8').strip()}")
-        parts.append(f"{MADE}\n\n{provenance(record['command'], record['made'])}")
-        (made / page.name).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    shown = [(figure["file"], _figure(report, figure, page)) for figure in record["figures"]]
+    first, *more = [text for file, text in shown if "/" not in file] or [""]
+    parts += filter(None, [first, tables.escaped(record.get("introduction") or ""), *more])
+    for name, head in TABLES.items():
+        if (file := report / f"{name}.csv").is_file():
+            also = f"\n\n{PICKED}" if name == "extremes" else ""
+            first = f"{said}\n\n" if (said := record.get("meanings", {}).get(name)) else ""
+            parts.append(f"## {head}\n\n{first}{tables.markdown(tables.read_csv(file))}{also}")
+    if (file := report / "groups.csv").is_file():
+        copy = page.with_name(f"{page.stem}-groups.csv")
+        shutil.copyfile(file, copy)
+        parts.append(_groups(tables.read_csv(file), copy.name))
+    if of_paper := [text for file, text in shown if "/" in file]:  # which lie in a folder of their own
+        parts += ["## Figures of the paper", *of_paper]
+    parts.append(f"## Findings of the paper\n\n{(report / 'claims.md').read_text(encoding='utf-8').strip()}")
+    return [*parts, f"{MADE}\n\n{provenance(record['command'], record['made'])}"]
 
 
 def _figure(report: Path, figure: Mapping[str, str], page: Path) -> str:

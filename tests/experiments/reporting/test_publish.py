@@ -43,6 +43,27 @@ def test_a_page_holds_command_table_findings_and_figure(
     assert (tmp_path / "pages" / "tiny-accuracy_drop_by_group.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("last", ["claims.md", "runs.json"])
+def test_a_report_that_changes_while_it_is_read_is_on_no_page(
+    last: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of one and half of another: the study's command goes on with more seeds, say, or has just moved the old."""
+    make_study(tmp_path / "study", "Study", seeds=1)
+    file, groups = tmp_path / "study" / "report" / last, publish._groups
+    record = json.loads((tmp_path / "study" / "report" / "runs.json").read_text())
+
+    def meanwhile(*arguments: Any) -> str:
+        file.unlink()
+        if last == "runs.json":
+            file.write_text(json.dumps(record | {"title": "Another"}))
+        return groups(*arguments)
+
+    monkeypatch.setattr(publish, "_groups", meanwhile)
+    with pytest.raises(JaxfairError, match="changed while it was read; give the same command again"):
+        publish.write(tmp_path / "study", tmp_path / "page.md")
+    assert not list(tmp_path.glob("*page*"))
+
+
 def test_places_are_hidden_and_nothing_else() -> None:
     command = ["python", "--out", "/a/b", "--data.path=/c", "--seeds", "3", "--data.images", "/d", "--data.path", "e/f"]
     assert reports.without_places(command) == [
