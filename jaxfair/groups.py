@@ -132,7 +132,7 @@ def as_numbers(group: Any, count: int, num_groups: int | None = None) -> Int[np.
     if group.size and not 0 <= group.min() <= group.max() <= most:
         wanted = f"numbers from 0 on, at most {most}" if num_groups is None else f"0 to {most}"
         raise JaxfairError(f"The groups run from {group.min()} to {group.max()}; expected {wanted}.")
-    return group
+    return group.astype(int)  # of one type, whatever it was: JAX may be told to compare no others
 
 
 @checked

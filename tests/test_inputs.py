@@ -48,7 +48,7 @@ from jaxfair.data.dataset import Rows
 from jaxfair.errors import JaxfairError
 from jaxfair.inputs import as_inputs
 from jaxfair.linearize import senet
-from jaxfair.linearize.config import SenetConfig
+from jaxfair.linearize.config import BCD_FINETUNE, BcdConfig, SenetConfig
 from jaxfair.margins import bind, linearized_distance
 from jaxfair.networks import masks
 from jaxfair.networks.architectures import CNN
@@ -518,6 +518,13 @@ def test_strict_promotion_of_types_is_kept() -> None:
         steps = jaxfair.deepfool(bind(net, W), X, Y).steps
         with jax.enable_x64(True):
             jaxfair.change_report((net, W.astype(float)), (net, 2 * W.astype(float)), X.astype(float), Y, GROUP)
+            operator = GroupOperator(net, W, X, Y, np.asarray(WEIGHTS[0], float))
+            assert operator(np.ones(W.size)).dtype == np.float32
+            taylor.network_lines(NETWORK, NETWORK, small())
+            network, data = NETWORK, small()
+            config = BcdConfig(block=30, tries=1, finetune=dataclasses.replace(BCD_FINETUNE, epochs=1, batch_size=4))
+            jaxfair.bcd(network, network, data, config, budget=100, seed=0)
+        jaxfair.group_weights(GROUP.astype(np.int8), 2)
     np.testing.assert_array_equal(found.loss, report().loss)
     np.testing.assert_array_equal(steps, jaxfair.deepfool(bind(net, W), X, Y).steps)
 

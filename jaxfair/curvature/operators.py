@@ -239,6 +239,7 @@ class GroupOperator:
             raise JaxfairError(f"There is no kind '{kind}'; give {' or '.join(get_args(Kind))}.")
         if np.shape(weight) != np.shape(y)[:1]:
             raise JaxfairError(f"The weights have shape {np.shape(weight)} for {len(y)} labels; give one for each.")
+        weight = np.asarray(weight).astype(self._dtype, copy=False)  # or sums of 64 bits would follow from the weights'
         count = int(np.count_nonzero(weight))
         if not count:
             raise JaxfairError("Every example has weight 0; give some example of the group a weight.")

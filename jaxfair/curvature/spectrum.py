@@ -152,13 +152,11 @@ def group_losses(
         JaxfairError: A loss or gradient is not finite.
     """
     logits_fn, loss, y = as_pytree(logits_fn), as_pytree(loss), jnp.asarray(y)
-    dtype, count = jnp.result_type(*jax.tree.leaves(params)), int((group_rows != 0).sum(axis=1).max())
+    count = int((group_rows != 0).sum(axis=1).max())
     options: dict[str, Any] = {"memory": config.memory, "precision": config.precision, "loss": loss}
     plan = make_plan(logits_fn, params, x, y, count=count, chunk_size=config.chunk_size, **options)
     for group, weight in enumerate(group_rows):
-        operator = GroupOperator(
-            logits_fn, params, x, y, weight.astype(dtype), plan, shuffled=config.start == "coarse", **options
-        )
+        operator = GroupOperator(logits_fn, params, x, y, weight, plan, shuffled=config.start == "coarse", **options)
         value, gradient = operator.loss_and_gradient()
         if not np.isfinite(value) or not np.isfinite(lanczos.norm(gradient)):
             where = operator.not_finite() or "the sum over all chunks"

@@ -303,7 +303,7 @@ def _scores(network: Network, data: Dataset) -> tuple[np.ndarray, np.ndarray]:
 @jax.jit
 def _of_batch(network: Network, data: Dataset, index: Int[Array, " b"]) -> tuple[Array, Array]:
     logits, label = network(data.normalize(data.images[index])), data.label[index]
-    return logits.argmax(-1) == label, losses.cross_entropy(logits, label)
+    return logits.argmax(-1).astype(label.dtype) == label, losses.cross_entropy(logits, label)
 
 
 def _tuned(
