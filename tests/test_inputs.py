@@ -529,6 +529,17 @@ def test_strict_promotion_of_types_is_kept() -> None:
     np.testing.assert_array_equal(steps, jaxfair.deepfool(bind(net, W), X, Y).steps)
 
 
+def test_parts_of_the_library_work_where_transfers_are_disallowed() -> None:
+    operator, expected = (GroupOperator(net, W, X, Y, np.asarray(WEIGHTS[0])) for _ in range(2))
+    kept = jaxfair.kept_weights(NETWORK.params)
+    with jax.transfer_guard("disallow"):
+        loss, _ = operator.loss_and_gradient()
+        found = jaxfair.kept_weights(NETWORK.params)
+        assert operator.not_finite() is None
+    assert loss == expected.loss_and_gradient()[0]
+    assert jax.tree.structure(found) == jax.tree.structure(kept)
+
+
 def test_strict_rank_promotion_is_kept() -> None:
     with jax.numpy_rank_promotion("raise"):
         assert np.isfinite(linearized_distance(bind(net, W), X, Y).distance).all()

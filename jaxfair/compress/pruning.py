@@ -86,6 +86,7 @@ def prunable(path: tuple[Any, ...]) -> bool:
     return path[-1].key == "kernel"
 
 
+@checked
 def kept_weights(params: Any) -> Any:
     """Return what ``fit`` takes as ``kept``: of each kernel whether a weight is not zero, and True of all else.
 

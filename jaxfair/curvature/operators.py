@@ -254,6 +254,7 @@ class GroupOperator:
         self._own: tuple[bool, ...] = ()  # which arrays of a kept pass depend on its chunk
         self._shared: dict[int, list[Any]] = {}
 
+    @checked
     def loss_and_gradient(self) -> tuple[float, Float[Array, " p"]]:
         """Return the weighted loss and its flat gradient; the passes that are kept for products give it for nothing."""
         loss, gradient = accumulate(self._add_gradient, self._zero, self.chunks, self._devices)
@@ -290,6 +291,7 @@ class GroupOperator:
         self._passes.clear()
         self._shared.clear()
 
+    @checked
     def not_finite(self) -> str | None:
         """Name the first chunk whose loss or gradient is not finite; None if there is none."""
         for i in range(self.chunks):
