@@ -54,8 +54,9 @@ def check_parameters(params: Any) -> None:
             )
         if isinstance(leaf, jax.ShapeDtypeStruct):
             raise JaxfairError(f"The parameter '{name}' is a shape without numbers; give the arrays themselves.")
-        if not hasattr(leaf, "dtype") or leaf.dtype not in (jnp.float32, jnp.float64):
-            kind = leaf.dtype if hasattr(leaf, "dtype") else type(leaf).__name__
+        is_array = isinstance(leaf, jax.Array | np.ndarray | np.generic)  # a column of pandas has a dtype, too
+        if not is_array or leaf.dtype not in (jnp.float32, jnp.float64):
+            kind = leaf.dtype if is_array else type(leaf).__name__
             kind = f"{kind}, of another byte order" if str(kind)[:1] in "<>" else kind
             raise JaxfairError(
                 f"The parameter '{name}' has type {kind}; second derivatives need arrays of float32 or float64: "
@@ -83,6 +84,8 @@ def _check_range(leaf: Any, name: str) -> None:
 
 def step_between(before: Any, after: Any) -> np.ndarray:
     """Return the change of parameters as one vector, of their type; a small one has not lost its digits.
+    for tree in (params, other):
+        leaves(tree, "parameters")  # or JAX's own error of keys that cannot be sorted
 
     Raises:
         JaxfairError: It is not finite.

@@ -540,6 +540,17 @@ def test_parts_of_the_library_work_where_transfers_are_disallowed() -> None:
     assert jax.tree.structure(found) == jax.tree.structure(kept)
 
 
+def test_keys_of_parameters_that_cannot_be_sorted_are_named_where_two_trees_meet() -> None:
+    mixed = {0: W, "a": W}
+    for call in (
+        lambda: bounds.parameter_distance(mixed, mixed),
+        lambda: taylor.taylor_terms(net, mixed, mixed, X, Y, WEIGHTS),
+        lambda: taylor.along_line(net, mixed, mixed, X, Y, WEIGHTS),
+    ):
+        with pytest.raises(JaxfairError, match="The parameters have a dictionary whose keys cannot be sorted"):
+            call()
+
+
 def test_strict_rank_promotion_is_kept() -> None:
     with jax.numpy_rank_promotion("raise"):
         assert np.isfinite(linearized_distance(bind(net, W), X, Y).distance).all()
@@ -1708,6 +1719,7 @@ MISSING_CELL = pd.DataFrame(X).astype("Float64").mask(np.arange(N * 4).reshape(N
         (lambda: GroupOperator(net, W, X, Y, np.full(N, 1e-50)), "weight is 1e-50 in size, which float32 cannot hold"),
         (lambda: jaxfair.group_curvature(net, W, X, Y, 1e-50 * WEIGHTS.astype(float)), "which float32 cannot hold"),
         (lambda: jaxfair.group_curvature(net, W.astype(">f4"), X, Y, WEIGHTS), "type >f4, of another byte order; "),
+        (lambda: jaxfair.group_curvature(net, {"w": pd.Series(W[:, 0])}, X, Y, WEIGHTS), "'w' has type Series; second"),
         (lambda: jaxfair.group_curvature(net, W, MISSING_CELL, Y, WEIGHTS), "type object, and 1 are missing; fill"),
         (lambda: linearized_distance(lambda x: x @ W[:0], X[:, :0], Y), r"shape \(20, 0\), and no number in them"),
         (
