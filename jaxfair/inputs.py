@@ -84,7 +84,12 @@ def as_array(values: Any, what: str) -> Any:
         return array.astype(object)
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:  # NumPy's longest, which JAX has not
         return array.astype(np.float64)
-    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))  # as some files have them
+    return _native(array)
+
+
+def _native(array: np.ndarray) -> np.ndarray:
+    """Return an array in this machine's order of bytes; compiled functions read those of any other as if in it."""
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def _check_several(array: np.ndarray, what: str) -> None:
@@ -500,3 +505,4 @@ def on_one_device(tree: Any) -> Any:
         return tree
     fetched = {id(array): np.asarray(array) for array in arrays}
     return jax.tree.map(lambda leaf: fetched.get(id(leaf), leaf), tree)
+    tree = jax.tree.map(lambda leaf: _native(leaf) if isinstance(leaf, np.ndarray) else leaf, tree)

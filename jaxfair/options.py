@@ -103,7 +103,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         kinds = _kinds(function)
         for name, value in given.arguments.items():
             check_kind(name, value, kinds.get(name, Any))
-            _check_there(name, value)
+            _check_held(name, value)
             given.arguments[name] = _of_python(value, kinds.get(name, Any))
         _check_one_order(given.arguments)
         with _at_work():
@@ -127,14 +127,30 @@ def _each_at_work(steps: Any) -> Any:
         steps.close()
 
 
-def _check_there(name: str, value: Any) -> None:
-    """Raise a JaxfairError if an object of this library, or one of several, holds an array that has been donated."""
+def _check_held(name: str, value: Any) -> None:
+    """Raise a JaxfairError if an object of this library, or one of several, holds what cannot be computed with.
+
+    That is an array that has been donated, or a network's parameter that is no array of floating-point numbers.
+    """
     own = [one for one in (value if isinstance(value, list | tuple) else [value]) if type(one).__module__ in HOLDERS]
     jax: Any = sys.modules.get("jax")
     leaves = jax.tree.leaves(own) if own and jax else []
     arrays = [leaf for leaf in leaves if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)]
     if any(array.is_deleted() for array in arrays):
         raise JaxfairError(f"{name} holds an array that was donated to a jitted function and is gone; keep a copy.")
+    for leaf in jax.tree.leaves([getattr(one, "params", None) for one in own]) if own and jax else []:
+        if said := _is_no_parameter(leaf, jax):
+            raise JaxfairError(f"{name} has a parameter {said}; give arrays of floating-point numbers, as init does.")
+
+
+def _is_no_parameter(leaf: Any, jax: Any) -> str:
+    """Say what a network's parameter is that JAX does not take, or takes for other numbers than it holds; or ""."""
+    if not isinstance(leaf, jax.Array | jax.ShapeDtypeStruct) and type(leaf).__module__ != "numpy":  # such as a mask's
+        return f"of type {type(leaf).__name__}"
+    if not jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating):
+        return f"of type {leaf.dtype}"
+    # Of arrays of another order compiled functions read the bytes as they are, and longer numbers than 64 bits not.
+    return "" if leaf.dtype.isnative and leaf.dtype.itemsize <= 8 else f"of type {leaf.dtype}"
 
 
 def _check_one_order(given: Mapping[str, Any]) -> None:

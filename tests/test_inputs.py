@@ -540,6 +540,38 @@ def test_parts_of_the_library_work_where_transfers_are_disallowed() -> None:
     assert jax.tree.structure(found) == jax.tree.structure(kept)
 
 
+def test_arrays_of_another_byte_order_that_a_function_binds_are_read_as_what_they_hold() -> None:
+    """A compiled function reads their bytes as they are."""
+    expected = linearized_distance(bind(net, W), X, Y).distance
+    np.testing.assert_array_equal(linearized_distance(Partial(net, W.astype(">f4")), X, Y).distance, expected)
+    jaxfair.group_report(Partial(lambda b, w, x: net(w, x) + b, np.zeros(3, ">f4")), W, X, Y, GROUP)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda leaf: np.asarray(leaf).astype(">f4"), "type >f4"),
+        (lambda leaf: np.asarray(leaf).tolist(), "type float"),
+        (lambda leaf: np.asarray(leaf).astype(np.int32), "type int32"),
+        (lambda leaf: np.asarray(leaf).astype(np.complex64), "type complex64"),
+        (lambda leaf: np.ma.array(leaf), "type MaskedArray"),
+        (lambda leaf: pd.Series(np.ravel(leaf)), "type Series"),
+    ],
+)
+def test_parameters_of_a_network_that_are_no_floating_point_numbers_are_refused(change: Any, words: str) -> None:
+    """Those of another byte order, as some files have them, gave other logits and a training that is not finite."""
+    network, data = NETWORK.replace(params=jax.tree.map(change, NETWORK.params)), small()
+    for call in (
+        lambda: jaxfair.predict(network, data),
+        lambda: list(jaxfair.fit([network], data, ONE_STEP, seeds=[0])),
+        lambda: jaxfair.quantize(network, 8),
+        lambda: jaxfair.prune(network, jaxfair.PruneConfig()),
+        lambda: frozen(network),
+    ):
+        with pytest.raises(JaxfairError, match=f"has a parameter of {words}; give arrays of floating-point numbers"):
+            call()
+
+
 def test_keys_of_parameters_that_cannot_be_sorted_are_named_where_two_trees_meet() -> None:
     mixed = {0: W, "a": W}
     for call in (
