@@ -269,12 +269,22 @@ ROUNDED = 1e-3
 """Share of what tells the examples of a column apart that may be lost where it is rounded to 32 bits."""
 
 
-def warn_of_rounding(array: Any, what: str) -> None:
-    """Warn where numbers of 64 bits lose in 32 what tells their examples apart, such as times since 1970 in seconds.
+def check_rounding(array: Any, what: str) -> None:
+    """Raise a JaxfairError for numbers of 64 bits that 32 cannot hold, where JAX computes in these.
 
-    Of parameters there are no examples, and each array's numbers are told apart.
+    Warn where they lose in 32 what tells their examples apart, such as times since 1970 in seconds. Of parameters there
+    are no examples, and each array's numbers are told apart.
     """
-    if not isinstance(array, np.ndarray) or array.dtype != np.float64 or len(array) < 2:
+    if not isinstance(array, np.ndarray) or array.dtype != np.float64 or not array.size:
+        return
+    kind, size = of_doubles(), max(np.fmax.reduce(array, axis=None), -np.fmin.reduce(array, axis=None))
+    verb = "have" if what.endswith("s") else "has"
+    if float(kind.max) < size < np.inf:
+        raise JaxfairError(
+            f"The {what} {verb} numbers up to {size:.3g}, which {kind.dtype} cannot hold; rescale them, or enable "
+            "jax_enable_x64."
+        )
+    if array.ndim == 0 or len(array) < 2:
         return
     some = array[:: len(array) // 10_000 + 1]
     with np.errstate(invalid="ignore", over="ignore"):
@@ -282,7 +292,7 @@ def warn_of_rounding(array: Any, what: str) -> None:
         apart = np.ptp(some, axis=0)
         if np.any((lost > ROUNDED * apart) & (apart > 0)):
             warn(
-                f"The {what} have numbers up to {np.nanmax(np.abs(some)):.3g} that differ by less than float32 tells "
+                f"The {what} {verb} numbers up to {np.nanmax(np.abs(some)):.3g} that differ by less than float32 tells "
                 "apart; subtract what they have in common, or enable jax_enable_x64."
             )
 
@@ -305,7 +315,7 @@ def as_inputs(x: Any) -> Any:
             gone = array.dtype == object and int(absent(array.ravel()).sum())
             also = f", and {gone} are missing; fill them or leave these examples out" if gone else "; give numbers"
             raise JaxfairError(f"Inputs have type {array.dtype}{also}.")
-        warn_of_rounding(within_int32(array, "inputs"), "inputs")
+        check_rounding(within_int32(array, "inputs"), "inputs")
     if len({len(array) for array in arrays}) > 1:
         raise JaxfairError(f"The inputs have {quoted(sorted({len(a) for a in arrays}))} examples; give equally many.")
     return jax.tree.unflatten(jax.tree.structure(x, is_leaf=_is_rows), arrays)
@@ -496,8 +506,9 @@ def on_one_device(tree: Any) -> Any:
     """Return arrays on the host, each once, if they lie on several devices or on a mesh, of one device too.
 
     That is, if they are replicated, sharded, or each on another. Otherwise they stay as they are, so that whoever chose
-    a device for all of them computes there.
+    a device for all of them computes there. Those of NumPy come in this machine's order of bytes.
     """
+    tree = jax.tree.map(lambda leaf: _native(leaf) if isinstance(leaf, np.ndarray) else leaf, tree)
     arrays = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer)]
     check_there(arrays)
     bound = {device for array in arrays if array.committed for device in array.devices()}
@@ -505,4 +516,3 @@ def on_one_device(tree: Any) -> Any:
         return tree
     fetched = {id(array): np.asarray(array) for array in arrays}
     return jax.tree.map(lambda leaf: fetched.get(id(leaf), leaf), tree)
-    tree = jax.tree.map(lambda leaf: _native(leaf) if isinstance(leaf, np.ndarray) else leaf, tree)

@@ -12,11 +12,11 @@ from jaxfair.inputs import (
     absent,
     are_whole,
     as_array,
+    check_rounding,
     check_told_apart,
     holds_numbers,
     is_one_hot,
     unboxed,
-    warn_of_rounding,
     within_int32,
     written_as,
 )
@@ -113,7 +113,7 @@ def as_told(y: Any) -> Any:
             f"Labels have type {told.dtype}; a loss takes numbers, which np.unique(y, return_inverse=True)[1] makes of "
             "other values."
         )
-    warn_of_rounding(told, "labels")
+    check_rounding(told, "labels")
     return _signed(within_int32(told, "labels"))
 
 

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int
 from jaxfair.curvature.chunks import over_chunks
 from jaxfair.curvature.programs import as_pytree, has_derivative
 from jaxfair.errors import JaxfairError, warn
-from jaxfair.inputs import as_array, as_values, check_lengths, on_one_device, unboxed, warn_of_rounding
+from jaxfair.inputs import as_array, as_values, check_lengths, check_rounding, on_one_device, unboxed
 from jaxfair.labels import as_labels
 from jaxfair.loops import run_until
 from jaxfair.losses import seem_probabilities
@@ -237,7 +237,7 @@ def _over_chunks(function: Callable, classifier: Classifier, x: Any, label: Any,
         raise JaxfairError(f"Inputs are {kind}; distances need the floating-point inputs that the network is given.")
     if len(x) and 0 in x.shape:
         raise JaxfairError(f"Inputs have shape {x.shape}, and no number in them; distances are measured in these.")
-    warn_of_rounding(x, "inputs")
+    check_rounding(x, "inputs")
     if label is not None:
         check_lengths(inputs=len(x), labels=len(label))
     classifier, x = on_one_device((as_pytree(classifier), x))

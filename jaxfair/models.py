@@ -25,12 +25,11 @@ from jaxfair.inputs import (
     as_inputs,
     check_lengths,
     check_outside_of_jit,
+    check_rounding,
     check_untraced,
     leaves,
-    of_doubles,
     on_one_device,
     quoted,
-    warn_of_rounding,
 )
 from jaxfair.labels import as_labels, as_told
 from jaxfair.words import cut
@@ -64,28 +63,13 @@ def check_parameters(params: Any) -> None:
             )
         if isinstance(leaf, jax.Array) and leaf.is_deleted():
             raise JaxfairError(f"The parameter '{name}' was donated to a jitted function and is gone; keep a copy.")
-        _check_range(leaf, name)
+        check_rounding(leaf if isinstance(leaf, jax.Array) else np.ravel(leaf), f"parameter '{name}'")
     if not any(leaf.size for leaf in jax.tree.leaves(params)):
         raise JaxfairError("The parameters hold no number; give arrays that are not empty.")
 
 
-def _check_range(leaf: Any, name: str) -> None:
-    """Raise a JaxfairError for numbers of 64 bits that 32 cannot hold, where JAX computes in these, or warn of them."""
-    if not isinstance(leaf, np.ndarray) or leaf.dtype != np.float64:
-        return
-    kind = of_doubles()
-    if ((np.abs(leaf) > float(kind.max)) & np.isfinite(leaf)).any():
-        raise JaxfairError(
-            f"The parameter '{name}' has numbers up to {np.nanmax(np.abs(leaf)):.3g}, which {kind.dtype} cannot hold; "
-            "rescale them, or enable jax_enable_x64."
-        )
-    warn_of_rounding(leaf.ravel(), "parameters")
-
-
 def step_between(before: Any, after: Any) -> np.ndarray:
     """Return the change of parameters as one vector, of their type; a small one has not lost its digits.
-    for tree in (params, other):
-        leaves(tree, "parameters")  # or JAX's own error of keys that cannot be sorted
 
     Raises:
         JaxfairError: It is not finite.
@@ -100,6 +84,8 @@ def step_between(before: Any, after: Any) -> np.ndarray:
 
 def tree_difference(params: Any, other: Any) -> str:
     """Return at which path two trees of parameters first differ in shape, in words; empty where they are alike."""
+    for tree in (params, other):
+        leaves(tree, "parameters")  # or JAX's own error of keys that cannot be sorted
     trees = [dict(jax.tree_util.tree_flatten_with_path(tree)[0]) for tree in (params, other)]
     for path in [*trees[0], *trees[1]]:
         shapes = [np.shape(tree[path]) if path in tree else None for tree in trees]

@@ -955,7 +955,7 @@ def test_numbers_that_float32_does_not_tell_apart_are_said() -> None:
     for measure in (linearized_distance, jaxfair.deepfool):
         with pytest.warns(match="inputs have numbers up to"):
             measure(lambda x: (x - 1.7e9) @ W, X.astype(np.float64) + 1.7e9, Y)
-    with pytest.warns(match=r"parameters have numbers up to 1e\+08 that differ"):
+    with pytest.warns(match=r"parameter 'params' has numbers up to 1e\+08 that differ"):
         jaxfair.group_curvature(lambda w, x: net(w - 1e8, x), W.astype(np.float64) + 1e8, X, Y, WEIGHTS)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -1741,6 +1741,11 @@ def test_masked_labels_of_examples_that_are_left_out_are_not_asked_for() -> None
         report(y, WITHOUT["nan"], missing="drop")
 
 
+def beyond(values: Any) -> Any:
+    """The values in 64 bits, one of them beyond 32."""
+    return np.where(np.arange(values.size).reshape(values.shape) == 5, 1e300, values.astype(float))
+
+
 MISSING_CELL = pd.DataFrame(X).astype("Float64").mask(np.arange(N * 4).reshape(N, 4) == 5)
 
 
@@ -1748,6 +1753,19 @@ MISSING_CELL = pd.DataFrame(X).astype("Float64").mask(np.arange(N * 4).reshape(N
     ("call", "words"),
     [
         (lambda: jaxfair.group_curvature(net, 1e300 * W.astype(float), X, Y, WEIGHTS), "which float32 cannot hold"),
+        (
+            lambda: jaxfair.group_curvature(net, {"w": W, "s": np.float64(1e300)}, X, Y, WEIGHTS),
+            "The parameter 's' has numbers up to 1e.300, which float32",
+        ),
+        (
+            lambda: jaxfair.group_curvature(net, W, beyond(X), Y, WEIGHTS),
+            "inputs have numbers up to 1e.300, which",
+        ),
+        (lambda: linearized_distance(bind(net, W), beyond(X), Y), "inputs have numbers up to 1e.300, which float32"),
+        (
+            lambda: jaxfair.group_curvature(net, W, X, beyond(X[:, 0]), WEIGHTS, loss=lambda z, y: (z[:, 0] - y) ** 2),
+            "The labels have numbers up to 1e.300, which float32",
+        ),
         (lambda: GroupOperator(net, W, X, Y, np.full(N, 1e-50)), "weight is 1e-50 in size, which float32 cannot hold"),
         (lambda: jaxfair.group_curvature(net, W, X, Y, 1e-50 * WEIGHTS.astype(float)), "which float32 cannot hold"),
         (lambda: jaxfair.group_curvature(net, W.astype(">f4"), X, Y, WEIGHTS), "type >f4, of another byte order; "),
