@@ -233,7 +233,8 @@ def _krylov(
         coefficients, beta = basis.split(checked_product(matvec, basis.last))
         if not (np.isfinite(coefficients).all() and np.isfinite(beta)):
             raise JaxfairError(
-                f"The matrix-vector product of Lanczos step {len(alphas) + 1} has values that are not finite."
+                f"The matrix-vector product of Lanczos step {len(alphas) + 1} has values that are not finite; check "
+                "the inputs and parameters that the matrix is of."
             )
         m = basis.count
         asymmetry = max(asymmetry, np.abs(coefficients[:-1] - coupling).max(initial=0.0))

@@ -205,7 +205,10 @@ def fail_at(step: int) -> MatVec:
     ("run", "words"),
     [
         (lambda: extreme_eigenvalues(fail_at(1), np.ones(5)), "product of Lanczos step 1 has values that are not"),
-        (lambda: extreme_eigenvalues(fail_at(3), np.ones(5)), "product of Lanczos step 3 has values that are not"),
+        (
+            lambda: extreme_eigenvalues(fail_at(3), np.ones(5)),
+            "step 3 has values that are not finite; check the inputs",
+        ),
         (lambda: extreme_eigenvalues(dense(np.eye(5)), np.zeros(5)), "start vector has norm 0.0; give a finite vector"),
         (lambda: extreme_eigenvalues(dense(np.eye(2)), np.array([1, np.inf])), "start vector has norm inf"),
         (lambda: extreme_eigenvalues(dense(np.eye(2)), np.array([1, np.nan])), "start vector has norm nan"),
