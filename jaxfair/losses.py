@@ -41,7 +41,7 @@ def attention(
         teacher_outputs: those of the teacher, of the same heights and widths.
     """
     apart = [_attention_map(a) - _attention_map(b) for a, b in zip(outputs, teacher_outputs, strict=True)]
-    return sum((jnp.mean(difference**2, axis=1) for difference in apart), start=jnp.zeros(len(apart[0])))
+    return sum((jnp.mean(difference**2, axis=1) for difference in apart), start=jnp.zeros_like(apart[0][:, 0]))
 
 
 def _attention_map(output: Float[Array, "n h w c"]) -> Float[Array, "n hw"]:

@@ -86,7 +86,7 @@ class MaskStep:
 
         (loss, (batch_stats, own)), grads = jax.value_and_grad(loss_fn, has_aux=True)(network.params)
         params, opt_state = fit.descend(self.config, self.steps_per_epoch, network.params, grads, opt_state)
-        weight = weighed(fixed, jnp.ones(len(label)), x[1])[:, None, None, None]
+        weight = weighed(fixed, jnp.ones(len(label), loss.dtype), x[1])[:, None, None, None]
         mismatch = jax.tree.map(
             lambda total, a, b: total + jnp.sum(weight * jnp.abs(a - b), axis=0), mismatch, activations, own
         )

@@ -89,7 +89,9 @@ def group_balance(data: Dataset) -> Float[np.ndarray, " groups"]:
 
 def weighed(fixed: Fixed, values: Float[Array, " b"], index: Int[Array, " b"]) -> Float[Array, " b"]:
     """Return values of a batch's images times their groups' weights, if there are any."""
-    return values if fixed.group_weight is None else values * fixed.group_weight[fixed.data.group[index]]
+    if fixed.group_weight is None:
+        return values
+    return values * fixed.group_weight[fixed.data.group[index]].astype(values.dtype)
 
 
 def run_batches(

@@ -40,6 +40,17 @@ def chosen(network: networks.Network) -> list[senet.Chosen]:
     return list(senet.senet(network, make_data(), CONFIG, budgets=BUDGETS, seed=0))
 
 
+@pytest.mark.parametrize("balanced", [False, True])
+def test_masks_and_weights_stay_in_the_type_of_the_network_where_jax_has_64_bits(
+    network: networks.Network, balanced: bool
+) -> None:
+    """Or every network that a mask of 64 bits is in would compute in these."""
+    config = replace(CONFIG, balanced=balanced, mask_train=replace(CONFIG.mask_train, epochs=1))
+    with jax.enable_x64(True):
+        (found,) = senet.senet(network, make_data(), config, budgets=[7], seed=0)
+    assert {leaf.dtype for leaf in jax.tree.leaves(found.network)} == {np.dtype(np.float32)}
+
+
 layers = st.lists(st.tuples(st.floats(0, 1), st.integers(1, 300)), min_size=1, max_size=9)
 
 
