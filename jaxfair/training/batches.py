@@ -141,10 +141,10 @@ def check_finite(loss: Float[np.ndarray, "steps *seeds"], first_step: int, names
         bad = ~np.isfinite(values)
         if bad.any():
             step = int(np.argmax(bad))
-            raise JaxfairError(
-                f"The loss of {name} is {values[step]} at step {first_step + step}; lower the learning rate, "
-                "or look at the images of that step."
-            )
+            advice = "lower the learning rate, or look at the images of that step"
+            if first_step + step == 0:  # before any descent
+                advice = "look at the images of that step, and at the weights that the training began with"
+            raise JaxfairError(f"The loss of {name} is {values[step]} at step {first_step + step}; {advice}.")
 
 
 def check_network(network: Network, name: str) -> None:
