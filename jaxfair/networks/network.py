@@ -217,7 +217,8 @@ def fold(params: Any, batch_stats: Any) -> Any:
 
 
 def check_images(network: Network, data: Dataset) -> None:
-    """Raise a JaxfairError if the network cannot take these images or does not have their classes."""
+    """Raise a JaxfairError if the network is not whole, cannot take these images or does not have their classes."""
+    _check_whole(network)
     (h, w, c), takes = data.image_shape, takes_of(network, network.params)
     if not takes.fits((h, w, c)) or network.module.num_classes != len(data.class_names):
         raise JaxfairError(
@@ -230,6 +231,31 @@ def check_images(network: Network, data: Dataset) -> None:
             f"The images of '{data.name}' have no channel statistics yet; give loaded.split() or loaded.train instead "
             "of loaded.parts."
         )
+
+
+def _check_whole(network: Network) -> None:
+    """Raise a JaxfairError for weights or statistics that are not the module's, such as those of another network."""
+    stem = (3, 3, *_shapes_by_path(network.params).get("stem_conv/kernel", ()))[-2]
+    height, width = (side * network.module.stem_stride for side in jax.tree.leaves(network.masks)[0].shape[:2])
+    module: Any = network.module
+    made = _shapes(module, (height, width, stem))
+    for kind, held, wanted in (
+        ("parameter", network.params, made.params),
+        ("batch statistic", network.batch_stats, made.batch_stats),
+    ):
+        found, expected = _shapes_by_path(held), _shapes_by_path(wanted)
+        for path in [*expected, *found]:
+            if found.get(path) != expected.get(path):
+                has, needs = (f"of shape {of[path]}" if path in of else "absent" for of in (found, expected))
+                raise JaxfairError(
+                    f"The network's {kind} '{path}' is {has}, and that of its module {needs}; give those of a network "
+                    "that init made of this module."
+                )
+
+
+def _shapes_by_path(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): np.shape(leaf) for path, leaf in leaves}
 
 
 class Takes(NamedTuple):

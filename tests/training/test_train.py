@@ -1,5 +1,6 @@
 """Training: the step, seeds together, resuming bit for bit, clear failures."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -294,6 +295,28 @@ def test_a_network_for_other_images_or_classes_is_refused(module: ResNet, shape:
         next(fit([network], make_data(), CONFIG, seeds=[0]))
     with pytest.raises(JaxfairError, match="initialise one for this data"):
         predict(network, make_data())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda p, s: (p | {"head": jax.tree.map(lambda leaf: leaf[..., :2], p["head"])}, s),
+            r"'head/bias' is of shape",
+        ),
+        (lambda p, s: ({name: of for name, of in p.items() if name != "stem_conv"}, s), "'stem_conv/kernel' is absent"),
+        (lambda p, s: (p | {"other": p["head"]}, s), r"'other/bias' is of shape \(3,\), and that of its module absent"),
+        (lambda p, s: (p, {}), "batch statistic 'stage1_block1/.*' is absent, and that of its module of shape"),
+    ],
+)
+def test_a_network_with_the_weights_of_another_is_refused(change: Callable[..., Any], said: str) -> None:
+    network = init(MODULE, (8, 8, 3), 0)
+    params, batch_stats = change(network.params, network.batch_stats)
+    other = network.replace(params=params, batch_stats=batch_stats)
+    with pytest.raises(JaxfairError, match=said):
+        predict(other, make_data())
+    with pytest.raises(JaxfairError, match=said):
+        next(fit([other], make_data(), CONFIG, seeds=[0]))
 
 
 def test_seeds_and_networks_must_match_in_number() -> None:
