@@ -12,6 +12,7 @@ from experiments.private.protocol import Answer
 from experiments.private.settings import Private, Protocol
 from experiments.reporting import comparisons, reports
 from experiments.reporting.comparisons import Difference
+from experiments.reporting.groups import some
 from experiments.reporting.series import Estimate
 from experiments.reporting.tables import Row
 from experiments.running import datasets
@@ -45,6 +46,7 @@ class Found(NamedTuple):
         contrasts: what ``contrasts`` returns of each of these.
         runs: whose networks they are.
         versions: of what computed.
+        absent: names of the groups of which no image was drawn.
     """
 
     networks: tuple[str, ...]
@@ -54,6 +56,7 @@ class Found(NamedTuple):
     contrasts: Mapping[tuple[str, int], Sequence[intervals.Estimate]]
     runs: list[Run]
     versions: Mapping[str, str]
+    absent: tuple[str, ...] = ()
 
     @property
     def coarsest(self) -> int:
@@ -120,7 +123,8 @@ def find(config: Private) -> Found:
                 bounded = bounds(network, bits, images[: config.bound_images], answer.logits)
                 accuracy.append({**row, "bits": bits, **bounded})
     labels = tuple(run.config["variant"]["label"] for run in chosen)
-    return Found(labels, costs, accuracy, changes, apart, chosen, versions)
+    absent = tuple(name for g, name in enumerate(test.group_names) if g not in np.asarray(test.group)[index])
+    return Found(labels, costs, accuracy, changes, apart, chosen, versions, absent)
 
 
 def _chosen(config: Private) -> list[Run]:
@@ -281,7 +285,10 @@ def judged(found: Found) -> list[str]:
         for g in np.flatnonzero(~np.isfinite(report.relative_drop.value))
         if bits == found.coarsest
     }
-    return [*filter(None, [said, comparisons.in_points(lost, "a network in floating point")])]
+    lacking = f"None of the images that were drawn is of group {some(found.absent)}; give more by --images."
+    return [
+        *filter(None, [said, comparisons.in_points(lost, "a network in floating point"), lacking * bool(found.absent)])
+    ]
 
 
 def _groups(found: Found) -> tuple[tuple[str, ...], int]:

@@ -248,7 +248,7 @@ def test_a_study_is_told_in_tables(
 ) -> None:
     made = made_once(tmp_path_factory.getbasetemp())
     monkeypatch.setattr(protocol, "infer", pretend)
-    options = ["--environment", str(environment(tmp_path, "")), "--fraction-bits", "4", "12", "--images", "30"]
+    options = ["--environment", str(environment(tmp_path, "")), "--fraction-bits", "4", "12", "--images", "20"]
     out = tmp_path / "out"
     assert command.main([str(made), "--out", str(out), *options, "--bound-images", "0"]) == 0
     numbers = json.loads((out / "report" / "private.json").read_text(encoding="utf-8"))
@@ -261,10 +261,10 @@ def test_a_study_is_told_in_tables(
     assert first["wan_seconds"] == pytest.approx(1768 / 1.25e7 + 10 * 0.05)
     assert first["garbled_bytes"] == 768 * study.GARBLED
     assert [row["bits"] for row in accuracy] == [4, 12, 4, 12]
-    assert all(row["images"] == 30 and row["bound"] is None for row in accuracy)
+    assert all(row["images"] == 20 and row["bound"] is None for row in accuracy)
     assert accuracy[0]["error"] > accuracy[1]["error"] > 0
     groups = [row for row in numbers["groups"] if (row["network"], row["bits"]) == ("Full network", 4)]
-    assert sum(row["images"] for row in groups) == 30
+    assert sum(row["images"] for row in groups) == 20
     flips = sum(row["flipped"][0] * row["images"] for row in groups) / 100
     assert round(flips, 6) == accuracy[0]["flips"]
     text = (out / "report" / "report.html").read_text(encoding="utf-8")
@@ -272,6 +272,8 @@ def test_a_study_is_told_in_tables(
     assert str(made.parent) not in text
     assert numbers["differences"] == []
     assert "<p>No group can be compared with 8, the group with the most images.</p>" in text
+    absent = set("0123456789") - {row["group"] for row in groups}
+    assert f"None of the images that were drawn is of group {', '.join(sorted(absent))}; give more by" in text
     assert {"costs.csv", "accuracy.csv", "groups.csv"} <= {path.name for path in (out / "report").iterdir()}
 
 
@@ -324,6 +326,9 @@ def test_a_network_alone_is_judged_as_it_was() -> None:
     np.testing.assert_allclose(one.points, (of.points, of.low, of.high))
     alone = found_of({"SNL 1": losing(7)}, np.repeat("a", 700))
     assert study.judged(alone) == ["There is no second group to compare with."]
+    assert study.judged(alone._replace(absent=("c", "d")))[1:] == [
+        "None of the images that were drawn is of group c, d; give more by --images."
+    ]
     assert study.difference_rows(alone) == []
 
 
