@@ -248,7 +248,7 @@ def test_a_study_is_told_in_tables(
 ) -> None:
     made = made_once(tmp_path_factory.getbasetemp())
     monkeypatch.setattr(protocol, "infer", pretend)
-    options = ["--environment", str(environment(tmp_path, "")), "--fraction-bits", "4", "12", "--images", "20"]
+    options = ["--environment", str(environment(tmp_path, "")), "--fraction-bits", "4", "12", "--images", "18"]
     out = tmp_path / "out"
     assert command.main([str(made), "--out", str(out), *options, "--bound-images", "0"]) == 0
     numbers = json.loads((out / "report" / "private.json").read_text(encoding="utf-8"))
@@ -261,10 +261,10 @@ def test_a_study_is_told_in_tables(
     assert first["wan_seconds"] == pytest.approx(1768 / 1.25e7 + 10 * 0.05)
     assert first["garbled_bytes"] == 768 * study.GARBLED
     assert [row["bits"] for row in accuracy] == [4, 12, 4, 12]
-    assert all(row["images"] == 20 and row["bound"] is None for row in accuracy)
+    assert all(row["images"] == 18 and row["bound"] is None for row in accuracy)
     assert accuracy[0]["error"] > accuracy[1]["error"] > 0
     groups = [row for row in numbers["groups"] if (row["network"], row["bits"]) == ("Full network", 4)]
-    assert sum(row["images"] for row in groups) == 20
+    assert sum(row["images"] for row in groups) == 18
     flips = sum(row["flipped"][0] * row["images"] for row in groups) / 100
     assert round(flips, 6) == accuracy[0]["flips"]
     text = (out / "report" / "report.html").read_text(encoding="utf-8")
