@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8
+from numpy.typing import ArrayLike
 
 from jaxfair.data.config import Augmentation
 from jaxfair.errors import JaxfairError
@@ -179,15 +180,15 @@ def normalize(
 
 @checked
 def make_dataset(
-    images: np.ndarray | Rows,
-    label: np.ndarray,
-    group: np.ndarray,
+    images: ArrayLike | Rows,
+    label: ArrayLike,
+    group: ArrayLike,
     *,
     name: str,
     class_names: Sequence[str],
     group_names: Sequence[str],
     on_device: bool | None = None,
-    statistics: tuple[np.ndarray, np.ndarray] | None = None,
+    statistics: tuple[ArrayLike, ArrayLike] | None = None,
 ) -> Dataset:
     """Check arrays and put them on the device.
 
@@ -322,7 +323,7 @@ def _blocks(images: Any) -> Iterator[np.ndarray]:
         yield images[start : start + count]
 
 
-def _checked_index(values: np.ndarray, count: int, names: Sequence[str], what: str) -> np.ndarray:
+def _checked_index(values: ArrayLike, count: int, names: Sequence[str], what: str) -> np.ndarray:
     values = np.asarray(as_array(values, what))
     if values.shape != (count,) or not np.issubdtype(values.dtype, np.integer):
         raise JaxfairError(
