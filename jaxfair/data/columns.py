@@ -73,7 +73,7 @@ class Index(NamedTuple):
     unreadable: Mapping[int, str] = MappingProxyType({})
 
 
-def from_values(values: Sequence[Any]) -> Column:
+def from_values(values: Sequence[Any] | np.ndarray) -> Column:
     """Return the column of cells, which are strings or numbers.
 
     None, NaN, masked values and ``MISSING_TEXTS`` are missing. Text keeps its spelling, without blanks around it: "7",

@@ -87,6 +87,7 @@ def test_make_dataset_refuses(changes: dict[str, Any], words: str) -> None:
         make_toy(**{"label": [0, 1, 0, 1], **changes})
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("statistics", "words"),
     [
