@@ -136,6 +136,16 @@ def test_prepare_writes_what_the_studies_find(tmp_path: Path, capsys: pytest.Cap
     assert sources.load("utkface-race").origin.startswith("tfds in ")
 
 
+@pytest.mark.parametrize("place", ["file", "file/sets"])
+def test_a_file_in_the_place_of_a_folder_is_refused_before_the_images_are_looked_for(
+    place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert main(["prepare", "utkface", "--path", "nowhere", "--out", str(tmp_path / place)]) == 1
+    why = "there is a file where a folder is needed; choose another folder with --out."
+    assert capsys.readouterr().err == f"error: '{tmp_path / place}' cannot be written: {why}\n"
+
+
 def test_the_record_says_what_the_data_is_and_not_where_it_lay(tmp_path: Path) -> None:
     """Equal records make runs shareable; a moved file changes nothing."""
     one, two = mine(tmp_path / "mine.npz"), tmp_path / "elsewhere" / "renamed.npz"
