@@ -238,6 +238,7 @@ def merge(given: Merge, command: Sequence[str]) -> None:
     if not given.studies:
         raise JaxfairError("No study is given; name the folders or packed files of finished studies.")
     check_once(given.studies)
+    reports.check_new(given.out / "report")
     unpacked = given.out / ".unpacked"
     with processes.locked(unpacked, say), ExitStack() as after:  # until they are read
         shutil.rmtree(unpacked, ignore_errors=True)  # of a process that was killed

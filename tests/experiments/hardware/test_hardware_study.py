@@ -489,3 +489,13 @@ def test_a_study_is_merged_with_others_alone(tmp_path: Path, capfd: pytest.Captu
     study = str(tmp_path / "study")
     assert main(["merge", study, f"{tmp_path}/./study", "--out", str(tmp_path / "both")]) == 1
     assert "is given more than once; give each once" in capfd.readouterr().err
+
+
+def test_a_merge_refuses_its_place_before_anything_is_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bundles, "unpack", lambda *_: pytest.fail("there was work before"))
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "mine").touch()
+    assert main(["merge", "a.tar", "b.tar", "--out", str(tmp_path)]) == 1
+    assert "report' holds something else than a report, which would be lost; " in capfd.readouterr().err

@@ -111,6 +111,7 @@ def test_no_command_replaces_a_link(
         lambda study, out: foretold.main([str(study), "--out", str(out / "far")]),
         lambda study, out: linearization(["--out", str(out / "far")]),
         lambda study, out: data(["prepare", "utkface", "--path", "nowhere", "--out", str(out / "far")]),
+        lambda study, out: hardware(["merge", str(study), "nowhere.tar", "--out", str(out / "far")]),
         lambda study, out: change([f"--{of}={study}" for of in ("before", "after", "groups")] + [f"--out={out}"]),
     ],
 )
