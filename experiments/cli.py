@@ -58,7 +58,7 @@ class Command(NamedTuple):
         options: a frozen dataclass, whose fields are the options; or complete configurations of one by name, of which
             ``--preset`` chooses and the first is the default.
         load: imports what does the work, which may take JAX and seconds, and returns it; ``--help`` does without.
-        after: what is true after an interruption.
+        after: what is true after an interruption; nothing leaves that to be said by the process that started this one.
         computes: whether JAX is set up for it, which takes a second or two.
         once: options that may not be repeated, see ``several``; of all others the last counts.
         unused: tells of given options which others decide nothing beside them, and what would make them count: by name,
@@ -111,11 +111,10 @@ def main(
         _check_repeated(rest, commands[word].once)
         options = parse(commands[word].options, f"{program} {word}".strip(), about, rest, others)
         _check_unused(rest, commands[word].unused(options))
-        with _handlers(_end):
-            if commands[word].computes:
-                _import()
-                configure_jax()
-            run = commands[word].load()
+        if commands[word].computes:
+            _import()
+            configure_jax()
+        run = commands[word].load()
         with _interruptible(got):
             run(options, [program, *given])
 
@@ -168,7 +167,7 @@ def _guarded(work: Callable[[list[int]], None], after: str = KEPT) -> int:
 
     Args:
         work: to do; it is given a list, for the numbers of the signals that come.
-        after: what is true after an interruption.
+        after: what is true after an interruption, see ``Command``.
     """
     got: list[int] = []
     try:
@@ -184,29 +183,33 @@ def _guarded(work: Callable[[list[int]], None], after: str = KEPT) -> int:
             raise
         # Of a file that is open, as on a full disk, the system says no name.
         shown = f"'{short(str(error.filename), 100)}' cannot be used" if error.filename else "A file cannot be written"
-        print(f"error: {shown}: {error.strerror}; {after}.", file=sys.stderr)
+        print(f"error: {shown}: {error.strerror}; {after or KEPT}.", file=sys.stderr)
         return 1
     except MemoryError as error:  # of NumPy, which says how much
         said = f": {short(str(error), 120)}" * bool(str(error))
         print(f"error: The memory does not suffice{said}; give smaller sizes, such as of the network.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"\ninterrupted; {after}.", file=sys.stderr)
+        if after:
+            print(f"\ninterrupted; {after}.", file=sys.stderr)
         return 128 + (got or [signal.SIGINT])[0]
     return 0
 
 
-def begin() -> None:
+def begin(*, speaks: bool = True) -> None:
     """Set a command's process up, before its ``__main__`` imports anything else.
 
     Memory that is freed is kept (``processes.keep_memory``). A signal ends the process with one sentence while it still
     imports what it needs; ``main`` then takes the signals over. After a full disk nothing is printed but its sentence.
+
+    Args:
+        speaks: whether it is this process that says the sentence; otherwise the one that started it does.
     """
     sys.unraisablehook = _unraised
     for name in ("absl", "asyncio"):  # through which Orbax tells of each of its threads
         logging.getLogger(name).addFilter(_other)
     for number in SIGNALS:
-        signal.signal(number, _end)
+        signal.signal(number, _end if speaks else _leave)
     processes.keep_memory()
 
 
@@ -227,9 +230,16 @@ def _end(number: int, _: FrameType | None) -> None:
     os._exit(128 + number)  # an exception could be lost in the middle of an import
 
 
+def _leave(number: int, _: FrameType | None) -> None:
+    os._exit(128 + number)
+
+
 @contextmanager
 def _handlers(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Let a function take the signals for a while, if this is the thread that gets them."""
+    """Let a function take the signals for a while, if this is the thread that gets them.
+
+    Afterwards they end a process that has begun by ``begin`` without a word: what there was to say has been said.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -238,7 +248,7 @@ def _handlers(handler: Callable[[int, FrameType | None], None]) -> Iterator[None
         yield
     finally:
         for number, handled in before.items():
-            signal.signal(number, handled)
+            signal.signal(number, _leave if handled is _end else handled)
 
 
 @contextmanager

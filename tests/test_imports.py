@@ -124,7 +124,7 @@ def test_every_program_is_asked_for_its_help() -> None:
     written = [path for path in FILES if " cli.main(" in path.read_text(encoding="utf-8")]
     programs = {name for name, _ in PROGRAMS if name.startswith("experiments.")}
     assert {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in written} == programs
-    begun = 'from experiments import cli\n\nif __name__ == "__main__":\n    cli.begin()\n'
+    begun = 'from experiments import cli\n\nif __name__ == "__main__":\n    cli.begin('
     kernels = "from jaxfair.kernels import prefer_onednn\n"  # which needs nothing either
     assert [p.name for p in written if begun not in p.read_text(encoding="utf-8").replace(kernels, "")] == []
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from experiments import cli
 
 if __name__ == "__main__":
-    cli.begin()
+    cli.begin(speaks="--only" in sys.argv)  # a worker, whose words are in a file
 
 from experiments.hardware.settings import PRESETS
 from jaxfair import processes
@@ -25,7 +25,8 @@ def main(arguments: Sequence[str]) -> int:
 
         return lambda settings, command: study.make(settings, hardware.named(name), command)
 
-    return cli.main(f"python -m experiments.hardware.child {name}", __doc__, {"": cli.Command(PRESETS, load)}, options)
+    command = cli.Command(PRESETS, load, cli.KEPT if "--only" in options else "")
+    return cli.main(f"python -m experiments.hardware.child {name}", __doc__, {"": command}, options)
 
 
 if __name__ == "__main__":

@@ -422,6 +422,29 @@ def test_a_signal_ends_a_program_that_can_say_nothing_before_its_command_begins(
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 128 + 15
 
 
+ENDED = """
+import signal, sys
+from experiments import cli
+cli.begin()
+from experiments.status import Status
+
+def work(*_):
+    if "interrupted" in sys.argv:
+        signal.raise_signal(signal.SIGINT)
+
+cli.main("x", None, {"": cli.Command(Status, lambda: work, computes=False)}, ["study"])
+signal.raise_signal(signal.SIGTERM)
+"""
+
+
+@pytest.mark.parametrize("how", ["interrupted", "finished"])
+def test_a_signal_after_the_work_adds_no_word(how: str) -> None:
+    """As when a terminal tells a process that its parent tells too, while Python ends."""
+    ended = subprocess.run([sys.executable, "-c", ENDED, how], cwd=ROOT, capture_output=True, text=True, timeout=90)
+    assert ended.returncode == 128 + 15
+    assert ended.stderr.strip() == (f"interrupted; {cli.KEPT}." if how == "interrupted" else "")
+
+
 LOST = """
 import signal, sys, time
 from experiments import cli

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from experiments import cli
-from experiments.hardware import bundles, nodes, report
+from experiments.hardware import bundles, child, nodes, report
 from experiments.hardware import results as hardware_results
 from experiments.hardware import study as hardware
 from experiments.hardware.__main__ import main
@@ -489,6 +489,16 @@ def test_a_study_is_merged_with_others_alone(tmp_path: Path, capfd: pytest.Captu
     study = str(tmp_path / "study")
     assert main(["merge", study, f"{tmp_path}/./study", "--out", str(tmp_path / "both")]) == 1
     assert "is given more than once; give each once" in capfd.readouterr().err
+
+
+def test_an_interrupted_profile_leaves_the_sentence_to_its_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A terminal tells both, and once is enough. A profile that fails says why itself."""
+    for error, status, said in ((KeyboardInterrupt(), 130, ""), (JaxfairError("Why."), 1, "error: Why.\n")):
+        monkeypatch.setattr(hardware, "make", mock.Mock(side_effect=error))
+        assert child.main(["cpu", *OPTIONS, "--out", str(tmp_path)]) == status
+        assert capfd.readouterr().err == said
 
 
 def test_a_merge_refuses_its_place_before_anything_is_unpacked(
