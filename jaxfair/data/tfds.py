@@ -96,7 +96,8 @@ def find(name: str, data_dirs: Sequence[Path]) -> Path | None:
 def prepare(source: Path, data_dir: Path, *, on_progress: Callable[[int, int], None] | None = None) -> Path:
     """Return the folder of UTKFace, prepared from the user's copy as array_record files; no network is needed.
 
-    A folder prepared from the same source before is returned as it is. A preparation that fails leaves none.
+    A folder prepared from the same source before is returned as it is. A preparation that fails leaves none, and one
+    that was killed leaves half of one to the next, which removes it.
 
     Args:
         source: A folder or archive with the aligned and cropped images.
@@ -395,6 +396,9 @@ def _run(builder: Any, download_dir: str | None = None) -> Path:
             return folder
         if folder.exists():  # tfds would take it for whole
             raise JaxfairError(f"{folder} is no whole set; remove it and prepare the set again.")
+        if download_dir is not None:  # a set that is prepared by us alone: halves are of processes that were killed
+            for half in folder.parent.glob(f"{_HALF}*"):
+                shutil.rmtree(half, ignore_errors=True)
         config = tfds.download.DownloadConfig(try_download_gcs=False)
         builder.download_and_prepare(download_dir=download_dir, download_config=config, file_format="array_record")
     return folder

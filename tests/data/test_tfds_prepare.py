@@ -196,6 +196,15 @@ def test_disk_full_in_the_middle(tmp_path: Path, source: Path):
     assert not [*(tmp_path / "data" / "utkface").iterdir()]
 
 
+def test_half_a_set_of_a_killed_process_is_removed(tmp_path: Path, source: Path):
+    """It may be as large as the whole."""
+    half = tmp_path / "data" / "utkface" / "incomplete.ABCDEF_1.0.0"
+    half.mkdir(parents=True)
+    (half / "utkface-train.array_record-00000-of-00001").write_bytes(bytes(9))
+    folder = prepare(source, tmp_path / "data")
+    assert [*folder.parent.iterdir()] == [folder]
+
+
 def test_folder_that_is_no_whole_set(tmp_path: Path, source: Path):
     """A version's folder without a set, which tfds would take for one, is named."""
     (tmp_path / "data" / "utkface" / "1.0.0").mkdir(parents=True)
