@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.answers import PAGE, STAGES, STOPPED, earlier, why, write_page
+from experiments import cli
 from jaxfair import processes, runs
 from jaxfair.errors import JaxfairError
 
@@ -146,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             run_stage(chosen.stage, out, chosen.small, chosen.minutes)
         else:
             _check_own(chosen.out)
-            with processes.locked(out / PAGE, print):  # two would time each other
+            with cli.interruptible([]), processes.locked(out / PAGE, print):  # two would time each other
                 # After each stage, so that what was found is on the page however the command ends.
                 missing = run_all(out, chosen.minutes, chosen.small, lambda missing: write_page(out, missing))
                 text = write_page(out, missing)

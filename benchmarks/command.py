@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from experiments import cli
 from jaxfair import processes
 from jaxfair.errors import JaxfairError
 
@@ -23,7 +24,7 @@ def making(out: Path | None, ending: str = ".json", after: str = "nothing was wr
     try:
         if out is not None and (out.suffix != ending or out.is_dir()):
             raise JaxfairError(f"--out is '{out}'; name a file that ends in {ending}.")
-        with processes.locked([] if out is None else [out], print):
+        with cli.interruptible([]), processes.locked([] if out is None else [out], print):
             yield
     except (JaxfairError, OSError) as error:
         raise SystemExit(str(error)) from error

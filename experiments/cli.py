@@ -115,7 +115,7 @@ def main(
             _import()
             configure_jax()
         run = commands[word].load()
-        with _interruptible(got):
+        with interruptible(got):
             run(options, [program, *given])
 
     return _guarded(work, commands[word].after if word in commands else KEPT)
@@ -252,7 +252,7 @@ def _handlers(handler: Callable[[int, FrameType | None], None]) -> Iterator[None
 
 
 @contextmanager
-def _interruptible(got: list[int]) -> Iterator[None]:
+def interruptible(got: list[int]) -> Iterator[None]:
     """Let a signal end the epoch that is under way, with a checkpoint, or else interrupt at once; so does a second one.
 
     Args:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -431,6 +432,39 @@ def test_a_measurement_that_is_cut_short_leaves_the_last_whole_one(cache, tmp_pa
         measure.main(["--problem", "tiny", "--out", str(out), "--cache", str(cache)])
     assert out.read_text() == "whole"
     assert '"products"' in measure.unfinished_file(out).read_text()
+
+
+SIGNALLED = """
+import signal, sys, time
+from unittest import mock
+from benchmarks import accelerator, command
+
+class Array:
+    def __del__(self):
+        signal.raise_signal(int(sys.argv[1]))
+
+def work(*_):
+    array = Array()
+    del array
+    time.sleep(100)
+
+if sys.argv[2] == "-":
+    with command.making(None):
+        work()
+else:
+    with mock.patch.object(accelerator, "run_all", work):
+        accelerator.main(["--out", sys.argv[2]])
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("out", ["-", "answers"])
+def test_a_signal_is_one_sentence_and_is_not_lost(out, number, tmp_path):
+    """Python prints an exception that is raised in a destructor, such as JAX's, and goes on."""
+    words = [sys.executable, "-c", SIGNALLED, str(int(number)), out if out == "-" else str(tmp_path / out)]
+    ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=90)
+    kept = "nothing was written" if out == "-" else "finished stages are kept, and the same command goes on from here"
+    assert (ended.returncode, ended.stderr) == (1, f"interrupted; {kept}\n")
 
 
 COMMANDS = [
