@@ -190,9 +190,12 @@ def _guarded(work: Callable[[list[int]], None], after: str = KEPT) -> int:
         print(f"error: The memory does not suffice{said}; give smaller sizes, such as of the network.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        number = (got or [signal.SIGINT])[0]
         if after:
             print(f"\ninterrupted; {after}.", file=sys.stderr)
-        return 128 + (got or [signal.SIGINT])[0]
+        if signal.getsignal(number) is _leave:  # threads are at work, as Orbax's, and would tell of Python's end
+            _leave(number, None)
+        return 128 + number
     return 0
 
 
@@ -231,6 +234,9 @@ def _end(number: int, _: FrameType | None) -> None:
 
 
 def _leave(number: int, _: FrameType | None) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, RuntimeError):  # it is closed, or at work
+            stream.flush()
     os._exit(128 + number)
 
 
