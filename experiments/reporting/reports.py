@@ -270,10 +270,17 @@ def open_runs(study: Path, names: Iterable[str]) -> list[Run]:
 
 
 def _told(command: Sequence[str], study: Path) -> str:
-    """Return a record's command with the study's folder in its place."""
-    return " ".join(
-        str(study) if before == "--out" else word for before, word in zip(["", *command[:-1]], command, strict=True)
-    )
+    """Return a record's command as it is typed for the study's folder, wherever that lay when the record was made."""
+    first, *words = command
+    out = shlex.quote(str(study))
+    if not any(word.partition("=")[0] == "--out" for word in words):
+        words += ["--out", "PATH"]
+    of = {"--out=PATH": f"--out={out}"}
+    told = [
+        out if before == "--out" else of.get(word, shlex.quote(word))
+        for before, word in zip(["", *words[:-1]], words, strict=True)
+    ]
+    return " ".join([first, *told])
 
 
 def with_parents(shown: Iterable[Run]) -> list[Run]:

@@ -6,6 +6,7 @@ runs before the first one is made, and a run can be made wherever its parents' f
 """
 
 import dataclasses
+import shlex
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -195,7 +196,8 @@ def failures(space: Workspace, out: Path) -> str:
     shown += [f"and {len(found) - 3} more"] if len(found) > 3 else []
     text = f"{len(found)} {'run' if len(found) == 1 else 'runs'} failed ({'; '.join(shown)})"
     text += f", and {dependent} that depend on {'it' if len(found) == 1 else 'them'} were not made" if dependent else ""
-    return f"{text}; mend it, let the same command try again by python -m experiments.status retry {out}."
+    again = f"python -m experiments.status retry {shlex.quote(str(out))}"
+    return f"{text}; mend it, let the same command try again by {again}."
 
 
 def left(jobs: Sequence[Job]) -> dict[Path, str]:

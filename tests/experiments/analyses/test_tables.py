@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -327,7 +328,7 @@ def test_what_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
     file = made[1].path / "config.json"
     text = file.read_text()
     file.write_text(text.replace("SNL 200", "SNL 201"))
-    refused(r"config.json was changed\); it is made again by: c\.")
+    refused(rf"config.json was changed\); it is made again by: c --out {re.escape(str(study))}\.")
     file.write_text(text)
     (made[2].path / "DONE").unlink()
     refused(r"is not whole \(DONE is missing\)")

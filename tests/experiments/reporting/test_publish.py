@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -224,6 +225,25 @@ def test_what_cannot_be_published_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine.md").write_text("# Notes\n")
     with pytest.raises(JaxfairError, match=r"mine\.md' is no page of a study, and would be lost; give another --out"):
         publish.write(tmp_path / "study", tmp_path / "mine.md")
+
+
+@pytest.mark.usefixtures("sketched")
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (["a"], "a --out {}"),
+        (["a", "--out", "/there", "--title", "b c"], "a --out {} --title 'b c'"),
+        (["a", "--out=/there", "--seeds=1"], "a --out={} --seeds=1"),
+    ],
+)
+def test_the_command_that_mends_a_study_is_told_as_it_is_typed(command: list[str], told: str, tmp_path: Path) -> None:
+    """Of the folder where it lies now, which may have been moved from the default one."""
+    study = tmp_path / "a study's"
+    made = make_study(study, "Study", seeds=1)
+    report.write(made, study / "report", title="Study", command=command)
+    (made[0].path / "result.json").write_text("{}")
+    with pytest.raises(JaxfairError, match=re.escape(f"is made again by: {told.format(shlex.quote(str(study)))}.")):
+        publish.write(study, tmp_path / "page.md")
 
 
 def test_the_page_of_two_models_is_no_studys(tmp_path: Path) -> None:

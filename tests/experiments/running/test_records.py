@@ -186,10 +186,10 @@ def test_a_run_fails_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     cases.make(tmp_path)
     assert made(tmp_path) == ""
     with Progress(terminal=False) as progress:
-        sentence = records.failures(cases.workspace(tmp_path, progress), Path("out"))
+        sentence = records.failures(cases.workspace(tmp_path, progress), Path("my out"))
     assert sentence.startswith(f"2 runs failed ({folder(tmp_path, 'b').name}: The loss of b is nan; ")
     assert sentence.endswith("and 1 that depend on them were not made; mend it, let the same command try again by "
-                             "python -m experiments.status retry out.")  # fmt: skip
+                             "python -m experiments.status retry 'my out'.")  # fmt: skip
     for name in "be":
         records.Run(folder(tmp_path, name), {}).retry()
     cases.make(tmp_path)
