@@ -146,7 +146,7 @@ def test_an_empty_argument_is_no_folder(
 OTHERS = {"train": 1, "linearize": 1, "finetune": 1, "analyse": 2, "sampling": 1, "gradients": 1}  # than those of SNL
 WHILE_RUNNING = {
     "--train.learning-rate 1e30": ("The loss of seed 0 is nan at step 1; lower the learning rate", {}),
-    "--train.learning-rate 1e38 --train.batch-size 675 --train.epochs 1": ("lower the learning rate", {}),
+    "--train.learning-rate 1e39 --train.batch-size 675 --train.epochs 1": ("lower the learning rate", {}),
     "--snl.learning-rate 1e30": ("The loss of the SNL descent of seed 0 is nan at step 1; lower", OTHERS),
     "--snl.max-epochs 1 --budgets 0.01": ("ReLUs after 1 epochs, above the budget 8; raise kappa", OTHERS),
     "--snl-finetune.learning-rate 1e30": ("of seed 0 is nan at step 1; lower", {**OTHERS, "linearize": 2}),
