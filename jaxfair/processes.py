@@ -95,6 +95,11 @@ def holder(path: Path) -> list[str] | None:
         os.close(descriptor)
 
 
+def abandoned(path: Path) -> bool:
+    """Return whether there is a lock of ``path`` that no process holds, as one that was killed leaves it."""
+    return path.with_name(f"{path.name}.lock").exists() and holder(path) is None
+
+
 def memory_kills() -> int:
     """Return how many processes the kernel has killed since the machine started because memory ran out."""
     counted = 0

@@ -127,9 +127,16 @@ def carry_out(space: Workspace) -> None:
 
 
 def make(space: Workspace, job: Job) -> None:
-    """Make those runs of a job that can be made, when no other process makes them; see ``carry_out``."""
-    locks = [run.path for run in job.runs] if possible(space, job) else []
+    """Make those runs of a job that can be made, when no other process makes them; see ``carry_out``.
+
+    What a process left that was killed just after its work is removed: locks, and what is unfinished of finished runs.
+    """
+    some = bool(possible(space, job))
+    locks = [run.path for run in job.runs if some or processes.abandoned(run.path)]
     with processes.locked(locks, space.progress.say) as note:
+        if locks and all(run.done for run in job.runs):
+            for run in job.runs:
+                run.tidy()
         pending = [runs.start(space.root, run.config) for run in possible(space, job)]
         announce(space, job, pending, note)
         if pending:

@@ -153,6 +153,19 @@ def test_a_killed_process_is_followed_by_the_one_that_waits(tmp_path: Path) -> N
     assert not list(tmp_path.rglob("*.lock"))
 
 
+def test_what_a_process_left_that_was_killed_after_its_work_is_removed(tmp_path: Path) -> None:
+    """Between the last file of a run and the end of its lock."""
+    cases.make(tmp_path)
+    for name in "bc":
+        (folder(tmp_path, name) / "progress").mkdir()
+        lock = folder(tmp_path, name).with_name(f"{folder(tmp_path, name).name}.lock")
+        lock.write_text("process 1 on a host, killed")
+    cases.make(tmp_path)
+    assert made(tmp_path) == "abcde"
+    assert not list(tmp_path.rglob("*.lock"))
+    assert not list(tmp_path.rglob("progress"))
+
+
 def test_half_written_files_are_no_part_of_a_run(tmp_path: Path) -> None:
     """A killed writer leaves one beside the file that it was writing."""
     cases.make(tmp_path)
