@@ -6,7 +6,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
-from numpy.typing import ArrayLike
 
 from jaxfair import intervals
 from jaxfair.errors import JaxfairError
@@ -137,7 +136,7 @@ def as_numbers(group: Any, count: int, num_groups: int | None = None) -> Int[np.
 
 
 @checked
-def group_means(values: ArrayLike, group: ArrayLike, num_groups: int) -> np.ndarray:
+def group_means(values: np.ndarray | Array, group: np.ndarray | Array, num_groups: int) -> np.ndarray:
     """Return the mean of ``values`` (n,) over each group, in float64; NaN for a group without a sample.
 
     Raises:
@@ -159,7 +158,7 @@ def group_means(values: ArrayLike, group: ArrayLike, num_groups: int) -> np.ndar
 
 
 @checked
-def relative_drop(before: ArrayLike, after: ArrayLike) -> np.ndarray:
+def relative_drop(before: np.ndarray | Array, after: np.ndarray | Array) -> np.ndarray:
     """Return ``(before - after) / before`` in percent; negative means improved (Das et al. 2024, 5.1).
 
     NaN where ``before`` is 0: nothing can be lost. One of both may lack leading axes of the other, or have 1 there,

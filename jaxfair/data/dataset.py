@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8
-from numpy.typing import ArrayLike
 
 from jaxfair.data.config import Augmentation
 from jaxfair.errors import JaxfairError
@@ -180,15 +179,15 @@ def normalize(
 
 @checked
 def make_dataset(
-    images: ArrayLike | Rows,
-    label: ArrayLike,
-    group: ArrayLike,
+    images: np.ndarray | Array | Rows,
+    label: np.ndarray | Array,
+    group: np.ndarray | Array,
     *,
     name: str,
     class_names: Sequence[str],
     group_names: Sequence[str],
     on_device: bool | None = None,
-    statistics: tuple[ArrayLike, ArrayLike] | None = None,
+    statistics: tuple[np.ndarray | Array, np.ndarray | Array] | None = None,
 ) -> Dataset:
     """Check arrays and put them on the device.
 
@@ -323,7 +322,7 @@ def _blocks(images: Any) -> Iterator[np.ndarray]:
         yield images[start : start + count]
 
 
-def _checked_index(values: ArrayLike, count: int, names: Sequence[str], what: str) -> np.ndarray:
+def _checked_index(values: np.ndarray | Array, count: int, names: Sequence[str], what: str) -> np.ndarray:
     values = np.asarray(as_array(values, what))
     if values.shape != (count,) or not np.issubdtype(values.dtype, np.integer):
         raise JaxfairError(
