@@ -21,6 +21,7 @@ from jaxfair.training import trajectory
 from jaxfair.training.config import TrainConfig
 from jaxfair.training.fit import Stopping
 
+pytestmark = pytest.mark.usefixtures("unchecked")
 RNG = np.random.default_rng(0)
 X, Y, GROUP = RNG.normal(size=(12, 4)).astype(np.float32), np.arange(12) % 3, np.arange(12) % 2
 MEMBER = np.stack([g == GROUP for g in range(2)]) / 6
