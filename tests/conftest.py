@@ -132,3 +132,10 @@ def unchecked() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def callers_line() -> None:
+    """Skip a test of which line a warning names, where the checks of types stand between that and jaxfair."""
+    if "JAXFAIR_CHECK_TYPES" in os.environ:
+        pytest.skip("run-time type checks stand between a caller and jaxfair")

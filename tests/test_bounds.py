@@ -61,6 +61,7 @@ def test_a_quadratic_loss_meets_its_bound_along_gradient_and_top_eigenvector() -
     assert found.holds.all()
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_the_sensitivity_theorem_as_printed_needs_the_other_end_of_the_spectrum() -> None:
     """A concave quadratic loss, ``-5 theta^2``, falls by 5 within distance 1; as printed the bound is -5."""
     printed = bounds.sensitivity_bound(0.0, -10.0, 1.0, 5.0)

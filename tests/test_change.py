@@ -222,6 +222,7 @@ def test_what_does_not_fit_is_refused(arguments: dict, message: str) -> None:
         change_report(**given)
 
 
+@pytest.mark.usefixtures("callers_line")
 def test_what_is_suspect_is_said() -> None:
     probabilities = np.full((N, 3), 1 / 3, np.float32)
     with pytest.warns(UserWarning, match="probabilities") as said, pytest.warns(UserWarning, match="one class") as more:
@@ -560,6 +561,7 @@ def test_what_is_right_and_what_counts_from_1_are_no_classes() -> None:
         change_report(Y + 1, Y + 1, None, Y, GROUP)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("kind", [np.int64, np.uint64])
 def test_classes_may_be_codes_beyond_32_bits(kind: Any) -> None:
     codes = Y.astype(kind) + kind(2**40)

@@ -454,6 +454,7 @@ def test_one_logit_several_labels_and_regression(monkeypatch: pytest.MonkeyPatch
         jaxfair.group_report(one, W, X, np.zeros(N, int), GROUP)
 
 
+@pytest.mark.usefixtures("callers_line")
 def test_what_is_seldom_meant_is_said() -> None:
     def probabilities(w: Any, x: Any) -> jax.Array:
         return jax.nn.softmax(net(w, x))
@@ -1185,6 +1186,7 @@ def test_parameters_that_are_no_numbers_are_refused() -> None:
             jaxfair.group_report(lambda p, x: x @ p["w"], params, np.eye(3), np.arange(3), np.arange(3))
 
 
+@pytest.mark.usefixtures("callers_line")
 def test_what_is_seldom_meant_is_said_wherever_parameters_are_differentiated() -> None:
     """Not by the report alone: it is of the parameters and labels, whatever is asked of them."""
     params = {"w": jnp.asarray(W), "batch_stats": jnp.ones(1)}
@@ -1920,6 +1922,7 @@ def softened(w: Any, x: Any) -> jax.Array:
     return jax.nn.softmax(net(w, x))
 
 
+@pytest.mark.usefixtures("callers_line")
 @pytest.mark.parametrize(
     "call",
     [

@@ -240,6 +240,7 @@ def test_probabilities_are_no_logits_without_a_word(function: Callable[..., Any]
         function(as_pytree(affine, params), x, label)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_classifier_that_fails_is_one_sentence() -> None:
     x, label = np.ones((3, 4), np.float32), np.zeros(3, int)
     tree: Any = {"a": x}
@@ -251,6 +252,7 @@ def test_a_classifier_that_fails_is_one_sentence() -> None:
         margins.linearized_distance(lambda x: x, x, None)  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("logits", "gap"),
     [([1e8, 1e8 + 1], np.tanh(0.5)), ([1e20, 1e20 - 1e10], 1), ([1e300, 1e299], 1), ([2.0, -np.inf], 1)],

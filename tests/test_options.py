@@ -74,12 +74,14 @@ def test_the_sentence_names_what_was_given_and_what_there_is(make: Callable[[], 
     assert str(caught.value) == said
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_numbers_of_numpy_are_numbers() -> None:
     config = TrainConfig(epochs=np.int64(3), learning_rate=np.float32(0.5), weight_decay=0)  # pyright: ignore
     assert dataclasses.replace(config, epochs=3) == config
     assert type(config.epochs) is int
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_short_whole_number_of_numpy_counts_as_far_as_another() -> None:
     """One of 8 bits has no product beyond 127 or 255; nor is a plan kept that was made with it."""
     rng = np.random.default_rng(0)
@@ -131,6 +133,7 @@ def test_arguments_of_another_kind_are_one_sentence(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_budgets_may_be_an_array(network: Network, data: Dataset) -> None:
     assert jaxfair.snl(network, data, SnlConfig(batch_size=8), budgets=np.array([0.5, 0.2]), seed=0)  # type: ignore
 
@@ -162,6 +165,7 @@ def fitting(kind: Any, network: Network) -> Any:
     return next(one for one in (*candidates, DOORS) if options._fits(one, kind))
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_door_lets_through_what_is_meant(network: Network, data: Dataset) -> None:
     """Whole numbers of NumPy, and lists as ranges, arrays and columns have them."""
     config = TrainConfig(epochs=1, batch_size=8)

@@ -202,6 +202,7 @@ def test_the_control_is_fine_tuned_as_often_and_keeps_every_relu(teacher: networ
     assert bcd.num_blocks(256, 100, CONFIG) == 3
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_impossible_budgets_and_settings_are_refused(start: networks.Network, teacher: networks.Network) -> None:
     with pytest.raises(JaxfairError, match="has 256 ReLUs, fewer than the budget of 300; start from one with more"):
         descend(start, teacher, budget=300)

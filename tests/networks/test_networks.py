@@ -329,6 +329,7 @@ def test_what_fit_returns_is_not_its_network() -> None:
                 call(given)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     "given", [np.zeros((40, 8, 8, 1)).tolist(), [[1.0, 2.0], [3.0]], 1.0], ids=["list", "rows", "1"]
 )

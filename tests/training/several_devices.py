@@ -134,6 +134,7 @@ def test_images_on_the_host_are_split_too(plain: Reference) -> None:
     assert_same(shared.network, plain.network, **plain.tolerance)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.usefixtures("float64")
 def test_every_device_computes_its_part_of_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """No device has an activation of more than two images; only sums go between them."""
