@@ -492,21 +492,22 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(main, tmp_path
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_two_commands_do_not_write_one_file_at_once(tmp_path, capsys):
+def test_two_commands_do_not_write_one_file_at_once(tmp_path, monkeypatch):
     """The second waits, and says for whom."""
-    begun, out = threading.Event(), tmp_path / "x.json"
+    begun, said, out = threading.Event(), threading.Event(), tmp_path / "x.json"
+    monkeypatch.setattr("builtins.print", lambda line: said.set() if line.endswith("waits for it.") else None)
 
     def first():
         with command.making(out):
             begun.set()
-            while "waits for it" not in capsys.readouterr().out:
-                pass
+            said.wait(60)
             out.write_text("first")
 
     thread = threading.Thread(target=first)
     thread.start()
-    begun.wait()
+    begun.wait(60)
     with command.making(out):
+        assert said.is_set()
         assert out.read_text() == "first"
     thread.join()
 
