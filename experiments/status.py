@@ -231,7 +231,7 @@ def clean(given: Clean, _: Sequence[str]) -> None:
         path for path in sorted(root.glob("*-*")) if (path / "config.json").exists() or (path / "FAILED").exists()
     ]
     gone = [path for path in folders if not Run(path, {}).done and processes.holder(path) is None]
-    gone += [path for path in sorted(root.glob("*.lock")) if processes.holder(path.with_suffix("")) is None]
+    gone += [path for path in sorted(root.glob("*.lock")) if processes.abandoned(path.with_suffix(""))]
     gone += [executor] * executor.exists()
     for path in gone:
         print(f"{'would remove' if given.dry_run else 'removed'} {path}")

@@ -84,18 +84,24 @@ def step_between(before: Any, after: Any) -> np.ndarray:
 
 def tree_difference(params: Any, other: Any) -> str:
     """Return at which path two trees of parameters first differ in shape, in words; empty where they are alike."""
-    for tree in (params, other):
-        leaves(tree, "parameters")  # or JAX's own error of keys that cannot be sorted
-    trees = [dict(jax.tree_util.tree_flatten_with_path(tree)[0]) for tree in (params, other)]
-    for path in [*trees[0], *trees[1]]:
-        shapes = [np.shape(tree[path]) if path in tree else None for tree in trees]
-        if shapes[0] != shapes[1]:
-            name = path_name(path)
-            said = ["absent" if shape is None else f"of shape {shape}" for shape in shapes]
-            return f"the parameter '{name}' is {said[0]} before and {said[1]} after"
+    if found := first_difference(params, other):
+        return "the parameter '{}' is {} before and {} after".format(*found)
     if jax.tree.structure(params) != jax.tree.structure(other):
         return "the trees of parameters are of different structure"
     return ""
+
+
+def first_difference(tree: Any, other: Any) -> tuple[str, str, str] | None:
+    """Return at which path two trees of arrays first differ in shape, and what stands there; None where nowhere."""
+    for one in (tree, other):
+        leaves(one, "parameters")  # or JAX's own error of keys that cannot be sorted
+    trees = [dict(jax.tree_util.tree_flatten_with_path(one)[0]) for one in (tree, other)]
+    for path in [*trees[0], *trees[1]]:
+        shapes = [np.shape(one[path]) if path in one else None for one in trees]
+        if shapes[0] != shapes[1]:
+            has, needs = ("absent" if shape is None else f"of shape {shape}" for shape in shapes)
+            return path_name(path), has, needs
+    return None
 
 
 def as_examples(logits_fn: Any, params: Any, x: Any, y: Any, *, labelled: bool) -> tuple[Any, Any, Any]:

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 from jaxfair.curvature.chunks import over_chunks
 from jaxfair.data.dataset import Dataset
 from jaxfair.errors import JaxfairError
+from jaxfair.models import first_difference
 from jaxfair.networks.architectures import CNN, EPSILON, Gate, Module, ResNet, check_module
 from jaxfair.options import Seed, checked
 
@@ -235,27 +236,18 @@ def check_images(network: Network, data: Dataset) -> None:
 
 def _check_whole(network: Network) -> None:
     """Raise a JaxfairError for weights or statistics that are not the module's, such as those of another network."""
-    stem = (3, 3, *_shapes_by_path(network.params).get("stem_conv/kernel", ()))[-2]
     height, width = (side * network.module.stem_stride for side in jax.tree.leaves(network.masks)[0].shape[:2])
+    channels = (3, 3, *np.shape(network.params.get("stem_conv", {}).get("kernel", 0)))[-2]
     module: Any = network.module
-    made = _shapes(module, (height, width, stem))
-    for kind, held, wanted in (
-        ("parameter", network.params, made.params),
-        ("batch statistic", network.batch_stats, made.batch_stats),
-    ):
-        found, expected = _shapes_by_path(held), _shapes_by_path(wanted)
-        for path in [*expected, *found]:
-            if found.get(path) != expected.get(path):
-                has, needs = (f"of shape {of[path]}" if path in of else "absent" for of in (found, expected))
-                raise JaxfairError(
-                    f"The network's {kind} '{path}' is {has}, and that of its module {needs}; give those of a network "
-                    "that init made of this module."
-                )
-
-
-def _shapes_by_path(tree: Any) -> dict[str, tuple[int, ...]]:
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): np.shape(leaf) for path, leaf in leaves}
+    made = _shapes(module, (height, width, channels))
+    kinds = ("parameter", network.params, made.params), ("batch statistic", network.batch_stats, made.batch_stats)
+    for kind, held, wanted in kinds:
+        if found := first_difference(held, wanted):
+            path, has, needs = found
+            raise JaxfairError(
+                f"The network's {kind} '{path}' is {has}, and that of its module {needs}; give those of a network that "
+                "init made of this module."
+            )
 
 
 class Takes(NamedTuple):
