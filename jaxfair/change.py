@@ -134,7 +134,7 @@ class ChangeReport:
         found |= {"mcnemar": self.mcnemar} if self.exemplars is None else _ends("exemplars", self.exemplars)
         if self.expansion is not None:
             for title, name in TERMS.items():
-                found |= _ends(title, _over_runs(getattr(self.expansion, name)))
+                found |= _ends(title, _over_runs(self.expansion, name))
         return found
 
     def to_dict(self) -> dict[str, Any]:
@@ -210,7 +210,7 @@ class ChangeReport:
             return "\n".join([*parts, f"Nothing is foretold of the losses: {self.no_expansion}."])
         told: dict[str, Any] = {"group": self.names, **_ends("loss rise", self.loss_rise)}
         for title, name in TERMS.items():
-            told |= _ends(title.replace("_", " "), _over_runs(getattr(self.expansion, name)))
+            told |= _ends(title.replace("_", " "), _over_runs(self.expansion, name))
         far = f"The parameters moved by {self.expansion.distance.mean():.3g}. {taylor.KINKS}"
         far += f" {OTHER}" if self.other_function else ""
         return "\n".join([*parts, "", as_text(told, ".3g"), far])
@@ -232,10 +232,14 @@ def _ends(name: str, measure: Measure) -> dict[str, np.ndarray]:
     return {name: measure.value, f"{name}_low": measure.low, f"{name}_high": measure.high}
 
 
-def _over_runs(values: np.ndarray) -> Measure:
-    """Return the mean over runs of what is measured on each, shape (runs, groups), with Student's t interval."""
-    found = intervals.over_seeds(values)
-    return Measure(found.value, *found.interval())
+def _over_runs(expansion: Expansion, name: str) -> Measure:
+    """Return the mean over runs of what an expansion calls so, of each group, with Student's t interval.
+
+    That of a bound is above 0, as a bound is but of a Hessian whose eigenvalues are all below.
+    """
+    values = getattr(expansion, name)
+    found, above = intervals.over_seeds(values), name == "bound" and bool((values >= 0).all())
+    return Measure(found.value, *found.interval(scale="positive" if above else "real"))
 
 
 @checked

@@ -263,6 +263,16 @@ def test_the_foretold_stands_beside_what_happened() -> None:
     np.testing.assert_allclose(several.expansion.rise.mean(axis=0), several.loss_rise.value, rtol=1e-6)
 
 
+def test_the_interval_of_a_bound_is_above_0() -> None:
+    """Of runs that went very unlike ways; what is not a bound may have any sign."""
+    pairs = [(linear, W + scale * STEP) for scale in (0.01, 0.02, 2.0)]
+    found = change_report((linear, W), pairs, X, Y, GROUP, CurvatureConfig(tolerance=1e-2)).columns()
+    assert (found["bound_low"] > 0).all()
+    assert (found["bound_low"] < found["bound"]).all()
+    assert (found["bound"] < found["bound_high"]).all()
+    assert (found["second_term_low"] < 0).all()
+
+
 def test_a_group_that_was_never_right_has_nothing_to_lose() -> None:
     before = np.where(GROUP == "b", (Y + 1) % 3, Y)
     report = change_report(before, Y, None, Y, GROUP)
