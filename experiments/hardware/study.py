@@ -5,7 +5,7 @@ import functools
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 from experiments.hardware import bundles, nodes, report, runs
@@ -39,14 +39,26 @@ def run(study: Study, command: Sequence[str]) -> None:
         reports.check_new(study.out / "report")
     check(study)
     study = possible(study, command)
-    made_at, noun = nodes.places(study), "node" if study.nodes else "profile"
+    made_at = nodes.places(study)
     if study.dry_run:
         for place in {place.folder: place for place in made_at}.values():
             if study.nodes:
                 say(f"{place.name}: {place.profile.label}")
             list_runs(place.study)
         return
-    failed = _make_all(study, made_at, command[1:])
+    # What lists a profile's runs is written by its process and read by this one: no other study may come between.
+    with processes.locked([place.folder / bundles.PROFILES for place in made_at], say):
+        failed = _make_all(study, made_at, command[1:])
+        _report(study, made_at, failed, command)
+
+
+def _report(study: Study, made_at: Sequence[Place], failed: Mapping[str, str], command: Sequence[str]) -> None:
+    """Write the report of the profiles whose processes have not failed; ``failed`` says how the others ended.
+
+    Raises:
+        JaxfairError: a profile failed; the report, if the reference did not, is of the others.
+    """
+    noun = "node" if study.nodes else "profile"
     text = "; ".join(f"'{name}' {how}" for name, how in failed.items())
     advice = f"finished runs are kept: mend it, or leave the {noun} out by --{noun}s, and run the same command again"
     if made_at[0].name in failed:

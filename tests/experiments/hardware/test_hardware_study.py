@@ -6,6 +6,8 @@ import json
 import re
 import shutil
 import tarfile
+import threading
+import time
 import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -182,6 +184,37 @@ def test_a_profile_fails_alone_and_the_plain_cpu_is_probed_once(
     with pytest.raises(JaxfairError, match=r"without the reference: profile 'cpu' was killed \(SIGKILL\)"):
         hardware.run(plan, ["program"])
     assert told == told_each
+
+
+def test_studies_of_other_settings_in_one_folder_do_not_read_each_others_profiles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Begun at once; each report is of the runs of its own command."""
+    both, shown = threading.Barrier(2), dict[str, list[str]]()
+
+    def make(study: hardware.Study, made_at: Sequence[nodes.Place], options: Sequence[str]) -> dict[str, str]:
+        for place in made_at:
+            (place.folder / f"profile-{place.name}.json").write_text(str(study.seeds))
+            time.sleep(0.1)  # in which the other one would write its own
+        return {}
+
+    def write(folders: Sequence[Path], _: Path, command: Sequence[str], **__: object) -> None:
+        shown[command[-1]] = [file.read_text() for file in sorted(folders[0].glob("profile-*.json"))]
+
+    def run(seeds: int) -> None:
+        both.wait()
+        plan = hardware.Study(out=tmp_path, seeds=seeds, profiles=("cpu", "bf16"))
+        hardware.run(plan, ["program", str(seeds)])
+
+    monkeypatch.setattr(hardware, "_make_all", make)
+    monkeypatch.setattr(hardware.report, "write", write)
+    threads = [threading.Thread(target=run, args=(seeds,)) for seeds in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert shown == {"1": ["1", "1"], "2": ["2", "2"]}
+    assert not list(tmp_path.glob("*.lock"))
 
 
 def test_the_report_has_the_title_and_the_reference_that_are_asked_for(study: Path) -> None:
