@@ -150,8 +150,12 @@ class Merge:
         studies: folders of studies, or packed files.
         out: folder of the report.
         allow_versions: compare runs of different package versions.
+        reference: group that the others are compared with; by default that with the most training images.
+        title: heading of the report; by default it is made of the data set's name.
     """
 
     studies: StudyFolders
     out: Path
     allow_versions: bool = False
+    reference: str | None = None
+    title: str | None = None

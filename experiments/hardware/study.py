@@ -260,8 +260,9 @@ def merge(given: Merge, command: Sequence[str]) -> None:
             study if study.is_dir() else bundles.unpack(study, unpacked / str(position) / study.name.split(".")[0])
             for position, study in enumerate(given.studies, 1)
         ]
+        about = {"allow_versions": given.allow_versions, "title": given.title, "reference": given.reference}
         try:
-            report.write(folders, given.out / "report", command, allow_versions=given.allow_versions)
+            report.write(folders, given.out / "report", command, **about)
         except JaxfairError as error:
             said = str(error)
             for folder, study in zip(folders, given.studies, strict=True):

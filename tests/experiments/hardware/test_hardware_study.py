@@ -241,8 +241,11 @@ def test_a_packed_study_can_be_merged_with_another(study: Path, tmp_path: Path) 
     packed = tmp_path / "elsewhere.tar.gz"
     assert main(["pack", str(study), str(packed)]) == 0
     with mock.patch("experiments.reporting.drawing.save", sketch), mock.patch.object(bundles, "check_apart"):
-        assert main(["merge", str(study), str(packed), "--out", str(tmp_path / "both")]) == 0  # as of two machines
-    assert (tmp_path / "both" / "report" / "report.html").is_file()
+        given = ["merge", str(study), str(packed), "--title", "Mine", "--reference", "4"]  # as of two machines
+        assert main([*given, "--out", str(tmp_path / "both")]) == 0
+    text = (tmp_path / "both" / "report" / "report.html").read_text()
+    assert "<h1>Mine</h1>" in text
+    assert "The reference group is 4." in text
     assert [path.name for path in (tmp_path / "both").iterdir()] == ["report"]
     merged = bundles.read(study) + bundles.read(bundles.unpack(packed, tmp_path / "elsewhere"))
     found = of(hardware_results.collect(merged), "plain")
