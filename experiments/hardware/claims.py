@@ -29,6 +29,7 @@ from experiments.reporting.verdicts import (
     Measured,
     Missing,
     Size,
+    Verdict,
     corrected,
     decide,
     is_idle,
@@ -37,6 +38,7 @@ from experiments.reporting.verdicts import (
     too_small,
 )
 from jaxfair import intervals
+from jaxfair.judging import SEEDS
 
 RHO = "Spearman correlation over groups of"
 
@@ -113,15 +115,17 @@ def _of_linearization(hardware: Hardware) -> list[Claim]:
 
 
 def _of_repeat(hardware: Hardware) -> Claim:
-    """A statement about every seed: one that differs contradicts it, so there is no interval."""
+    """A statement about every seed: one that differs contradicts it, however few there are, and has no interval."""
     name, statement = "repeat_same_bits", "The same training again on the reference ends in the same bits"
     statistic = "share of seeds with the same bits; claimed to be 1"
     repeats = [series for series in hardware.comparisons[0].others if series.control == "repeat"]
     if not repeats:
         return Claim(name, statement, statistic, np.nan, np.nan, np.nan, 0, LACKING, "nothing was repeated")
-    same = repeats[0].same_bits
-    verdict = "supported" if same.all() else "not supported: contradicted"
-    return Claim(name, statement, statistic, float(same.mean()), np.nan, np.nan, len(same), verdict, repeats[0].label)
+    same, note = repeats[0].same_bits, repeats[0].label
+    verdict: Verdict = "supported" if same.all() else "not supported: contradicted"
+    if same.all() and len(same) < SEEDS:
+        verdict, note = "too few seeds", f"a verdict needs at least {SEEDS} seeds; {note}"
+    return Claim(name, statement, statistic, float(same.mean()), np.nan, np.nan, len(same), verdict, note)
 # fmt: on
 
 
