@@ -489,7 +489,10 @@ def _hessian_bound(results: Results, what: Literal["holds", "ranks"]) -> tuple[M
         return found, "; ".join(filter(None, [note, tied]))
     idle = is_idle(np.median(bound), np.median(top))
     note += f"; {(top <= bound).sum()} of {top.size} groups of all seeds within it"
-    return Measured(intervals.over_seeds((1 - top / bound).min(axis=1)), len(bound), idle=idle), note
+    room = intervals.over_seeds((1 - top / bound).min(axis=1))
+    if (top >= 0).all():
+        room = room._replace(most=1.0)
+    return Measured(room, len(bound), idle=idle), note
 
 
 def _farthest(network: Variant) -> np.ndarray:

@@ -336,6 +336,14 @@ def test_eigenvalues_that_may_be_alike_have_no_order_to_explain(results: Results
     assert {of.value for of in found.values()} == {found["apart"].value}
 
 
+def test_no_eigenvalue_above_0_is_further_below_its_bound_than_the_whole_of_it(results: Results) -> None:
+    """Of seeds that differ much, as where one is near the bound."""
+    made, room = hessian_bound_holds(results, np.array([-1.0, 7.0, 7.5, 7.8, 8.0]))
+    found = by_name(claims(made))["hessian_bound_holds"]
+    assert over_seeds(room).interval().high > 1
+    assert (found.value, found.high) == (pytest.approx(room.mean()), 1.0)
+
+
 FEWER = ("SNL 300", "SNL 200", "SNL 50")
 RANDOM = [f"{label.replace('SNL', 'Random')} after equal training" for label in FEWER]
 CULLED = ("DeepReDuce C2", "DeepReDuce C1", "DeepReDuce C12")
