@@ -185,15 +185,35 @@ def relative_drop(before: np.ndarray | Array, after: np.ndarray | Array) -> np.n
 
 
 @checked
-def seed_interval(values: np.ndarray, level: Level = 0.95) -> Interval:
+def seed_interval(values: np.ndarray, level: Level = 0.95, scale: intervals.Scale = "real") -> Interval:
     """Return Student's t interval of the mean over seeds, the first axis of ``values``.
 
     With three to ten seeds a bootstrap over seeds is far too narrow; t is exact for normal values. NaN for one seed.
+
+    Args:
+        values: One of each seed.
+        level: Confidence level.
+        scale: Where the values can lie, and the interval then does: ``share`` from 0 to 1, as accuracies do,
+            ``positive`` above 0, as norms, ``correlation`` from -1 to 1, ``percent`` below 100, as relative drops.
+
+    Raises:
+        JaxfairError: There are no values, or one lies where none of the scale can.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxfair.groups import seed_interval
+        >>> print(*(end.round(3) for end in seed_interval(np.array([0.99, 0.98, 0.999]), scale="share")))
+        0.905 0.999
     """
     values = np.atleast_1d(as_values(values, "values"))
     if not values.size:
         raise JaxfairError("There are no values; give one for each seed.")
-    return intervals.over_seeds(values).interval(level)
+    low, high = intervals.POSSIBLE.get(scale, (-np.inf, np.inf))
+    if (wrong := values[(values < low) | (values > high)]).size:
+        raise JaxfairError(
+            f"A value is {wrong[0]:g}, and the scale '{scale}' is from {low:g} to {high:g}; name another."
+        )
+    return intervals.over_seeds(values).interval(level, scale)
 
 
 @checked

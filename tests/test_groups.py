@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from jaxfair import change_report, groups
 from jaxfair.errors import JaxfairError
+from jaxfair.intervals import POSSIBLE, Scale
 
 EPS32 = float(np.finfo(np.float32).eps)
 
@@ -107,6 +108,19 @@ def test_seed_interval_against_scipy(level: float) -> None:
     values = np.random.default_rng(0).normal(size=(5, 3))
     expected = scipy.stats.t.interval(level, 4, values.mean(axis=0), scipy.stats.sem(values, axis=0))
     np.testing.assert_allclose(groups.seed_interval(values, level), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("scale", "values"),
+    [("share", [0.99, 0.98, 0.999]), ("positive", [0.1, 3.0, 0.2]), ("correlation", [-0.9, -1.0, -0.99])],
+)
+def test_seed_interval_lies_where_the_values_can(scale: Scale, values: list[float]) -> None:
+    (low, high), plain = POSSIBLE[scale], groups.seed_interval(np.array(values))
+    found = groups.seed_interval(np.array(values), scale=scale)
+    assert plain.low < low or plain.high > high
+    assert low <= found.low < np.mean(values) < found.high <= high
+    with pytest.raises(JaxfairError, match=f"A value is -95, and the scale '{scale}' is from {low:g} to "):
+        groups.seed_interval(np.array([*values, -95.0]), scale=scale)
 
 
 def test_seed_interval_of_one_seed_is_unknown_and_of_equal_seeds_a_point() -> None:
