@@ -196,6 +196,18 @@ def test_a_small_group_that_is_all_right_is_not_more_accurate_for_sure() -> None
     assert one.variance == pytest.approx((shares * (1 - shares) / [11, 1001]).sum())
 
 
+@pytest.mark.parametrize("count", [45, 60, 100, 300, 1000])
+def test_wilsons_interval_covers(count: int) -> None:
+    """Nominal 95 %: 92.5 to 98 of every 100, and 95 to 96 on average over accuracies; by the binomial distribution."""
+    right = np.arange(count + 1)
+    low, high = wilson(right / count, np.full(count + 1, count))
+    for accuracies in (np.linspace(0.5, 0.9, 401), np.linspace(0.9, 0.97, 141)):
+        held = [stats.binom.pmf(right, count, share)[(low <= share) & (share <= high)].sum() for share in accuracies]
+        print(f"{count} examples: {100 * min(held):.1f} to {100 * max(held):.1f} %, mean {100 * np.mean(held):.1f} %")
+        assert 0.925 <= min(held) <= max(held) <= 0.98
+        assert 0.949 <= np.mean(held) <= 0.96
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("alike", [0.2, 0.9])
 @pytest.mark.parametrize("count", [40, 200, 1000])
