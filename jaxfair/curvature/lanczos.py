@@ -322,7 +322,9 @@ def _ritz(
     exhausted = bool(beta <= 10 * basis.epsilon * max(magnitude, beta) or m == size)
     values, errors = spectrum[index], residuals
     if typical is not None and not exhausted:
-        values = _continued(projected, beta, spectrum, index, tops, typical)
+        # Within the residual lies an eigenvalue; what is beyond is of the new row, and of no Ritz vector.
+        ends = spectrum[index] - residuals, spectrum[index] + residuals
+        values = np.clip(_continued(projected, beta, spectrum, index, tops, typical), *ends)
         errors = _estimated(residuals, spectrum, index, tops)
         residuals = np.hypot(residuals, values - spectrum[index])  # a Ritz vector's residual is orthogonal to it
     scale = np.where(np.arange(len(index)) < tops, np.abs(spectrum[index]), magnitude)
