@@ -245,7 +245,7 @@ def drop_interval(
         >>> from jaxfair.groups import drop_interval
         >>> before, after = np.ones((3, 50)), np.ones((3, 50)) * (np.arange(50) >= 10)
         >>> print(*(end.round(1) for end in drop_interval(before, after)))
-        7.1 31.1
+        6.9 31.2
     """
     correct_before, correct_after = (as_values(correct, "predictions") for correct in (correct_before, correct_after))
     shapes = correct_before.shape, correct_after.shape

@@ -69,6 +69,18 @@ def test_the_examples_of_public_names_run(name: str) -> None:
     assert doctest.DocTestRunner().run(found[0]).failed == 0
 
 
+WITH_EXAMPLES = [path for path in sorted((ROOT / "jaxfair").rglob("*.py")) if ">>> " in path.read_text("utf-8")]
+
+
+@pytest.mark.parametrize("path", WITH_EXAMPLES, ids=lambda path: path.stem)
+def test_the_examples_of_other_names_run(path: Path) -> None:
+    """Of what is imported from its module."""
+    module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    for found in doctest.DocTestFinder().find(module, globs={}):
+        if found.name.removeprefix(f"{module.__name__}.").partition(".")[0] not in jaxfair.__all__:
+            assert doctest.DocTestRunner().run(found).failed == 0, found.name
+
+
 class Accepted(Exception):
     """Raised where the work would begin."""
 
