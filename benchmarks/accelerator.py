@@ -25,8 +25,8 @@ from jaxfair.errors import JaxfairError
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def run_stage(name: str, out: Path, small: bool, minutes: float) -> None:
-    """Run one stage in this process, of which it may take ``minutes``, and save what it found."""
+def run_stage(name: str, out: Path, small: bool, end: float) -> None:
+    """Run one stage in this process, which is stopped at ``end`` by ``time.monotonic``, and save what it found."""
     from benchmarks import stages
     from jaxfair import hardware
 
@@ -35,7 +35,7 @@ def run_stage(name: str, out: Path, small: bool, minutes: float) -> None:
     begin = time.perf_counter()
     environment = {**runs.environment(), **hardware.describe()}
     _check_same(out, environment)
-    found = stages.WORK[name](out, small, time.monotonic() + 60 * minutes)
+    found = stages.WORK[name](out, small, end)
     record = {"stage": name, "stage_seconds": time.perf_counter() - begin, **found, "environment": environment}
     runs.write_json(out / f"{name}.json", record)
 
@@ -127,6 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--problem", default="tiny", help=argparse.SUPPRESS)
     parser.add_argument("--precision", default="highest", help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
+    end = time.monotonic() + 60 * chosen.minutes  # before JAX is imported, which takes long on a new machine
     if not 0 < chosen.minutes < float("inf"):
         parser.error(f"--minutes is {chosen.minutes:g}; give a number above 0")
     # For the stages, and for the processes that they start, which need their share of the memory.
@@ -144,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             stages.product(chosen.problem, chosen.precision, out)
         elif chosen.stage:
             processes.end_with_parent(group=True)
-            run_stage(chosen.stage, out, chosen.small, chosen.minutes)
+            run_stage(chosen.stage, out, chosen.small, end)
         else:
             _check_own(chosen.out)
             with cli.interruptible([]), processes.locked(out / PAGE, print):  # two would time each other

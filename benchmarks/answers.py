@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,8 +39,16 @@ def earlier(out: Path, stage: str) -> dict[str, Any]:
 
 
 def why(said: str, status: int) -> str:
-    """Return why a process failed: the last line that it said, without the time and place that XLA writes before it."""
-    last = (said.strip().splitlines() or [f"status {status}"])[-1]
+    """Return why a process failed, in one line of what it said: of a traceback the error, or else the last line.
+
+    JAX tells after an error how to see more of it, and XLA writes time and place before its own words, which are left
+    out. What SIGKILL ended had no time to say why.
+    """
+    if status == -signal.SIGKILL:
+        return "it was killed, as the system does where memory runs out"
+    _, traced, after = said.rpartition("Traceback (most recent call last):\n")
+    found = [line for line in after.splitlines() if traced and line.strip() and not line.startswith(" ")][:1]
+    last = (found or said.strip().splitlines() or [f"status {status}"])[-1]
     return re.sub(r"^[A-Z]\d{4} [^\]]*\] ", "", last)[:200]
 
 

@@ -100,7 +100,7 @@ def job(out: Path, small: bool, end: float) -> dict[str, Any]:
     found: dict[str, Any] = {"problem": name, "images": len(problem.group)}
     exact = None
     for precision in ("highest", "default"):
-        if precision != "highest" and time.monotonic() + found["highest"]["first"] > end:
+        if precision != "highest" and time.monotonic() + sum(seconds) > end:
             found["missing"] = {precision: f"it would have been {STOPPED} its minutes"}
             break  # what is known is kept
         run, reports = ours.report(problem, precision)["group_report, coarse start"].run, []

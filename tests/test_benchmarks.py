@@ -1,5 +1,6 @@
 """The benchmarks on a tiny problem: what they promise, never how fast anything is."""
 
+import itertools
 import json
 import math
 import os
@@ -8,7 +9,7 @@ import subprocess
 import sys
 import threading
 from contextlib import nullcontext
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -697,6 +698,34 @@ def test_a_page_without_answers_says_each_reason_once_and_the_command_fails(tmp_
         accelerator.main(["--out", str(tmp_path), "--minutes", "8"])
     names = ", ".join(stage.name for stage in accelerator.STAGES)
     assert ended.value.code == f"Nothing was found: {names}: Unknown flag in XLA_FLAGS: --x"
+
+
+JAX_ERROR = "import jax, jax.numpy as jnp; jax.jit(lambda: jnp.zeros(3) + jnp.zeros(4))()"
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (JAX_ERROR, "TypeError: add got incompatible shapes for broadcasting: (3,), (4,)."),  # JAX has more lines then
+        ("raise RuntimeError('out of memory\\nof buffers')", "RuntimeError: out of memory"),
+        ("import sys; print('Convolutions by oneDNN.', file=sys.stderr); sys.exit('a sentence')", "a sentence"),
+        ("import os; os.write(2, b'begun'); os.kill(os.getpid(), 9)", "it was killed, as the system does where memory"),
+    ],
+)
+def test_a_process_that_failed_says_why(code, reason):
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert answers.why(ended.stderr, ended.returncode).startswith(reason)
+
+
+def test_the_minutes_of_a_stage_begin_with_its_process(tmp_path, monkeypatch):
+    """Its parent counts from there, and ends it before it has saved anything if it counts from later on."""
+    clock, given = itertools.count(0.0, 1000.0), []
+    monkeypatch.setattr(accelerator, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(accelerator, "run_stage", lambda *arguments: given.append(arguments[-1]))
+    for of, name in ((timing, "dispatch_inline"), (accelerator.processes, "end_with_parent")):
+        monkeypatch.setattr(of, name, lambda **_: next(clock))
+    accelerator.main(["--stage", "seeds", "--out", str(tmp_path), "--minutes", "2"])
+    assert given == [120.0]
 
 
 def test_a_stage_alone_makes_its_folder(tmp_path, monkeypatch):
