@@ -14,15 +14,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.answers import PAGE, STAGES, STOPPED, earlier, why, write_page
+from benchmarks.answers import PAGE, STAGES, STOPPED, Stage, earlier, why, write_page
 from experiments import cli
 from jaxfair import processes, runs
 from jaxfair.errors import JaxfairError
 
 ROOT = Path(__file__).resolve().parents[1]
+KEPT, FRESH, AGAIN = range(3)
+"""In which order stages have their turn."""
 
 
 def run_stage(name: str, out: Path, small: bool, end: float) -> None:
@@ -67,6 +70,17 @@ def _check_own(out: Path) -> None:
         raise JaxfairError(f"'{out}' holds something else than answers; name a new folder as --out.")
 
 
+def _turn(out: Path, stage: Stage) -> int:
+    """Return when a stage's turn is: what is there is kept, and what was stopped midway waits for what is not there.
+
+    Otherwise a benchmark that was stopped would take the minutes of all that comes after it, at every call anew.
+    """
+    found = earlier(out, stage.name)
+    if not found:
+        return FRESH
+    return AGAIN if any(STOPPED in reason for reason in found.get("missing", {}).values()) else KEPT
+
+
 def run_all(
     out: Path, minutes: float, small: bool, note: Callable[[dict[str, str]], object] = lambda _: None
 ) -> dict[str, str]:
@@ -79,18 +93,18 @@ def run_all(
         note: is told before each stage why others are missing so far.
     """
     end, missing = time.monotonic() + 60 * minutes, {}
-    for stage in STAGES:
+    share = max(1.0, minutes / sum(stage.minutes for stage in STAGES))  # where there are minutes for more than that
+    for stage in sorted(STAGES, key=partial(_turn, out)):
         note(missing)
-        left = end - time.monotonic()
-        found = earlier(out, stage.name)
-        if found and not any(STOPPED in reason for reason in found.get("missing", {}).values()):
+        left, turn = end - time.monotonic(), _turn(out, stage)
+        if turn == KEPT:
             print(f"{stage.name}: is there already, and kept")
             continue
         if left < 15:
             missing[stage.name] = "no time was left; give the same command again"
             continue
-        print(f"{stage.name}: {stage.question} (at most {min(left / 60, stage.minutes):.1f} minutes)", flush=True)
-        seconds = min(left, 60 * stage.minutes)
+        seconds = left if turn == AGAIN else min(left, 60 * stage.minutes * share)
+        print(f"{stage.name}: {stage.question} (at most {seconds / 60:.1f} minutes)", flush=True)
         words = [sys.executable, "-m", "benchmarks.accelerator", "--stage", stage.name, "--out", str(out)]
         words += ["--minutes", str(seconds / 60)]
         words += ["--small"] if small else []

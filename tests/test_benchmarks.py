@@ -660,6 +660,22 @@ def test_a_stage_that_was_stopped_midway_is_made_again(tmp_path, monkeypatch):
     assert len(told) == len(accelerator.STAGES)
 
 
+def test_what_was_stopped_waits_for_what_is_not_there_and_has_what_is_left(tmp_path, monkeypatch):
+    """A benchmark that does not fit would else take the minutes of the stages after it in every call."""
+    asked = []
+    monkeypatch.setattr(accelerator, "_run", lambda words, seconds: asked.append((words[4], seconds)) or "")
+    stopped = {"missing": {"the rest": "benchmarks.measure was stopped after 295 seconds"}}
+    (tmp_path / "benchmark.json").write_text(json.dumps(stopped))
+    accelerator.run_all(tmp_path, 10, True)
+    minutes = {stage.name: stage.minutes for stage in accelerator.STAGES}
+    assert [name for name, _ in asked] == [name for name in minutes if name != "benchmark"] + ["benchmark"]
+    found = dict(asked)
+    assert found["layouts"] == 60 * minutes["layouts"]
+    assert found["benchmark"] == pytest.approx(600, abs=10)
+    accelerator.run_all(tmp_path / "other", 2 * sum(minutes.values()), True)  # there are minutes for more
+    assert dict(asked)["layouts"] == 2 * 60 * minutes["layouts"]
+
+
 def test_a_stage_ends_with_its_command_and_so_does_what_it_has_started(tmp_path):
     """However that ended: a stage that went on would spoil the times of the next, and write into the same folder.
 
