@@ -1,6 +1,7 @@
 """What the stages of ``benchmarks.accelerator`` have found, and the page of one screen that is made of it."""
 
 import json
+import math
 import re
 import signal
 from collections.abc import Callable
@@ -94,8 +95,9 @@ def _reasons(missing: dict[str, str]) -> str:
 
 
 def _right(found: dict[str, Any]) -> str:
+    errors = [math.inf if error is None else error for error in found["errors"].values()]  # JSON has no NaN
     return (
-        f"{'Yes' if found['right'] else 'NO'}: largest relative error {max(found['errors'].values()):.1e} against "
+        f"{'Yes' if found['right'] else 'NO'}: largest relative error {max(errors):.1e} against "
         f"float64 (allowed {found['allowed']:.0e}), products round to {found['product']}, convolutions to "
         f"{found['convolution']}; a repeat gives {'the same' if found['same_bits'] else 'OTHER'} bits."
     )

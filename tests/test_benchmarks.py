@@ -27,6 +27,7 @@ from benchmarks import (
     measure,
     problems,
     report,
+    right,
     stages,
     starts,
     timing,
@@ -35,7 +36,7 @@ from benchmarks import (
 from benchmarks.child import ROOT
 from benchmarks.jobs import Found, Job, Method, disagreement, loosest
 from benchmarks.libraries import jaxfair_jobs as ours
-from jaxfair import losses
+from jaxfair import losses, runs
 from jaxfair.errors import JaxfairError
 from jaxfair.networks.network import apply_train
 
@@ -742,6 +743,24 @@ def test_the_minutes_of_a_stage_begin_with_its_process(tmp_path, monkeypatch):
         monkeypatch.setattr(of, name, lambda **_: next(clock))
     accelerator.main(["--stage", "seeds", "--out", str(tmp_path), "--minutes", "2"])
     assert given == [120.0]
+
+
+@pytest.mark.parametrize(
+    ("change", "worst"), [({}, "0.0e+00"), ({"_step": math.nan}, "inf"), ({"product": "tf32"}, "0.0")]
+)
+def test_a_device_is_right_if_all_is_near_and_in_full_float32(change, worst, tmp_path, monkeypatch):
+    """NaN is near to nothing, which Python's max passes over, and no number of JSON."""
+    monkeypatch.setattr(right, "_curvature", lambda: ({"loss": 0.0}, True))
+    for name in ("_distances", "_step"):
+        monkeypatch.setattr(right, name, lambda name=name: change.get(name, 0.0))
+    probe = {"product": "float32", "convolution": "float32", "fused": True, "kernels": "xla"}
+    monkeypatch.setattr(right.hardware, "probe", lambda: probe | change)
+    found = right.is_right()
+    assert found["right"] == (not change)
+    runs.write_json(tmp_path / "right.json", found)
+    said = answers._right(answers.earlier(tmp_path, "right"))
+    assert said.startswith(f"{'NO' if change else 'Yes'}: largest relative error {worst}")
+    assert math.isnan(right._worst(0.0, math.nan))
 
 
 def test_a_stage_alone_makes_its_folder(tmp_path, monkeypatch):
