@@ -87,7 +87,7 @@ def _take_away(name: str, error: Exception, jobs: dict[str, Any], missing: dict[
     """Take another library's job that failed away, with the reason; raise what one of ours raised."""
     if name.startswith(f"{ours.DISTRIBUTION}:"):
         raise error
-    missing[name] = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    missing[name] = libraries.reason(error)
     del jobs[name]
 
 
@@ -264,11 +264,11 @@ def measure(
     """
     found, missing = libraries.load(names)
     if "eigenvalues" in operations:
-        _chosen(found, problem, methods)  # before the others are timed
+        _chosen(found, problem, methods, missing)  # before the others are timed
     environment, peak = describe(found, missing), timing.matmul_peak()
     forward = timing.forward_flops(problem.logits_fn, problem.params, problem.batch[0]) / 1e9
-    jobs: dict[str, dict[str, Job]] = {"products": libraries.jobs(found, "products", problem)}
-    jobs |= {op: libraries.jobs(found, op, problem) for op in TIMED[1:] if op in operations}
+    jobs: dict[str, dict[str, Job]] = {"products": libraries.jobs(found, "products", problem, missing)}
+    jobs |= {op: libraries.jobs(found, op, problem, missing) for op in TIMED[1:] if op in operations}
     result: dict[str, Any] = {
         "problem": {"name": problem.name, **problem.spec._asdict(), "groups": GROUPS},
         "environment": environment,
@@ -285,7 +285,7 @@ def measure(
             save(result)
     jobs.clear()  # and with them the passes that they keep
     if "eigenvalues" in operations:
-        chosen = _chosen(found, problem, methods)
+        chosen = _chosen(found, problem, methods, missing)
 
         def keep(rows: dict[str, Any]) -> None:
             save({**result, "eigenvalues": rows})
@@ -304,13 +304,15 @@ def measure(
     return {**result, "load_average_after": timing.load_average()}
 
 
-def _chosen(found: dict[str, ModuleType], problem: Problem, methods: Sequence[str]) -> dict[str, Method]:
+def _chosen(
+    found: dict[str, ModuleType], problem: Problem, methods: Sequence[str], missing: dict[str, str]
+) -> dict[str, Method]:
     """Return the eigenvalue methods that are named.
 
     Raises:
         JaxfairError: there is none.
     """
-    every = libraries.jobs(found, "eigenvalues", problem)
+    every = libraries.jobs(found, "eigenvalues", problem, missing)
     chosen = {name: method for name, method in every.items() if any(part in f"{name}$" for part in methods)}
     if not chosen:
         raise JaxfairError(f"No method's name has {' or '.join(methods)} in it; there are {', '.join(every)}.")

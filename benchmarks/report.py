@@ -316,7 +316,7 @@ def section(result: dict[str, Any]) -> str:
     if "command" in result:
         parts.append(f"Measured by `{result['command']}`.\n")
     if environment["missing"]:
-        parts.append(f"Not installed, so not timed: {', '.join(environment['missing'])}.\n")
+        parts.append(f"Not installed or failed, so not timed: {', '.join(environment['missing'])}.\n")
     if "products" in result:
         parts += [f"Passes and products over {problem['batch']} images:\n", job_table(result["products"])]
     if "eigenvalues" in result:

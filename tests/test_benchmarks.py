@@ -543,6 +543,40 @@ def test_a_missing_library_is_named_and_the_others_are_there(monkeypatch):
     assert missing == {"matfree": "No module named 'matfree'"}
 
 
+def test_a_library_that_does_not_load_or_cannot_begin_is_left_out_by_name(tiny, cache, monkeypatch):
+    """As a PyTorch for another CUDA, or for older GPUs; what is wrong with ours is raised."""
+
+    def imported(name: str) -> ModuleType:
+        if name.endswith(failing):
+            raise OSError("libcudnn.so.9: cannot open shared object file")
+        return ours if name.endswith("jaxfair_jobs") else peer
+
+    def refuse(problem):
+        raise RuntimeError("no kernel image\nfor this GPU")
+
+    peer, failing = ModuleType("peer"), "pyhessian_jobs"
+    peer.products = peer.eigenvalues = refuse
+    peer.DISTRIBUTION = "peer"
+    monkeypatch.setattr(libraries.importlib, "import_module", imported)
+    options = {
+        "operations": ["products", "eigenvalues"],
+        "repeats": 1,
+        "cache": cache,
+        "methods": ["gradient start, error"],
+    }
+    found = measure.measure(tiny, ["jaxfair", "pyhessian", "matfree"], **options)
+    missing = {"pyhessian": "libcudnn.so.9: cannot open shared object file"}
+    missing |= {f"matfree: {operation}": "no kernel image" for operation in options["operations"]}
+    assert found["environment"]["missing"] == missing
+    assert all(name.startswith("jaxfair: ") for name in found["products"])
+    failing = "jaxfair_jobs"
+    with pytest.raises(OSError, match="libcudnn"):
+        libraries.load(["jaxfair"])
+    monkeypatch.setattr(ours, "margins", refuse)
+    with pytest.raises(RuntimeError, match="no kernel image"):
+        libraries.jobs({"jaxfair": ours}, "margins", tiny, {})
+
+
 def test_more_images_are_shifts_of_the_same(tiny, cache):
     """Eight times as many: equal groups, the first of each unchanged, labels kept."""
     more = problems.load("tiny", cache, factor=100)
