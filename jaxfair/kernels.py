@@ -21,6 +21,9 @@ ONEDNN = (
 )
 """Flags by which XLA calls oneDNN for convolutions; it takes all four, and jaxlib 0.11 or newer."""
 
+OF_THEM = ("onednn", "ynn_fusion", "xnnpack")
+"""In flags that speak of the same: of two of one name XLA takes the last."""
+
 TRIED = ((0, 11), (0, 13))
 """First version of jaxlib that knows these flags, and the first on which they were not tried; others stop at them."""
 
@@ -36,12 +39,12 @@ def prefer_onednn(environment: MutableMapping[str, str]) -> None:
 
     For convolutional networks only: second derivatives of attention are wrong by them, as the module says, and refused.
 
-    Nothing happens where jaxlib does not have them, or where ``XLA_FLAGS`` speak of oneDNN already. XLA then logs an
-    error for every program that is none, so its log is silenced unless ``TF_CPP_MIN_LOG_LEVEL`` is set; what goes wrong
-    still raises.
+    Nothing happens where jaxlib does not have them, or where ``XLA_FLAGS`` set one of these flags already. XLA then
+    logs an error for every program that is none, so its log is silenced unless ``TF_CPP_MIN_LOG_LEVEL`` is set; what
+    goes wrong still raises.
     """
     flags = environment.get("XLA_FLAGS", "")
-    if has_onednn() and "onednn" not in flags:
+    if has_onednn() and not any(part in flags for part in OF_THEM):
         environment["XLA_FLAGS"] = f"{flags} {ONEDNN}".strip()
         silence(environment)
 

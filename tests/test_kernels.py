@@ -46,11 +46,17 @@ def test_they_are_asked_for_where_jaxlib_knows_them(version, name: str, asked: b
     assert ("TF_CPP_MIN_LOG_LEVEL" in environment) == asked
 
 
-def test_what_the_user_says_of_them_stays(version) -> None:
+@pytest.mark.parametrize("flag", [*kernels.ONEDNN.split(), "--xla_cpu_use_xnnpack=true"])
+def test_what_the_user_says_of_them_stays(version, flag: str) -> None:
+    """Of any of them: the last of two counts, which would be ours."""
     version("0.11.2")
-    given = {"XLA_FLAGS": "--xla_cpu_use_onednn=true"}
+    given = {"XLA_FLAGS": flag}
     kernels.prefer_onednn(given)
-    assert given == {"XLA_FLAGS": "--xla_cpu_use_onednn=true"}
+    assert given == {"XLA_FLAGS": flag}
+
+
+def test_how_much_is_logged_is_for_the_user_to_say(version) -> None:
+    version("0.11.2")
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "0"}
     kernels.prefer_onednn(quiet)
     assert quiet["TF_CPP_MIN_LOG_LEVEL"] == "0"
