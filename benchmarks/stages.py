@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from benchmarks.libraries import jaxfair_jobs as ours
 from jaxfair import hardware, networks
 from jaxfair.data.sources import load
 from jaxfair.errors import JaxfairError
+from jaxfair.kernels import ONEDNN
 from jaxfair.training.config import TrainConfig
 from jaxfair.training.fit import fit
 
@@ -132,17 +133,9 @@ def _trained(starts: Any, train: Any, config: TrainConfig, seeds: Sequence[int],
 
 
 def quickstart(out: Path, small: bool, end: float) -> dict[str, Any]:
-    """Run the quickstart as its command does, and time it; by its function, since the machine may lack tyro."""
-    code = (
-        "import dataclasses, pathlib, sys; from experiments import cli; cli.begin(); cli.configure_jax();"
-        " from experiments.linearization.settings import QUICKSTART;"
-        " from experiments.linearization.study import run;"
-        "study = dataclasses.replace(QUICKSTART, out=pathlib.Path(sys.argv[1]), **({'seeds': 1, 'deepreduce': (),"
-        "'budgets': (0.05,), 'train': dataclasses.replace(QUICKSTART.train, epochs=1)} if sys.argv[2] else {}));"
-        "run(study, ['python -m experiments.linearization', '--preset', 'quickstart'])"
-    )
+    """Run the quickstart as its command does, and time it."""
     begin, left = time.perf_counter(), (out / "quickstart" / "runs").exists()  # by one that was stopped
-    _child(["-c", code, str(out / "quickstart"), "small" if small else ""], seconds=_left(end))
+    _study("quickstart", out / "quickstart", "small" if small else "", end=end)
     seconds = time.perf_counter() - begin
     return {"seconds": seconds, "resumed": left, "report": "quickstart/report/report.html"}
 
@@ -154,9 +147,8 @@ def forecast(out: Path, small: bool, end: float) -> dict[str, Any]:
     data = out / "random.npz"
     images = rng.integers(0, 256, (count, side, side, 3), dtype=np.uint8)
     np.savez(data, images=images, label=rng.choice(5, count, p=[0.43, 0.19, 0.14, 0.17, 0.07]))
-    words = ["-m", "experiments.linearization", "--preset", preset, "--data.name", "npz", "--data.path", str(data)]
     try:
-        said = _child([*words, "--out", str(out / "forecast"), "--dry-run"], seconds=_left(end))
+        said = _study("forecast", preset, data, out / "forecast", end=end)
     finally:
         data.unlink()
     lines = [line for line in said.splitlines() if "others take about" in line]
@@ -169,11 +161,11 @@ def bundle(out: Path, small: bool, end: float) -> dict[str, Any]:
     """Train the hardware study's networks on this device and pack them, to be merged with other machines' bundles."""
     profile = hardware.named(jax.default_backend()).name
     folder, file = out / "hardware", out / f"hardware-{profile}.tar.gz"
-    words = ["-m", "experiments.hardware", "--preset", "quickstart", "--profiles", profile, "--out", str(folder)]
-    words += ["--seeds", "1", "--train.epochs", "1", "--ulps", "0", "--controls"] if small else []
-    _child(words, seconds=_left(end))
     file.unlink(missing_ok=True)
-    _child(["-m", "experiments.hardware", "pack", str(folder), str(file)], seconds=_left(end))
+    # Of which oneDNN's convolutions, for which this process was started, are another profile.
+    base = {**os.environ, "XLA_FLAGS": os.environ.get("XLA_FLAGS", "").replace(ONEDNN, "").strip()}
+    environment = hardware.environment_of(hardware.named(profile), base)
+    _study("bundle", profile, folder, file, "small" if small else "", environment=environment, end=end)
     return {"profile": profile, "file": file.name, "bytes": file.stat().st_size}
 
 
@@ -194,10 +186,17 @@ def _left(end: float) -> float:
     return max(1.0, end - time.monotonic() - 5)
 
 
+def _study(name: str, *words: object, end: float, environment: Mapping[str, str] = os.environ) -> str:
+    """Run a function of ``benchmarks/studies.py`` by that file's path, and return what it prints."""
+    paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    given = {**environment, "PYTHONPATH": paths}
+    return _child(["-P", str(ROOT / "benchmarks" / "studies.py"), name, *map(str, words)], given, _left(end))
+
+
 def _child(words: Sequence[str], environment: dict[str, str] | None = None, seconds: float | None = None) -> str:
     """Run Python and return what it prints."""
     given = {**os.environ, **(environment or {})}
-    called = words[1] if words[0] == "-m" else "its process"  # whose words name folders, and the page is shown
+    called = words[1] if words[0] == "-m" else "the study"  # whose words name folders, and the page is shown
     try:
         ended = subprocess.run(
             [sys.executable, *words], cwd=ROOT, env=given, capture_output=True, text=True, timeout=seconds

@@ -38,6 +38,7 @@ from benchmarks.jobs import Found, Job, Method, disagreement, loosest
 from benchmarks.libraries import jaxfair_jobs as ours
 from jaxfair import losses, runs
 from jaxfair.errors import JaxfairError
+from jaxfair.kernels import ONEDNN
 from jaxfair.networks.network import apply_train
 
 TRUTH = np.array([2.0, 4.0])
@@ -829,6 +830,42 @@ def test_a_quickstart_that_was_stopped_is_not_timed_as_a_whole(tmp_path, monkeyp
     monkeypatch.setattr(stages, "_child", lambda *_, **__: "")
     said = answers._quickstart(stages.quickstart(tmp_path, True, 0))
     assert said.endswith(" s for what an earlier call had not made.")
+
+
+WITHOUT_TYRO = """
+import sys
+sys.modules["tyro"] = None  # as where it is not installed
+from benchmarks import studies
+studies.do_without_tyro()
+from experiments.hardware.settings import QUICKSTART
+from experiments.hardware import bundles, study
+from experiments.linearization import study
+from experiments.linearization.settings import PRESETS
+print(QUICKSTART.execution.executor, PRESETS["gpu"].execution.executor)
+"""
+
+
+def test_studies_of_an_accelerator_need_no_tyro():
+    """Which reads command lines, and which such a machine may lack."""
+    ended = subprocess.run([sys.executable, "-c", WITHOUT_TYRO], cwd=ROOT, capture_output=True, text=True)
+    assert ended.stdout == "here here\n", ended.stderr
+
+
+def test_the_bundle_of_a_cpu_is_by_its_own_kernels(tmp_path, monkeypatch):
+    """The process that makes it is started as the profile says, and not as this one was, for oneDNN's."""
+    given = []
+
+    def child(words, environment, seconds):
+        given.append((words, environment))
+        (tmp_path / "hardware-cpu.tar.gz").touch()
+
+    monkeypatch.setattr(stages, "_child", child)
+    monkeypatch.setenv("XLA_FLAGS", f"--xla_dump_to=there {ONEDNN}")
+    assert stages.bundle(tmp_path, True, 0)["file"] == "hardware-cpu.tar.gz"
+    ((words, environment),) = given
+    assert words[:4] == ["-P", str(ROOT / "benchmarks" / "studies.py"), "bundle", "cpu"]
+    assert environment["XLA_FLAGS"] == "--xla_dump_to=there"
+    assert environment["JAX_PLATFORMS"] == "cpu"
 
 
 @pytest.mark.parametrize("out", [".", ""])
