@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from benchmarks import command
 from jaxfair.errors import JaxfairError
+from jaxfair.kernels import NAMES
 
 ROOT = Path(__file__).resolve().parents[1]
 BASES = {
@@ -83,8 +84,6 @@ AIMS = {
     EIGENVALUES: {"resnet18-w16": 5.0, "resnet18-w16-1000": 6.0},
 }
 """Of rows of the summary, the ratio that was aimed at, by problem."""
-
-KERNELS = {"onednn": "Convolutions by oneDNN.", "xla": "Convolutions by XLA."}
 
 COMPARED = {
     PRODUCT: ("products", "jaxfair: Hessian product, pass kept", ("pyhessian: ", "Hessian product")),
@@ -310,7 +309,7 @@ def section(result: dict[str, Any]) -> str:
         f"jax {environment['versions']['jax']}, {versions}{torch}. "
         f"Load before: {load[0] if load else float('nan'):.1f}. "
         f"Peak: {result['matmul_gflops']:.0f} GFLOP/s. "
-        f"Timed rounds: {result['repeats']}. {KERNELS[environment.get('kernels', 'xla')]} "
+        f"Timed rounds: {result['repeats']}. Convolutions by {NAMES[environment.get('kernels', 'xla')]}. "
         f"Commit {(environment['commit'] or 'unknown')[:12]}.\n",
     ]
     if "command" in result:

@@ -1,4 +1,4 @@
-"""Which kernels compute convolutions on a CPU: XLA's own, or oneDNN's, which are faster and have to be asked for.
+"""Which kernels compute convolutions: on a CPU XLA's own, or oneDNN's, which are faster and have to be asked for.
 
 Importing this loads no JAX, since JAX reads its flags when it starts: an entry point calls ``prefer_onednn`` before it
 imports anything else. The library itself sets nothing.
@@ -23,6 +23,9 @@ ONEDNN = (
 
 OF_THEM = ("onednn", "ynn_fusion", "xnnpack")
 """In flags that speak of the same: of two of one name XLA takes the last."""
+
+NAMES = {"onednn": "oneDNN", "cudnn": "cuDNN", "xla": "XLA"}
+"""What computes convolutions, by the names in records: a library's that XLA calls, or XLA's own."""
 
 TRIED = ((0, 11), (0, 13))
 """First version of jaxlib that knows these flags, and the first on which they were not tried; others stop at them."""
@@ -65,20 +68,27 @@ def asked(environment: Mapping[str, str]) -> bool:
 
 @functools.cache
 def kernels() -> str:
-    """Return what computes convolutions in this process, by looking into a compiled one: ``onednn`` or ``xla``."""
+    """Return what computes convolutions in this process, by looking into a compiled one, a key of ``NAMES``."""
     import jax
     import jax.numpy as jnp
 
     layout = ("NHWC", "HWIO", "NHWC")
     convolve = jax.jit(lambda x, w: jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=layout))
     compiled = convolve.lower(jnp.zeros((8, 16, 16, 16)), jnp.zeros((3, 3, 16, 16))).compile().as_text()
-    return "onednn" if "__onednn$conv" in (compiled or "") else "xla"
+    return called(compiled or "")
+
+
+def called(program: str) -> str:
+    """Return whose convolutions a compiled program calls, a key of ``NAMES``."""
+    return next((name for name in NAMES if f"__{name}$conv" in program), "xla")
 
 
 def remark(environment: Mapping[str, str]) -> str:
     """Return one line on what computes convolutions where oneDNN was asked for; empty where nothing is unusual."""
     if not asked(environment):
         return ""
-    return (
-        "Convolutions by oneDNN." if kernels() == "onednn" else "oneDNN was asked for and computes no convolution here."
-    )
+    import jax
+
+    if kernels() == "xla" and jax.default_backend() == "cpu":
+        return "oneDNN was asked for and computes no convolution here."
+    return f"Convolutions by {NAMES[kernels()]}."

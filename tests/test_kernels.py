@@ -74,6 +74,23 @@ def test_what_is_asked_for_engages_and_logs_nothing() -> None:
     assert not child.stderr
 
 
+@pytest.mark.parametrize(
+    ("program", "backend", "said"),
+    [
+        ('custom_call_target="__onednn$convolution"', "cpu", "Convolutions by oneDNN."),
+        ('custom_call_target="__cudnn$convForward"', "gpu", "Convolutions by cuDNN."),
+        ("convolution(x, w)", "tpu", "Convolutions by XLA."),
+        ("convolution(x, w)", "cpu", "oneDNN was asked for and computes no convolution here."),
+    ],
+)
+def test_one_line_says_what_computes(monkeypatch, program: str, backend: str, said: str) -> None:
+    """Flags of a CPU are none of an accelerator's affair, whose user did not ask for oneDNN."""
+    monkeypatch.setattr(kernels, "kernels", lambda: kernels.called(program))
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    assert kernels.remark({"XLA_FLAGS": kernels.ONEDNN}) == said
+    assert kernels.remark({}) == ""
+
+
 STUDIES = [f"experiments/{study}/__main__.py" for study in ("linearization", "compression", "toy")]
 ENTRY_POINTS = [*STUDIES, "benchmarks/__init__.py"]
 
