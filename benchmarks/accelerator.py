@@ -41,6 +41,9 @@ def run_stage(name: str, out: Path, small: bool, end: float) -> None:
     found = stages.WORK[name](out, small, end)
     record = {"stage": name, "stage_seconds": time.perf_counter() - begin, **found, "environment": environment}
     runs.write_json(out / f"{name}.json", record)
+    write_page(out, {})  # which the command that started this one writes again, with what is missing
+    (stage,) = (stage for stage in STAGES if stage.name == name)
+    print(f"  {environment['device_kind']}: {stage.said(earlier(out, name))}", flush=True)
 
 
 def _check_same(out: Path, environment: dict[str, Any]) -> None:

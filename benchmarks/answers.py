@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxfair.kernels import NAMES
 from jaxfair.runs import writing
 
 PAGE = "page.md"
@@ -74,8 +75,9 @@ def page(out: Path, missing: dict[str, str]) -> str:
     about = next(iter(found.values()))["environment"]
     versions = about["versions"]
     lines = [f"# {about['device_kind']}", ""]
-    lines += [f"{about['device_count']} x {about['backend']}, jax {versions['jax']}, Python {about['python']}, commit "
-              f"{str(about['commit'])[:7]}, {about['started']}; convolutions by {about['kernels']}.", ""]  # fmt: skip
+    where = f"{about['device_count']} x {about['backend']}, jax {versions['jax']}, Python {about['python']}"
+    when = f"commit {str(about['commit'])[:7]}, {about['started']}; convolutions by {NAMES[about['kernels']]}"
+    lines += [f"{where}, {when}.", ""]
     for stage in STAGES:
         said = (
             stage.said(found[stage.name])

@@ -54,8 +54,14 @@ def benchmark(out: Path, small: bool, end: float) -> dict[str, Any]:
         unfinished.replace(file)
         rest = {"the rest": str(error)}
     found = json.loads(file.read_text(encoding="utf-8"))
-    rows = found.get("products", {}) | found.get("eigenvalues", {}).get("methods", {}) | found.get("report", {})
-    seconds = {name: row["median"] for name, row in rows.items() if "median" in row}
+    kinds = {"": found.get("products", {}) | found.get("report", {}), "training step, ": found.get("training", {})}
+    kinds["eigenvalues at equal error, "] = found.get("eigenvalues", {}).get("methods", {})
+    seconds = {
+        name.replace(": ", f": {kind}", 1): row["median"]
+        for kind, rows in kinds.items()
+        for name, row in rows.items()
+        if "median" in row
+    }
     return {
         "problem": problem,
         "seconds": seconds,

@@ -798,10 +798,13 @@ def test_a_device_is_right_if_all_is_near_and_in_full_float32(change, worst, tmp
     assert math.isnan(right._worst(0.0, math.nan))
 
 
-def test_a_stage_alone_makes_its_folder(tmp_path, monkeypatch):
-    """As the command that runs all of them does."""
-    monkeypatch.setitem(stages.WORK, "seeds", lambda out, *_: {"there": out.is_dir()})
+def test_a_stage_alone_makes_its_folder(tmp_path, monkeypatch, capsys):
+    """As the command that runs all of them does; the answer is told at once, and is on the page."""
+    found = {"network": "one", "seconds": {"3 at once": 0.5}}
+    monkeypatch.setitem(stages.WORK, "seeds", lambda out, *_: {**found, "there": out.is_dir()})
     accelerator.run_stage("seeds", tmp_path / "new" / "folder", True, 1.0)
+    assert capsys.readouterr().out == "  cpu: Three of one, one epoch: 3 at once 0.5 s.\n"
+    assert "Three of one" in (tmp_path / "new" / "folder" / "page.md").read_text()
     assert json.loads((tmp_path / "new" / "folder" / "seeds.json").read_text())["there"]
     (tmp_path / "file").write_text("")
     with pytest.raises(JaxfairError, match="there is a file where a folder is needed"):
@@ -822,6 +825,20 @@ def test_a_page_sets_libraries_beside_each_other_by_operation():
     rows |= {"jaxfair: Hessian product, pass kept": 0.02, "jaxfair: Hessian product, recomputed": 0.03}
     said = answers._beside(rows | {"torch: Hessian product, compiled": 0.01})
     assert said == "forward: jaxfair 0.001 s, torch 0.0015 s; Hessian product: torch 0.01 s, jaxfair 0.02 s"
+
+
+def test_what_is_measured_beside_libraries_is_on_the_page_beside_each_other(tmp_path, monkeypatch):
+    """Steps of training, and eigenvalues by whatever method."""
+    rows = {"products": {"jaxfair: gradient": {"median": 1.0}}, "report": {}}
+    rows["training"] = {"jaxfair: SGD step": {"median": 2.0}, "pytorch: SGD step compiled": {"median": 3.0}}
+    methods = {"jaxfair: gradient start": {"median": 4.0}, "pyhessian: power iteration": {"median": 5.0}, "x: lost": {}}
+    rows |= {"eigenvalues": {"methods": methods}, "environment": {"missing": {}}}
+    monkeypatch.setattr(stages, "_child", lambda *_, **__: runs.write_json(tmp_path / "measured-tiny.json", rows))
+    said = answers._benchmark(stages.benchmark(tmp_path, True, 0))
+    assert said.startswith(
+        "tiny: gradient: jaxfair 1 s; training step: jaxfair 2 s, pytorch 3 s; "
+        "eigenvalues at equal error: jaxfair 4 s, pyhessian 5 s. "
+    )
 
 
 def test_a_quickstart_that_was_stopped_is_not_timed_as_a_whole(tmp_path, monkeypatch):
