@@ -138,7 +138,8 @@ def in_short(results: Sequence[dict[str, Any]], networks: Sequence[dict[str, Any
             ratio = f"{found.ratio:.2f}"
             if again:
                 ratio += f"; {len(ratios)} networks {median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-            times = [seconds(found.ours[1]), seconds(found.theirs[1]), ratio, f"{aim:g}" if aim else ""]
+            aimed = f"{aim:g}" + ", missed" * (found.ratio < aim) if aim else ""
+            times = [seconds(found.ours[1]), seconds(found.theirs[1]), ratio, aimed]
             lines.append([f"{what}: {result['title']}", *times, found.theirs[0]])
     if not lines:
         return ""

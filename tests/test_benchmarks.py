@@ -252,10 +252,12 @@ def test_in_short_our_fastest_is_compared_with_the_fastest_layout_of_others():
     }
     result["products"]["pytorch: gradient, channels_last"] = {"median": 1.0}
     found = report.in_short([result])
-    assert "| gradient: tiny | 2 s | 1 s | 0.50 | 1 | pytorch: gradient, channels_last |" in found
-    assert "error: tiny | 2 s | 7 s | 3.50 | 5 | pyhessian: power iteration, channels_last |" in found
+    assert "| gradient: tiny | 2 s | 1 s | 0.50 | 1, missed | pytorch: gradient, channels_last |" in found
+    assert "error: tiny | 2 s | 7 s | 3.50 | 5, missed | pyhessian: power iteration, channels_last |" in found
     assert found.count("tiny") == 2
     assert not report.in_short([{"title": "tiny"}])
+    result["eigenvalues"]["methods"]["jaxfair: gradient start"]["median"] = 1.0
+    assert "| 7.00 | 5 | pyhessian" in report.in_short([result])
     traced = {"programs": {"products": 0.8}, "kinds": {"convolutions of a library": 0.6}}
     found = report.in_short([{**result, "profile": {"job": "jaxfair: gradient start", **traced}}])
     assert "80% goes into products, and 60% into convolutions" in found
@@ -556,8 +558,7 @@ def test_a_library_that_does_not_load_or_cannot_begin_is_left_out_by_name(tiny, 
         raise RuntimeError("no kernel image\nfor this GPU")
 
     peer, failing = ModuleType("peer"), "pyhessian_jobs"
-    peer.products = peer.eigenvalues = refuse
-    peer.DISTRIBUTION = "peer"
+    vars(peer).update(products=refuse, eigenvalues=refuse, DISTRIBUTION="peer")
     monkeypatch.setattr(libraries.importlib, "import_module", imported)
     options = {
         "operations": ["products", "eigenvalues"],
