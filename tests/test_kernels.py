@@ -92,6 +92,7 @@ def test_one_line_says_what_computes(monkeypatch, program: str, backend: str, sa
 
 
 STUDIES = [f"experiments/{study}/__main__.py" for study in ("linearization", "compression", "toy")]
+STUDIES += ["experiments/linearization/foretold.py"]
 ENTRY_POINTS = [*STUDIES, "benchmarks/__init__.py"]
 
 

@@ -10,14 +10,17 @@ sees, so the second term lacks what they add (arXiv 2411.16914).
 """
 
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from experiments import cli
+from jaxfair.kernels import prefer_onednn
 
 if __name__ == "__main__":
     cli.begin()
+    prefer_onednn(os.environ)  # before JAX is imported, which reads its flags then
 
 from experiments.running.settings import StudyFolder
 
