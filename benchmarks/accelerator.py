@@ -74,14 +74,19 @@ def _check_own(out: Path) -> None:
 
 
 def _turn(out: Path, stage: Stage) -> int:
-    """Return when a stage's turn is: what is there is kept, and what was stopped midway waits for what is not there.
+    """Return when a stage's turn is: what is there is kept, and what was tried in vain waits for what was not.
 
     Otherwise a benchmark that was stopped would take the minutes of all that comes after it, at every call anew.
     """
     found = earlier(out, stage.name)
-    if not found:
-        return FRESH
-    return AGAIN if any(STOPPED in reason for reason in found.get("missing", {}).values()) else KEPT
+    if found and not any(STOPPED in reason for reason in found.get("missing", {}).values()):
+        return KEPT
+    return AGAIN if found or _tried(out, stage).exists() else FRESH
+
+
+def _tried(out: Path, stage: Stage) -> Path:
+    """Return the file that says that a stage has failed, or was ended before it had found anything."""
+    return out / f"{stage.name}.json.tried"
 
 
 def run_all(
@@ -113,6 +118,7 @@ def run_all(
         words += ["--small"] if small else []
         if reason := _run(words, seconds):
             missing[stage.name] = reason
+            _tried(out, stage).touch()
     return missing
 
 

@@ -713,6 +713,20 @@ def test_what_was_stopped_waits_for_what_is_not_there_and_has_what_is_left(tmp_p
     assert dict(asked)["layouts"] == 2 * 60 * minutes["layouts"]
 
 
+def test_what_found_nothing_in_its_minutes_waits_as_well(tmp_path, monkeypatch):
+    """It has all that is left at last; what is there in the end is kept."""
+    asked = []
+    reasons = {"benchmark": "it took more than 5.0 minutes"}
+    monkeypatch.setattr(accelerator, "_run", lambda words, _: asked.append(words[4]) or reasons.get(words[4], ""))
+    names = [stage.name for stage in accelerator.STAGES]
+    assert accelerator.run_all(tmp_path, 10, True) == reasons
+    accelerator.run_all(tmp_path, 10, True)
+    assert asked == names + [name for name in names if name != "benchmark"] + ["benchmark"]
+    (tmp_path / "benchmark.json").write_text('{"seconds": {}}')
+    accelerator.run_all(tmp_path, 10, True)
+    assert asked.count("benchmark") == 2
+
+
 def test_a_stage_ends_with_its_command_and_so_does_what_it_has_started(tmp_path):
     """However that ended: a stage that went on would spoil the times of the next, and write into the same folder.
 
