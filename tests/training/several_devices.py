@@ -196,6 +196,23 @@ def test_a_seed_that_fails_and_one_that_is_interrupted_stop_the_others(tmp_path:
     assert not loops.stop.looping
 
 
+@pytest.mark.parametrize("after", [2, 1])
+def test_seeds_that_were_interrupted_end_in_the_bits_that_they_have_alone(tmp_path: Path, after: int) -> None:
+    """Each on a device of its own, and then on as many or one after another."""
+    config, folders = replace(PLAIN, epochs=4, checkpoint_seconds=1e9), [tmp_path / str(seed) for seed in range(2)]
+    alone = train(config, 2)
+    epochs: list[int] = []
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(config, 2, devices=2, progress_dirs=folders, on_epoch=lambda *_: loops.stop.after_epoch())
+    finally:
+        loops.stop.asked = False
+    resumed = train(config, 2, devices=after, progress_dirs=folders, on_epoch=lambda done, *_: epochs.append(done))
+    assert epochs[0] > 1
+    for one, other in zip(resumed, alone, strict=True):
+        assert_same_bits(one.network, other.network)
+
+
 @pytest.mark.usefixtures("float64")
 def test_the_snl_training_is_split_too() -> None:
     """Adam divides a gradient by its size plus 1e-8, which makes an error of it at most 1e8 times as large."""
