@@ -44,6 +44,12 @@ beside it, from one run. PyHessian and power iteration find the eigenvalue of la
 one here. matfree multiplies with a Hessian product of jaxfair's making inside its own compiled loop; convolutions in
 loops are tens of times slower on XLA's CPU backend, so it is left out of the 32x32 problems there.
 
+**curvlinops' own problems**, with its batches, are among those that can be measured: `mlp-512` is its MLP of 512 images
+and `resnet18-w64-512` its ResNet-18 for CIFAR of 512, both whole. `resnet50-w64` is its ResNet-50 of 64 images at 32x32
+instead of 224x224, 1/49 of the pixels, and `resnet50-w16` is 1/4 as wide too. `gpt-w768` is nanoGPT with about the
+tokens of its batch of 4, in 65 short sequences of a vocabulary of 17, and `gpt` 1/3 as deep and 1/6 as wide too. On a
+GPU the whole ones fit; a CPU takes the others.
+
 Where several files were made one after another, the load before one is that of the benchmark before it.
 
 **The images** are scikit-learn's handwritten digits, five groups of two digits each; where a group needs more than
