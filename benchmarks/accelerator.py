@@ -3,8 +3,8 @@
     python -m benchmarks.accelerator --out results/accelerator --minutes 8
 
 Stages run in the order of their worth, each in a process of its own, and each is saved as soon as it ends: what stands
-in ``--out`` is kept when the command is given again, which makes what did not fit into the minutes or was stopped
-midway. What a machine lacks (other libraries, tyro) is left out by name. A CPU runs it as well, on smaller problems.
+in ``--out`` is kept when the command is given again, which makes what did not fit into the minutes and then what was
+stopped midway. What a machine lacks (other libraries) is left out by name. A CPU runs it as well, on smaller problems.
 """
 
 import argparse
