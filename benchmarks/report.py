@@ -28,7 +28,7 @@ Made by `python -m benchmarks.report` from the JSON files in `benchmarks/results
 `python -m benchmarks.measure --problem NAME --out FILE` with the `bench` extra installed.
 
 **How it is measured.** Every library gets the same trained network, images and vector, in float32. Their answers are
-checked against each other before anything is timed, and jobs run in turn (A B C A B C ...), so a disturbance of the
+checked against each other before they are timed, and jobs run in turn (A B C A B C ...), so a disturbance of the
 machine meets all of them. Times are medians, with the smallest and largest in brackets. The first round is not counted;
 *first run* is the job alone in a new process, compilation included, and *memory* is that process's peak beyond what it
 had before the job was set up. *Gradients* is the time in multiples of one gradient of jaxfair over as many images.

@@ -171,6 +171,24 @@ def test_every_job_is_run_once_before_timing(tiny):
         measure.check(tiny, {"products": {"jaxfair: a": right._replace(run=fail)}}, missing)
 
 
+def test_what_is_timed_is_saved_before_the_next_is_checked(tiny, cache, monkeypatch):
+    """Steps of training compile for minutes, by some libraries."""
+    saved = []
+
+    def refuse(problem, jobs, missing):
+        if "training" in jobs:
+            raise KeyboardInterrupt
+        return {}
+
+    monkeypatch.setattr(measure, "check", refuse)
+    with pytest.raises(KeyboardInterrupt):
+        measure.measure(
+            tiny, ["jaxfair"], ["products", "training"], 1, cache, save=lambda result: saved.append([*result])
+        )
+    assert len(saved) == 1
+    assert saved[0][-1] == "products"
+
+
 def test_a_method_that_finds_something_else_is_refused(tiny):
     """So is an eigenvalue that is far off at the tightest setting."""
     far = Method(lambda setting: Found(np.full(problems.GROUPS, 1e6), 1.0), [1.0], None)
