@@ -14,7 +14,7 @@ from jaxfair.data import sources
 from jaxfair.data.dataset import Dataset, Rows, make_dataset
 from jaxfair.data.protocol import summary
 from jaxfair.data.sources import Loaded
-from jaxfair.data.splits import divide, thin, with_training_statistics
+from jaxfair.data.splits import check_classes, divide, thin, with_training_statistics
 from jaxfair.errors import JaxfairError
 from jaxfair.runs import Run
 
@@ -183,6 +183,7 @@ def splits(loaded: Loaded, config: DataConfig) -> tuple[Dataset, Dataset, Datase
     train, test = _thinned(loaded, config, keep)
     if config.rebalance is not None:
         made = _swapped(loaded, config) if config.rebalance == "swapped" else _folded(loaded, config, train)
+        check_classes(made, test)  # groups are thinned, of which a class may have few images
         train, test = with_training_statistics(made, test)
     if not config.validation_fraction:
         return train, test, None

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -222,6 +223,19 @@ def test_training_data_can_be_balanced_and_the_imbalance_swapped(tmp_path: Path)
         datasets.prepare(dataclasses.replace(mine, rebalance="swapped"))
     with pytest.raises(JaxfairError, match="leave the large groups of 'npz' large"):
         datasets.prepare(dataclasses.replace(mine, rebalance="swapped", keep_by="group", keep=(1.0, 0.9, 0.8)))
+
+
+@pytest.mark.parametrize("kind", ["balanced", "fivefold"])
+def test_a_class_that_is_lost_where_groups_are_thinned_is_named(kind: Any, tmp_path: Path) -> None:
+    """One that is rare in a large group; the test images have it."""
+    number = np.arange(400)
+    label, group = np.where(number % 100 == 1, 2, number % 2), np.where(number % 20 == 0, "small", "large")
+    images = np.random.default_rng(0).integers(0, 256, (400, 4, 4, 3), dtype=np.uint8)
+    np.savez(tmp_path / "x.npz", images=images, label=label, group=group)
+    config = DataConfig("npz", path=tmp_path / "x.npz", seed=1)
+    assert set(datasets.prepare(config).train.label.tolist()) == {0, 1, 2}
+    with pytest.raises(JaxfairError, match="The training images of 'x' hold none of class 2, of which the other part"):
+        datasets.prepare(dataclasses.replace(config, rebalance=kind))
 
 
 def test_one_share_is_that_of_every_class_or_group(tmp_path: Path) -> None:
