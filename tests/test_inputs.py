@@ -729,6 +729,14 @@ def test_what_has_no_derivative_is_named_wherever_one_is_taken(model: Any) -> No
             lambda: jaxfair.group_report(Partial(lambda w, x, act: net(w, x), act="tanh"), W, X, Y, GROUP),
             "binds 'tanh'",
         ),
+        (
+            lambda: jaxfair.group_report(Partial(lambda w, x, act: act(x @ w), act=jnp.tanh), W, X, Y, GROUP),
+            "binds a PjitFunction, no array; bind it by a lambda, not by a Partial",
+        ),
+        (
+            lambda: report(loss=Partial(lambda z, y, act: act(z[:, 0]), act=net)),
+            "binds a function, no array; bind it by a lambda, not by a Partial",
+        ),
         (lambda: jaxfair.group_report(W, net, X, Y, GROUP), "logits_fn is of type ndarray; give a function"),
         (lambda: report(x=list(X)), "taken for as many inputs of a model; stack the examples"),
         (lambda: jaxfair.groups.drop_interval([[1.0, 0.0]], [[1.0]]), r"shapes \(1, 2\) and \(1, 1\)"),

@@ -24,6 +24,8 @@ from jaxfair.inputs import on_one_device
 LogitsFn = Callable[[Any, Any], Any]  # (params, x) -> logits; Classifier, in margins, is x -> logits
 LossFn = Callable[[Any, Any], Any]
 Kind = Literal["hessian", "gauss_newton"]
+SETTING = int | np.bool_ | np.integer
+"""What a ``Partial`` binds as a flag or a size."""
 ALONE = {"xla_cpu_multi_thread_eigen": False, "xla_disable_hlo_passes": "cpu-parallel-task-assigner"}
 """Keeps a program on the thread that calls it. Every core has a chunk of its own; to wake another thread for half of a
 copy takes longer than the copy, on a virtual machine milliseconds."""
@@ -50,12 +52,13 @@ def as_pytree(function: Callable, *bound: Any) -> Partial:
         function: A plain function, which is part of a program with all that it reads (``Captured``), or a pytree that
             can be called, such as a ``Partial``, whose arrays are arguments of it. A pytree that holds more than
             arrays, such as its activation functions, is taken as a plain function; so are flags and whole numbers
-            that a ``Partial`` binds, such as ``train=False``.
+            that a ``Partial`` binds, such as ``train=False``, of Python or of NumPy.
         bound: Pytrees to call it with, before the arguments that the result takes: ``as_pytree(logits_fn, params)``
             is a function of the inputs alone.
 
     Raises:
-        JaxfairError: What is no function, or a ``Partial`` that binds a text, which is no argument of a jitted one.
+        JaxfairError: What is no function, or a ``Partial`` that binds what is no argument of a jitted one, such as a
+            text or an activation function.
     """
     if not callable(function):
         raise JaxfairError(
@@ -63,21 +66,20 @@ def as_pytree(function: Callable, *bound: Any) -> Partial:
         )
     if not isinstance(function, Partial) and not all(map(_is_argument, jax.tree.leaves(function))):
         return Partial(_captured(function), *bound)
-    if texts := [leaf for leaf in jax.tree.leaves(function) if isinstance(leaf, str | bytes)]:
-        raise JaxfairError(
-            f"The function binds '{str(texts[0])[:30]}', no array; bind it by a lambda, not by a Partial."
-        )
+    if odd := [leaf for leaf in jax.tree.leaves(function) if not (_is_argument(leaf) or isinstance(leaf, SETTING))]:
+        said = f"'{str(odd[0])[:30]}'" if isinstance(odd[0], str | bytes) else f"a {type(odd[0]).__name__}"
+        raise JaxfairError(f"The function binds {said}, no array; bind it by a lambda, not by a Partial.")
     function = on_one_device(function)
     if not isinstance(function, Partial):
         return Partial(_call, function, *bound)
     # A Partial of a Partial would hide the inner one's arrays from jit.
     inner, held = _captured(function.func), ((*function.args, *bound), function.keywords)
     leaves, tree = jax.tree.flatten(held)
-    if not any(isinstance(leaf, int) for leaf in leaves):
+    if not any(isinstance(leaf, SETTING) for leaf in leaves):
         return Partial(inner, *held[0], **held[1])
     # An ``if train`` or a slice of the user's would meet a tracer; ``True`` is equal to 1, and another setting.
-    settings = tuple((type(leaf), leaf) if isinstance(leaf, int) else None for leaf in leaves)
-    return Partial(_Set(inner, tree, settings), [leaf for leaf in leaves if not isinstance(leaf, int)])
+    settings = tuple((type(leaf), leaf) if isinstance(leaf, SETTING) else None for leaf in leaves)
+    return Partial(_Set(inner, tree, settings), [leaf for leaf in leaves if not isinstance(leaf, SETTING)])
 
 
 def _is_argument(leaf: Any) -> bool:
@@ -105,7 +107,7 @@ class _Set:
 
     function: Callable
     tree: Any
-    settings: tuple[tuple[type, int] | None, ...]
+    settings: tuple[tuple[type, Any] | None, ...]
 
     def __call__(self, arrays: list[Any], *arguments: Any) -> Any:
         left = iter(arrays)

@@ -483,6 +483,7 @@ def test_flags_and_sizes_that_a_partial_binds_are_no_arrays(train: bool, size: i
 
     for bound in (
         Partial(switched, (train, size), moved),
+        Partial(switched, (np.bool_(train), np.int64(size)), moved),
         Partial(by_name, train, moved, size=size),
         Partial(held, {"settings": [train, size], "moved": moved}),
         Partial(lambda params, x, bound: held(bound, params, x), bound={"settings": (train, size), "moved": moved}),
