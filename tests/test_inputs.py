@@ -316,10 +316,13 @@ def test_a_huge_logit_hides_no_mixing_of_examples(size: int) -> None:
     def one_class_off(p: Any, x: Any) -> jax.Array:
         return jnp.where(jnp.array([True, True, False]), mixing(p, x), -1e9)
 
+    def classes_off(p: Any, x: Any) -> jax.Array:
+        return jnp.where(jnp.array([True, False, False]), mixing(p, x), jnp.array([0, -1e9, -2e9]))
+
     def one_example_huge(p: Any, x: Any) -> jax.Array:
         return jnp.where(x[:, :1] == X[0, 0], 1e9, mixing(p, x))
 
-    for model in (mixing, one_class_off, one_example_huge):
+    for model in (mixing, one_class_off, classes_off, one_example_huge):
         with pytest.raises(JaxfairError, match="rest of its batch"):
             jaxfair.group_report(model, W, X, GROUP, GROUP, CurvatureConfig(chunk_size=size))
 
@@ -342,6 +345,9 @@ def test_no_column_of_another_size_hides_mixing_of_examples() -> None:
     def entropy(z: Any, t: Any) -> jax.Array:
         return optax.sigmoid_binary_cross_entropy(z[:, 0], t)
 
+    def far_from_0(w: Any, x: Any) -> jax.Array:
+        return 2000 + mixing(w, x)[:, :1]
+
     targets, huge = np.stack([5e4 + 1e4 * X[:, 0], X[:, 1]], axis=1), X.copy()
     huge[7] *= 1e5
     refusal = pytest.raises(JaxfairError, match="rest of its batch")
@@ -351,6 +357,12 @@ def test_no_column_of_another_size_hides_mixing_of_examples() -> None:
         jaxfair.group_report(one_wins, W, X, Y, GROUP)
     with refusal:
         jaxfair.group_report(one_logit, W, huge, Y % 2, GROUP, loss=entropy)
+    with refusal:
+        jaxfair.group_report(far_from_0, W, X, 2000 + X[:, 0], GROUP, loss=lambda z, t: (z[:, 0] - t) ** 2)
+    plain = jaxfair.group_report(
+        lambda w, x: 2000 + net(w, x)[:, :1], W, X, 2000 + X[:, 0], GROUP, loss=lambda z, t: (z[:, 0] - t) ** 2
+    )
+    assert np.isfinite(plain.loss).all()
 
 
 def test_a_class_switched_off_is_no_mistake() -> None:

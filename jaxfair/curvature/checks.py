@@ -69,16 +69,16 @@ ROUNDING = 64 * EPSILON
 def change_of_logits(first: np.ndarray, other: np.ndarray, rounding: float = ROUNDING, last: float = EPSILON) -> float:
     """Return by how much logits differ: relative to their size, or as probabilities, whichever is more.
 
-    The size of a logit is its own and its column's usual distance from the column's middle: columns of other units, or
-    one example of huge logits, would hide any change from the largest of all. What rounding moves, relative to an
-    example's largest logit that is none of a class switched off, is no change; nor is a probability's by some of the
+    The size of a logit is its own and its column's usual distance from the column's middle: columns of other units or
+    far from 0, or one example of huge logits, would hide any change from the largest. What rounding moves, relative to
+    an example's largest logit that is none of a class switched off, is no change; nor is a probability's by some of the
     last places of such a logit, of relative size ``last``.
     """
     finite = np.isfinite(first) & np.isfinite(other)  # a class may be switched off by minus infinity
     one, two = (np.where(finite, logits, 0) for logits in (first, other))
-    sizes, usual = np.abs(one), np.median(np.abs(one - np.median(one, axis=0)), axis=0)
-    noise = rounding * np.where(_switched_off(one, two), 0, sizes).max(axis=1, initial=0.0, keepdims=True)
-    relative = ((np.abs(one - two) - noise) / (sizes + usual + 1e-30)).max(initial=0.0)
+    apart = np.abs(one - np.median(one, axis=0))
+    noise = rounding * np.where(_switched_off(one, two), 0, np.abs(one)).max(axis=1, initial=0.0, keepdims=True)
+    relative = ((np.abs(one - two) - noise) / (apart + np.median(apart, axis=0) + 1e-30)).max(initial=0.0)
     scores = [np.asarray(jax.nn.softmax(jnp.asarray(logits))) for logits in (first, other)]
     counts = np.abs(np.where(scores[0] > 1e-6, first, 0)).max(axis=1)
     moved = np.abs(scores[0] - scores[1]).max(axis=1) - 4 * last * counts
@@ -86,9 +86,12 @@ def change_of_logits(first: np.ndarray, other: np.ndarray, rounding: float = ROU
 
 
 def _switched_off(one: np.ndarray, two: np.ndarray) -> np.ndarray:
-    """Return which logits are of a class that is switched off by a number: the farthest from 0, twice and the same."""
+    """Return which logits are of a class that is switched off by a number, the same in both.
+
+    It is the farthest from 0, several times, or the only one that its column has.
+    """
     farthest = np.abs(one).max(initial=0.0)
-    off = (np.abs(one) == farthest) & (one == two)
+    off = ((np.abs(one) == farthest) | (one == one[:1]).all(axis=0)) & (one == two)
     return off if off.sum() > 1 else np.zeros(off.shape, bool)
 
 
