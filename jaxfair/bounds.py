@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 from jaxfair import losses
 from jaxfair.curvature import lanczos
 from jaxfair.curvature.programs import LogitsFn, as_pytree
+from jaxfair.curvature.rules import check_second_derivatives
 from jaxfair.curvature.spectrum import check_examples
 from jaxfair.errors import JaxfairError
 from jaxfair.inputs import as_values
@@ -214,7 +215,8 @@ def binary_hessian_bound(
         seed: Seed of Lanczos' start vector.
 
     Raises:
-        JaxfairError: Shapes do not match, there are not two classes, a weight is negative, or a value is not finite.
+        JaxfairError: Shapes do not match, there are not two classes, a weight is negative, a value is not finite, or
+            the model has a derivative of its own that cannot be differentiated again.
     """
     from scipy.special import expit
 
@@ -277,7 +279,9 @@ def _taylor(gradient_norm: Values, eigenvalue: Values, distance: Values, actual:
 
 
 def _check(logits_fn: Partial, params: Any, x: Any, y: np.ndarray) -> None:
-    shape = jax.eval_shape(logits_fn, params, jax.tree.map(lambda leaf: leaf[:1], x)).shape
+    one = jax.tree.map(lambda leaf: leaf[:1], x)
+    check_second_derivatives(logits_fn, params, one)
+    shape = jax.eval_shape(logits_fn, params, one).shape
     if shape != (1, 2) or not np.isin(y, (0, 1)).all():
         raise JaxfairError(
             f"An example's logits have shape {shape}; the proposition is for two classes, labels 0 and 1."

@@ -312,8 +312,12 @@ def differentiating() -> Iterator[None]:
                 "The model has a derivative of its own (jax.custom_vjp) that cannot be differentiated again, as a "
                 "Hessian needs; give it a jax.custom_jvp."
             ) from error
+        said = " ".join(str(error).split())[:150]
+        if isinstance(error, NotImplementedError) and "vmap is only supported" in said:  # of a callback in a derivative
+            raise JaxfairError(
+                f"JAX cannot map the model over examples ({said}); give what it calls in jax.numpy."
+            ) from error
         if isinstance(error, NotImplementedError) and "ifferentiation" in str(error):
-            said = " ".join(str(error).split())[:150]
             raise JaxfairError(
                 f"JAX lacks a derivative that the model needs ({said}); give functions that it can differentiate twice."
             ) from error

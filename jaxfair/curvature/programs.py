@@ -281,6 +281,7 @@ def linear_map(kind: Kind, model: Model, params: Any, chunk: Chunk) -> tuple[Any
     Beside it the loss and flat gradient, which are 0 for Gauss-Newton. A derivative of the user's own that cannot be
     differentiated again is refused while this is traced.
     """
+    _check_derivatives(kind, model, params, chunk)
     if kind == "hessian":
 
         def gradient_and_loss(p: Any) -> tuple[Any, Any]:
@@ -288,20 +289,26 @@ def linear_map(kind: Kind, model: Model, params: Any, chunk: Chunk) -> tuple[Any
             return gradient, loss
 
         gradient, linear, loss = jax.linearize(gradient_and_loss, params, has_aux=True)
-        _check_derivatives(model, params, chunk)
         return linear, loss, ravel_pytree(gradient)[0]
     outputs, tangent = jax.linearize(lambda p: models.widened(model.logits_fn(p, chunk.x)), params)
     slope = jax.grad(functools.partial(_weighted, model, chunk))
     return Partial(_gauss_newton, tangent, jax.linearize(slope, outputs)[1]), 0, 0
 
 
-def _check_derivatives(model: Model, params: Any, chunk: Chunk) -> None:
-    """Raise a JaxfairError if the model's or the loss's derivative is the user's own and its derivative is wrong."""
+def _check_derivatives(kind: Kind, model: Model, params: Any, chunk: Chunk) -> None:
+    """Raise a JaxfairError if the model's or the loss's derivative is the user's own and its derivative is wrong.
+
+    The Gauss-Newton matrix takes that of the loss alone.
+    """
 
     def few(leaf: Any) -> jax.ShapeDtypeStruct:  # as many as a model is asked of at the door
         return jax.ShapeDtypeStruct((models.FEW, *leaf.shape[1:]), leaf.dtype)
 
-    found = rules.check_second_derivatives(model.logits_fn, params, jax.tree.map(few, chunk.x))
+    some = jax.tree.map(few, chunk.x)
+    if kind == "hessian":
+        found = rules.check_second_derivatives(model.logits_fn, params, some)
+    else:
+        found = jax.eval_shape(models.outputs, model.logits_fn, params, some)
     if found is not None:
         rules.check_second_derivatives(model.loss, found, few(chunk.y))
 

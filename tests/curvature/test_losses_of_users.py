@@ -12,6 +12,7 @@ from flax import nnx
 
 import jaxfair
 from jaxfair import losses, sensitivity
+from jaxfair.bounds import binary_hessian_bound
 from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.operators import GIGABYTE, GroupOperator, as_pytree, make_plan, per_example_gradient_norms
 from jaxfair.curvature.spectrum import group_curvature
@@ -418,6 +419,7 @@ def test_a_derivative_that_holds_a_part_of_itself_constant_is_refused(case: str)
         lambda: group_curvature(model, OUT, X, LABEL, WEIGHTS),
         lambda: jaxfair.group_report(model, OUT, X, LABEL, GROUP),
         lambda: GroupOperator(model, OUT, X, LABEL, WEIGHTS[0])(np.ones(OUT.size, np.float32)),
+        lambda: binary_hessian_bound(lambda params, x: model(params, x)[:, :2], OUT, X, LABEL % 2, WEIGHTS),
     ):
         with pytest.raises(JaxfairError, match=r"derivative of its own \(jax.custom_vjp or custom_jvp\) that holds a"):
             call()
@@ -428,9 +430,26 @@ def test_a_loss_whose_derivative_holds_a_part_of_itself_constant_is_refused() ->
     def chosen(outputs: jax.Array, y: jax.Array) -> jax.Array:
         return -jnp.log(ONCE["of softmax"](outputs))[jnp.arange(len(y)), y]
 
-    with pytest.raises(JaxfairError, match="'soft' has a derivative of its own"):
-        group_curvature(linear, OUT, X, LABEL, WEIGHTS, loss=chosen)
+    for call in (
+        lambda: group_curvature(linear, OUT, X, LABEL, WEIGHTS, loss=chosen),
+        lambda: GroupOperator(linear, OUT, X, LABEL, WEIGHTS[0], kind="gauss_newton", loss=chosen)(OUT.ravel()),
+    ):
+        with pytest.raises(JaxfairError, match="'soft' has a derivative of its own"):
+            call()
     assert np.isfinite(per_example_gradient_norms(linear, OUT, X, LABEL, loss=chosen)).all()
+
+
+def test_a_callback_in_a_derivative_that_cannot_be_mapped_over_examples_is_refused() -> None:
+    """Each example's own gradient maps it; the mean gradient does not."""
+
+    def steep(z: Any) -> jax.Array:
+        return jax.pure_callback(lambda z: np.asarray(slope(z)), jax.ShapeDtypeStruct(z.shape, z.dtype), z)
+
+    act = own(jnp.tanh, lambda z: (jnp.tanh(z), z), lambda z, c: (c * steep(z),))
+    with pytest.raises(
+        JaxfairError, match=r"JAX cannot map the model over examples .*; give what it calls in jax.numpy"
+    ):
+        per_example_gradient_norms(lambda params, x: act(x @ params), OUT, X, LABEL)
 
 
 def learned_step(z: jax.Array, step: jax.Array) -> jax.Array:
