@@ -103,8 +103,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         kinds = _kinds(function)
         for name, value in given.arguments.items():
             check_kind(name, value, kinds.get(name, Any))
-            _check_held(name, value)
-            given.arguments[name] = _of_python(value, kinds.get(name, Any))
+            given.arguments[name] = _of_python(_held(name, value), kinds.get(name, Any))
         _check_one_order(given.arguments)
         with _at_work():
             found = function(*given.args, **given.kwargs)
@@ -127,20 +126,31 @@ def _each_at_work(steps: Any) -> Any:
         steps.close()
 
 
-def _check_held(name: str, value: Any) -> None:
-    """Raise a JaxfairError if an object of this library, or one of several, holds what cannot be computed with.
+def _held(name: str, value: Any) -> Any:
+    """Return an object of this library, or several; one whose arrays lie on a mesh by their types, with these fetched.
 
-    That is an array that has been donated, or a network's parameter that is no array of floating-point numbers.
+    Raises:
+        JaxfairError: It holds what cannot be computed with: an array that has been donated, or a network's parameter
+            that is no array of floating-point numbers.
     """
     own = [one for one in (value if isinstance(value, list | tuple) else [value]) if type(one).__module__ in HOLDERS]
     jax: Any = sys.modules.get("jax")
-    leaves = jax.tree.leaves(own) if own and jax else []
-    arrays = [leaf for leaf in leaves if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)]
+    if not own or not jax:
+        return value
+
+    def is_there(leaf: Any) -> bool:
+        return isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
+
+    arrays = list(filter(is_there, jax.tree.leaves(own)))
     if any(array.is_deleted() for array in arrays):
         raise JaxfairError(f"{name} holds an array that was donated to a jitted function and is gone; keep a copy.")
-    for leaf in jax.tree.leaves([getattr(one, "params", None) for one in own]) if own and jax else []:
+    for leaf in jax.tree.leaves([getattr(one, "params", None) for one in own]):
         if said := _is_no_parameter(leaf, jax):
             raise JaxfairError(f"{name} has a parameter {said}; give arrays of floating-point numbers, as init does.")
+    kinds = [getattr(getattr(array.sharding, "mesh", None), "axis_types", ()) for array in arrays]
+    if not any(jax.sharding.AxisType.Explicit in of for of in kinds):  # other programs take arrays of all others
+        return value
+    return jax.tree.map(lambda leaf: jax.device_get(leaf) if is_there(leaf) else leaf, value)
 
 
 def _is_no_parameter(leaf: Any, jax: Any) -> str:

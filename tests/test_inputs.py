@@ -646,6 +646,15 @@ except jaxfair.JaxfairError as error:
     assert "bind it by a jax.tree_util.Partial" in str(error)
 else:
     raise AssertionError("an array on a mesh was read")
+images, names = np.arange(512, dtype=np.uint8).reshape(8, 8, 8, 1), {"class_names": [*"ab"], "group_names": [*"ab"]}
+data = jaxfair.make_dataset(images, np.arange(8) % 2, np.arange(8) % 2, name="few", **names)
+network, step = jaxfair.init(jaxfair.CNN(2, (2,)), (8, 8, 1), 0), jaxfair.TrainConfig(epochs=1, batch_size=4)
+split = lambda tree: jax.tree.map(lambda a: put(a, P("data") if a.shape and len(a) % 2 == 0 else P()), tree)
+logits = []
+for one, some in ((network, data), (split(network), data), (network, split(data))):
+    (fitted,) = jaxfair.fit([one], some, step, seeds=[0])
+    logits.append(np.stack([jaxfair.predict(one, some), jaxfair.predict(fitted.network, data)]))
+assert all((found == logits[0]).all() for found in logits), logits
 import warnings
 with warnings.catch_warnings(record=True) as said:
     warnings.simplefilter("always")
