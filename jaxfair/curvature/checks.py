@@ -1,7 +1,7 @@
 """What a user's model has to be before its curvature means anything: run and compared, refused in a sentence."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import jax
@@ -270,7 +270,9 @@ def _trusted_few(loss: LossFn, found: Any, y: Any, of_inputs: tuple[bool, ...]) 
         trusted_losses(of_own, [np.asarray(leaf) for mine, leaf in zip(own, leaves, strict=True) if mine], y)
 
 
-STATISTICS = ("batch_stats", "running_mean", "running_var", "moving_mean", "moving_variance", "num_batches_tracked")
+STATISTICS = ("batchstats", "runningmean", "runningvar", "movingmean", "movingvariance", "numbatchestracked")
+STATISTICS += ("meanema", "varema", "emamean", "emavar")
+"""What libraries call running statistics, in small letters alone."""
 
 
 def warn_of_labels(outputs: tuple[int, ...], y: np.ndarray) -> None:
@@ -291,15 +293,22 @@ def _is_statistic(value: Any) -> bool:
     return type(value).__name__ == "BatchStat"
 
 
+def _is_of_norm(name: str, there: Collection[str]) -> bool:
+    """Return whether an array is the mean or variance beside one another, as Flax calls those of its batch norm."""
+    module, slash, own = name.rpartition("/")
+    return own in ("mean", "var") and {f"{module}{slash}mean", f"{module}{slash}var"} <= set(there)
+
+
 def warn_of_parameters(params: Any) -> None:
     """Warn of batch statistics among the parameters, and of one array that is there under two names."""
     paths = jax.tree_util.tree_flatten_with_path(params, is_leaf=_is_statistic)[0]
     named = [(models.path_name(path), leaf) for path, leaf in paths]
-    texts = [jax.tree_util.keystr(path).lower() for path, _ in paths]
+    texts = [jax.tree_util.keystr(path).lower().replace("_", "") for path, _ in paths]
+    there = {name for name, leaf in named if np.ndim(leaf) == 1}
     if statistics := [
         name
         for (name, leaf), text in zip(named, texts, strict=True)
-        if _is_statistic(leaf) or any(word in text for word in STATISTICS)
+        if _is_statistic(leaf) or any(word in text for word in STATISTICS) or _is_of_norm(name, there)
     ]:
         text = f"The parameters hold batch statistics ({quoted(statistics)}); bind them to logits_fn instead."
         warn(text)

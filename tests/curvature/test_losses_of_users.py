@@ -246,6 +246,17 @@ def test_running_statistics_and_views_of_one_array_are_said() -> None:
     definition, params = nnx.split(nnx.BatchNorm(FEATURES, use_running_average=True, rngs=nnx.Rngs(0)))
     with pytest.warns(UserWarning, match=r"hold batch statistics \(mean, var\)"):
         per_example_gradient_norms(lambda p, x: nnx.merge(definition, p)(x), params, X, LABEL)
+    mean, var = np.zeros(OUTPUTS, np.float32), np.ones(OUTPUTS, np.float32)
+    for norm in (
+        {"scale": var, "bias": mean, "mean": mean + 1, "var": var + 1},  # of Flax, whose two collections were joined
+        {"batch_norm/~/mean_ema": {"average": mean}, "batch_norm/~/var_ema": {"average": var}},  # of Haiku
+        {"RunningMean": mean, "RunningVar": var},
+    ):
+        with pytest.warns(UserWarning, match="hold batch statistics"):
+            per_example_gradient_norms(
+                lambda p, x: x @ p["w"] * sum(jnp.cos(leaf) for leaf in jax.tree.leaves(p["norm"])),
+                {"w": OUT, "norm": norm}, X, LABEL,
+            )  # fmt: skip
     square = PARAMS["hidden"].astype(np.float32)
     for other in (square[:], square.T):
         with pytest.warns(UserWarning, match="'a' and 'b' are one array"):
