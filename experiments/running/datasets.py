@@ -106,7 +106,8 @@ def prepare_each_or_blank(configs: Sequence[DataConfig], count: int) -> tuple[li
         return prepare_each(configs, count), ""
     except JaxfairError as error:
         config = configs[0]
-        there = config.path is not None and config.path.exists()
+        places = [place for place in (config.path, config.images) if place is not None]
+        there = bool(places) and all(place.exists() for place in places)  # a table may be there before its images
         if there or config.name in sources.EMBEDDED or config.name not in sources.NAMES:
             raise
         seeds = range(config.seed, config.seed + count)

@@ -76,6 +76,11 @@ def test_what_is_wrong_with_data_that_are_there_is_an_error(tmp_path: Path) -> N
         datasets.prepare_or_blank(DataConfig("folder", path=tmp_path / "there"))
     with pytest.raises(JaxfairError, match="did you mean"):
         datasets.prepare_or_blank(DataConfig("utkfac", path=tmp_path / "nowhere"))
+    (tmp_path / "people.csv").write_text("path,label\na.png,x\n")
+    (_,), absent = datasets.prepare_or_blank(
+        DataConfig("table", path=tmp_path / "people.csv", images=tmp_path / "nowhere")
+    )
+    assert absent == f"There is no file or folder {tmp_path / 'nowhere'}; check the path."
     (blank, *more), absent = datasets.prepare_or_blank(DataConfig("npz", path=tmp_path / "nowhere", size=16))
     assert blank.train.image_shape == (16, 16, 3)
     assert absent
