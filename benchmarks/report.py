@@ -150,12 +150,7 @@ def in_short(results: Sequence[dict[str, Any]], networks: Sequence[dict[str, Any
     if not lines:
         return ""
     head = ["job", "jaxfair", "other", "other / jaxfair", "aimed at", "which other"]
-    aimed = AIMS[EIGENVALUES]
-    traced = (each for each in results if "profile" in each and each["problem"]["name"] in aimed)
-    limits = [
-        _limits(each) for each in traced if each["profile"]["job"] in each.get("eigenvalues", {}).get("methods", {})
-    ]
-    return "\n".join(["**In short.** Below 1 the other library is faster.\n", table(head, lines), *limits])
+    return "\n".join(["**In short.** Below 1 the other library is faster.\n", table(head, lines), _limits(results)])
 
 
 def _others(result: dict[str, Any], networks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -189,18 +184,42 @@ def of_networks(results: Sequence[dict[str, Any]], networks: Sequence[dict[str, 
     return parts
 
 
-def _limits(result: dict[str, Any]) -> str:
-    """Return what keeps a traced eigenvalue job from being faster."""
-    profile = result["profile"]
-    products = profile["programs"].get("products", 0.0)
-    convolutions = profile["kinds"].get("convolutions of a library", 0.0)
-    row = result["eigenvalues"]["methods"][profile["job"]]
-    return (
-        f"**What holds it back** where an aim is missed: of the time of XLA's operations in `{profile['job']}` "
-        f"({result['title']}) {products:.0%} goes into products, and {convolutions:.0%} into convolutions "
-        "of a library, which on a CPU is PyTorch's too (oneDNN). "
-        f"More has to come from fewer products than the {row['products']:.1f} that a group takes.\n"
-    )
+def _limits(results: Sequence[dict[str, Any]]) -> str:
+    """Return where the time goes in jobs of ours that miss their aim, as far as they were traced."""
+    missed = [
+        (what, result, job)
+        for result in results
+        for what in COMPARED
+        if (found := compared(result, what)) and found.ratio < AIMS[what].get(result["problem"]["name"], 0)
+        for job in _traced(result, what)
+    ]
+    if not missed:
+        return ""
+    found = [result["profile"][job] for _, result, job in missed]
+    kinds = sorted({kind for each in found for kind in each["kinds"]})
+    shares = [[f"{each['kinds'].get(kind, 0):.0%}" for kind in kinds] for each in found]
+    rows = [[f"{what}: {result['title']}", *row] for (what, result, _), row in zip(missed, shares, strict=True)]
+    lines = [
+        "**What holds it back** where an aim is missed: where the time of XLA's operations goes, by a trace of ours. "
+        "A library's convolutions are oneDNN's on a CPU, as PyTorch's are.\n",
+        table(["job", *kinds], rows),
+    ]
+    for what, result, job in missed:
+        if what == EIGENVALUES:
+            share = result["profile"][job]["programs"].get("products", 0.0)
+            number = result["eigenvalues"]["methods"][job]["products"]
+            lines.append(
+                f"The eigenvalues of {result['title']} spend {share:.0%} on products. More has to come from fewer "
+                f"products than the {number:.1f} that a group takes.\n"
+            )
+    return "\n".join(lines)
+
+
+def _traced(result: dict[str, Any], what: str) -> list[str]:
+    """Return which of our jobs of a row of ``COMPARED`` were traced."""
+    operation, ours, _ = COMPARED[what]
+    timed = result[operation]["methods"] if what == EIGENVALUES else result[operation]
+    return [job for job in result.get("profile", {}) if job.startswith(ours) and job in timed]
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
@@ -348,21 +367,22 @@ def _extras(result: dict[str, Any]) -> list[str]:
         first, second = (result["cache"][name]["first_seconds"] for name in ("first process", "second process"))
         text = f"A first run of the eigenvalue job takes {seconds(first)} in a new process"
         parts.append(f"{text}, and {seconds(second)} in a second one that shares JAX's compilation cache.\n")
-    if "profile" in result:
-        parts.append(_profile(result["profile"], result["environment"]["host_cores"]))
+    for job, found in result.get("profile", {}).items():
+        parts.append(_profile(job, found, result["environment"]["host_cores"]))
     return parts
 
 
-def _profile(found: dict[str, Any], cores: int) -> str:
+def _profile(job: str, found: dict[str, Any], cores: int) -> str:
     """Return where the time of a traced job goes."""
 
     def shares(part: str) -> str:
         return ", ".join(f"{name} {share:.0%}" for name, share in found[part].items() if share >= 0.005)
 
+    setting = f" at {found['setting']:g}" if "setting" in found else ""
+    programs = f"by program, {shares('programs')}; " if len(found["programs"]) > 1 else ""
     return (
-        f"Where the time goes, by a trace of `{found['job']}` at {found['setting']:g}: in {seconds(found['seconds'])} "
-        f"XLA's operations take {seconds(found['busy_seconds'])} of processor time on {cores} cores; by program, "
-        f"{shares('programs')}; by kind, {shares('kinds')}.\n"
+        f"Where the time goes, by a trace of `{job}`{setting}: in {seconds(found['seconds'])} XLA's operations take "
+        f"{seconds(found['busy_seconds'])} of processor time on {cores} cores; {programs}by kind, {shares('kinds')}.\n"
     )
 
 

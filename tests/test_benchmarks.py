@@ -274,12 +274,18 @@ def test_in_short_our_fastest_is_compared_with_the_fastest_layout_of_others():
     assert "error: tiny | 2 s | 7 s | 3.50 | 5, missed | pyhessian: power iteration, channels_last |" in found
     assert found.count("tiny") == 2
     assert not report.in_short([{"title": "tiny"}])
-    result["eigenvalues"]["methods"]["jaxfair: gradient start"]["median"] = 1.0
-    assert "| 7.00 | 5 | pyhessian" in report.in_short([result])
-    traced = {"programs": {"products": 0.8}, "kinds": {"convolutions of a library": 0.6}}
-    found = report.in_short([{**result, "profile": {"job": "jaxfair: gradient start", **traced}}])
-    assert "80% goes into products, and 60% into convolutions" in found
+    traced = {"programs": {"products": 0.8}, "kinds": {"convolutions of a library": 0.6, "other": 0.4}}
+    jobs = {"jaxfair: gradient": {"kinds": {"other": 1.0}, "programs": {}}, "jaxfair: gradient start": traced}
+    found = report.in_short([{**result, "profile": jobs}])
+    assert "| job | convolutions of a library | other |" in found
+    assert "\n| gradient: tiny | 0% | 100% |\n| largest eigenvalues, equal error: tiny | 60% | 40% |\n" in found
+    assert "eigenvalues of tiny spend 80% on products" in found
     assert "than the 3.7 that" in found
+    result["products"]["jaxfair: gradient"]["median"] = 0.5  # which meets its aim
+    result["eigenvalues"]["methods"]["jaxfair: gradient start"]["median"] = 1.0
+    found = report.in_short([{**result, "profile": jobs}])
+    assert "| 7.00 | 5 | pyhessian" in found
+    assert "holds it back" not in found
 
 
 def test_other_networks_of_a_problem_have_other_seeds_and_their_own_rows(cache, tmp_path, written):
@@ -354,7 +360,7 @@ def test_starts_are_counted_and_shown(cache, tmp_path, written):
 def test_a_profile_of_a_job_that_was_not_timed_says_nothing_of_it():
     result = {"title": "tiny", "problem": {"name": "resnet18-w16"}, "products": {}}
     result["products"] = {"jaxfair: gradient": {"median": 2.0}, "pytorch: gradient": {"median": 1.0}}
-    assert "holds it back" not in report.in_short([{**result, "profile": {"job": "jaxfair: gradient start"}}])
+    assert "holds it back" not in report.in_short([{**result, "profile": {"jaxfair: gradient start": {}}}])
 
 
 def test_a_peer_whose_eigenvalues_fail_is_left_out_by_name(tiny):
@@ -374,12 +380,14 @@ def test_a_peer_whose_eigenvalues_fail_is_left_out_by_name(tiny):
 
 def test_a_profile_finds_the_programs_of_curvature(written):
     """Products and first passes under the names that XLA has for them; shares of all operations sum to 1."""
-    found = json.loads(written.read_text())["profile"]
-    assert {"products", "gradients and kept passes"} <= set(found["programs"])
-    assert "convolutions of XLA" in found["kinds"] or "convolutions of a library" in found["kinds"]
-    for part in ("programs", "kinds"):
-        assert sum(found[part].values()) == pytest.approx(1)
-    assert min(found["seconds"], found["busy_seconds"]) > 0
+    profile = json.loads(written.read_text())["profile"]
+    assert {"products", "gradients and kept passes"} <= set(profile["jaxfair: gradient start, error stop"]["programs"])
+    assert {"jaxfair: Hessian product, pass kept", "jaxfair: gradient", "jaxfair: SGD step"} < set(profile)
+    for found in profile.values():
+        assert "convolutions of XLA" in found["kinds"] or "convolutions of a library" in found["kinds"]
+        for part in ("programs", "kinds"):
+            assert sum(found[part].values()) == pytest.approx(1)
+        assert min(found["seconds"], found["busy_seconds"]) > 0
 
 
 @pytest.mark.parametrize(
