@@ -12,7 +12,7 @@ from experiments.reporting import reports
 from experiments.reporting.comparisons import predicts_one_class
 from experiments.reporting.groups import Groups, check_name
 from experiments.reporting.sampling import FREE
-from experiments.running import work
+from experiments.running import stages, work
 from experiments.running.methods import matched_label
 from experiments.running.records import rebalanced
 from experiments.running.settings import FURTHER
@@ -213,6 +213,8 @@ def declared_control(variant: Mapping[str, Any]) -> str:
     """
     if "saves" in variant or variant["method"] in ("full", *CONTROLS):
         return variant.get("control", "")
+    if variant["method"] == "random":  # made of the full network, which no descent trained on
+        return stages.TUNED["label"]
     return matched_label(variant.get("base") or variant["label"])
 
 

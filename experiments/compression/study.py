@@ -18,7 +18,7 @@ from jaxfair.training.config import Method, TrainConfig
 
 FLOAT_BITS = {"bf16": 16, "fp16": 16, "tf32": 19}
 """Bits of a stored weight; 32 are those of the full network."""
-CONTROL = "Full network, fine-tuned"
+CONTROL = stages.TUNED["label"]
 
 
 def run(study: Study, command: Sequence[str]) -> None:

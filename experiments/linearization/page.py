@@ -27,7 +27,8 @@ NETWORKS = {
     "bcd-loss": "BCD n (loss) accepts blocks by the mean training loss.",
     "bcd-worst-group": "BCD n (worst group) accepts blocks by the training loss of the worst group.",
     "bcd-cvar": "BCD n (CVaR) accepts them by the mean of the largest training losses, without groups.",
-    "random": "Random n keeps n ReLUs that were drawn at random.",
+    "random": "Random n is the full network with n ReLUs that were drawn at random, fine-tuned; its control is the "
+    "fine-tuned full network.",
     "matched": "The networks matched to SNL n, to DeepReDuce or to another method are the controls: trained as these "
     "were, by the same optimizer on the same images in the same order, with all ReLUs kept. What is lost is counted "
     "from them.",

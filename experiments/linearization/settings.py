@@ -40,7 +40,8 @@ class Study:
         equal_budgets: add DeepReDuce's numbers of ReLUs to the budgets, so that methods are compared at equal ones.
         controls: matched is the full network trained on exactly as each linearized one is, with all its ReLUs;
             random-matched keeps as many ReLUs as SNL, chosen at random, on that network; finetuned is the full network
-            with the fine-tuning alone; random keeps ReLUs chosen at random on the full network.
+            with the fine-tuning alone; random keeps ReLUs chosen at random on the full network, and its own control is
+            finetuned.
         data_controls: make the full network, the tightest SNL network (or the DeepReDuce students, without one) and its
             matched control on other training images too, with the same test images: balanced are as many of every
             group, fivefold and tenfold are so many times as many of each large group as of each small one, swapped are

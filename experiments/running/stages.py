@@ -45,6 +45,7 @@ from jaxfair.training.fit import Stopping
 from jaxfair.training.trajectory import first_steps
 
 FULL = {"method": "full", "label": "Full network"}
+TUNED = {"method": "control", "label": "Full network, fine-tuned"}
 
 # Work in forward passes, as FORWARD and GRADIENT; and what is only known afterwards, for a plan.
 PRODUCT = 6
@@ -209,7 +210,7 @@ def finetune(
     for begin, base in zip(starts, bases, strict=True):
         variant, seed = called or begin.config["variant"], begin.config["seed"]
         if begin is base:
-            variant = {"method": "control", "label": "Full network, fine-tuned"}
+            variant = TUNED
         if suffix:
             how = {"base": variant["label"], "mitigation": settings_of(config.mitigation)}
             variant = {**variant, "method": "mitigated", "label": variant["label"] + suffix, **how}

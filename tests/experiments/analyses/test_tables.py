@@ -270,6 +270,18 @@ def test_what_failed_is_left_out_and_said(tmp_path: Path) -> None:
     assert whole(analysed)[0] == []
 
 
+def test_random_masks_are_compared_with_what_was_trained_as_they_were(tmp_path: Path) -> None:
+    """On the full network that is the fine-tuning alone: a descent trains for much longer."""
+    networks = [("Full network", "full", 768), ("Matched to SNL 50", "matched", 768)]
+    networks += [("Random 50", "random", 50), ("Random 50 after equal training", "random-matched", 50)]
+    tuned = ("Full network, fine-tuned", "control", 768)
+    for more, of_random in (([], None), ([tuned], tuned[0])):
+        made = collect(make_analyses(tmp_path / str(of_random), networks=[*networks, *more]))
+        controls = {v.label: v.control and v.control.label for v in made.variants}
+        assert controls["Random 50"] == of_random
+        assert controls["Random 50 after equal training"] == "Matched to SNL 50"
+
+
 def test_a_network_whose_control_failed_is_left_out_and_said(tmp_path: Path) -> None:
     """It would be compared with the full network, and the others with their controls."""
     mitigated = {"base": "SNL 50", "mitigation": {"method": "lagrangian"}}
