@@ -263,20 +263,27 @@ def warnings(results: Results) -> list[str]:
 def by_heart(results: Results) -> list[str]:
     """Return a sentence if the full network has learnt its training images by heart: then training on is what counts.
 
-    Further training changes such a network more than what a study changes does, so that drops from it say little.
+    Further training changes such a network more than what a study changes does, so that drops from it say little. Of
+    small groups that may be so where all images together do not show it.
     """
-    full = results.variants[0]
-    if "train_accuracy" not in full.by_group:
+    own, count, small = results.variants[0].by_group, results.groups.train_count, ~results.groups.large
+    if "train_accuracy" not in own:
         return []
-    count = results.groups.train_count
-    learnt, right = float((full.by_group["train_accuracy"] @ count / count.sum()).mean()), float(full.accuracy.mean())
-    if learnt < LEARNT or learnt - right < FAR:
-        return []
-    return [
-        f"The full network has learnt its training images by heart: it is right on {100 * learnt:.1f} % of them and on "
-        f"{100 * right:.1f} % of the test images. Further training may change it more than what is studied here; read "
-        "the drops from the controls."
-    ]
+    sides = {"its training images": (count / count.sum(), float(results.variants[0].accuracy.mean()))}
+    if small.any():
+        of_small = small / small.sum()
+        sides["the training images of the small groups"] = of_small, float((own["accuracy"] @ of_small).mean())
+    for which, (weights, right) in sides.items():
+        learnt = float((own["train_accuracy"] @ weights).mean())
+        if learnt < LEARNT or learnt - right < FAR:
+            continue
+        theirs = "their" if "groups" in which else "the"
+        return [
+            f"The full network has learnt {which} by heart: it is right on {100 * learnt:.1f} % of them and on "
+            f"{100 * right:.1f} % of {theirs} test images. Further training may change it more than what is studied "
+            "here; read the drops from the controls."
+        ]
+    return []
 
 
 def _facts(analysed: Sequence[Run], command: Sequence[str]) -> dict[str, Any]:

@@ -270,6 +270,34 @@ def test_what_failed_is_left_out_and_said(tmp_path: Path) -> None:
     assert whole(analysed)[0] == []
 
 
+@pytest.mark.parametrize(
+    ("learnt", "right", "said"),
+    [
+        (
+            [1, 1, 1],
+            [0.8, 0.8, 0.8],
+            "its training images by heart: it is right on 100.0 % of them and on 80.0 % of the t",
+        ),
+        (
+            [1, 1, 1],
+            [0.99, 0.97, 0.75],
+            "of the small groups by heart: it is right on 100.0 % of them and on 75.0 % of thei",
+        ),
+        ([1, 1, 0.9], [0.99, 0.97, 0.75], ""),
+        ([1, 1, 1], [0.99, 0.97, 0.93], ""),
+    ],
+)
+def test_what_a_full_network_has_learnt_by_heart_is_said(
+    results: Results, learnt: list[float], right: list[float], said: str
+) -> None:
+    """Of group c alone too, which is small: all images together hardly show it."""
+    full, *others = results.variants
+    own = full.by_group | {"train_accuracy": np.array([learnt] * 3, float), "accuracy": np.array([right] * 3)}
+    full = full._replace(by_group=own, accuracy=np.full(3, 0.96 if right[0] > right[2] else right[0]))
+    found = warnings(results._replace(variants=(full, *others)))
+    assert [said in one for one in found if "by heart" in one] == [True] * bool(said)
+
+
 def test_random_masks_are_compared_with_what_was_trained_as_they_were(tmp_path: Path) -> None:
     """On the full network that is the fine-tuning alone: a descent trains for much longer."""
     networks = [("Full network", "full", 768), ("Matched to SNL 50", "matched", 768)]
