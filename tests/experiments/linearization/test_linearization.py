@@ -20,6 +20,7 @@ from experiments.reporting.sampling import FREE
 from experiments.running import datasets, methods, stages
 from experiments.running.progress import Progress
 from experiments.running.records import Workspace
+from experiments.running.settings import FURTHER
 from jaxfair.errors import JaxfairError
 from jaxfair.networks import masks
 from tests.study import RUNS, call, finished, made_once, of_stage
@@ -210,6 +211,40 @@ def test_a_control_differs_in_nothing_but_masks_and_sparsity() -> None:
         assert {n for n in students[0] if students[0][n] != students[1][n]} == {"culled"}
     followed = [c["variant"]["label"] for c in declared if c["stage"] == "follow" and not c["seed"]]
     assert sorted(followed) == ["Matched to SNL 0", "Matched to SNL 384", "SNL 0", "SNL 384"]
+
+
+CHOICES = {
+    "snl": {"kappa", "masks"},
+    "senet": {"budget", "balanced"},
+    "bcd": {"block", "tries", "threshold", "accept", "level", "blocks", "masks"},
+}
+"""What the record of a method says of its choice of ReLUs, which a control does not make."""
+
+
+def test_controls_of_all_methods_differ_in_what_chooses_relus_alone() -> None:
+    """From the full network on: each run of a control has the training of the one that it stands beside."""
+    config = dataclasses.replace(QUICKSTART, seeds=1, methods=FURTHER)
+    prepared = datasets.prepare(config.data)
+    with Progress(terminal=False) as progress:
+        space = Workspace(Path("runs"), *prepared[:3], progress)
+        study.declare(space, config, [90], [], [0])
+    digests = {run.digest: run.config for job in space.jobs for run in job.runs}
+    tuned = {c["variant"]["label"]: c for c in digests.values() if c["stage"] == "finetune"}
+    seen = set()
+    for label in {of for of in tuned if not of.startswith("Matched")}:
+        pair = tuned[label], tuned[methods.matched_label(label)]
+        while pair[0]["stage"] != "train":
+            chosen, control = ({**c, **c.get("snl", {}), **c.get("senet", {}), **c.get("bcd", {})} for c in pair)
+            method = next((name for name in CHOICES if name in chosen), None)
+            apart = {name for name in chosen.keys() | control.keys() if chosen.get(name) != control.get(name)}
+            free = {"name", "variant", "parents"} | ({method} | CHOICES[method] if method else set())
+            assert apart <= free
+            assert (method is None) == (chosen["stage"] == "finetune")
+            assert {c["parents"].get("teacher", c["parents"].get("full")) for c in pair} == {next(iter(digests))}
+            seen.add(chosen["variant"]["method"])
+            pair = tuple(digests[c["parents"].get("start", c["parents"].get("full"))] for c in pair)
+        assert pair[0] is pair[1]
+    assert seen == {"snl", *FURTHER}
 
 
 def test_validation_images_and_patience_make_other_runs_and_go_together() -> None:
