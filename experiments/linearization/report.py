@@ -7,7 +7,7 @@ from experiments.analyses import differences, imbalance, quantities
 from experiments.analyses import page as pages
 from experiments.analyses import results as arrays
 from experiments.analyses.results import Results
-from experiments.linearization import claims, figures, page
+from experiments.linearization import claims, figures, followed, page
 from experiments.reporting import drawing, html, reports, tables
 from jaxfair.runs import Run
 
@@ -47,15 +47,16 @@ def write(
         summary, rows, found = quantities.summary_rows(results), quantities.group_rows(results), claims.claims(results)
         compared = {"differences": differences.rows(results), "extremes": differences.extreme_rows(results)}
         on_others = {"imbalance": imbalance.rows(results), "imbalance_groups": imbalance.group_rows(results)}
-        tables.write_all(made, {"summary": summary, "groups": rows, **compared, **on_others})
+        of_training = {"followed": followed.rows(results), "followed_groups": followed.group_rows(results)}
+        tables.write_all(made, {"summary": summary, "groups": rows, **compared, **on_others, **of_training})
         answer = page.answer(results, found)
         meanings = {"summary": f"{pages.of_networks(page.WORDS, results)} {page.HEADERS}".strip()}
-        meanings["imbalance"] = imbalance.MEANING
+        meanings |= {"imbalance": imbalance.MEANING, "followed": followed.MEANING}
         analyses = [run for run in analysed if run.config["stage"] == "analyse"]
         of_runs = command, analysed, found, [*drawn, *of_paper], meanings, pages.introduction(results, analyses)
         reports.write_record(made, STUDY, title, answer, pages.warnings(results), *of_runs)
         of_study = page.WORDS, answer, results
-        more = imbalance.section(*on_others.values())
+        more = [*imbalance.section(*on_others.values()), *followed.section(*of_training.values())]
         more += [html.heading("Figures of the paper"), html.figures(of_paper)]
         text = pages.page(*of_study, summary, rows, found, analyses, drawn, more, title, command)
         (made / reports.PAGE).write_text(text, encoding="utf-8")

@@ -29,6 +29,8 @@ TABLES = {
     "summary": "Networks",
     "imbalance": "Does harm follow the imbalance?",
     "imbalance_groups": "What each group loses on data of other imbalance",
+    "followed": "Is it linearization, or training that ends early?",
+    "followed_groups": "What each group loses as fine-tuning goes on",
     "expansion": "What the weights' change foretells",
     "profiles": "Profiles and controls",
 }

@@ -17,8 +17,8 @@ from experiments.analyses import figures as shared
 from experiments.analyses import imbalance, quantities
 from experiments.analyses import results as arrays
 from experiments.analyses.differences import differences
-from experiments.analyses.results import DROP, Followed, Results, Variant
-from experiments.linearization import figures
+from experiments.analyses.results import DROP, HARM, Followed, Results, Variant
+from experiments.linearization import figures, followed
 from experiments.reporting import drawing
 from experiments.reporting.drawing import GREY, LOOKS
 from experiments.reporting.groups import LARGE
@@ -157,16 +157,49 @@ def test_figures_without_room_are_said_in_one_line(tmp_path: Path, capsys: pytes
     assert said == ["A figure has more in it than room; parts of it overlap, and tables have the numbers."]
 
 
-def test_followed_fine_tuning_is_drawn_by_its_epochs(tmp_path: Path) -> None:
-    """After 1, 2 and 4 epochs the linearized network has the predictions of networks of the study."""
-    results = results_of(tmp_path, {})
+def with_followed(folder: Path) -> tuple[Results, list[Variant]]:
+    """Return a study of which a network, after 1, 2 and 4 epochs, has the predictions of others; and these."""
+    results = results_of(folder, {})
     seen = [results.variants[i] for i in (2, 1, 0)]
     correct, learnt = np.array([network.correct for network in seen]), np.ones((3, 3, 3))
     several = [
         Followed(label, method, np.array([1, 2, 4]), order, learnt)
         for label, method, order in (("SNL 50", "snl", correct), ("Matched to SNL 50", "matched", correct[::-1]))
     ]
-    figure = figures.harm_by_training(results._replace(followed=tuple(several)))
+    return results._replace(followed=tuple(several)), seen
+
+
+def test_followed_fine_tuning_has_its_numbers_by_epochs_and_groups(tmp_path: Path) -> None:
+    """What is lost is counted from the control after as many epochs; the control has lost nothing from itself."""
+    results, seen = with_followed(tmp_path)
+    found, by_group = followed.rows(results), followed.group_rows(results)
+    assert [(row["network"], row["epochs"]) for row in found[:3]] == [("SNL 50", count) for count in (1, 2, 4)]
+    large = results.groups.large
+    for point, (own, control) in enumerate(zip(seen, seen[::-1], strict=True)):
+        before, after = (
+            np.stack([v.correct[:, results.group == g].mean(axis=1) for g in range(3)], axis=1) for v in (control, own)
+        )
+        drops = 100 * (before - after) / before
+        means = {"large_harm_percent": drops[:, large].mean(), "small_harm_percent": drops[:, ~large].mean()}
+        means |= {"difference_points": means["small_harm_percent"] - means["large_harm_percent"]}
+        means |= {"small_groups": after[:, ~large].mean(), "accuracy": own.accuracy.mean()}
+        for name, mean in means.items():
+            assert found[point][name].mean == pytest.approx(mean), name
+        mine = {row["group"]: row for row in by_group if (row["network"], row["epochs"]) == ("SNL 50", 2**point)}
+        for g, name in enumerate(results.groups.names):
+            assert mine[name][HARM].mean == pytest.approx(drops[:, g].mean())
+            assert mine[name]["accuracy"].mean == pytest.approx(after[:, g].mean())
+            assert mine[name]["train_accuracy"].mean == 1
+    assert all(np.isnan(row["difference_points"].mean) for row in found[3:])
+    assert found[0]["difference_points"].low < found[0]["difference_points"].mean
+    assert len(by_group) == 2 * 3 * 3
+    assert followed.HEAD in followed.section(found, by_group)[0]
+    assert followed.section(*[followed.rows(results._replace(followed=()))] * 2) == []
+
+
+def test_followed_fine_tuning_is_drawn_by_its_epochs(tmp_path: Path) -> None:
+    results, seen = with_followed(tmp_path)
+    figure = figures.harm_by_training(results)
     for axes, part in zip(figure.axes, results.groups.parts, strict=True):
         expected = [quantities.accuracy(results, network, np.flatnonzero(part.members)) for network in seen]
         points = drawn(axes, "SNL 50")

@@ -304,6 +304,8 @@ def test_fine_tuning_may_be_without_a_teacher(tmp_path: Path) -> None:
     assert call(tmp_path, *options) == 0
     stages = [run.config["stage"] for run in finished(tmp_path).values()]
     assert stages.count("finetune") == stages.count("follow") == 1
+    assert (tmp_path / "report" / "followed.csv").read_text().count("\n") == 1 + 1
+    assert (tmp_path / "report" / "followed_groups.csv").read_text().count("\n") == 1 + 10
 
 
 @pytest.mark.slow  # a study of 38 runs
