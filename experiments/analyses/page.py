@@ -49,7 +49,8 @@ ACCURACIES = (
 """Of a study's table of networks; what stands before them is the study's own."""
 LINEARIZED = {
     "snl": "SNL n keeps the n ReLUs that selective network linearization chose (Cho et al. 2022).",
-    "deepreduce": "DeepReDuce C12 has no ReLUs in stages 1 and 2 (Jha et al. 2021).",
+    "deepreduce": "DeepReDuce C12 has no ReLUs in stages 1 and 2 (Jha et al. 2021); it starts from fresh weights, or "
+    "where its name says (from base) from the full network's.",
 }
 """What the names of linearized networks stand for, whichever study shows them."""
 DIFFERENCES = (

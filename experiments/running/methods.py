@@ -32,6 +32,9 @@ PLAIN: dict[str, str] = {
 }
 """The method with which one that looks at groups, or at the worst images, is compared: it does nothing else."""
 
+FROM_BASE = " (from base)"
+"""What the label of a DeepReDuce student ends in that does not start fresh, from new weights, as published."""
+
 ASSUMED_DESCENT = 30
 """Epochs of an SNL descent."""
 
@@ -81,7 +84,11 @@ def linearize_snl(
 
 def linearize_deepreduce(space: Workspace, base: Run, config: deepreduce.DeepReduceConfig) -> Run:
     """Build the untrained DeepReDuce student."""
-    return _student(space, base, config, {"method": "deepreduce", "label": f"DeepReDuce {config.name}"})
+    return _student(space, base, config, {"method": "deepreduce", "label": _called(config)})
+
+
+def _called(config: deepreduce.DeepReduceConfig) -> str:
+    return f"DeepReDuce {config.name}" + FROM_BASE * (config.start == "base")
 
 
 def _student(space: Workspace, base: Run, config: deepreduce.DeepReduceConfig, variant: Mapping[str, str]) -> Run:
@@ -130,7 +137,7 @@ def match_snl(space: Workspace, base: Run, linearized: Sequence[Run]) -> list[Ru
 
 def match_deepreduce(space: Workspace, base: Run, config: deepreduce.DeepReduceConfig) -> Run:
     """Build the DeepReDuce student of a configuration with all its ReLUs: the control of all that cull or thin it."""
-    variant = {"method": "matched", "label": matched_label(f"DeepReDuce {config.name}")}
+    variant = {"method": "matched", "label": matched_label(_called(config))}
     return _student(space, base, dataclasses.replace(config, culled=(), thinned=False), variant)
 
 
@@ -145,8 +152,9 @@ def matched_label(label: str) -> str:
     if method != "DeepReDuce":
         family, loss = "BCD" if method == "BCD" else "SNL", " (balanced)" * (rest.endswith(" (balanced)"))
         return f"Matched to {family} {rest.partition(' ')[0]}{loss}"
-    config = dataclasses.replace(deepreduce.DeepReduceConfig.parse(rest), culled=(), thinned=False)
-    return "Matched to DeepReDuce" + (f" {config.name}" if config.name != "full" else "")
+    name, start, _ = rest.partition(FROM_BASE)
+    config = dataclasses.replace(deepreduce.DeepReduceConfig.parse(name), culled=(), thinned=False)
+    return "Matched to DeepReDuce" + (f" {config.name}" if config.name != "full" else "") + start
 
 
 def linearize_random(space: Workspace, base: Run, count: int, start: Run | None = None) -> Run:

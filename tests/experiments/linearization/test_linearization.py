@@ -347,6 +347,25 @@ def test_networks_that_were_trained_alike_have_one_control() -> None:
     culled = methods.matched_label("DeepReDuce C12"), methods.matched_label("DeepReDuce C3+T")
     assert set(culled) == {"Matched to DeepReDuce"}
     assert methods.matched_label("DeepReDuce C12+a0.5") == "Matched to DeepReDuce a0.5"  # of another size
+    assert methods.matched_label("DeepReDuce C12 (from base)") == "Matched to DeepReDuce (from base)"
+
+
+def test_students_that_do_not_start_fresh_say_so_in_their_names() -> None:
+    """And so do their controls, which start there too."""
+    config = dataclasses.replace(QUICKSTART, seeds=1, budgets=(), deepreduce=("C12", "C3"), mitigations=("cvar",))
+    prepared, made = datasets.prepare(config.data), {}
+    for start in ("fresh", "base"):
+        config = dataclasses.replace(config, deepreduce_start=start)
+        with Progress(terminal=False) as progress:
+            space = Workspace(Path("runs"), *prepared[:3], progress)
+            study.declare(space, config, [], study.reductions(config), [0])
+        made[start] = [run.config for job in space.jobs for run in job.runs]
+    fresh = {"DeepReDuce C12", "DeepReDuce C3", "Matched to DeepReDuce"}
+    labels = {start: {c["variant"]["label"] for c in of if c["stage"] == "linearize"} for start, of in made.items()}
+    assert labels == {"fresh": fresh, "base": {f"{label} (from base)" for label in fresh}}
+    tuned = {c["variant"]["label"] for c in made["base"] if c["stage"] == "finetune"}
+    for of in (c["variant"] for c in made["base"] if c["variant"]["method"] in ("deepreduce", "mitigated")):
+        assert results.declared_control(of) in tuned
 
 
 def test_one_split_makes_the_runs_that_studies_had_before() -> None:
