@@ -140,9 +140,11 @@ CPU_LONG = Study(
     out=Path("results/cpu-long"),
     seeds=5,
     budgets=BUDGETS,
-    deepreduce=("C12", "C123"),
+    deepreduce=("C1", "C12", "C123"),
+    equal_budgets=True,
     mitigations=("lagrangian", "lagrangian-published"),
     controls=("matched", "random-matched"),
+    data_controls=("balanced",),
     follow=64,
     patience=5,
     data=DataConfig("utkface-race", validation_fraction=0.1),
@@ -163,6 +165,8 @@ CPU_LONG = Study(
 """UTKFace by race, a narrow ResNet-18, every control: nights on two CPU cores (``--dry-run``).
 
 A tenth of the training images says when the full network is trained enough, so that it does not learn them by heart.
+SNL and random masks have DeepReDuce's numbers of ReLUs too. Where ``data.keep`` makes the imbalance, as of
+``cifar10-imbalanced``, ``--data-controls balanced swapped`` is the control that this set cannot have.
 """
 
 CPU = dataclasses.replace(
@@ -170,7 +174,9 @@ CPU = dataclasses.replace(
     out=Path("results/cpu"),
     budgets=(0.2, 0.01, 0),
     deepreduce=("C123",),
+    equal_budgets=False,
     mitigations=(),
+    data_controls=(),
     follow=0,
     patience=0,
     data=DataConfig("utkface-race", size=16, keep=(0.3,)),
@@ -227,7 +233,8 @@ def ignored(study: Study) -> dict[str, str]:
             if config.mitigation.rate not in study.mitigation_rates:  # or it says the same
                 found.setdefault(f"{training}.mitigation.rate", "leave out --mitigation-rates")
     if not study.deepreduce:
-        found |= dict.fromkeys(("--deepreduce-start", "--deepreduce-train"), "name a configuration by --deepreduce")
+        of_students = ("--deepreduce-start", "--deepreduce-train", "--equal-budgets")
+        found |= dict.fromkeys(of_students, "name a configuration by --deepreduce")
     if not (study.budgets or study.equal_budgets):
         found["--snl"] = "give --budgets"
         if "finetuned" not in study.controls:

@@ -224,8 +224,6 @@ def check(study: Study, train_set: Dataset) -> list[int]:
     if study.mitigation_rates and "lagrangian" not in study.mitigations:
         rates = " ".join(f"{rate:g}" for rate in study.mitigation_rates)
         raise JaxfairError(f"The mitigation rates {rates} are lagrangian's; give it as --mitigations, or no rates.")
-    if study.equal_budgets and not study.deepreduce:
-        raise JaxfairError("Equal budgets are DeepReDuce's; give --deepreduce, or leave --equal-budgets out.")
     stages.check_plain(snl_finetune=study.snl_finetune, deepreduce_train=study.deepreduce_train)
     trainings = [study.train, *tunings(study.snl_finetune, study), *tunings(study.deepreduce_train, study)]
     stages.check_trainings(train_set, trainings, study.snl, study.seeds_at_once)
@@ -245,7 +243,10 @@ def check(study: Study, train_set: Dataset) -> list[int]:
             f"{study.data.validation_fraction}; give both, or neither."
         )
     if study.data_controls and "matched" not in study.controls:
-        raise JaxfairError("Losses on other data are counted from the control matched; give it as --controls too.")
+        raise JaxfairError(
+            "Losses on other data are counted from the control matched; give it as --controls too, or nothing after "
+            "--data-controls."
+        )
     measure.check_config(study.analysis)
     return budgets
 

@@ -77,7 +77,7 @@ BEFORE_ANYTHING_IS_MADE = {
     "--train.learning-rate nan": "at learning rate nan; give at least one epoch",
     "--mitigations lagrangian --mitigation-rates -1": "the multipliers' rate -1.0",
     "--mitigation-rates 0.1": "The mitigation rates 0.1 are lagrangian's; give it as --mitigations, or no rates",
-    "--deepreduce --equal-budgets": "Equal budgets are DeepReDuce's; give --deepreduce",
+    "--deepreduce --equal-budgets": "--equal-budgets decides nothing in this study; leave it out, or name a config",
     "--workers 3": "The executor 'here' has no use for --workers; give --executor local or slurm",
     "--executor local --gres gpu:1 --minutes 3": "has no use for --gres --minutes; give --executor slurm",
     "--seeds-at-once 0": "seeds_at_once is 0",

@@ -1,5 +1,6 @@
 """A dry run names exactly the runs that the study makes, and writes nothing."""
 
+import dataclasses
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,7 +11,8 @@ import pytest
 from experiments.hardware import __main__ as hardware
 from experiments.linearization import __main__ as linearization
 from experiments.linearization.settings import PRESETS, QUICKSTART
-from experiments.linearization.study import check, declare, reductions
+from experiments.linearization.study import check, declare, deepreduce_counts, reductions
+from experiments.reporting.verdicts import RANKED
 from experiments.running import datasets, plan, records, stages
 from experiments.running.progress import Progress
 from experiments.running.records import Job, Workspace
@@ -142,6 +144,18 @@ def test_every_preset_can_be_planned(name: str, tmp_path: Path) -> None:
     assert len(analysed) == len(full) + len(tuned)
     assert len(reductions(study)) == len(study.deepreduce)
     assert stages.full_module(digits, study.model).stage_sizes == study.model.stage_sizes
+
+
+@pytest.mark.parametrize("name", ["cpu-long", "gpu"])
+def test_long_presets_have_every_control_and_all_methods_at_the_same_counts(name: str) -> None:
+    """And enough configurations of DeepReDuce to rank; without them they lose its budgets, and nothing is refused."""
+    study, digits = PRESETS[name], datasets.prepare(QUICKSTART.data).train
+    digits = digits.take(np.arange(len(digits) * 20) % len(digits))
+    budgets, counts = check(study, digits), deepreduce_counts(study, digits)
+    assert len(set(counts)) >= RANKED
+    assert set(counts) < set(budgets)
+    assert ({*study.controls}, study.data_controls) == ({"matched", "random-matched"}, ("balanced",))
+    assert check(dataclasses.replace(study, deepreduce=()), digits) == budgets[: len(study.budgets)]
 
 
 @pytest.mark.parametrize(
