@@ -1,13 +1,17 @@
 """What a reader needs of any figure, whatever it shows. Not a test itself."""
 
+import itertools
 from typing import Any
 
 import numpy as np
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
+
+APART = 12
+"""Pixels between two titles in one line, or they would be read as one."""
 
 
 def check(figure: Any) -> None:
-    """Fail if tick labels of a laid-out figure overlap, an axis tells no scale, or two series of a panel look alike."""
+    """Fail if labels of a laid-out figure overlap, an axis tells no scale, or two series of a panel look alike."""
     for axes in figure.axes:
         if axes.get_visible():
             assert axes.lines or axes.collections, "a panel is empty"
@@ -16,6 +20,13 @@ def check(figure: Any) -> None:
         handles, names = axes.get_legend_handles_labels()
         looks = [_look(handle) for handle in handles]
         assert len(set(looks)) == len(looks), f"some look alike of {names}"
+    titles = [axes.title for axes in figure.axes if axes.get_visible() and axes.title.get_text()]
+    for first, second in itertools.combinations(titles, 2):
+        a, b = first.get_window_extent(), second.get_window_extent()
+        side_by_side = a.y0 < b.y1 and b.y0 < a.y1
+        assert not side_by_side or b.x0 - a.x1 > APART or a.x0 - b.x1 > APART, (
+            f"{first.get_text()!r}, {second.get_text()!r}"
+        )
 
 
 def _check_ticks(axis: Any) -> None:
@@ -28,6 +39,8 @@ def _check_ticks(axis: Any) -> None:
         assert not overlaps(a, b), f"{first.get_text()!r} and {second.get_text()!r} overlap"
     if isinstance(axis.get_major_locator(), LogLocator) and shown:
         assert len(shown) > 1, f"a logarithmic axis has one number, {shown[0].get_text()}"
+    if isinstance(axis.get_major_locator(), MaxNLocator) and shown:
+        assert len(shown) > 2, f"an axis has the numbers {[text.get_text() for text in shown]} alone"
 
 
 def _look(handle: Any) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from PIL import Image
 from experiments.hardware.__main__ import main as hardware
 from experiments.linearization import report
 from experiments.linearization.__main__ import main as linearization
+from experiments.reporting import drawing
 from experiments.running.records import load_network
 from jaxfair import runs
 from jaxfair.runs import Run
@@ -215,7 +216,7 @@ def sketch(_: object, path: Path) -> Path:
 
 def lay_out(figure: Any, path: Path) -> Path:
     """Lay a figure out in the place of ``drawing.save``, which finds what cannot be drawn but writes no files."""
-    figure.draw_without_rendering()
+    drawing.lay_out(figure)
     return path.with_name(f"{path.name}.svg")
 
 

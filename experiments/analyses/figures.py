@@ -1,6 +1,5 @@
 """Figures of what groups lost by any change of a network; what cannot be drawn says why."""
 
-import textwrap
 from collections import Counter
 from functools import partial
 from itertools import cycle
@@ -56,7 +55,7 @@ def differences_by_group(results: Results) -> "Figure":
     if not variants:
         raise Missing("No network of the study is changed.")
     rows = {
-        "\n".join(line for part in variant.title.split(": ") for line in textwrap.wrap(part, 24)): [
+        variant.title.replace(": ", "\n"): [
             (names[of.group], of.points, of.beyond) for of in differences(results, variant)
         ]
         for variant in variants

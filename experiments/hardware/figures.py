@@ -3,7 +3,6 @@
 Native profiles are dots, emulated ones triangles, controls grey. Groups go from the most training images to the fewest.
 """
 
-import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -80,10 +79,7 @@ def differences_by_group(hardware: Hardware) -> "Figure":
     """Draw how much more each group lost on other hardware than the reference group, a panel each profile, sorted."""
     found, names = differences(hardware), hardware.groups.wrapped(28)
     labels = dict.fromkeys(series.label for series in hardware.comparisons[0].elsewhere)
-    rows = {
-        "\n".join(textwrap.wrap(label, 40)): [(names[d.group], d.points, d.beyond) for d in found if d.where == label]
-        for label in labels
-    }
+    rows = {label: [(names[d.group], d.points, d.beyond) for d in found if d.where == label] for label in labels}
     name = hardware.groups.names[hardware.reference]
     return drawing.caterpillars(rows, f"relative accuracy drop - that of {name} (percentage points)")
 

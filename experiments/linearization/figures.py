@@ -245,7 +245,7 @@ def distance_and_causes(results: Results, effect: str, variant: Variant | None =
         x = _of_groups(results, [measured], cause).at(0)
         drawing.scatter(axes, groups, x, y)
         drawing.scale([axes], "x")
-        axes.set(xlabel=f"{QUANTITIES[cause]},\n{measured.label}", ylabel=f"{QUANTITIES[effect]}, {variant.label}")
+        axes.set(xlabel=f"{QUANTITIES[cause]},\n{measured.label}", ylabel=f"{QUANTITIES[effect]},\n{variant.label}")
         drawing.name_points(figure, axes, x.mean, y.mean, names)
     return figure
 

@@ -217,7 +217,7 @@ def label_side(figure: "Figure", label: str) -> None:
 
 
 def _wrapped(label: str, inches: float) -> str:
-    return "\n".join(textwrap.wrap(label, int(inches / 0.08)))
+    return "\n".join(part for line in label.split("\n") for part in textwrap.wrap(line, int(inches / 0.08)))
 
 
 def errorbar(
@@ -520,10 +520,11 @@ def caterpillars(parts: Mapping[str, Sequence[tuple[str, Estimate, bool]]], labe
     lines = [[name.count("\n") + 1 for name, *_ in rows] for rows in parts.values()]
     longest = max(len(line) for rows in parts.values() for name, *_ in rows for line in name.split("\n"))
     width = max(2.2 + LETTER * longest, 4.5 / len(parts))  # of one panel with a label that is not too narrow for it
-    above = 0.8 + LINE * max(title.count("\n") + 1 for title in parts)  # and below: the label and the ticks
+    titles = [_wrapped(title, width - 0.3) for title in parts]  # which stay apart from those beside them
+    above = 0.8 + LINE * max(title.count("\n") + 1 for title in titles)  # and below: the label and the ticks
     height = above + max(sum(LINE * n + 0.08 for n in rows) for rows in lines)
     figure, panels = filled(len(parts), max(1, int(11.5 / width)), width, height, sharex=True)
-    for axes, (title, rows), of_rows in zip(panels, parts.items(), lines, strict=True):
+    for axes, title, rows, of_rows in zip(panels, titles, parts.values(), lines, strict=True):
         high = (LINE * np.array(of_rows) + 0.08) / (LINE + 0.08)  # of one line is 1
         places = np.cumsum(high) - high / 2 - 0.5
         for place, (_, value, beyond) in zip(places, rows, strict=True):
@@ -573,6 +574,28 @@ def name_points(figure: "Figure", axes: Any, x: np.ndarray, y: np.ndarray, names
         axes.annotate(name, target, place, "data", "offset points", ha="center", va="center", size=8, in_layout=False)
 
 
+def lay_out(figure: "Figure") -> None:
+    """Give every part of a figure its place, and three numbers at least to a linear axis.
+
+    Two would leave a short axis with one at its end, and none on the side where its points are.
+    """
+    from matplotlib.ticker import AutoLocator, MaxNLocator
+
+    figure.draw_without_rendering()  # only then is it known how long an axis is, and so how many numbers it has
+    short = [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) if _numbers(axis) < 3]
+    short = [axis for axis in short if type(axis.get_major_locator()) is AutoLocator]
+    for axis in short:
+        axis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 4, 5, 10], min_n_ticks=3))
+    if short:
+        figure.draw_without_rendering()
+
+
+def _numbers(axis: Any) -> int:
+    """Return at how many places of an axis there is a tick."""
+    low, high = sorted(axis.get_view_interval())
+    return sum(low <= at <= high for at in axis.get_majorticklocs())
+
+
 def save(figure: "Figure", path: Path) -> Path:
     """Write a figure as PNG and SVG and return the SVG; equal figures give equal files.
 
@@ -580,7 +603,7 @@ def save(figure: "Figure", path: Path) -> Path:
         figure: laid out here, once for both files.
         path: of the files without their suffix.
     """
-    figure.draw_without_rendering()
+    lay_out(figure)
     figure.set_layout_engine(None)  # each file would have it done again
     box = figure.get_tightbbox().padded(0.1)
     svg = path.with_name(f"{path.name}.svg")
