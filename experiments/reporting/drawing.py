@@ -572,6 +572,12 @@ def name_points(figure: "Figure", axes: Any, x: np.ndarray, y: np.ndarray, names
         taken.append(boxes[best] + [-4, 0, 4, 0])  # or two numbers side by side would be read as one
         place = offsets[best] * 72 / figure.dpi
         axes.annotate(name, target, place, "data", "offset points", ha="center", va="center", size=8, in_layout=False)
+        away = np.linalg.norm(np.clip(at, *boxes[best].reshape(2, 2)) - at, axis=1)
+        own = (at == point).all(axis=1)
+        if np.nanmin(away[~own], initial=np.inf) <= away[own].min():  # or it would be read as that of another point
+            look: Any = {"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 2}
+            start = (np.clip(point, *boxes[best].reshape(2, 2)) - point) * 72 / figure.dpi
+            axes.annotate("", target, start, "data", "offset points", arrowprops=look, in_layout=False)
 
 
 def lay_out(figure: "Figure") -> None:

@@ -141,6 +141,26 @@ def test_numbers_of_points_side_by_side_are_told_apart() -> None:
     assert second.x0 - first.x1 > 2 or second.y1 < first.y0 or first.y1 < second.y0
 
 
+def test_a_name_that_stands_nearer_to_another_point_has_a_line_to_its_own() -> None:
+    """Of a crowd of groups one would be read as another; a point that stands alone needs no line."""
+    figure, ((axes,),) = drawing.subplots(1, 1, 5, 4)
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    figure.draw_without_rendering()
+    side = 9 / axes.get_window_extent().width
+    x, y = (np.append(0.5 + side * at.ravel(), 0.1) for at in np.mgrid[:3, :3])
+    drawing.name_points(figure, axes, x, y, [f"group {i}" for i in range(9)] + ["alone"])
+    figure.draw_without_rendering()
+    at, lines = axes.transData.transform(np.c_[x, y]), [text.xy for text in axes.texts if not text.get_text()]
+    named = {text.get_text(): text for text in axes.texts if text.get_text()}
+    assert lines
+    assert all(np.linalg.norm(text.xyann) < 90 for text in axes.texts)  # points, also in a file of other pixels
+    assert (0.1, 0.1) not in lines
+    for own, name in enumerate(named):
+        box = named[name].get_window_extent()
+        away = np.linalg.norm(np.clip(at, box.min, box.max) - at, axis=1)
+        assert away[own] - 6 <= away.min() or (x[own], y[own]) in lines, name
+
+
 def test_a_tick_at_an_end_is_seen_where_points_stand_beside_it() -> None:
     """As those of several methods do: 0 ReLUs are at the left end."""
     _, ((axes,),) = drawing.subplots(1, 1, 4, 3)
