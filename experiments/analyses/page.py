@@ -107,6 +107,7 @@ COUNTED = (
     "the control."
 )
 """What is said of the headers of tables that are published by themselves."""
+RATE = "In names of networks mu is the rate at which the Lagrangian's multipliers grow."
 LEARNT, FAR = 0.99, 0.1
 """Training accuracy from which on a network knows its images by heart, and how far below it is on others."""
 
@@ -258,6 +259,7 @@ def warnings(results: Results) -> list[str]:
     )
     said += [small] * bool(biased)
     said += one_class({v.label: v.one_class for v in results.variants}, results.variants[0].seeds)
+    said += [RATE] * any("(mu " in one for one in said)
     return [*results.missing, *by_heart(results), *[never] * bool(unknown), *results.groups.warnings(), *said]
 
 

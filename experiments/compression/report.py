@@ -56,7 +56,7 @@ def write(
         own = {name: [{k: v for k, v in row.items() if k != "relus"} for row in table] for name, table in named.items()}
         tables.write_all(made, own)
         answer = page.answer(results, found)
-        meanings = {"summary": f"{pages.of_networks(page.WORDS, results)} {pages.COUNTED}".strip()}
+        meanings = {"networks": pages.of_networks(page.WORDS, results), "summary": pages.COUNTED}
         meanings |= {"imbalance": imbalance.MEANING, "expansion": page.MEANINGS["Foretold"]}
         analyses = [run for run in analysed if run.config["stage"] == "analyse"]
         of_runs = command, analysed, found, drawn, meanings, pages.introduction(results, analyses)

@@ -325,6 +325,7 @@ ON_SEGMENT = (
     "the groups' losses most unequally; seed 0 alone, so without intervals; both on the reference's arithmetic"
 )
 """The title of the one figure that is not of results alone."""
+XI = "xi is the range of Delta over the groups, of two runs at a time."
 DELTA = "Delta is the largest difference of a group's mean TEST loss from the reference's, over all profiles"
 # fmt: off
 DRAWINGS = {
@@ -357,9 +358,9 @@ DRAWINGS = {
         f"of groups. {BARS} Not corrected for the number of profiles.", spread_against_rounding),
     "alignment": Drawing(
         "Mitigation: with and without alignment of the groups' distances to the boundary", f"{DELTA} or all one-ulp "
-        f"controls: compare like with like, not maxima over different numbers of runs. {BOTH}", alignment),
+        f"controls: compare like with like, not maxima over different numbers of runs; {XI} {BOTH}", alignment),
     "linearized": Drawing(
-        "Both papers at once: the full and the linearized networks", f"{DELTA} or all one-ulp controls. {BOTH}",
+        "Both papers at once: the full and the linearized networks", f"{DELTA} or all one-ulp controls; {XI} {BOTH}",
         linearized),
 }
 # fmt: on

@@ -50,7 +50,7 @@ def write(
         of_training = {"followed": followed.rows(results), "followed_groups": followed.group_rows(results)}
         tables.write_all(made, {"summary": summary, "groups": rows, **compared, **on_others, **of_training})
         answer = page.answer(results, found)
-        meanings = {"summary": f"{pages.of_networks(page.WORDS, results)} {page.HEADERS}".strip()}
+        meanings = {"networks": pages.of_networks(page.WORDS, results), "summary": page.HEADERS}
         meanings |= {"imbalance": imbalance.MEANING, "followed": followed.MEANING}
         analyses = [run for run in analysed if run.config["stage"] == "analyse"]
         of_runs = command, analysed, found, [*drawn, *of_paper], meanings, pages.introduction(results, analyses)

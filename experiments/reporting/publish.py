@@ -37,6 +37,7 @@ TABLES = {
 TABLES |= {"trainings": "Fairness violation"}
 GROUPS = ("network", "relus", "training", "group", "train_count", "test_count", "train_accuracy")
 GROUPS += ("validation_accuracy", "accuracy", "relative_drop_percent", "relative_drop_matched_percent")
+GROUPS += ("delta", "delta_native", "delta_emulated", "delta_ulps")
 MADE = "## How this was made"
 PAGE = "page of a study", MADE
 """What is written, and the text in it by which an earlier one is known, see ``files.replacing``."""
@@ -79,7 +80,8 @@ def _parts(record: Mapping[str, Any], report: Path, page: Path) -> list[str]:
     parts += ["\n".join(f"- {tables.escaped(said)}" for said in record["warnings"])] if record.get("warnings") else []
     shown = [(figure["file"], _figure(report, figure, page)) for figure in record["figures"]]
     first, *more = [text for file, text in shown if "/" not in file] or [""]
-    parts += filter(None, [first, tables.escaped(record.get("introduction") or ""), *more])
+    names = record.get("meanings", {}).get("networks", "")  # before figures and tables that have them
+    parts += filter(None, [first, tables.escaped(record.get("introduction") or ""), names, *more])
     for name, head in TABLES.items():
         if (file := report / f"{name}.csv").is_file():
             also = f"\n\n{PICKED}" if name == "extremes" else ""

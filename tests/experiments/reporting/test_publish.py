@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from experiments.hardware import figures
 from experiments.linearization import report
 from experiments.reporting import publish, reports, tables
 from jaxfair import runs
 from jaxfair.errors import JaxfairError
 from jaxfair.runs import Run
-from tests.study import made_once, make_analyses, make_study, sketch
+from tests.study import made_once, make_analyses, make_study, mitigated, sketch
 
 
 @pytest.fixture
@@ -100,12 +101,35 @@ def test_a_page_says_of_what_it_is_and_what_its_tables_mean(tmp_path: Path) -> N
     make_study(tmp_path / "study", "Study", seeds=2)
     publish.write(tmp_path / "study", tmp_path / "page.md")
     before, _, after = (tmp_path / "page.md").read_text().partition("## Who lost most")
+    names = "SNL n keeps the n ReLUs that selective network linearization chose"
+    assert before.index("The reference group is a.") < before.index(names) < before.index("accuracy_drop_by_group.png")
     told = "2 seeds, 3 groups, 720 training and 113 test images of 'handmade'. The reference group is a. 95 % intervals"
     assert f"\n\n{told}" in before
     assert "Each network is judged for itself: of twenty whose groups lose alike one may" in after
     networks = after.partition("## Networks\n\n")[2]
-    assert networks.startswith("SNL n keeps the n ReLUs that selective network linearization chose")
+    assert networks.startswith("Drop percent is counted from the full network;")
     assert "relative drop matched percent are counted from the control. Million passes are the work" in networks
+
+
+@pytest.mark.usefixtures("sketched")
+def test_a_letter_is_explained_where_it_stands_first(tmp_path: Path) -> None:
+    """As mu is in the names of mitigated networks, which a warning may have, and figures."""
+    networks = [("Full network", "full", 768), ("SNL 50", "snl", 50), mitigated("SNL 50", 50)]
+    counts = {"group_names": ("a", "b"), "train_count": (400, 20), "test_count": (400, 400)}
+    made = make_study(tmp_path / "study", "Study", seeds=3, networks=networks, rarely_right=(1,), **counts)
+    publish.write(tmp_path / "study", tmp_path / "page.md")
+    text = (tmp_path / "page.md").read_text()
+    with mock.patch(
+        "experiments.analyses.quantities.biased_drops", return_value=["b at SNL 50 + lagrangian (mu 0.01)"]
+    ):
+        report.write(made, tmp_path / "study" / "report", title="Study", command=["a"])
+    publish.write(tmp_path / "study", tmp_path / "page.md")
+    warned = (tmp_path / "page.md").read_text()
+    assert text.index("mu is the rate") < text.index("(mu 0.01)")
+    first = warned.index("(mu 0.01)")
+    assert warned.index("mu is the rate") < warned.index("![", first)
+    captions = [figures.DRAWINGS[name].caption for name in ("alignment", "linearized")]
+    assert all("xi is the range of Delta" in caption for caption in captions)
 
 
 @pytest.mark.usefixtures("sketched")
