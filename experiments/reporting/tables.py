@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.reporting import series
 from experiments.reporting.series import Estimate
-from jaxfair.words import in_order
+from jaxfair.words import in_order, written
 
 Row = Mapping[str, Any]
 """Cells by name: text, numbers, and estimates, which a CSV file has as ``x``, ``x_low`` and ``x_high``."""
@@ -72,7 +72,7 @@ def pieces(row: Row, column: Column) -> tuple[str, str]:
         return value, ""
     if isinstance(value, int | np.integer):
         return f"{value:,}", ""
-    return (format(value, column.form) if np.isfinite(value) else ""), ""
+    return (written(value, column.form) if np.isfinite(value) else ""), ""
 
 
 def texts(table: Table) -> list[list[str]]:

@@ -130,6 +130,17 @@ def test_markdown_finds_no_mark_in_a_name(name: str, written: str) -> None:
     assert tables.escaped(name) == written
 
 
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(817.5, "818"), (2418.3, "2,420"), (-1137.0, "-1,140"), (99951.0, "100,000"), (3.2e6, "3.2e+06"), (4e-7, "4e-07")],
+)
+def test_a_table_has_no_exponents_of_numbers_that_are_read_without(number: float, said: str) -> None:
+    """As the images of a mean group, which a published page reads from a CSV file, and ends of intervals."""
+    column = tables.Column("x")
+    assert tables.pieces({"x": number}, column) == (said, "")
+    assert tables.pieces({"x": Estimate(number, np.nan, np.nan)}, column) == (said, "")
+
+
 def test_numbers_of_points_side_by_side_are_told_apart() -> None:
     """Both above their points, 12 and 14 would be read as 1214."""
     figure, ((axes,),) = drawing.subplots(1, 1, 5, 4)
