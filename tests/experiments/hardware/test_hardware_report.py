@@ -20,7 +20,7 @@ from experiments.hardware import page as hardware_page
 from experiments.hardware import results as hardware_results
 from experiments.hardware import tables as numbers
 from experiments.hardware.results import Hardware
-from experiments.reporting import drawing
+from experiments.reporting import drawing, publish, tables
 from experiments.reporting.verdicts import Missing
 from experiments.running import datasets
 from experiments.running.settings import DataConfig
@@ -258,6 +258,13 @@ def test_the_record_has_what_a_published_page_begins_with(folder: Path, page: Pa
     said = json.loads((folder / "runs.json").read_text(encoding="utf-8"))["introduction"]
     assert said.startswith("3 seeds, 4 groups, 820 training and 180 test images; ")
     assert said in page.text
+
+
+def test_a_published_page_says_how_far_hardware_and_rounding_move_each_group(folder: Path) -> None:
+    """Its accuracy on the reference alone says nothing of other hardware."""
+    every = tables.read_csv(folder / "groups.csv")
+    heads = publish._groups(every, "groups.csv").split("\n\n")[2].splitlines()[0]
+    assert heads.endswith("| accuracy | delta | delta native | delta emulated | delta ulps |")
 
 
 def test_the_page_shows_the_tables_and_escapes_names(hardware: Hardware, folder: Path, page: Page) -> None:
