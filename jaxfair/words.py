@@ -27,11 +27,11 @@ def written(number: float, form: str = ".1f") -> str:
     Args:
         number: to write.
         form: a format specification; what it would round to 0 is written with one digit instead, unless it is below
-            ``ROUNDING``. Digits that stand for nothing, of numbers from ``HUGE`` on, are left out, below which there is
-            no exponent: 2418.3 is 2,420 by ``.3g``.
+            ``ROUNDING``. Digits that stand for nothing, of numbers from ``HUGE`` on, are left out, below which ``.3g``
+            has no exponent: 2418.3 is 2,420.
     """
     said = format(number, form if abs(number) < HUGE or not form.endswith("f") else ".2g")
-    if "e+" in said and abs(number) < HUGE:
+    if "e+" in said and form.endswith("g") and abs(number) < HUGE:
         return f"{float(said):,.0f}"
     if said.strip("-0.%"):
         return said

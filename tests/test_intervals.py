@@ -747,6 +747,8 @@ def test_an_interval_over_seeds_covers(kind: Scale, seeds: int) -> None:
         (1e-16, ".1f", "0.0"),
         (0.06, ".1f", "0.1"),
         (1e-12, ".3g", "1e-12"),
+        (2418.3, ".3g", "2,420"),
+        (1.88, ".2e", "1.88e+00"),
         (float("nan"), ".1f", "nan"),
     ],
 )
