@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +102,9 @@ def run_all(
     """
     end, missing = time.monotonic() + 60 * minutes, {}
     share = max(1.0, minutes / sum(stage.minutes for stage in STAGES))  # where there are minutes for more than that
-    for stage in sorted(STAGES, key=partial(_turn, out)):
+    for turn, stage in sorted(((_turn(out, stage), stage) for stage in STAGES), key=itemgetter(0)):
         note(missing)
-        left, turn = end - time.monotonic(), _turn(out, stage)
+        left = end - time.monotonic()
         if turn == KEPT:
             print(f"{stage.name}: is there already, and kept")
             continue

@@ -198,8 +198,7 @@ def profile(problem: Problem) -> dict[str, Any]:
     """Trace those of our jobs whose speed has an aim, by name; of eigenvalues the one of fewest products."""
     method = "gradient start, error stop"
     done = ours.products(problem) | ours.training(problem)
-    wanted = [name for name in PROFILED if name in done]
-    runs_ = {name: done[name].run for name in wanted}
+    runs_ = {name: done[name].run for name in PROFILED if name in done}
     runs_[method] = partial(ours.eigenvalues(problem)[method].find, TARGET)
     found = {}
     for name, run in runs_.items():
@@ -287,10 +286,10 @@ def measure(
         "agreement": {},
     }
     for operation in TIMED:
-        if (
-            operation in jobs
-        ):  # each when its turn comes: all of them compile for minutes, and then nothing may be saved
-            result["agreement"] |= check(problem, {operation: jobs[operation]}, missing)
+        if operation not in jobs:
+            continue
+        # Each when its turn comes: all of them compile for minutes, and until then nothing would be saved.
+        result["agreement"] |= check(problem, {operation: jobs[operation]}, missing)
         if operation in operations:
             result[operation] = timed(jobs[operation], repeats, forward, peak)
             in_gradients(result, problem, repeats)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.analyses.page import HARMS
 from experiments.analyses.quantities import accuracies, drops, joint_drop, points_lost, whole_accuracy
 from experiments.analyses.results import CONTROLS, HARM, Results, Variant
 from experiments.analyses.statistics import contrast, group_drops, in_all, lost_by, small_less_large
@@ -55,8 +56,7 @@ COLUMNS = (
     Column("small_images", "of a small group", ".0f"),
     Column("ratio", "large / small", ".3g"),
     Column("accuracy", form=".3f"),
-    Column("large_harm_percent", "drop from the control, large groups (%)", ".1f"),
-    Column("small_harm_percent", "drop from the control, small groups (%)", ".1f"),
+    *HARMS,
     Column("difference_points", "small less large (points)", ".1f"),
     Column("p_value", "p", ".2g"),
     Column("corrected", "p, corrected for this table", ".2g"),

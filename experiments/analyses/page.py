@@ -35,14 +35,16 @@ GROUPS = (
     Column("linearized_distance", "linearised distance", ".3f"),
     Column("top_eigenvalue_residual_max", "worst residual", ".2g"),
 )
-ACCURACIES = (
-    Column("accuracy", form=".3f"),
-    Column("large_groups", form=".3f"),
-    Column("small_groups", form=".3f"),
-    Column("large_drop_percent", "relative drop, large groups (%)", ".1f"),
-    Column("small_drop_percent", "relative drop, small groups (%)", ".1f"),
+RIGHT = (Column("accuracy", form=".3f"), Column("large_groups", form=".3f"), Column("small_groups", form=".3f"))
+HARMS = (
     Column("large_harm_percent", "drop from the control, large groups (%)", ".1f"),
     Column("small_harm_percent", "drop from the control, small groups (%)", ".1f"),
+)
+ACCURACIES = (
+    *RIGHT,
+    Column("large_drop_percent", "relative drop, large groups (%)", ".1f"),
+    Column("small_drop_percent", "relative drop, small groups (%)", ".1f"),
+    *HARMS,
     Column("without_a_drop", "left out of the drops, as they have none"),
     Column("parameter_distance", form=".2f"),
 )
@@ -272,20 +274,18 @@ def by_heart(results: Results) -> list[str]:
     own, count, small = results.variants[0].by_group, results.groups.train_count, ~results.groups.large
     if "train_accuracy" not in own:
         return []
-    sides = {"its training images": (count / count.sum(), float(results.variants[0].accuracy.mean()))}
+    sides = [("its training images", "the", count / count.sum(), results.variants[0].accuracy)]
     if small.any():
         of_small = small / small.sum()
-        sides["the training images of the small groups"] = of_small, float((own["accuracy"] @ of_small).mean())
-    for which, (weights, right) in sides.items():
-        learnt = float((own["train_accuracy"] @ weights).mean())
-        if learnt < LEARNT or learnt - right < FAR:
-            continue
-        theirs = "their" if "groups" in which else "the"
-        return [
-            f"The full network has learnt {which} by heart: it is right on {100 * learnt:.1f} % of them and on "
-            f"{100 * right:.1f} % of {theirs} test images. Further training may change it more than what is studied "
-            "here; read the drops from the controls."
-        ]
+        sides.append(("the training images of the small groups", "their", of_small, own["accuracy"] @ of_small))
+    for which, theirs, weights, right in sides:
+        learnt, right = float((own["train_accuracy"] @ weights).mean()), float(right.mean())
+        if learnt >= LEARNT and learnt - right >= FAR:
+            return [
+                f"The full network has learnt {which} by heart: it is right on {100 * learnt:.1f} % of them and on "
+                f"{100 * right:.1f} % of {theirs} test images. Further training may change it more than what is "
+                "studied here; read the drops from the controls."
+            ]
     return []
 
 

@@ -310,27 +310,44 @@ def summary_rows(results: Results) -> list[dict[str, Any]]:
     Which have none is said where that is so of any network: means over other groups cannot be compared.
     """
     left = [[] if v.method == "full" else np.flatnonzero(~has_drop(v)).tolist() for v in results.variants]
-    sizes = {"large": np.flatnonzero(results.groups.large), "small": np.flatnonzero(~results.groups.large)}
     rows = []
     for variant, without in zip(results.variants, left, strict=True):
         row: dict[str, Any] = {"network": variant.label, "relus": variant.relu_count, "seeds": len(variant.seeds)}
-        row["accuracy"] = whole_accuracy(variant)
-        row |= {f"{size}_groups": accuracy(results, variant, members) for size, members in sizes.items()}
+        row |= right_by_size(results, variant)
         row["parameter_distance"] = over_seeds(variant.parameter_distance, "positive")
         if any(np.isfinite(v.passes).all() for v in results.variants):
             row["million_passes"] = float(variant.passes.mean() / 1e6)
-        for size, members in sizes.items():
+        harm = harm_by_size(results, variant) if results.matched else {}
+        for size, members in _sizes(results).items():
             drop = UNKNOWN if variant.method == "full" else joint_drop(results, variant, members)
             row[f"{size}_drop_percent"] = drop
             if results.matched:
-                known = variant.control is not None
-                row[f"{size}_harm_percent"] = (
-                    joint_drop(results, variant, members, controlled=True) if known else UNKNOWN
-                )
+                row[f"{size}_harm_percent"] = harm[f"{size}_harm_percent"]
         if any(left):
             row["without_a_drop"] = some(cut([results.groups.names[g] for g in without]))
         rows.append(row)
     return rows
+
+
+def right_by_size(results: Results, variant: Variant) -> dict[str, Estimate]:
+    """Return a row's accuracies: on all test images, and the mean ones of large and of small groups."""
+    of_groups = {f"{size}_groups": accuracy(results, variant, of) for size, of in _sizes(results).items()}
+    return {"accuracy": whole_accuracy(variant), **of_groups}
+
+
+def harm_by_size(results: Results, variant: Variant) -> dict[str, Estimate]:
+    """Return a row's drops of large and of small groups from the control, unknown where a network has none."""
+    return {
+        f"{size}_harm_percent": UNKNOWN
+        if variant.control is None
+        else joint_drop(results, variant, of, controlled=True)
+        for size, of in _sizes(results).items()
+    }
+
+
+def _sizes(results: Results) -> dict[str, np.ndarray]:
+    """Return the numbers of the large groups, and of the small ones."""
+    return {"large": np.flatnonzero(results.groups.large), "small": np.flatnonzero(~results.groups.large)}
 
 
 def group_rows(results: Results) -> list[dict[str, Any]]:

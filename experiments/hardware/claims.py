@@ -23,6 +23,7 @@ from experiments.reporting.verdicts import (
     DISTANCE,
     LACKING,
     NATS,
+    NEEDED,
     RATIO,
     RIGHT,
     Claim,
@@ -124,7 +125,7 @@ def _of_repeat(hardware: Hardware) -> Claim:
     same, note = repeats[0].same_bits, repeats[0].label
     verdict: Verdict = "supported" if same.all() else "not supported: contradicted"
     if same.all() and len(same) < SEEDS:
-        verdict, note = "too few seeds", f"a verdict needs at least {SEEDS} seeds; {note}"
+        verdict, note = "too few seeds", f"{NEEDED}; {note}"
     return Claim(name, statement, statistic, float(same.mean()), np.nan, np.nan, len(same), verdict, note)
 # fmt: on
 

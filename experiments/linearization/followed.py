@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.analyses import quantities
+from experiments.analyses import page, quantities
 from experiments.analyses.results import DROP, HARM, Followed, Results, Variant, declared_control
 from experiments.analyses.statistics import lost_by
 from experiments.reporting import html, series
@@ -23,11 +23,8 @@ MEANING = (
 COLUMNS = (
     Column("network"),
     Column("epochs", "epochs of fine-tuning"),
-    Column("accuracy", form=".3f"),
-    Column("large_groups", form=".3f"),
-    Column("small_groups", form=".3f"),
-    Column("large_harm_percent", "drop from the control, large groups (%)", ".1f"),
-    Column("small_harm_percent", "drop from the control, small groups (%)", ".1f"),
+    *page.RIGHT,
+    *page.HARMS,
     Column("difference_points", "small less large (points)", ".1f"),
 )
 BY_GROUP = (
@@ -65,17 +62,11 @@ def _after(results: Results, of: Followed, point: int) -> Variant:
 
 def rows(results: Results) -> list[dict[str, Any]]:
     """Return one row a network and number of epochs: accuracies, and what large and small groups lost."""
-    sizes = {"large": np.flatnonzero(results.groups.large), "small": np.flatnonzero(~results.groups.large)}
     found = []
     for epochs, own in networks(results):
         row: dict[str, Any] = {"network": own.label, "epochs": epochs, "seeds": len(own.seeds)}
-        row["accuracy"] = quantities.whole_accuracy(own)
-        row |= {f"{size}_groups": quantities.accuracy(results, own, of) for size, of in sizes.items()}
-        row |= dict.fromkeys(("large_harm_percent", "small_harm_percent", "difference_points"), series.UNKNOWN)
-        if own.control is not None:
-            harm = {size: quantities.joint_drop(results, own, of, controlled=True) for size, of in sizes.items()}
-            row |= {f"{size}_harm_percent": drop for size, drop in harm.items()}
-            row["difference_points"] = _difference(results, own)
+        row |= quantities.right_by_size(results, own) | quantities.harm_by_size(results, own)
+        row["difference_points"] = series.UNKNOWN if own.control is None else _difference(results, own)
         found.append(row)
     return found
 

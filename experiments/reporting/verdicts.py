@@ -35,6 +35,7 @@ THERE = ("supported", "not supported: contradicted", "too small to matter", "may
 Side = Literal["above", "below", "within"]
 """Of the threshold; within is less than it from 0, which only an equivalence interval can show."""
 
+NEEDED = f"a verdict needs at least {SEEDS} seeds"
 RANKED = 3  # a rank correlation of two is 1 or -1, so seeds that agree by chance would show anything
 IDLE = 100  # times what a bound is of: one that far away says nothing
 CHEAP = 0.01  # "little cost" is less accuracy
@@ -223,7 +224,7 @@ def decide(results: Any, name: str, statement: str, statistic: str, measure: Cal
     ahead = (near - threshold) * (1 if side == "above" else -1)
     verdict: Verdict = "supported" if ahead > 0 else "not supported: contradicted"
     if found.seeds < SEEDS:
-        verdict, notes = "too few seeds", [f"a verdict needs at least {SEEDS} seeds", *notes]
+        verdict, notes = "too few seeds", [NEEDED, *notes]
     elif found.nothing:
         verdict, notes = "nothing to explain", [found.nothing, *notes]
     elif found.least >= LEVEL:

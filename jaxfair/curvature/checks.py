@@ -1,7 +1,7 @@
 """What a user's model has to be before its curvature means anything: run and compared, refused in a sentence."""
 
 import functools
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -293,10 +293,10 @@ def _is_statistic(value: Any) -> bool:
     return type(value).__name__ == "BatchStat"
 
 
-def _is_of_norm(name: str, there: Collection[str]) -> bool:
+def _is_of_norm(name: str, there: set[str]) -> bool:
     """Return whether an array is the mean or variance beside one another, as Flax calls those of its batch norm."""
     module, slash, own = name.rpartition("/")
-    return own in ("mean", "var") and {f"{module}{slash}mean", f"{module}{slash}var"} <= set(there)
+    return own in ("mean", "var") and {f"{module}{slash}mean", f"{module}{slash}var"} <= there
 
 
 def warn_of_parameters(params: Any) -> None:
