@@ -147,6 +147,11 @@ def _seeds(found: dict[str, Any]) -> str:
     return f"Three of {found['network']}, one epoch: {_seconds(found['seconds'])}."
 
 
+def _groups(found: dict[str, Any]) -> str:
+    apart = f"eigenvalues within {found['apart']:.1e} of each other"
+    return f"`group_report` of {found['problem']}: {_seconds(found['seconds'])}, {apart}."
+
+
 def _quickstart(found: dict[str, Any]) -> str:
     return f"{found['seconds']:.3g} s {'for what an earlier call had not made' if found['resumed'] else 'in all'}."
 
@@ -166,6 +171,7 @@ STAGES = (
     Stage("layouts", "Which layout and precision?", 3.0, _layouts),
     Stage("job", "Five groups of a data set's size", 3.0, _job),
     Stage("seeds", "Seeds together", 2.0, _seeds),
+    Stage("groups", "Groups together", 1.5, _groups),
     Stage("quickstart", "The quickstart", 4.0, _quickstart),
     Stage("forecast", "How long a whole study would take", 1.5, _forecast),
     Stage("bundle", "This device in the hardware study", 4.0, _bundle),

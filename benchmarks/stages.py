@@ -138,6 +138,21 @@ def _trained(starts: Any, train: Any, config: TrainConfig, seeds: Sequence[int],
     return [one.network.params for one in fit(starts, train, config, seeds=seeds, at_once=at_once)]
 
 
+def groups(out: Path, small: bool) -> dict[str, Any]:
+    """Time five groups of 40 images whose eigenvalues are searched in turn, and all at once, in turn."""
+    name = "tiny" if small else "digits" if jax.default_backend() == "cpu" else "resnet18-w16"
+    problem, tops = problems.load(name, out / "networks"), list[np.ndarray]()
+    seconds: dict[str, list[float]] = {}
+    every = len(np.unique(problem.group))
+    for _ in range(1 + (1 if small else 5)):  # the first of them compiles
+        for at_once in (1, every):
+            run = ours.report(problem, at_once=at_once)["group_report, random start"].run
+            taken = timing.clock(lambda run=run: tops.append(run().curvature.top_eigenvalue))
+            seconds.setdefault(f"{at_once} at once", []).append(taken)
+    medians = {label: float(np.median(taken[1:])) for label, taken in seconds.items()}
+    return {"problem": name, "seconds": medians, "apart": float(np.abs(np.array(tops) / tops[0] - 1).max())}
+
+
 def quickstart(out: Path, small: bool, end: float) -> dict[str, Any]:
     """Run the quickstart as its command does, and time it."""
     begin, left = time.perf_counter(), (out / "quickstart" / "runs").exists()  # by one that was stopped
@@ -181,6 +196,7 @@ WORK: dict[str, Callable[[Path, bool, float], dict[str, Any]]] = {
     "layouts": layouts,
     "job": job,
     "seeds": lambda _, small, __: seeds(small),
+    "groups": lambda out, small, _: groups(out, small),
     "quickstart": quickstart,
     "forecast": forecast,
     "bundle": bundle,

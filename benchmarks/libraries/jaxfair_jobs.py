@@ -1,5 +1,6 @@
 """This library."""
 
+import dataclasses
 from functools import partial
 from typing import Any, get_args
 
@@ -102,16 +103,17 @@ def eigenvalues(problem: Problem) -> dict[str, Method]:
     }
 
 
-def report(problem: Problem, precision: str = "highest") -> dict[str, Job]:
+def report(problem: Problem, precision: str = "highest", at_once: int | None = None) -> dict[str, Job]:
     """One call of what users call, at its defaults: a residual of at most 1e-2 of each eigenvalue; of classes only."""
     if problem.spec.kind == "gpt":
         return {}
     call = partial(group_report, problem.logits_fn, problem.params, problem.x, problem.y, problem.group)
+    config = CurvatureConfig(tolerance=1e-2, precision=precision, at_once=at_once)
     # Two starts: the default's eigenvalue is the largest one with certainty, the other takes fewer products.
     return {
         f"group_report, {start} start": Job(
             "largest eigenvalues",
-            partial(call, CurvatureConfig(tolerance=1e-2, start=start, precision=precision)),
+            partial(call, dataclasses.replace(config, start=start)),
             _top,
             0,
         )

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from jaxfair.options import Natural, Options, Seed, Tolerance
+from jaxfair.options import Count, Natural, Options, Seed, Tolerance
 
 Start = Literal["random", "gradient", "coarse"]
 Stop = Literal["residual", "error"]
@@ -33,6 +33,9 @@ class CurvatureConfig(Options):
             result. None is 1 GiB on a CPU and a quarter of an accelerator's memory.
         seed: Seed of the random start vector, which is the same for all groups.
         precision: Precision of matrix products on accelerators; ``highest`` is full float32.
+        at_once: Number of groups whose searches go on in turn, a product each, so that an accelerator computes for some
+            while the host decides about others; each keeps its own passes and Lanczos vectors, and finds the same bits
+            as alone. None is as many as fit into ``memory`` on an accelerator, and 1 on a CPU.
 
     Raises:
         JaxfairError: A name is unknown, or the tolerance is not from 0 to below 1.
@@ -53,6 +56,7 @@ class CurvatureConfig(Options):
     memory: Natural | None = None
     seed: Seed = 0
     precision: str = "highest"
+    at_once: Count | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no computation could follow."""

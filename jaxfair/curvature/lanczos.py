@@ -4,9 +4,9 @@ Knows no networks. An operator is a function of one vector; vectors are NumPy or
 where the start vector is: on the host in NumPy, on the device in JAX.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,9 @@ SQUARES = float(np.finfo(float).tiny / np.finfo(float).eps)
 """Of a sum of squares, the least that has lost nothing to numbers too small for float64."""
 OWN_SEED = 0x1A9C205
 """Of further random vectors: one that nobody draws a start vector with, of which nothing else would be left."""
+
+
+Found = TypeVar("Found")
 
 
 class EigenResult(NamedTuple):
@@ -65,6 +68,9 @@ class EigenResult(NamedTuple):
     betas: np.ndarray
     asymmetry: float = 0.0
     vectors: Any = None
+
+
+Search = Generator[None, None, EigenResult]
 
 
 @checked
@@ -112,16 +118,33 @@ def extreme_eigenvalues(
     start = as_vector(start, "start vector")
     several = multiple and max(largest, smallest) > 1
     random = np.random.default_rng(OWN_SEED)
-    options = {"tolerance": tolerance, "stop": stop, "max_basis": max_basis, "random": random}
-    run = partial(_krylov, matvec, start, largest, smallest, max_steps=max_steps, **options)
-    found = run(vectors=vectors or several, further=several)
+    options = {"tolerance": tolerance, "stop": stop, "max_basis": max_basis}
+    run = partial(search, matvec, start, largest, smallest, max_steps=max_steps, **options)
+    (found,) = in_step([run(vectors=vectors or several, further=random if several else None)])
     for end in range(2 if several else 0):  # one Krylov space holds one eigenvector of each eigenvalue
         slots = np.arange(largest) if end == 0 else largest + np.arange(smallest)
         while len(slots) > 1 and found.converged:
-            found, changed = _with_missed(matvec, start, found, slots, max_steps, end == 0, options)
+            found, changed = _with_missed(matvec, start, found, slots, max_steps, end == 0, random, options)
             if not changed:
                 break
     return found if vectors else found._replace(vectors=None)
+
+
+def in_step(searches: Sequence[Generator[None, None, Found]]) -> list[Found]:
+    """Return what searches find that go on in turn, a step each: a device computes for all while one is decided about.
+
+    A search yields between what it asks of the device and the numbers that it waits for. Each has its own vectors, so
+    that it finds the same bits as alone.
+    """
+    found, going = dict[int, Found](), dict(enumerate(searches))
+    while going:
+        for i, each in list(going.items()):
+            try:
+                next(each)
+            except StopIteration as ended:
+                found[i] = ended.value
+                del going[i]
+    return [found[i] for i in range(len(searches))]
 
 
 def as_vector(values: Any, what: str) -> Vector:
@@ -155,7 +178,14 @@ def checked_product(matvec: MatVec, vector: Vector) -> Vector:
 
 
 def _with_missed(
-    matvec: MatVec, start: Vector, found: EigenResult, slots: np.ndarray, max_steps: int, upper: bool, options: Any
+    matvec: MatVec,
+    start: Vector,
+    found: EigenResult,
+    slots: np.ndarray,
+    max_steps: int,
+    upper: bool,
+    random: np.random.Generator,
+    options: Any,
 ) -> tuple[EigenResult, bool]:
     """Look for an eigenvalue beyond the least extreme one of ``slots`` in what is orthogonal to all that were found.
 
@@ -171,7 +201,7 @@ def _with_missed(
         with jax.default_matmul_precision("highest"):
             return vector - (known @ vector) @ known
 
-    fresh = apart(apart(options["random"].standard_normal(start.size).astype(start.dtype)))
+    fresh = apart(apart(random.standard_normal(start.size).astype(start.dtype)))
     fresh = jnp.asarray(fresh) if isinstance(start, jax.Array) else np.asarray(fresh)
     left = max_steps - found.steps
     if left < 1:
@@ -183,7 +213,7 @@ def _with_missed(
         # Rounding along what is known has the other end's value, or it would be found as a 0 where all else is beyond.
         return apart(checked_product(matvec, inside)) + (-size if upper else size) * (vector - inside)
 
-    more = _krylov(rest, fresh, *ends, size, max_steps=left, vectors=True, **options)
+    (more,) = in_step([search(rest, fresh, *ends, size, max_steps=left, vectors=True, **options)])
     worst, value = slots[-1], more.values[0]
     beyond = value - found.values[worst] if upper else found.values[worst] - value
     spent = found._replace(steps=found.steps + more.steps, converged=more.converged)
@@ -204,7 +234,7 @@ def _independent(vectors: Any) -> Any:
     return jnp.asarray(rows) if isinstance(vectors, jax.Array) else rows
 
 
-def _krylov(
+def search(
     matvec: MatVec,
     start: Vector,
     largest: int,
@@ -215,22 +245,23 @@ def _krylov(
     stop: Stop,
     max_steps: int,
     max_basis: int,
-    random: np.random.Generator,
-    vectors: bool,
-    further: bool = False,
-) -> EigenResult:
-    """Find eigenvalues of the Krylov space of one start vector, as ``extreme_eigenvalues`` describes.
+    vectors: bool = False,
+    further: np.random.Generator | None = None,
+) -> Search:
+    """Find eigenvalues of the Krylov space of one start vector, as ``extreme_eigenvalues`` describes, for ``in_step``.
 
     Magnitudes are at least ``size``, which is known of the operator: what is left of it may be rounding alone. Where
-    ``further``, a space that is exhausted before there is a value for each that is asked for at one end is joined
-    by that of a random vector orthogonal to it.
+    ``further`` is given, a space that is exhausted before there is a value for each that is asked for at one end is
+    joined by that of a vector that this draws, orthogonal to it.
     """
     rows = _rows(start, largest, smallest, max_steps, max_basis)
     basis, projected = _Basis(start, rows), np.zeros((rows, rows))
     coupling = np.zeros(0)  # of the next basis vector with those before it, if the operator is symmetric
     alphas, betas, asymmetry = [], [], 0.0
     while True:
-        coefficients, beta = basis.split(checked_product(matvec, basis.last))
+        basis.split(checked_product(matvec, basis.last))
+        yield
+        coefficients, beta = basis.parts()
         if not (np.isfinite(coefficients).all() and np.isfinite(beta)):
             raise JaxfairError(
                 f"The matrix-vector product of Lanczos step {len(alphas) + 1} has values that are not finite; check "
@@ -246,7 +277,7 @@ def _krylov(
         # Where nothing is left, the largest may be the smallest as well: all are one.
         wanted = max(largest, smallest) if ritz.exhausted else largest + smallest
         converged = ritz.met and m >= min(wanted, start.size)
-        joined = further and ritz.exhausted and m < max(largest, smallest)
+        joined = further is not None and ritz.exhausted and m < max(largest, smallest)
         if (ritz.exhausted and not joined) or converged or len(alphas) == max_steps:
             relative = float(asymmetry / ritz.magnitude)
             noise = float(asymmetry * np.sqrt(m))
@@ -256,8 +287,8 @@ def _krylov(
             found = whole(ritz.values), whole(np.maximum(ritz.residuals, noise))
             arrays = np.array(alphas), np.array(betas)
             return EigenResult(*found, len(alphas), converged and quiet, *arrays, relative, kept)
-        if joined:
-            basis.split(basis.like(random.standard_normal(start.size)))
+        if joined and further is not None:
+            basis.split(basis.like(further.standard_normal(start.size)))
             beta = 0.0
         coupling = np.append(np.zeros(m - 1), beta)
         if m == rows:
@@ -432,7 +463,12 @@ def _device_norm(vector: Vector) -> Any:
 
 
 class _Basis:
-    """Orthonormal rows, in NumPy or on the device, and the last product's remainder."""
+    """Orthonormal rows, in NumPy or on the device, and the last product's remainder.
+
+    Attributes:
+        count: Number of rows so far.
+        last: The newest of them.
+    """
 
     def __init__(self, start: Vector, rows: int) -> None:
         self.count = 1
@@ -447,19 +483,14 @@ class _Basis:
             else np.zeros((rows, start.size), start.dtype)
         )
         self._rest = start
-        self._beta = norm(start)
+        self._beta: Any = start.dtype.type(norm(start))  # the remainder's length
         self._put(0)
 
-    @property
-    def last(self) -> Vector:
-        return self.rows[self.count - 1]
-
-    def split(self, product: Vector) -> tuple[np.ndarray, float]:
-        """Return the product's coefficients in the basis and the length of what remains."""
+    def split(self, product: Vector) -> None:
+        """Begin to split a product into its part in the basis and what remains."""
         if self.device:
-            coefficients, self._rest, beta = _orthogonalise(self.rows, product)
-            self._beta = float(beta)
-            return np.asarray(coefficients, np.float64)[: self.count], self._beta
+            self._parts, self._rest, self._beta = _orthogonalise(self.rows, product)
+            return
         rows = self.rows[: self.count]
         rest, coefficients = np.asarray(product), np.zeros(self.count)
         for _ in range(2):
@@ -467,7 +498,12 @@ class _Basis:
             rest = rest - np.einsum("i,ij->j", part, rows)
             coefficients += part
         self._rest, self._beta = rest, norm(rest)
-        return coefficients, self._beta
+        self._parts = np.append(coefficients, self._beta)
+
+    def parts(self) -> tuple[np.ndarray, float]:
+        """Wait for the product's coefficients in the basis and the length of what remains."""
+        parts = np.asarray(self._parts, np.float64)
+        return parts[: self.count], float(parts[-1])
 
     def like(self, vector: np.ndarray) -> Vector:
         """Return a vector of NumPy as the rows are, in type and place."""
@@ -497,20 +533,25 @@ class _Basis:
             if row == len(self.rows):
                 more = min(2 * len(self.rows), self._most) - len(self.rows)
                 self.rows = jnp.pad(self.rows, ((0, more), (0, 0)))
-            self.rows = _set_row(self.rows, row, self._rest / self._beta)
+            self.rows, self.last = _set_row(self.rows, row, self._rest, self._beta)
         else:
             self.rows[row] = self._rest / self._beta
+            self.last = self.rows[row]
 
 
 @jax.jit
 def _orthogonalise(rows: jax.Array, product: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    # Rows that are not used yet are zero and change nothing. Full precision: TF32 would spoil orthogonality.
+    """Return a product's coefficients with the length of what remains behind them, what remains, and its length.
+
+    Rows that are not used yet are zero and change nothing. Full precision: TF32 would spoil orthogonality.
+    """
     dot = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
     first = dot(rows, product)
     rest = product - dot(first, rows)
     second = dot(rows, rest)
     rest = rest - dot(second, rows)
-    return first + second, rest, _device_norm(rest)
+    length = _device_norm(rest)
+    return jnp.append(first + second, length), rest, length  # one array goes to the host, not two
 
 
 @jax.jit
@@ -519,5 +560,6 @@ def _combine(rotation: jax.Array, rows: jax.Array) -> jax.Array:
 
 
 @partial(jax.jit, donate_argnums=0)
-def _set_row(rows: jax.Array, row: jax.Array | int, value: jax.Array) -> jax.Array:
-    return rows.at[row].set(value)
+def _set_row(rows: jax.Array, row: jax.Array | int, rest: jax.Array, beta: jax.Array) -> tuple[jax.Array, jax.Array]:
+    vector = rest / beta
+    return rows.at[row].set(vector), vector

@@ -92,7 +92,7 @@ def make_plan(
     plan = functools.partial(_plan, Model(logits_fn, as_pytree(loss)), params, x, y, kind, precision)
     if chunk_size is None:
         own = sum(np.size(leaf) * jnp.result_type(leaf).itemsize for leaf in jax.tree.leaves(params))
-        chunk_size = _chunk_size(count, plan(1), plan(2), own, _bound(memory))
+        chunk_size = _chunk_size(count, plan(1), plan(2), own, memory_bound(memory))
     return plan(min(chunk_size, count))
 
 
@@ -148,7 +148,7 @@ def _traced_once(settings: tuple[str, str, bool], kind: Kind, tree: Any, shapes:
     return Plan(chunk.weight.shape[0], of_chunk, sum(sizes) - of_chunk, operations(traced.jaxpr.jaxpr)), own
 
 
-def _bound(memory: int | None) -> int:
+def memory_bound(memory: int | None) -> int:
     """Return the bytes that kept passes may take: as given, or a quarter of an accelerator's memory, 1 GiB on a CPU."""
     return memory if memory is not None else (Devices().memory or 4 * GIGABYTE) // 4
 
@@ -248,7 +248,7 @@ class GroupOperator:
             plan = choose(model.logits_fn, params, x, y, count=count, chunk_size=None)
         self._chunks = Cut(x, y, weight, plan.chunk_size, shuffled=shuffled)
         self.chunks = len(self._chunks)
-        on_each_device = max(_bound(memory) - plan.shared_bytes, 0) // max(plan.kept_bytes, 1)
+        on_each_device = max(memory_bound(memory) - plan.shared_bytes, 0) // max(plan.kept_bytes, 1)
         self.kept = min(self.chunks, self._devices.count * on_each_device)
         self._passes: dict[int, Any] = {}
         self._own: tuple[bool, ...] = ()  # which arrays of a kept pass depend on its chunk
@@ -377,7 +377,9 @@ def per_example_gradient_norms(
     check_chunk_size(chunk_size)
     if chunk_size is None:
         one = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
-        least, most, bound = (4, 32, 4 * 1024**2) if jax.default_backend() == "cpu" else (1, 1024, _bound(memory) // 4)
+        least, most, bound = (
+            (4, 32, 4 * 1024**2) if jax.default_backend() == "cpu" else (1, 1024, memory_bound(memory) // 4)
+        )
         chunk_size = int(np.clip(bound // max(one, 1), least, most))
     dtype = jnp.result_type(*jax.tree.leaves(params))
     cut = Cut(x, jnp.asarray(y), np.ones(len(y), dtype), min(chunk_size, len(y)))

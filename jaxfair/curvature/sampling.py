@@ -6,7 +6,7 @@ at random into some thirty blocks; what the blocks' own gradients and products s
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +19,14 @@ from jaxfair.curvature.chunks import Cut, Devices, accumulate, zeros
 from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.operators import GroupOperator, check_chunk_size, make_plan
 from jaxfair.curvature.programs import LogitsFn, LossFn, Model, Programs, as_pytree, programs
-from jaxfair.curvature.spectrum import GroupCurvature, check_counts, check_examples, eigenvalues, start_vector
+from jaxfair.curvature.spectrum import (
+    GroupCurvature,
+    check_counts,
+    check_examples,
+    groups_at_once,
+    search,
+    start_vector,
+)
 from jaxfair.errors import JaxfairError
 from jaxfair.intervals import FEW, FEW_FOR_NORM, Interval, students_t
 from jaxfair.options import Seed, checked
@@ -351,22 +358,28 @@ def _draws(row: np.ndarray, count: int, draws: int, seed: int) -> np.ndarray:
 
 def _of_draws(
     logits_fn: Any, params: Any, x: Any, y: Any, drawn: Any, most: int, config: CurvatureConfig, loss: Any
-) -> Iterator[list[lanczos.EigenResult]]:
-    """Yield for each group the largest eigenvalue and eigenvector of each draw; the largest group has ``most``."""
+) -> list[list[lanczos.EigenResult]]:
+    """Return for each group the largest eigenvalue and eigenvector of each draw; the largest group has ``most``."""
     logits_fn, loss, y = as_pytree(logits_fn), as_pytree(loss), jnp.asarray(y)
     count = int((drawn[0][0] != 0).sum())
-    known = {"memory": config.memory, "precision": config.precision, "loss": loss}
+    known: dict[str, Any] = {"memory": config.memory, "precision": config.precision, "loss": loss}
     plan = make_plan(logits_fn, params, x, y, count=most, chunk_size=config.chunk_size, **known)
     if plan.chunk_size > 2 * count:  # otherwise the programs are those that the whole groups have used
         plan = make_plan(logits_fn, params, x, y, count=count, chunk_size=config.chunk_size, **known)
     noise = start_vector(params, config.seed)
-    for rows in drawn:
+
+    def searched(rows: np.ndarray) -> Generator[None, None, list[lanczos.EigenResult]]:
         start, found = noise, []
         for row in rows:
             operator = GroupOperator(logits_fn, params, x, y, row.astype(noise.dtype), plan, **known)
-            found.append(eigenvalues(operator.product, start, config, vectors=True))
-            start = found[-1].vectors[0] + noise / lanczos.norm(noise)
-        yield found
+            result = yield from search(operator.product, start, config, vectors=True)
+            start = result.vectors[0] + noise / lanczos.norm(noise)
+            found.append(result._replace(vectors=np.asarray(result.vectors)))
+        return found
+
+    at_once = groups_at_once(plan, np.stack([rows[0] for rows in drawn]), config, noise.nbytes)
+    some = [drawn[first : first + at_once] for first in range(0, len(drawn), at_once)]
+    return [found for rows in some for found in lanczos.in_step([searched(each) for each in rows])]
 
 
 def _eigenvalue_interval(value: float, parts: np.ndarray, draws: int, examples: int) -> tuple[float, float]:

@@ -6,8 +6,9 @@ all groups, networks of one module, and chunks.
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +19,7 @@ from jaxfair import losses
 from jaxfair.curvature import lanczos
 from jaxfair.curvature.checks import checked_examples
 from jaxfair.curvature.config import CurvatureConfig
-from jaxfair.curvature.operators import GroupOperator, check_chunk_size, make_plan
+from jaxfair.curvature.operators import GroupOperator, Plan, check_chunk_size, make_plan, memory_bound
 from jaxfair.curvature.programs import LogitsFn, LossFn, as_pytree
 from jaxfair.errors import JaxfairError
 from jaxfair.inputs import as_directions, as_weights, check_lengths, leaves, quoted
@@ -26,6 +27,8 @@ from jaxfair.options import checked
 
 SHARE, LEAST, COARSE = 8, 100, 3e-2  # a coarse start: one of so many chunks, examples at least, tolerance
 ASIDE = 0.3  # of the random start, relative to a start vector of the user's: it may lack the eigenvector
+_Row = tuple[float, float, float, lanczos.EigenResult]
+"""A group's loss, its gradient's norm, what the start vector took in the group's products, and what was found."""
 
 
 class GroupCurvature(NamedTuple):
@@ -120,10 +123,12 @@ def group_curvature(
     given = [None] * len(group_rows)
     if starts is not None:
         given = as_directions(starts, (len(group_rows), noise.size), "start vectors").astype(noise.dtype)
-    for group, near in zip(group_losses(logits_fn, params, x, y, group_rows, config, loss=loss), given, strict=True):
-        start, spent = _start(group, noise, config, near)
-        found = eigenvalues(group.operator.product, start, config, vectors=vectors)
-        rows.append((group.loss, lanczos.norm(group.gradient), spent, found))
+    plan = _plan(logits_fn, params, x, y, group_rows, config, loss)
+    at_once = groups_at_once(plan, group_rows, config, noise.nbytes)
+    known: dict[str, Any] = {"loss": loss, "plan": plan, "at_once": at_once}
+    pairs = zip(group_losses(logits_fn, params, x, y, group_rows, config, **known), given, strict=True)
+    while some := list(islice(pairs, at_once)):
+        rows += lanczos.in_step([_search(group, noise, config, near, vectors) for group, near in some])
     return _collect(rows, bottom=config.bottom)
 
 
@@ -143,20 +148,56 @@ class GroupLoss(NamedTuple):
     chunk_size: int
 
 
+def _plan(
+    logits_fn: LogitsFn, params: Any, x: Any, y: Any, group_rows: np.ndarray, config: CurvatureConfig, loss: LossFn
+) -> Plan:
+    """Return how the examples of every group are cut up."""
+    known: dict[str, Any] = {"memory": config.memory, "precision": config.precision, "loss": as_pytree(loss)}
+    count = int((group_rows != 0).sum(axis=1).max())
+    return make_plan(
+        as_pytree(logits_fn), params, x, jnp.asarray(y), count=count, chunk_size=config.chunk_size, **known
+    )
+
+
+def groups_at_once(plan: Plan, group_rows: np.ndarray, config: CurvatureConfig, vector_bytes: int) -> int:
+    """Return how many groups are searched at once: as many as the configuration says, or as fit into its memory."""
+    if config.at_once is not None:
+        return min(config.at_once, len(group_rows))
+    if jax.default_backend() == "cpu":  # whose cores decide about a group while they compute nothing
+        return 1
+    chunks = -(-int((group_rows != 0).sum(axis=1).max()) // plan.chunk_size)
+    own = plan.shared_bytes + chunks * plan.kept_bytes + min(config.max_basis, config.max_steps) * vector_bytes
+    return int(np.clip(memory_bound(config.memory) // own, 1, len(group_rows)))
+
+
 def group_losses(
-    logits_fn: LogitsFn, params: Any, x: Any, y: Any, group_rows: np.ndarray, config: CurvatureConfig, *, loss: LossFn
+    logits_fn: LogitsFn,
+    params: Any,
+    x: Any,
+    y: Any,
+    group_rows: np.ndarray,
+    config: CurvatureConfig,
+    *,
+    loss: LossFn,
+    plan: Plan | None = None,
+    at_once: int = 1,
 ) -> Iterator[GroupLoss]:
     """Yield each group's loss, gradient and Hessian, of what ``check_examples`` returned; one plan serves all groups.
+
+    The passes of ``at_once`` groups are kept at once, and forgotten before the next group is asked for.
 
     Raises:
         JaxfairError: A loss or gradient is not finite.
     """
     logits_fn, loss, y = as_pytree(logits_fn), as_pytree(loss), jnp.asarray(y)
-    count = int((group_rows != 0).sum(axis=1).max())
+    plan = plan or _plan(logits_fn, params, x, y, group_rows, config, loss)
     options: dict[str, Any] = {"memory": config.memory, "precision": config.precision, "loss": loss}
-    plan = make_plan(logits_fn, params, x, y, count=count, chunk_size=config.chunk_size, **options)
+    kept: list[GroupOperator] = []
     for group, weight in enumerate(group_rows):
+        if len(kept) == at_once:  # or a caller's loop variable keeps these passes beside the next group's
+            _release(kept)
         operator = GroupOperator(logits_fn, params, x, y, weight, plan, shuffled=config.start == "coarse", **options)
+        kept.append(operator)
         value, gradient = operator.loss_and_gradient()
         if not np.isfinite(value) or not np.isfinite(lanczos.norm(gradient)):
             where = operator.not_finite() or "the sum over all chunks"
@@ -164,7 +205,22 @@ def group_losses(
                 f"The loss or gradient of group {group} is not finite in {where}; check the inputs and the parameters."
             )
         yield GroupLoss(value, gradient, operator, plan.chunk_size)
-        operator.release()  # or a caller's loop variable keeps these passes beside the next group's
+    _release(kept)
+
+
+def _release(operators: list[GroupOperator]) -> None:
+    """Forget the passes of operators, and the operators."""
+    while operators:
+        operators.pop().release()
+
+
+def _search(
+    group: GroupLoss, noise: Any, config: CurvatureConfig, near: Any, vectors: bool
+) -> Generator[None, None, _Row]:
+    """Search the eigenvalues of a group, for ``lanczos.in_step``; return what ``_collect`` takes of it."""
+    start, spent = yield from _start(group, noise, config, near)
+    found = yield from search(group.operator.product, start, config, vectors=vectors)
+    return group.loss, lanczos.norm(group.gradient), spent, found
 
 
 def check_counts(config: CurvatureConfig, params: Any) -> None:
@@ -216,7 +272,9 @@ def check_examples(
     return params, x, y, group_rows
 
 
-def _start(group: GroupLoss, noise: Any, config: CurvatureConfig, near: Any) -> tuple[Any, float]:
+def _start(
+    group: GroupLoss, noise: Any, config: CurvatureConfig, near: Any
+) -> Generator[None, None, tuple[Any, float]]:
     """Return the start vector that is given or that the configuration names, and what it took in the group's products.
 
     Args:
@@ -238,7 +296,7 @@ def _start(group: GroupLoss, noise: Any, config: CurvatureConfig, near: Any) -> 
     if config.start != "coarse" or operator.chunks < SHARE or part * chunk_size < LEAST:
         return start, 0.0
     coarse = dataclasses.replace(config, tolerance=COARSE, stop="error")
-    found = eigenvalues(partial(operator.product, chunks=part), start, coarse, vectors=True)
+    found = yield from search(partial(operator.product, chunks=part), start, coarse, vectors=True)
     return found.vectors.sum(axis=0), found.steps * part / operator.chunks
 
 
@@ -246,10 +304,16 @@ def eigenvalues(
     product: lanczos.MatVec, start: Any, config: CurvatureConfig, *, vectors: bool = False
 ) -> lanczos.EigenResult:
     """Find what a configuration asks for of one operator."""
-    return lanczos.extreme_eigenvalues(
+    return lanczos.in_step([search(product, start, config, vectors=vectors)])[0]
+
+
+def search(product: lanczos.MatVec, start: Any, config: CurvatureConfig, *, vectors: bool = False) -> lanczos.Search:
+    """Search what a configuration asks for of one operator, for ``lanczos.in_step``."""
+    return lanczos.search(
         product,
         start,
-        smallest=int(config.bottom),
+        1,
+        int(config.bottom),
         tolerance=config.tolerance,
         stop=config.stop,
         max_steps=config.max_steps,
@@ -258,7 +322,7 @@ def eigenvalues(
     )
 
 
-def _collect(rows: list[tuple[float, float, float, lanczos.EigenResult]], *, bottom: bool) -> GroupCurvature:
+def _collect(rows: list[_Row], *, bottom: bool) -> GroupCurvature:
     results = [result for *_, result in rows]
     coefficients = np.full((2, len(rows), max(r.steps for r in results)), np.nan)
     for row, result in enumerate(results):

@@ -1,7 +1,9 @@
 """Curvature of groups against softmax regression in closed form; starts, options and refusals; one program for all."""
 
+import dataclasses
+import gc
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +16,9 @@ from scipy.special import log_softmax, softmax
 from jaxfair import networks
 from jaxfair.curvature.config import CurvatureConfig, Start
 from jaxfair.curvature.minibatch import minibatch_curvature
+from jaxfair.curvature.operators import GroupOperator, Plan
 from jaxfair.curvature.report import group_report
-from jaxfair.curvature.spectrum import GroupCurvature, group_curvature
+from jaxfair.curvature.spectrum import GroupCurvature, group_curvature, groups_at_once
 from jaxfair.errors import JaxfairError
 from jaxfair.groups import group_weights
 from tests.examples import CLASSES, FEATURES, GROUP, GROUPS, IMAGES, INPUTS, LABEL, WEIGHTS, N, linear
@@ -190,6 +193,58 @@ def test_a_coarse_start_finds_the_same_eigenvalues_in_fewer_steps() -> None:
     assert spent[0] == pytest.approx(round(spent[0]))
     assert spent[1] == 0
     np.testing.assert_allclose(coarse.top_eigenvalue[1], gradient.top_eigenvalue[1], rtol=1e-12)
+
+
+def of_three_groups(config: CurvatureConfig) -> GroupCurvature:
+    """Return what is found of 800, 40 and 12 examples, of which the first have a coarse start."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(852, 30)) * np.linspace(0.2, 2, 30) + 0.5, rng.integers(0, 5, 852)
+    w, weights = rng.normal(size=(30, 5)).astype(np.float32) / 5, group_weights(np.repeat([0, 1, 2], [800, 40, 12]), 3)
+    return group_curvature(linear, w, x.astype(np.float32), y, weights, config, vectors=True)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+@pytest.mark.parametrize("start", get_args(Start))
+@pytest.mark.parametrize("at_once", [2, 100, None])
+def test_groups_that_are_searched_at_once_have_the_bits_of_each_alone(
+    at_once: int | None, start: Start, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the host and as on an accelerator, whose vectors stay there; a basis of 6 is restarted on the way."""
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    config = CurvatureConfig(chunk_size=40, start=start, bottom=True, max_basis=6, at_once=1)
+    alone, found = (of_three_groups(dataclasses.replace(config, at_once=each)) for each in (1, at_once))
+    assert (alone.products > alone.steps)[0] == (start == "coarse")
+    for name, values in alone._asdict().items():
+        np.testing.assert_array_equal(getattr(found, name), values, err_msg=name)
+
+
+@pytest.mark.parametrize(("at_once", "turns"), [(1, "000011112222"), (2, "010101012222"), (3, "012012012012")])
+def test_searches_take_turns_and_forget_their_passes(at_once: int, turns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three groups as many are searched together as was asked, and no more passes are held."""
+    order, plain = list[int](), GroupOperator.product
+
+    def product(self: GroupOperator, vector: Any, chunks: int | None = None) -> Any:
+        order.append(id(self))
+        kept = [each for each in gc.get_objects() if isinstance(each, GroupOperator) and vars(each)["_passes"]]
+        assert len(kept) <= at_once
+        return plain(self, vector, chunks)
+
+    monkeypatch.setattr(GroupOperator, "product", product)
+    steps = of_three_groups(CurvatureConfig(at_once=at_once, max_steps=4, tolerance=0)).steps
+    assert steps.tolist() == [4, 4, 4]
+    names = {each: str(i) for i, each in enumerate(dict.fromkeys(order))}
+    assert "".join(names[each] for each in order) == turns
+
+
+def test_an_accelerator_searches_as_many_groups_as_fit_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each with its passes, of 2 chunks and what they share, and its basis; a CPU searches one."""
+    rows, plan = np.ones((7, 60)), Plan(30, kept_bytes=1000, shared_bytes=500)
+    config = CurvatureConfig(max_basis=10, max_steps=5)
+    own = 2 * 1000 + 500 + 5 * 40
+    for backend, memory, found in (("cpu", 9 * own, 1), ("gpu", 9 * own, 7), ("gpu", 3 * own - 1, 2), ("gpu", 0, 1)):
+        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        assert groups_at_once(plan, rows, dataclasses.replace(config, memory=memory), 40) == found
+        assert groups_at_once(plan, rows, dataclasses.replace(config, memory=memory, at_once=5), 40) == 5
 
 
 @pytest.fixture(scope="module")

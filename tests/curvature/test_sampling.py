@@ -1,5 +1,6 @@
 """Sampling of gradient norms and eigenvalues: closed forms, what is refused, and how often intervals cover."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -348,6 +349,8 @@ def test_draws_share_no_example_and_their_eigenvalues_are_exact() -> None:
         assert found.values[0, i] == pytest.approx(np.linalg.eigvalsh(own.T @ own / 4)[-1], rel=1e-4)
     assert found.mean[0] == pytest.approx(found.values[0].mean())
     assert [len(own) for own in found.parts] == [20, 8, 4]
+    at_once = equal_count_eigenvalues(*arguments, dataclasses.replace(CONFIG, at_once=2), loss=squares, seed=3)
+    np.testing.assert_array_equal(at_once.values, found.values)
     for own, mean in zip(found.parts, found.mean, strict=True):
         assert own.mean() == pytest.approx(mean)
     whole = group_curvature(*arguments, CONFIG, loss=squares).top_eigenvalue[2]
