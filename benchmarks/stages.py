@@ -20,17 +20,17 @@ from benchmarks.libraries import jaxfair_jobs as ours
 from jaxfair import hardware, networks
 from jaxfair.data.sources import load
 from jaxfair.errors import JaxfairError
-from jaxfair.kernels import ONEDNN
+from jaxfair.kernels import ON_GPU, ONEDNN
 from jaxfair.training.config import TrainConfig
 from jaxfair.training.fit import fit
 
 ROOT = Path(__file__).resolve().parents[1]
 VARIANTS = {
     "as it is": ("highest", ""),
-    "NCHW": ("highest", "--xla_gpu_force_conv_nchw=true"),
-    "ordered sums": ("highest", "--xla_gpu_exclude_nondeterministic_ops=true"),
+    "NCHW": ("highest", ON_GPU["nchw"]),
+    "ordered sums": ("highest", ON_GPU["ordered"]),
     "TF32": ("tensorfloat32", ""),
-    "TF32, NCHW": ("tensorfloat32", "--xla_gpu_force_conv_nchw=true"),
+    "TF32, NCHW": ("tensorfloat32", ON_GPU["nchw"]),
     "ordered sums, untuned": ("highest", "--xla_gpu_deterministic_ops=true"),
     "untuned": ("highest", "--xla_gpu_autotune_level=0"),
 }

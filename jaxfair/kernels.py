@@ -1,4 +1,5 @@
-"""Which kernels compute convolutions: on a CPU XLA's own, or oneDNN's, which are faster and have to be asked for.
+"""Which kernels compute convolutions: on a CPU XLA's own, or oneDNN's, which are faster and have to be asked for; on a
+GPU those that XLA finds fastest, or others of ``ON_GPU``.
 
 Importing this loads no JAX, since JAX reads its flags when it starts: an entry point calls ``prefer_onednn`` before it
 imports anything else. The library itself sets nothing.
@@ -23,6 +24,14 @@ ONEDNN = (
 
 OF_THEM = ("onednn", "ynn_fusion", "xnnpack")
 """In flags that speak of the same: of two of one name XLA takes the last."""
+
+ON_GPU = {
+    "tuned": "",
+    "nchw": "--xla_gpu_force_conv_nchw=true",
+    "ordered": "--xla_gpu_exclude_nondeterministic_ops=true",
+}
+"""Flags by which XLA chooses among a GPU's kernels: those that it finds fastest, those with channels first, or those
+that add in one order."""
 
 NAMES = {"onednn": "oneDNN", "cudnn": "cuDNN", "xla": "XLA"}
 """What computes convolutions, by the names in records: a library's that XLA calls, or XLA's own."""
@@ -50,6 +59,16 @@ def prefer_onednn(environment: MutableMapping[str, str]) -> None:
     if has_onednn() and not any(part in flags for part in OF_THEM):
         environment["XLA_FLAGS"] = f"{flags} {ONEDNN}".strip()
         silence(environment)
+
+
+def choose_on_gpu(environment: MutableMapping[str, str], choice: str) -> None:
+    """Ask for some of a GPU's kernels, a key of ``ON_GPU``, in an environment that JAX has looked for no device in yet.
+
+    What ``XLA_FLAGS`` say of the same flag stays.
+    """
+    flags, flag = environment.get("XLA_FLAGS", ""), ON_GPU[choice]
+    if flag.partition("=")[0] not in flags:
+        environment["XLA_FLAGS"] = f"{flags} {flag}".strip()
 
 
 def silence(environment: MutableMapping[str, str]) -> None:

@@ -55,6 +55,17 @@ def test_what_the_user_says_of_them_stays(version, flag: str) -> None:
     assert given == {"XLA_FLAGS": flag}
 
 
+@pytest.mark.parametrize(("choice", "flag"), kernels.ON_GPU.items())
+def test_kernels_of_a_gpu_are_asked_for_once_and_the_user_has_the_last_word(choice: str, flag: str) -> None:
+    given = {"XLA_FLAGS": "--xla_dump_to=there"}
+    for _ in range(2):  # as a worker does, which inherits what its study has asked for
+        kernels.choose_on_gpu(given, choice)
+        assert given["XLA_FLAGS"] == f"--xla_dump_to=there {flag}".strip()
+    own = {"XLA_FLAGS": flag.replace("true", "false")}
+    kernels.choose_on_gpu(own, choice)
+    assert own == {"XLA_FLAGS": flag.replace("true", "false")}
+
+
 def test_how_much_is_logged_is_for_the_user_to_say(version) -> None:
     version("0.11.2")
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "0"}

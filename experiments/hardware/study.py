@@ -130,6 +130,11 @@ def check(study: Study) -> None:
         raise JaxfairError(
             f"The steps to look at are {list(study.steps)}; give different ones from 1 on, in ascending order."
         )
+    if study.execution.gpu_kernels != "tuned":
+        raise JaxfairError(
+            "The hardware study's profiles say with which kernels a GPU computes; leave --gpu-kernels out, and name "
+            "gpu-deterministic among --profiles."
+        )
     if study.execution.devices > 1:
         raise JaxfairError(
             "The hardware study compares bits, which sums over several devices change; leave devices at 1."

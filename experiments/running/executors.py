@@ -25,6 +25,7 @@ from experiments.running.settings import Execution
 from experiments.running.workers import Place, Pool
 from jaxfair import processes, runs
 from jaxfair.errors import JaxfairError, did_you_mean
+from jaxfair.kernels import choose_on_gpu
 from jaxfair.training import sharing
 
 TASKS, MOST_CPUS = 16, 8
@@ -57,6 +58,7 @@ def begin(execution: Execution) -> None:
     import jax
 
     os.environ["NPROC"] = count = str(threads(execution))
+    choose_on_gpu(os.environ, execution.gpu_kernels)
     if execution.executor != "here" and not execution.only:
         jax.config.update("jax_platforms", "cpu")  # the devices are the workers'
     if compiled := jax.config.values["jax_compilation_cache_dir"]:

@@ -419,6 +419,7 @@ def test_emulation_may_differ_between_bundles(study: Path) -> None:
         (("--snl.kappa", "1"), "--snl.kappa decides nothing in this study; leave it out, or give --budgets."),
         (("--dry-run", "--only", "xx"), "--only decides nothing in this study; leave it out, or leave out --dry-run"),
         (("--devices", "2"), "compares bits, which sums over several devices change"),
+        (("--gpu-kernels", "nchw"), "profiles say with which kernels a GPU computes"),
         (("--profiles", "cpu", "--reference", "ten"), "no group 'ten' to be the reference; the groups are 0, 1, 2,"),
         (("--profiles", "cpu", "--budgets", "769"), "The ReLU budget is 769, but the network has 768 units"),
     ],

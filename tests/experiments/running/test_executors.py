@@ -10,7 +10,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, get_args, get_type_hints
 
+import jax
 import pytest
 
 from experiments import status
@@ -18,6 +20,7 @@ from experiments.running import executors, slurm, workers
 from experiments.running.progress import Progress
 from experiments.running.records import Job
 from experiments.running.settings import Execution
+from jaxfair import kernels
 from jaxfair.errors import JaxfairError
 from jaxfair.runs import Run
 from tests.experiments.running import cases
@@ -174,6 +177,18 @@ def test_impossible_numbers_are_refused(tmp_path: Path, options: str, capsys: py
     assert cases.main([str(tmp_path), *options.split()]) == 1
     assert "give numbers above 0" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("choice", kernels.ON_GPU)
+def test_kernels_of_a_gpu_are_asked_for_before_jax_starts(choice: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a study, and so of its workers, who are given the same words."""
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setenv("NPROC", "1")
+    asked = list[str]()
+    monkeypatch.setattr(jax, "devices", lambda: asked.append(os.environ["XLA_FLAGS"]))
+    executors.begin(Execution(gpu_kernels=choice, threads=1))
+    assert asked == [kernels.ON_GPU[choice]]
+    assert get_args(get_type_hints(Execution)["gpu_kernels"]) == tuple(kernels.ON_GPU)
 
 
 def test_a_cluster_that_is_not_there_is_one_sentence(
