@@ -41,7 +41,7 @@ TINY_HARDWARE = (
 UNUSED = {"--deepreduce": {"--deepreduce-train"}, "--budgets": {"--snl", "--snl-finetune"}, "--nodes": {"--profiles"}}
 """What is refused beside an option without values, and beside nodes."""
 ALWAYS_SAVE = [f"--{stage}.checkpoint-seconds=0" for stage in ("train", "snl", "snl-finetune", "deepreduce-train")]
-RUNS = {"train": 1, "linearize": 2, "finetune": 2, "analyse": 3, "sampling": 1, "gradients": 1}  # of it, by stage
+RUNS = {"train": 1, "linearize": 2, "finetune": 2, "analyse": 3, "sampling": 2, "gradients": 1}  # of it, by stage
 CONFIGURED = (
     "jax_default_matmul_precision",
     "jax_compilation_cache_dir",

@@ -170,7 +170,7 @@ def spread_by_images(results: Results, *terms: tuple[Variant, float], known: np.
 def small_against_large(results: Results, name: str, ratio: bool) -> tuple[Measured | np.ndarray, str, str]:
     """Compare a quantity of small and large groups on the full network: ``log2`` of the ratio, or the difference."""
     full = full_network(results)
-    values, how = free_of_sampling(full, name)
+    (values,), how = free_of_sampling(name, full)
     sides = small_groups(results.groups), results.groups.large
     small, large = (values[:, who].mean(axis=1) for who in sides)
     if ratio and (np.minimum(small, large) <= 0).any():
@@ -258,18 +258,21 @@ def _at(members: np.ndarray) -> list[int]:
     return np.flatnonzero(members).tolist()
 
 
-def free_of_sampling(network: Variant, name: str) -> tuple[np.ndarray, str]:
-    """Return a quantity of every group, shape (seeds, groups), without what few images add to it, and how it is so."""
+def free_of_sampling(name: str, *networks: Variant) -> tuple[list[np.ndarray], str]:
+    """Return a quantity of every group of each network, shape (seeds, groups), and how it is free of sampling.
+
+    What few images add to it is left out where that is known of all these networks, since each has another share of it.
+    """
     if name not in FREE:
-        return quantity(network, name), ""
-    if not network.parts:
-        return quantity(network, name), PLAIN
-    return quantity(network, FREE[name]), SAID[name]
+        return [quantity(network, name) for network in networks], ""
+    if not all(network.parts for network in networks):
+        return [quantity(network, name) for network in networks], PLAIN
+    return [quantity(network, FREE[name]) for network in networks], SAID[name]
 
 
 def foretells_drop(results: Results, name: str, network: Variant) -> tuple[Measured, str, str]:
     """Correlate a quantity of every group on the full network with what the groups lose on another one."""
-    values, how = free_of_sampling(full_network(results), name)
+    (values,), how = free_of_sampling(name, full_network(results))
     x, y = values[:, has_drop(network)], group_drops(network, has_drop(network))
     found, note = rank_correlations(x, y, "groups", order=order_of_drops(results, network))
     small = too_small(np.ptp(y, axis=1), POINTS, "points")

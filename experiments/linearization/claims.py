@@ -23,6 +23,7 @@ from experiments.analyses.statistics import (
     accuracy_lost,
     contrast,
     foretells_drop,
+    free_of_sampling,
     group_drops,
     in_all,
     log_ratio,
@@ -348,9 +349,10 @@ def _with_accuracy(results: Results, name: str) -> tuple[Measured, str, str]:
     network = _networks(results, "snl")[0]
     accuracy = network.by_group["accuracy"]
     nothing, order = _alike(results, network)
-    found, note = rank_correlations(quantity(network, name), accuracy, "groups", order=order)
+    (values,), how = free_of_sampling(name, network)
+    found, note = rank_correlations(values, accuracy, "groups", order=order)
     found = found._replace(small=too_small(np.ptp(accuracy, axis=1), RIGHT, ""), nothing=nothing)
-    return found, _with_sampling(note, name), _called(network)
+    return found, _joined(note, how), _called(network)
 
 
 @functools.lru_cache(maxsize=32)  # norms and distances ask
@@ -364,16 +366,19 @@ def _alike(results: Results, network: Variant) -> tuple[str, np.ndarray | None]:
 
 
 def _as_relus_go(results: Results, name: str, method: str) -> tuple[Measured, str, str]:
-    networks, against = _networks(results, method), ""
+    networks, against, how = _networks(results, method), "", ""
     if name == DROP:  # of the full network it is 0 by definition
         small = _small(results) & in_all(networks)
         values = [group_drops(network, small).mean(axis=1) for network in networks]
     elif all(network.control is not None for network in networks):  # training on alone changes it, too
-        values = [_beside_control(network, name) for network in networks]
+        controls = [network.control for network in networks if network.control is not None]
+        found, how = free_of_sampling(name, *networks, *controls)
+        values = [_beside(name, *pair) for pair in zip(found[: len(networks)], found[len(networks) :], strict=True)]
         against = "each against its control"
     else:
         networks += _networks(results, "full")
-        values = [quantity(network, name).mean(axis=1) for network in networks]
+        found, how = free_of_sampling(name, *networks)
+        values = [of_network.mean(axis=1) for of_network in found]
     fewer = np.array([[-network.relu_count for network in networks]] * len(values[0]))  # ranks as -log r does, 0 too
     found, note = rank_correlations(fewer, np.stack(values, axis=1), "budgets")
     few, many = values[0], values[-1]
@@ -385,13 +390,12 @@ def _as_relus_go(results: Results, name: str, method: str) -> tuple[Measured, st
         floor, unit = (POINTS, "points") if name == DROP else (DISTANCE, "")
         found = found._replace(small=too_small(few - many, floor, unit))
     which = _named(results, *networks) if name == DROP else _called(*networks)
-    return found, "; ".join(filter(None, [_with_sampling(note, name), against])), which
+    return found, _joined(note, how, against), which
 
 
-def _beside_control(network: Variant, name: str) -> np.ndarray:
+def _beside(name: str, network: np.ndarray, control: np.ndarray) -> np.ndarray:
     """Return a quantity's mean over groups beside that of the control: ``log2`` of a ratio, or the difference."""
-    assert network.control is not None
-    own, other = (quantity(one, name).mean(axis=1) for one in (network, network.control))
+    own, other = network.mean(axis=1), control.mean(axis=1)
     if name not in LENGTHS:
         return own - other
     if np.minimum(own, other).min() <= 0:
@@ -399,9 +403,8 @@ def _beside_control(network: Variant, name: str) -> np.ndarray:
     return np.log2(own / other)
 
 
-def _with_sampling(note: str, name: str) -> str:
-    """Add to a note that what few images add to a quantity is in it: without that it is known of the full network."""
-    return "; ".join(filter(None, [note, sampling.PLAIN])) if name in LENGTHS else note
+def _joined(*notes: str) -> str:
+    return "; ".join(filter(None, notes))
 
 
 def _foretells_drop(results: Results, name: str) -> tuple[Measured, str, str, str]:
@@ -549,10 +552,11 @@ def _mitigated(
         weights = small / small.sum()
         return over_images(results, what, (network, weights), (other, -weights)), _called(network, other)
     if what == "gradient_norm":
-        after, before = (quantity(v, what)[:, small].mean(axis=1) for v in (network, other))
+        found, how = free_of_sampling(what, network, other)
+        after, before = (of_network[:, small].mean(axis=1) for of_network in found)
         if np.minimum(after, before).min() <= 0:
             raise Missing("a mean of 'gradient_norm' is not positive for some seed, so there is no ratio")
-        return log_ratio(results, network, after, before), f"{_called(network, other)}; {sampling.PLAIN}"
+        return log_ratio(results, network, after, before), _joined(_called(network, other), how)
     members, sign = (small, 1) if what == "drop" else (results.groups.large, -1)
     weights = mean_weights(members, network, other)
     return contrast(results, (other, sign * weights), (network, -sign * weights)), _named(results, network, other)

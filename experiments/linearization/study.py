@@ -1,6 +1,7 @@
 """The runs of a linearization study: what is trained, linearized, fine-tuned and measured, and in which order."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 
 from experiments.analyses import study as studies
@@ -58,6 +59,7 @@ def declare(
     by_budget, matched = every[: len(budgets)], every_control[: len(budgets)]  # and where descents of BCD start
     groups = [(starts, config) for starts in by_budget for config in tunings(study.snl_finetune, study)]
     groups += [(starts, study.snl_finetune) for starts in matched]
+    compared = len(groups)  # by norms and eigenvalues, of which each network's own sampling is a part
     if "finetuned" in study.controls:
         groups.append((full, study.snl_finetune))
     groups += randomized(space, study, full, budgets, matched)
@@ -72,7 +74,8 @@ def declare(
         for network, base in zip(networks, full, strict=True)
     ]
     if not rebalanced:
-        analysed += [stages.sample(space, base, study.analysis) for base in full]
+        some = itertools.chain(full, *tuned[:compared])
+        analysed += [stages.sample(space, network, study.analysis) for network in some]
         analysed += [stages.compare_gradients(space, base, study.analysis) for base in full]
     if not rebalanced and len(space.test.class_names) == 2:
         analysed += [stages.bound_hessian(space, base, study.analysis) for base in full]

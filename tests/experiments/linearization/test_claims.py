@@ -912,6 +912,39 @@ def test_a_trend_is_counted_from_the_controls(results: Results) -> None:
     assert "each against its control" in claim.note
 
 
+def with_parts(results: Results, turned: Callable[[np.ndarray], np.ndarray], *labels: str) -> Results:
+    """Let some networks' norms without their sampling part be another function of the plain ones."""
+    changed = []
+    for v in results.variants:
+        free = turned(v.by_group["gradient_norm"])
+        made = v._replace(
+            by_group=v.by_group | {FREE["gradient_norm"]: free}, parts={"gradient_norm": free[:, :, None]}
+        )
+        changed.append(made if v.label in labels or not labels else v)
+    return results._replace(variants=tuple(changed))
+
+
+@pytest.mark.parametrize(
+    ("name", "made"),
+    [
+        ("gradient_norm_rises", partial(over_budgets, ("Full network", *FEWER), "gradient_norm", 1)),
+        ("accuracy_by_gradient_norm", partial(accuracy_by, "gradient_norm", -1)),
+        ("mitigation_gradients (lagrangian (mu 0.01))", mitigation_gradients),
+    ],
+)
+def test_norms_of_changed_networks_are_free_of_sampling_where_all_of_them_are(
+    results: Results, name: str, made: Callable[[Results, np.ndarray], Made]
+) -> None:
+    """Where one has plain norms alone, so have the others: its sampling part would be taken for a difference."""
+    plain, expected = made(results, np.ones(SEEDS))
+    found = by_name(claims(with_parts(plain, np.reciprocal)))[name]
+    assert found.value == pytest.approx(-np.mean(expected))
+    assert "without its sampling part" in found.note
+    some = by_name(claims(with_parts(plain, np.reciprocal, "Full network")))[name]
+    assert some.value == pytest.approx(np.mean(expected))
+    assert "not corrected for sampling" in some.note
+
+
 def test_drops_that_hardly_grow_are_too_small_to_matter(results: Results) -> None:
     for step, verdict in ((0.1, "too small to matter"), (2.0, "supported")):
         made = results

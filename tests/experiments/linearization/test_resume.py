@@ -50,7 +50,7 @@ def test_a_second_call_makes_no_run(out: Path, tmp_path: Path, capsys: pytest.Ca
     assert call(tmp_path / "again", drawn=True) == 0
     assert times(tmp_path / "again") == before
     captured = capsys.readouterr()
-    assert captured.err == "10 runs were finished before and are kept.\n"
+    assert captured.err == "11 runs were finished before and are kept.\n"
     report = tmp_path / "again" / "report" / "report.html"
     assert captured.out.rstrip("\n").endswith(f"Report: {report}")
     assert report.is_file()
