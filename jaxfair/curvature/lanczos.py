@@ -434,6 +434,9 @@ def _rows(start: Vector, largest: int, smallest: int, max_steps: int, max_basis:
     length = norm(start)
     if not np.isfinite(length) or length == 0:
         raise JaxfairError(f"The Lanczos start vector has norm {length}; give a finite vector that is not zero.")
+    kind = jnp.finfo(start.dtype)
+    if not float(kind.tiny) <= length <= float(kind.max):  # divided by it, all of the vector would be 0 or infinite
+        raise JaxfairError(f"The Lanczos start vector has norm {length:.3g}, which {kind.dtype} cannot hold; scale it.")
     return min(max_steps, max_basis, start.size)
 
 
@@ -561,5 +564,5 @@ def _combine(rotation: jax.Array, rows: jax.Array) -> jax.Array:
 
 @partial(jax.jit, donate_argnums=0)
 def _set_row(rows: jax.Array, row: jax.Array | int, rest: jax.Array, beta: jax.Array) -> tuple[jax.Array, jax.Array]:
-    vector = rest / beta
+    vector = (rest / beta).astype(rows.dtype)  # of a product in a wider type, what is kept is what is multiplied next
     return rows.at[row].set(vector), vector

@@ -225,6 +225,14 @@ def test_refusals(run: Callable[[], EigenResult], words: str) -> None:
         run()
 
 
+@pytest.mark.parametrize("xp", [np, jnp], ids=["host", "device"])
+@pytest.mark.parametrize(("value", "norm"), [(3e38, "3e[+]40"), (1e-40, "1e-38")])
+def test_a_start_whose_norm_its_type_cannot_hold_is_refused(xp: Any, value: float, norm: str) -> None:
+    """Divided by infinity it was 0, and so was the only eigenvalue, which had converged."""
+    with pytest.raises(JaxfairError, match=f"start vector has norm {norm}, which float32 cannot hold; scale it"):
+        extreme_eigenvalues(lambda v: v, xp.asarray(np.full(10_000, value, np.float32)))
+
+
 @pytest.mark.parametrize("start", [np.ones(4, jnp.bfloat16), np.ones(4, np.float16), jnp.ones(4, jnp.bfloat16)])
 def test_a_start_of_half_precision_is_refused(start: Any) -> None:
     """As parameters are; on the host NumPy did not know bfloat16, whose rounding stops Lanczos anyway."""
@@ -252,6 +260,20 @@ def test_real_products_of_any_type_are_taken(dtype: Any) -> None:
     np.testing.assert_allclose(found.values, [1])
     listed: Any = lambda v: v.tolist()  # noqa: E731
     np.testing.assert_allclose(extreme_eigenvalues(listed, np.eye(1, 3)[0]).values, [1])
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("xp", [np, jnp], ids=["host", "device"])
+def test_a_product_in_a_wider_type_is_asked_of_vectors_as_they_are_kept(xp: Any) -> None:
+    """In float64 the vector that was multiplied was not the row that coefficients were taken of."""
+    kinds, values = set(), np.arange(20.0)
+
+    def matvec(vector: Any) -> Any:
+        kinds.add(str(vector.dtype))
+        return xp.asarray(values) * vector
+
+    found = extreme_eigenvalues(matvec, xp.asarray(random_start(20), "float32"))
+    assert (kinds, found.converged) == ({"float32"}, True)
 
 
 @pytest.mark.usefixtures("float64")
