@@ -456,10 +456,12 @@ def as_directions(vectors: Any, shape: tuple[int, int], what: str) -> np.ndarray
         raise JaxfairError(
             f"The {what} have shape {found.shape}; give {shape}, a vector of all parameters for each group."
         )
-    norms = np.linalg.norm(found.astype(np.float64), axis=1, keepdims=True)
-    if wrong := np.flatnonzero(~(np.isfinite(norms) & (norms > 0))).tolist():
+    found = found.astype(np.float64)
+    largest = np.abs(found).max(axis=1, keepdims=True)
+    if wrong := np.flatnonzero(~(np.isfinite(largest) & (largest > 0))).tolist():
         raise JaxfairError(f"Row [{quoted(wrong)}] of the {what} is 0 or not finite; give each a direction.")
-    return found / norms
+    found = np.ldexp(found, -np.frexp(largest)[1])  # squares of 1e200 or 1e-200 leave the range of float64
+    return found / np.linalg.norm(found, axis=1, keepdims=True)
 
 
 def _real(found: np.ndarray, what: str) -> np.ndarray:

@@ -326,6 +326,17 @@ def test_starts_of_the_same_groups_save_products_and_find_the_same() -> None:
     np.testing.assert_allclose(slow.top_eigenvalue, before.top_eigenvalue, rtol=1e-3)
 
 
+@pytest.mark.parametrize("scale", [2.0**-700, 2.0**700])
+def test_starts_of_any_length_are_directions(scale: float) -> None:
+    """Their squares were 0 or infinite, and so were they."""
+    x, y, weights = jnp.asarray(INPUTS), jnp.asarray(LABEL), weights_of(GROUP)
+    starts = np.random.default_rng(0).normal(size=(GROUPS, WEIGHTS.size))
+    one, other = (
+        group_curvature(linear, jnp.asarray(WEIGHTS), x, y, weights, starts=each) for each in (starts, starts * scale)
+    )
+    np.testing.assert_array_equal(one.top_eigenvalue, other.top_eigenvalue)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
