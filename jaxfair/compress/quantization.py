@@ -42,7 +42,7 @@ def quantize(network: Network, bits: int) -> Network:
         The network with rounded kernels. Fine-tuning moves them off their values again.
 
     Raises:
-        JaxfairError: The bits are no whole number from 2 to 8.
+        JaxfairError: The bits are no whole number from 2 to 8, or a kernel is not finite.
 
     Example:
         >>> import numpy as np
@@ -142,11 +142,17 @@ def float_format(network: Network, kind: Arithmetic) -> Network:
         The network with rounded kernels and emulated arithmetic, in which batch norm stays in float32.
 
     Raises:
-        JaxfairError: The format is unknown.
+        JaxfairError: The format is unknown, or cannot hold a kernel.
     """
-    params = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: round_to(leaf, kind) if path[-1].key == "kernel" else leaf, network.params
-    )
+
+    def rounded(path: tuple[Any, ...], leaf: Any) -> Any:
+        if path[-1].key != "kernel":
+            return leaf
+        kernel = round_to(leaf, kind)
+        _check_finite(kernel, path[-2].key, f"in {kind}")
+        return kernel
+
+    params = jax.tree_util.tree_map_with_path(rounded, network.params)
     return network.replace(module=network.module.clone(arithmetic=kind), params=params)
 
 
@@ -162,15 +168,24 @@ def _rounded(params: Any, batch_stats: Any, bits: int) -> Any:
     for name, entry in params.items():
         if "kernel" in entry:
             norm = name.replace("conv", "norm")
-            slope = np.ones(1, np.float32)
+            slope, where = np.ones(1, np.float32), "as it is"
             if norm in batch_stats:
-                slope = _slope(params[norm], batch_stats[norm])
-            made[name] = {**entry, "kernel": jnp.asarray(_round_times(np.asarray(entry["kernel"]), slope, bits))}
+                slope, where = _slope(params[norm], batch_stats[norm]), "with its batch norm built in"
+            kernel = np.asarray(entry["kernel"])
+            with np.errstate(over="ignore", invalid="ignore"):
+                _check_finite(kernel * slope, name, where)
+            made[name] = {**entry, "kernel": jnp.asarray(_round_times(kernel, slope, bits))}
         elif any(isinstance(inner, dict) for inner in entry.values()):
             made[name] = _rounded(entry, batch_stats.get(name, {}), bits)
         else:
             made[name] = entry
     return made
+
+
+def _check_finite(kernel: Any, layer: str, where: str) -> None:
+    """Raise a JaxfairError for a kernel that cannot be rounded: one such number would make all of its channel NaN."""
+    if not np.isfinite(np.asarray(kernel)).all():
+        raise JaxfairError(f"The kernel of layer '{layer}' is not finite {where}; check the network's weights.")
 
 
 def _slope(norm: Any, stats: Any) -> np.ndarray:

@@ -181,6 +181,33 @@ def test_a_float_format_rounds_kernels_and_products() -> None:
     assert (np.asarray(changed(x)) != np.asarray(network(x))).any()
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("name", "weight", "rounded", "where"),
+    [
+        ("CNN", np.nan, lambda network: quantize(network, 8), "as it is"),
+        ("basic", np.inf, lambda network: quantize(network, 8), "as it is"),
+        ("CNN", 7e4, lambda network: float_format(network, "fp16"), "in fp16"),
+        ("basic", np.nan, lambda network: float_format(network, "bf16"), "in bf16"),
+    ],
+)
+def test_a_kernel_that_cannot_be_rounded_is_refused(
+    name: str, weight: float, rounded: Callable[[Network], Network], where: str
+) -> None:
+    """One such weight made its whole channel NaN, or itself infinite, and nothing was said."""
+    network = trained(MODULES[name])
+    head = {**network.params["head"], "kernel": network.params["head"]["kernel"].at[0, 0].set(weight)}
+    with pytest.raises(JaxfairError, match=f"The kernel of layer 'head' is not finite {where}; check the network's"):
+        rounded(network.replace(params={**network.params, "head": head}))
+
+
+def test_a_kernel_that_overflows_with_its_norm_is_refused() -> None:
+    network = trained(MODULES["basic"])
+    grown = network.replace(params=jax.tree.map(lambda leaf: leaf * 1e25, network.params))
+    with pytest.raises(JaxfairError, match="is not finite with its batch norm built in"):
+        quantize(grown, 8)
+
+
 @pytest.mark.parametrize("bits", [1, 9, 0, -3, 4.5])
 def test_bits_are_whole_and_few(bits: Any) -> None:
     said = f"to {bits} bits; give a whole number from 2 to 8" if isinstance(bits, int) else "bits is 4.5; give a whole"
