@@ -30,7 +30,7 @@ class CurvatureConfig(Options):
         max_basis: Number of Lanczos vectors kept at once, each as large as the parameters.
         chunk_size: Number of examples differentiated at once; None chooses by ``memory`` and backend.
         memory: Bytes that kept primal passes may take on each device; what does not fit is recomputed, with the same
-            result. None is 1 GiB on a CPU and a quarter of an accelerator's memory.
+            result but for rounding. None is 1 GiB on a CPU and a quarter of an accelerator's memory.
         seed: Seed of the random start vector, which is the same for all groups.
         precision: Precision of matrix products on accelerators; ``highest`` is full float32.
         at_once: Number of groups whose searches go on in turn, a product each, so that an accelerator computes for some
