@@ -74,12 +74,11 @@ def harm_by_imbalance(results: Results) -> "Figure":
     figure, grid = drawing.subplots(1, 1, 6.4, 3.6)
     axes = grid[0][0]
     at = drawing.log_axis(axes, [row["ratio"] for row in rows], ".3g")
-    room = min([0.3, *np.diff(np.log(np.unique(at)))])  # points of one imbalance stay apart from those of the next
     names = list(dict.fromkeys(row["network"] for row in rows))
-    for name, look, shift in zip(names, cycle(LOOKS), room * drawing.shifts(len(names)), strict=False):
+    for name, look, x in zip(names, cycle(LOOKS), drawing.places_beside(at, len(names)), strict=False):
         mine = sorted((i for i, row in enumerate(rows) if row["network"] == name), key=lambda i: at[i])
         points = series.stack([rows[i]["difference_points"] for i in mine])
-        drawing.errorbar(axes, at[mine] * np.exp(shift), points, *look, "-", label=name)
+        drawing.errorbar(axes, x[mine], points, *look, "-", label=name)
     axes.axhline(0, color=GREY, linewidth=0.8)
     axes.set_ylabel("drop of small - of large groups (points)")
     drawing.finish(figure, [axes], "training images of a large group / of a small one")

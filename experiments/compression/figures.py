@@ -36,25 +36,24 @@ def saving(network: Variant) -> float:
 def changes_side_by_side(results: Results) -> "Figure":
     """Draw what large and small groups lose against the share that each kind of change keeps of what it saves."""
     found = {method: [v for v in results.variants if v.method == method] for method in CHANGES}
-    shown = [network for several in found.values() for network in several]
-    if not shown:
+    looks, found = dict(zip(CHANGES, LOOKS, strict=False)), {method: of for method, of in found.items() if of}
+    if not found:
         raise Missing("No network of the study is changed.")
+    shown = [network for several in found.values() for network in several]
     parts = results.groups.parts
     figure, grid = drawing.subplots(1, len(parts), 9.6 / len(parts), 4.2, sharey=True)
     for axes, part in zip(grid[0], parts, strict=True):
-        at = dict(zip(shown, drawing.log_axis(axes, [100 * saving(v) for v in shown], ".3g"), strict=True))
+        at = drawing.log_axis(axes, [100 * saving(v) for v in shown], ".3g")
         members = np.flatnonzero(part.members)
-        for (method, several), (color, marker) in zip(found.items(), LOOKS, strict=False):
-            if several:
-                path = sorted(several, key=saving)
-                lost = [quantities.joint_drop(results, v, members, controlled=True) for v in path]
-                x = np.array([at[v] for v in path])
-                line = "none" if method == "deepreduce" or len(path) == 1 else "-"
-                drawing.errorbar(axes, x, series.stack(lost), color, marker, line, CHANGES[method])
+        for (method, several), x in zip(found.items(), drawing.places_beside(at, len(found)), strict=True):
+            path = sorted(several, key=saving)
+            lost = [quantities.joint_drop(results, v, members, controlled=True) for v in path]
+            line, places = "none" if method == "deepreduce" or len(path) == 1 else "-", [shown.index(v) for v in path]
+            drawing.errorbar(axes, x[places], series.stack(lost), *looks[method], line, CHANGES[method])
         axes.axhline(0, color=GREY, linewidth=0.8)
         axes.set_title(part.name, fontsize=9.5)
     grid[0, 0].set_ylabel("accuracy drop from the control (%)")
-    drawing.finish(figure, list(grid[0]), "share kept of the ReLUs, of the weights, or of 32 bits a weight (%)")
+    drawing.finish(figure, list(grid[0]), "share kept of what the legend names, of bits: of 32 (%)")
     return figure
 
 

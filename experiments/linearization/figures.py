@@ -61,20 +61,19 @@ def accuracy_by_budget(results: Results) -> "Figure":
     axes, variants = grid[0, 0], sorted(results.variants, key=lambda v: v.relu_count)
     at = drawing.log_axis(axes, [v.relu_count for v in variants], ",")
     families = (("SNL", ("full", "snl"), "o", "-"), ("DeepReDuce", ("deepreduce",), "D", "none"))
-    apart = 10 ** (0.12 * drawing.shifts(len(results.groups.parts)))  # or wide bars would hide the others'
-    for part, shift in zip(results.groups.parts, apart, strict=True):
+    shown: list[tuple[Any, ...]] = []
+    for part in results.groups.parts:
         for method, of, marker, line in families:
-            chosen = [v for v in variants if v.method in of]
-            if not chosen:
-                continue
-            values = [quantities.accuracy(results, v, np.flatnonzero(part.members)) for v in chosen]
-            of_method = method if any(v.method != "full" for v in chosen) else "full network"
-            x, name = [at[variants.index(v)] * shift for v in chosen], f"{part.name}, {of_method}"
-            drawing.errorbar(axes, x, series.stack(values), part.color, marker, line, name)
-        if alike := [v for v in variants if v.method == "snl" and v.control is not None]:
-            values = [quantities.accuracy(results, v.control, np.flatnonzero(part.members)) for v in alike if v.control]
-            x, name = [at[variants.index(v)] * shift for v in alike], f"{part.name}, trained alike with all ReLUs"
-            drawing.errorbar(axes, x, series.stack(values), part.color, "_", ":", name)
+            chosen = [(i, v) for i, v in enumerate(variants) if v.method in of]
+            of_method = method if any(v.method != "full" for _, v in chosen) else "full network"
+            shown.append((part, of_method, marker, line, chosen))
+        alike = [(i, v.control) for i, v in enumerate(variants) if v.method == "snl" and v.control is not None]
+        shown.append((part, "trained as SNL with all ReLUs", "_", ":", alike))
+    shown = [row for row in shown if row[-1]]
+    for (part, method, marker, line, chosen), x in zip(shown, drawing.places_beside(at, len(shown)), strict=True):
+        values = [quantities.accuracy(results, v, np.flatnonzero(part.members)) for _, v in chosen]
+        place, name = x[[i for i, _ in chosen]], f"{part.name}, {method}"
+        drawing.errorbar(axes, place, series.stack(values), part.color, marker, line, name)
     axes.set_xlabel("ReLUs kept")
     axes.set_ylabel("mean accuracy of the groups")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2)
@@ -93,13 +92,12 @@ def accuracy_by_method(results: Results) -> "Figure":
     titles = {"all test images": quantities.whole_accuracy, "the worst group": worst}
     for axes, (title, value) in zip(grid[0], titles.items(), strict=True):
         places = drawing.log_axis(axes, [v.relu_count for v in [full, *shown]], ",")
-        at = dict(zip([v.label for v in [full, *shown]], places, strict=True))
-        apart = 10 ** (0.25 * drawing.shifts(len(found)))  # or equal budgets would lie upon each other
-        drawing.errorbar(axes, [at[full.label]], series.stack([value(full)]), *LOOKS[0], label="full network")
-        for (method, several), look, shift in zip(found.items(), LOOKS[1:], apart, strict=False):
+        labels, beside = [v.label for v in [full, *shown]], drawing.places_beside(places, len(found))
+        drawing.errorbar(axes, places[:1], series.stack([value(full)]), *LOOKS[0], label="full network")
+        for (method, several), look, at in zip(found.items(), LOOKS[1:], beside, strict=False):
             several = sorted(several, key=lambda v: v.relu_count)
             line = "none" if method == "deepreduce" else "-"
-            x, points = [at[v.label] * shift for v in several], series.stack([value(v) for v in several])
+            x, points = at[[labels.index(v.label) for v in several]], series.stack([value(v) for v in several])
             drawing.errorbar(axes, x, points, *look, line, METHODS_NAMED[method], 4.0)
         axes.set_title(title, fontsize=9.5)
     grid[0, 0].set_ylabel("accuracy")
@@ -116,8 +114,8 @@ def harm_by_training(results: Results) -> "Figure":
     panels = list(grid[0])
     for axes, part in zip(panels, parts, strict=True):
         axes.set_title(part.name, fontsize=9.5)
-        x = drawing.log_axis(axes, [int(epoch) for epoch in results.followed[0].epochs], ",")
-        for of, look in zip(results.followed, cycle(LOOKS)):
+        at = drawing.log_axis(axes, [int(epoch) for epoch in results.followed[0].epochs], ",")
+        for of, look, x in zip(results.followed, cycle(LOOKS), drawing.places_beside(at, len(results.followed))):
             seen = [results.variants[0]._replace(correct=correct) for correct in of.correct]
             points = [quantities.accuracy(results, network, np.flatnonzero(part.members)) for network in seen]
             line = "--" if of.method == "matched" else "-"
@@ -310,9 +308,14 @@ def _of_groups(results: Results, variants: Collection[Variant], quantity: str) -
 
 
 def _by_relus(axes: "Axes", variants: Sequence[Variant], value: Estimate, others: Any = None) -> np.ndarray:
-    """Draw a value of each variant and return where; SNL's and the full network's are joined, ``others`` in grey."""
-    x = drawing.log_axis(axes, [v.relu_count for v in variants], ",")
-    path = [i for i in np.argsort(x, kind="stable") if variants[i].method != "deepreduce"]
+    """Draw a value of each variant and return where; SNL's and the full network's are joined, ``others`` in grey.
+
+    Where SNL and DeepReDuce keep as many ReLUs they stand side by side.
+    """
+    at = drawing.log_axis(axes, [v.relu_count for v in variants], ",")
+    fresh = np.array([v.method == "deepreduce" for v in variants])
+    x = drawing.places_beside(at, 2)[fresh.astype(int), np.arange(len(at))] if fresh.any() and not fresh.all() else at
+    path = [i for i in np.argsort(x, kind="stable") if not fresh[i]]
     if others is not None:
         _in_grey(axes, x[path], others[path])
     axes.plot(x[path], value.mean[path], color=METHODS["snl"][1], linewidth=1.2, zorder=2)

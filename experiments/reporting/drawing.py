@@ -44,6 +44,8 @@ STYLE: dict[Any, Any] = {
 # what a further line takes.
 LETTER, UPRIGHT, SLANTED, LINE = 0.066, 0.16, 0.56, 0.13
 SLANTED_LETTERS, UPRIGHT_LETTERS, LYING_LINES = 18, 26, 4
+SLANTED_LINE = 0.155  # inches along a logarithmic axis from one slanted number to the next
+BESIDE = 0.15  # of a logarithmic axis that all series at one place take, where the next place is far
 WIDE = 4  # times as long as the median: an interval that may run out of its panel
 DIRECTIONS = np.array([(x, y) for x in (1, -1, 0) for y in (0, 1, -1) if x or y])
 
@@ -391,16 +393,29 @@ def log_axis(axes: "Axes", numbers: Sequence[float], form: str) -> np.ndarray:
     if not axes.xaxis.get_tick_params().get("labelbottom", True):
         return at  # shares the axis of a panel below, whose ticks are slow to set again
     labels, last = {}, np.inf
+    inches = axes.get_position().width * axes.get_figure().get_figwidth()
     for place, number in sorted(zip(at, numbers, strict=True), reverse=True):
-        room = last / place > (at.max() / at.min()) ** 0.11
+        room = last / place > (at.max() / at.min()) ** (SLANTED_LINE / inches)
         labels.setdefault(place, format(number, form) if room else "")
         last = place if room else last
     labels = dict(sorted(labels.items()))
     axes.set_xscale("log")
     axes.set_xticks(list(labels), list(labels.values()), rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
     axes.minorticks_off()
-    axes.update_datalim(np.c_[at, at], updatey=False)  # points beside a tick at an end would leave it out
+    around = at if np.ptp(at) else at[:1] * [[0.5], [2.0]]  # or rounding alone would say how wide the axis is
+    axes.update_datalim(np.c_[around, around], updatey=False)  # points beside a tick at an end would leave it out
     return at
+
+
+def places_beside(at: np.ndarray, count: int) -> np.ndarray:
+    """Return where points of several series stand beside the places of a logarithmic axis, shape (count, places).
+
+    Else one series' interval would hide another's. Points are nearer to their own place than to the next one.
+    """
+    places, which = np.unique(np.log(at), return_inverse=True)
+    gaps = np.diff(places, prepend=-np.inf, append=np.inf)
+    room = np.minimum(np.minimum(gaps[:-1], gaps[1:]), BESIDE * np.ptp(places) or 0.3)
+    return at * np.exp(np.outer(shifts(count), room[which]))
 
 
 def scale(panels: Sequence[Any], which: str) -> None:

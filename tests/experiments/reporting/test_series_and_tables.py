@@ -14,6 +14,7 @@ from experiments.reporting.sampling import FREE, free_of_sampling
 from experiments.reporting.series import UNKNOWN, Estimate, over_seeds, right, shares, text
 from experiments.reporting.tables import Column, Table
 from jaxfair.intervals import wilson
+from tests.figures import check
 
 VALUE = Estimate(0.123456, 0.1, 2e-05)
 
@@ -180,6 +181,38 @@ def test_a_tick_at_an_end_is_seen_where_points_stand_beside_it() -> None:
     low, high = axes.get_xlim()
     assert low < at.min() < at.max() < high
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "384", "768"]
+
+
+def test_one_place_of_a_logarithmic_axis_is_its_middle() -> None:
+    """Where all networks keep as many ReLUs; else rounding would say how wide the axis is, and nothing be seen."""
+    figure, ((axes,),) = drawing.subplots(1, 1, 4, 3)
+    at = drawing.log_axis(axes, [128, 128], ",")
+    axes.plot(at, [4.0, 26.0])
+    for place, y in zip(at, (4.0, 26.0), strict=True):
+        drawing.errorbar(axes, place, Estimate(*(np.array([y + d]) for d in (0, -0.1, 0.1))), "black")
+    low, high = axes.get_xlim()
+    assert low < 0.75 * 128 < 1.3 * 128 < high
+    figure.draw_without_rendering()
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["128"]
+
+
+def test_numbers_are_left_out_of_a_logarithmic_axis_only_where_they_would_touch() -> None:
+    """Of a narrow panel more than of a wide one: 256 ReLUs beside 358."""
+    for width, shown in ((2.1, ""), (5.6, "256")):
+        figure, ((axes,),) = drawing.subplots(1, 1, width, 3)
+        drawing.log_axis(axes, [0, 2, 18, 90, 256, 358, 1792], ",")
+        axes.plot([1, 1000], [0, 1])
+        drawing.lay_out(figure)
+        check(figure)
+        assert [label.get_text() for label in axes.get_xticklabels()][4] == shown
+
+
+def test_points_of_one_place_are_nearer_to_it_than_to_the_next() -> None:
+    at = np.array([10.0, 10.0, 11.0, 1000.0])
+    found = np.log(drawing.places_beside(at, 6))
+    assert (np.abs(found - np.log(at))[:, :3] < np.log(1.1) / 2).all()
+    assert (np.diff(found, axis=0) > 0).all()
+    np.testing.assert_allclose(drawing.places_beside(at, 1), at[None])
 
 
 def test_every_writer_says_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
