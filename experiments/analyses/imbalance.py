@@ -243,9 +243,9 @@ def _row(results: Results, network: Variant, kind: str, train_count: np.ndarray)
     row |= {"images": int(train_count.sum()), "large_images": float(train_count[large].mean())}
     row |= {"small_images": float(train_count[small].mean()) if len(small) else np.nan}
     row |= {"ratio": _outnumber(results, train_count)}
-    unknown = ("accuracy", "large_harm_percent", "small_harm_percent", "difference_points", "p_value", "change_points")
+    unknown = ("accuracy", "large_harm_percent", "small_harm_percent", "difference_points")
     row |= dict.fromkeys(unknown, series.UNKNOWN)
-    row["p_value"] = np.nan
+    row |= {"p_value": np.nan, "corrected": np.nan, "change_points": series.UNKNOWN}  # p-values beside their own
     try:
         on, own = _there(results, kind, network)
         row["accuracy"] = whole_accuracy(own)

@@ -96,6 +96,8 @@ def test_the_differences_on_other_data_are_corrected_for_their_number(results: R
     np.testing.assert_allclose(corrected, holm(raw))
     assert np.isfinite(raw).sum() > 1
     assert (corrected > raw).any()
+    names = list(rows[0])  # as a published page has them: beside its p-value, not beside another difference
+    assert names[names.index("difference_points") :][:3] == ["difference_points", "p_value", "corrected"]
 
 
 def test_what_each_group_lost_on_other_data_is_counted_from_the_control_there(results: Results) -> None:
