@@ -256,8 +256,8 @@ def warnings(results: Results) -> list[str]:
         "can be said in points of accuracy only."
     )
     small = (
-        "A relative drop is the mean over seeds of a ratio, which the noise of the accuracy that it is from makes too "
-        f"small where few are right. By more than a tenth of what its interval reaches it is: {some(biased)}."
+        "A relative drop is a share of an accuracy that is noisy itself, and comes out too small where few are right. "
+        f"By more than a tenth of its interval's half width that is so of {some(biased)}."
     )
     said += [small] * bool(biased)
     said += one_class({v.label: v.one_class for v in results.variants}, results.variants[0].seeds)
