@@ -11,13 +11,15 @@ from experiments.analyses import imbalance, quantities
 from experiments.analyses.differences import differences
 from experiments.analyses.results import Results, Variant
 from experiments.reporting import drawing, series
+from experiments.reporting.comparisons import COUNTED_FROM
 from experiments.reporting.drawing import AT_ONCE, GREY, IMAGES, LOOKS, Drawing
 from experiments.reporting.verdicts import Missing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DROP_LABEL = "relative accuracy drop (%)"
+DROP_LABEL = "relative accuracy drop\nfrom the full network (%)"
+HARM_LABEL = "relative accuracy drop\nfrom the control (%)"
 
 
 def plain(results: Results) -> list[Variant]:
@@ -43,7 +45,7 @@ def accuracy_drop_by_group(results: Results, *, controlled: bool = False) -> "Fi
         axes.axhline(0, color=GREY, linewidth=0.8)
         title = variant.title
         axes.set_title(title if len(title) < 12 * width else title.replace(": ", ":\n"), fontsize=9.5)
-    drawing.label_side(figure, "accuracy drop from the control (%)" if controlled else DROP_LABEL)
+    drawing.label_side(figure, HARM_LABEL if controlled else DROP_LABEL)
     drawing.group_legend(figure, groups)
     return figure
 
@@ -89,7 +91,8 @@ def harm_by_imbalance(results: Results) -> "Figure":
 DRAWINGS = {
     "differences_by_group": Drawing(
         "Who lost more than whom: relative accuracy drop of each group minus that of the reference group",
-        f"Black: beyond noise; grey: within it, or too few seeds to say. {AT_ONCE.format('groups of a network')}",
+        f"{COUNTED_FROM} Black: beyond noise; grey: within it, or too few seeds to say. "
+        f"{AT_ONCE.format('groups of a network')}",
         differences_by_group),
     "accuracy_drop_by_group": Drawing(
         "Relative accuracy drop of each group against the full network of the same seed",

@@ -52,7 +52,7 @@ def changes_side_by_side(results: Results) -> "Figure":
             drawing.errorbar(axes, x[places], series.stack(lost), *looks[method], line, CHANGES[method])
         axes.axhline(0, color=GREY, linewidth=0.8)
         axes.set_title(part.name, fontsize=9.5)
-    grid[0, 0].set_ylabel("accuracy drop from the control (%)")
+    grid[0, 0].set_ylabel(figures.HARM_LABEL)
     drawing.finish(figure, list(grid[0]), "share kept of what the legend names, of bits: of 32 (%)")
     return figure
 

@@ -233,6 +233,7 @@ def distance_and_causes(results: Results, effect: str, variant: Variant | None =
     figure, grid = drawing.subplots(1, 2 + bool(known), 4.0, 3.8 + 0.15 * len(note))
     if known:
         _by_relus(grid[0, 0], known, series.stack([over_seeds(v.parameter_distance, "positive") for v in known]))
+        grid[0, 0].update_datalim([(0, 0)], updatex=False)  # before the margin, or points would touch the upper edge
         grid[0, 0].set(xlabel="ReLUs kept", ylabel="parameter distance from the full network", ylim=(0, None))
         grid[0, 0].legend(loc="best")
     figure.supxlabel("\n".join(note), fontsize=8.5)
@@ -359,7 +360,8 @@ PAPER = {
         "Fig. 4: largest Hessian eigenvalue of each group by the number of ReLUs kept", BARS,
         partial(by_group_and_relus, quantity="top_eigenvalue")),
     "fig5_global_accuracy": Drawing(
-        "Fig. 5: accuracy on all test images by the number of ReLUs kept; names are DeepReDuce's", IMAGES,
+        "Fig. 5: accuracy on all test images by the number of ReLUs kept",
+        f"Points with names are DeepReDuce's. {IMAGES}",
         global_accuracy),
     "fig8_accuracy": Drawing(
         "Fig. 8: parameter distance from the full network by the number of ReLUs kept; accuracy of each group at the "
@@ -369,13 +371,13 @@ PAPER = {
     "fig8_drop": Drawing(
         "Fig. 8, as Theorem 4.4 has it: what each group loses against its gradient norm and its distance to the "
         "boundary on the full network",
-        f"{OVER_SEEDS}, those of drops and distances over test images too.",
+        f"Drops are counted from the full network. {OVER_SEEDS}, those of drops and distances over test images too.",
         partial(distance_and_causes, effect="drop")),
     "fig9_mitigation_accuracy": Drawing(
         f"Fig. 9: accuracy {MITIGATED}", IMAGES, partial(mitigation_by_group, quantity="accuracy")),
     "fig9_mitigation_drop": Drawing(
         f"Fig. 9: relative accuracy drop {MITIGATED}",
-        IMAGES, partial(mitigation_by_group, quantity="drop")),
+        f"Drops are counted from the full network. {IMAGES}", partial(mitigation_by_group, quantity="drop")),
     "fig13_mitigation_gradient_norm": Drawing(
         f"Fig. 13: gradient norm {MITIGATED}", BARS, partial(mitigation_by_group, quantity="gradient_norm")),
     "fig14_mitigation_distance": Drawing(

@@ -25,10 +25,12 @@ MEANING = (
 )
 
 
+COUNTED_FROM = "Drops are counted from the network that was trained alike, or where there is none from the full one."
 PICKED = (
-    "The group that lost most and the largest gap have intervals that allow for having been picked among all groups, "
-    "or all pairs of groups, and so are wider than those of one group or pair that was named beforehand. Each network "
-    "is judged for itself: of twenty whose groups lose alike one may have a gap beyond noise by chance."
+    f"{COUNTED_FROM} The group that lost most and the largest gap have intervals that allow for having been picked "
+    "among all groups, or all pairs of groups, and so are wider than those of one group or pair that was named "
+    "beforehand. Each network is judged for itself: of twenty whose groups lose alike one may have a gap beyond noise "
+    "by chance."
 )
 SELDOM = "right too seldom for a relative drop"
 """Of a network on a group: the 95 % interval of its accuracy there reaches 0 (``intervals.has_drop``)."""

@@ -52,6 +52,7 @@ DIRECTIONS = np.array([(x, y) for x in (1, -1, 0) for y in (0, 1, -1) if x or y]
 
 CLIPPED, MOST_POINTS = "clipped", 10
 ARROW = "An arrow: an interval goes on outside of its panel."
+ABSENT = "No point: not known, as the drop of a group that a network is right on too seldom."
 OVER_SEEDS = "Bars: 95 % intervals over seeds"
 BARS = f"{OVER_SEEDS}; of one seed there are none."
 IMAGES = f"{OVER_SEEDS} and test images together, of one seed over these alone."
@@ -82,7 +83,8 @@ class Drawn(NamedTuple):
 
     Attributes:
         name: of its files.
-        title, caption: see ``Drawing``; the caption of a figure with arrows ends with ``ARROW``.
+        title, caption: see ``Drawing``; the caption of a figure with arrows says ``ARROW``, of one that lacks points
+            ``ABSENT``.
         file: as SVG, beside which it lies as PNG; None if it cannot be drawn.
         reason: why it cannot be drawn, one sentence.
     """
@@ -115,11 +117,18 @@ def draw_all(drawings: Mapping[str, Drawing], results: Any, folder: Path) -> lis
                 figure = drawing.draw(results)
                 clip(figure)
                 arrows = any(line.get_gid() == CLIPPED for axes in figure.axes for line in axes.lines)
-                file, reason, more = save(figure, folder / name), "", f" {ARROW}" * arrows
+                more = f" {ARROW}" * arrows + f" {ABSENT}" * _lacks_points(figure)
+                file, reason = save(figure, folder / name), ""
             except Missing as missing:
                 file, reason, more = None, str(missing), ""
             found.append(Drawn(name, drawing.title, drawing.caption + more, file, reason))
     return found
+
+
+def _lacks_points(figure: "Figure") -> bool:
+    """Whether some of a figure's series have points without a value, which leave empty places."""
+    drawn: list[Any] = [container for axes in figure.axes for container in axes.containers]
+    return not all(np.isfinite(container.lines[0].get_xydata()).all() for container in drawn)
 
 
 def _fonts() -> list[str]:

@@ -484,6 +484,31 @@ def test_a_group_that_was_never_right_has_no_drop(tmp_path: Path) -> None:
         assert {text.get_text() for text in axes.texts} == {"a", "b", "c"}
 
 
+@mock.patch("experiments.reporting.drawing.save", lay_out)
+def test_a_caption_says_why_points_lack(tmp_path: Path) -> None:
+    results = results_of(tmp_path, {"never_right": (2,)})
+    chosen = {name: ALL[name] for name in ("accuracy_drop_by_group", "fig8_drop", "accuracy_by_budget")}
+    said = {figure.name: drawing.ABSENT in figure.caption for figure in drawing.draw_all(chosen, results, tmp_path)}
+    assert said == {"accuracy_drop_by_group": True, "fig8_drop": True, "accuracy_by_budget": False}
+
+
+def test_whatever_shows_drops_says_from_what(with_mitigation: Results) -> None:
+    """From the full network or the control, which other parts of a page count them from."""
+    for name, figure in ALL.items():
+        if "drop" in name or name.startswith(("differences", "harm_by_imbalance")):
+            assert "full network" in figure.caption or "trained alike" in figure.caption, name
+    for name in ("accuracy_drop_by_group", "fig9_mitigation_drop"):
+        assert "from the full network" in ALL[name].draw(with_mitigation).get_supylabel().replace("\n", " ")
+
+
+def test_equal_distances_stand_below_the_upper_edge(tmp_path: Path) -> None:
+    results = results_of(tmp_path, {})
+    far = tuple(v._replace(parameter_distance=np.full(3, 100.0)) for v in results.variants)
+    low, high = figures.distance_and_causes(results._replace(variants=far), "accuracy").axes[0].get_ylim()
+    assert low == 0
+    assert high > 104
+
+
 @pytest.fixture(scope="module")
 def with_mitigation(tmp_path_factory: pytest.TempPathFactory) -> Results:
     study = {"train_count": (20, 400, 300), "networks": [*NETWORKS, *MITIGATED]}

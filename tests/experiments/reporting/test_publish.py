@@ -18,6 +18,7 @@ from PIL import Image
 from experiments.hardware import figures
 from experiments.linearization import report
 from experiments.reporting import publish, reports, tables
+from experiments.reporting.comparisons import COUNTED_FROM
 from jaxfair import runs
 from jaxfair.errors import JaxfairError
 from jaxfair.runs import Run
@@ -106,6 +107,8 @@ def test_a_page_says_of_what_it_is_and_what_its_tables_mean(tmp_path: Path) -> N
     told = "2 seeds, 3 groups, 720 training and 113 test images of 'handmade'. The reference group is a. 95 % intervals"
     assert f"\n\n{told}" in before
     assert "Each network is judged for itself: of twenty whose groups lose alike one may" in after
+    assert COUNTED_FROM in after.partition("## ")[0]
+    assert COUNTED_FROM in before
     networks = after.partition("## Networks\n\n")[2]
     assert networks.startswith("Drop percent is counted from the full network;")
     assert "relative drop matched percent are counted from the control. Million passes are the work" in networks
@@ -127,6 +130,7 @@ def test_a_letter_is_explained_where_it_stands_first(tmp_path: Path) -> None:
     warned = (tmp_path / "page.md").read_text()
     assert text.index("mu is the rate") < text.index("(mu 0.01)")
     first = warned.index("(mu 0.01)")
+    assert "too small where few are right. By more than a tenth of its interval's half width" in warned[:first]
     assert warned.index("mu is the rate") < warned.index("![", first)
     captions = [figures.DRAWINGS[name].caption for name in ("alignment", "linearized")]
     assert all("xi is the range of Delta" in caption for caption in captions)
