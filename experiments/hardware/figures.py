@@ -125,15 +125,23 @@ def reference_and_distance(hardware: Hardware) -> "Figure":
 
 
 def size_gradient_sensitivity(hardware: Hardware) -> "Figure":
-    """Draw group size, gradient norm and Delta over all profiles against each other (Fig. 3)."""
-    plain = hardware.comparisons[0]
-    delta = numbers.delta(plain, plain.profiles)
-    size = np.broadcast_to(np.asarray(hardware.groups.train_count, float), delta.shape)
+    """Draw gradient norm and Delta over all profiles by group, and against each other (Fig. 3).
+
+    Groups stand side by side, from large to small ones: on an axis of their size those of one size would hide others.
+    """
+    plain, groups = hardware.comparisons[0], hardware.groups
     gradient, found = _at_reference(hardware, "gradient_norm")
-    parts = {"training images of the group": over_seeds(size), gradient: found}
-    parts[NAMES["delta"]] = over_seeds(delta, "positive")
-    x, y, z = parts
-    return _scattered(hardware, parts, [(x, y), (x, z), (y, z)])
+    parts = {gradient: found, NAMES["delta"]: over_seeds(numbers.delta(plain, plain.profiles), "positive")}
+    names, note = drawing.point_names(groups)
+    figure, grid = drawing.group_panels(
+        groups, 1, 3, width=4.2, height=3.2, least=3.8 + 0.15 * len(note), labelled=(0, 1)
+    )
+    for axes, (label, value) in zip(grid[0], parts.items(), strict=False):
+        drawing.by_size(axes, groups, value)
+        drawing.scale([axes], "y")
+        axes.set_ylabel(label)
+    _scattered(figure, hardware, [grid[0, 2]], parts, [(gradient, NAMES["delta"])], names, note)
+    return figure
 
 
 def along_segment(hardware: Hardware, segment: Segment) -> "Figure":
@@ -152,7 +160,10 @@ def curvature_and_boundary(hardware: Hardware) -> "Figure":
     """Draw each group's largest Hessian eigenvalue against how near the decision boundary it is (Fig. 5)."""
     parts = dict(_at_reference(hardware, name) for name in ("softmax_gap", "impurity", "top_eigenvalue"))
     gap, impurity, top = parts
-    return _scattered(hardware, parts, [(gap, top), (impurity, top)])
+    names, note = drawing.point_names(hardware.groups)
+    figure, grid = drawing.subplots(1, 2, 4.2, 3.8 + 0.15 * len(note))
+    _scattered(figure, hardware, list(grid[0]), parts, [(gap, top), (impurity, top)], names, note)
+    return figure
 
 
 def divergence(hardware: Hardware) -> "Figure":
@@ -168,14 +179,15 @@ def divergence(hardware: Hardware) -> "Figure":
     axes, steps = grid[0, 0], np.asarray(hardware.steps)[after]
     for series, curve in recorded:
         color, marker = _look(hardware, series)
+        name = f"{plain.reference.label}, {ULPS}" if series.control.startswith("ulp") else series.label  # look alike
         relative = (curve / plain.moved[:, None])[:, after]
         values = np.where(relative > 0, relative, np.nan)  # 0 has no place on a logarithmic axis
         if np.isnan(values).all():
-            axes.plot([], [], color=color, marker=marker, label=f"{series.label}: 0, the same bits")
+            axes.plot([], [], color=color, marker=marker, label=f"{name}: 0, the same bits")
             continue
         middle = np.median(relative, axis=0)
         middle[middle == 0] = np.nan
-        axes.plot(steps, middle, color=color, marker=marker, markersize=4, linewidth=1.2, label=series.label)
+        axes.plot(steps, middle, color=color, marker=marker, markersize=4, linewidth=1.2, label=name)
         ends = np.fmin.reduce(values), np.fmax.reduce(values)
         axes.fill_between(steps, *ends, color=color, alpha=0.12, linewidth=0)
         if np.isin(step := joined.get(series.label, np.nan), steps):
@@ -185,7 +197,8 @@ def divergence(hardware: Hardware) -> "Figure":
     drawing.log_axis(axes, steps.tolist(), ",")
     axes.minorticks_off()
     axes.yaxis.set_major_formatter(lambda y, _: f"{y:.0e}")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=8.5)
+    entries = {name: handle for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(list(entries.values()), list(entries), loc="outside upper center", ncols=2, fontsize=8.5)
     return figure
 
 
@@ -271,26 +284,35 @@ def _at_reference(hardware: Hardware, name: str) -> tuple[str, Estimate]:
     return FREE[name] if how in SAID.values() else NAMES[name], value
 
 
-def _scattered(hardware: Hardware, parts: Mapping[str, Estimate], pairs: Sequence[tuple[str, str]]) -> "Figure":
+def _scattered(
+    figure: "Figure",
+    hardware: Hardware,
+    panels: Sequence["Axes"],
+    parts: Mapping[str, Estimate],
+    pairs: Sequence[tuple[str, str]],
+    names: Sequence[str],
+    note: Sequence[str],
+) -> None:
     """Draw pairs of quantities, a point each group with both intervals and its name.
 
     Args:
+        figure: that has the panels, as soon as all others of it are drawn.
         hardware: whose groups they are.
+        panels: one for each pair.
         parts: the quantities of each group, by what is written at their axis.
         pairs: x and y of each panel.
+        names: see ``drawing.point_names``.
+        note: see there.
     """
-    names, note = drawing.point_names(hardware.groups)
-    figure, grid = drawing.subplots(1, len(pairs), 4.2, 3.8 + 0.15 * len(note))
     figure.supxlabel("\n".join(note), fontsize=8.5)
     drawing.group_legend(figure, hardware.groups)
-    for axes, (x, y) in zip(grid[0], pairs, strict=True):
+    for axes, (x, y) in zip(panels, pairs, strict=True):
         drawing.scatter(axes, hardware.groups, parts[x], parts[y])
         for which in "xy":
             drawing.scale([axes], which)
         axes.set(xlabel=x, ylabel=y)
-    for axes, (x, y) in zip(grid[0], pairs, strict=True):
+    for axes, (x, y) in zip(panels, pairs, strict=True):
         drawing.name_points(figure, axes, parts[x].mean, parts[y].mean, names)
-    return figure
 
 
 def _compared(hardware: Hardware, comparisons: Sequence[Comparison]) -> "Figure":
@@ -342,7 +364,8 @@ DRAWINGS = {
         "eigenvalue of each group's loss at the reference", f"{OVER_SEEDS}, {FREED}", reference_and_distance),
     "size_gradient_sensitivity": Drawing(
         "Fig. 3: group size, gradient norm at the reference, and sensitivity to hardware",
-        f"{DELTA}. {OVER_SEEDS}, {FREED}", size_gradient_sensitivity),
+        f"Groups from the most training images to the fewest. {DELTA}. {OVER_SEEDS}, {FREED}",
+        size_gradient_sensitivity),
     "curvature_and_boundary": Drawing(
         "Fig. 5: largest Hessian eigenvalue of each group against its distance to the decision boundary (softmax gap: "
         "0 is on it) and its impurity (0 is far from it), at the reference", f"{OVER_SEEDS}, {FREED}",

@@ -191,12 +191,26 @@ def test_trainings_part_and_the_step_where_they_rejoin_is_circled(hardware: Hard
     made = changed(hardware, "profiles", 0, {}, curve=np.where(np.array(STEPS) < 2, ulp / 1e3, ulp))
     (axes,) = figures.divergence(made).axes
     lines: dict[str, Any] = {str(line.get_label()): line for line in axes.get_lines()}
-    for series in (*made.comparisons[0].profiles, *made.comparisons[0].ulps):
+    for series in made.comparisons[0].profiles:
         assert series.curve is not None
         np.testing.assert_allclose(lines[series.label].get_ydata(), np.median(series.curve, axis=0)[1:] / 2)
+    ulps, name = made.comparisons[0].ulps, f"{BASE}, one-ulp controls"
+    found = [line.get_ydata() for line in axes.get_lines() if line.get_label() == name]
+    expected = [np.median(series.curve, axis=0)[1:] / 2 for series in ulps if series.curve is not None]
+    np.testing.assert_allclose(found, expected)
+    (legend,) = axes.figure.legends  # pyright: ignore[reportAttributeAccessIssue]
+    assert [text.get_text() for text in legend.get_texts()].count(name) == 1 < len(ulps)  # they look alike
     assert f"{BASE}, repeated: 0, the same bits" in lines
     circles = [line for line in axes.get_lines() if line.get_markersize() == 12]
     assert [np.asarray(line.get_xdata()).tolist() for line in circles] == [[2]]
+
+
+def test_groups_of_one_size_stand_side_by_side(hardware: Hardware) -> None:
+    """By their size alone one interval would hide the others."""
+    alike = hardware._replace(groups=hardware.groups._replace(train_count=np.full(len(NAMES), 250)))
+    for axes in figures.size_gradient_sensitivity(alike).axes[:2]:
+        places = np.concatenate([c.lines[0].get_xdata() for c in axes.containers])  # pyright: ignore
+        assert sorted(places) == [*range(len(NAMES))]
 
 
 def test_what_cannot_be_drawn_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
