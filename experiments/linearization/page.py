@@ -37,7 +37,8 @@ NETWORKS = {
     "control": "The fine-tuned full network had the linearized ones' fine-tuning, with all its ReLUs.",
     "mitigated": "Mitigated networks were fine-tuned against unequal losses of the groups: mu is the rate at which the "
     "Lagrangian's multipliers grow, level the share of the worst images that CVaR looks at, rate the step of ARL's "
-    "adversary.",
+    "adversary; lagrangian-detached has the penalty as the authors' code has it, without its gradient, and "
+    "lagrangian-published the weight of the distillation too.",
 }
 MEANINGS = {
     "ReLUs": "units that are still ReLUs; all others are the identity.",

@@ -5,7 +5,7 @@ import json
 import os
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from experiments.reporting import drawing, reports
 from experiments.reporting import tables as written
 from jaxfair.errors import JaxfairError
 from jaxfair.runs import Run
+from jaxfair.training.config import Method
 from tests.experiments.page import Page
 from tests.study import make_analyses, mitigated, sketch
 
@@ -295,3 +296,9 @@ def test_the_printed_table_holds_every_network(analysed: list[Run], capsys: pyte
         (line,) = [line for line in out.splitlines() if line[1:].split("│")[0].strip() == row["network"]]
         assert f"{row['accuracy'].mean:.3f} (" in line
         assert row["network"] == "Full network" or f"{row['large_drop_percent'].mean:.1f} (" in line
+
+
+def test_every_mitigation_in_a_name_is_explained() -> None:
+    told = WORDS.networks["mitigated"].lower()
+    methods = set(get_args(Method)) - {"none", "alignment"}  # which studies of hardware alone have
+    assert [method for method in methods if method not in told] == []
