@@ -79,9 +79,9 @@ EXACT = 8
 
 
 @functools.lru_cache(8)  # a report asks for them dozens of times
-def _orders(items: int, seed: int) -> tuple[np.ndarray, Any]:
+def _orders(items: int) -> tuple[np.ndarray, Any]:
     """Return permutations, shape (permutations, items): all, or random ones; and the generator's state after these."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     if items <= EXACT:
         orders = np.array(list(itertools.permutations(range(items))))
     else:
@@ -90,7 +90,7 @@ def _orders(items: int, seed: int) -> tuple[np.ndarray, Any]:
     return orders, rng.bit_generator.state
 
 
-def rank_p_value(x: np.ndarray, y: np.ndarray, *, shared: bool, seed: int = 0) -> tuple[float, float]:
+def rank_p_value(x: np.ndarray, y: np.ndarray, *, shared: bool) -> tuple[float, float]:
     """Return the mean over seeds of Spearman's correlation of ``x`` and ``y``, and its permutation p-value (one-sided).
 
     Args:
@@ -99,7 +99,6 @@ def rank_p_value(x: np.ndarray, y: np.ndarray, *, shared: bool, seed: int = 0) -
         shared: whether one permutation of the items is drawn for all seeds: for groups, whose order is alike in every
             seed whatever causes it, so that seeds are no further evidence. Otherwise every seed has its own: for
             budgets, or data of a split of its own, which every seed goes through anew.
-        seed: of the random permutations, where there are too many to enumerate.
 
     Returns:
         The mean correlation; 0 for a seed in which all items tie. The share of permutations with at least that mean.
@@ -109,8 +108,8 @@ def rank_p_value(x: np.ndarray, y: np.ndarray, *, shared: bool, seed: int = 0) -
     ranks = [rankdata(np.asarray(v, float), axis=1) - (np.shape(v)[1] + 1) / 2 for v in (x, y)]
     length = np.sqrt((ranks[0] ** 2).sum(axis=1) * (ranks[1] ** 2).sum(axis=1))
     first = ranks[0] / np.where(length > 0, length, 1.0)[:, None]
-    orders, state = _orders(first.shape[1], seed)
-    rng = np.random.default_rng(seed)
+    orders, state = _orders(first.shape[1])
+    rng = np.random.default_rng(0)
     rng.bit_generator.state = state
     found = np.einsum("si,spi->sp", first, ranks[1][:, orders])  # of each seed under each permutation
     observed, drawn = float((first * ranks[1]).sum(axis=1).mean()), first.shape[1] > EXACT

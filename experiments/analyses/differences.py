@@ -55,13 +55,8 @@ def worst(results: Results, network: Variant) -> tuple[int, Estimate]:
     return group, series.of(drop, "percent", 1 - LEVEL / len(known))
 
 
-def largest_gap(results: Results, network: Variant) -> tuple[int, int, Estimate]:
+def largest_gap(results: Results, network: Variant) -> tuple[int, int, Judged]:
     """Return the groups that lost most and least and the difference, which allows for the choice of the pair."""
-    most, least, gap = _gap(results, network)
-    return most, least, Estimate(gap.value, gap.low, gap.high)
-
-
-def _gap(results: Results, network: Variant) -> tuple[int, int, Judged]:
     known = np.flatnonzero(has_drop(network))
     if len(known) < 2:
         raise Missing("there is no second group to compare with")
@@ -140,7 +135,7 @@ def extreme_rows(results: Results) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"network": network.label, "relus": network.relu_count, "worst_group": names[group]}
         row |= {"worst_drop_percent": drop, "least_lost": "", "gap_points": UNKNOWN, "gap": ""}
         if has_drop(network).sum() > 1:
-            _, least, gap = _gap(results, network)
+            _, least, gap = largest_gap(results, network)
             verdict = "too few seeds" if len(network.seeds) < SEEDS else GAPS[gap.verdict]
             row |= {"least_lost": names[least], "gap_points": Estimate(gap.value, gap.low, gap.high), "gap": verdict}
             if not gap.value:  # which of them would be chance

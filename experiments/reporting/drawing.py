@@ -264,11 +264,11 @@ def by_size(axes: "Axes", groups: Groups, value: Estimate) -> None:
         errorbar(axes, chosen, value.at(groups.order[chosen]), part.color)
 
 
-def by_group(axes: "Axes", groups: Groups, rows: Sequence[Points], *, size: float = 4.0, zero: bool = False) -> None:
+def by_group(axes: "Axes", groups: Groups, rows: Sequence[Points], *, zero: bool = False) -> None:
     """Draw several values a group side by side, from large groups to small ones; ``zero`` adds a line there."""
     for row, shift in zip(rows, shifts(len(rows)), strict=True):
         x = np.arange(len(groups.order)) + shift
-        errorbar(axes, x, row.value.at(groups.order), row.color, row.marker, label=row.label, size=size)
+        errorbar(axes, x, row.value.at(groups.order), row.color, row.marker, label=row.label, size=4.0)
     axes.grid(visible=False, axis="x")
     for boundary in np.arange(len(groups.order) - 1) + 0.5:
         axes.axvline(boundary, color="#eeeeee", linewidth=0.8, zorder=0)

@@ -89,13 +89,13 @@ def splits_differ(loaded: Loaded, config: DataConfig) -> bool:
     return not loaded.official or bool(shares(config, loaded) or loaded.keep or chosen)
 
 
-def prepare_or_blank(config: DataConfig, count: int = 1) -> tuple[list[Prepared], str]:
-    """Return the splits and nothing; or, where a plan is made before the data are there, blank images and why.
+def prepare_or_blank(config: DataConfig) -> tuple[list[Prepared], str]:
+    """Return the split and nothing; or, where a plan is made before the data are there, blank images and why.
 
     Raises:
         JaxfairError: the data are there and cannot be used, or there is no data set of that name.
     """
-    (made,), absent = prepare_each_or_blank([config], count)
+    (made,), absent = prepare_each_or_blank([config], 1)
     return made, absent
 
 

@@ -312,9 +312,9 @@ def _logits_of_images(network: Network, mean: Array, std: Array, params: Any, im
     return frozen(network)(params, normalize(images, mean, std))
 
 
-def _linearized_distance(network: Network, test: Dataset, chunk_size: int = 128) -> np.ndarray:
+def _linearized_distance(network: Network, test: Dataset) -> np.ndarray:
     """L2 in pixel values from 0 to 1, so that it means the same whatever an image is normalized by."""
-    classifier = Partial(_logits_of_pixels, network, test.mean, test.std)
+    classifier, chunk_size = Partial(_logits_of_pixels, network, test.mean, test.std), 128
 
     def distance(index: np.ndarray) -> np.ndarray:
         some = test.take(index)

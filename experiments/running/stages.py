@@ -317,12 +317,12 @@ def expand(space: Workspace, run: Run, base: Run) -> Run:
     return once(space, found, len(space.test) * (GRADIENT + PRODUCT), f"expand {variant['label']}", compute)
 
 
-def sample(space: Workspace, run: Run, config: AnalysisConfig, sampling: SamplingConfig | None = None) -> Run:
+def sample(space: Workspace, run: Run, config: AnalysisConfig) -> Run:
     """Measure how much of a network's gradient norms and eigenvalues is that of groups of few images.
 
     It is a run beside the analysis, so that an analysis made before there was this stage stays what it is.
     """
-    analysis, sampling = settings_of(config), sampling or SamplingConfig()
+    analysis, sampling = settings_of(config), SamplingConfig()
     decisive = {name: analysis[name] for name in ("split", "tolerance", "max_steps", "chunk_size", "precision")}
     settings = {"sampling": {**settings_of(sampling), **decisive}}
 
@@ -344,9 +344,9 @@ def compare_gradients(space: Workspace, run: Run, config: AnalysisConfig) -> Run
     return _beside(space, run, "gradients", {"gradients": decisive}, len(space.train) * GRADIENT, compute)
 
 
-def bound_hessian(space: Workspace, run: Run, config: AnalysisConfig, drawn: DrawConfig | None = None) -> Run:
+def bound_hessian(space: Workspace, run: Run, config: AnalysisConfig) -> Run:
     """Measure Prop. 4.5 on some test images of each group of a task of two classes."""
-    drawn = drawn or DrawConfig()
+    drawn = DrawConfig()
     decisive = {name: value for name, value in settings_of(config).items() if name in ("tolerance", "max_steps")}
     decisive |= {"chunk_size": config.chunk_size, "precision": config.precision, **settings_of(drawn)}
 

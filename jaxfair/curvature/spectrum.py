@@ -300,11 +300,9 @@ def _start(
     return found.vectors.sum(axis=0), found.steps * part / operator.chunks
 
 
-def eigenvalues(
-    product: lanczos.MatVec, start: Any, config: CurvatureConfig, *, vectors: bool = False
-) -> lanczos.EigenResult:
+def eigenvalues(product: lanczos.MatVec, start: Any, config: CurvatureConfig) -> lanczos.EigenResult:
     """Find what a configuration asks for of one operator."""
-    return lanczos.in_step([search(product, start, config, vectors=vectors)])[0]
+    return lanczos.in_step([search(product, start, config)])[0]
 
 
 def search(product: lanczos.MatVec, start: Any, config: CurvatureConfig, *, vectors: bool = False) -> lanczos.Search:

@@ -55,10 +55,10 @@ def title(name: str, count: int, full: bool) -> str:
     return name if full else f"{name}, {count:,}-image subset"
 
 
-def several(names: Sequence[str], shown: int = 3) -> str:
+def several(names: Sequence[str]) -> str:
     """Return ``12 files (a, b, c, ...)``."""
-    dots = ", ..." if len(names) > shown else ""
-    return f"{len(names)} file{'s' if len(names) != 1 else ''} ({', '.join(names[:shown])}{dots})"
+    dots = ", ..." if len(names) > 3 else ""
+    return f"{len(names)} file{'s' if len(names) != 1 else ''} ({', '.join(names[:3])}{dots})"
 
 
 def from_arrays(
