@@ -19,10 +19,11 @@ from experiments.reporting.series import Estimate
 from experiments.reporting.tables import read_csv, write_csv
 from jaxfair import runs
 from jaxfair.errors import JaxfairError
-from jaxfair.intervals import over_seeds_and_examples, wilson
+from jaxfair.intervals import over_seeds, over_seeds_and_examples, wilson
 from jaxfair.runs import Run
 from tests.study import make_analyses, make_study, mitigated
 
+PAIRS = ((0, 1), (0, 2), (1, 2))
 T3 = 4.302652729911275  # 97.5 % quantile of Student's t with 2 degrees of freedom, from a printed table: 4.3027
 
 
@@ -190,6 +191,29 @@ def test_intervals_are_possible(results: Results) -> None:
     assert 0 < low < 0.66 < high < 1
     signed = full._replace(by_group=full.by_group | {"top_eigenvalue": np.array([[-3.0], [-2.0], [-1.0]])})
     np.testing.assert_allclose(quantities.measured(signed, "top_eigenvalue").low, -2 - T3 / np.sqrt(3))
+
+
+def test_norms_on_splits_know_which_share_of_the_images_these_have_in_common(results: Results) -> None:
+    """At most images are all that seeds differ by; where blocks of them were measured, it is what these differ by."""
+    on_splits, correct = results._replace(splits=3), np.full((3, len(results.group)), np.nan)
+    for g, count in enumerate(results.groups.test_count):
+        for row, first in zip(correct, (0, count // 4, count // 2), strict=True):
+            row[np.flatnonzero(results.group == g)[first : first + count // 2]] = 1.0
+    correct[0, results.group == 0] = 1.0  # one seed tests all, of which the others have half
+    tested = [np.isfinite(correct[:, results.group == g]) for g in range(3)]
+    pairs = [[(of[a] & of[b]).sum() / np.sqrt(of[a].sum() * of[b].sum()) for a, b in PAIRS] for of in tested]
+    full, common = results.variants[0]._replace(correct=correct), np.mean(pairs, axis=1)
+    np.testing.assert_allclose(quantities.overlap(on_splits, full), common)
+    assert not quantities.overlap(results, full).any()
+    found = over_seeds(full.by_group["gradient_norm"])
+    for blocks in (None, np.random.default_rng(0).gamma(2.0, size=(3, 3, 5))):
+        own = full if blocks is None else full._replace(parts={"gradient_norm": blocks})
+        more = 3 * common / (1 - common) * found.variance
+        if blocks is not None:
+            more = common * (blocks.var(axis=2, ddof=1) / 5).mean(axis=0)
+        expected = found._replace(variance=found.variance + more).interval(scale="positive")
+        _, *ends = quantities.measured(own, "gradient_norm", on_splits)
+        np.testing.assert_allclose(ends, expected)
 
 
 def test_equal_groups_leave_the_small_ones_blank(tmp_path: Path) -> None:
