@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= results/quickstart
 
-.PHONY: quickstart mpc test tests test-onednn test-slow lint style types clean
+.PHONY: help quickstart mpc test tests test-onednn test-slow lint style types clean
 .DEFAULT_GOAL := help
 help:
 	@echo "make quickstart   set up .venv, run the study on the embedded digits, write $(OUT)/report/report.html"
@@ -26,7 +26,7 @@ $(VENV)/.dev: $(VENV)/.core
 	@touch $@
 
 quickstart: $(VENV)/.core
-	$(BIN)/python -m experiments.linearization --preset quickstart --out $(OUT)
+	$(BIN)/python -m experiments.linearization --preset quickstart --out "$(OUT)"
 
 mpc: $(VENV)/.core
 	$(BIN)/python -m experiments.private setup

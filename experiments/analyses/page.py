@@ -151,12 +151,12 @@ def seeds_sentence(results: Results) -> str:
 
 
 def summary_table(words: Words, rows: Sequence[Row]) -> Table:
-    """Return ``results.summary_rows`` as readers see them."""
+    """Return ``quantities.summary_rows`` as readers see them."""
     return Table([column for column in words.summary if column.name in rows[0]], rows)
 
 
 def group_table(rows: Sequence[Row], variant: Variant) -> Table:
-    """Return the rows of ``results.group_rows`` that are of one network, as readers see them."""
+    """Return the rows of ``quantities.group_rows`` that are of one network, as readers see them."""
     mine = [row for row in rows if row["network"] == variant.label]
     return Table([column for column in GROUPS if column.name in mine[0]], mine)
 
@@ -181,7 +181,7 @@ def page(
         answer: who lost more than whom: two sentences, and further paragraphs.
         results: of the study.
         summary: the rows of its table of networks.
-        rows: their ``results.group_rows``.
+        rows: their ``quantities.group_rows``.
         found: their claims.
         analysed: the runs.
         drawn: the figures that every reader sees first.
