@@ -1,7 +1,7 @@
 """Finished analyses as arrays over seeds and groups."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -29,6 +29,7 @@ CONTROLS = ("matched", "control")
 RANDOM = ("random", "random-matched")
 OF_SPLIT = ("seed", "fingerprint", "train_count", "test_count", "validation_count")
 """What of a data set's record another split changes."""
+UNLIKE = "The analyses are of different data sets or splits; report each study by itself."
 MANY = 10**9
 EXPANSION = ("loss_rise", "first_term", "second_term")
 """Of a group's loss in the change of the weights, in nats."""
@@ -189,11 +190,11 @@ def _collect(
     if not analysed:
         raise JaxfairError("There are no analyses to report; give the finished runs of a study's stage 'analyse'.")
     if any(_of_data(run) != _of_data(analysed[0]) for run in analysed):
-        raise JaxfairError("The analyses are of different data sets or splits; report each study by itself.")
+        raise JaxfairError(UNLIKE)
     by_label = _by_label(analysed)
     first_of, *others = ([run.config["data"]["fingerprint"] for run in found] for found in by_label.values())
     if any(other != first_of for other in others):
-        raise JaxfairError("The analyses are of different data sets or splits; report each study by itself.")
+        raise JaxfairError(UNLIKE)
     places, group = _test_images(next(iter(by_label.values())), order)
     variants = _with_controls([_variant(found, beside, places) for found in by_label.values()])
     first = analysed[0].json("result.json")["groups"]
@@ -269,7 +270,7 @@ def _test_images(seeds: Sequence[Run], others: _Places | None = None) -> tuple[_
     own = len({run.config["data"].get("seed") for run in seeds}) == len(seeds)
     trained = len({str(run.config["data"]["fingerprint"]["train"]) for run in seeds})
     if not (own or (same and trained == 1)):
-        raise JaxfairError("The analyses are of different data sets or splits; report each study by itself.")
+        raise JaxfairError(UNLIKE)
     if same:
         group = examples[0]["group"]
         found = _Places([np.arange(len(group))] * len(seeds), len(group), 1, trained, examples[0].get("image"))
@@ -325,27 +326,7 @@ def _variant(analysed: Sequence[Run], beside: Mapping[str, Mapping[str, Run]], p
     by_group = {name: np.array([result["groups"][name] for result in results], float) for name in names}
     said = has_ratio(by_group["accuracy_full"], by_group["test_count"])
     by_group[DROP] = np.where(said, by_group[DROP], np.nan)
-    networks = [run.config.get("parents", {}).get("network") for run in analysed]
-    noise, terms, gradients, bounds = ([runs[of] for of in networks if of in runs] for runs in beside.values())
-    if len(terms) == len(analysed):
-        found = [run.json("result.json")["groups"] for run in terms]
-        by_group |= {column: np.array([groups[column] for groups in found], float) for column in EXPANSION}
-    if len(bounds) == len(analysed):
-        found = [run.json("result.json")["groups"] for run in bounds]
-        by_group |= {
-            f"hessian_bound_{column}": np.array([groups[column] for groups in found], float) for column in HESSIAN_BOUND
-        }
-    products = None
-    if len(gradients) == len(analysed):
-        products = np.array([run.arrays("gradients.npz")["inner_products"] for run in gradients])
-    parts = {}
-    if len(noise) == len(analysed):
-        found, arrays = (
-            [run.json("result.json")["groups"] for run in noise],
-            [run.arrays("sampling.npz") for run in noise],
-        )
-        by_group |= {column: np.array([groups[column] for groups in found], float) for column in FREE.values()}
-        parts = {name: _blocks([of_seed[name] for of_seed in arrays], places.splits == 1) for name in FREE}
+    measured, parts, gradients = _measured_beside(analysed, beside, places.splits == 1)
     return Variant(
         label=variant["label"],
         method=variant["method"],
@@ -354,7 +335,7 @@ def _variant(analysed: Sequence[Run], beside: Mapping[str, Mapping[str, Run]], p
         seeds=tuple(run.config["seed"] for run in analysed),
         accuracy=np.array([result["accuracy"] for result in results]),
         parameter_distance=np.array([result["parameter_distance"] for result in results], float),
-        by_group=by_group,
+        by_group=by_group | measured,
         correct=_spread([of == e["label"] for of, e in zip(predicted, examples, strict=True)], places),
         one_class=np.array([predicts_one_class(of, e["label"]) for of, e in zip(predicted, examples, strict=True)]),
         examples={
@@ -366,9 +347,34 @@ def _variant(analysed: Sequence[Run], beside: Mapping[str, Mapping[str, Run]], p
         mitigation=variant.get("mitigation"),
         parts=parts,
         about=variant,
-        gradients=products,
+        gradients=gradients,
         passes=np.array([work.passes(run) for run in analysed]),
     )
+
+
+def _measured_beside(
+    analysed: Sequence[Run], beside: Mapping[str, Mapping[str, Run]], shared: bool
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray | None]:
+    """Return quantities of groups, ``parts`` and ``gradients`` of a ``Variant``, by those stages that all seeds have.
+
+    Args:
+        analysed: the analyses of a network.
+        beside: by stage, what was measured on each network.
+        shared: whether all seeds test the same images.
+    """
+    networks = [str(run.config.get("parents", {}).get("network")) for run in analysed]
+    whole = {stage: [runs[of] for of in networks] for stage, runs in beside.items() if runs.keys() >= {*networks}}
+
+    def columns(stage: str, names: Iterable[str]) -> dict[str, np.ndarray]:
+        found = [run.json("result.json")["groups"] for run in whole.get(stage, ())]
+        return {name: np.array([groups[name] for groups in found], float) for name in names if found}
+
+    by_group = columns("expand", EXPANSION) | columns("sampling", FREE.values())
+    by_group |= {f"hessian_bound_{name}": values for name, values in columns("hessian-bound", HESSIAN_BOUND).items()}
+    blocks = [run.arrays("sampling.npz") for run in whole.get("sampling", ())]
+    parts = {name: _blocks([of_seed[name] for of_seed in blocks], shared) for name in FREE if blocks}
+    products = [run.arrays("gradients.npz")["inner_products"] for run in whole.get("gradients", ())]
+    return by_group, parts, np.array(products) if products else None
 
 
 def _blocks(of_seeds: Sequence[np.ndarray], shared: bool) -> np.ndarray:
