@@ -1,12 +1,14 @@
 """Sampling of gradient norms and eigenvalues: closed forms, what is refused, and how often intervals cover."""
 
 import dataclasses
+import itertools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 import jaxfair
 from jaxfair.curvature.config import CurvatureConfig
@@ -140,11 +142,51 @@ def test_a_small_sample_of_one_population_has_a_larger_norm_and_the_same_correct
     assert np.mean(plain, axis=0)[1] ** 2 - truth > 2.5 * error[1], "the plain one is not that norm"
 
 
-def test_a_negative_estimate_is_a_norm_of_zero_with_an_interval_from_zero() -> None:
-    x = np.tile([[1.0, 0], [-1, 0], [0, 1], [0, -1], [0.5, 0.5], [-0.5, -0.5]], (4, 1))
+OPPOSED = [[1.0, 0], [-1, 0], [0, 1], [0, -1], [0.5, 0.5], [-0.5, -0.5]]
+
+
+@pytest.mark.parametrize("x", [np.tile(OPPOSED, (4, 1)), np.r_[np.eye(10), -np.eye(10)]])
+def test_a_negative_estimate_is_a_norm_of_zero_with_an_interval_from_zero(x: np.ndarray) -> None:
+    """Their mean of exactly 0 has no direction; the second's estimate is further below 0 than its noise is large."""
     found = gradient_sampling(*of_examples(x), loss=itself)
     assert found.squared[0] < 0
-    assert found.corrected[0] == found.interval.low[0] == 0 < found.interval.high[0]
+    assert found.corrected[0] == found.interval.low[0] == 0 < found.interval.high[0] < 1
+
+
+def johnson(parts: np.ndarray, q: float) -> float:
+    """Return how many standard errors the upper end of the mean of skewed parts is further away."""
+    return stats.skew(parts, bias=False) * (2 * q**2 + 1) / (6 * np.sqrt(len(parts)))
+
+
+def test_the_ends_of_a_norms_interval_by_hand() -> None:
+    """They solve ``(squared - t^2)^2 = q^2 (4 t^2 s^2 + 2 tr(S^2))``, the trace by sums over different blocks."""
+    n, vectors = 8, np.random.default_rng(0).exponential(size=(8, 3))
+    gram = vectors @ vectors.T
+
+    def mean(of: Any, blocks: int) -> float:
+        return float(np.mean([of(*some) for some in itertools.permutations(range(n), blocks)]))
+
+    two, three = mean(lambda j, k: gram[j, k] ** 2, 2), mean(lambda j, k, m: gram[j, k] * gram[k, m], 3)
+    rest = 2 * (two - 2 * three + mean(lambda j, k, m, o: gram[j, k] * gram[m, o], 4)) / (n * (n - 1))
+    along, others = gram.mean(axis=1), (gram.sum(axis=1) - np.diag(gram)) / (n - 1)
+    variance = (along.var(ddof=1) + others.var(ddof=1)) / 2 / along.mean() / n
+    _, squared, low, high = _norms(gram, np.full(n, 1 / n))
+    q, linear = float(stats.t.ppf(0.975, n - 1)), 4 * squared * variance
+    longer = q + johnson(along, q) * linear / (linear + rest)
+    assert 0 < low < squared**0.5 < high
+    assert longer > q + 0.1
+    for end, reach in ((low, q), (high, longer)):
+        assert (squared - end**2) ** 2 == pytest.approx(reach**2 * (4 * end**2 * variance + rest))
+
+
+def test_the_ends_of_an_eigenvalues_interval_by_hand() -> None:
+    """Each draw takes a degree of freedom; the logarithm reaches further upwards, and halves the correction."""
+    parts = np.random.default_rng(0).exponential(size=12)
+    error, q = np.sqrt(parts.var() / 9), float(stats.t.ppf(0.975, 9))
+    longer = q + johnson(parts, q) / 2
+    ends = 2 * np.exp(np.array([-q, longer]) * error / 2)
+    np.testing.assert_allclose(_eigenvalue_interval(2.0, parts, 3, FEW), ends)
+    np.testing.assert_allclose(_eigenvalue_interval(-2.0, parts, 3, FEW), [-2 - q * error, -2 + longer * error])
 
 
 def test_few_examples() -> None:
