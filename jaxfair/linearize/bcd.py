@@ -26,7 +26,7 @@ from jaxfair.linearize.config import BcdConfig
 from jaxfair.loops import epochs
 from jaxfair.networks import masks
 from jaxfair.networks.network import Network, check_images, over_images
-from jaxfair.options import Seed, checked
+from jaxfair.options import Natural, Seed, checked
 from jaxfair.training import fit, mitigate, sharing
 from jaxfair.training.batches import FORWARD, GRADIENT
 
@@ -156,7 +156,7 @@ def matched(
     data: Dataset,
     config: BcdConfig,
     *,
-    blocks: int,
+    blocks: Natural,
     seed: Seed,
     progress_dir: Path | None = None,
     on_block: Callable[[int, int], None] | None = None,

@@ -216,6 +216,8 @@ def test_impossible_budgets_and_settings_are_refused(start: networks.Network, te
         descend(start, teacher, config=replace(CONFIG, accept="worst"))  # pyright: ignore
     with pytest.raises(JaxfairError, match="batch size is 256"):
         descend(start, teacher, config=replace(CONFIG, finetune=BCD_FINETUNE))
+    with pytest.raises(JaxfairError, match="blocks is -1; give at least 0"):
+        bcd.matched(teacher, teacher, make_data(), CONFIG, blocks=-1, seed=0)
 
 
 def test_nothing_to_remove_changes_nothing(start: networks.Network, teacher: networks.Network) -> None:
