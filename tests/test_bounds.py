@@ -70,6 +70,11 @@ def test_the_sensitivity_theorem_as_printed_needs_the_other_end_of_the_spectrum(
     both = bounds.sensitivity_bound(0.0, -10.0, 1.0, 5.0, bottom_eigenvalue=-10.0)
     np.testing.assert_array_equal(both.tightness, [1])
     np.testing.assert_array_equal(bounds.sensitivity_bound(0.0, 7.0, 1.0, 1.0, bottom_eigenvalue=-2.0).bound, [3.5])
+    for top in (2.0, -2.0):  # one eigenvalue, which Lanczos found from either side
+        one = bounds.sensitivity_bound(0.0, top, 1.0, 0.0, bottom_eigenvalue=top + 0.015)
+        np.testing.assert_array_equal(one.second, max(top, -(top + 0.015)) / 2)
+        with pytest.raises(JaxfairError, match="two ends of one spectrum"):
+            bounds.sensitivity_bound(0.0, top, 1.0, 0.0, bottom_eigenvalue=top + 0.03)
 
 
 def test_what_is_not_known_does_not_hold() -> None:

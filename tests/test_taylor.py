@@ -8,6 +8,7 @@ from scipy.stats import spearmanr
 
 from jaxfair import groups, taylor
 from jaxfair.curvature.config import CurvatureConfig
+from jaxfair.curvature.spectrum import group_curvature
 from jaxfair.data.dataset import make_dataset
 from jaxfair.errors import JaxfairError
 from jaxfair.networks.architectures import CNN, ResNet
@@ -67,6 +68,8 @@ def test_a_change_too_small_for_float32_has_its_terms() -> None:
     found = taylor.taylor_terms(linear, WEIGHTS, WEIGHTS + 1e-9 * STEP, INPUTS, LABEL, shares)
     plain = taylor.taylor_terms(linear, WEIGHTS, WEIGHTS + 1e-2 * STEP, INPUTS, LABEL, shares)
     np.testing.assert_allclose(1e7 * found.first, plain.first, rtol=1e-5)
+    line = taylor.along_line(linear, WEIGHTS, WEIGHTS + 1e-9 * STEP, INPUTS, LABEL, shares)
+    assert np.isinf(line.breaks()).all(), "of what is rounding no expansion breaks"
 
 
 def test_the_bound_is_that_of_the_theorem() -> None:
@@ -76,6 +79,11 @@ def test_the_bound_is_that_of_the_theorem() -> None:
     without = taylor.taylor_terms(linear, WEIGHTS, WEIGHTS + STEP / 8, INPUTS, LABEL, SHARES)
     assert np.isnan(without.bound).all()
     np.testing.assert_array_equal(found.first, without.first)
+    unsure = CurvatureConfig(max_steps=2)  # of which the residual counts: the eigenvalue may be as much larger
+    seen = group_curvature(linear, WEIGHTS, INPUTS, LABEL, SHARES, unsure)
+    top, far = seen.top_eigenvalue + seen.top_eigenvalue_residual, np.linalg.norm(STEP / 8)
+    found = taylor.taylor_terms(linear, WEIGHTS, WEIGHTS + STEP / 8, INPUTS, LABEL, SHARES, unsure)
+    np.testing.assert_allclose(found.bound, seen.gradient_norm * far + top * far**2 / 2, rtol=1e-5)
 
 
 def test_agreement_is_that_of_the_definitions() -> None:
