@@ -1316,7 +1316,7 @@ def first_steps(**options: Any) -> Any:
                 SenetConfig(sparse_train=dataclasses.replace(ONE_STEP, distillation_weight=1.0)),
                 seed=0,
             ),
-            "The sparse training has no teacher",
+            "sparse training has no teacher",
         ),
         (lambda: first_steps(distillation_weight=1.0), "distillation weight is 1.0, but there are no teachers"),
         (lambda: first_steps(learning_rate=-1.0), "at learning rate -1.0"),

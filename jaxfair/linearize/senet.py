@@ -180,11 +180,7 @@ def sensitivity(
             data, or the training is impossible or has a teacher's weight.
     """
     sharing.check(devices, config.sparse_train.batch_size)
-    fit.check_config(config.sparse_train, len(data))
-    if config.sparse_train.distillation_weight:
-        raise JaxfairError("The sparse training has no teacher; give a distillation weight of 0.")
-    if config.sparse_train.mitigation.method != "none":
-        raise JaxfairError("SENet's sparse training knows no mitigation; leave it out.")
+    _check_sparse(config, len(data))
     # Another stream than the full network's seed, which would give these weights its own initial ones.
     network = init(module, data.image_shape, derived_seed(seed, 3))
     check_images(network, data)
@@ -270,13 +266,22 @@ def senet(
 
 def check_config(config: SenetConfig, num_examples: int) -> None:
     """Raise a JaxfairError if SENet cannot choose by this configuration on so many images."""
+    _check_sparse(config, num_examples)
+    _check_stage("mask stage", config.mask_train, num_examples)
+
+
+def _check_sparse(config: SenetConfig, num_examples: int) -> None:
+    """Raise a JaxfairError if no layer's sensitivity can be had by this configuration on so many images."""
     pruning.check_config(pruning.PruneConfig(config.sparsity))
-    for stage, one in (("sparse training", config.sparse_train), ("mask stage", config.mask_train)):
-        fit.check_config(one, num_examples)
-        if one.mitigation.method != "none":
-            raise JaxfairError(f"SENet's {stage} knows no mitigation; leave it out, or mitigate in the fine-tuning.")
+    _check_stage("sparse training", config.sparse_train, num_examples)
     if config.sparse_train.distillation_weight:
         raise JaxfairError("SENet's sparse training has no teacher; leave its distillation weight at 0.")
+
+
+def _check_stage(stage: str, config: TrainConfig, num_examples: int) -> None:
+    fit.check_config(config, num_examples)
+    if config.mitigation.method != "none":
+        raise JaxfairError(f"SENet's {stage} knows no mitigation; leave it out, or mitigate in the fine-tuning.")
 
 
 def _choose(

@@ -182,10 +182,15 @@ def test_settings_that_would_mean_nothing_are_refused(network: networks.Network)
     for change, message in (
         ({"sparsity": 1.0}, "sparsity is 1.0"),
         ({"mask_train": mitigated}, "mask stage knows no mitigation"),
+        ({"sparse_train": mitigated}, "sparse training knows no mitigation"),
         ({"sparse_train": taught}, "sparse training has no teacher"),
     ):
+        config = replace(CONFIG, **change)
         with pytest.raises(JaxfairError, match=message):
-            senet.senet(network, make_data(), replace(CONFIG, **change), budgets=[7], seed=0)
+            senet.senet(network, make_data(), config, budgets=[7], seed=0)
+        if "mask_train" not in change:
+            with pytest.raises(JaxfairError, match=message):
+                senet.sensitivity(network.module, make_data(), config, seed=0)
     with pytest.raises(JaxfairError, match="got no ReLU budget; give at least one"):
         senet.senet(network, make_data(), CONFIG, budgets=[], seed=0)
 
