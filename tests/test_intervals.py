@@ -48,6 +48,8 @@ def test_means_over_splits_know_the_images_that_seeds_share() -> None:
     wider = np.hstack([table, np.full((4, 1), np.nan)])
     np.testing.assert_allclose([*over_seeds_and_examples([wider])], [*over_seeds_and_examples([table])], rtol=1e-12)
     assert np.isnan(over_seeds_and_examples([np.full((4, 3), np.nan), table], [1.0, -1.0]).interval()).all()
+    few = np.where(np.arange(30) < [[10], [30]], table[0], np.nan)
+    assert over_seeds_and_examples([few]).rest == 9, "what few images show is known no better than by these"
 
 
 @pytest.mark.parametrize(("spread", "images"), [(0.05, 200), (0.3, 200), (0.0, 40)])

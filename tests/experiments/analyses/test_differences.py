@@ -197,6 +197,10 @@ def test_what_was_picked_is_covered(made: Results) -> None:
             any(of.verdict != "within noise" for of in found),
             min(of.p_value for of in found) < 0.05,
         ]
+        assert gap.corrected == pytest.approx(min(1.0, 10 * gap.p_value)), "of ten pairs"
+    group, drop = worst(results, network)
+    contrast = quantities.drop_contrast(results, (network, np.eye(5)[group]))
+    np.testing.assert_allclose(drop[1:], contrast.interval(0.99, "percent"))  # of five groups
     worst_missed, gap_missed, differed, uncorrected = missed / studies
     # Nominal 5 %, of which 200 studies show up to 8.5 % (97.5 % quantile of the binomial).
     assert max(worst_missed, gap_missed, differed) <= 0.085
@@ -236,6 +240,8 @@ def test_the_worst_group_is_picked_by_other_images(made: Results) -> None:
     assert found.mean == pytest.approx((expected / weights).mean())
     assert found.mean > near.by_group["accuracy"].min(axis=1).mean() + 0.02
     assert 0 <= found.low < found.mean < found.high <= 1
+    gained = quantities.worst_gained(results, (near, clear)).value
+    assert gained == pytest.approx(found.mean - clear.by_group["accuracy"].min(axis=1).mean())
 
 
 def test_a_worst_group_of_few_images_may_be_missed_and_the_figure_says_so(made: Results) -> None:

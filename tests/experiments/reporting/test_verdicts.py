@@ -11,6 +11,7 @@ from experiments.reporting.verdicts import (
     alike,
     corrected,
     decide,
+    order_beyond_noise,
     rank_correlations,
     too_small,
 )
@@ -138,6 +139,17 @@ def test_groups_that_may_be_alike_tie_in_what_is_of_the_same_images() -> None:
     np.testing.assert_array_equal(order, [1, 1, -4, 1, 1])
     assert rank_correlations(accuracy, accuracy, "groups")[0].p_value == pytest.approx(2 / 120)
     assert rank_correlations(accuracy, accuracy, "groups", order=order)[0].p_value == pytest.approx(2 / 5)
+
+
+@pytest.mark.parametrize(("errors", "order"), [(2.17, [0, 0, 0]), (2.61, [1, -1, 0])])
+def test_an_order_is_corrected_for_all_pairs(errors: float, order: list[int]) -> None:
+    """Of three pairs one differs by so many standard errors: its p is 0.03, and 0.009."""
+    apart = {(0, 1): errors, (0, 2): 0.5, (1, 2): -0.5}
+
+    def difference(one: int, other: int) -> intervals.Estimate:
+        return intervals.Estimate(np.asarray(apart[one, other]), np.ones(()), np.asarray(np.inf))
+
+    np.testing.assert_array_equal(order_beyond_noise(3, difference), order)
 
 
 @pytest.mark.slow
