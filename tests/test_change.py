@@ -13,7 +13,7 @@ from scipy import stats
 from scipy.stats import binomtest
 
 import jaxfair
-from jaxfair import change_report, paired, per_example_gradient_norms, words
+from jaxfair import change_report, intervals, paired, per_example_gradient_norms, words
 from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.errors import JaxfairError
 from jaxfair.losses import cross_entropy
@@ -627,3 +627,15 @@ def test_labels_of_examples_that_are_left_out_may_be_masked() -> None:
     found = change_report(said[0], said[1], None, y, group, missing="drop")
     assert found.count.sum() == 40
     assert len(found.answer()) < 1500
+
+
+def test_of_groups_that_lost_alike_the_extremes_are_those_of_the_most_examples() -> None:
+    assert paired.extremes([2.0, 2.0, 1.0, 1.0], [5, 9, 3, 7]) == (1, 3)
+
+
+def test_a_share_over_runs_has_two_examples_of_each_kind_more() -> None:
+    table = (np.random.default_rng(0).random((3, 30)) < 0.3).astype(float)
+    found = paired.shares(table, [np.arange(30)])
+    more = np.hstack([table, np.tile([1.0, 1.0, 0.0, 0.0], (3, 1))])
+    low, high = intervals.over_seeds_and_examples([more]).interval()
+    np.testing.assert_allclose([found.value[0], found.low[0], found.high[0]], [table.mean(), low, high])
