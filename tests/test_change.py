@@ -631,6 +631,7 @@ def test_labels_of_examples_that_are_left_out_may_be_masked() -> None:
 
 def test_of_groups_that_lost_alike_the_extremes_are_those_of_the_most_examples() -> None:
     assert paired.extremes([2.0, 2.0, 1.0, 1.0], [5, 9, 3, 7]) == (1, 3)
+    assert paired.extremes([0.3, 0.1 + 0.2], [9, 5]) == (0, 0), "alike but for rounding"
 
 
 def test_a_share_over_runs_has_two_examples_of_each_kind_more() -> None:

@@ -336,6 +336,9 @@ def test_asymmetry_tells_rounding_from_a_wrong_operator(max_basis: int) -> None:
     assert extreme_eigenvalues(lambda v: matrix @ v, start, **options).asymmetry < 1e-13
     found = extreme_eigenvalues(lambda v: (matrix + skew) @ v, start, **options)
     assert 1e-6 < found.asymmetry < 2.01e-4 * size / np.abs(found.values).max()
+    whole = extreme_eigenvalues(lambda v: (matrix + skew) @ v, start, tolerance=0.0)  # of which nothing else is left
+    np.testing.assert_allclose(whole.residuals, whole.asymmetry * size * np.sqrt(40), rtol=0.01)
+    assert not whole.converged
 
 
 def test_what_is_found_at_both_ends_is_not_found_again() -> None:
