@@ -402,7 +402,8 @@ def log_axis(axes: "Axes", numbers: Sequence[float], form: str) -> np.ndarray:
     if not axes.xaxis.get_tick_params().get("labelbottom", True):
         return at  # shares the axis of a panel below, whose ticks are slow to set again
     labels, last = {}, np.inf
-    inches = axes.get_position().width * axes.get_figure().get_figwidth()
+    figure: Any = axes.get_figure()
+    inches = axes.get_position().width * figure.get_figwidth()
     for place, number in sorted(zip(at, numbers, strict=True), reverse=True):
         room = last / place > (at.max() / at.min()) ** (SLANTED_LINE / inches)
         labels.setdefault(place, format(number, form) if room else "")

@@ -195,9 +195,9 @@ def test_trainings_part_and_the_step_where_they_rejoin_is_circled(hardware: Hard
         assert series.curve is not None
         np.testing.assert_allclose(lines[series.label].get_ydata(), np.median(series.curve, axis=0)[1:] / 2)
     ulps, name = made.comparisons[0].ulps, f"{BASE}, one-ulp controls"
-    found = [line.get_ydata() for line in axes.get_lines() if line.get_label() == name]
+    found = [np.asarray(line.get_ydata(), float) for line in axes.get_lines() if line.get_label() == name]
     expected = [np.median(series.curve, axis=0)[1:] / 2 for series in ulps if series.curve is not None]
-    np.testing.assert_allclose(found, expected)
+    np.testing.assert_allclose(np.array(found), expected)
     (legend,) = axes.figure.legends  # pyright: ignore[reportAttributeAccessIssue]
     assert [text.get_text() for text in legend.get_texts()].count(name) == 1 < len(ulps)  # they look alike
     assert f"{BASE}, repeated: 0, the same bits" in lines
