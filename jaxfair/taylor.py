@@ -6,6 +6,7 @@ and Hessian ``H`` of the group's loss before it; one Hessian product a group. On
 third-order rest: where units cross their kink, the loss changes by curvature that no Hessian has (arXiv 2411.16914).
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from jax.tree_util import Partial
 
 from jaxfair import groups, intervals, losses
 from jaxfair.bounds import excess_loss_bound, parameter_distance
+from jaxfair.curvature.checks import HOLDS_STATISTICS
 from jaxfair.curvature.config import CurvatureConfig
 from jaxfair.curvature.programs import LogitsFn, LossFn
 from jaxfair.curvature.spectrum import check_counts, check_examples, group_curvature, group_losses
@@ -235,7 +237,9 @@ def network_lines(
         normalized = Partial(_of_images, logits_fn, data.mean, data.std)  # a whole set of floats would be four times it
         return along_line(normalized, start, end, data.images, data.label, weights, at)
 
-    joint = line(frozen(before, masks="free"), here, there, np.union1d(fractions, 1.0))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", HOLDS_STATISTICS)  # as they have to here
+        joint = line(frozen(before, masks="free"), here, there, np.union1d(fractions, 1.0))
     alone = line(frozen(before), before.params, after.params, fractions)
     kept = np.isin(joint.fraction, fractions)
     shown = joint._replace(**{name: getattr(joint, name)[kept] for name in ("fraction", "actual", "first", "both")})

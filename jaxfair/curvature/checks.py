@@ -273,6 +273,7 @@ def _trusted_few(loss: LossFn, found: Any, y: Any, of_inputs: tuple[bool, ...]) 
 STATISTICS = ("batchstats", "runningmean", "runningvar", "movingmean", "movingvariance", "numbatchestracked")
 STATISTICS += ("meanema", "varema", "emamean", "emavar")
 """What libraries call running statistics, in small letters alone."""
+HOLDS_STATISTICS = "The parameters hold batch statistics"
 
 
 def warn_of_labels(outputs: tuple[int, ...], y: np.ndarray) -> None:
@@ -310,8 +311,7 @@ def warn_of_parameters(params: Any) -> None:
         for (name, leaf), text in zip(named, texts, strict=True)
         if _is_statistic(leaf) or any(word in text for word in STATISTICS) or _is_of_norm(name, there)
     ]:
-        text = f"The parameters hold batch statistics ({quoted(statistics)}); bind them to logits_fn instead."
-        warn(text)
+        warn(f"{HOLDS_STATISTICS} ({quoted(statistics)}); bind them to logits_fn instead.")
     first: dict[Any, str] = {}
     for name, leaf in named:
         if (other := first.setdefault(_place(leaf), name)) != name:
