@@ -49,6 +49,7 @@ MEANINGS = {
     "and examples together for several.",
     "Relative drop": "(accuracy before - accuracy after) / accuracy before, in percent; negative is an improvement. "
     "Its interval allows for the pairs: the same examples are asked before and after.",
+    "Accuracy lost (points)": "accuracy before - accuracy after, in percentage points.",
     "Relative drop minus that of the reference": "in percentage points. Its interval is wider than 95 %, so that those "
     "of all groups compared hold at once (Bonferroni); p is that of the test that the difference is 0, corrected by "
     "Holm (1979) for their number. More or less: the interval is wholly on that side of 0, and the corrected p is "

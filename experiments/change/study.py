@@ -51,7 +51,7 @@ def compare(config: Change, command: Sequence[str]) -> ChangeReport:
     told += [f"Fewer than {FEW} examples in group {quoted(few, 10)}: their intervals are very wide."] if few else []
     digests = {path: file_digest(path) for path in (*config.before, *config.after, config.groups)}
     told += _copies(config, digests)
-    title = config.title or f"Who lost accuracy: {config.before[0].name} and {config.after[0].name}"
+    title = config.title or f"Who lost accuracy: {_side(config.before)} and {_side(config.after)}"
     with reports.replacing(config.out / "report") as made:
         drawn = drawing.draw_all(page.DRAWINGS, report, made)
         tables.write_csv(made / "groups.csv", page.group_rows(report))
@@ -65,6 +65,11 @@ def compare(config: Change, command: Sequence[str]) -> ChangeReport:
         print(f"warning: {warning}", file=sys.stderr)
     print(f"{report.answer()}\n\nReport: {config.out / 'report' / reports.PAGE}")
     return report
+
+
+def _side(paths: Sequence[Path]) -> str:
+    """Name a side by its first file, and say how many it has."""
+    return paths[0].name if len(paths) == 1 else f"{paths[0].name} (first of {len(paths)} runs)"
 
 
 def _about(config: Change, joined: Joined, report: ChangeReport) -> str:

@@ -116,8 +116,9 @@ class Execution:
         devices: GPUs or TPUs of each process that share its trainings: several seeds have one each, and of a single one
             each batch is split, which changes results by rounding.
         gpu_kernels: with which a GPU computes: tuned are those that XLA finds fastest, nchw those with channels first,
-            ordered those that add in one order, so that a run repeated has the same bits, which takes longer. ``python
-            -m benchmarks.accelerator`` says what each takes on a GPU. Decides the last bits; each run's record has it.
+            ordered those that add in one order, so that a process has the same bits when it repeats a run, which takes
+            longer; another process may choose others. ``python -m benchmarks.accelerator`` says what each takes on a
+            GPU. Decides the last bits; each run's record has it.
         partition: of the cluster; by default its own choice.
         account: of the cluster that pays.
         constraint: features that a node must have.

@@ -109,9 +109,10 @@ def _check_images(images: np.ndarray, path: Path) -> None:
 
 def _column(name: str, array: np.ndarray, count: int, path: Path) -> Column:
     if array.shape != (count,) or array.dtype.kind not in "biufSU":
+        advice = "; save dates as text, array.astype(str)" if array.dtype.kind == "M" else ""
         raise JaxfairError(
             f"The array '{short(name, 40)}' of '{path}' has type {array.dtype} and shape {array.shape}; "
-            f"expected {count} integers, strings or booleans, one an image."
+            f"expected {count} numbers, strings or booleans, one an image{advice}."
         )
     # A float of NumPy shows 0.1 as it was given; Python's, which is wider, 0.10000000149.
     return from_values(list(array) if array.dtype.kind == "f" else array.tolist())

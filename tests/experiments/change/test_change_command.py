@@ -83,6 +83,7 @@ def test_rows_are_joined_by_their_ids(suffix: str, tmp_path: Path, capsys: pytes
     assert any("large & old" in row for row in page.rows)
     assert "no loss" in page.text  # why that figure cannot be drawn
     assert "A group of fewer than 45 examples has no interval of it." in page.text
+    assert "accuracy before - accuracy after, in percentage points." in page.text
     assert (report / "differences.csv").exists()
 
 
