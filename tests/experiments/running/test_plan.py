@@ -67,7 +67,7 @@ def test_runs_can_be_listed_before_the_data_are_there(
     assert f"The data cannot be read: There is no file or folder {tmp_path / 'later'}" in " ".join(shown.split())
     assert "│ train-utkface-race" in shown
     assert "-seed*-*" in shown
-    runs_in_all, side = {linearization: (185, 16), hardware: (75, 32)}[study]
+    runs_in_all, side = {linearization: (215, 16), hardware: (75, 32)}[study]
     assert f"These are the {runs_in_all} runs for images of {side} x {side} pixels" in shown
     assert list(tmp_path.iterdir()) == []
 
