@@ -145,7 +145,7 @@ def test_the_joint_line_ends_at_the_changed_network(module) -> None:
     assert np.abs(found.rise - weights_alone.rise).max() > 1e-3
 
 
-@pytest.mark.filterwarnings("error::UserWarning")
+@pytest.mark.filterwarnings("error:.*statistics")
 def test_statistics_on_the_joint_line_are_no_mistake() -> None:
     taylor.network_lines(*linearized(ResNet((1,), CLASSES, width=2)), images(), [1.0])
 

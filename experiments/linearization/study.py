@@ -59,7 +59,9 @@ def declare(
     by_budget, matched = every[: len(budgets)], every_control[: len(budgets)]  # and where descents of BCD start
     groups = [(starts, config) for starts in by_budget for config in tunings(study.snl_finetune, study)]
     groups += [(starts, study.snl_finetune) for starts in matched]
-    compared = len(groups)  # by norms and eigenvalues, of which each network's own sampling is a part
+    tightest = by_budget[budgets.index(min(budgets))] if budgets else []
+    # By norms and eigenvalues, of which each network's sampling is a part; over two budgets nothing is seen to rise.
+    compared = [group for group in groups if len(budgets) > 2 or group[0] is tightest]
     if "finetuned" in study.controls:
         groups.append((full, study.snl_finetune))
     groups += randomized(space, study, full, budgets, matched)
@@ -74,8 +76,8 @@ def declare(
         for network, base in zip(networks, full, strict=True)
     ]
     if not rebalanced:
-        some = itertools.chain(full, *tuned[:compared])
-        analysed += [stages.sample(space, network, study.analysis) for network in some]
+        some = [networks for group, networks in zip(groups, tuned, strict=True) if group in compared]
+        analysed += [stages.sample(space, network, study.analysis) for network in itertools.chain(full, *some)]
         analysed += [stages.compare_gradients(space, base, study.analysis) for base in full]
     if not rebalanced and len(space.test.class_names) == 2:
         analysed += [stages.bound_hessian(space, base, study.analysis) for base in full]
