@@ -4,8 +4,9 @@ Knows no networks. An operator is a function of one vector; vectors are NumPy or
 where the start vector is: on the host in NumPy, on the device in JAX.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable
 from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -130,21 +131,22 @@ def extreme_eigenvalues(
     return found if vectors else found._replace(vectors=None)
 
 
-def in_step(searches: Sequence[Generator[None, None, Found]]) -> list[Found]:
+def in_step(searches: Iterable[Generator[None, None, Found]], at_once: int = 1) -> list[Found]:
     """Return what searches find that go on in turn, a step each: a device computes for all while one is decided about.
 
     A search yields between what it asks of the device and the numbers that it waits for. Each has its own vectors, so
-    that it finds the same bits as alone.
+    that it finds the same bits as alone. The next ``at_once`` are asked for when all of those before have ended.
     """
-    found, going = dict[int, Found](), dict(enumerate(searches))
-    while going:
-        for i, each in list(going.items()):
-            try:
-                next(each)
-            except StopIteration as ended:
-                found[i] = ended.value
-                del going[i]
-    return [found[i] for i in range(len(searches))]
+    found, left = dict[int, Found](), iter(enumerate(searches))
+    while going := dict(islice(left, at_once)):
+        while going:
+            for i, each in list(going.items()):
+                try:
+                    next(each)
+                except StopIteration as ended:
+                    found[i] = ended.value
+                    del going[i]
+    return [found[i] for i in sorted(found)]
 
 
 def as_vector(values: Any, what: str) -> Vector:

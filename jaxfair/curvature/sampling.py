@@ -378,8 +378,7 @@ def _of_draws(
         return found
 
     at_once = groups_at_once(plan, np.stack([rows[0] for rows in drawn]), config, noise.nbytes)
-    some = [drawn[first : first + at_once] for first in range(0, len(drawn), at_once)]
-    return [found for rows in some for found in lanczos.in_step([searched(each) for each in rows])]
+    return lanczos.in_step(map(searched, drawn), at_once)
 
 
 def _eigenvalue_interval(value: float, parts: np.ndarray, draws: int, examples: int) -> tuple[float, float]:

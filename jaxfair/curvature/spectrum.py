@@ -8,7 +8,6 @@ import dataclasses
 import math
 from collections.abc import Generator, Iterator
 from functools import partial
-from itertools import islice
 from typing import Any, NamedTuple
 
 import jax
@@ -119,7 +118,7 @@ def group_curvature(
     """
     check_counts(config, params)
     params, x, y, group_rows = check_examples(logits_fn, params, x, y, weights, loss)
-    noise, rows = start_vector(params, config.seed), []
+    noise = start_vector(params, config.seed)
     given = [None] * len(group_rows)
     if starts is not None:
         given = as_directions(starts, (len(group_rows), noise.size), "start vectors").astype(noise.dtype)
@@ -127,9 +126,8 @@ def group_curvature(
     at_once = groups_at_once(plan, group_rows, config, noise.nbytes)
     known: dict[str, Any] = {"loss": loss, "plan": plan, "at_once": at_once}
     pairs = zip(group_losses(logits_fn, params, x, y, group_rows, config, **known), given, strict=True)
-    while some := list(islice(pairs, at_once)):
-        rows += lanczos.in_step([_search(group, noise, config, near, vectors) for group, near in some])
-    return _collect(rows, bottom=config.bottom)
+    searches = (_search(group, noise, config, near, vectors) for group, near in pairs)
+    return _collect(lanczos.in_step(searches, at_once), bottom=config.bottom)
 
 
 class GroupLoss(NamedTuple):
@@ -152,11 +150,14 @@ def _plan(
     logits_fn: LogitsFn, params: Any, x: Any, y: Any, group_rows: np.ndarray, config: CurvatureConfig, loss: LossFn
 ) -> Plan:
     """Return how the examples of every group are cut up."""
-    known: dict[str, Any] = {"memory": config.memory, "precision": config.precision, "loss": as_pytree(loss)}
-    count = int((group_rows != 0).sum(axis=1).max())
-    return make_plan(
-        as_pytree(logits_fn), params, x, jnp.asarray(y), count=count, chunk_size=config.chunk_size, **known
-    )
+    known: dict[str, Any] = {"memory": config.memory, "precision": config.precision, "loss": loss}
+    count, size = _most_examples(group_rows), config.chunk_size
+    return make_plan(as_pytree(logits_fn), params, x, jnp.asarray(y), count=count, chunk_size=size, **known)
+
+
+def _most_examples(group_rows: np.ndarray) -> int:
+    """Return how many examples the largest group has."""
+    return int((group_rows != 0).sum(axis=1).max())
 
 
 def groups_at_once(plan: Plan, group_rows: np.ndarray, config: CurvatureConfig, vector_bytes: int) -> int:
@@ -165,7 +166,7 @@ def groups_at_once(plan: Plan, group_rows: np.ndarray, config: CurvatureConfig, 
         return min(config.at_once, len(group_rows))
     if jax.default_backend() == "cpu":  # whose cores decide about a group while they compute nothing
         return 1
-    chunks = -(-int((group_rows != 0).sum(axis=1).max()) // plan.chunk_size)
+    chunks = -(-_most_examples(group_rows) // plan.chunk_size)
     own = plan.shared_bytes + chunks * plan.kept_bytes + min(config.max_basis, config.max_steps) * vector_bytes
     return int(np.clip(memory_bound(config.memory) // own, 1, len(group_rows)))
 
