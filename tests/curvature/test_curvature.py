@@ -221,10 +221,10 @@ def test_groups_that_are_searched_at_once_have_the_bits_of_each_alone(
 @pytest.mark.parametrize(("at_once", "turns"), [(1, "000011112222"), (2, "010101012222"), (3, "012012012012")])
 def test_searches_take_turns_and_forget_their_passes(at_once: int, turns: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of three groups as many are searched together as was asked, and no more passes are held."""
-    order, plain = list[int](), GroupOperator.product
+    order, plain = list[GroupOperator](), GroupOperator.product  # not their ids, which later ones may have again
 
     def product(self: GroupOperator, vector: Any, chunks: int | None = None) -> Any:
-        order.append(id(self))
+        order.append(self)
         kept = [each for each in gc.get_objects() if isinstance(each, GroupOperator) and vars(each)["_passes"]]
         assert len(kept) <= at_once
         return plain(self, vector, chunks)
